@@ -1,0 +1,34 @@
+# Every target makes what it needs: a virtual environment in .venv with the project and its tools.
+PYTHON ?= python3
+BIN := .venv/bin
+# Two threads of one process are slower than one as soon as anything else runs; more than two buy a small model nothing.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test lint setup nano bench clean
+
+demo: setup
+	$(BIN)/decodebench run --config demo.toml
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+nano: setup
+	$(BIN)/python -m harness.nano.train --out harness/nano/weights
+
+bench: setup
+	$(BIN)/python -m benchmarks.loop
+
+clean:
+	rm -rf .venv runs demo

@@ -1,0 +1,141 @@
+"""Models of the transformers library: finding, loading and checking them."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import nano
+from harness.decoding.engine import Engine
+from harness.decoding.session import Session
+from harness.decoding.tree import TokenTree
+from harness.errors import UserError, suggestion
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model: its engine, its tokenizer, and what identifies it."""
+
+    name: str
+    engine: Engine
+    tokenizer: Any
+    eos: frozenset[int]
+    fingerprint: str
+
+    @property
+    def vocab(self) -> int:
+        """Rows of the output layer."""
+        return int(self.engine.model.config.get_text_config().vocab_size)
+
+
+def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: str | None = None,
+         eager: bool = False) -> Model:
+    """Load `nano`, `nano-draft`, a folder or a hub id; raises `UserError` when it cannot be found or used."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    place = _place(name)
+    if dtype not in DTYPES:
+        raise UserError(f"There is no dtype '{dtype}'.{suggestion(dtype, DTYPES)}")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            place, dtype=DTYPES[dtype], attn_implementation="eager" if eager else "sdpa").to(device).eval()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"The model '{name}' cannot be loaded: {_sentence(error)}") from error
+    words = _tokenizer(tokenizer or name)
+    engine = Engine(model, _max_len(model))
+    check(engine)
+    return Model(name, engine, words, _eos(model, words), _fingerprint(model))
+
+
+def check(engine: Engine) -> None:
+    """Compare a tree read through the slot cache with plain forwards; raises `UserError` when they differ."""
+    model, size = engine.model, engine.model.config.get_text_config().vocab_size
+    text = [token % size for token in (5, 11, 3, 7)]
+    tree = TokenTree(tuple(token % size for token in (2, 9, 4)), (-1, 0, -1))
+    try:
+        session = Session(engine)
+        session.follow(text)
+        rows = session.read(tree).logits
+        session.close()
+        paths = [[], [tree.tokens[0]], list(tree.tokens[:2]), [tree.tokens[2]]]
+        plain = [_plain(engine, text + path) for path in paths]
+    except Exception as error:
+        raise UserError(f"{type(model).__name__} cannot be read through a slot cache ({_sentence(error)}); "
+                        "give a decoder-only model whose layers all use attention.") from error
+    worst = float((rows - torch.stack(plain)).abs().max())
+    scale = max(1.0, float(rows.abs().max()))
+    if not worst <= TOLERANCE[model.dtype] * scale:
+        raise UserError(f"{type(model).__name__} does not follow tree masks: its logits are off by {worst:.2g}, "
+                        "so no result could be trusted; give another model.")
+    engine.forwards = engine.positions = 0
+
+
+@torch.inference_mode()
+def _plain(engine: Engine, text: Sequence[int]) -> torch.Tensor:
+    ids = torch.tensor([list(text)], device=engine.device)
+    places = torch.arange(len(text), device=engine.device)[None]
+    logits: torch.Tensor = engine.model(input_ids=ids, position_ids=places, use_cache=False).logits[0, -1].float()
+    return logits
+
+
+def _place(name: str) -> str:
+    if name in nano.NAMES:
+        return str(nano.weights(name))
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"The folder {name} holds no model: config.json is missing.")
+        return name
+    if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
+        raise UserError(f"There is no model '{name}': give a folder, a hub id such as 'owner/name', or one of "
+                        f"{', '.join(nano.NAMES)}.{suggestion(name, nano.NAMES) if '/' not in name else ''}")
+    return name
+
+
+def _tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(_place(name))
+    except Exception as error:
+        raise UserError(f"'{name}' has no tokenizer that can be loaded ({_sentence(error)}); "
+                        "save one beside the model, or name one with --tokenizer.") from error
+
+
+def _eos(model: Any, tokenizer: Any) -> frozenset[int]:
+    found: set[int] = set()
+    for source in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
+        found |= set(source) if isinstance(source, list | tuple) else {source} if source is not None else set()
+    return frozenset(found)
+
+
+def _max_len(model: Any) -> int:
+    config = model.config.get_text_config()
+    longest = int(getattr(config, "max_position_embeddings", 0) or 1 << 20)
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", window is not None)
+    return min(longest, int(window)) if slides and window else longest
+
+
+def _fingerprint(model: Any) -> str:
+    """A short hash of the configuration and of a few numbers of every weight."""
+    digest = hashlib.sha256(model.config.to_json_string(use_diff=False).encode())
+    for name, weight in sorted(model.state_dict().items()):
+        flat = weight.detach().float().flatten()
+        digest.update(f"{name}{tuple(weight.shape)}{flat[:8].tolist()}{float(flat.sum()):.6e}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+
+

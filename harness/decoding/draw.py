@@ -1,0 +1,49 @@
+"""Randomness of one sample: a counter-based stream that depends on what is sampled, never on what ran before."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Stream(Protocol):
+    """Where a rule's decisions come from; tests enumerate them."""
+
+    def coin(self, chance: float) -> bool:
+        """True with probability `chance`."""
+        ...
+
+    def choose(self, weights: Tensor) -> int:
+        """An index of `weights` (V,), drawn in proportion; weights need not sum to one."""
+        ...
+
+
+class PhiloxStream:
+    """Draws from Philox keyed by a hash of `parts` (run seed, prompt, sample, …)."""
+
+    def __init__(self, *parts: object) -> None:
+        digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=16).digest()
+        self._bits = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+    def coin(self, chance: float) -> bool:
+        """True with probability `chance`; never when it is zero."""
+        return float(self._bits.random()) < chance
+
+    def choose(self, weights: Tensor) -> int:
+        """An index of `weights` (V,), drawn in proportion; raises `ValueError` when no weight is positive."""
+        total = torch.cumsum(weights.double(), 0)
+        mass = float(total[-1])
+        if not 0 < mass < float("inf"):
+            raise ValueError("cannot draw from weights that are all zero or not finite")
+        drawn = torch.searchsorted(total, self._bits.random() * mass, right=True)
+        return min(int(drawn), weights.numel() - 1)
+
+
+def shuffled(items: Sequence[int], *parts: object) -> list[int]:
+    """The items in a random order that depends on `parts` alone."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    order = np.random.default_rng(int.from_bytes(digest, "little")).permutation(len(items))
+    return [items[int(i)] for i in order]

@@ -1,0 +1,229 @@
+"""One text read by one model: the only owner of cache rows, masks and positions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from harness.decoding.engine import PREFILL, Engine, Outcome, Read
+from harness.decoding.tree import EMPTY, ROOT, TokenTree, depths, visible
+from harness.errors import Unsupported, UserError
+
+
+@dataclass
+class Work:
+    """What one text has cost: forward passes it took part in, tokens read, tree nodes read and tree nodes kept."""
+
+    forwards: int = 0
+    positions: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+
+class Reading(NamedTuple):
+    """What the model said: row 0 after the text, row 1 + i after the i-th node read by this call.
+
+    `logits` is (1 + N, V) in float32, `hidden` (1 + N, D).
+    """
+
+    logits: Tensor
+    hidden: Tensor
+
+
+@dataclass
+class _Forest:
+    """Nodes read below the text but not committed, in slot order after the text."""
+
+    tokens: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)         # the node held by each slot
+    rows: list[int] = field(default_factory=list)          # the node described by each row of `seen`
+    seen: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
+    newest: "tuple[Sequence[int], Outcome] | None" = None  # the nodes read last and what the model said after each
+
+    def said(self, node: int) -> Outcome | None:
+        """What the model said after `node` (one row), or None when it was not read last."""
+        if self.newest is None or node not in self.newest[0]:
+            return None
+        row = self.newest[0].index(node)
+        return Outcome(self.newest[1].logits[row:row + 1], self.newest[1].hidden[row:row + 1])
+
+
+class Session:
+    """A committed text and the candidates below it.
+
+    `follow` makes a text the committed one, `read` reads a tree of candidates below it in one forward, `keep` commits
+    a path of it. A search grows its tree with `grow` and forgets dead branches with `retain`. `memory` holds the
+    hidden state of every committed token when the session was opened with `remember`.
+    """
+
+    def __init__(self, engine: Engine, draft: "Session | None" = None, remember: bool = False) -> None:
+        self.engine, self.work, self.text = engine, Work(), list[int]()
+        self._row, self._held, self._draft = engine.open_row(), 0, draft
+        self._last: Outcome | None = None   # one row: what the model said after the text, once all of it is read
+        self._forest = _Forest()
+        self._memory: Tensor | None = torch.empty(0, 0) if remember else None
+
+    @property
+    def draft(self) -> "Session":
+        """The session of the draft model; raises `Unsupported` without one."""
+        if self._draft is None:
+            raise Unsupported("needs a draft model: give one with --draft")
+        return self._draft
+
+    @property
+    def draft_work(self) -> Work:
+        """What the draft model's side has cost; zeros without one."""
+        return self._draft.work if self._draft else Work()
+
+    @property
+    def memory(self) -> Tensor:
+        """(T, D) hidden states of the committed text; raises `ValueError` unless opened with `remember`."""
+        if self._memory is None:
+            raise ValueError("this session does not remember hidden states; the strategy must declare need 'hidden'")
+        return self._memory[:self._held]
+
+    def close(self) -> None:
+        """Give the rows back."""
+        self.engine.close_row(self._row)
+        if self._draft:
+            self._draft.close()
+
+    def follow(self, text: Sequence[int]) -> None:
+        """Make `text` (token ids) the committed text; what is already read of it is kept, the rest is dropped."""
+        if len(text) > self.engine.max_len:
+            raise UserError(f"the text has {len(text)} tokens and the model reads at most {self.engine.max_len}.")
+        shared = _shared(self.text[:self._held], text)
+        if not shared == self._held == len(text):
+            self._last = None
+        self.text, self._held, self._forest = list(text), shared, _Forest()
+
+    def read(self, tree: TokenTree = EMPTY) -> Reading:
+        """Read what is unread of the text, and `tree` below it, in one forward (long prompts in chunks)."""
+        self._forest = _Forest()
+        if self._last is None and self._held == len(self.text):
+            self._held -= 1
+        while len(self.text) - self._held > PREFILL:
+            self._forward(self.text[self._held:self._held + PREFILL], EMPTY)
+        unread = self.text[self._held:]
+        if not unread and not len(tree):
+            assert self._last is not None
+            return Reading(*self._last)
+        return self._forward(unread, tree)
+
+    def grow(self, tokens: Sequence[int], parents: Sequence[int]) -> Reading:
+        """Read new nodes below nodes already read; they are numbered on from those.
+
+        A parent is a node of the last `read` or `grow` or one retained; −1 is the text. Returns row 0 for the text
+        and a row for each new node.
+        """
+        forest, first = self._forest, len(self._forest.tokens)
+        old = len(forest.slots)
+        row_of = {node: row for row, node in enumerate(forest.rows)}
+        seen = torch.zeros(len(tokens), old + len(tokens), dtype=torch.bool)
+        below = [i for i, parent in enumerate(parents) if parent != ROOT]
+        if below:
+            seen[below, :old] = forest.seen[[row_of[parents[i]] for i in below], :old]
+        seen[:, old:].fill_diagonal_(True)
+        places = [len(self.text) - 1 + int(d) for d in seen.sum(1).tolist()]
+        out = self._submit(tokens, places, seen, len(tokens), self._held + old)
+        self.work.drafted += len(tokens)
+        forest.tokens += tokens
+        forest.parents += parents
+        nodes = list(range(first, first + len(tokens)))
+        forest.slots += nodes
+        padded = torch.nn.functional.pad(forest.seen, (0, len(tokens)))
+        forest.rows, forest.seen = forest.rows + nodes, torch.cat([padded, seen])
+        return self._reading(out, nodes)
+
+    def retain(self, nodes: Sequence[int]) -> None:
+        """Forget every node that is neither in `nodes` nor above one; only `nodes` may be parents afterwards."""
+        forest = self._forest
+        row_of = {node: row for row, node in enumerate(forest.rows)}
+        forest.seen = forest.seen[[row_of[node] for node in nodes]]
+        forest.rows = list(nodes)
+        alive = forest.seen.any(0)
+        count = int(alive.sum())
+        if len(forest.slots) - count > max(32, count):
+            index = alive.nonzero()[:, 0]
+            self._move(index.tolist())
+            forest.seen = forest.seen[:, index]
+            forest.slots = [forest.slots[i] for i in index.tolist()]
+
+    def keep(self, path: Sequence[int]) -> None:
+        """Commit the nodes of `path` (from the top down) to the text and drop all others."""
+        forest = self._forest
+        sources = [forest.slots.index(node) for node in path]
+        if sources != list(range(len(path))):
+            self._move(sources)
+        if path:
+            self.text += [forest.tokens[node] for node in path]
+            self._held += len(path)
+            self._last = forest.said(path[-1])
+        self.work.accepted += len(path)
+        self._forest = _Forest()
+
+    def _move(self, slots: Sequence[int]) -> None:
+        """Gather these slots of the forest into its first ones."""
+        sources = [self._held + slot for slot in slots]
+        self.engine.cache.move(self._row, sources, self._held)
+        if self._memory is not None:
+            self._memory[self._held:self._held + len(slots)] = self._memory[sources]
+
+    def _forward(self, unread: Sequence[int], tree: TokenTree) -> Reading:
+        block = _block(len(unread), tree.parents)
+        last = len(self.text) - 1
+        places = [*range(self._held, self._held + len(unread)), *(last + d for d in depths(tree.parents))]
+        wanted = len(tree) + bool(unread)
+        out = self._submit([*unread, *tree.tokens], places, block, wanted, self._held)
+        self._held += len(unread)
+        if unread:
+            self._last = Outcome(out.logits[:1], out.hidden[len(unread) - 1:len(unread)])
+        nodes = list(range(len(tree)))
+        self.work.drafted += len(tree)
+        self._forest = _Forest(list(tree.tokens), list(tree.parents), nodes, list(nodes), visible(tree.parents))
+        return self._reading(Outcome(out.logits[bool(unread):], out.hidden[len(unread):]), nodes)
+
+    def _submit(self, tokens: Sequence[int], places: Sequence[int], block: Tensor, wanted: int, start: int) -> Outcome:
+        out = self.engine.submit(Read(self._row, start, tokens, places, block, wanted))
+        self.work.forwards += 1
+        self.work.positions += len(tokens)
+        if self._memory is not None:
+            self._remember(out.hidden, start)
+        return out
+
+    def _remember(self, hidden: Tensor, start: int) -> None:
+        assert self._memory is not None
+        end = start + len(hidden)
+        if end > len(self._memory):
+            grown = hidden.new_empty(max(256, 1 << (end - 1).bit_length()), hidden.shape[1])
+            grown[:len(self._memory)] = self._memory if len(self._memory) else hidden.new_empty(0, hidden.shape[1])
+            self._memory = grown
+        self._memory[start:end] = hidden
+
+    def _reading(self, out: Outcome, nodes: Sequence[int]) -> Reading:
+        """The row of the text and those of `nodes`."""
+        assert self._last is not None
+        self._forest.newest = nodes, out
+        if not nodes:
+            return Reading(*self._last)
+        return Reading(torch.cat([self._last.logits, out.logits]), torch.cat([self._last.hidden, out.hidden]))
+
+
+def _shared(old: Sequence[int], new: Sequence[int]) -> int:
+    """How many tokens two texts have in common at their start."""
+    if list(new[:len(old)]) == old:
+        return len(old)
+    return next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+
+
+@lru_cache(maxsize=512)
+def _block(unread: int, parents: tuple[int, ...]) -> Tensor:
+    """(U + N, U + N) bool: the unread text reads causally, every node sees that text and its own ancestors."""
+    block = torch.ones(unread + len(parents), unread + len(parents), dtype=torch.bool).tril_()
+    if parents:
+        block[unread:, unread:] = visible(parents)
+    return block

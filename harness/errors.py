@@ -1,0 +1,21 @@
+"""The errors a user sees: one sentence that says what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """The user's input is wrong: the message is one sentence for the user, and the exit code is 2."""
+
+
+class Unsupported(Exception):
+    """A strategy cannot run in this set-up: the message is the reason shown in its cell."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the nearest known name, or the list of known names when none is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if near:
+        return f" Did you mean '{near[0]}'?"
+    return f" Known: {', '.join(names)}." if names else ""

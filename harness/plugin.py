@@ -1,0 +1,127 @@
+"""What a strategy and a task have in common: a frozen dataclass whose fields are its knobs."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeVar
+
+from harness.errors import UserError, suggestion
+
+T = TypeVar("T")
+Scalar = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Knob:
+    """What is known of one knob: help text, inclusive range or choices, and the values a sweep tries."""
+
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[Scalar, ...] = ()
+    sweep: tuple[Scalar, ...] = ()
+
+    def problem(self, value: Scalar) -> str | None:
+        """Why `value` is not allowed, or None."""
+        if self.choices and value not in self.choices:
+            return f"must be one of {', '.join(map(str, self.choices))}"
+        if isinstance(value, str | bool):
+            return None
+        if value != value or (self.low is not None and value < self.low):
+            return f"must be at least {self.low:g}" if self.low is not None else "must be a number"
+        if self.high is not None and value > self.high:
+            return f"must be at most {self.high:g}"
+        return None
+
+
+def knob(
+    default: T,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[Scalar, ...] = (),
+    sweep: tuple[Scalar, ...] = (),
+) -> T:
+    """Declare a knob: the paper's default, what it does, its inclusive range or choices, and its sweep values."""
+    about = Knob(help, low, high, choices, sweep)
+    return dataclasses.field(default=default, metadata={"knob": about})
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A named, configured thing; its identity is its name and its knobs.
+
+    `name` is the file's name, or the entry point's.
+    """
+
+    name: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.name = cls.__module__.rpartition(".")[2]
+
+    def __post_init__(self) -> None:
+        """Refuse a knob out of its range with a `UserError`."""
+        for key, about in self.knobs().items():
+            if problem := about.problem(getattr(self, key)):
+                raise UserError(f"{self.name}: knob '{key}' {problem}, not {getattr(self, key)}.")
+
+    @classmethod
+    def knobs(cls) -> dict[str, Knob]:
+        """The knobs by name, in the order of the fields."""
+        return {f.name: f.metadata.get("knob", Knob("")) for f in dataclasses.fields(cls)}
+
+    @classmethod
+    def configured(cls, options: Mapping[str, str]) -> Self:
+        """Build from text options as typed on the command line; raises `UserError` on a bad name or value."""
+        types_of = typing.get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for key, text in options.items():
+            if key not in cls.knobs():
+                known = suggestion(key, cls.knobs()) or " It has no knobs."
+                raise UserError(f"{cls.name} has no knob '{key}'.{known}")
+            values[key] = _parse(cls.name, key, text, types_of[key])
+        return cls(**values)
+
+    def values(self) -> dict[str, Scalar]:
+        """The value of every knob."""
+        return {key: getattr(self, key) for key in self.knobs()}
+
+    def spec(self) -> str:
+        """The canonical identity, `name:k=v,k=v`, with every knob in field order."""
+        options = ",".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+                           for key, value in self.values().items())
+        return f"{self.name}:{options}" if options else self.name
+
+
+def split_spec(text: str) -> tuple[str, dict[str, str]]:
+    """`top_p:p=0.9,temperature=0.7` → its name and text options; raises `UserError` when malformed."""
+    name, _, rest = text.strip().partition(":")
+    options: dict[str, str] = {}
+    for item in filter(None, (part.strip() for part in rest.split(","))):
+        key, equals, value = item.partition("=")
+        if not equals or not value:
+            raise UserError(f"In '{text}', write each knob as NAME=VALUE, not '{item}'.")
+        if key.strip() in options:
+            raise UserError(f"In '{text}', the knob '{key.strip()}' is given twice.")
+        options[key.strip()] = value.strip()
+    return name, options
+
+
+def _parse(owner: str, key: str, text: str, kind: Any) -> Scalar | None:
+    if isinstance(kind, types.UnionType):
+        if text.lower() == "none":
+            return None
+        kind = next(k for k in typing.get_args(kind) if k is not types.NoneType)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise UserError(f"{owner}: knob '{key}' must be true or false, not '{text}'.")
+        return text.lower() == "true"
+    try:
+        return typing.cast(Scalar, kind(text)) if kind in (int, float) else text
+    except ValueError:
+        word = "a whole number" if kind is int else "a number"
+        raise UserError(f"{owner}: knob '{key}' must be {word}, not '{text}'.") from None

@@ -1,0 +1,71 @@
+"""The contract of a task: examples, how they are put to the model, and how an answer is scored."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.plugin import Plugin, knob
+
+if TYPE_CHECKING:
+    import evaluate
+
+    from harness.data import DataSource
+
+__all__ = ["Example", "Message", "Task", "knob"]
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One problem: the user's `turns` as text, and `gold`, whatever the scorer needs (JSON)."""
+
+    id: str
+    turns: tuple[str, ...]
+    gold: Mapping[str, Any] = field(default_factory=dict)
+    category: str = ""
+
+
+@dataclass(frozen=True)
+class Task(Plugin):
+    """A set of problems with a scorer.
+
+    `version` changes whenever prompts or scores would. `headline` names the score shown as quality; `unscored` is
+    the reason shown in its place when there is no scorer. `chat` tasks are rendered with the model's chat template.
+    `executes_code` tasks run what the model wrote.
+    """
+
+    version: ClassVar[int]
+    source: ClassVar[str]
+    headline: ClassVar[str]
+    max_new_tokens: ClassVar[int]
+    stop: ClassVar[tuple[str, ...]] = ()
+    chat: ClassVar[bool] = False
+    executes_code: ClassVar[bool] = False
+    unscored: ClassVar[str | None] = None
+
+    @abstractmethod
+    def examples(self, data: "DataSource") -> list[Example]:
+        """All test problems in their published order; raises `UserError` naming file and line of a bad row."""
+
+    def prompt(self, example: Example, answers: Sequence[str]) -> str | list[Message]:
+        """What the model reads for the turn after `answers`: raw text, or messages when `chat`."""
+        if not self.chat:
+            return example.turns[len(answers)]
+        messages: list[Message] = []
+        for user, answer in zip(example.turns, answers, strict=False):
+            messages += [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]
+        return [*messages, {"role": "user", "content": example.turns[len(answers)]}]
+
+    def metric(self) -> "evaluate.Metric | None":
+        """The metric that scores one sample, or None when nothing can (`unscored` says why)."""
+        return None
+
+    def score(self, example: Example, answers: Sequence[str]) -> dict[str, float]:
+        """The scores of one sample (its answer to every turn), by metric name; empty when unscored."""
+        metric = self.metric()
+        if metric is None:
+            return {}
+        scores = metric.compute(predictions=[list(answers)], references=[dict(example.gold)])
+        return {name: float(value) for name, value in (scores or {}).items()}

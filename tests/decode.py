@@ -1,0 +1,36 @@
+"""Runs a strategy on a tiny model, as the runner would, without a run."""
+
+from typing import Any
+
+import torch
+
+from harness.decoding.draw import PhiloxStream, Stream
+from harness.decoding.engine import Engine
+from harness.decoding.session import Session
+from harness.strategy import Request, Strategy
+from tests.models import EOS, MAX_POSITIONS
+
+torch.set_num_threads(1)
+
+
+def engine(model: Any) -> Engine:
+    """An engine over a tiny model."""
+    return Engine(model, MAX_POSITIONS)
+
+
+def decode(strategy: Strategy, target: Engine, prompt: list[int], *, draft: Engine | None = None, new: int = 30,
+           sample: int = 0, eos: int | None = EOS, stream: Stream | None = None) -> list[int]:
+    """The tokens of `strategy` after `prompt`, cut at EOS (kept) and at `new` tokens."""
+    session = Session(target, draft=Session(draft) if draft else None, remember="hidden" in strategy.needs)
+    request = Request(tuple(prompt), new, stream or PhiloxStream(0, *prompt, sample),
+                      frozenset() if eos is None else frozenset({eos}), sample)
+    tokens: list[int] = []
+    try:
+        for step in strategy.generate(session, request):
+            tokens += step
+            if eos in tokens or len(tokens) >= new:
+                break
+    finally:
+        session.close()
+    tokens = tokens[:new]
+    return tokens[:tokens.index(eos) + 1] if eos in tokens else tokens
