@@ -1,0 +1,83 @@
+"""What a run is asked to do: one frozen dataclass, filled from the command line or a TOML file."""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from harness.errors import UserError, suggestion
+
+BACKENDS = ("transformers",)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run's settings; empty `strategies` and `tasks` mean the defaults of `harness.plan`.
+
+    `limit` caps the examples of a task, `samples` asks for several continuations a prompt, `repeats` runs everything
+    again, `concurrency` is how many texts are decoded together. `draft` and `device` are chosen when None or "auto".
+    """
+
+    model: str = "nano"
+    draft: str | None = None
+    tokenizer: str | None = None
+    strategies: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    limit: int | None = None
+    concurrency: int = 1
+    samples: int = 1
+    repeats: int = 1
+    max_new_tokens: int | None = None
+    seed: int = 0
+    backend: str = "transformers"
+    dtype: str = "float32"
+    device: str = "auto"
+    threads: int | None = None
+    data: Path | None = None
+    plugins: tuple[Path, ...] = ()
+    allow_code_execution: bool = False
+    truncate_prompts: bool = False
+    baseline: str = "greedy"
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers below one and unknown backends with a `UserError`."""
+        for key in ("limit", "concurrency", "samples", "repeats", "max_new_tokens", "threads"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise UserError(f"--{key.replace('_', '-')} must be at least 1, not {value}.")
+        if self.backend not in BACKENDS:
+            raise UserError(f"There is no backend '{self.backend}'.{suggestion(self.backend, BACKENDS)}")
+
+    @classmethod
+    def from_toml(cls, path: Path, **overrides: Any) -> Self:
+        """Read settings from a file, `overrides` first; raises `UserError` on an unknown key or a wrong type."""
+        try:
+            loaded = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"There is no configuration file {path}.") from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise UserError(f"{path} cannot be read as TOML: {error}.") from None
+        fields = {f.name: f.type.__name__ if isinstance(f.type, type) else str(f.type) for f in dataclasses.fields(cls)}
+        values: dict[str, Any] = {}
+        for key, value in loaded.items():
+            name = key.replace("-", "_")
+            if name not in fields:
+                raise UserError(f"{path} has an unknown key '{key}'.{suggestion(name, fields)}")
+            values[name] = _typed(path, key, value, fields[name])
+        return cls(**{**values, **overrides})
+
+
+def _typed(path: Path, key: str, value: Any, kind: str) -> Any:
+    """Check a TOML value against a field's type, turning lists into tuples and strings into paths."""
+    if kind.startswith("tuple"):
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise UserError(f"{path}: '{key}' must be a list of strings.")
+        return tuple(Path(item) if "Path" in kind else item for item in value)
+    wanted: dict[str, tuple[type, str]] = {"int": (int, "a whole number"), "bool": (bool, "true or false"),
+                                           "Path": (str, "a path"), "str": (str, "a string")}
+    python, words = wanted[kind.split(" |")[0].replace("pathlib.", "")]
+    if not isinstance(value, python) or (python is int and isinstance(value, bool)):
+        raise UserError(f"{path}: '{key}' must be {words}, not {value!r}.")
+    return Path(str(value)) if "Path" in kind else value

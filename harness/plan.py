@@ -1,0 +1,173 @@
+"""From a configuration to a plan: everything is looked up, loaded and checked before anything is written."""
+
+import datetime
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from harness import nano
+from harness.backends.transformers import Model, load
+from harness.config import RunConfig
+from harness.data import DataSource
+from harness.decoding.draw import shuffled
+from harness.environment import environment
+from harness.errors import UserError
+from harness.registry import STRATEGIES, TASKS
+from harness.store import Manifest, ModelEntry, StrategyEntry, TaskEntry
+from harness.strategy import Strategy
+from harness.task import Example, Task
+
+NOT_IN_IDENTITY = {"output", "plugins", "data", "strategies", "tasks", "model", "draft", "allow_code_execution",
+                   "baseline"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Texts to decode together: one strategy, one sample index, and the examples of one block."""
+
+    task: Task
+    examples: tuple[Example, ...]
+    strategy: Strategy
+    sample: int
+    repeat: int
+    block: int
+    order: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can start: loaded models, examples, and the manifest that describes it."""
+
+    config: RunConfig
+    manifest: Manifest
+    strategies: tuple[Strategy, ...]
+    tasks: tuple[tuple[Task, tuple[Example, ...]], ...]
+    target: Model
+    draft: Model | None
+
+    def cells(self) -> Iterator[Cell]:
+        """Every cell in the order of the run: blocks of examples, in each the strategies in a seeded random order."""
+        block = 0
+        for repeat in range(self.config.repeats):
+            for task, examples in self.tasks:
+                for start in range(0, len(examples), self.config.concurrency):
+                    group = examples[start:start + self.config.concurrency]
+                    order = shuffled(range(len(self.strategies)), self.config.seed, repeat, task.spec(), group[0].id)
+                    for place, index in enumerate(order):
+                        for sample in range(self.config.samples):
+                            yield Cell(task, group, self.strategies[index], sample, repeat, block, place)
+                    block += 1
+
+
+def make(config: RunConfig, command: str) -> Plan:
+    """Check `config` and load what it names; raises `UserError` before anything is written."""
+    for path in config.plugins:
+        _add_plugin(path.resolve())
+    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    config = replace(config, device=device, threads=config.threads or torch.get_num_threads())
+    strategies = _strategies(config)
+    chosen = _unique([TASKS.build(spec) for spec in config.tasks or _default_tasks()])
+    data = DataSource(config.data)
+    tasks = tuple((task, _examples(task, data, config.limit)) for task in chosen)
+    torch.set_num_threads(config.threads or 1)
+    target = load(config.model, dtype=config.dtype, device=device, tokenizer=config.tokenizer)
+    draft, reason = _draft(config, target, strategies)
+    reasons = {s.spec(): _unsupported(s, config, reason) for s in strategies}
+    warnings = [*data.warnings, *_warnings(target, chosen)]
+    manifest = Manifest(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), command=command,
+        baseline=strategies[0].spec(), config=_identity(config),
+        strategies=[_strategy_entry(s, reasons[s.spec()]) for s in strategies],
+        tasks=[_task_entry(task, examples, data, config) for task, examples in tasks],
+        model=_model_entry(target, config), draft=_model_entry(draft, config) if draft else None,
+        environment=environment(device, config.threads or 1), warnings=warnings)
+    return Plan(config, manifest, tuple(s for s in strategies if not reasons[s.spec()]), tasks, target, draft)
+
+
+def _add_plugin(path: Any) -> None:
+    """A plugin file holds a strategy or a task; its base class says which."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    registry = TASKS if "(Task)" in text else STRATEGIES
+    if path.stem not in registry.names() or registry.origin(path.stem) != str(path):
+        registry.add_file(path)
+
+
+def _strategies(config: RunConfig) -> list[Strategy]:
+    """The strategies asked for, the baseline first and always among them."""
+    asked = [STRATEGIES.build(spec) for spec in config.strategies or sorted(STRATEGIES.built_in())]
+    return _unique([STRATEGIES.build(config.baseline), *asked])
+
+
+def _default_tasks() -> list[str]:
+    return [name for name in sorted(TASKS.built_in()) if name.startswith("nano_")]
+
+
+def _unique(plugins: Sequence[Any]) -> list[Any]:
+    return list({plugin.spec(): plugin for plugin in plugins}.values())
+
+
+def _examples(task: Task, data: DataSource, limit: int | None) -> tuple[Example, ...]:
+    examples = task.examples(data)
+    if not examples:
+        raise UserError(f"The task '{task.name}' has no examples.")
+    if len({example.id for example in examples}) != len(examples):
+        raise UserError(f"The task '{task.name}' has two examples of the same id.")
+    return tuple(examples[:limit])
+
+
+def _draft(config: RunConfig, target: Model, strategies: Sequence[Strategy]) -> tuple[Model | None, str]:
+    """The draft model if a strategy wants one, and why there is none otherwise."""
+    if not any("draft" in strategy.needs for strategy in strategies):
+        return None, ""
+    name = config.draft or (nano.NAMES[1] if config.model == nano.NAMES[0] else None)
+    if name is None:
+        return None, "needs a draft model: give one with --draft"
+    draft = load(name, dtype=config.dtype, device=config.device, tokenizer=config.tokenizer)
+    if draft.tokenizer.get_vocab() != target.tokenizer.get_vocab() or draft.vocab != target.vocab:
+        raise UserError(f"The draft model '{name}' and '{target.name}' do not share a vocabulary; "
+                        "give a draft model of the same family.")
+    return draft, ""
+
+
+def _unsupported(strategy: Strategy, config: RunConfig, no_draft: str) -> str | None:
+    most = strategy.most_samples()
+    if most is not None and config.samples > most:
+        return f"gives at most {most} samples a prompt"
+    return no_draft or None if "draft" in strategy.needs else None
+
+
+def _warnings(target: Model, tasks: Sequence[Task]) -> list[str]:
+    if any(task.chat for task in tasks) and not getattr(target.tokenizer, "chat_template", None):
+        return [f"{target.name} has no chat template: chats are written as 'User: …' and 'Assistant: …'."]
+    return []
+
+
+def _identity(config: RunConfig) -> dict[str, Any]:
+    return {key: value for key, value in vars(config).items() if key not in NOT_IN_IDENTITY}
+
+
+def _strategy_entry(strategy: Strategy, unsupported: str | None) -> StrategyEntry:
+    return StrategyEntry(spec=strategy.spec(), name=strategy.name, family=strategy.family,
+                         guarantee=strategy.guarantee, paper=strategy.paper, knobs=strategy.values(),
+                         unsupported=unsupported)
+
+
+def _task_entry(task: Task, examples: Sequence[Example], data: DataSource, config: RunConfig) -> TaskEntry:
+    rows = [[e.id, e.turns, dict(e.gold), e.category] for e in examples]
+    digest = hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
+    unscored = task.unscored
+    if task.executes_code and config.model not in nano.NAMES and not config.allow_code_execution:
+        unscored = "code not run: allow it with --allow-code-execution"
+    return TaskEntry(spec=task.spec(), version=task.version, headline=task.headline, unscored=unscored,
+                     data=data.origins.get(task.name, "embedded"), data_hash=digest[:16], examples=len(examples),
+                     max_new_tokens=config.max_new_tokens or task.max_new_tokens)
+
+
+def _model_entry(model: Model, config: RunConfig) -> ModelEntry:
+    weights = sum(weight.numel() for weight in model.engine.model.parameters())
+    return ModelEntry(name=model.name, architecture=type(model.engine.model).__name__, parameters=weights,
+                      dtype=config.dtype, fingerprint=model.fingerprint)

@@ -1,0 +1,183 @@
+"""Runs a plan: every sample is decoded, measured, scored and appended to the store before the next one starts."""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from harness.config import RunConfig
+from harness.decoding.draw import PhiloxStream
+from harness.decoding.schedule import together
+from harness.decoding.session import Session
+from harness.errors import UserError
+from harness.measure.trace import Clock, trace
+from harness.plan import Cell, Plan, make
+from harness.stopping import StopRule
+from harness.store import Manifest, Record, Store, Turn
+from harness.strategy import Request, Strategy
+from harness.task import Example, Message
+
+WARM_UP = "Once upon a time there was a small harness that measured how language models decode."
+CHAT = {"user": "User: {}\n", "assistant": "Assistant: {}\n"}
+
+
+class Watcher(Protocol):
+    """Told what a run does, to show it."""
+
+    def planned(self, total: int, done: int, folder: Path, warnings: Sequence[str]) -> None:
+        """The run has `total` samples, `done` of them from before."""
+        ...
+
+    def started(self, label: str) -> None:
+        """A cell begins."""
+        ...
+
+    def finished(self, record: Record) -> None:
+        """A sample is on disk."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a run is, and how many of its samples failed."""
+
+    folder: Path
+    failed: int
+    samples: int
+
+
+def run(config: RunConfig, watcher: Watcher, command: str, clock: Clock = time.perf_counter) -> Outcome:
+    """Run or resume `config`; raises `UserError` before anything is written when it cannot be run."""
+    plan = make(config, command)
+    store = Store.begin(config.output or _folder(plan.manifest, config.model), plan.manifest)
+    records = list(store.records())
+    done, failed = {record.key for record in records}, sum(record.status == "failed" for record in records)
+    cells = list(plan.cells())
+    watcher.planned(sum(len(cell.examples) for cell in cells), len(done), store.folder, plan.manifest.warnings)
+    runner = Runner(plan, clock)
+    if any(_left(cell, done) for cell in cells):
+        runner.warm_up()
+    for cell in cells:
+        if not (left := _left(cell, done)):
+            continue
+        watcher.started(f"{cell.task.name} · {cell.strategy.spec()}")
+        for record in runner.decode(cell, left):
+            store.append(record)
+            failed += record.status == "failed"
+            watcher.finished(record)
+    return Outcome(store.folder, failed, sum(len(cell.examples) for cell in cells))
+
+
+class Runner:
+    """Decodes cells with the plan's models."""
+
+    def __init__(self, plan: Plan, clock: Clock) -> None:
+        self.plan, self.clock, self.began = plan, clock, clock()
+        self.unscored = {entry.spec: entry.unscored for entry in plan.manifest.tasks}
+        self.engines = [plan.target.engine, *([plan.draft.engine] if plan.draft else [])]
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Let every strategy write a few tokens after a text that is no example, so that first calls are not timed."""
+        prompt = self._encode(WARM_UP)
+        for strategy in self.plan.strategies:
+            session = self._session(strategy)
+            self._turn(strategy, prompt, 8, (), PhiloxStream("warm-up"), 0, session, "")
+            session.close()
+
+    def decode(self, cell: Cell, examples: Sequence[Example]) -> list[Record]:
+        """Decode the examples of a cell together and score them; a sample that fails becomes a failed record."""
+        start = self.clock()
+        with torch.inference_mode():
+            done = together(self.engines, [lambda e=e: self._answers(cell, e) for e in examples])  # type: ignore[misc]
+        share = (self.clock() - start) / len(examples)
+        return [self._record(cell, example, turns, share, start - self.began)
+                for example, turns in zip(examples, done, strict=True)]
+
+    def _answers(self, cell: Cell, example: Example) -> list[Turn] | Exception:
+        """Every turn of one example, or what went wrong."""
+        config, turns, session = self.plan.config, list[Turn](), None
+        try:
+            session = self._session(cell.strategy)
+            while len(turns) < len(example.turns):
+                shown = cell.task.prompt(example, [turn.text for turn in turns])
+                stream = PhiloxStream(config.seed, cell.task.spec(), example.id, cell.sample, cell.repeat, len(turns))
+                turns.append(self._turn(cell.strategy, self._encode(shown),
+                                        config.max_new_tokens or cell.task.max_new_tokens, cell.task.stop, stream,
+                                        cell.sample, session, self._shown(shown)))
+            return turns
+        except Exception as error:  # one bad sample must not end a run: it is recorded
+            return error
+        finally:
+            if session:
+                session.close()
+
+    def _turn(self, strategy: Strategy, prompt: list[int], most: int, stops: Sequence[str], stream: PhiloxStream,
+              sample: int, session: Session, shown: str) -> Turn:
+        target, longest = self.plan.target, min(engine.max_len for engine in self._used(strategy))
+        if len(prompt) >= longest and self.plan.config.truncate_prompts:
+            prompt = prompt[-max(1, longest - most):]
+        if len(prompt) >= longest:
+            raise UserError(f"the prompt has {len(prompt)} tokens and the model reads at most {longest}; "
+                            "--truncate-prompts drops what is too much at its start")
+        room = longest - len(prompt)
+        rule = StopRule(target.tokenizer, prompt, target.eos, stops)
+        request = Request(tuple(prompt), min(most, room), stream, target.eos, sample, rule.stopped)
+        done = trace(strategy, session, request, rule, self.clock)
+        raw = rule.text(done.tokens)
+        stop = "context" if done.stop == "length" and room < most else done.stop
+        return Turn(prompt=shown, prompt_tokens=len(prompt), text=rule.before_stop(raw), raw=raw, tokens=done.tokens,
+                    stop=stop, steps=done.steps)
+
+    def _record(self, cell: Cell, example: Example, turns: list[Turn] | Exception, seconds: float,
+                started: float) -> Record:
+        where: dict[str, Any] = {"task": cell.task.spec(), "example": example.id, "strategy": cell.strategy.spec(),
+                 "sample": cell.sample, "repeat": cell.repeat, "block": cell.block, "order": cell.order,
+                 "started": started, "seconds": seconds, "category": example.category}
+        try:
+            if isinstance(turns, Exception):
+                raise turns
+            scores = {} if self.unscored[cell.task.spec()] else cell.task.score(example, [t.text for t in turns])
+        except Exception as error:  # scoring runs foreign code: what it raises belongs to the sample
+            return Record(**where, status="failed", error=f"{type(error).__name__}: {error}")
+        return Record(**where, turns=turns, scores=scores)
+
+    def _used(self, strategy: Strategy) -> list[Any]:
+        return self.engines if "draft" in strategy.needs else self.engines[:1]
+
+    def _session(self, strategy: Strategy) -> Session:
+        draft = Session(self.engines[1]) if "draft" in strategy.needs else None
+        return Session(self.engines[0], draft, remember="hidden" in strategy.needs)
+
+    def _shown(self, prompt: str | list[Message]) -> str:
+        """The prompt as text, chats rendered."""
+        if isinstance(prompt, str):
+            return prompt
+        tokenizer = self.plan.target.tokenizer
+        if getattr(tokenizer, "chat_template", None):
+            text: str = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+            return text
+        return "".join(CHAT[message["role"]].format(message["content"]) for message in prompt) + "Assistant:"
+
+    def _encode(self, prompt: str | list[Message]) -> list[int]:
+        tokenizer, rendered = self.plan.target.tokenizer, not isinstance(prompt, str)
+        special = not (rendered and getattr(tokenizer, "chat_template", None))
+        tokens: list[int] = tokenizer(self._shown(prompt), add_special_tokens=special)["input_ids"]
+        return tokens or [min(self.plan.target.eos, default=0)]
+
+
+def _left(cell: Cell, done: set[tuple[str, str, str, int, int]]) -> list[Example]:
+    key = (cell.strategy.spec(), cell.sample, cell.repeat)
+    return [example for example in cell.examples if (cell.task.spec(), example.id, *key) not in done]
+
+
+def _folder(manifest: Manifest, model: str) -> Path:
+    """`runs/MODEL-HASH`: the same command finds the same folder again."""
+    digest = hashlib.sha256(json.dumps(manifest.identity(), sort_keys=True).encode()).hexdigest()
+    return Path("runs") / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', model).strip('-')}-{digest[:8]}"

@@ -1,0 +1,221 @@
+"""A run on disk: a manifest written before the first token, and records that are only ever appended."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.errors import UserError
+
+SCHEMA = 1
+Stop = Literal["eos", "stop", "length", "context", "ended"]
+
+
+class Stored(BaseModel):
+    """Base of everything written to disk: unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Steps(Stored):
+    """What happened at each step of one turn, as parallel lists with one entry a step.
+
+    `tokens` counts the tokens kept of the step; `seconds` is its wall time. `forwards` and `positions` count the
+    target's forward passes and the tokens they read, `draft_*` the draft model's. `drafted` and `accepted` count the
+    nodes of candidate trees that the target read and kept. Step 0 reads the prompt.
+    """
+
+    tokens: list[int] = Field(default_factory=list)
+    seconds: list[float] = Field(default_factory=list)
+    forwards: list[int] = Field(default_factory=list)
+    positions: list[int] = Field(default_factory=list)
+    drafted: list[int] = Field(default_factory=list)
+    accepted: list[int] = Field(default_factory=list)
+    draft_forwards: list[int] = Field(default_factory=list)
+    draft_positions: list[int] = Field(default_factory=list)
+
+
+class Turn(Stored):
+    """One answer: `text` is what is scored (cut at the stop string), `raw` what was generated before the cut."""
+
+    prompt: str
+    prompt_tokens: int
+    text: str
+    raw: str
+    tokens: list[int]
+    stop: Stop
+    steps: Steps
+
+
+class Record(Stored):
+    """One finished sample, or the error that ended it (`status` failed: no turns that count, no scores).
+
+    `block` and `order` say where in the interleaved plan it ran; `started` is seconds since this process began to run.
+    `seconds` is the wall time it took; of samples decoded together each gets an equal share.
+    """
+
+    task: str
+    example: str
+    strategy: str
+    sample: int
+    repeat: int
+    block: int
+    order: int
+    started: float
+    seconds: float = 0.0
+    category: str = ""
+    status: Literal["ok", "failed"] = "ok"
+    error: str | None = None
+    turns: list[Turn] = Field(default_factory=list)
+    scores: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, str, str, int, int]:
+        """What makes the sample unique in a run."""
+        return (self.task, self.example, self.strategy, self.sample, self.repeat)
+
+
+class TaskEntry(Stored):
+    """A task of a run: its identity, its data, and how its quality is to be read."""
+
+    spec: str
+    version: int
+    headline: str
+    unscored: str | None
+    data: str
+    data_hash: str
+    examples: int
+    max_new_tokens: int
+
+
+class StrategyEntry(Stored):
+    """A strategy of a run; `unsupported` is the reason it was not run."""
+
+    spec: str
+    name: str
+    family: str
+    guarantee: str
+    paper: str
+    knobs: dict[str, Any]
+    unsupported: str | None = None
+
+
+class ModelEntry(Stored):
+    """A model of a run: where it came from and what it is."""
+
+    name: str
+    architecture: str
+    parameters: int
+    dtype: str
+    fingerprint: str
+
+
+class Manifest(Stored):
+    """Everything needed to know what a run is; `identity` must match for the same folder to be resumed."""
+
+    schema_version: int = SCHEMA
+    created: str
+    command: str
+    baseline: str
+    config: dict[str, Any]
+    strategies: list[StrategyEntry]
+    tasks: list[TaskEntry]
+    model: ModelEntry
+    draft: ModelEntry | None
+    environment: dict[str, Any]
+    warnings: list[str] = Field(default_factory=list)
+
+    def identity(self) -> dict[str, Any]:
+        """The part that decides whether two runs are the same one."""
+        kept = {"schema_version", "baseline", "config", "strategies", "tasks", "model", "draft"}
+        return self.model_dump(mode="json", include=kept)
+
+
+class Store:
+    """The folder of one run: `manifest.json`, `records/0000.jsonl`, and what is derived from them."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+
+    @property
+    def path(self) -> Path:
+        """The file that this process appends to."""
+        return self.folder / "records" / "0000.jsonl"
+
+    @classmethod
+    def begin(cls, folder: Path, manifest: Manifest) -> "Store":
+        """Start a run in `folder`, or resume the same one; raises `UserError` when another run lives there."""
+        if (folder / "manifest.json").exists():
+            store = cls.open(folder)
+            if difference := _difference(store.manifest.identity(), manifest.identity()):
+                raise UserError(f"{folder} holds another run ({difference} differs); choose another folder with -o.")
+            store._mend()
+            return store
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder} exists and is not a run of decodebench; choose another folder with -o.")
+        (folder / "records").mkdir(parents=True, exist_ok=True)
+        _write(folder / "manifest.json", manifest.model_dump_json(indent=2) + "\n")
+        return cls(folder, manifest)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Store":
+        """Read an existing run; raises `UserError` when `folder` holds none."""
+        path = folder / "manifest.json"
+        if not path.is_file():
+            raise UserError(f"{folder} holds no run: {path.name} is missing; give a folder that `run -o` wrote.")
+        try:
+            return cls(folder, Manifest.model_validate_json(path.read_text()))
+        except ValidationError as error:
+            raise UserError(f"{path} was not written by this version of decodebench: {_first(error)}.") from None
+
+    def append(self, record: Record) -> None:
+        """Write one record as one line and hand it to the operating system before returning."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(record.model_dump_json() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def records(self) -> Iterator[Record]:
+        """Every finished record; a torn last line is skipped, any other bad line raises `UserError`."""
+        for path in sorted((self.folder / "records").glob("*.jsonl")):
+            lines = path.read_bytes().split(b"\n")
+            for number, line in enumerate(lines[:-1], start=1):
+                try:
+                    yield Record.model_validate_json(line)
+                except ValidationError as error:
+                    raise UserError(f"{path}, line {number}: not a record ({_first(error)}).") from None
+
+    def _mend(self) -> None:
+        """Cut a torn last line off, so that the next record starts on a line of its own."""
+        if self.path.exists():
+            data = self.path.read_bytes()
+            if not data.endswith(b"\n") and data:
+                with self.path.open("r+b") as file:
+                    file.truncate(data.rfind(b"\n") + 1)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace `path` in one move, so that no reader sees half of it."""
+    temporary = path.with_suffix(".part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _first(error: ValidationError) -> str:
+    where = error.errors()[0]
+    return f"{'.'.join(map(str, where['loc'])) or 'line'}: {where['msg']}"
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The first place where two identities differ, in words, or an empty string."""
+    for key in old:
+        if json.dumps(old[key], sort_keys=True) == json.dumps(new[key], sort_keys=True):
+            continue
+        if isinstance(old[key], dict) and isinstance(new[key], dict):
+            inner = [k for k in old[key] | new[key] if old[key].get(k) != new[key].get(k)]
+            return f"{key}.{inner[0]}"
+        return str(key)
+    return ""
