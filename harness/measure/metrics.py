@@ -1,0 +1,111 @@
+"""The scorers of the built-in tasks, as metrics of Hugging Face `evaluate` that need no download.
+
+Importing this module imports `evaluate` (seconds), so tasks import it when they score. A metric costs microseconds to
+build and is not shared between threads: build one for each call.
+"""
+
+import re
+import statistics
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import datasets
+import evaluate
+
+from harness.nano.rules import follows
+from harness.sandbox import run_program
+
+Gold = Mapping[str, Any]
+
+
+class SampleMetric(evaluate.Metric):  # type: ignore[misc]
+    """A metric that is the mean of a score of each sample.
+
+    A prediction is the list of the answers to the turns of one problem, a reference its `gold`, any JSON object.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"keep_in_memory": True, **options})
+
+    @abstractmethod
+    def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
+        """The scores of one sample by name."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=type(self).__doc__ or "",
+            citation="",
+            inputs_description="predictions: the answers of each sample; references: its gold",
+            features=datasets.Features(
+                {"predictions": datasets.List(datasets.Value("string")), "references": datasets.Json()}
+            ),
+        )
+
+    def _compute(self, predictions: list[list[str]], references: list[Gold]) -> dict[str, float]:
+        scores = [self.sample(list(one), gold) for one, gold in zip(predictions, references, strict=True)]
+        names = dict.fromkeys(name for one in scores for name in one)
+        return {name: statistics.fmean(one[name] for one in scores if name in one) for name in names}
+
+
+class GSM8KAnswer(SampleMetric):
+    """Whether the final number is right: `flexible` takes the last number, `strict` the one after a set phrase.
+
+    Filters and comparison are those of lm-evaluation-harness 0.4 (`gsm8k-cot.yaml`), quirks included. `phrase` is the
+    strict pattern, with one group around the number; gold is `{"answer": "18"}`.
+    """
+
+    FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
+    IGNORED = tuple(map(re.compile, (",", r"\$", r"(?s).*#### ", r"\.$")))
+
+    def __init__(self, phrase: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.phrase = re.compile(phrase)
+
+    def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
+        """`flexible` and `strict`, 0 or 1."""
+        numbers = [match.group() for match in self.FLEXIBLE.finditer(answers[-1])]
+        stated = self.phrase.search(answers[-1])
+        right = self.normal(gold["answer"])
+        return {
+            "flexible": float(bool(numbers) and self.normal(numbers[-1]) == right),
+            "strict": float(stated is not None and self.normal(stated.group(1)) == right),
+        }
+
+    @classmethod
+    def normal(cls, text: str) -> str:
+        """The text without what the comparison ignores: commas, dollars, a final full stop, letter case."""
+        for pattern in cls.IGNORED:
+            text = pattern.sub("", text)
+        return text.lower()
+
+
+class CodePasses(SampleMetric):
+    """Whether a completed function passes its tests: `pass` and `timeout`, 0 or 1.
+
+    The program is that of OpenAI's human-eval: prompt + completion, the test, and a call of `check`. Gold holds
+    `prompt`, `test` and `entry_point`. It runs what the model wrote, in `harness.sandbox`.
+    """
+
+    SECONDS = 3.0
+
+    def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
+        """`pass` and `timeout` of one program."""
+        program = f"{gold['prompt']}{answers[-1]}\n{gold['test']}\ncheck({gold['entry_point']})"
+        status = run_program(program, timeout=self.SECONDS).status
+        return {"pass": float(status == "passed"), "timeout": float(status == "timeout")}
+
+
+class FollowsRules(SampleMetric):
+    """The share of turns whose answer follows its rule: `follows`, and `follows_turn_1`, ... for each turn.
+
+    Gold is `{"turns": [rule, ...]}` with the rules of `harness.nano.rules`. An empty answer follows no rule.
+    """
+
+    def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
+        """0 or 1 for each turn, and their mean."""
+        turns = [
+            float(bool(answer.strip()) and follows(answer, rule, previous=previous))
+            for answer, rule, previous in zip(answers, gold["turns"], ["", *answers[:-1]], strict=True)
+        ]
+        return {"follows": statistics.fmean(turns)} | {f"follows_turn_{n}": x for n, x in enumerate(turns, start=1)}

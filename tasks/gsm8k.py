@@ -1,0 +1,80 @@
+"""Grade-school word problems with eight worked examples before each (GSM8K, chain of thought).
+
+A row:
+
+    {"question": "A box holds 12 eggs. How many eggs are in 4 boxes?",
+     "answer": "There are 12 * 4 = <<12*4=48>>48 eggs.\\n#### 48"}
+
+The conventions are those of `gsm8k_cot` (version 3) in EleutherAI's lm-evaluation-harness: the eight fixed examples of
+Wei et al. (arXiv:2201.11903), joined by a blank line; `flexible` is its flexible-extract, `strict` its strict-match.
+We allow 512 new tokens; `--max-new-tokens 256` is what lm-evaluation-harness uses.
+"""
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.data import DataSource, Hub, Row
+from harness.task import Example, Task
+
+if TYPE_CHECKING:
+    from harness.measure.metrics import GSM8KAnswer
+
+EXAMPLES = Path(__file__).parent / "data" / "gsm8k_cot.json"
+HUB = Hub(
+    repo="openai/gsm8k",
+    config="main",
+    split="test",
+    revision="e53f048856ff4f594e959d75785d2c2d37b678ee",
+    rows_sha256="524c11ab4ee19ae27e71a10fff523a583dbba0a714e6be0ff2518668c0071daa",
+)
+
+
+@dataclass(frozen=True)
+class GSM8K(Task):
+    """1,319 test problems; the headline is the share whose last number is right."""
+
+    version = 1
+    source = "Cobbe et al. 2021, arXiv:2110.14168; openai/gsm8k, MIT"
+    headline = "flexible"
+    max_new_tokens = 512
+    stop = ("Q:", "</s>", "<|im_end|>")
+
+    def examples(self, data: DataSource) -> list[Example]:
+        """The test problems in published order."""
+        rows = data.rows("gsm8k", "test.jsonl", HUB, {"question": str, "answer": str}, check=_problem)
+        return [
+            Example(id=f"gsm8k/{number}", turns=(row["question"],), gold={"answer": _final(row)})
+            for number, row in enumerate(rows)
+        ]
+
+    def prompt(self, example: Example, answers: Sequence[str]) -> str:
+        """The eight worked examples, then the question."""
+        return f"{_worked_examples()}{_ask(example.turns[0])}"
+
+    def metric(self) -> "GSM8KAnswer":
+        """`strict` wants the phrase that the worked examples end in."""
+        from harness.measure.metrics import GSM8KAnswer
+
+        return GSM8KAnswer(r"The answer is (\-?[0-9\.\,]+).")
+
+
+def _ask(question: str) -> str:
+    return f"Q: {question}\nA:"
+
+
+@functools.cache
+def _worked_examples() -> str:
+    rows = json.loads(EXAMPLES.read_text(encoding="utf-8"))
+    return "".join(f"{_ask(row['question'])} {row['answer']}\n\n" for row in rows)
+
+
+def _final(row: Row) -> str:
+    return str(row["answer"]).split("####")[-1].strip()
+
+
+def _problem(row: Row) -> str | None:
+    return None if "####" in row["answer"] and _final(row) else "the answer does not end in '#### ' and a number"

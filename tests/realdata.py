@@ -1,0 +1,18 @@
+"""Where the real data sets lie on this machine, for the tests that want them; the repository holds none."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def folder() -> Path | None:
+    """`$DECODEBENCH_DATA`, or `shared/data` beside the repository; None when neither is there."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    places = [Path(os.environ["DECODEBENCH_DATA"])] if os.environ.get("DECODEBENCH_DATA") else [beside]
+    return next((place for place in places if place.is_dir()), None)
+
+
+needs_real_data = pytest.mark.skipif(
+    folder() is None, reason="real data is absent: set DECODEBENCH_DATA to a folder with gsm8k, humaneval and mt_bench"
+)

@@ -1,0 +1,78 @@
+"""The metrics of the built-in tasks, one sample at a time and through `compute`."""
+
+from typing import Any
+
+import pytest
+
+from harness.measure.metrics import CodePasses, FollowsRules, GSM8KAnswer
+
+STATED = r"The answer is (\-?[0-9\.\,]+)."
+HASHES = r"#### (\-?[0-9\.\,]+)"
+
+
+def score(metric: Any, answers: list[str], gold: dict[str, Any]) -> dict[str, float]:
+    result: dict[str, float] = metric.compute(predictions=[answers], references=[gold])
+    return result
+
+
+@pytest.mark.parametrize(("answer", "gold", "flexible", "strict"), [
+    ("3 + 15 = 18. The answer is 18.", "18", 1, 1),
+    ("The answer is $18.", "18", 1, 0),
+    ("The answer is 1,800.", "1800", 1, 1),
+    ("The answer is 1800.", "1,800", 1, 1),
+    ("The answer is -7.", "-7", 1, 1),
+    ("The answer is 18", "18", 1, 0),  # the dot of the pattern takes the 8, as in lm-evaluation-harness
+    ("The answer is 18. Then 5 more.", "18", 0, 1),
+    ("The answer is 5. The answer is 18.", "18", 1, 0),  # the first phrase counts, the last number counts
+    ("It costs $18.00", "18", 0, 0),
+    ("the answer is 18.", "18", 1, 0),
+    ("no number", "18", 0, 0),
+    ("", "18", 0, 0),
+])
+def test_gsm8k_is_that_of_lm_evaluation_harness(answer: str, gold: str, flexible: int, strict: int) -> None:
+    assert score(GSM8KAnswer(STATED), [answer], {"answer": gold}) == {"flexible": flexible, "strict": strict}
+
+
+@pytest.mark.parametrize(("answer", "strict"), [(" 3 * 14 = 42\n#### 42", 1), ("#### 42 #### 7", 1), ("42", 0)])
+def test_gsm8k_after_hashes(answer: str, strict: int) -> None:
+    assert GSM8KAnswer(HASHES).sample([answer], {"answer": "42"})["strict"] == strict
+
+
+def test_a_metric_is_the_mean_of_its_samples_and_can_be_used_again() -> None:
+    metric = GSM8KAnswer(STATED)
+    gold = [{"answer": "1"}, {"answer": "2"}]
+    both = metric.compute(predictions=[["The answer is 1."], ["The answer is 1."]], references=gold)
+    assert both == {"flexible": 0.5, "strict": 0.5}
+    assert metric.compute(predictions=[["2"]], references=gold[1:]) == {"flexible": 1.0, "strict": 0.0}
+    assert metric.compute(predictions=[], references=[]) == {}
+
+
+@pytest.mark.parametrize(("completion", "passes", "timeout"), [
+    ("    return 2 * number\n", 1, 0),
+    ("    return number\n", 0, 0),
+    ("    return 2 *\n", 0, 0),
+    ("    import os\n    os._exit(0)\n", 0, 0),
+    ("    while True: pass\n", 0, 1),
+])
+def test_code(monkeypatch: pytest.MonkeyPatch, completion: str, passes: int, timeout: int) -> None:
+    monkeypatch.setattr(CodePasses, "SECONDS", 1.0)
+    gold = {
+        "prompt": "def double(number):\n",
+        "test": "def check(candidate):\n    assert candidate(2) == 4\n",
+        "entry_point": "double",
+    }
+    assert score(CodePasses(), [completion], gold) == {"pass": passes, "timeout": timeout}
+
+
+def test_rules_see_the_models_own_first_answer() -> None:
+    rules = [{"kind": "items", "count": 2}, {"kind": "previous", "change": "upper"}]
+    gold = {"category": "writing", "turns": rules}
+    right = {"follows": 1.0, "follows_turn_1": 1.0, "follows_turn_2": 1.0}
+    half = {"follows": 0.5, "follows_turn_1": 0.0, "follows_turn_2": 1.0}
+    assert score(FollowsRules(), ["ant, bee", "ANT, BEE"], gold) == right
+    assert score(FollowsRules(), ["ant", "ANT"], gold) == half
+
+
+def test_an_empty_answer_follows_no_rule() -> None:
+    gold = {"turns": [{"kind": "items", "count": 2}, {"kind": "previous", "change": "upper"}]}
+    assert score(FollowsRules(), ["", " "], gold)["follows"] == 0.0

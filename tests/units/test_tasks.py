@@ -1,0 +1,154 @@
+"""The built-in tasks: their prompts, their gold, and that right answers score and wrong ones do not."""
+
+import gzip
+import hashlib
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.data import DataSource
+from harness.errors import UserError
+from harness.nano.corpus import problems
+from harness.registry import TASKS
+from harness.task import Example, Task
+from tests import realdata
+
+NAMES = ["gsm8k", "humaneval", "mt_bench", "nano_chat", "nano_code", "nano_math"]
+NANO = {"nano_chat": "chat", "nano_code": "code", "nano_math": "math"}
+HEAVY = {"evaluate", "datasets", "torch", "transformers", "pandas", "numpy"}
+
+
+@pytest.fixture(autouse=True)
+def _no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DECODEBENCH_DATA", raising=False)
+
+
+def examples(tmp_path: Path, name: str, file: str, rows: list[dict[str, Any]]) -> tuple[Task, list[Example]]:
+    path = tmp_path / name / file
+    path.parent.mkdir()
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(content) if file.endswith(".gz") else content)
+    task = TASKS.build(name)
+    return task, task.examples(DataSource(tmp_path))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_contract(name: str) -> None:
+    task = TASKS.build(name)
+    assert task.spec() == name
+    assert TASKS.idea(name).endswith(".")
+    assert len(TASKS.idea(name)) < 110
+    assert task.version == 1
+    assert task.source
+    assert task.max_new_tokens > 0
+    assert (task.metric() is None) == (task.unscored is not None)
+
+
+def test_tasks_import_nothing_heavy() -> None:
+    code = f"import sys, {', '.join(f'tasks.{name}' for name in NAMES)}; print({HEAVY!r} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert shown.stdout.strip() == "set()", shown.stderr
+
+
+def test_gsm8k(tmp_path: Path) -> None:
+    row = {"question": "How  many?", "answer": "2 * 600 = <<2*600=1200>>1,200\n#### 1,200"}
+    task, (example,) = examples(tmp_path, "gsm8k", "test.jsonl", [row])
+    assert example == Example("gsm8k/0", ("How  many?",), {"answer": "1,200"})
+    prompt = task.prompt(example, [])
+    assert isinstance(prompt, str)
+    shots, question = prompt.removesuffix("Q: How  many?\nA:"), "Q: There are 15 trees in the grove."
+    assert shots != prompt
+    assert shots.startswith(question)
+    assert shots.endswith("23 - 15 is 8. The answer is 8.\n\n")
+    assert shots.count("\n\n") == shots.count("\nA: ") == 8
+    assert hashlib.sha256(shots.encode()).hexdigest() == (
+        "3d55795c084e26f6ebb6925833999a44f75c4280eb7ab4d66f9bb940244e4847")
+    assert task.score(example, [" So the answer is 5. The answer is 1200."]) == {"flexible": 1, "strict": 1}
+    assert task.score(example, [" The answer is 1201."]) == {"flexible": 0, "strict": 0}
+
+
+@pytest.mark.parametrize("answer", ["42", "#### ", ""])
+def test_gsm8k_without_a_final_answer(tmp_path: Path, answer: str) -> None:
+    rows = [{"question": "?", "answer": "#### 1"}, {"question": "?", "answer": answer}]
+    with pytest.raises(UserError, match=r"test\.jsonl, line 2: the answer does not end"):
+        examples(tmp_path, "gsm8k", "test.jsonl", rows)
+
+
+def test_humaneval(tmp_path: Path) -> None:
+    row = {
+        "task_id": "HumanEval/7", "entry_point": "double", "canonical_solution": "    return 2 * number\n",
+        "prompt": "def double(number):\n", "test": "def check(candidate):\n    assert candidate(2) == 4\n",
+    }
+    task, (example,) = examples(tmp_path, "humaneval", "HumanEval.jsonl.gz", [row])
+    assert example.id == "HumanEval/7"
+    assert task.prompt(example, []) == row["prompt"]
+    assert task.score(example, [row["canonical_solution"]]) == {"pass": 1, "timeout": 0}
+    assert task.score(example, ["    pass\n"]) == {"pass": 0, "timeout": 0}
+
+
+def test_mt_bench(tmp_path: Path) -> None:
+    row = {"question_id": 99, "category": "roleplay", "turns": ["Hello.", "Again."], "reference": []}
+    task, (example,) = examples(tmp_path, "mt_bench", "question.jsonl", [row])
+    assert example == Example("mt_bench/99", ("Hello.", "Again."), {}, "roleplay")
+    assert task.prompt(example, ["Hi."]) == [
+        {"role": "user", "content": "Hello."},
+        {"role": "assistant", "content": "Hi."},
+        {"role": "user", "content": "Again."},
+    ]
+    assert task.score(example, ["Hi.", "Hi again."]) == {}
+
+
+def test_mt_bench_of_the_hub_is_that_of_the_file() -> None:
+    from tasks.mt_bench import HUB
+
+    assert HUB.adapt is not None
+    row = {"prompt": ["Hello.", "Again."], "prompt_id": 7, "category": "writing", "reference": []}
+    assert HUB.adapt(2, row) == {"question_id": 83, "category": "writing", "turns": ["Hello.", "Again."]}
+
+
+@pytest.mark.parametrize("name", NANO)
+def test_nano_references_score_and_empty_answers_do_not(name: str) -> None:
+    task = TASKS.build(name)
+    found = task.examples(DataSource())
+    references = [problem.answers for problem in problems(NANO[name], "test", 200)]
+    assert len({example.id for example in found}) == len(found) == 200
+    for example, answers in list(zip(found, references, strict=True))[:40]:
+        scores = task.score(example, answers)
+        assert scores.pop("timeout", 0.0) == 0.0
+        assert set(scores.values()) == {1.0}
+        assert task.score(example, [""] * len(answers))[task.headline] == 0.0
+
+
+@pytest.mark.parametrize("name", NANO)
+def test_nano_stops_do_not_cut_references(name: str) -> None:
+    answers = [one for problem in problems(NANO[name], "test", 200) for one in problem.answers]
+    assert not any(stop in answer for stop in TASKS.build(name).stop for answer in answers)
+
+
+@realdata.needs_real_data
+@pytest.mark.parametrize(("name", "count"), [("gsm8k", 1319), ("humaneval", 164), ("mt_bench", 80)])
+def test_real_rows_are_the_published_ones(name: str, count: int) -> None:
+    source = DataSource(realdata.folder())
+    found = TASKS.build(name).examples(source)
+    assert len({example.id for example in found}) == len(found) == count
+    assert source.warnings == []
+
+
+@realdata.needs_real_data
+def test_humaneval_solutions_pass_and_stubs_fail() -> None:
+    from tasks.humaneval import HUB
+
+    task, source = TASKS.build("humaneval"), DataSource(realdata.folder())
+    found = task.examples(source)
+    rows = source.rows("humaneval", "HumanEval.jsonl.gz", HUB, {"canonical_solution": str})
+    solved = [(example, row["canonical_solution"]) for example, row in zip(found, rows, strict=True)]
+    stubs = [(example, "    pass\n") for example in found]
+    with ThreadPoolExecutor(4) as pool:
+        scores = list(pool.map(lambda one: task.score(one[0], [one[1]]), solved + stubs))
+    assert [score["pass"] for score in scores] == [1.0] * 164 + [0.0] * 164
+    assert not any(score["timeout"] for score in scores)
