@@ -1,5 +1,6 @@
 """Runs a plan: every sample is decoded, measured, scored and appended to the store before the next one starts."""
 
+import contextlib
 import hashlib
 import json
 import re
@@ -88,7 +89,8 @@ class Runner:
         prompt = self._encode(WARM_UP)
         for strategy in self.plan.strategies:
             session = self._session(strategy)
-            self._turn(strategy, prompt, 8, (), PhiloxStream("warm-up"), 0, session, "")
+            with contextlib.suppress(Exception):  # what fails here fails again where it is recorded
+                self._turn(strategy, prompt, 8, (), PhiloxStream("warm-up"), 0, session, "")
             session.close()
 
     def decode(self, cell: Cell, examples: Sequence[Example]) -> list[Record]:
@@ -97,7 +99,7 @@ class Runner:
         with torch.inference_mode():
             done = together(self.engines, [lambda e=e: self._answers(cell, e) for e in examples])  # type: ignore[misc]
         share = (self.clock() - start) / len(examples)
-        return [self._record(cell, example, turns, share, start - self.began)
+        return [self._record(cell, example, turns, _seconds(turns) if len(examples) == 1 else share, start - self.began)
                 for example, turns in zip(examples, done, strict=True)]
 
     def _answers(self, cell: Cell, example: Example) -> list[Turn] | Exception:
@@ -170,6 +172,10 @@ class Runner:
         special = not (rendered and getattr(tokenizer, "chat_template", None))
         tokens: list[int] = tokenizer(self._shown(prompt), add_special_tokens=special)["input_ids"]
         return tokens or [min(self.plan.target.eos, default=0)]
+
+
+def _seconds(turns: list[Turn] | Exception) -> float:
+    return 0.0 if isinstance(turns, Exception) else sum(sum(turn.steps.seconds) for turn in turns)
 
 
 def _left(cell: Cell, done: set[tuple[str, str, str, int, int]]) -> list[Example]:

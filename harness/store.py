@@ -54,7 +54,7 @@ class Record(Stored):
     """One finished sample, or the error that ended it (`status` failed: no turns that count, no scores).
 
     `block` and `order` say where in the interleaved plan it ran; `started` is seconds since this process began to run.
-    `seconds` is the wall time it took; of samples decoded together each gets an equal share.
+    `seconds` is the wall time of its steps; samples decoded together share the wall time of all equally.
     """
 
     task: str

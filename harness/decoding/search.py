@@ -1,5 +1,6 @@
 """What beam searches share: a group of live hypotheses, its finished pool, and the walk that feeds them."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class Beams:
         scores, places = (gain + start[:, None]).flatten().topk(min(best, gain.numel()))
         size = log_p.shape[1]
         raw = log_p.flatten()[places].tolist()
-        candidates = list(zip(scores.tolist(), places.tolist(), raw, strict=True))
+        candidates = [c for c in zip(scores.tolist(), places.tolist(), raw, strict=True) if c[0] > -math.inf]
         last = len(self.live[0].tokens) + 1 >= self.request.max_new_tokens
         parents, self.live, self.ended = self.live, [], []
         for rank, (score, place, log) in enumerate(candidates):

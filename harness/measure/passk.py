@@ -1,0 +1,13 @@
+"""pass@k: the chance that at least one of k samples is right."""
+
+import math
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """The unbiased estimate `1 - C(n-c, k) / C(n, k)` from c right ones among n samples.
+
+    Raises ValueError unless 0 <= right <= samples and 1 <= k <= samples.
+    """
+    if not (0 <= right <= samples and 1 <= k <= samples):
+        raise ValueError(f"pass@{k} cannot be estimated from {right} right ones among {samples} samples")
+    return 1 - math.comb(samples - right, k) / math.comb(samples, k)

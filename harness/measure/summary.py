@@ -1,0 +1,224 @@
+"""From the records of a run to one row a sample, one row a (task, strategy) cell, and one row a strategy."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.measure.passk import pass_at_k
+from harness.stats.bootstrap import NOTHING, mean_interval, ratio_interval
+from harness.store import Record, Store, StrategyEntry, TaskEntry, Turn
+
+NAN = float("nan")
+COUNTS = ("forwards", "positions", "drafted", "accepted", "draft_forwards", "draft_positions")
+IDENTITY = ["task", "example", "strategy", "sample", "repeat", "status", "error", "category"]
+NUMBERS = ["tokens", "seconds", "prompt_tokens", "ttft", *COUNTS, "steps",
+           "decode_tokens", "decode_steps", "decode_seconds"]
+END_OF_TURN = -1  # stands between the token ids of two turns
+
+
+def samples(store: Store) -> pd.DataFrame:
+    """One row a sample, in the order they ran; a failed sample has NaN for every number.
+
+    Times are in seconds. `ttft` is the time to the first kept token; `decode_*` leaves out the first step of each
+    turn; `truncated` is whether any turn ran into a limit; `ids` holds the token ids, each turn ended by -1; each
+    score has its own column `score_NAME`.
+    """
+    rows = [_row(record) for record in store.records()]
+    frame = pd.DataFrame(rows, columns=None if rows else IDENTITY)
+    return frame.reindex(columns=[*IDENTITY, *NUMBERS, "truncated", "ids", *_scores(frame)])
+
+
+def summarise(store: Store) -> pd.DataFrame:
+    """One row a (task, strategy) cell of the manifest, whether or not it could run; what is unknown is NaN.
+
+    `samples` counts those that succeeded. Intervals are 95 % and resample whole examples. Speeds are tokens per second,
+    end to end or (`decode_`) after the first step; `speedup` is the geometric mean over the `paired` samples of the
+    speed divided by the baseline's on the same example, sample and repeat. `truncated` and `same_as_baseline` are
+    shares of samples, `first_difference` the median position of the first other token among those that differ.
+    """
+    manifest, frame = store.manifest, samples(store)
+    cells = dict(iter(frame.groupby(["task", "strategy"], sort=False)))
+    rows = []
+    for task in manifest.tasks:
+        base = _ok(cells.get((task.spec, manifest.baseline), frame.iloc[:0]))
+        for strategy in manifest.strategies:
+            cell = cells.get((task.spec, strategy.spec), frame.iloc[:0])
+            rows.append(_cell(task, strategy, cell, base, strategy.spec == manifest.baseline))
+    return pd.DataFrame(rows)
+
+
+def overall(summary: pd.DataFrame) -> pd.DataFrame:
+    """One row a strategy (and run): geometric mean of its speed-ups, plain mean of its qualities over scored tasks.
+
+    A task without a value makes the mean NaN: means over different tasks cannot be compared.
+    """
+    scored = summary.groupby(_keys(summary, "task"))["quality"].transform(lambda column: column.notna().any())
+    rows = []
+    for _, group in summary.groupby(_keys(summary, "strategy"), sort=False):
+        first = group.iloc[0]
+        row = {name: first[name] for name in _keys(summary, "strategy")}
+        row |= {name: first[name] for name in ("name", "family", "guarantee", "unsupported")}
+        row |= {"tasks": len(group), "samples": group["samples"].sum(), "failed": group["failed"].sum()}
+        row["speedup"] = float(np.exp(np.log(group["speedup"]).mean(skipna=False)))
+        row["quality_mean"] = group.loc[scored[group.index], "quality"].mean(skipna=False)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def combine(stores: Sequence[Store]) -> pd.DataFrame:
+    """The summaries of several runs under each other, with a column `run` when there is more than one."""
+    frames = [summarise(store) for store in stores]
+    if len(frames) == 1:
+        return frames[0]
+    for label, frame in zip(run_labels(stores), frames, strict=True):
+        frame.insert(0, "run", label)
+    return pd.concat(frames, ignore_index=True)
+
+
+def run_labels(stores: Sequence[Store]) -> list[str]:
+    """A distinct name for each run: its folder's, numbered where two are the same."""
+    names = [store.folder.resolve().name for store in stores]
+    return [name if names.count(name) == 1 else f"{name}-{names[:i].count(name) + 1}" for i, name in enumerate(names)]
+
+
+def _keys(summary: pd.DataFrame, name: str) -> list[str]:
+    return ["run", name] if "run" in summary else [name]
+
+
+def _row(record: Record) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(record, name) for name in IDENTITY}
+    row["error"] = record.error or ""
+    if record.status == "failed":
+        return row
+    turns = record.turns
+    row |= {name: sum(sum(getattr(turn.steps, name)) for turn in turns) for name in COUNTS}
+    row |= {
+        "tokens": sum(sum(turn.steps.tokens) for turn in turns),
+        "seconds": record.seconds,
+        "prompt_tokens": sum(turn.prompt_tokens for turn in turns),
+        "ttft": _first_token(turns[0]) if turns else NAN,
+        "steps": sum(len(turn.steps.tokens) for turn in turns),
+        "decode_tokens": sum(sum(turn.steps.tokens[1:]) for turn in turns),
+        "decode_steps": sum(len(turn.steps.tokens[1:]) for turn in turns),
+        "decode_seconds": sum(sum(turn.steps.seconds[1:]) for turn in turns),
+        "truncated": any(turn.stop in ("length", "context") for turn in turns),
+        "ids": np.array([token for turn in turns for token in (*turn.tokens, END_OF_TURN)], dtype=np.int64),
+    }
+    return row | {f"score_{name}": value for name, value in record.scores.items()}
+
+
+def _first_token(turn: Turn) -> float:
+    """Seconds until the first step that kept a token; NaN when none did."""
+    for step, tokens in enumerate(turn.steps.tokens):
+        if tokens > 0:
+            return sum(turn.steps.seconds[: step + 1])
+    return NAN
+
+
+def _scores(frame: pd.DataFrame) -> list[str]:
+    return sorted(str(column) for column in frame if str(column).startswith("score_"))
+
+
+def _ok(cell: pd.DataFrame) -> pd.DataFrame:
+    return cell[cell["status"] == "ok"]
+
+
+def _ratio(above: float, below: float) -> float:
+    return float(above / below) if below else NAN
+
+
+def _cell(
+    task: TaskEntry, strategy: StrategyEntry, cell: pd.DataFrame, base: pd.DataFrame, is_base: bool
+) -> dict[str, Any]:
+    ok = _ok(cell)
+    pairs = _pairs(ok, base)
+    return {
+        "task": task.spec, "strategy": strategy.spec, "name": strategy.name, "family": strategy.family,
+        "guarantee": strategy.guarantee, "unsupported": strategy.unsupported or "",
+        "samples": len(ok), "failed": len(cell) - len(ok),
+        **_quality(task, ok), **_speed(ok), **_speedup(pairs, is_base),
+        "ttft_median": float(ok["ttft"].median()), "tokens_mean": float(ok["tokens"].mean()),
+        "truncated": _ratio(int((ok["truncated"] == True).sum()), len(ok)),  # noqa: E712 - a column, not a bool
+        **_cost(ok, strategy), **_sameness(pairs), **_passes(task, ok),
+    }
+
+
+def _quality(task: TaskEntry, ok: pd.DataFrame) -> dict[str, Any]:
+    scored = ok.dropna(subset=[column]) if (column := f"score_{task.headline}") in ok else ok.iloc[:0]
+    found = NOTHING if scored.empty else mean_interval(scored[column], scored["example"])
+    return {"quality": found.mean, "quality_low": found.low, "quality_high": found.high,
+            "quality_metric": task.headline, "quality_note": task.unscored or ""}
+
+
+def _speed(ok: pd.DataFrame) -> dict[str, float]:
+    return {"tokens_per_second": _ratio(ok["tokens"].sum(), ok["seconds"].sum()),
+            "decode_tokens_per_second": _ratio(ok["decode_tokens"].sum(), ok["decode_seconds"].sum())}
+
+
+def _pairs(ok: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
+    """Each sample beside the baseline's; a baseline that has only sample 0 (greedy) is beside all samples."""
+    keys = ["example", "sample", "repeat"]
+    if not base.empty and base["sample"].max() == 0:
+        keys.remove("sample")
+    wanted = ["tokens", "seconds", "ids"]
+    return ok[["example", "sample", "repeat", *wanted]].merge(base[[*keys, *wanted]], on=keys, suffixes=("", "_base"))
+
+
+def _speedup(pairs: pd.DataFrame, is_base: bool) -> dict[str, float]:
+    columns = ["tokens", "seconds", "tokens_base", "seconds_base"]
+    timed = pairs[(pairs[columns] > 0).all(axis=1)]  # an empty answer has no speed
+    if is_base:
+        found = NOTHING._replace(mean=1.0 if len(timed) else NAN)
+    else:
+        tokens, seconds, base_tokens, base_seconds = (np.log(timed[name].astype(float)) for name in columns)
+        found = ratio_interval((tokens - seconds) - (base_tokens - base_seconds), timed["example"])
+    return {"speedup": found.mean, "speedup_low": found.low, "speedup_high": found.high, "paired": len(timed)}
+
+
+def _cost(ok: pd.DataFrame, strategy: StrategyEntry) -> dict[str, float]:
+    total = ok[NUMBERS].sum()
+    drafts = strategy.guarantee in ("lossless", "exact-law") or total["draft_forwards"] > 0
+    return {
+        "forwards_per_token": _ratio(total["forwards"], total["tokens"]),
+        "draft_forwards_per_token": _ratio(total["draft_forwards"], total["tokens"]),
+        "positions_per_token": _ratio(total["positions"], total["tokens"]),
+        "tau_pooled": _ratio(total["decode_tokens"], total["decode_steps"]),
+        "accept_rate": _ratio(total["accepted"], total["drafted"]) if drafts else NAN,
+    }
+
+
+def _sameness(pairs: pd.DataFrame) -> dict[str, float]:
+    where = [_first_difference(one, other) for one, other in zip(pairs["ids"], pairs["ids_base"], strict=True)]
+    differing = [position for position in where if position is not None]
+    return {"same_as_baseline": _ratio(len(where) - len(differing), len(where)),
+            "first_difference": float(np.median(differing)) if differing else NAN}
+
+
+def _first_difference(one: Any, other: Any) -> int | None:
+    """The position among the tokens of all turns at which two answers part, or None when they are the same."""
+    if np.array_equal(one, other):
+        return None
+    shared = min(len(one), len(other))
+    unequal = np.flatnonzero(one[:shared] != other[:shared])
+    position = int(unequal[0]) if len(unequal) else shared
+    return position - int((one[:position] == END_OF_TURN).sum())
+
+
+def _passes(task: TaskEntry, ok: pd.DataFrame) -> dict[str, float]:
+    """pass@1 and pass@n for a right-or-wrong score; repeats are the same answers again, and examples with fewer
+    than k samples say nothing about k."""
+    column = f"score_{task.headline}"
+    if column not in ok or ok.empty or not ok[column].isin([0, 1]).all():
+        return {}
+    right = ok.drop_duplicates(["example", "sample"]).groupby("example")[column].agg(["count", "sum"])
+    most = int(right["count"].max())
+    if most < 2:
+        return {}
+    found = {}
+    for k in (1, most):
+        enough = right[right["count"] >= k]
+        chances = [pass_at_k(int(n), int(c), k) for n, c in zip(enough["count"], enough["sum"], strict=True)]
+        found[f"pass_at_{k}"] = float(np.mean(chances))
+    return found

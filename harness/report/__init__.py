@@ -1,0 +1,40 @@
+"""The report of one or several runs as files: CSV, Markdown, figures and one HTML page."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.measure.summary import combine
+from harness.report import page, plots, tables
+from harness.store import Store
+
+
+def write(stores: Sequence[Store], folder: Path) -> Path:
+    """Write summary.csv, summary.md, plots/*.png and *.svg and index.html; returns the path of index.html.
+
+    Each file is replaced in one move; a row says which `run` it is of when there are several.
+    """
+    summary = combine(stores)
+    _put(folder / "summary.csv", tables.csv(summary))
+    _put(folder / "summary.md", tables.markdown(summary))
+    for task in summary["task"].unique():
+        rows, name = summary[summary["task"] == task], re.sub(r"[^\w.=+-]+", "-", task)
+        figures = {"speedup": plots.speedups(summary, task)}
+        if rows["quality"].notna().any():
+            figures["pareto"] = plots.pareto(summary, task)
+        for kind, figure in figures.items():
+            _put(folder / "plots" / f"{name}.{kind}.png", plots.png(figure))
+            _put(folder / "plots" / f"{name}.{kind}.svg", plots.svg(figure))
+    return _put(folder / "index.html", page.render(stores, summary))
+
+
+def _put(path: Path, content: str | bytes) -> Path:
+    """Write beside `path`, then replace it, so that no half-written file ever has its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_bytes(content.encode("utf-8", "replace") if isinstance(content, str) else content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,171 @@
+"""The report as one HTML page that needs nothing else: tables, figures, and every sample behind a cell."""
+
+import json
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from harness.measure.summary import combine, overall, run_labels
+from harness.report import plots, tables
+from harness.store import Manifest, Record, Store
+
+TEMPLATES = Path(__file__).parent / "templates"
+SHOWN = 5000  # samples whose texts the page carries; the first examples of each cell when a report has more
+
+
+def render(stores: Sequence[Store], summary: pd.DataFrame | None = None) -> str:
+    """The page for one or several runs; `summary` spares computing `combine(stores)` again."""
+    summary = combine(stores) if summary is None else summary
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                              undefined=StrictUndefined)
+    details = _details(stores, summary)
+    return environment.get_template("index.html.j2").render(
+        css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        js=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
+        runs=[_run(store.manifest, label) for store, label in zip(stores, run_labels(stores), strict=True)],
+        totals={"samples": int(summary["samples"].sum()), "failed": int(summary["failed"].sum())},
+        notes=tables.notes(summary),
+        overview=_overview(summary),
+        tasks=[_task(stores, summary, task, number) for number, task in enumerate(summary["task"].unique())],
+        glossary=[*tables.COLUMNS, *tables.passes(summary)],
+        data=Markup(_embedded(details)),
+    )
+
+
+def _run(manifest: Manifest, label: str) -> dict[str, Any]:
+    model = manifest.model
+    facts = {"model": f"{model.name} ({model.architecture}, {model.parameters:,} parameters, {model.dtype})"}
+    if manifest.draft:
+        facts["draft model"] = f"{manifest.draft.name} ({manifest.draft.parameters:,} parameters)"
+    facts |= {"baseline": manifest.baseline, "started": manifest.created, **_flat(manifest.environment)}
+    for task in manifest.tasks:
+        facts[f"data of {task.spec}"] = f"{task.data}, {task.examples} examples, {task.data_hash[:12]}"
+    return {"label": label, "model": model.name, "facts": facts, "command": manifest.command,
+            "warnings": manifest.warnings}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as one list of names and texts."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key} ")
+        elif value not in (None, "", []):
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            flat[f"{prefix}{key}".replace("_", " ")] = text
+    return flat
+
+
+def _overview(summary: pd.DataFrame) -> dict[str, Any]:
+    """One row a strategy: its means over the tasks, then quality and speed-up in each."""
+    tasks = list(summary["task"].unique())
+    means, looks = overall(summary), plots.families(summary)
+    mean_columns = (tables.Column("quality_mean", "quality", "", digits=3),
+                    tables.Column("speedup", "speed-up", ""))
+    cells = {(row["task"], row.get("run"), row["strategy"]): row for _, row in summary.iterrows()}
+    rows = []
+    for label, (_, row) in zip(tables.names(means), means.iterrows(), strict=True):
+        figures = [_figure(column, row) for column in mean_columns]
+        for task in tasks:
+            cell = cells.get((task, row.get("run"), row["strategy"]))  # another run may lack the task
+            figures += [_figure(column, cell) for column in (tables.QUALITY, tables.SPEEDUP)]
+        rows.append({**_identity(row, label, looks), "figures": figures})
+    return {"tasks": tasks, "rows": rows, "titles": [column.title for column in mean_columns]}
+
+
+def _task(stores: Sequence[Store], summary: pd.DataFrame, task: str, number: int) -> dict[str, Any]:
+    """Everything the page shows of one task; a row's `cell` is its position in the summary."""
+    rows, looks = summary.assign(label=tables.names(summary))[summary["task"] == task], plots.families(summary)
+    columns = tables.present(rows)
+    manifests = dict(zip(run_labels(stores), (store.manifest for store in stores), strict=True))
+    figures = [(plots.speedups(summary, task), f"{task}: speed-up of each strategy")]
+    if rows["quality"].notna().any():
+        figures.insert(0, (plots.pareto(summary, task), f"{task}: quality against speed-up"))
+    return {
+        "name": task, "note": rows["quality_note"].iloc[0], "metric": rows["quality_metric"].iloc[0],
+        "columns": columns,
+        "rows": [{
+            **_identity(row, row["label"], looks), "cell": index,
+            "samples": int(row["samples"]), "failed": int(row["failed"]),
+            "status": tables.status(row), "figures": [_figure(column, row) for column in columns],
+            "command": _command(manifests[row["run"]] if "run" in row else stores[0].manifest, row),
+        } for index, row in rows.iterrows()],
+        "plots": [Markup(plots.inline(figure, f"t{number}p{i}", title)) for i, (figure, title) in enumerate(figures)],
+    }
+
+
+def _identity(row: "pd.Series[Any]", label: str, looks: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    return {"label": label, "spec": row["strategy"], "family": row["family"], "guarantee": row["guarantee"],
+            "colour": looks[row["family"]][0], "unsupported": row["unsupported"]}
+
+
+def _figure(column: tables.Column, row: "pd.Series[Any] | None") -> dict[str, str]:
+    """A number as it is shown, split from its interval, and as it is sorted."""
+    if row is None:
+        return {"value": tables.DASH, "ends": "", "sort": ""}
+    value, _, ends = column.text(row).partition(" [")
+    number = float(row[column.key])
+    return {"value": value, "ends": f"[{ends}" if ends else "", "sort": "" if math.isnan(number) else f"{number:.6g}"}
+
+
+def _command(manifest: Manifest, row: "pd.Series[Any]") -> str:
+    words = ["decodebench", "run", "-m", manifest.model.name]
+    if manifest.draft and row["draft_forwards_per_token"] > 0:
+        words += ["--draft", manifest.draft.name]
+    return shlex.join([*words, "-s", row["strategy"], "-t", row["task"]])
+
+
+def _details(stores: Sequence[Store], summary: pd.DataFrame) -> dict[str, Any]:
+    """The samples of each cell, with every text stored once, and the cell of each cell's baseline."""
+    several, texts = "run" in summary, dict[str, int]()
+    rows = summary.to_dict("records")
+    place = {(row.get("run", ""), row["task"], row["strategy"]): number for number, row in enumerate(rows)}
+    cells: list[dict[str, Any]] = [
+        {"task": row["task"], "label": label, "baseline": None, "samples": [], "total": row["samples"] + row["failed"]}
+        for label, row in zip(tables.names(summary), rows, strict=True)
+    ]
+    most = max(1, SHOWN // max(1, len(cells)))
+    for store, label in zip(stores, run_labels(stores), strict=True):
+        run = label if several else ""
+        for (of_run, task, _), number in place.items():
+            if of_run == run:
+                cells[number]["baseline"] = place.get((run, task, store.manifest.baseline))
+        for record in _first_examples(store, cells, most):
+            cells[place[run, record.task, record.strategy]]["samples"].append(_sample(record, texts))
+    return {"texts": list(texts), "cells": cells}
+
+
+def _first_examples(store: Store, cells: Sequence[Mapping[str, Any]], most: int) -> Iterator[Record]:
+    """The records of as many examples of each task as leave no cell with more than `most` (but at least one)."""
+    largest = {task.spec: max(cell["total"] for cell in cells if cell["task"] == task.spec)
+               for task in store.manifest.tasks}
+    allowed = {task.spec: max(1, most * task.examples // max(1, largest[task.spec])) for task in store.manifest.tasks}
+    examples: dict[str, dict[str, int]] = {task: {} for task in allowed}
+    for record in store.records():
+        known = examples[record.task]
+        if known.setdefault(record.example, len(known)) < allowed[record.task]:
+            yield record
+
+
+def _sample(record: Record, texts: dict[str, int]) -> dict[str, Any]:
+    def number(text: str) -> int:
+        return texts.setdefault(text, len(texts))
+
+    return {
+        "example": record.example, "sample": record.sample, "repeat": record.repeat, "error": record.error,
+        "scores": {name: value if math.isfinite(value) else None for name, value in record.scores.items()},
+        "turns": [{"prompt": number(turn.prompt), "text": number(turn.text), "stop": turn.stop,
+                   "tokens": sum(turn.steps.tokens), "seconds": round(sum(turn.steps.seconds), 6)}
+                  for turn in record.turns],
+    }
+
+
+def _embedded(details: Mapping[str, Any]) -> str:
+    """JSON that no text in it can end the script element of."""
+    return json.dumps(details, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")

@@ -1,0 +1,231 @@
+"""Figures of a summary: quality against speed, and speed-ups with their intervals."""
+
+import io
+import re
+from collections.abc import Iterator
+from html import escape
+from itertools import pairwise
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter
+from matplotlib.transforms import Bbox
+
+from harness.report.tables import names
+
+INK = "#303132"  # no other thing has this colour: an inlined SVG takes the page's text colour for it
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#8A8A8A")
+MARKERS = "osD^vPX*"
+STYLE: Any = {
+    "svg.hashsalt": "decodebench", "svg.fonttype": "none", "text.parse_math": False, "font.size": 9,
+    "font.family": "DejaVu Sans",
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+    "grid.color": "#8A8A8A", "grid.alpha": 0.25, "axes.titlesize": 11, "axes.titlelocation": "left",
+}
+
+
+def families(summary: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """The colour and the marker of each family, the same in every figure of one report."""
+    found = sorted(summary["family"].unique())
+    return {family: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, family in enumerate(found)}
+
+
+def front(x: pd.Series, y: pd.Series) -> list[int]:
+    """The positions of the points that no other point beats in both, by rising x."""
+    order = sorted(range(len(x)), key=lambda i: (-x.iloc[i], -y.iloc[i]))
+    best, kept = -np.inf, []
+    for i in order:
+        if y.iloc[i] > best:
+            best = y.iloc[i]
+            kept.append(i)
+    return kept[::-1]
+
+
+def pareto(summary: pd.DataFrame, task: str) -> Figure:
+    """Quality against speed-up for one task: a labelled point a strategy, 95 % intervals, and the Pareto front."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(7.2, 4.6)
+        rows = _rows(summary, task).dropna(subset=["quality", "speedup"])
+        axes.set_title(f"{task}: quality and speed")
+        axes.set_xlabel("speed-up over the baseline (tokens per second, log scale)" if _wide(rows)
+                        else "speed-up over the baseline (tokens per second)")
+        if rows.empty:
+            return _nothing(figure, axes, "no strategy has both a quality and a speed-up")
+        axes.set_ylabel(str(rows["quality_metric"].iloc[0]))
+        if _wide(rows):
+            _log(axes)
+        looks = families(summary)
+        for family, group in rows.groupby("family"):
+            colour, marker = looks[str(family)]
+            axes.errorbar(group["speedup"], group["quality"], _whiskers(group, "quality"), _whiskers(group, "speedup"),
+                          fmt="none", ecolor=colour, elinewidth=1, alpha=0.45)
+            axes.plot(group["speedup"], group["quality"], marker, color=colour, markersize=7, label=str(family),
+                      markeredgecolor="white", markeredgewidth=0.6, zorder=3)
+        axes.margins(0.12, 0.1)
+        axes.axvline(1, color=INK, linewidth=0.8, linestyle=":")
+        path = _draw_front(axes, rows)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, title="family", alignment="left")
+        _label(figure, axes, rows, path)
+        return figure
+
+
+def speedups(summary: pd.DataFrame, task: str) -> Figure:
+    """Speed-ups of one task as bars from 1, fastest on top, with 95 % intervals; the axis is logarithmic if wide."""
+    with matplotlib.rc_context(STYLE):
+        rows = _rows(summary, task).dropna(subset=["speedup"]).sort_values("speedup", kind="stable")
+        figure, axes = _axes(7.2, 1.2 + 0.3 * max(3, len(rows)))
+        axes.set_title(f"{task}: speed-up")
+        axes.set_xlabel("tokens per second over the baseline's" + (" (log scale)" if _wide(rows) else ""))
+        if rows.empty:
+            return _nothing(figure, axes, "no strategy has a speed-up")
+        if _wide(rows):
+            _log(axes)
+        looks = families(summary)
+        axes.barh(rows["label"], rows["speedup"] - 1, left=1, height=0.62, color=[looks[f][0] for f in rows["family"]])
+        axes.errorbar(rows["speedup"], rows["label"], xerr=_whiskers(rows, "speedup"), fmt="none", ecolor=INK,
+                      elinewidth=1.1, capsize=2.5)
+        axes.axvline(1, color=INK, linewidth=1)
+        ends = rows["speedup_high"].fillna(rows["speedup"]).clip(lower=1)
+        for place, (end, value) in enumerate(zip(ends, rows["speedup"], strict=True)):
+            axes.annotate(f"{value:.2f}", (end, place), (5, 0), textcoords="offset points", va="center")
+        axes.grid(False, axis="y")
+        axes.margins(x=0.1)
+        handles = [Patch(color=looks[f][0], label=f) for f in sorted(rows["family"].unique())]
+        axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, title="family",
+                    alignment="left")
+        return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, 150 dots an inch, the same bytes for the same figure."""
+    return _saved(figure, "png", metadata={"Software": None})
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an SVG file with its text as text, the same for the same figure."""
+    return _saved(figure, "svg", metadata={"Date": None, "Creator": None}).decode()
+
+
+def inline(figure: Figure, name: str, title: str) -> str:
+    """The figure as an SVG element for a page: ids prefixed with `name`, no background, the page's text colour."""
+    text = _saved(figure, "svg", metadata={"Date": None, "Creator": None}, transparent=True).decode()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S).replace(
+        "<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
+
+
+def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(file, format=kind, dpi=150, bbox_inches="tight", **options)
+    return file.getvalue()
+
+
+def _rows(summary: pd.DataFrame, task: str) -> pd.DataFrame:
+    return summary.assign(label=names(summary))[summary["task"] == task]
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _nothing(figure: Figure, axes: Axes, why: str) -> Figure:
+    axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    return figure
+
+
+def _wide(rows: pd.DataFrame) -> bool:
+    return bool(len(rows)) and float(rows["speedup"].max() / rows["speedup"].min()) > 10
+
+
+def _log(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.tick_params(axis="x", which="both", length=3.5, pad=3.5)
+    for axis_format in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis_format(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "125" else ""))
+
+
+def _whiskers(rows: pd.DataFrame, key: str) -> Any:
+    """The lengths below and above each value; none where there is no interval."""
+    lengths = np.array([rows[key] - rows[f"{key}_low"], rows[f"{key}_high"] - rows[key]])
+    return np.nan_to_num(np.maximum(lengths, 0))
+
+
+def _draw_front(axes: Axes, rows: pd.DataFrame) -> list[tuple[float, float]]:
+    """Draw the Pareto front as a step line, and return its corners."""
+    kept = front(rows["speedup"], rows["quality"])
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    path = [(left, float(rows["quality"].iloc[kept[0]]))]
+    for x, y in zip(rows["speedup"].iloc[kept], rows["quality"].iloc[kept], strict=True):
+        path += [(path[-1][0], y), (x, y)]
+    path.append((path[-1][0], bottom))
+    axes.plot(*zip(*path, strict=True), "--", color=INK, linewidth=1, alpha=0.6, label="Pareto front", zorder=1)
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+    return path
+
+
+def _places() -> Iterator[tuple[float, float]]:
+    """Where a label may stand relative to its point, in points, the nearest first."""
+    for reach in (9, 17, 27, 39, 53):
+        for angle in np.deg2rad((0, 180, 90, 270, 45, 315, 135, 225, 22, 338, 158, 202)):
+            yield reach * float(np.cos(angle)), reach * float(np.sin(angle))
+
+
+def _label(figure: Figure, axes: Axes, rows: pd.DataFrame, path: list[tuple[float, float]]) -> None:
+    """Write each label near its point, where it covers no point, no other label and few lines."""
+    figure.draw_without_rendering()
+    scale = figure.dpi / 72  # pixels in a point
+    dots = axes.transData.transform(rows[["speedup", "quality"]].to_numpy(dtype=float))
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in dots]
+    lines = _lines(axes, rows, path)
+    for (x, y), (_, row) in zip(dots, rows.iterrows(), strict=True):
+        probe = axes.text(0, 0, row["label"], fontsize=8)
+        width, height = probe.get_window_extent().size
+        probe.remove()
+        choices = []
+        for dx, dy in _places():
+            left = x + dx * scale - width * (0 if dx > 1 else 1 if dx < -1 else 0.5)
+            bottom = y + dy * scale - height * (0 if dy > 5 else 1 if dy < -5 else 0.5)
+            box = Bbox.from_bounds(left, bottom, width, height)
+            hidden = (10 * _covered(box, taken) + 10 * _outside(box, axes.bbox) + _covered(box, lines)) / height
+            choices.append((hidden + np.hypot(dx, dy), dx, dy, box))
+        _, dx, dy, box = min(choices, key=lambda choice: choice[0])
+        taken.append(box)
+        leader = {"arrowstyle": "-", "color": INK, "lw": 0.5, "alpha": 0.6, "shrinkB": 4, "shrinkA": 0}
+        axes.annotate(row["label"], (row["speedup"], row["quality"]), (dx, dy), textcoords="offset points", fontsize=8,
+                      ha="left" if dx > 1 else "right" if dx < -1 else "center",
+                      va="bottom" if dy > 5 else "top" if dy < -5 else "center",
+                      zorder=4, arrowprops=leader if np.hypot(dx, dy) > 10 else None)
+
+
+def _lines(axes: Axes, rows: pd.DataFrame, path: list[tuple[float, float]]) -> list[Bbox]:
+    """The drawn lines as thin boxes in pixels: the front, the whiskers and the line at 1."""
+    ends = [*pairwise(path), ((1, axes.get_ylim()[0]), (1, axes.get_ylim()[1]))]
+    for row in rows[["speedup", "speedup_low", "speedup_high", "quality", "quality_low", "quality_high"]].to_numpy():
+        x, x_low, x_high, y, y_low, y_high = (float(value) for value in row)
+        ends += [((x_low, y), (x_high, y)), ((x, y_low), (x, y_high))]
+    boxes = [axes.transData.transform(pair) for pair in ends if np.isfinite(pair).all()]
+    return [Bbox([box.min(axis=0) - 1.5, box.max(axis=0) + 1.5]) for box in boxes]
+
+
+def _covered(box: Bbox, others: list[Bbox]) -> float:
+    """The area of `box` that lies on others."""
+    shared = (Bbox.intersection(box, other) for other in others)
+    return sum(abs(one.width * one.height) for one in shared if one is not None)
+
+
+def _outside(box: Bbox, frame: Bbox) -> float:
+    """The area of `box` that lies outside `frame`."""
+    return box.width * box.height - _covered(box, [frame])

@@ -1,0 +1,178 @@
+"""Tables of a summary: for the terminal, as CSV, and as GitHub Markdown."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from harness.plugin import split_spec
+from harness.store import Manifest
+
+DASH = "–"  # what is not known
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of the summary as it is shown: its name there, its title, what it means, and how it is written."""
+
+    key: str
+    title: str
+    help: str
+    style: str = "number"  # number, count, share, milliseconds
+    ends: bool = False
+    digits: int = 2
+
+    def text(self, row: "pd.Series[float]", most: int = 3) -> str:
+        """The value of one row, with its interval when it has one; a dash when it is unknown."""
+        value = float(row[self.key])
+        if value != value:
+            return DASH
+        low, high = (float(row[f"{self.key}_{end}"]) if self.ends else float("nan") for end in ("low", "high"))
+        digits = min(self.digits, most)
+        shown = self._shown(value, digits)
+        return shown if low != low else f"{shown} [{self._shown(low, digits)}, {self._shown(high, digits)}]"
+
+    def _shown(self, value: float, digits: int) -> str:
+        value = float(f"{value:.9g}")  # 9.9999999999 is 10, and is written with as many digits
+        if self.style == "count":
+            return f"{value:,.4g}"
+        if self.style == "share":
+            return f"{100 * value:.0f} %"
+        if self.style == "milliseconds":
+            return f"{1000 * value:.3g}" if value < 1 else f"{1000 * value:,.0f}"
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.{digits}f}"
+
+
+QUALITY = Column("quality", "quality", "Mean score of the task (its metric is named in the heading), with the 95 % "
+                 "interval of a bootstrap that resamples whole problems.", ends=True, digits=3)
+SPEED = Column("tokens_per_second", "tok/s", "Tokens per second, end to end: reading the prompt counts.")
+SPEEDUP = Column("speedup", "speed-up", "Tokens per second divided by the baseline's on the same problem: geometric "
+                 "mean over problems, with a 95 % interval. Above 1 is faster.", ends=True)
+TAU = Column("tau_pooled", "τ", "Tokens per step after the first step of each answer, over all steps (tau_pooled).")
+FORWARDS = Column("forwards_per_token", "fwd/tok", "Forward passes of the model for each token it kept.", digits=3)
+COLUMNS = (
+    QUALITY, SPEED, SPEEDUP, TAU, FORWARDS,
+    Column("decode_tokens_per_second", "decode tok/s", "Tokens per second without the first step of each answer."),
+    Column("ttft_median", "TTFT ms", "Median time to the first token, in milliseconds.", "milliseconds"),
+    Column("draft_forwards_per_token", "draft fwd/tok", "Forward passes of the draft model for each token kept."),
+    Column("positions_per_token", "pos/tok", "Positions the model read for each token kept, the prompt included."),
+    Column("accept_rate", "accepted", "Drafted tokens that the model accepted. It depends on how many are drafted.",
+           "share"),
+    Column("tokens_mean", "tokens", "Mean number of tokens of an answer.", "count"),
+    Column("truncated", "truncated", "Answers that ran into the token or the context limit.", "share"),
+    Column("same_as_baseline", "same", "Answers whose tokens are exactly the baseline's.", "share"),
+    Column("first_difference", "differs at", "Median position of the first token that differs from the baseline's, "
+           "among the answers that do.", "count"),
+)
+
+
+def passes(summary: pd.DataFrame) -> list[Column]:
+    """The pass@k columns that a summary has."""
+    found = sorted(int(str(name).rpartition("_")[2]) for name in summary if str(name).startswith("pass_at_"))
+    return [Column(f"pass_at_{k}", f"pass@{k}", f"Chance that at least one of {k} samples is right.", digits=3)
+            for k in found]
+
+
+def present(rows: pd.DataFrame) -> list[Column]:
+    """The columns that have a value in some of `rows`."""
+    return [column for column in (*COLUMNS, *passes(rows)) if rows[column.key].notna().any()]
+
+
+def labels(specs: Iterable[str]) -> dict[str, str]:
+    """A short label for each spec: its name, and the knobs that tell it from others of that name."""
+    parts = {spec: split_spec(spec) for spec in specs}
+    short = {}
+    for spec, (name, knobs) in parts.items():
+        others = [other for other_name, other in parts.values() if other_name == name]
+        telling = [f"{key}={value}" for key, value in knobs.items() if any(o.get(key) != value for o in others)]
+        short[spec] = f"{name}:{','.join(telling)}" if telling else name
+    return short
+
+
+def names(summary: pd.DataFrame) -> list[str]:
+    """The label of each row, with its run when there are several."""
+    short = labels(summary["strategy"].unique())
+    if "run" not in summary:
+        return [short[spec] for spec in summary["strategy"]]
+    return [f"{short[spec]} ({run})" for spec, run in zip(summary["strategy"], summary["run"], strict=True)]
+
+
+def notes(summary: pd.DataFrame) -> list[str]:
+    """What a reader must know beside the numbers: what could not run or be scored, and what failed."""
+    named = summary.assign(label=names(summary))
+    absent = named[named["unsupported"] != ""].drop_duplicates("label")
+    unscored = named[named["quality_note"] != ""].drop_duplicates("task")
+    failed = int(named["failed"].sum())
+    return [
+        *(f"{row['label']} is not supported: {row['unsupported']}" for _, row in absent.iterrows()),
+        *(f"{row['task']} has no quality: {row['quality_note']}" for _, row in unscored.iterrows()),
+        *([f"{failed} {'sample' if failed == 1 else 'samples'} failed and count in no number"] if failed else []),
+    ]
+
+
+def status(row: "pd.Series[float]") -> str:
+    """Why a cell has no numbers, or how many of its samples failed; empty for a cell that is fine."""
+    if row["unsupported"]:
+        return "not supported"
+    total = int(row["samples"] + row["failed"])
+    if not total:
+        return "not run"
+    return f"{int(row['failed'])} of {total} failed" if row["failed"] else ""
+
+
+def terminal(summary: pd.DataFrame, manifest: Manifest) -> Table:
+    """The summary of one run grouped by task, for a terminal of 80 columns or more."""
+    short = labels(summary["strategy"].unique())
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption_justify="left",
+                  title=f"{manifest.model.name} ({manifest.model.dtype})", title_justify="left",
+                  caption="\n".join([f"speed-up over {short.get(manifest.baseline, manifest.baseline)}; 95 % intervals",
+                                     *notes(summary), *manifest.warnings]))
+    table.add_column("strategy", overflow="fold", min_width=12)
+    shown = (QUALITY, SPEED, SPEEDUP, TAU, FORWARDS)
+    for column in shown:
+        table.add_column(column.title, justify="left" if column.ends else "right", no_wrap=True)
+    for task, rows in summary.groupby("task", sort=False):
+        metric = DASH if rows["quality_note"].iloc[0] else rows["quality_metric"].iloc[0]
+        table.add_row(Text(str(task), style="bold"), Text(metric, style="dim"))
+        for _, row in rows.iterrows():
+            problem = status(row)
+            cells = [column.text(row, 2) for column in shown]
+            if problem and not row["samples"]:
+                cells[0] = problem
+            label = Text(short[row["strategy"]].replace(":", " ", 1).replace(",", " "))  # narrow tables fold at spaces
+            if problem and row["samples"]:
+                label.append(f"\n{problem}", style="red")
+            table.add_row(label, *cells, style="dim" if not row["samples"] else None)
+        table.add_section()
+    return table
+
+
+def csv(summary: pd.DataFrame) -> str:
+    """The whole summary as CSV, six significant digits, empty where unknown."""
+    return summary.to_csv(index=False, lineterminator="\n", float_format="%.6g")
+
+
+def markdown(summary: pd.DataFrame) -> str:
+    """One GitHub table a task, with every column that has a value there, and the notes below."""
+    lines = []
+    for task, rows in summary.assign(label=names(summary)).groupby("task", sort=False):
+        columns = present(rows)
+        lines += [f"### {task}", "", f"Quality: {rows['quality_note'].iloc[0] or rows['quality_metric'].iloc[0]}", ""]
+        lines += [_line(["strategy", "samples", *(column.title for column in columns)]),
+                  _line(["---", "---", *("---:" for _ in columns)])]
+        for _, row in rows.iterrows():
+            samples = f"{row['samples']} ({problem})" if (problem := status(row)) else str(row["samples"])
+            lines.append(_line([f"`{row['label']}`", samples, *(column.text(row) for column in columns)]))
+        lines.append("")
+    return "\n".join([*lines, *(f"- {_escaped(note)}" for note in notes(summary))]).rstrip() + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(_escaped(cell) for cell in cells)} |"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -1,0 +1,71 @@
+"""Intervals for means and ratios of measurements that come in clusters, by resampling whole clusters."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm, t
+
+CHUNK = 4_000_000  # draws held in memory at a time
+
+
+class Interval(NamedTuple):
+    """An estimate and the two ends of its interval; the ends are NaN when there is only one cluster."""
+
+    mean: float
+    low: float
+    high: float
+
+
+NOTHING = Interval(np.nan, np.nan, np.nan)
+
+
+def mean_interval(
+    values: ArrayLike, clusters: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """The mean of `values`, with a percentile interval from resampling whole clusters.
+
+    The percentiles are widened for few clusters, as the t distribution is, and stay inside the range of `values`.
+    No values give NaN; `clusters` must be as long as `values`, else ValueError.
+    """
+    numbers, groups = np.asarray(values, dtype=float), np.asarray(clusters)
+    if numbers.shape != groups.shape or numbers.ndim != 1:
+        raise ValueError(f"values and clusters must be lists of one length, not {numbers.shape} and {groups.shape}")
+    if numbers.size == 0:
+        return NOTHING
+    _, index = np.unique(groups, return_inverse=True)
+    sums, counts = np.bincount(index, numbers).astype(float), np.bincount(index).astype(float)
+    mean = float(sums.sum() / counts.sum())
+    if len(sums) == 1:
+        return Interval(mean, np.nan, np.nan)
+    tail = _tail(len(sums), level)
+    ends = np.quantile(_resampled(sums, counts, resamples, seed), [tail, 1 - tail])
+    low, high = np.clip(ends, numbers.min(), numbers.max())
+    return Interval(mean, float(low), float(high))
+
+
+def ratio_interval(
+    logs: ArrayLike, clusters: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """The geometric mean of ratios given as natural `logs`, with the interval of `mean_interval`."""
+    found = mean_interval(logs, clusters, level=level, resamples=resamples, seed=seed)
+    return Interval(*(float(np.exp(value)) for value in found))
+
+
+def _tail(clusters: int, level: float) -> float:
+    """The share cut off at each end: with few clusters plain percentiles give intervals that are too short."""
+    reach = t.ppf((1 + level) / 2, clusters - 1) * np.sqrt(clusters / (clusters - 1))
+    return float(norm.cdf(-reach))
+
+
+def _resampled(
+    sums: NDArray[np.float64], counts: NDArray[np.float64], resamples: int, seed: int
+) -> NDArray[np.float64]:
+    """The mean of every resample of the clusters."""
+    rng, size = np.random.default_rng(seed), len(sums)
+    means = np.empty(resamples)
+    rows = max(1, CHUNK // size)
+    for start in range(0, resamples, rows):
+        picks = rng.integers(size, size=(min(rows, resamples - start), size))
+        means[start : start + rows] = sums[picks].sum(axis=1) / counts[picks].sum(axis=1)
+    return means

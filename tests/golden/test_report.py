@@ -1,0 +1,177 @@
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from harness import report
+from harness.measure.summary import summarise
+from harness.report import page, plots, tables
+from harness.store import Store
+from tests.runs import manifest, realistic, record, strategy, task, turn, write
+
+EVIL = '</script><b>&"|\n<!-- <script>'
+MARKDOWN = """\
+### math
+
+Quality: accuracy
+
+| strategy | samples | quality | tok/s | speed-up | τ | fwd/tok | decode tok/s | TTFT ms | draft fwd/tok | pos/tok | \
+accepted | tokens | truncated | same |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| `greedy` | 2 | 0.500 [0.000, 1.000] | 10.0 | 1.00 | 1.00 | 1.000 | 10.0 | 100 | 0.00 | 1.00 | – | 3 | 0 % | 100 % |
+| `speculative:k=4` | 2 | 0.500 [0.000, 1.000] | 13.3 | 2.00 [0.50, 8.00] | 2.00 | 0.667 | 12.3 | 62.5 | 1.33 | 2.00 | \
+25 % | 3 | 0 % | 100 % |
+| `speculative:k=8` | 0 (2 of 2 failed) | – | – | – | – | – | – | – | – | – | – | – | – | – |
+| `medusa` | 0 (not supported) | – | – | – | – | – | – | – | – | – | – | – | – | – |
+
+### chat
+
+Quality: needs a judge
+
+| strategy | samples | tok/s | speed-up | fwd/tok | TTFT ms | draft fwd/tok | pos/tok | tokens | truncated | same |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| `greedy` | 1 | 20.0 | 1.00 | 0.500 | 100 | 0.00 | 0.50 | 2 | 0 % | 100 % |
+| `speculative:k=4` | 0 (not run) | – | – | – | – | – | – | – | – | – |
+| `speculative:k=8` | 0 (not run) | – | – | – | – | – | – | – | – | – |
+| `medusa` | 0 (not supported) | – | – | – | – | – | – | – | – | – |
+
+- medusa is not supported: needs &lt;heads>
+- chat has no quality: needs a judge
+- 2 samples failed and count in no number
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    described = manifest(
+        [strategy("greedy"), strategy("speculative:k=4", "speculative"), strategy("speculative:k=8", "speculative"),
+         strategy("medusa", "speculative", unsupported="needs <heads>")],
+        [task("math"), task("chat", unscored="needs a judge", examples=1)], [f"careful {EVIL}"])
+    return write(tmp_path / "run", described, [
+        record("math", "a", "greedy", [turn([1, 1, 1, 1], [0.1] * 4, prompt="shared", text=EVIL)], 1),
+        record("math", "b", "greedy", [turn([1, 1], [0.1] * 2)], 0),
+        record("math", "a", "speculative:k=4", [turn([1, 3], [0.025] * 2, prompt="shared", text=EVIL + "!",
+               drafted=[0, 4], accepted=[0, 2], draft_forwards=[0, 4])], 1),
+        record("math", "b", "speculative:k=4", [turn([1, 1], [0.1, 0.3], drafted=[0, 4], draft_forwards=[0, 4])], 0),
+        record("math", "a", "speculative:k=8", error=EVIL),
+        record("math", "b", "speculative:k=8", error=EVIL),
+        record("chat", "c", "greedy", [turn([2], [0.1])]),
+    ])
+
+
+def data(text: str) -> Any:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    assert found
+    return json.loads(found[1])
+
+
+def test_markdown(store: Store) -> None:
+    assert tables.markdown(summarise(store)) == MARKDOWN
+
+
+def test_csv_holds_every_column(store: Store) -> None:
+    lines = tables.csv(summarise(store)).splitlines()
+    row = dict(zip(lines[0].split(","), lines[2].split(","), strict=True))
+    assert (row["strategy"], row["speedup"], row["speedup_low"]) == ("speculative:k=4", "2", "0.5")
+    assert (row["tokens_per_second"], row["accept_rate"], row["unsupported"]) == ("13.3333", "0.25", "")
+    assert len(lines) == 9
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_terminal_table_fits(store: Store, width: int) -> None:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(tables.terminal(summarise(store), store.manifest))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    for part in ("2.00 [0.50, 8.00]", "not supported", "medusa is not supported: needs <heads>", "2 of 2 failed",
+                 "chat has no quality: needs a judge", "speed-up over greedy"):
+        assert part in text
+
+
+def test_labels_are_as_short_as_they_can_be() -> None:
+    specs = ["greedy", "top_p:p=0.9,temperature=1", "top_p:p=0.95,temperature=1", "beam:width=4"]
+    assert list(tables.labels(specs).values()) == ["greedy", "top_p:p=0.9", "top_p:p=0.95", "beam"]
+
+
+def test_the_front_keeps_what_nothing_beats() -> None:
+    speed, quality = pd.Series([1, 2, 0.5, 2, 0.4]), pd.Series([0.5, 0.4, 0.5, 0.3, 0.9])
+    assert plots.front(speed, quality) == [4, 0, 1]
+
+
+def test_a_page_needs_nothing_else_and_no_text_escapes(store: Store) -> None:
+    text = page.render([store])
+    assert EVIL not in text
+    assert text.count("</script>") == 2
+    assert not re.search(r'(src|href)="(?!#|data:)', text)
+    assert not re.search(r"url\((?!#)|@import", text)
+    loaded = data(text)
+    assert EVIL in loaded["texts"]
+    assert loaded["texts"].count("shared") == 1
+    first = loaded["cells"][1]
+    assert (first["label"], first["baseline"], len(first["samples"])) == ("speculative:k=4", 0, 2)
+    assert "decodebench run -m nano -s speculative:k=4 -t math" in text
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_long_runs_keep_the_first_examples_of_every_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "SHOWN", 40 * 3)
+    cells = data(page.render([realistic(tmp_path / "run", examples=5)]))["cells"]
+    assert len(cells) == 40
+    assert {len(cell["samples"]) for cell in cells} == {0, 3}
+    assert {cell["total"] for cell in cells} == {0, 5}
+
+
+def test_a_report_is_complete_and_the_same_every_time(store: Store, tmp_path: Path) -> None:
+    index = report.write([store], tmp_path / "one")
+    files = {path.relative_to(index.parent): path.read_bytes() for path in index.parent.rglob("*") if path.is_file()}
+    assert sorted(map(str, files)) == [
+        "index.html", "plots/chat.speedup.png", "plots/chat.speedup.svg", "plots/math.pareto.png",
+        "plots/math.pareto.svg", "plots/math.speedup.png", "plots/math.speedup.svg", "summary.csv", "summary.md"]
+    shutil.rmtree(index.parent)
+    report.write([store], index.parent)
+    assert all((index.parent / path).read_bytes() == content for path, content in files.items())
+
+
+def test_several_runs_share_a_report(store: Store, tmp_path: Path) -> None:
+    other = tmp_path / "later"
+    shutil.copytree(store.folder, other)
+    index = report.write([store, Store.open(other)], tmp_path / "both")
+    assert "greedy (run)" in index.read_text()
+    assert "greedy (later)" in index.read_text()
+    assert (tmp_path / "both" / "summary.csv").read_text().startswith("run,task,strategy")
+    cells = data(index.read_text())["cells"]
+    assert [cell["baseline"] for cell in cells] == [0] * 4 + [4] * 4 + [8] * 4 + [12] * 4
+
+
+def test_runs_of_different_tasks_and_strategies_share_a_report(store: Store, tmp_path: Path) -> None:
+    described = manifest([strategy("greedy"), strategy("speculative:k=2", "speculative")], [task("$x_ & <y>")])
+    other = write(tmp_path / "other", described, [
+        record("$x_ & <y>", "a", spec, [turn([1], [0.1])], 1) for spec in ("greedy", "speculative:k=2")])
+    index = report.write([store, other], tmp_path / "both")
+    assert "speculative:\u200bk=2 (other)" in index.read_text()
+    assert (index.parent / "plots" / "-x_-y-.pareto.svg").exists()
+    assert "$x_ &amp; &lt;y&gt;: speed-up" in index.read_text()
+
+
+def test_an_empty_run_still_has_a_report(tmp_path: Path) -> None:
+    store = write(tmp_path / "run", manifest([strategy("greedy")], [task("math")]), [])
+    assert "not run" in report.write([store], tmp_path / "report").read_text()
+    assert Console(width=80).render_lines(tables.terminal(summarise(store), store.manifest))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "summary.csv"
+    path.write_text("old")
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        report._put(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

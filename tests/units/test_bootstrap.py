@@ -1,0 +1,52 @@
+import math
+import time
+
+import numpy as np
+import pytest
+
+from harness.stats.bootstrap import mean_interval, ratio_interval
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_promised() -> None:
+    rng, hits, runs = np.random.default_rng(1), 0, 400
+    clusters = np.repeat(np.arange(15), 4)
+    for run in range(runs):
+        values = 3 + rng.normal(size=15)[clusters] + rng.normal(size=60)
+        found = mean_interval(values, clusters, resamples=500, seed=run)
+        hits += found.low <= 3 <= found.high
+    assert 0.92 <= hits / runs <= 0.98
+
+
+def test_copies_of_a_measurement_do_not_narrow_the_interval() -> None:
+    values, clusters = np.random.default_rng(0).normal(size=20), np.arange(20)
+    once = mean_interval(values, clusters)
+    often = mean_interval(np.repeat(values, 50), np.repeat(clusters, 50))
+    assert often == pytest.approx(once)
+
+
+def test_ratios_are_averaged_geometrically() -> None:
+    found = ratio_interval(np.log([8, 0.5]), ["a", "b"])
+    assert found == pytest.approx((2, 0.5, 8))  # two clusters say no more than their range
+
+
+def test_the_interval_stays_inside_the_sample_and_is_reproducible() -> None:
+    values = [0, 0, 0, 1, 0, 0]
+    found = mean_interval(values, range(6), seed=3)
+    assert found == mean_interval(values, range(6), seed=3)
+    assert found.mean == pytest.approx(1 / 6)
+    assert 0 <= found.low < found.mean < found.high <= 1
+
+
+def test_one_cluster_has_no_interval_and_nothing_has_no_mean() -> None:
+    assert mean_interval([1, 2], ["a", "a"]).mean == 1.5
+    assert math.isnan(mean_interval([1, 2], ["a", "a"]).low)
+    assert all(math.isnan(value) for value in mean_interval([], []))
+    with pytest.raises(ValueError, match="one length"):
+        mean_interval([1, 2], ["a"])
+
+
+def test_a_hundred_thousand_records_take_seconds() -> None:
+    values = np.random.default_rng(0).normal(size=100_000)
+    begun = time.perf_counter()
+    mean_interval(values, np.arange(100_000) // 2)
+    assert time.perf_counter() - begun < 20
