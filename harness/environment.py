@@ -15,14 +15,15 @@ def environment(device: str, threads: int) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version_of(name) for name in PACKAGES},
         "commit": _commit(),
         "hardware": {"device": _device(device), "cpu": _cpu(), "cores": os.cpu_count(), "memory_gb": _memory()},
         "threads": threads,
     }
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """The installed version of a package, or None."""
     try:
         return version(name)
     except PackageNotFoundError:

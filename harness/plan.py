@@ -16,7 +16,7 @@ from harness.data import DataSource
 from harness.decoding.draw import shuffled
 from harness.environment import environment
 from harness.errors import UserError
-from harness.registry import STRATEGIES, TASKS
+from harness.registry import STRATEGIES, TASKS, add_plugin
 from harness.store import Manifest, ModelEntry, StrategyEntry, TaskEntry
 from harness.strategy import Strategy
 from harness.task import Example, Task
@@ -66,7 +66,7 @@ class Plan:
 def make(config: RunConfig, command: str) -> Plan:
     """Check `config` and load what it names; raises `UserError` before anything is written."""
     for path in config.plugins:
-        _add_plugin(path.resolve())
+        add_plugin(path)
     device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     config = replace(config, device=device, threads=config.threads or torch.get_num_threads())
     strategies = _strategies(config)
@@ -86,14 +86,6 @@ def make(config: RunConfig, command: str) -> Plan:
         model=_model_entry(target, config), draft=_model_entry(draft, config) if draft else None,
         environment=environment(device, config.threads or 1), warnings=warnings)
     return Plan(config, manifest, tuple(s for s in strategies if not reasons[s.spec()]), tasks, target, draft)
-
-
-def _add_plugin(path: Any) -> None:
-    """A plugin file holds a strategy or a task; its base class says which."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    registry = TASKS if "(Task)" in text else STRATEGIES
-    if path.stem not in registry.names() or registry.origin(path.stem) != str(path):
-        registry.add_file(path)
 
 
 def _strategies(config: RunConfig) -> list[Strategy]:

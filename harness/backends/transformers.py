@@ -114,7 +114,7 @@ def _eos(model: Any, tokenizer: Any) -> frozenset[int]:
     found: set[int] = set()
     for source in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
         found |= set(source) if isinstance(source, list | tuple) else {source} if source is not None else set()
-    return frozenset(found)
+    return frozenset(token for token in found if token < model.config.get_text_config().vocab_size)
 
 
 def _max_len(model: Any) -> int:

@@ -110,6 +110,8 @@ def _figure(column: tables.Column, row: "pd.Series[Any] | None") -> dict[str, st
     if row is None:
         return {"value": tables.DASH, "ends": "", "sort": ""}
     value, _, ends = column.text(row).partition(" [")
+    if column is tables.QUALITY and row["quality_note"]:
+        value = tables.unscored(row)
     number = float(row[column.key])
     return {"value": value, "ends": f"[{ends}" if ends else "", "sort": "" if math.isnan(number) else f"{number:.6g}"}
 

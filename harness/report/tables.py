@@ -123,6 +123,12 @@ def status(row: "pd.Series[float]") -> str:
     return f"{int(row['failed'])} of {total} failed" if row["failed"] else ""
 
 
+def unscored(row: "pd.Series[float]") -> str:
+    """What stands in the quality cell of a task without scores: the reason when it is short."""
+    reason = str(row["quality_note"])
+    return reason if len(reason) <= 12 else "unscored"
+
+
 def terminal(summary: pd.DataFrame, manifest: Manifest) -> Table:
     """The summary of one run grouped by task, for a terminal of 80 columns or more."""
     short = labels(summary["strategy"].unique())
@@ -140,6 +146,8 @@ def terminal(summary: pd.DataFrame, manifest: Manifest) -> Table:
         for _, row in rows.iterrows():
             problem = status(row)
             cells = [column.text(row, 2) for column in shown]
+            if row["quality_note"]:
+                cells[0] = unscored(row)
             if problem and not row["samples"]:
                 cells[0] = problem
             label = Text(short[row["strategy"]].replace(":", " ", 1).replace(",", " "))  # narrow tables fold at spaces
