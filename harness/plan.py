@@ -67,7 +67,7 @@ def make(config: RunConfig, command: str) -> Plan:
     """Check `config` and load what it names; raises `UserError` before anything is written."""
     for path in config.plugins:
         add_plugin(path)
-    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device(config.device)
     config = replace(config, device=device, threads=config.threads or torch.get_num_threads())
     strategies = _strategies(config)
     chosen = _unique([TASKS.build(spec) for spec in config.tasks or _default_tasks()])
@@ -86,6 +86,17 @@ def make(config: RunConfig, command: str) -> Plan:
         model=_model_entry(target, config), draft=_model_entry(draft, config) if draft else None,
         environment=environment(device, config.threads or 1), warnings=warnings)
     return Plan(config, manifest, tuple(s for s in strategies if not reasons[s.spec()]), tasks, target, draft)
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"The device '{name}' cannot be used here ({str(error).splitlines()[0]}); "
+                        "choose cpu, or leave --device out.") from None
+    return name
 
 
 def _strategies(config: RunConfig) -> list[Strategy]:

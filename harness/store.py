@@ -156,8 +156,11 @@ class Store:
             return store
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} exists and is not a run of decodebench; choose another folder with -o.")
-        (folder / "records").mkdir(parents=True, exist_ok=True)
-        _write(folder / "manifest.json", manifest.model_dump_json(indent=2) + "\n")
+        try:
+            (folder / "records").mkdir(parents=True, exist_ok=True)
+            _write(folder / "manifest.json", manifest.model_dump_json(indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written ({error.strerror}); choose another folder with -o.") from None
         return cls(folder, manifest)
 
     @classmethod

@@ -199,13 +199,15 @@ def test_the_context_ends_an_answer(config: RunConfig, tmp_path: Path) -> None:
     ({"strategies": ("beam:width=0",)}, "at least 1"), ({"strategies": ("beam:width=two",)}, "a whole number"),
     ({"tasks": ("wrods",)}, "Did you mean 'words'"), ({"model": "nowhere/at/all"}, "There is no model"),
     ({"model": "nanoo"}, "Did you mean 'nano'"), ({"dtype": "float31"}, "Did you mean 'float32'"),
-    ({"data": Path("/no/such/folder")}, "no/such/folder"), ({"plugins": (Path("no.py"),)}, "There is no plugin file"),
+    ({"device": "cuda:99"}, "cannot be used here"), ({"device": "toaster"}, "cannot be used here"),
+    ({"output": Path("/proc/nowhere")}, "cannot be written"), ({"data": Path("/no/such/folder")}, "no/such/folder"), ({"plugins": (Path("no.py"),)}, "There is no plugin file"),
 ])
 def test_bad_input_is_one_sentence(config: RunConfig, change: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         go(replace(config, **change))
     assert "\n" not in str(caught.value)
     assert not config.output.exists()
+    assert not list(config.output.parent.glob("**/manifest.json"))
 
 
 def test_the_manifest_says_what_was_run(config: RunConfig) -> None:
