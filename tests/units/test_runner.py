@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from harness.registry import STRATEGIES, TASKS
 from harness.runner import Outcome, run
 from harness.store import Record, Store
 from tests.pair import saved
+from tests.watch import Quiet
 
 TASK = '''"""Three words to go on from."""
 from dataclasses import dataclass
@@ -50,25 +51,6 @@ class Broken(Strategy):
         yield [5]
         raise RuntimeError("on purpose")
 '''
-
-
-class Quiet:
-    """Remembers what it was told."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.records: list[Record] = []
-        self.stop_after, self.done = stop_after, 0
-
-    def planned(self, total: int, done: int, folder: Path, warnings: Sequence[str]) -> None:
-        self.total, self.done = total, done
-
-    def started(self, label: str) -> None:
-        self.label = label
-
-    def finished(self, record: Record) -> None:
-        self.records.append(record)
-        if len(self.records) == self.stop_after:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture
