@@ -23,8 +23,10 @@ class Knob:
     choices: tuple[Scalar, ...] = ()
     sweep: tuple[Scalar, ...] = ()
 
-    def problem(self, value: Scalar) -> str | None:
-        """Why `value` is not allowed, or None."""
+    def problem(self, value: Scalar | None) -> str | None:
+        """Why `value` is not allowed, or None; a knob that may be None has no range there."""
+        if value is None:
+            return None
         if self.choices and value not in self.choices:
             return f"must be one of {', '.join(map(str, self.choices))}"
         if isinstance(value, str | bool):
@@ -86,20 +88,29 @@ class Plugin:
             values[key] = _parse(cls.name, key, text, types_of[key])
         return cls(**values)
 
-    def values(self) -> dict[str, Scalar]:
+    def values(self) -> dict[str, Scalar | None]:
         """The value of every knob."""
         return {key: getattr(self, key) for key in self.knobs()}
 
     def spec(self) -> str:
         """The canonical identity, `name:k=v,k=v`, with every knob in field order."""
-        options = ",".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
-                           for key, value in self.values().items())
+        options = ",".join(f"{key}={_written(value)}" for key, value in self.values().items())
         return f"{self.name}:{options}" if options else self.name
+
+
+def described(cls: type[Plugin]) -> list[tuple[str, str, str, str, str]]:
+    """A row a knob: name, default, range or choices, sweep, what it does."""
+    rows = []
+    for key, about in cls.knobs().items():
+        ends = " … ".join(_written(end) for end in (about.low, about.high) if end is not None)
+        rows.append((key, _written(getattr(cls, key)), ", ".join(map(str, about.choices)) or ends,
+                     ", ".join(map(_written, about.sweep)), about.help))
+    return rows
 
 
 def split_spec(text: str) -> tuple[str, dict[str, str]]:
     """`top_p:p=0.9,temperature=0.7` → its name and text options; raises `UserError` when malformed."""
-    name, _, rest = text.strip().partition(":")
+    name, _, rest = text.partition(":")
     options: dict[str, str] = {}
     for item in filter(None, (part.strip() for part in rest.split(","))):
         key, equals, value = item.partition("=")
@@ -108,11 +119,18 @@ def split_spec(text: str) -> tuple[str, dict[str, str]]:
         if key.strip() in options:
             raise UserError(f"In '{text}', the knob '{key.strip()}' is given twice.")
         options[key.strip()] = value.strip()
-    return name, options
+    return name.strip(), options
+
+
+def _written(value: Scalar | None) -> str:
+    """The shortest text that reads back as the same value."""
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return str(value)
 
 
 def _parse(owner: str, key: str, text: str, kind: Any) -> Scalar | None:
-    if isinstance(kind, types.UnionType):
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
         if text.lower() == "none":
             return None
         kind = next(k for k in typing.get_args(kind) if k is not types.NoneType)

@@ -6,11 +6,12 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import re
 import sys
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from harness.errors import UserError, suggestion
 from harness.plugin import Plugin, split_spec
@@ -50,17 +51,17 @@ class Registry(Generic[P]):
         path = self._files.get(name) or self.built_in().get(name)
         if path is None:
             return ""
-        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        return text.partition("\n")[0]
+        return (ast.get_docstring(_parsed(path)) or "").partition("\n")[0]
 
     def add_file(self, path: Path) -> str:
-        """Register the plugin in one Python file and return its name; raises `UserError` when the name is taken."""
+        """Register the plugin in one Python file and return its name; raises `UserError` when another one has it."""
+        name, path = path.stem, path.resolve()
         if not path.is_file():
             raise UserError(f"There is no plugin file {path}.")
-        name = path.stem
-        if name in self.names():
-            raise UserError(f"The {self.kind} '{name}' is defined twice: in {self.origin(name)} and in {path}.")
-        self._files[name] = path.resolve()
+        if self._files.get(name) != path and name in self.names():
+            raise UserError(f"The {self.kind} '{name}' is defined twice: in {self.origin(name)} and in {path}; "
+                            "give your file another name.")
+        self._files[name] = path
         return name
 
     def get(self, name: str) -> type[P]:
@@ -86,10 +87,10 @@ class Registry(Generic[P]):
 
     def _foreign(self) -> dict[str, EntryPoint]:
         allowed = os.environ.get("DECODEBENCH_PLUGINS")
-        only = None if allowed is None else {name.strip() for name in allowed.split(",")}
+        only = None if allowed is None else {_normal(name) for name in allowed.split(",")}
         found: dict[str, EntryPoint] = {}
         for point in entry_points(group=f"decodebench.{self.package}"):
-            if only is not None and (point.dist is None or point.dist.name not in only):
+            if only is not None and (point.dist is None or _normal(point.dist.name) not in only):
                 continue
             other = found.get(point.name)
             built_in = self.built_in().get(point.name)
@@ -115,6 +116,31 @@ class Registry(Generic[P]):
                             "decorated with @dataclass(frozen=True).")
         loaded.name = name
         return loaded
+
+
+def add_plugin(path: Path) -> None:
+    """Register a Python file as a task when a class of it has the base `Task`, else as a strategy, without running it.
+
+    Raises `UserError` when it is no Python file or its name is taken.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no plugin file {path}.")
+    bases = {base.attr if isinstance(base, ast.Attribute) else base.id for node in ast.walk(_parsed(path))
+             if isinstance(node, ast.ClassDef) for base in node.bases if isinstance(base, ast.Attribute | ast.Name)}
+    registry: Registry[Any] = TASKS if "Task" in bases else STRATEGIES
+    registry.add_file(path)
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} is not a Python file that can be read: {error}.") from None
+
+
+def _normal(name: str) -> str:
+    """A distribution's name as package indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
 def _load_file(path: Path) -> ModuleType:

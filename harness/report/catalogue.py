@@ -1,6 +1,6 @@
 """The catalogue of strategies as a Markdown page, made from the strategies themselves."""
 
-from harness.plugin import Plugin, Scalar
+from harness.plugin import Plugin, described
 from harness.registry import STRATEGIES
 
 HEAD = """# Catalogue
@@ -26,18 +26,8 @@ def catalogue() -> str:
 def _knobs(cls: type[Plugin]) -> list[str]:
     if not cls.knobs():
         return ["No knobs."]
-    default = cls()
-    lines = ["| knob | default | range | sweep | what it does |", "|---|---|---|---|---|"]
-    for key, about in cls.knobs().items():
-        allowed = ", ".join(map(_text, about.choices)) or (
-            f"{_text(about.low)} … {_text(about.high)}" if about.low is not None else "true, false")
-        sweep = ", ".join(map(_text, about.sweep)) or "–"
-        lines.append(f"| `{key}` | {_text(getattr(default, key))} | {allowed} | {sweep} | {about.help} |")
-    return lines
-
-
-def _text(value: Scalar | None) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    lines = ["| knob | default | allowed | sweep | what it does |", "|---|---|---|---|---|"]
+    return [*lines, *(f"| `{key}` | {' | '.join(rest)} |" for key, *rest in described(cls))]
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ def test_bad_files_are_named_with_the_line(tmp_path: Path, content: bytes, reaso
     assert reason in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"not gzip", gzip.compress(jsonl(ROWS))[:-9]])
+@pytest.mark.parametrize("content", [b"not gzip", gzip.compress(jsonl(ROWS), mtime=0)[:-9]], ids=["text", "cut"])
 def test_broken_gzip(tmp_path: Path, content: bytes) -> None:
     write(tmp_path, content, "test.jsonl.gz")
     with pytest.raises(UserError, match="cannot be read"):

@@ -182,7 +182,8 @@ def test_the_context_ends_an_answer(config: RunConfig, tmp_path: Path) -> None:
     ({"tasks": ("wrods",)}, "Did you mean 'words'"), ({"model": "nowhere/at/all"}, "There is no model"),
     ({"model": "nanoo"}, "Did you mean 'nano'"), ({"dtype": "float31"}, "Did you mean 'float32'"),
     ({"device": "cuda:99"}, "cannot be used here"), ({"device": "toaster"}, "cannot be used here"),
-    ({"output": Path("/proc/nowhere")}, "cannot be written"), ({"data": Path("/no/such/folder")}, "no/such/folder"), ({"plugins": (Path("no.py"),)}, "There is no plugin file"),
+    ({"output": Path("/proc/nowhere")}, "cannot be written"), ({"data": Path("/no/such/folder")}, "no/such/folder"),
+    ({"plugins": (Path("no.py"),)}, "There is no plugin file"),
 ])
 def test_bad_input_is_one_sentence(config: RunConfig, change: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:

@@ -1,0 +1,58 @@
+"""The command line. Every command imports what it needs when it runs, so that help and lists come at once."""
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from harness.cli import doctor, listing, report, run, show
+from harness.errors import UserError
+
+
+class Program(TyperGroup):
+    """Ends with the exit code that a command returns, and says in one sentence what is wrong with the user's input."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Parse and run one command line."""
+        message = ""
+        try:
+            code = super().main(*args, **{**extra, "standalone_mode": False})
+        except UserError as error:
+            code, message = 2, str(error)
+        except typer.TyperException as error:
+            code, message = 2, error.format_message()
+        except OSError as error:
+            if error.filename is None:  # not about a path that the user gave
+                raise
+            code, message = 2, f"{error.filename}: {error.strerror}."
+        if message:
+            typer.echo(f"Error: {message}", err=True)
+        return sys.exit(code) if extra.get("standalone_mode", True) else code
+
+
+app = typer.Typer(cls=Program, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+                  no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+for name, module in {"run": run, "report": report, "list": listing, "show": show, "doctor": doctor}.items():
+    app.command(name)(module.command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(version("decodebench"))
+        except PackageNotFoundError:
+            typer.echo("0+unknown")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(shown: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+                                                 help="Show the version and exit.")] = False) -> None:
+    """Quality and speed of decoding strategies for language models, side by side."""
+
+
+def main() -> None:
+    """The program `decodebench`."""
+    app(prog_name="decodebench")

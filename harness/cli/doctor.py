@@ -1,0 +1,106 @@
+"""`decodebench doctor`: what works on this machine, and what to do about the rest."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, requires, version
+from itertools import islice
+from pathlib import Path
+
+import typer
+
+
+class _Missing(Exception):
+    """Something optional is not there; the arguments are what, and what mends it."""
+
+
+def command() -> int:
+    """Check what works here, and say what to install for the rest."""
+    broken = 0
+    for name, (check, mend) in CHECKS.items():
+        try:
+            state, text, todo = "ok", check(), ""
+        except _Missing as missing:
+            state, (text, todo) = "missing", missing.args
+        except Exception as error:  # whatever is wrong with a machine is what there is to report
+            state, text, todo, broken = "broken", next(iter(str(error).splitlines()), repr(error)), mend, 1
+        typer.echo(f"{state:9}{name:10}{text}" + (f"\n{'':19}→ {todo}" if todo else ""))
+    return broken
+
+
+def _packages() -> str:
+    """Every requirement of this package, against what is installed."""
+    from packaging.requirements import Requirement
+
+    wanted = [Requirement(line) for line in requires("decodebench") or () if "extra ==" not in line]
+    for one in wanted:
+        if not one.specifier.contains(version(one.name), prereleases=True):
+            raise ValueError(f"{one.name} {version(one.name)} is outside the tested range {one.specifier}")
+    return f"all {len(wanted)} in their tested range, transformers {version('transformers')} among them"
+
+
+def _torch() -> str:
+    import torch
+
+    cards = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return f"{torch.__version__}, {', '.join(cards) or 'no CUDA'}, CPU threads: {torch.get_num_threads()}"
+
+
+def _nano() -> str:
+    """The shipped models load and go on with a text."""
+    from harness import nano
+    from harness.backends.transformers import load
+    from harness.decoding.draw import PhiloxStream
+    from harness.decoding.session import Session
+    from harness.registry import STRATEGIES
+    from harness.strategy import Request
+
+    said = []
+    for model in map(load, nano.NAMES):
+        request = Request(tuple(model.tokenizer("Question: Sam has 2")["input_ids"]), 4, PhiloxStream(0))
+        steps = islice(STRATEGIES.build("greedy").generate(Session(model.engine), request), 4)
+        said.append(model.tokenizer.decode([token for step in steps for token in step]).strip())
+    return " and ".join(f"{name} says {text!r}" for name, text in zip(nano.NAMES, said, strict=True))
+
+
+def _evaluate() -> str:
+    from harness.data import DataSource
+    from harness.registry import TASKS
+
+    task = TASKS.build("nano_math")
+    task.score(task.examples(DataSource())[0], ["1"])
+    return f"{version('evaluate')} scores an answer"
+
+
+def _sandbox() -> str:
+    from harness.sandbox import LEVELS, isolation
+
+    if isolation() != LEVELS["namespaces"]:
+        raise _Missing(isolation(), "allow user namespaces, or run only programs of models that you trust")
+    return isolation()
+
+
+def _vllm() -> str:
+    try:
+        return version("vllm")
+    except PackageNotFoundError:
+        raise _Missing("optional, a second backend", "pip install 'decodebench[vllm]'") from None
+
+
+def _data() -> str:
+    folder = Path(os.environ.get("DECODEBENCH_DATA") or "DIR")
+    if not folder.is_dir():
+        raise _Missing("no local data sets: the Hugging Face hub is asked",
+                       f"put {folder}/gsm8k/test.jsonl there and export DECODEBENCH_DATA={folder}")
+    return f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir() if path.is_dir())) or 'empty'}"
+
+
+CHECKS = {
+    "python": (platform.python_version, ""),
+    "packages": (_packages, "pip install --upgrade decodebench, or pip install -e . in a checkout"),
+    "torch": (_torch, "pip install --force-reinstall torch"),
+    "nano": (_nano, "make nano (trains them again)"),
+    "evaluate": (_evaluate, "pip install --force-reinstall evaluate"),
+    "sandbox": (_sandbox, "leave out tasks that run code"),
+    "vllm": (_vllm, ""),
+    "data": (_data, ""),
+}

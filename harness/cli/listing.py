@@ -1,0 +1,63 @@
+"""`decodebench list`: what there is, without importing any of it."""
+
+import ast
+import json
+import shutil
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer import Argument, Option
+
+from harness import nano
+from harness.config import BACKENDS
+from harness.errors import UserError, suggestion
+from harness.registry import STRATEGIES, TASKS, Registry, add_plugin
+
+Rows = list[dict[str, str]]
+
+
+def command(
+    kind: Annotated[str, Argument(metavar="KIND", help="strategies, tasks, models or backends", show_default=False)],
+    as_json: Annotated[bool, Option("--json", help="print JSON")] = False,
+    plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py", help="a file to list too")] = None,
+) -> None:
+    """List strategies, tasks, models or backends."""
+    for path in plugins or ():
+        add_plugin(path)
+    if kind not in KINDS:
+        raise UserError(f"There is no list of '{kind}'.{suggestion(kind, KINDS)}")
+    rows = KINDS[kind]()
+    if as_json:
+        return typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    left, columns = max(len(row["name"]) for row in rows) + 2, min(shutil.get_terminal_size().columns, 120)
+    for row in rows:
+        words = (f"{row['name']:{left - 1}}", row["idea"], f"({row['origin']})" if row["origin"] else "")
+        text = " ".join(filter(None, words))
+        typer.echo(textwrap.fill(text, columns, subsequent_indent=" " * left, break_on_hyphens=False))
+
+
+def _plugins(registry: Registry[Any]) -> Rows:
+    return [{"name": name, "idea": registry.idea(name),
+             "origin": "" if name in registry.built_in() else registry.origin(name)} for name in registry.names()]
+
+
+def _models() -> Rows:
+    notes = {name: nano.weights(name) / "training.json" for name in nano.NAMES}
+    sizes = {name: json.loads(note.read_text())["parameters"] / 1e6 for name, note in notes.items() if note.exists()}
+    known = {name: f"embedded, {sizes[name]:.1f} M parameters" if name in sizes else "embedded; `make nano` trains it"
+             for name in nano.NAMES}
+    known |= {"FOLDER": "a model of transformers saved there", "OWNER/NAME": "a model of the Hugging Face hub"}
+    return [{"name": name, "idea": idea, "origin": ""} for name, idea in known.items()]
+
+
+def _backends() -> Rows:
+    files = {name: Path(__file__).parents[1] / "backends" / f"{name}.py" for name in sorted(BACKENDS)}
+    docs = {name: ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "" for name, file in files.items()}
+    return [{"name": name, "idea": doc.partition("\n")[0], "origin": ""} for name, doc in docs.items()]
+
+
+KINDS: dict[str, Callable[[], Rows]] = {"strategies": lambda: _plugins(STRATEGIES), "tasks": lambda: _plugins(TASKS),
+                                        "models": _models, "backends": _backends}

@@ -1,0 +1,99 @@
+"""Shows on stderr how far a run is: a bar on a terminal, else a plain line now and then."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from harness.store import Record
+
+
+@contextmanager
+def watching() -> Iterator["Lines"]:
+    """A watcher for one run."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Lines(console)
+        return
+    bar = Bar(console)
+    with bar.progress:
+        yield bar
+
+
+class Lines:
+    """A line for every tenth of the run, but at most one in ten seconds and at least one a minute."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self.console, self.clock = console, clock
+        self.total = self.done = self.resumed = self.failed = self.tokens = self.shown = 0
+        self.began = self.shown_at = self.seconds = self.last = 0.0
+        self.label = ""
+
+    def planned(self, total: int, done: int, folder: Path, warnings: Sequence[str]) -> None:
+        """Say what is ahead."""
+        self.total, self.done, self.resumed, self.shown = total, done, done, done
+        self.began = self.shown_at = self.clock()
+        self.say(f"{total} samples{f', {done} of them from before,' if done else ''} in {folder}")
+        for warning in warnings:
+            self.say(f"Note: {warning}")
+
+    def started(self, label: str) -> None:
+        """A cell begins."""
+        self.label = label
+
+    def finished(self, record: Record) -> None:
+        """A sample is on disk."""
+        tokens, self.done = sum(len(turn.tokens) for turn in record.turns), self.done + 1
+        self.failed += record.status == "failed"
+        self.tokens, self.seconds = self.tokens + tokens, self.seconds + record.seconds
+        self.last = tokens / record.seconds if record.seconds else 0.0
+        self.show()
+
+    def show(self) -> None:
+        """Print a line when it is time for one."""
+        now = self.clock()
+        waited, tenths = now - self.shown_at, 10 * (self.done - self.shown) / self.total
+        if waited >= 60 or (waited >= 10 and tenths >= 1) or self.done == self.total:
+            left = (now - self.began) / (self.done - self.resumed) * (self.total - self.done)
+            self.say(f"{self.done}/{self.total} · {self.news()} · {left:.0f} s left")
+            self.shown, self.shown_at = self.done, now
+
+    def news(self) -> str:
+        """The cell, its speed and the mean speed in tokens a second, and how many samples failed."""
+        mean = self.tokens / self.seconds if self.seconds else 0.0
+        failed = f" · {self.failed} failed" if self.failed else ""
+        return f"{self.last:.0f} tok/s (mean {mean:.0f}){failed} · {self.label}"
+
+    def say(self, line: str) -> None:
+        """Print one line as it is."""
+        self.console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+class Bar(Lines):
+    """Draws after every sample."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.progress = _TwoLines(
+            BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("left"),
+            console=console, expand=True, transient=True,
+            auto_refresh=False)  # a thread that draws would disturb what is being timed
+
+    def planned(self, total: int, done: int, folder: Path, warnings: Sequence[str]) -> None:
+        """Say what is ahead, and start the clock of the bar."""
+        super().planned(total, done, folder, warnings)
+        self.task = self.progress.add_task("", total=total, completed=done)
+
+    def show(self) -> None:
+        """Draw the bar."""
+        self.progress.update(self.task, completed=self.done, description=self.news(), refresh=True)
+
+
+class _TwoLines(Progress):
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from (Text(task.description, no_wrap=True, overflow="ellipsis") for task in self.tasks)
+        yield self.make_tasks_table(self.tasks)

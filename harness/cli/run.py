@@ -1,0 +1,69 @@
+"""`decodebench run`: run or resume, write the report, print the table."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer import Option
+
+Text = str | None
+Number = int | None
+Flag = bool | None
+
+
+def command(
+    context: typer.Context,
+    model: Annotated[Text, Option("-m", "--model", metavar="MODEL", help="nano, a folder or a hub id [nano]")] = None,
+    draft: Annotated[Text, Option(metavar="MODEL", help="the small model that drafts")] = None,
+    tokenizer: Annotated[Text, Option(metavar="MODEL", help="whose tokenizer, if not the model's")] = None,
+    strategies: Annotated[list[str] | None, Option("-s", "--strategy", metavar="NAME[:k=v,…]",
+                                                   help="again for more [all]")] = None,
+    tasks: Annotated[list[str] | None, Option("-t", "--task", metavar="TASK",
+                                              help="again for more [the embedded ones]")] = None,
+    limit: Annotated[Number, Option(metavar="N", help="first N examples of a task [all]")] = None,
+    concurrency: Annotated[Number, Option(metavar="N", help="texts decoded together [1]")] = None,
+    samples: Annotated[Number, Option(metavar="N", help="answers to each prompt [1]")] = None,
+    repeats: Annotated[Number, Option(metavar="N", help="times that everything is run [1]")] = None,
+    max_new_tokens: Annotated[Number, Option(metavar="N", help="length of an answer [the task's]")] = None,
+    seed: Annotated[Number, Option(metavar="N", help="seed of draws and of the order [0]")] = None,
+    backend: Annotated[Text, Option(metavar="NAME", help="what runs the model [transformers]")] = None,
+    dtype: Annotated[Text, Option(metavar="D", help="float32, bfloat16 or float16 [float32]")] = None,
+    device: Annotated[Text, Option(metavar="D", help="cpu, cuda, cuda:1, … [auto]")] = None,
+    threads: Annotated[Number, Option(metavar="N", help="CPU threads [torch's choice]")] = None,
+    data: Annotated[Path | None, Option(metavar="DIR", help="data sets [$DECODEBENCH_DATA, then the hub]")] = None,
+    config: Annotated[Path | None, Option(metavar="FILE.toml", help="settings; options here override it")] = None,
+    plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py",
+                                                 help="a strategy or task of your own; again for more")] = None,
+    allow_code_execution: Annotated[Flag, Option("--allow-code-execution",
+                                                 help="run the programs that any model writes")] = None,
+    truncate_prompts: Annotated[Flag, Option("--truncate-prompts",
+                                             help="drop the start of prompts that are too long")] = None,
+    output: Annotated[Path | None, Option("-o", "--output", metavar="DIR", help="folder of the run [runs/…]")] = None,
+) -> int:
+    """Run strategies on tasks, or resume, and print the table.
+
+    The same command resumes a run that was stopped. Exit code 3: some samples failed.
+    """
+    from harness.config import RunConfig
+
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value
+                             for key, value in context.params.items()
+                             if key != "config" and value not in (None, [], ())}
+    settings = RunConfig.from_toml(config, **given) if config else RunConfig(**given)
+    try:
+        from harness.cli.progress import watching
+        from harness.cli.report import render
+        from harness.runner import run
+
+        with watching() as watcher:
+            done = run(settings, watcher, shlex.join(["decodebench", *sys.argv[1:]]))
+        page = render([done.folder], done.folder / "report")
+    except KeyboardInterrupt:
+        typer.echo("Stopped: the same command resumes.", err=True)
+        return 130
+    if done.failed:
+        typer.echo(f"{done.failed} of {done.samples} samples failed: see {page}, or the records in "
+                   f"{done.folder / 'records'} whose status is \"failed\".", err=True)
+    return 3 if done.failed else 0

@@ -1,0 +1,79 @@
+"""`decodebench show`: what one strategy or task is, its knobs, and how to call it."""
+
+import inspect
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
+
+from harness.errors import UserError, suggestion
+from harness.plugin import Plugin, described, split_spec
+from harness.registry import STRATEGIES, TASKS, add_plugin
+from harness.strategy import Strategy
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def command(
+    name: Annotated[str, Argument(metavar="NAME", help="a strategy or a task", show_default=False)],
+    plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py", help="a file to look in too")] = None,
+) -> None:
+    """Show a strategy or task: its knobs, its paper, how to call it."""
+    from rich.console import Console
+
+    for path in plugins or ():
+        add_plugin(path)
+    name, _ = split_spec(name)
+    found: list[type[Plugin]] = [kind.get(name) for kind in (STRATEGIES, TASKS) if name in kind.names()]
+    if not found:
+        known = {*STRATEGIES.names(), *TASKS.names()}
+        raise UserError(f"There is no strategy or task '{name}'.{suggestion(name, known)}")
+    console = Console(highlight=False, markup=False)
+    for plugin in found:
+        width, doc = min(console.width, 100), inspect.getdoc(sys.modules[plugin.__module__]) or ""
+        for part in doc.split("\n\n"):
+            text = part if part.startswith(" ") else textwrap.fill(part, width, break_on_hyphens=False)
+            console.print(text, end="\n\n", soft_wrap=True)
+        console.print(_facts(plugin, "".join(f" --plugin {path}" for path in plugins or ())), soft_wrap=True)
+        if plugin.knobs():
+            console.print(_knobs(plugin), width=width)
+
+
+def _facts(plugin: type[Any], files: str) -> str:
+    """What the plugin declares: every fact that is not empty, how to call it, and its file, one a line."""
+    strategy = issubclass(plugin, Strategy)
+    names = ("paper", "family", "guarantee", "needs", "stateful") if strategy else (
+        "source", "version", "headline", "unscored", "max_new_tokens", "stop", "executes_code")
+    facts = {name.replace("_", " "): value for name in names if (value := getattr(plugin, name))}
+    facts["call"] = f"decodebench run {'-s' if strategy else '-t'} {_example(plugin)}{files}"
+    facts["file"] = inspect.getsourcefile(plugin)
+    lines = []
+    for name, value in facts.items():
+        several = sorted(value) if isinstance(value, frozenset) else value if isinstance(value, tuple) else [value]
+        text = ", ".join(repr(item) if name == "stop" else "yes" if item is True else str(item) for item in several)
+        lines.append(f"{name:16}{text}")
+    return "\n".join(lines)
+
+
+def _example(plugin: type[Plugin]) -> str:
+    """The name, with the first knob that a sweep would turn."""
+    for key, about in plugin.knobs().items():
+        if others := [value for value in about.sweep if value != getattr(plugin, key)]:
+            return f"'{plugin.name}:{key}={others[0]}'"
+    return plugin.name
+
+
+def _knobs(plugin: type[Plugin]) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table("knob", "default", "allowed", "sweep", "what it does", box=box.SIMPLE_HEAD, pad_edge=False,
+                  collapse_padding=True)
+    for column in table.columns[:3]:
+        column.no_wrap = True
+    for row in described(plugin):
+        table.add_row(*row)
+    return table
