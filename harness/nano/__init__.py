@@ -1,0 +1,12 @@
+"""The embedded model family: a corpus the project writes itself, a tokenizer, a trainer and the shipped weights."""
+
+from pathlib import Path
+
+NAMES = ("nano", "nano-draft")
+
+
+def weights(name: str) -> Path:
+    """Return the folder of the shipped model `name`; raises ValueError for a name that is not in NAMES."""
+    if name not in NAMES:
+        raise ValueError(f"There is no shipped model called {name!r}; the shipped models are {', '.join(NAMES)}.")
+    return Path(__file__).parent / "weights" / name

@@ -1,0 +1,50 @@
+"""The corpus: seeded problems of three kinds, with no problem text in two splits."""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from harness.nano import chats, functions, word_problems
+from harness.nano.problem import Problem
+
+KINDS = ("math", "code", "chat")
+SPLITS = ("train", "dev", "test")
+
+_DRAW: dict[str, Callable[[random.Random], Problem]] = {
+    "math": word_problems.draw,
+    "code": functions.draw,
+    "chat": chats.draw,
+}
+
+
+def problems(kind: str, split: str, count: int, seed: int = 0) -> list[Problem]:
+    """Return `count` distinct problems; a larger count starts with the same ones. Raises ValueError on a bad name."""
+    stream = _stream(kind, split, seed)
+    return [replace(next(stream), id=f"{kind}/{split}/{number:04d}") for number in range(count)]
+
+
+def canonical(problem: Problem) -> str:
+    """Return the text that identifies a problem: its prompts without the examples of a docstring."""
+    return "\n".join(turn.split(">>>")[0].rstrip() for turn in problem.turns)
+
+
+def split_of(problem: Problem) -> str:
+    """Return the split a problem belongs to, decided by a hash of its canonical text (80 / 10 / 10 %)."""
+    bucket = int.from_bytes(hashlib.sha256(canonical(problem).encode()).digest()[:4], "big") % 10
+    return {0: "test", 1: "dev"}.get(bucket, "train")
+
+
+def _stream(kind: str, split: str, seed: int) -> Iterator[Problem]:
+    if kind not in KINDS:
+        raise ValueError(f"There is no kind of problem called {kind!r}; the kinds are {', '.join(KINDS)}.")
+    if split not in SPLITS:
+        raise ValueError(f"There is no split called {split!r}; the splits are {', '.join(SPLITS)}.")
+    rng = random.Random(f"{kind}/{seed}")
+    seen: set[str] = set()
+    while True:
+        problem = _DRAW[kind](rng)
+        text = canonical(problem)
+        if text not in seen and split_of(problem) == split:
+            seen.add(text)
+            yield problem

@@ -1,0 +1,84 @@
+"""Training documents: the tokens of a problem, how much each counts in the loss, and batches of similar length."""
+
+import random
+from array import array
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from harness.nano.corpus import KINDS, problems
+from harness.nano.problem import Problem
+from harness.nano.tokenizer import END, chat_prefix
+
+PROMPT_WEIGHT = 0.1
+ANSWER_WEIGHT = {"math": 1.0, "code": 1.0, "chat": 2.0}  # answers in chats are short
+
+
+class Document(NamedTuple):
+    """Token ids, and for each token its weight in the loss; arrays, since a list needs ten times the memory."""
+
+    ids: "array[int]"
+    weights: "array[float]"
+
+
+class Batch(NamedTuple):
+    """Token ids and loss weights, both [documents, longest]; padding has weight 0."""
+
+    ids: torch.Tensor
+    weights: torch.Tensor
+
+
+def parts(problem: Problem, kind: str) -> list[tuple[str, float]]:
+    """Return the pieces of text of one problem, each with its weight in the loss."""
+    pieces = []
+    for prompt, answer in zip(problem.turns, problem.answers, strict=True):
+        pieces.append((chat_prefix(prompt) if kind == "chat" else prompt, PROMPT_WEIGHT))
+        pieces.append((answer, ANSWER_WEIGHT[kind]))
+        pieces.append((END, ANSWER_WEIGHT[kind]))
+    return pieces
+
+
+def documents(split: str, counts: dict[str, int], seed: int, tokenizer: PreTrainedTokenizerFast) -> list[Document]:
+    """Return one document for each problem, `counts[kind]` of each kind, in random order."""
+    found: list[Document] = []
+    for kind in KINDS:
+        chosen = problems(kind, split, counts[kind], seed)
+        for start in range(0, len(chosen), 1000):
+            found += _encoded([parts(problem, kind) for problem in chosen[start : start + 1000]], tokenizer)
+    random.Random(seed).shuffle(found)
+    return found
+
+
+def _encoded(pieces: list[list[tuple[str, float]]], tokenizer: PreTrainedTokenizerFast) -> Iterator[Document]:
+    encoded = iter(tokenizer([text for piece in pieces for text, _ in piece]).input_ids)
+    for piece in pieces:
+        document = Document(array("H"), array("f"))
+        for _, weight in piece:
+            tokens = next(encoded)
+            document.ids.extend(tokens)
+            document.weights.extend([weight] * len(tokens))
+        yield document
+
+
+def batches(found: list[Document], tokens: int, seed: int) -> Iterator[Batch]:
+    """Yield batches of about `tokens` tokens for ever: documents of similar length together, in random order."""
+    rng = random.Random(seed)
+    while True:
+        order = sorted(rng.sample(range(len(found)), len(found)), key=lambda place: len(found[place].ids) // 4)
+        groups: list[list[Document]] = [[]]
+        for place in order:
+            if groups[-1] and (len(groups[-1]) + 1) * len(found[place].ids) > tokens:
+                groups.append([])
+            groups[-1].append(found[place])
+        rng.shuffle(groups)
+        yield from map(padded, groups)
+
+
+def padded(group: list[Document]) -> Batch:
+    """Return the documents as one batch, padded on the right."""
+    longest = max(len(document.ids) for document in group)
+    ids = [[*document.ids] + [0] * (longest - len(document.ids)) for document in group]
+    weights = [[*document.weights] + [0.0] * (longest - len(document.weights)) for document in group]
+    return Batch(torch.tensor(ids), torch.tensor(weights))
