@@ -34,25 +34,35 @@ class Model:
         return int(self.engine.model.config.get_text_config().vocab_size)
 
 
-def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: str | None = None,
-         eager: bool = False) -> Model:
+def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: str | None = None) -> Model:
     """Load `nano`, `nano-draft`, a folder or a hub id; raises `UserError` when it cannot be found or used."""
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    place = _place(name)
     if dtype not in DTYPES:
         raise UserError(f"There is no dtype '{dtype}'.{suggestion(dtype, DTYPES)}")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            place, dtype=DTYPES[dtype], attn_implementation="eager" if eager else "sdpa").to(device).eval()
+        model = _weights(_place(name), DTYPES[dtype]).to(device).eval()
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"The model '{name}' cannot be loaded: {_sentence(error)}") from error
+        raise UserError(f"The model '{name}' cannot be loaded: {_sentence(error)}.") from error
     words = _tokenizer(tokenizer or name)
     engine = Engine(model, _max_len(model))
     check(engine)
     return Model(name, engine, words, _eos(model, words), _fingerprint(model))
+
+
+def _weights(place: str, dtype: torch.dtype) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(place)
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"{place} is an encoder-decoder model ({config.model_type}); give a decoder-only one.")
+    try:
+        return AutoModelForCausalLM.from_pretrained(place, dtype=dtype, attn_implementation="sdpa")
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        return AutoModelForCausalLM.from_pretrained(place, dtype=dtype, attn_implementation="eager")
 
 
 def check(engine: Engine) -> None:
