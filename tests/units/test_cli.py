@@ -281,7 +281,9 @@ def test_a_run_stopped_by_a_signal_is_resumed(tmp_path: Path) -> None:
     arguments = [str(a) for a in options(tmp_path, "-s", "top_p", "--repeats", 60)]
     records = tmp_path / "run" / "records" / "0000.jsonl"
     with subprocess.Popen([sys.executable, "-m", "harness.cli", *arguments], cwd=ROOT, text=True,
-                          stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+                          stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                          # a shell's background jobs ignore Ctrl-C, and so would this one if the tests are such a job
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) as process:
         end = time.monotonic() + 120
         while time.monotonic() < end and not (records.exists() and records.stat().st_size) and process.poll() is None:
             time.sleep(0.05)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness.nano import NAMES, weights
+from harness.nano import NAMES, train, weights
 from harness.nano.corpus import KINDS, Problem, canonical, problems, split_of
 from harness.nano.documents import batches, documents
 from harness.nano.rules import CHANGES, CHECKS, change, follows
@@ -218,6 +218,22 @@ def test_training_batches_hold_whole_documents(tokenizer):
         assert ids.numel() < 1100
         rows += len(ids)
     assert rows == len(found)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_training_by_steps_is_repeatable_and_can_go_on(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "TRAIN", dict.fromkeys(KINDS, 20))
+    monkeypatch.setattr(train, "HELD_OUT", dict.fromkeys(KINDS, 2))
+    monkeypatch.setattr(train, "TOKENS", 256)
+    monkeypatch.setattr(train, "new_tokenizer", lambda seed: tokenizer)
+    found = []
+    for name, more in (("one", []), ("two", []), ("three", ["--start", str(tmp_path / "one"), "--rate", "0.5"])):
+        train.main(["--out", str(tmp_path / name), "--steps", "2", "--draft-share", "0.5", *more])
+        found.append([(tmp_path / name / model / "model.safetensors").read_bytes() for model in NAMES])
+        assert sorted(folder.name for folder in (tmp_path / name).iterdir()) == sorted(NAMES)
+    assert found[0] == found[1] != found[2]
+    facts = json.loads((tmp_path / "three" / "nano" / "training.json").read_text())
+    assert facts["curve"][-1]["step"] == facts["went_on_from"]["curve"][-1]["step"] == 2
 
 
 @pytest.mark.usefixtures("one_thread")
