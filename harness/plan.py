@@ -22,7 +22,9 @@ from harness.strategy import Strategy
 from harness.task import Example, Task
 
 NOT_IN_IDENTITY = {"output", "plugins", "data", "strategies", "tasks", "model", "draft", "allow_code_execution",
-                   "baseline"}
+                   "baseline", "threads"}
+SMALL = 50_000_000  # parameters below which a second thread gains little, and loses much when its core is busy
+THREADS = torch.get_num_threads()
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,14 @@ def make(config: RunConfig, command: str) -> Plan:
     for path in config.plugins:
         add_plugin(path)
     device = _device(config.device)
-    config = replace(config, device=device, threads=config.threads or torch.get_num_threads())
+    config = replace(config, device=device)
     strategies = _strategies(config)
     chosen = _unique([TASKS.build(spec) for spec in config.tasks or _default_tasks()])
     data = DataSource(config.data)
     tasks = tuple((task, _examples(task, data, config.limit)) for task in chosen)
-    torch.set_num_threads(config.threads or 1)
+    torch.set_num_threads(1)  # until the size of the model is known
     target = load(config.model, dtype=config.dtype, device=device, tokenizer=config.tokenizer)
+    threads = _use_threads(config, target)
     draft, reason = _draft(config, target, strategies)
     reasons = {s.spec(): _unsupported(s, config, reason) for s in strategies}
     warnings = [*data.warnings, *_warnings(target, chosen)]
@@ -84,7 +87,7 @@ def make(config: RunConfig, command: str) -> Plan:
         strategies=[_strategy_entry(s, reasons[s.spec()]) for s in strategies],
         tasks=[_task_entry(task, examples, data, config) for task, examples in tasks],
         model=_model_entry(target, config), draft=_model_entry(draft, config) if draft else None,
-        environment=environment(device, config.threads or 1), warnings=warnings)
+        environment=environment(device, threads), warnings=warnings)
     return Plan(config, manifest, tuple(s for s in strategies if not reasons[s.spec()]), tasks, target, draft)
 
 
@@ -97,6 +100,13 @@ def _device(name: str) -> str:
         raise UserError(f"The device '{name}' cannot be used here ({str(error).splitlines()[0]}); "
                         "choose cpu, or leave --device out.") from None
     return name
+
+
+def _use_threads(config: RunConfig, target: Model) -> int:
+    """Set torch's threads: as asked, else one for a small model and torch's own choice for others."""
+    threads = config.threads or (1 if target.parameters < SMALL else THREADS)
+    torch.set_num_threads(threads)
+    return threads
 
 
 def _strategies(config: RunConfig) -> list[Strategy]:
@@ -171,6 +181,5 @@ def _task_entry(task: Task, examples: Sequence[Example], data: DataSource, confi
 
 
 def _model_entry(model: Model, config: RunConfig) -> ModelEntry:
-    weights = sum(weight.numel() for weight in model.engine.model.parameters())
-    return ModelEntry(name=model.name, architecture=type(model.engine.model).__name__, parameters=weights,
+    return ModelEntry(name=model.name, architecture=type(model.engine.model).__name__, parameters=model.parameters,
                       dtype=config.dtype, fingerprint=model.fingerprint)

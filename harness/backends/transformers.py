@@ -33,6 +33,11 @@ class Model:
         """Rows of the output layer."""
         return int(self.engine.model.config.get_text_config().vocab_size)
 
+    @property
+    def parameters(self) -> int:
+        """Numbers in all weights."""
+        return sum(weight.numel() for weight in self.engine.model.parameters())
+
 
 def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: str | None = None) -> Model:
     """Load `nano`, `nano-draft`, a folder or a hub id; raises `UserError` when it cannot be found or used."""

@@ -31,7 +31,7 @@ def command(
     backend: Annotated[Text, Option(metavar="NAME", help="what runs the model [transformers]")] = None,
     dtype: Annotated[Text, Option(metavar="D", help="float32, bfloat16 or float16 [float32]")] = None,
     device: Annotated[Text, Option(metavar="D", help="cpu, cuda, cuda:1, … [auto]")] = None,
-    threads: Annotated[Number, Option(metavar="N", help="CPU threads [torch's choice]")] = None,
+    threads: Annotated[Number, Option(metavar="N", help="CPU threads [1 for a small model]")] = None,
     data: Annotated[Path | None, Option(metavar="DIR", help="data sets [$DECODEBENCH_DATA, then the hub]")] = None,
     config: Annotated[Path | None, Option(metavar="FILE.toml", help="settings; options here override it")] = None,
     plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py",

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness.config import RunConfig
 from harness.errors import UserError
@@ -202,6 +203,16 @@ def test_the_manifest_says_what_was_run(config: RunConfig) -> None:
     assert manifest["model"]["architecture"] == "LlamaForCausalLM"
     assert manifest["environment"]["packages"]["torch"]
     assert manifest["config"]["seed"] == 0
+
+
+def test_a_small_model_runs_on_one_thread_unless_told_otherwise(config: RunConfig) -> None:
+    try:
+        assert make(replace(config, threads=None), "").manifest.environment["threads"] == 1
+        two = make(replace(config, threads=2), "").manifest
+        assert two.environment["threads"] == 2
+        assert two.identity() == make(config, "").manifest.identity(), "threads must not keep a run from resuming"
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_a_draft_of_another_vocabulary_is_refused(config: RunConfig, tmp_path: Path) -> None:
