@@ -1,6 +1,7 @@
 """Trains the family from an empty folder: the tokenizer, the target `nano`, then `nano-draft` on nano's own choices.
 
 python -m harness.nano.train --out FOLDER [--minutes M | --steps N] [--seed 0]
+    [--start FOLDER --rate 0.5]    to go on from trained models, with another seed for fresh problems
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import torch
 from torch.nn import functional
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from harness.nano import attention
 from harness.nano.corpus import KINDS, problems
@@ -42,6 +43,8 @@ class Run:
     folder: Path
     steps: int | None
     seconds: float | None
+    rate: float
+    earlier: dict[str, object] | None = None
     started: float = field(default_factory=time.monotonic)
     tokens: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
@@ -57,8 +60,8 @@ class Run:
 Loss = Callable[[torch.Tensor, Batch], torch.Tensor]
 
 
-def build(name: str, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Return an untrained model of the family."""
+def build(name: str, tokenizer: PreTrainedTokenizerFast, start: Path | None = None) -> LlamaForCausalLM:
+    """Return an untrained model of the family, or the one that is in the folder `start`."""
     end = tokenizer.eos_token_id
     config = LlamaConfig.from_dict(
         SHAPES[name]
@@ -72,7 +75,7 @@ def build(name: str, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
             "pad_token_id": end,
         }
     )
-    model = LlamaForCausalLM(config)
+    model = LlamaForCausalLM.from_pretrained(start / name, dtype=torch.float32) if start else LlamaForCausalLM(config)
     model.set_attn_implementation(attention.NAME)
     return model
 
@@ -129,7 +132,7 @@ def train(
     while (done := run.progress(step)) < 1:
         for group in optimizer.param_groups:
             cosine = 0.55 + 0.45 * math.cos(math.pi * done)
-            group["lr"] = PEAK_RATE[run.name] * cosine * min(1.0, (step + 1) / WARM_UP)
+            group["lr"] = run.rate * cosine * min(1.0, (step + 1) / WARM_UP)
         chosen = [next(stream) for _ in range(MICRO_BATCHES)]
         weight = sum(batch.weights[:, 1:].sum().item() for batch in chosen)
         current = 0.0
@@ -174,6 +177,7 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, run:
     copy.save_pretrained(fresh)
     tokenizer.save_pretrained(fresh)
     facts = {"name": run.name, "seed": seed, "parameters": model.num_parameters(), "curve": run.curve}
+    facts["went_on_from"] = run.earlier
     (fresh / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
     if run.folder.exists():
         run.folder.rename(old)
@@ -181,39 +185,48 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, run:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def train_family(out: Path, minutes: float | None, steps: int | None, seed: int, share: float) -> None:
-    """Train both models into `out`; nano-draft takes `share` of nano's minutes or steps."""
-    texts = [piece for kind in KINDS for one in problems(kind, "train", 4000, seed) for piece, _ in parts(one, kind)]
-    tokenizer = train_tokenizer(texts)
+def train_family(chosen: argparse.Namespace) -> None:
+    """Train both models into the folder `out`; nano-draft takes `draft_share` of nano's minutes or steps."""
+    seed, steps, start = chosen.seed, chosen.steps, chosen.start
+    minutes = chosen.minutes or (None if steps else 40.0)
+    tokenizer = AutoTokenizer.from_pretrained(start / "nano") if start else new_tokenizer(seed)
     train_data = documents("train", TRAIN, seed, tokenizer)
-    held_out = documents("dev", HELD_OUT, seed, tokenizer)
+    held_out = documents("dev", HELD_OUT, 0, tokenizer)
     size = sum(len(document.ids) for document in train_data)
     print(f"{len(train_data)} documents, {size / 1e6:.1f} M tokens, vocabulary {len(tokenizer)}", flush=True)
     teacher: LlamaForCausalLM | None = None
     for name in SHAPES:
         torch.manual_seed(seed)
-        model = build(name, tokenizer)
-        part = share if teacher else 1.0
-        run = Run(name, out / name, steps and int(steps * part), minutes and minutes * 60 * part)
+        model = build(name, tokenizer, start)
+        part, rate = (chosen.draft_share if teacher else 1.0), PEAK_RATE[name] * chosen.rate
+        run = Run(name, chosen.out / name, steps and int(steps * part), minutes and minutes * 60 * part, rate)
+        run.earlier = json.loads((start / name / "training.json").read_text()) if start else None
         print(f"{name}: {model.num_parameters() / 1e6:.2f} M parameters", flush=True)
         loss = distillation_loss(teacher) if teacher else text_loss
         train(model, run, (train_data, held_out), loss, seed, partial(save_model, model, tokenizer, run, seed))
         teacher = model
 
 
-def main() -> None:
-    """Read the command line and train the family."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def new_tokenizer(seed: int) -> PreTrainedTokenizerFast:
+    """Return a tokenizer trained on a part of the corpus."""
+    return train_tokenizer(
+        piece for kind in KINDS for one in problems(kind, "train", 4000, seed) for piece, _ in parts(one, kind)
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line, or `arguments`, and train the family on one thread."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder that will hold nano/ and nano-draft/")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="minutes of training for nano (default 40)")
     length.add_argument("--steps", type=int, help="steps of training for nano, in place of minutes")
     parser.add_argument("--draft-share", type=float, default=0.25, help="nano-draft's share of nano's length")
     parser.add_argument("--seed", type=int, default=0)
-    chosen = parser.parse_args()
+    parser.add_argument("--start", type=Path, help="folder with trained models to go on from")
+    parser.add_argument("--rate", type=float, default=1.0, help="factor on the peak learning rates")
     torch.set_num_threads(1)
-    minutes = chosen.minutes or (None if chosen.steps else 40.0)
-    train_family(chosen.out, minutes, chosen.steps, chosen.seed, chosen.draft_share)
+    train_family(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":
