@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from harness.measure.passk import pass_at_k
-from harness.stats.bootstrap import NOTHING, mean_interval, ratio_interval
+from harness.stats.bootstrap import NOTHING, ratio_interval, share_interval
 from harness.store import Record, Store, StrategyEntry, TaskEntry, Turn
 
 NAN = float("nan")
@@ -147,7 +147,7 @@ def _cell(
 
 def _quality(task: TaskEntry, ok: pd.DataFrame) -> dict[str, Any]:
     scored = ok.dropna(subset=[column]) if (column := f"score_{task.headline}") in ok else ok.iloc[:0]
-    found = NOTHING if scored.empty else mean_interval(scored[column], scored["example"])
+    found = NOTHING if scored.empty else share_interval(scored[column], scored["example"])
     return {"quality": found.mean, "quality_low": found.low, "quality_high": found.high,
             "quality_metric": task.headline, "quality_note": task.unscored or ""}
 

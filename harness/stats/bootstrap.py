@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm, t
+from scipy.stats import binomtest, norm, t
 
 CHUNK = 4_000_000  # draws held in memory at a time
 
@@ -42,6 +42,20 @@ def mean_interval(
     ends = np.quantile(_resampled(sums, counts, resamples, seed), [tail, 1 - tail])
     low, high = np.clip(ends, numbers.min(), numbers.max())
     return Interval(mean, float(low), float(high))
+
+
+def share_interval(values: ArrayLike, clusters: ArrayLike, *, level: float = 0.95) -> Interval:
+    """As `mean_interval`, for scores from 0 to 1.
+
+    Where all are 0 or all are 1 resampling sees no spread at all; then Wilson's interval for as many independent
+    answers as there are clusters is given.
+    """
+    found = mean_interval(values, clusters, level=level)
+    if found.low != found.high or found.mean not in (0.0, 1.0):
+        return found
+    count = len(np.unique(np.asarray(clusters)))
+    ends = binomtest(round(found.mean * count), count).proportion_ci(level, method="wilson")
+    return Interval(found.mean, float(ends.low), float(ends.high))
 
 
 def ratio_interval(

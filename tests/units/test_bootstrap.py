@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from harness.stats.bootstrap import mean_interval, ratio_interval
+from harness.stats.bootstrap import mean_interval, ratio_interval, share_interval
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_promised() -> None:
@@ -50,3 +50,12 @@ def test_a_hundred_thousand_records_take_seconds() -> None:
     begun = time.perf_counter()
     mean_interval(values, np.arange(100_000) // 2)
     assert time.perf_counter() - begun < 20
+
+
+def test_no_spread_is_not_certainty() -> None:
+    """Wilson 1927: 0 of 5 right is compatible with anything up to 43 %."""
+    none, every = (share_interval([value] * 5, range(5)) for value in (0.0, 1.0))
+    assert (none.mean, none.low, round(none.high, 3)) == (0.0, 0.0, 0.434)
+    assert (every.mean, round(every.low, 3), every.high) == (1.0, 0.566, 1.0)
+    assert share_interval([0.5] * 5, range(5)) == mean_interval([0.5] * 5, range(5))
+    assert share_interval([0, 1, 1], [0, 1, 2]) == mean_interval([0, 1, 1], [0, 1, 2])
