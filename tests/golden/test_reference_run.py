@@ -1,4 +1,4 @@
-"""The committed reference run: the same tokens and the same counts come out today, and every claim of lossless holds."""
+"""The committed reference run: the same tokens and counts come out today, and every claim of lossless holds."""
 
 from dataclasses import replace
 from pathlib import Path
