@@ -1,6 +1,9 @@
 """Models of the transformers library: finding, loading and checking them."""
 
 import hashlib
+import logging
+import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,14 +44,17 @@ class Model:
 
 def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: str | None = None) -> Model:
     """Load `nano`, `nano-draft`, a folder or a hub id; raises `UserError` when it cannot be found or used."""
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()
+    disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are summed up in our one sentence
     if dtype not in DTYPES:
         raise UserError(f"There is no dtype '{dtype}'.{suggestion(dtype, DTYPES)}")
     try:
         model = _weights(_place(name), DTYPES[dtype]).to(device).eval()
-    except (OSError, ValueError, RuntimeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # the library raises errors of many kinds for a folder that is no model
         raise UserError(f"The model '{name}' cannot be loaded: {_sentence(error)}.") from error
     words = _tokenizer(tokenizer or name)
     engine = Engine(model, _max_len(model))
@@ -62,12 +68,17 @@ def _weights(place: str, dtype: torch.dtype) -> Any:
     config = AutoConfig.from_pretrained(place)
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"{place} is an encoder-decoder model ({config.model_type}); give a decoder-only one.")
+    wanted: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
     try:
-        return AutoModelForCausalLM.from_pretrained(place, dtype=dtype, attn_implementation="sdpa")
+        model, info = AutoModelForCausalLM.from_pretrained(place, attn_implementation="sdpa", **wanted)
     except ValueError as error:
         if "scaled_dot_product_attention" not in str(error):
             raise
-        return AutoModelForCausalLM.from_pretrained(place, dtype=dtype, attn_implementation="eager")
+        model, info = AutoModelForCausalLM.from_pretrained(place, attn_implementation="eager", **wanted)
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(f"{place} lacks {len(missing)} of the model's weights ({missing[0]} for one), "
+                        "which would be random; give a complete model.")
+    return model
 
 
 def check(engine: Engine) -> None:
@@ -151,6 +162,8 @@ def _fingerprint(model: Any) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+    """The first sentence of an error, on one line and not too long."""
+    first = re.split(r"(?<=[a-z)'])[.:?!] ", " ".join(str(error).split()), maxsplit=1)[0]
+    return textwrap.shorten(first, 200, placeholder=" …").rstrip(".") or type(error).__name__
 
 

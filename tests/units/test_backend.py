@@ -62,6 +62,25 @@ def test_models_without_a_cache_of_slots_are_refused(name: str, tmp_path: Path) 
     assert "\n" not in str(caught.value)
 
 
+def test_broken_folders_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "model"
+    place = on_disk(USABLE["neox"](), folder)
+    weights = folder / "model.safetensors"
+    whole = load_file(weights)
+    save_file({name: value for name, value in whole.items() if "layers.1" not in name}, weights, {"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks \d+ of the model's weights"):
+        load(place)
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load(place)
+    (folder / "config.json").write_text("{broken")
+    with pytest.raises(UserError, match="not a valid JSON file") as caught:
+        load(place)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_sliding_window_limits_the_length(tmp_path: Path) -> None:
     config = transformers.MistralConfig(**SIZES, sliding_window=32)
     assert load(on_disk(transformers.MistralForCausalLM(config), tmp_path)).engine.max_len == 32
