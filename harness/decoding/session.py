@@ -220,7 +220,7 @@ def _shared(old: Sequence[int], new: Sequence[int]) -> int:
     return next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=128)  # long prompts have large blocks: at most 128 × 512² bools are kept
 def _block(unread: int, parents: tuple[int, ...]) -> Tensor:
     """(U + N, U + N) bool: the unread text reads causally, every node sees that text and its own ancestors."""
     block = torch.ones(unread + len(parents), unread + len(parents), dtype=torch.bool).tril_()
