@@ -199,7 +199,7 @@ def train_family(chosen: argparse.Namespace) -> None:
         torch.manual_seed(seed)
         model = build(name, tokenizer, start)
         part, rate = (chosen.draft_share if teacher else 1.0), PEAK_RATE[name] * chosen.rate
-        run = Run(name, chosen.out / name, steps and int(steps * part), minutes and minutes * 60 * part, rate)
+        run = Run(name, chosen.out / name, steps and max(1, round(steps * part)), minutes and minutes * 60 * part, rate)
         run.earlier = json.loads((start / name / "training.json").read_text()) if start else None
         print(f"{name}: {model.num_parameters() / 1e6:.2f} M parameters", flush=True)
         loss = distillation_loss(teacher) if teacher else text_loss
