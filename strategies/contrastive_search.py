@@ -1,7 +1,8 @@
 """Contrastive search: among the `k` likeliest tokens take the one that is likely and unlike what stands already.
 
 Su et al. 2022 (arXiv 2202.06417, §3.2). `alpha` weighs the degeneration penalty, the largest cosine between the
-candidate's hidden state and that of any token before it, prompt included, against the model's probability.
+candidate's hidden state and that of any token before it, prompt included, against the model's probability. The
+defaults are the authors' for models that were not trained for it; with such training they use k = 8.
 """
 
 from collections.abc import Iterator
