@@ -86,11 +86,12 @@ class Runner:
     @torch.inference_mode()
     def warm_up(self) -> None:
         """Let every strategy write a few tokens after a text that is no example, so that first calls are not timed."""
-        prompt = self._encode(WARM_UP)
+        prompt = tuple(self._encode(WARM_UP))
+        rule = StopRule(self.plan.target.tokenizer, prompt, frozenset(), ())
         for strategy in self.plan.strategies:
-            session = self._session(strategy)
+            session, request = self._session(strategy), Request(prompt, 8, PhiloxStream("warm-up"))
             with contextlib.suppress(Exception):  # what fails here fails again where it is recorded
-                self._turn(strategy, prompt, 8, (), PhiloxStream("warm-up"), 0, session, "")
+                trace(strategy, session, request, rule, self.clock)
             session.close()
 
     def decode(self, cell: Cell, examples: Sequence[Example]) -> list[Record]:
@@ -110,9 +111,7 @@ class Runner:
             while len(turns) < len(example.turns):
                 shown = cell.task.prompt(example, [turn.text for turn in turns])
                 stream = PhiloxStream(config.seed, cell.task.spec(), example.id, cell.sample, cell.repeat, len(turns))
-                turns.append(self._turn(cell.strategy, self._encode(shown),
-                                        config.max_new_tokens or cell.task.max_new_tokens, cell.task.stop, stream,
-                                        cell.sample, session, self._shown(shown)))
+                turns.append(self._turn(cell, self._encode(shown), stream, session, self._shown(shown)))
             return turns
         except Exception as error:  # one bad sample must not end a run: it is recorded
             return error
@@ -120,22 +119,24 @@ class Runner:
             if session:
                 session.close()
 
-    def _turn(self, strategy: Strategy, prompt: list[int], most: int, stops: Sequence[str], stream: PhiloxStream,
-              sample: int, session: Session, shown: str) -> Turn:
-        target, longest = self.plan.target, min(engine.max_len for engine in self._used(strategy))
-        if len(prompt) >= longest and self.plan.config.truncate_prompts:
-            prompt = prompt[-max(1, longest - most):]
-        if len(prompt) >= longest:
-            raise UserError(f"the prompt has {len(prompt)} tokens and the model reads at most {longest}; "
-                            "--truncate-prompts drops what is too much at its start")
+    def _turn(self, cell: Cell, whole: list[int], stream: PhiloxStream, session: Session, shown: str) -> Turn:
+        config, target = self.plan.config, self.plan.target
+        most = config.max_new_tokens or cell.task.max_new_tokens
+        longest = min(engine.max_len for engine in self._used(cell.strategy))
+        prompt = whole
+        if len(whole) >= longest:
+            if not (config.truncate_prompts or cell.task.may_cut):
+                raise UserError(f"the prompt has {len(whole)} tokens and the model reads at most {longest}; "
+                                "--truncate-prompts drops what is too much at its start")
+            prompt = whole[-max(1, longest - most):]
         room = longest - len(prompt)
-        rule = StopRule(target.tokenizer, prompt, target.eos, stops)
-        request = Request(tuple(prompt), min(most, room), stream, target.eos, sample, rule.stopped)
-        done = trace(strategy, session, request, rule, self.clock)
+        rule = StopRule(target.tokenizer, prompt, target.eos, cell.task.stop)
+        request = Request(tuple(prompt), min(most, room), stream, target.eos, cell.sample, rule.stopped)
+        done = trace(cell.strategy, session, request, rule, self.clock)
         raw = rule.text(done.tokens)
         stop = "context" if done.stop == "length" and room < most else done.stop
-        return Turn(prompt=shown, prompt_tokens=len(prompt), text=rule.before_stop(raw), raw=raw, tokens=done.tokens,
-                    stop=stop, steps=done.steps)
+        return Turn(prompt=shown, prompt_tokens=len(prompt), prompt_cut=len(whole) - len(prompt), raw=raw,
+                    text=rule.before_stop(raw), tokens=done.tokens, stop=stop, steps=done.steps)
 
     def _record(self, cell: Cell, example: Example, turns: list[Turn] | Exception, seconds: float,
                 started: float) -> Record:

@@ -39,10 +39,14 @@ class Steps(Stored):
 
 
 class Turn(Stored):
-    """One answer: `text` is what is scored (cut at the stop string), `raw` what was generated before the cut."""
+    """One answer: `text` is what is scored (cut at the stop string), `raw` what was generated before the cut.
+
+    `prompt_cut` counts the tokens that the prompt lost at its start because the model reads no longer one.
+    """
 
     prompt: str
     prompt_tokens: int
+    prompt_cut: int = 0
     text: str
     raw: str
     tokens: list[int]

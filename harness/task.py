@@ -33,7 +33,8 @@ class Task(Plugin):
 
     `version` changes whenever prompts or scores would. `headline` names the score shown as quality; `unscored` is
     the reason shown in its place when there is no scorer. `chat` tasks are rendered with the model's chat template.
-    `executes_code` tasks run what the model wrote.
+    `executes_code` tasks run what the model wrote. A prompt that is too long for the model is refused, unless
+    `may_cut` says that it may lose its start (few-shot exemplars, as lm-eval does).
     """
 
     version: ClassVar[int]
@@ -43,6 +44,7 @@ class Task(Plugin):
     stop: ClassVar[tuple[str, ...]] = ()
     chat: ClassVar[bool] = False
     executes_code: ClassVar[bool] = False
+    may_cut: ClassVar[bool] = False
     unscored: ClassVar[str | None] = None
 
     @abstractmethod

@@ -41,6 +41,7 @@ class GSM8K(Task):
     source = "Cobbe et al. 2021, arXiv:2110.14168; openai/gsm8k, MIT"
     headline = "flexible"
     max_new_tokens = 512
+    may_cut = True
     stop = ("Q:", "</s>", "<|im_end|>")
 
     def examples(self, data: DataSource) -> list[Example]:

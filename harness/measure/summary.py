@@ -27,7 +27,7 @@ def samples(store: Store) -> pd.DataFrame:
     """
     rows = [_row(record) for record in store.records()]
     frame = pd.DataFrame(rows, columns=None if rows else IDENTITY)
-    return frame.reindex(columns=[*IDENTITY, *NUMBERS, "truncated", "ids", *_scores(frame)])
+    return frame.reindex(columns=[*IDENTITY, *NUMBERS, "cut", "truncated", "ids", *_scores(frame)])
 
 
 def summarise(store: Store) -> pd.DataFrame:
@@ -103,6 +103,7 @@ def _row(record: Record) -> dict[str, Any]:
         "decode_tokens": sum(sum(turn.steps.tokens[1:]) for turn in turns),
         "decode_steps": sum(len(turn.steps.tokens[1:]) for turn in turns),
         "decode_seconds": sum(sum(turn.steps.seconds[1:]) for turn in turns),
+        "cut": any(turn.prompt_cut for turn in turns),
         "truncated": any(turn.stop in ("length", "context") for turn in turns),
         "ids": np.array([token for turn in turns for token in (*turn.tokens, END_OF_TURN)], dtype=np.int64),
     }
@@ -129,6 +130,10 @@ def _ratio(above: float, below: float) -> float:
     return float(above / below) if below else NAN
 
 
+def _share(flags: "pd.Series[Any]") -> float:
+    return _ratio(int((flags == True).sum()), len(flags))  # noqa: E712 - a column, not a bool
+
+
 def _cell(
     task: TaskEntry, strategy: StrategyEntry, cell: pd.DataFrame, base: pd.DataFrame, is_base: bool
 ) -> dict[str, Any]:
@@ -140,7 +145,7 @@ def _cell(
         "samples": len(ok), "failed": len(cell) - len(ok),
         **_quality(task, ok), **_speed(ok), **_speedup(pairs, is_base),
         "ttft_median": float(ok["ttft"].median()), "tokens_mean": float(ok["tokens"].mean()),
-        "truncated": _ratio(int((ok["truncated"] == True).sum()), len(ok)),  # noqa: E712 - a column, not a bool
+        "truncated": _share(ok["truncated"]), "cut": _share(ok["cut"]),
         **_cost(ok, strategy), **_sameness(pairs), **_passes(task, ok),
     }
 

@@ -105,10 +105,13 @@ def notes(summary: pd.DataFrame) -> list[str]:
     named = summary.assign(label=names(summary))
     absent = named[named["unsupported"] != ""].drop_duplicates("label")
     unscored = named[named["quality_note"] != ""].drop_duplicates("task")
+    cut = named[named["cut"] > 0].drop_duplicates("task")
     failed = int(named["failed"].sum())
     return [
         *(f"{row['label']} is not supported: {row['unsupported']}" for _, row in absent.iterrows()),
         *(f"{row['task']} has no quality: {row['quality_note']}" for _, row in unscored.iterrows()),
+        *(f"{row['task']}: {100 * row['cut']:.0f} % of the prompts lost their start to fit the model"
+          for _, row in cut.iterrows()),
         *([f"{failed} {'sample' if failed == 1 else 'samples'} failed and count in no number"] if failed else []),
     ]
 

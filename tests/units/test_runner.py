@@ -11,8 +11,10 @@ import torch
 
 from harness.config import RunConfig
 from harness.errors import UserError
+from harness.measure.summary import summarise
 from harness.plan import make
 from harness.registry import STRATEGIES, TASKS
+from harness.report.tables import notes
 from harness.runner import Outcome, run
 from harness.store import Record, Store
 from tests.pair import saved
@@ -167,6 +169,17 @@ def test_long_prompts_are_refused_by_name_or_cut(config: RunConfig, tmp_path: Pa
     assert {r.status for r in records if r.example != "1"} == {"ok"}
     _, records = go(replace(config, strategies=("speculative",), truncate_prompts=True, output=tmp_path / "cut"))
     assert {r.turns[0].prompt_tokens for r in records if r.example == "1"} == {482}
+
+
+def test_a_task_may_let_its_prompts_be_cut(config: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "words.py").write_text(TASK.replace('"three"', '"three " * 200').replace(
+        "    stop:", "    may_cut: ClassVar[bool] = True\n    stop:"))
+    outcome, records = go(config)
+    assert outcome.failed == 0
+    assert {(r.turns[0].prompt_tokens, r.turns[0].prompt_cut) for r in records if r.example == "1"} == {(500, 700)}
+    assert {r.turns[0].prompt_cut for r in records if r.example != "1"} == {0}
+    summary = summarise(Store.open(outcome.folder))
+    assert notes(summary) == ["words: 33 % of the prompts lost their start to fit the model"]
 
 
 def test_the_context_ends_an_answer(config: RunConfig, tmp_path: Path) -> None:
