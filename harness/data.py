@@ -36,14 +36,13 @@ class Hub:
 class DataSource:
     """The places where the rows of data sets are looked for, in order: `folder`, `$DECODEBENCH_DATA`, the hub.
 
-    After `rows`, `origins` says where each data set came from, `hashes` holds the SHA-256 of its rows, and `warnings`
-    what the user should know. Raises `UserError` when `folder` does not exist.
+    After `rows`, `origins` says where each data set came from, and `warnings` what the user should know. Raises
+    `UserError` when `folder` does not exist.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folders: list[Path] = []
         self.origins: dict[str, str] = {}
-        self.hashes: dict[str, str] = {}
         self.warnings: list[str] = []
         if folder is not None:
             self._add(folder, "--data")
@@ -95,8 +94,7 @@ class DataSource:
 
     def _note(self, name: str, origin: str, rows: list[Row], hub: Hub) -> None:
         self.origins[name] = origin
-        self.hashes[name] = digest(rows)
-        if hub.rows_sha256 not in (None, self.hashes[name]):
+        if hub.rows_sha256 not in (None, digest(rows)):
             self.warnings.append(f"The {len(rows)} rows of {name} from {origin} differ from the published ones: "
                                  "do not hold its scores against published figures.")
 

@@ -133,9 +133,12 @@ class Manifest(Stored):
     warnings: list[str] = Field(default_factory=list)
 
     def identity(self) -> dict[str, Any]:
-        """The part that decides whether two runs are the same one."""
+        """The part that decides whether two runs are the same one; the hash of the data counts, not its place."""
         kept = {"schema_version", "baseline", "config", "strategies", "tasks", "model", "draft"}
-        return self.model_dump(mode="json", include=kept)
+        found = self.model_dump(mode="json", include=kept)
+        for task in found["tasks"]:
+            del task["data"]
+        return found
 
 
 class Store:

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -116,12 +116,12 @@ def walk(session: Session, groups: Sequence[Beams], diversity: float = 0.0, coun
             return
         session.retain(sorted({h.node for h in live} - {ROOT}))
         log_p = session.grow([h.tokens[-1] for h in live], [h.node for h in live]).logits.log_softmax(-1)
-        row = 1
+        row = 1  # row 0 is the text's
         for i, group in enumerate(groups):
-            rows[i] = list(range(row, row + len(group.live))) if not group.done else []
-            group.live = [Hypothesis(h.tokens, h.score, h.log_p, read + r - 1)
-                          for h, r in zip(group.live, rows[i], strict=bool(rows[i]))]
-            row += len(rows[i])
+            if not group.done:
+                rows[i] = list(range(row, row + len(group.live)))
+                group.live = [replace(h, node=read + r - 1) for h, r in zip(group.live, rows[i], strict=True)]
+                row += len(group.live)
         read += len(live)
 
 

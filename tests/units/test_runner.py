@@ -218,6 +218,13 @@ def test_the_manifest_says_what_was_run(config: RunConfig) -> None:
     assert manifest["config"]["seed"] == 0
 
 
+def test_the_same_rows_from_another_place_are_the_same_run(config: RunConfig) -> None:
+    manifest = make(config, "").manifest
+    moved = manifest.model_copy(update={"tasks": [manifest.tasks[0].model_copy(update={"data": "elsewhere"})]})
+    changed = manifest.model_copy(update={"tasks": [manifest.tasks[0].model_copy(update={"data_hash": "0"})]})
+    assert moved.identity() == manifest.identity() != changed.identity()
+
+
 def test_a_small_model_runs_on_one_thread_unless_told_otherwise(config: RunConfig) -> None:
     try:
         assert make(replace(config, threads=None), "").manifest.environment["threads"] == 1
