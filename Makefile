@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lint setup nano bench clean
+.PHONY: demo test lint setup nano profile bench clean
 
 demo: setup
 	$(BIN)/decodebench run --config demo.toml
@@ -26,6 +26,9 @@ setup: .venv/ready
 
 nano: setup
 	$(BIN)/python -m harness.nano.train --out harness/nano/weights
+
+profile: setup
+	$(BIN)/python -m benchmarks.nano
 
 bench: setup
 	$(BIN)/python -m benchmarks.loop

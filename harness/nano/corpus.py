@@ -1,20 +1,23 @@
-"""The corpus: seeded problems of three kinds, with no problem text in two splits."""
+"""The corpus: seeded problems of six kinds, with no problem text in two splits."""
 
 import hashlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from harness.nano import chats, functions, word_problems
+from harness.nano import chats, edits, functions, stories, summaries, word_problems
 from harness.nano.problem import Problem
 
-KINDS = ("math", "code", "chat")
+KINDS = ("math", "code", "chat", "story", "edit", "summary")
 SPLITS = ("train", "dev", "test")
 
 _DRAW: dict[str, Callable[[random.Random], Problem]] = {
     "math": word_problems.draw,
     "code": functions.draw,
     "chat": chats.draw,
+    "story": stories.draw,
+    "edit": edits.draw,
+    "summary": summaries.draw,
 }
 
 

@@ -2,7 +2,7 @@
 
 import random
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from harness.nano.problem import Problem
 from harness.nano.tokenizer import END, chat_prefix
 
 PROMPT_WEIGHT = 0.1
-ANSWER_WEIGHT = {"math": 1.0, "code": 1.0, "chat": 2.0}  # answers in chats are short
+ANSWER_WEIGHT = dict.fromkeys(KINDS, 1.0) | {"chat": 2.0}  # answers in chats are short
 
 
 class Document(NamedTuple):
@@ -22,6 +22,16 @@ class Document(NamedTuple):
     ids: "array[int]"
     weights: "array[float]"
 
+    def add(self, tokens: Sequence[int], weight: float) -> None:
+        """Append tokens that count `weight` each."""
+        self.ids.extend(tokens)
+        self.weights.extend([weight] * len(tokens))
+
+
+def empty() -> Document:
+    """Return a document to be filled."""
+    return Document(array("H"), array("f"))
+
 
 class Batch(NamedTuple):
     """Token ids and loss weights, both [documents, longest]; padding has weight 0."""
@@ -29,12 +39,21 @@ class Batch(NamedTuple):
     ids: torch.Tensor
     weights: torch.Tensor
 
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the batch on another device."""
+        return Batch(self.ids.to(device), self.weights.to(device))
+
+
+def prompt_text(prompt: str, kind: str) -> str:
+    """Return what the model reads for one turn."""
+    return chat_prefix(prompt) if kind == "chat" else prompt
+
 
 def parts(problem: Problem, kind: str) -> list[tuple[str, float]]:
     """Return the pieces of text of one problem, each with its weight in the loss."""
     pieces = []
     for prompt, answer in zip(problem.turns, problem.answers, strict=True):
-        pieces.append((chat_prefix(prompt) if kind == "chat" else prompt, PROMPT_WEIGHT))
+        pieces.append((prompt_text(prompt, kind), PROMPT_WEIGHT))
         pieces.append((answer, ANSWER_WEIGHT[kind]))
         pieces.append((END, ANSWER_WEIGHT[kind]))
     return pieces
@@ -43,8 +62,8 @@ def parts(problem: Problem, kind: str) -> list[tuple[str, float]]:
 def documents(split: str, counts: dict[str, int], seed: int, tokenizer: PreTrainedTokenizerFast) -> list[Document]:
     """Return one document for each problem, `counts[kind]` of each kind, in random order."""
     found: list[Document] = []
-    for kind in KINDS:
-        chosen = problems(kind, split, counts[kind], seed)
+    for kind, count in counts.items():
+        chosen = problems(kind, split, count, seed)
         for start in range(0, len(chosen), 1000):
             found += _encoded([parts(problem, kind) for problem in chosen[start : start + 1000]], tokenizer)
     random.Random(seed).shuffle(found)
@@ -54,11 +73,9 @@ def documents(split: str, counts: dict[str, int], seed: int, tokenizer: PreTrain
 def _encoded(pieces: list[list[tuple[str, float]]], tokenizer: PreTrainedTokenizerFast) -> Iterator[Document]:
     encoded = iter(tokenizer([text for piece in pieces for text, _ in piece]).input_ids)
     for piece in pieces:
-        document = Document(array("H"), array("f"))
+        document = empty()
         for _, weight in piece:
-            tokens = next(encoded)
-            document.ids.extend(tokens)
-            document.weights.extend([weight] * len(tokens))
+            document.add(next(encoded), weight)
         yield document
 
 

@@ -1,63 +1,60 @@
-"""Trains the family from an empty folder: the tokenizer, the target `nano`, then `nano-draft` on nano's own choices.
+"""Trains the family from an empty folder: the tokenizer, the target `nano`, then `nano-draft` on nano's own answers.
 
-python -m harness.nano.train --out FOLDER [--minutes M | --steps N] [--seed 0]
+python -m harness.nano.train --out FOLDER [--minutes M | --steps N] [--workers W] [--seed 0]
     [--start FOLDER --rate 0.5]    to go on from trained models, with another seed for fresh problems
 """
 
 import argparse
 import json
-import math
 import shutil
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch.nn import functional
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from harness.nano import attention
 from harness.nano.corpus import KINDS, problems
-from harness.nano.documents import Batch, Document, batches, documents, padded, parts
+from harness.nano.documents import Batch, Document, batches, documents, parts
+from harness.nano.samples import samples
+from harness.nano.team import Team, launch
 from harness.nano.tokenizer import CONTEXT, train_tokenizer
+from harness.nano.training import Run, distillation_loss, text_loss, train
 
 SHAPES = {
     "nano": {"hidden_size": 192, "num_hidden_layers": 10, "num_attention_heads": 3, "intermediate_size": 512},
     "nano-draft": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 344},
 }
-PEAK_RATE = {"nano": 2e-3, "nano-draft": 3e-3}
-TRAIN = {"math": 60_000, "code": 50_000, "chat": 70_000}
-HELD_OUT = {"math": 100, "code": 100, "chat": 100}
-TOKENS, MICRO_BATCHES, WARM_UP = 2048, 2, 100
-SAVE_SECONDS = 300
+PEAK_RATE = {"nano": 4e-3, "nano-draft": 5e-3}
+# Problems of each kind that one worker draws, held-out ones, and answers of nano's that its draft learns from.
+TRAIN = {"math": 35_000, "code": 26_000, "chat": 40_000, "story": 8_000, "edit": 44_000, "summary": 24_000}
+HELD_OUT = {"math": 60, "code": 60, "chat": 60, "story": 20, "edit": 40, "summary": 40}
+SAMPLES = {"math": 2_000, "code": 1_600, "chat": 2_000, "story": 512, "edit": 1_000, "summary": 800}
+TOKENS = 1536
+DEFAULT_MINUTES = 40.0
 
 
-@dataclass
-class Run:
-    """One training run: where it saves, how long it lasts (steps or seconds), and the curve so far."""
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for; `draft_share` is nano-draft's part of nano's minutes or steps."""
 
-    name: str
-    folder: Path
+    out: Path
+    minutes: float | None
     steps: int | None
-    seconds: float | None
+    draft_share: float
+    seed: int
+    start: Path | None
     rate: float
-    earlier: dict[str, object] | None = None
-    started: float = field(default_factory=time.monotonic)
-    tokens: int = 0
-    curve: list[dict[str, float]] = field(default_factory=list)
 
-    def progress(self, step: int) -> float:
-        """Return the share of the run that is over, 0 to 1."""
-        if self.steps is not None:
-            return step / self.steps
-        assert self.seconds is not None
-        return min(1.0, (time.monotonic() - self.started) / self.seconds)
-
-
-Loss = Callable[[torch.Tensor, Batch], torch.Tensor]
+    def run(self, name: str) -> Run:
+        """Return the plan of one model's training."""
+        share = 1.0 if name == "nano" else self.draft_share
+        steps = None if self.steps is None else max(1, round(self.steps * share))
+        minutes = None if self.steps else (self.minutes or DEFAULT_MINUTES) * share
+        return Run(name, steps, minutes and minutes * 60, PEAK_RATE[name] * self.rate)
 
 
 def build(name: str, tokenizer: PreTrainedTokenizerFast, start: Path | None = None) -> LlamaForCausalLM:
@@ -80,153 +77,100 @@ def build(name: str, tokenizer: PreTrainedTokenizerFast, start: Path | None = No
     return model
 
 
-def text_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Return the sum over tokens of weight times cross-entropy with the text."""
-    losses: torch.Tensor = functional.cross_entropy(
-        logits.flatten(0, 1).float(), batch.ids[:, 1:].flatten(), reduction="none"
-    )
-    return (losses * batch.weights[:, 1:].flatten()).sum()
+def train_family(options: Options, tokenizer: PreTrainedTokenizerFast, team: Team) -> None:
+    """Train both models into the folder `out`, as one worker of a team with its own part of the data."""
+    share = options.seed * 1000 + team.rank
+    found = documents("train", TRAIN, share, tokenizer)
+    held_out = {kind: documents("dev", {kind: count}, 0, tokenizer) for kind, count in HELD_OUT.items()}
+    if team.first:
+        size = sum(len(document.ids) for document in found) * team.size / 1e6
+        print(f"{len(found) * team.size} documents, {size:.1f} M tokens, vocabulary {len(tokenizer)}", flush=True)
+    text = batches(found, TOKENS, share)
+    nano = train_one("nano", options, tokenizer, team, (text, held_out), None)
+    own = list(samples(nano, tokenizer, SAMPLES, share))
+    if team.first:
+        size = sum(len(document.ids) for document in own) * team.size / 1e6
+        print(f"{len(own) * team.size} answers written by nano, {size:.1f} M tokens with their prompts", flush=True)
+    both = by_turns(batches(own, TOKENS, share), text)
+    train_one("nano-draft", options, tokenizer, team, (both, held_out), nano)
 
 
-def distillation_loss(teacher: LlamaForCausalLM) -> Loss:
-    """Return a loss: cross-entropy with the teacher's distribution at each token, times the token's weight."""
-
-    def loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        with torch.no_grad():
-            wanted = teacher(batch.ids[:, :-1]).logits.float().softmax(-1)
-        losses: torch.Tensor = -(wanted * logits.float().log_softmax(-1)).sum(-1)
-        return (losses * batch.weights[:, 1:]).sum()
-
-    return loss
+def by_turns(*streams: Iterator[Batch]) -> Iterator[Batch]:
+    """Yield a batch of each stream in turn, for ever."""
+    while True:
+        yield from map(next, streams)
 
 
-@torch.no_grad()
-def held_out_loss(model: LlamaForCausalLM, found: list[Document]) -> float:
-    """Return the mean cross-entropy of the answers' tokens in nats."""
-    total = count = 0.0
-    for start in range(0, len(found), 20):
-        ids, weights = padded(sorted(found, key=lambda one: len(one.ids))[start : start + 20])
-        answers = Batch(ids, (weights >= 1.0).float())
-        with torch.autocast("cpu", torch.bfloat16):
-            total += text_loss(model(ids[:, :-1]).logits, answers).item()
-        count += answers.weights[:, 1:].sum().item()
-    return total / count
+def train_one(
+    name: str,
+    options: Options,
+    tokenizer: PreTrainedTokenizerFast,
+    team: Team,
+    data: tuple[Iterator[Batch], dict[str, list[Document]]],
+    teacher: LlamaForCausalLM | None,
+) -> LlamaForCausalLM:
+    """Train and save one model of the family; with a teacher, on its distributions instead of the text."""
+    torch.manual_seed(options.seed)
+    model = build(name, tokenizer, options.start)
+    torch.nn.Module.to(model, device=team.device)
+    run = options.run(name)
+    if team.first:
+        print(f"{name}: {model.num_parameters() / 1e6:.2f} M parameters", flush=True)
+    loss = distillation_loss(teacher) if teacher else text_loss
+    train(model, run, data, loss, team, partial(save_model, model, tokenizer, run, options, team))
+    return model
 
 
-def train(
-    model: LlamaForCausalLM,
-    run: Run,
-    data: tuple[list[Document], list[Document]],
-    loss: Loss,
-    seed: int,
-    save: Callable[[], None],
+def save_model(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, run: Run, options: Options, team: Team
 ) -> None:
-    """Train `model` in place: AdamW, warm-up, cosine to a tenth, bf16 autocast; saves from time to time."""
-    train_data, held_out = data
-    matrices = [weight for weight in model.parameters() if weight.dim() > 1]
-    vectors = [weight for weight in model.parameters() if weight.dim() == 1]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, foreach=True)
-    stream = batches(train_data, TOKENS, seed)
-    step, recent, saved = 0, 0.0, time.monotonic()
-    while (done := run.progress(step)) < 1:
-        for group in optimizer.param_groups:
-            cosine = 0.55 + 0.45 * math.cos(math.pi * done)
-            group["lr"] = run.rate * cosine * min(1.0, (step + 1) / WARM_UP)
-        chosen = [next(stream) for _ in range(MICRO_BATCHES)]
-        weight = sum(batch.weights[:, 1:].sum().item() for batch in chosen)
-        current = 0.0
-        for batch in chosen:
-            with torch.autocast("cpu", torch.bfloat16):
-                value = loss(model(batch.ids[:, :-1]).logits, batch) / weight
-            torch.autograd.backward(value)
-            current += value.item()
-            run.tokens += batch.ids.numel()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        recent, step = (current if step == 0 else 0.98 * recent + 0.02 * current), step + 1
-        if step % 100 == 0:
-            report(model, run, step, recent, held_out)
-        if time.monotonic() - saved > SAVE_SECONDS:
-            save()
-            saved = time.monotonic()
-    report(model, run, step, recent, held_out)
-    save()
-
-
-def report(model: LlamaForCausalLM, run: Run, step: int, recent: float, held_out: list[Document]) -> None:
-    """Print one line of progress and add it to the run's curve."""
-    seconds = time.monotonic() - run.started
-    point = {"step": step, "seconds": round(seconds, 1), "tokens": run.tokens, "train_loss": round(recent, 4)}
-    point["held_out_loss"] = round(held_out_loss(model, held_out), 4)
-    run.curve.append(point)
-    speed = f"{seconds:.0f} s, {run.tokens / seconds:.0f} tokens/s"
-    print(f"{run.name}: step {step}, {speed}, train {recent:.4f}, held out {point['held_out_loss']:.4f}", flush=True)
-
-
-def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, run: Run, seed: int) -> None:
     """Write the model in bf16, its tokenizer and its curve; the folder is replaced as a whole."""
-    fresh, old = run.folder.with_name(run.folder.name + ".new"), run.folder.with_name(run.folder.name + ".old")
-    for folder in (fresh, old):
-        shutil.rmtree(folder, ignore_errors=True)
+    folder = options.out / run.name
+    fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    for one in (fresh, old):
+        shutil.rmtree(one, ignore_errors=True)
     copy = deepcopy(model)
     torch.nn.Module.to(copy, dtype=torch.bfloat16)
     end = tokenizer.eos_token_id
     copy.generation_config = GenerationConfig.from_dict({"eos_token_id": end, "pad_token_id": end, "bos_token_id": end})
     copy.save_pretrained(fresh)
     tokenizer.save_pretrained(fresh)
-    facts = {"name": run.name, "seed": seed, "parameters": model.num_parameters(), "curve": run.curve}
-    facts["went_on_from"] = run.earlier
+    earlier = options.start and json.loads((options.start / run.name / "training.json").read_text())
+    facts = {"name": run.name, "seed": options.seed, "workers": team.size, "device": team.device}
+    facts |= {"parameters": model.num_parameters(), "curve": run.curve, "went_on_from": earlier}
     (fresh / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
-    if run.folder.exists():
-        run.folder.rename(old)
-    fresh.rename(run.folder)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def train_family(chosen: argparse.Namespace) -> None:
-    """Train both models into the folder `out`; nano-draft takes `draft_share` of nano's minutes or steps."""
-    seed, steps, start = chosen.seed, chosen.steps, chosen.start
-    minutes = chosen.minutes or (None if steps else 40.0)
-    tokenizer = AutoTokenizer.from_pretrained(start / "nano") if start else new_tokenizer(seed)
-    train_data = documents("train", TRAIN, seed, tokenizer)
-    held_out = documents("dev", HELD_OUT, 0, tokenizer)
-    size = sum(len(document.ids) for document in train_data)
-    print(f"{len(train_data)} documents, {size / 1e6:.1f} M tokens, vocabulary {len(tokenizer)}", flush=True)
-    teacher: LlamaForCausalLM | None = None
-    for name in SHAPES:
-        torch.manual_seed(seed)
-        model = build(name, tokenizer, start)
-        part, rate = (chosen.draft_share if teacher else 1.0), PEAK_RATE[name] * chosen.rate
-        run = Run(name, chosen.out / name, steps and max(1, round(steps * part)), minutes and minutes * 60 * part, rate)
-        run.earlier = json.loads((start / name / "training.json").read_text()) if start else None
-        print(f"{name}: {model.num_parameters() / 1e6:.2f} M parameters", flush=True)
-        loss = distillation_loss(teacher) if teacher else text_loss
-        train(model, run, (train_data, held_out), loss, seed, partial(save_model, model, tokenizer, run, seed))
-        teacher = model
 
 
 def new_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     """Return a tokenizer trained on a part of the corpus."""
     return train_tokenizer(
-        piece for kind in KINDS for one in problems(kind, "train", 4000, seed) for piece, _ in parts(one, kind)
+        piece for kind in KINDS for one in problems(kind, "train", 3000, seed) for piece, _ in parts(one, kind)
     )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Read the command line, or `arguments`, and train the family on one thread."""
+    """Read the command line, or `arguments`, and train the family."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder that will hold nano/ and nano-draft/")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, help="minutes of training for nano (default 40)")
+    length.add_argument("--minutes", type=float, help=f"minutes of training for nano (default {DEFAULT_MINUTES:g})")
     length.add_argument("--steps", type=int, help="steps of training for nano, in place of minutes")
     parser.add_argument("--draft-share", type=float, default=0.25, help="nano-draft's share of nano's length")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2, help="processes on a CPU, one core each (default 2)")
     parser.add_argument("--start", type=Path, help="folder with trained models to go on from")
     parser.add_argument("--rate", type=float, default=1.0, help="factor on the peak learning rates")
-    torch.set_num_threads(1)
-    train_family(parser.parse_args(arguments))
+    chosen = vars(parser.parse_args(arguments))
+    workers, options = chosen.pop("workers"), Options(**chosen)
+    if not hasattr(torch.optim, "Muon"):
+        parser.error(f"torch {torch.__version__} has no Muon: training needs torch 2.9 or newer")
+    start = options.start
+    tokenizer = AutoTokenizer.from_pretrained(start / "nano") if start else new_tokenizer(options.seed)
+    launch(partial(train_family, options, tokenizer), workers)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
 """The embedded family: its corpus is seeded and sound, its rules judge, its tokenizer loses nothing."""
 
 import json
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness.nano import NAMES, train, weights
+from harness.nano import NAMES, samples, train, weights
 from harness.nano.corpus import KINDS, Problem, canonical, problems, split_of
 from harness.nano.documents import batches, documents
 from harness.nano.rules import CHANGES, CHECKS, change, follows
+from harness.nano.team import Team, launch
 from harness.nano.tokenizer import ASSISTANT, END, USER, VOCABULARY, chat_prefix, train_tokenizer
 
 SAMPLE = 300
@@ -59,6 +62,10 @@ def test_prompts_have_the_formats_of_the_benchmarks():
     assert first["code"].turns[0].startswith("def ")
     assert first["code"].turns[0].endswith('"""\n')
     assert len(first["chat"].turns) == len(first["chat"].answers) == 2
+    assert first["edit"].turns[0].startswith("Text: ")
+    assert first["edit"].turns[0].endswith("\nCorrected:")
+    assert first["summary"].turns[0].startswith("Text: ")
+    assert "\nSummary of " in first["summary"].turns[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -224,16 +231,51 @@ def test_training_batches_hold_whole_documents(tokenizer):
 def test_training_by_steps_is_repeatable_and_can_go_on(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "TRAIN", dict.fromkeys(KINDS, 20))
     monkeypatch.setattr(train, "HELD_OUT", dict.fromkeys(KINDS, 2))
+    monkeypatch.setattr(train, "SAMPLES", {"chat": 2, "edit": 2})
+    monkeypatch.setattr(samples, "LONGEST", 8)
     monkeypatch.setattr(train, "TOKENS", 256)
     monkeypatch.setattr(train, "new_tokenizer", lambda seed: tokenizer)
     found = []
     for name, more in (("one", []), ("two", []), ("three", ["--start", str(tmp_path / "one"), "--rate", "0.5"])):
-        train.main(["--out", str(tmp_path / name), "--steps", "2", "--draft-share", "0.5", *more])
+        train.main(["--out", str(tmp_path / name), "--steps", "2", "--draft-share", "0.5", "--workers", "1", *more])
         found.append([(tmp_path / name / model / "model.safetensors").read_bytes() for model in NAMES])
         assert sorted(folder.name for folder in (tmp_path / name).iterdir()) == sorted(NAMES)
     assert found[0] == found[1] != found[2]
     facts = json.loads((tmp_path / "three" / "nano" / "training.json").read_text())
     assert facts["curve"][-1]["step"] == facts["went_on_from"]["curve"][-1]["step"] == 2
+    assert set(KINDS) < set(facts["curve"][-1])
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_draft_learns_from_what_the_target_wrote(tokenizer, monkeypatch):
+    monkeypatch.setattr(samples, "LONGEST", 5)
+    monkeypatch.setattr(samples, "TOGETHER", 2)
+    torch.manual_seed(0)
+    model = train.build("nano-draft", tokenizer)
+    found = list(samples.samples(model, tokenizer, {"chat": 2, "math": 2}, seed=3))
+    chat, word_problem = problems("chat", "train", 2, seed=3)[0], problems("math", "train", 2, seed=3)[0]
+    assert tokenizer.decode(found[0].ids).startswith(chat_prefix(chat.turns[0]))
+    assert chat_prefix(chat.turns[1]) in tokenizer.decode(found[0].ids)
+    prompt = tokenizer(word_problem.turns[0]).input_ids
+    first = torch.tensor([prompt])
+    alone = model.generate(first, attention_mask=torch.ones_like(first), do_sample=False, max_new_tokens=5,
+                           eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id)
+    assert list(found[2].ids) == alone[0].tolist(), "beside another text, the answer is the same"
+    assert list(found[2].weights) == pytest.approx([0.1] * len(prompt) + [1.0] * (len(found[2].ids) - len(prompt)))
+    assert [list(one.ids) for one in samples.samples(model, tokenizer, {"chat": 2, "math": 2}, seed=3)] == [
+        list(one.ids) for one in found]
+
+
+def together(folder: Path, team: Team) -> None:
+    """What each of two workers does in the test below."""
+    total = team.total(torch.tensor([1.0 + team.rank]))
+    (folder / str(team.rank)).write_text(f"{total.item()} {team.agreed(5.0 + team.rank)} {team.first} {team.size}")
+
+
+def test_workers_add_up_and_agree(tmp_path):
+    launch(partial(together, tmp_path), 2)
+    assert (tmp_path / "0").read_text() == "3.0 5.0 True 2"
+    assert (tmp_path / "1").read_text() == "3.0 5.0 False 2"
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -1,0 +1,41 @@
+"""Passages to correct, written by the project for its embedded models.
+
+A problem, and its reference answer:
+
+    Text: Ivan finded a blue poster in the valley. The wolf ate three shells and a bun in the kiitchen.
+    Corrected: Ivan found a blue poster in the valley. The wolf ate three shells and a bun in the kitchen.
+
+Problems come from `harness.nano.corpus`, from the split that the models were not trained on. The answer copies most of
+the prompt, as in code edits and rewriting, which is what drafting by lookup is made for.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.data import DataSource
+from harness.nano.corpus import problems
+from harness.task import Example, Task
+
+if TYPE_CHECKING:
+    from harness.measure.copying import ExactText
+
+
+@dataclass(frozen=True)
+class NanoEdit(Task):
+    """200 test passages; the headline is the share that is corrected wholly and changed nowhere else."""
+
+    version = 1
+    source = "decodebench, harness/nano/corpus.py"
+    headline = "exact"
+    max_new_tokens = 160
+    stop = ("\n",)
+
+    def examples(self, data: DataSource) -> list[Example]:
+        """The first 200 test passages."""
+        return [Example(id=one.id, turns=one.turns, gold=one.check) for one in problems("edit", "test", 200)]
+
+    def metric(self) -> "ExactText":
+        """Compares with the passage as it should be."""
+        from harness.measure.copying import ExactText
+
+        return ExactText()

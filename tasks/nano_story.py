@@ -1,0 +1,43 @@
+"""Open-ended stories that are long enough to go wrong, written by the project for its embedded models.
+
+An opening, and how its reference goes on:
+
+    One summer evening a small girl called Mia was in the park with her quiet friend Tom. Mia had a cat called Bo, and
+    Tom had a dog called Rex. Mia had a red lamp and wanted to find seven shells.
+
+    Later they left the park and went slowly to the harbor. "I like this place," said Tom, and Mia nodded happily.
+    Tom's dog slept under a tree in the harbor. ...
+
+Openings come from `harness.nano.corpus`, from the split that the models were not trained on. Greedy decoding goes round
+in circles here and hot sampling loses the facts; `fresh` counts the sentences that are both sound and new.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.data import DataSource
+from harness.nano.corpus import problems
+from harness.task import Example, Task
+
+if TYPE_CHECKING:
+    from harness.measure.story import StoryText
+
+
+@dataclass(frozen=True)
+class NanoStory(Task):
+    """200 test openings; the headline is the share of sentences that are sound and new."""
+
+    version = 1
+    source = "decodebench, harness/nano/corpus.py"
+    headline = "fresh"
+    max_new_tokens = 192
+
+    def examples(self, data: DataSource) -> list[Example]:
+        """The first 200 test openings."""
+        return [Example(id=one.id, turns=one.turns, gold=one.check) for one in problems("story", "test", 200)]
+
+    def metric(self) -> "StoryText":
+        """Judges each sentence by the facts of the story."""
+        from harness.measure.story import StoryText
+
+        return StoryText()
