@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import pandas as pd
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from transformers import DynamicCache
@@ -112,8 +113,8 @@ def _choices(cells: Cells) -> Iterator[Figure]:
     yield Figure("greedy - temperature-1 sampling on nano_math", value, "interval above 0", value.low > 0)
     best = cells.cell("sampled", "math", SAMPLED)["score_flexible"].groupby("example").max()
     gains = [("best of 4 samples - greedy on nano_math", best - cells.score("speed", "math", "greedy"))]
-    for kind in ("math", "code", "edit"):
-        gain = cells.score("search", kind, "beam") - cells.score("speed", kind, "greedy")
+    for name, kind in (("search", "math"), ("search", "code"), ("search", "edit"), ("story", "story")):
+        gain = cells.score(name, kind, "beam") - cells.score("speed", kind, "greedy")
         gains.append((f"beam - greedy on nano_{kind}", gain))
     values = [(name, _mean(gain)) for name, gain in gains]
     some = any(value.low > 0 or value.high < 0 for _, value in values)
@@ -218,12 +219,12 @@ def _exact(value: float) -> Interval:
 
 def show(found: list[Figure]) -> None:
     """Print the figures as a table."""
-    table = Table("figure", "measured", "95 % interval", "wanted", "")
+    table = Table("figure", "measured", "95 % interval", "wanted", "", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for one in found:
         ends = "" if math.isnan(one.value.low) else f"[{one.value.low:.3f}, {one.value.high:.3f}]"
         mark = {None: "", True: "holds", False: "DOES NOT HOLD"}[one.holds]
         table.add_row(one.name, f"{one.value.mean:.3f}", ends, one.wanted, mark)
-    Console(width=110).print(table)
+    Console(width=125).print(table)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,62 +1,10 @@
-"""Functions put together from random parts: keep some of a list, change each, gather them; or branch on a number."""
+"""Functions put together from random parts: keep some of a list, change each, gather."""
 
 import random
-import re
 
 from harness.nano.function_family import Family
+from harness.nano.function_parts import NUMBER_CHANGES, NUMBER_TESTS, WORD_CHANGES, WORD_TESTS, Part
 
-Part = tuple[str, str]
-
-NUMBER_TESTS: tuple[Part, ...] = (
-    ("even", "n % 2 == 0"),
-    ("odd", "n % 2 == 1"),
-    ("positive", "n > 0"),
-    ("negative", "n < 0"),
-    ("greater than $k", "n > $k"),
-    ("less than $j", "n < $j"),
-    ("at most $m", "n <= $m"),
-    ("at least $j", "n >= $j"),
-    ("divisible by $k", "n % $k == 0"),
-    ("not divisible by $j", "n % $j != 0"),
-    ("between $lo and $hi", "$lo <= n <= $hi"),
-    ("not equal to $k", "n != $k"),
-)
-NUMBER_CHANGES: tuple[Part, ...] = (
-    ("the", "n"),
-    ("the squares of the", "n * n"),
-    ("the doubles of the", "2 * n"),
-    ("$p times the", "$p * n"),
-    ("$p more than the", "n + $p"),
-    ("$p less than the", "n - $p"),
-    ("the negatives of the", "-n"),
-    ("the absolute values of the", "abs(n)"),
-    ("$p plus twice the", "2 * n + $p"),
-    ("$q minus the", "$q - n"),
-    ("$p plus the squares of the", "n * n + $p"),
-    ("the remainders by $p of the", "n % $p"),
-)
-WORD_TESTS: tuple[Part, ...] = (
-    ("longer than $k", "len(n) > $k"),
-    ("shorter than $j", "len(n) < $j"),
-    ("starting with '$c'", "n.startswith('$c')"),
-    ("ending with '$d'", "n.endswith('$d')"),
-    ("with a letter '$c'", "'$c' in n"),
-    ("without a letter '$d'", "'$d' not in n"),
-    ("of even length", "len(n) % 2 == 0"),
-    ("other than '$w'", "n != '$w'"),
-)
-WORD_CHANGES: tuple[Part, ...] = (
-    ("the", "n"),
-    ("the upper case forms of the", "n.upper()"),
-    ("the capitalized", "n.capitalize()"),
-    ("the reversed", "n[::-1]"),
-    ("the first letters of the", "n[0]"),
-    ("the last $p letters of the", "n[-$p:]"),
-    ("the first $p letters of the", "n[:$p]"),
-    ("'$z' plus the", "'$z' + n"),
-    ("twice the", "n + n"),
-    ("with '$c' turned to '$d' the", "n.replace('$c', '$d')"),
-)
 # Name, phrase, return type (T is that of one element), expression, and how a loop gathers: start, step, end.
 Gather = tuple[str, str, str, str, Part, str]
 GATHERS: tuple[Gather, ...] = (
@@ -126,28 +74,3 @@ def _test(rng: random.Random, tests: tuple[Part, ...]) -> Part:
         return one, first
     word = rng.choice(["and", "or"])
     return f"{one} {word} {two}", f"{first} {word} {second}"
-
-
-def branches(rng: random.Random) -> Family:
-    """Return a family that computes one of two or three results, depending on a number."""
-    tests = rng.sample([test for test in NUMBER_TESTS if test[0] != "negative"], 2)[: rng.randint(1, 2)]
-    changes = rng.sample([change for change in NUMBER_CHANGES if "remainders" not in change[0]], len(tests) + 1)
-    clauses, lines = [], []
-    for (phrase, condition), (_, expression) in zip(tests, changes, strict=False):
-        clauses.append(f"{expression} if $a is {phrase}")
-        lines.append(f"if {condition}:\n    return {expression}")
-    last = changes[-1][1]
-    text = ", ".join(clauses)
-    body = "\n".join([*lines, f"return {last}"])
-    return Family(
-        names=("branch", "piecewise", "decide", "case_of", "rule"),
-        inputs=("number",),
-        returns="int",
-        phrases=(_named(f"Return {text}, otherwise {last}."), _named(f"Compute {text}, else {last}.")),
-        bodies=(_named(body),),
-    )
-
-
-def _named(text: str) -> str:
-    """Return the text with the argument in place of the bare name n."""
-    return re.sub(r"\bn\b", "${a}", text)

@@ -4,13 +4,17 @@ import random
 from collections.abc import Callable
 from string import Template
 
+from harness.nano.function_branches import branches, element_rule, pair_rule, score
 from harness.nano.function_family import Family
 from harness.nano.function_lists import LISTS
+from harness.nano.function_loops import cuts, digits, neighbors, running, tables
 from harness.nano.function_numbers import NUMBERS, TABLES
-from harness.nano.function_pipelines import branches, pipeline
+from harness.nano.function_parts import NOUNS, constants
+from harness.nano.function_pipelines import pipeline
+from harness.nano.function_programs import program
 from harness.nano.function_texts import TEXTS
 from harness.nano.problem import Problem
-from harness.nano.words import GROUPS, ITEMS, split
+from harness.nano.words import ITEMS, split
 
 FAMILIES = LISTS + TEXTS + NUMBERS + TABLES
 ARGUMENTS: dict[str, tuple[str, ...]] = {
@@ -26,16 +30,30 @@ BASE["stock"] = "table"
 HINTS = {"numbers": "list[int]", "number": "int", "text": "str", "words": "list[str]", "table": "dict[str, int]"}
 PREFIXES = ("", "", "", "", "get_", "my_", "compute_", "do_", "make_", "quick_", "find_")
 SUFFIXES = ("", "", "", "", "", "_of", "_now", "_all", "_fast", "_v2", "_for")
-NOUNS = tuple(word for group in ("animals", "colors", "fruits", "tools") for word in GROUPS[group])
+LONGEST_RESULT = 80
+# The share of draws with a body of one to four lines.
+SHORT = 0.35
+# Each of these stands here as often as it is drawn.
+LONG = (program,) * 5 + (running, running, neighbors, neighbors, digits, cuts, tables, pair_rule, element_rule, score)
 
 
 def draw(rng: random.Random) -> Problem:
     """Return one random function to complete."""
     while True:
-        family = rng.choice([rng.choice(FAMILIES), rng.choice(FAMILIES), pipeline(rng), pipeline(rng), branches(rng)])
-        problem = _problem(family, rng)
+        problem = _problem(_family(rng), rng)
         if problem is not None:
             return problem
+
+
+def _family(rng: random.Random) -> Family:
+    """Return a short family, or in most draws one with a body of several statements."""
+    if rng.random() < SHORT:
+        return rng.choice([_listed, _listed, pipeline, pipeline, branches])(rng)
+    return rng.choice(LONG)(rng)
+
+
+def _listed(rng: random.Random) -> Family:
+    return rng.choice(FAMILIES)
 
 
 def _problem(family: Family, rng: random.Random) -> Problem | None:
@@ -65,14 +83,7 @@ def _fields(family: Family, rng: random.Random) -> dict[str, str]:
     for letter, kind in zip("ab", family.inputs, strict=False):
         pool = [arg for arg in ARGUMENTS[BASE.get(kind, kind)] if arg not in fields.values()]
         fields[letter] = rng.choice(pool)
-    c, d = rng.sample("abcdeghilmnoprstu", 2)
-    k, j = rng.sample(range(2, 10), 2)
-    p, q = rng.sample(range(2, 10), 2)
-    low, high = rng.randint(0, 4), rng.randint(5, 12)
-    w, z = rng.sample(NOUNS, 2)
-    numbers = {"k": k, "j": j, "p": p, "q": q, "m": rng.randint(11, 30), "lo": low, "hi": high}
-    texts = {"c": c, "d": d, "w": w, "z": z, "s": rng.choice("-_/:+.*")}
-    return fields | texts | {key: str(value) for key, value in numbers.items()}
+    return fields | constants(rng)
 
 
 def _compiled(source: str, name: str) -> Callable[..., object]:
@@ -82,15 +93,19 @@ def _compiled(source: str, name: str) -> Callable[..., object]:
 
 
 def _cases(function: Callable[..., object], family: Family, rng: random.Random) -> list[tuple[str, str]] | None:
-    """Return six calls with their results as source text, or None where the results do not tell anything."""
+    """Return six to eight calls with their results as source text, or None where the results tell too little."""
     cases: dict[str, str] = {}
     for _ in range(20):
         args = [_input(kind, rng) for kind in family.inputs]
         shown = ", ".join(map(repr, args))
-        cases[shown] = repr(function(*args))
-        if len(cases) == 6:
+        result = repr(function(*args))
+        if len(result) <= LONGEST_RESULT:
+            cases[shown] = result
+        if len(cases) == 8:
             break
-    return list(cases.items()) if len(cases) == 6 and len(set(cases.values())) > 1 else None
+    # There are only two answers to a question, and few words to choose from; other results have to differ more.
+    wanted = 2 if family.returns in ("bool", "str") else 3
+    return list(cases.items()) if len(cases) >= 6 and len(set(cases.values())) >= wanted else None
 
 
 def _input(kind: str, rng: random.Random) -> object:

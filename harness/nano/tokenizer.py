@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-VOCABULARY = 1280
+VOCABULARY = 2048
 END, USER, ASSISTANT = "<|endoftext|>", "<|user|>", "<|assistant|>"
 CONTEXT = 8192
 

@@ -62,7 +62,7 @@ def broken(given: dict[str, pd.DataFrame], run: str, task: str, strategy: str, *
 def test_all_figures_hold_for_a_good_family() -> None:
     found = list(figures(Cells(frames())))
     assert [one.name for one in found if one.holds is False] == []
-    assert sum(one.holds is True for one in found) == 21
+    assert sum(one.holds is True for one in found) == 22
     values = {one.name: one.value for one in found}
     assert values["acceptance of nano-draft on nano_math"].mean == pytest.approx(3.5 / 4)
     assert values["tau of prompt_lookup on nano_edit"].mean == pytest.approx(4.0)
