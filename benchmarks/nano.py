@@ -25,6 +25,7 @@ from transformers import DynamicCache
 from harness.backends.transformers import Model, load
 from harness.cli.progress import watching
 from harness.config import RunConfig
+from harness.errors import UserError
 from harness.measure.summary import samples
 from harness.nano import weights
 from harness.registry import STRATEGIES
@@ -235,7 +236,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/nano-profile"), help="folder of the runs")
     chosen = parser.parse_args(arguments)
     model, draft = chosen.weights / "nano", chosen.weights / "nano-draft"
-    found = [*costs(model, draft), *figures(measure(chosen.out, model, draft, chosen.limit))]
+    try:
+        found = [*costs(model, draft), *figures(measure(chosen.out, model, draft, chosen.limit))]
+    except UserError as error:
+        parser.error(str(error))
     show(found)
     missed = sum(one.holds is False for one in found)
     print(f"{sum(one.holds is True for one in found)} figures hold, {missed} do not")

@@ -22,7 +22,7 @@ def causal_attention(
     For training only: every query sees the keys up to its own place, padding on the right is of no account.
     """
     length = query.shape[2]
-    future = torch.full((length, length), float("-inf"), dtype=query.dtype).triu(1)
+    future = torch.full((length, length), float("-inf"), dtype=query.dtype, device=query.device).triu(1)
     shares = (query * scaling @ key.transpose(-1, -2) + future).softmax(-1)
     return (shares.to(value.dtype) @ value).transpose(1, 2), None
 

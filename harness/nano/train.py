@@ -34,7 +34,7 @@ TRAIN = {"math": 35_000, "code": 26_000, "chat": 40_000, "story": 8_000, "edit":
 HELD_OUT = {"math": 60, "code": 60, "chat": 60, "story": 20, "edit": 40, "summary": 40}
 SAMPLES = {"math": 2_000, "code": 1_600, "chat": 2_000, "story": 512, "edit": 1_000, "summary": 800}
 TOKENS = 1536
-DEFAULT_MINUTES = 40.0
+DEFAULT_MINUTES = {"cpu": 40.0, "cuda": 8.0}
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Options:
     start: Path | None
     rate: float
 
-    def run(self, name: str) -> Run:
-        """Return the plan of one model's training."""
+    def run(self, name: str, device: str) -> Run:
+        """Return the plan of one model's training on a "cpu" or on "cuda"."""
         share = 1.0 if name == "nano" else self.draft_share
         steps = None if self.steps is None else max(1, round(self.steps * share))
-        minutes = None if self.steps else (self.minutes or DEFAULT_MINUTES) * share
+        minutes = None if self.steps else (self.minutes or DEFAULT_MINUTES[device]) * share
         return Run(name, steps, minutes and minutes * 60, PEAK_RATE[name] * self.rate)
 
 
@@ -113,7 +113,7 @@ def train_one(
     torch.manual_seed(options.seed)
     model = build(name, tokenizer, options.start)
     torch.nn.Module.to(model, device=team.device)
-    run = options.run(name)
+    run = options.run(name, team.device)
     if team.first:
         print(f"{name}: {model.num_parameters() / 1e6:.2f} M parameters", flush=True)
     loss = distillation_loss(teacher) if teacher else text_loss
@@ -157,7 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder that will hold nano/ and nano-draft/")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, help=f"minutes of training for nano (default {DEFAULT_MINUTES:g})")
+    length.add_argument("--minutes", type=float, help="minutes of training for nano (default 40, on a GPU 8)")
     length.add_argument("--steps", type=int, help="steps of training for nano, in place of minutes")
     parser.add_argument("--draft-share", type=float, default=0.25, help="nano-draft's share of nano's length")
     parser.add_argument("--seed", type=int, default=0)
@@ -165,6 +165,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, help="folder with trained models to go on from")
     parser.add_argument("--rate", type=float, default=1.0, help="factor on the peak learning rates")
     chosen = vars(parser.parse_args(arguments))
+    for name in ("minutes", "steps", "draft_share", "workers", "rate"):
+        if chosen[name] is not None and chosen[name] <= 0:
+            parser.error(f"--{name.replace('_', '-')} must be above 0, not {chosen[name]}")
+    if chosen["start"] and not all((chosen["start"] / name / "training.json").is_file() for name in SHAPES):
+        parser.error(f"{chosen['start']} does not hold the trained models {' and '.join(SHAPES)}")
     workers, options = chosen.pop("workers"), Options(**chosen)
     if not hasattr(torch.optim, "Muon"):
         parser.error(f"torch {torch.__version__} has no Muon: training needs torch 2.9 or newer")

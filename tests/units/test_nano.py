@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness.nano import NAMES, samples, train, weights
+from harness.nano import NAMES, attention, samples, train, weights
 from harness.nano.corpus import KINDS, Problem, canonical, problems, split_of
 from harness.nano.documents import batches, documents
 from harness.nano.rules import CHANGES, CHECKS, change, follows
@@ -264,6 +264,24 @@ def test_the_draft_learns_from_what_the_target_wrote(tokenizer, monkeypatch):
     assert list(found[2].weights) == pytest.approx([0.1] * len(prompt) + [1.0] * (len(found[2].ids) - len(prompt)))
     assert [list(one.ids) for one in samples.samples(model, tokenizer, {"chat": 2, "math": 2}, seed=3)] == [
         list(one.ids) for one in found]
+
+
+@pytest.mark.parametrize(("more", "message"), [
+    (["--steps", "0"], "--steps must be above 0"), (["--minutes", "-1"], "--minutes must be above 0"),
+    (["--workers", "0"], "--workers must be above 0"), (["--start", "nowhere"], "nowhere does not hold the trained"),
+])
+def test_bad_options_of_the_trainer_are_one_sentence(more, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--out", str(tmp_path / "out"), *more])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_attention_for_training_makes_its_mask_where_the_query_is():
+    query = torch.empty(1, 2, 4, 8, device="meta")
+    mixed, _ = attention.causal_attention(torch.nn.Module(), query, query, query, None, 1.0)
+    assert (mixed.device.type, mixed.shape) == ("meta", (1, 4, 2, 8))
 
 
 def together(folder: Path, team: Team) -> None:

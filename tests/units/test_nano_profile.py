@@ -93,3 +93,11 @@ def test_the_profile_of_the_shipped_family_is_printed(tmp_path: Any, capsys: pyt
     assert "parameters of nano, millions" in shown
     assert "tau of prompt_lookup on nano_summary" in shown
     assert "figures hold" in shown
+
+
+def test_a_missing_family_is_one_sentence(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--weights", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert "There is no model" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
