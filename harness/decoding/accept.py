@@ -1,6 +1,6 @@
 """Acceptance rules: pure functions from a tree and what the target says of it to a path and the next token."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,12 +14,18 @@ Accept = Callable[[TokenTree, Tensor, Stream], tuple[list[int], int]]
 
 def greedy(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
     """Follow the child that is the likeliest token for as long as there is one; lossless at temperature 0."""
-    best = logits.argmax(-1).tolist()
+    return follow(tree, logits.argmax(-1).tolist())
+
+
+def follow(tree: TokenTree, best: Sequence[int]) -> tuple[list[int], int]:
+    """`greedy`, given the likeliest token of every row instead of the logits."""
+    if not tree.tokens:
+        return [], best[0]
     path, node, children = list[int](), ROOT, tree.children()
     while (child := next((c for c in children.get(node, ()) if tree.tokens[c] == best[node + 1]), None)) is not None:
         path.append(child)
         node = child
-    return path, int(best[node + 1])
+    return path, best[node + 1]
 
 
 def delta(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:

@@ -1,20 +1,37 @@
 """The key–value cache: rows of slots that are written in place, never concatenated."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from harness.errors import UserError
+
+
+class CacheFull(UserError):
+    """The texts at work need more room than the cache may take."""
+
+
+class Move(NamedTuple):
+    """Slots of a row to be copied to other slots of it."""
+
+    row: int
+    sources: Sequence[int]
+    start: int
+
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
-    """One layer's keys and values, (rows, heads, slots, dim each); the cache says where the next tokens go."""
+    """One layer's keys and values, (rows, heads, slots, dim each), and the part of them that a forward is to use."""
 
     is_sliding = False
 
     def __init__(self, owner: "SlotCache") -> None:
         super().__init__()
         self.owner = owner
+        self.near_keys: Tensor | None = None
+        self.near_values: Tensor | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate on the first forward, when the shapes are known."""
@@ -22,37 +39,37 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         self.keys = key_states.new_zeros(rows, key_states.shape[1], slots, key_states.shape[3])
         self.values = value_states.new_zeros(rows, value_states.shape[1], slots, value_states.shape[3])
         self.is_initialized = True
+        self.aim()
+
+    def aim(self) -> None:
+        """Cut out the rows and slots that the next forward looks at."""
+        if self.keys is not None and self.values is not None:
+            (first, last), end = self.owner.near, self.owner.end
+            self.near_keys, self.near_values = self.keys[first:last, :, :end], self.values[first:last, :, :end]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
                ) -> tuple[Tensor, Tensor]:
         """Write the new tokens (B, heads, Q, dim) to their slots and return all that the rows may look at."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None
-        assert self.values is not None
-        rows, slots, end = self.owner.target
-        if isinstance(slots, slice):
-            self.keys[rows, :, slots] = key_states
-            self.values[rows, :, slots] = value_states
+        keys, values, rows, slots = self.near_keys, self.near_values, self.owner.index, self.owner.places
+        assert keys is not None
+        assert values is not None
+        if key_states.shape[0] == 1:
+            keys.index_copy_(2, slots[0], key_states)
+            values.index_copy_(2, slots[0], value_states)
         else:
-            self.keys[rows, :, slots] = key_states.transpose(1, 2)
-            self.values[rows, :, slots] = value_states.transpose(1, 2)
-        view = self.owner.view
-        return self.keys[view, :, :end], self.values[view, :, :end]
-
-    def resize(self, rows: int, slots: int) -> None:
-        """Grow to `rows` × `slots`, keeping what is held."""
-        if self.is_initialized and self.keys is not None and self.values is not None:
-            self.keys = _grown(self.keys, rows, slots)
-            self.values = _grown(self.values, rows, slots)
+            keys[rows, :, slots] = key_states.transpose(1, 2)
+            values[rows, :, slots] = value_states.transpose(1, 2)
+        return keys, values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Keys in view and their offset; only asked for when a model ignores the mask that it is given."""
-        return self.owner.target[2], 0
+        return self.owner.end, 0
 
     def get_seq_length(self) -> int:
         """Keys in view before this forward."""
-        return self.owner.target[2]
+        return self.owner.end
 
     def get_max_length(self) -> int:
         """Slots of a row."""
@@ -60,34 +77,87 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
 
 
 class SlotCache(Cache):  # type: ignore[misc]
-    """`rows` × `slots` places for tokens in every layer, and the target of the running forward.
+    """`rows` × `slots` places for tokens in every layer, at most `budget` bytes in all (0: no limit).
 
-    The engine sets `target` (rows, slots to write, end of the view) before each forward.
+    Before a forward, `aim` says which rows and slots it reads and where its new tokens go. A row is as long as the
+    longest, so that no forward ever has to copy what was read before.
     """
 
-    def __init__(self, layers: int, rows: int = 1, slots: int = 256) -> None:
-        self.rows, self.slots = rows, slots
-        self.target: tuple[slice | Tensor, slice | Tensor, int] = (slice(0, 1), slice(0, 0), 0)
-        self.view: slice | Tensor = slice(0, 1)
+    def __init__(self, layers: int, device: torch.device) -> None:
+        self.rows, self.slots, self.budget = 1, 256, 0
+        self.near, self.end = (0, 1), 0
+        self.index = torch.zeros(1, 1, dtype=torch.long, device=device)
+        self.places = self.index
+        self._moves: list[Move] = []
         super().__init__(layers=[SlotLayer(self) for _ in range(layers)])
 
+    def aim(self, first: int, last: int, end: int, places: Tensor) -> None:
+        """The next forward reads slots 0 … `end` of the rows `first` … `last` and writes to `places` (B, Q)."""
+        self.places = places
+        if (first, last, end) != (*self.near, self.end):
+            self.near, self.end = (first, last), end
+            self.index = torch.arange(last - first, device=places.device)[:, None]
+            self._aim_layers()
+
+    def slot_bytes(self) -> int:
+        """Bytes of one slot of one row over all layers; 0 before the first forward."""
+        held = [each for layer in self.layers if layer.is_initialized for each in (layer.keys, layer.values)]
+        return sum(each[0, :, 0].numel() * each.element_size() for each in held)
+
     def reserve(self, rows: int, slots: int) -> None:
-        """Make room for `rows` × `slots`, doubling, so that growth is paid for rarely."""
+        """Make room for `rows` × `slots`; raises `CacheFull`, and changes nothing, when that is over the budget."""
         if rows <= self.rows and slots <= self.slots:
             return
-        self.rows = max(self.rows, rows if rows <= 1 else 1 << (rows - 1).bit_length())
-        self.slots = max(self.slots, 1 << (slots - 1).bit_length())
-        for layer in self.layers:
-            layer.resize(self.rows, self.slots)
-
-    @torch.inference_mode()
-    def move(self, row: int, sources: Sequence[int] | Tensor, start: int) -> None:
-        """Gather slots `sources` of `row` into the slots from `start` on."""
-        index = torch.as_tensor(sources, dtype=torch.long)
+        most = self.budget // (self.slot_bytes() or 1) if self.budget else rows * slots * 2
+        rows, slots = max(rows, self.rows), max(slots, self.slots)
+        if rows * slots > most:
+            raise CacheFull(f"{rows} texts of up to {slots} tokens need a key–value cache of "
+                            f"{rows * slots * self.slot_bytes() / 1e9:.3g} GB and {self.budget / 1e9:.3g} GB are "
+                            "allowed; raise --cache-gb, or lower --concurrency or --max-new-tokens")
+        if slots > self.slots:  # some to spare, so that growth is paid for rarely
+            self.slots = min(_roomy(slots, 64), most // rows)
+        if rows > self.rows:
+            self.rows = min(_roomy(rows, 4), most // self.slots)
         for layer in self.layers:
             if layer.is_initialized:
-                for held in (layer.keys, layer.values):
-                    held[row, :, start:start + len(index)] = held[row].index_select(1, index.to(held.device))
+                layer.keys = _grown(layer.keys, self.rows, self.slots)
+                layer.values = _grown(layer.values, self.rows, self.slots)
+        self._aim_layers()
+
+    def _aim_layers(self) -> None:
+        for layer in self.layers:
+            layer.aim()
+
+    def move(self, row: int, sources: Sequence[int], start: int) -> None:
+        """Copy slots `sources` of `row` to the slots from `start` on, before the next forward."""
+        if any(move.row == row for move in self._moves):
+            self.settle()
+        self._moves.append(Move(row, sources, start))
+
+    def settle(self) -> None:
+        """Make the moves that were asked for, all in one gather a layer."""
+        if not self._moves:
+            return
+        rows = [move.row for move in self._moves for _ in move.sources]
+        old = [slot for move in self._moves for slot in move.sources]
+        new = [move.start + i for move in self._moves for i in range(len(move.sources))]
+        self._moves = []
+        row, source, target = torch.tensor([rows, old, new], device=self.index.device).unbind(0)
+        for layer in self.layers:
+            for held in (layer.keys, layer.values):
+                held[row, :, target] = held[row, :, source]
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Copy the first `count` slots of row `source` to row `target`."""
+        self.settle()
+        for layer in self.layers:
+            for held in (layer.keys, layer.values):
+                held[target, :, :count] = held[source, :, :count]
+
+
+def _roomy(count: int, step: int) -> int:
+    """A quarter more than `count`, in whole steps."""
+    return -(-count * 5 // 4 // step) * step
 
 
 def _grown(held: Tensor, rows: int, slots: int) -> Tensor:

@@ -1,7 +1,6 @@
 """One model, its cache and its counters: every forward pass of a run goes through `Engine.run`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -10,109 +9,200 @@ from torch import Tensor
 from harness.decoding.cache import SlotCache
 from harness.errors import UserError
 
-PREFILL = 512
+PREFILL = 512  # tokens of a long prompt that are read at a time
+STRIDE = 32    # a forward looks at whole strides of slots, so that its view of the cache rarely changes
 
 
-@dataclass(frozen=True)
-class Read:
+class Row:
+    """One text's place in the cache; `index` moves when rows are closed, `end` is the first slot never written."""
+
+    __slots__ = ("end", "index")
+
+    def __init__(self, index: int) -> None:
+        self.index, self.end = index, 0
+
+
+class Read(NamedTuple):
     """New tokens of one row: they go to the slots from `start` on.
 
-    `block` (Q, Q') bool says which of the last Q' slots each token may look at; it sees every slot before those.
+    Each looks at every slot up to its own, unless `block` (Q, Q'), additive, says what they see of the last Q' slots.
     `wanted` counts the last tokens whose logits are asked for.
     """
 
-    row: int
+    row: Row
     start: int
     tokens: Sequence[int]
     positions: Sequence[int]
-    block: Tensor
+    block: Tensor | None
     wanted: int
 
 
-class Outcome(NamedTuple):
-    """What a read returned: `logits` (wanted, V) in float32 and `hidden` (Q, D), the last layer after its norm."""
+class Forward:
+    """What one forward pass said: `logits` (B, W', V) of its last W' places and `hidden` (B, W, D)."""
 
-    logits: Tensor
+    def __init__(self, logits: Tensor, hidden: Tensor) -> None:
+        self.logits, self.hidden = logits, hidden
+        self._best: list[list[int]] | None = None
+
+    @property
+    def best(self) -> list[list[int]]:
+        """The likeliest token at each place: one wait for the device, whatever the number of texts."""
+        if self._best is None:
+            self._best = self.logits.argmax(-1).tolist()
+        return self._best
+
+
+class Outcome:
+    """What the model said after some tokens of one read; nothing is cut out before it is looked at."""
+
+    __slots__ = ("_first", "_forward", "_last", "_row")
+
+    def __init__(self, forward: Forward, row: int, first: int, last: int) -> None:
+        self._forward, self._row, self._first, self._last = forward, row, first, last
+
+    def part(self, first: int, last: int) -> "Outcome":
+        """Tokens `first` … `last` − 1 of these."""
+        return Outcome(self._forward, self._row, self._first + first, self._first + last)
+
+    @property
+    def logits(self) -> Tensor:
+        """(N, V) in float32; only of the tokens that were wanted."""
+        return self._forward.logits[self._row, self._kept()].float()
+
+    @property
+    def best(self) -> list[int]:
+        """The likeliest token after each; only of the tokens that were wanted."""
+        return self._forward.best[self._row][self._kept()]
+
+    @property
+    def hidden(self) -> Tensor:
+        """(N, D), the last layer after its norm."""
+        return self._forward.hidden[self._row, self._first:self._last]
+
+    def _kept(self) -> slice:
+        left_out = self._forward.hidden.shape[1] - self._forward.logits.shape[1]
+        return slice(self._first - left_out, self._last - left_out)
+
+
+class Prefix(NamedTuple):
+    """The start that many texts have in common: `tokens`, the row that holds them, and `hidden` (T, D) of each."""
+
+    tokens: Sequence[int]
+    row: Row
     hidden: Tensor
 
 
 class Engine:
     """Runs the reads of many texts on one model; sessions hold its rows.
 
-    `forwards` and `positions` count forward passes and tokens read, padding left out. `max_len` is the longest text
-    in tokens. Raises `UserError` from `check` when the model cannot read trees through a slot cache.
+    `forwards` counts forward passes, `positions` tokens read, `padding` places that were computed for nothing.
+    `max_len` is the longest text in tokens. Raises `UserError` when the model's cache is not one of keys and values.
     """
 
     def __init__(self, model: Any, max_len: int) -> None:
         self.model, self.max_len = model, max_len
-        self.device = model.device
-        self.forwards = self.positions = 0
-        self.cache = SlotCache(_layers(model))
+        self.device, self.kind = model.device, (model.dtype, model.device)
+        self.forwards = self.positions = self.padding = 0
+        self.cache = SlotCache(_layers(model), self.device)
         self.submit: Callable[[Read], Outcome] = lambda read: self.run([read])[0]
-        self._free: list[int] = [0]
+        self.prefixes = list[Prefix]()
+        self._rows = list[Row]()
         self._hidden: Tensor | None = None
-        self._blocked = torch.finfo(model.dtype).min
+        self._columns = torch.arange(0, device=self.device)
+        self._zero, self._blocked = torch.tensor([0.0, torch.finfo(model.dtype).min], dtype=model.dtype,
+                                                 device=self.device).unbind(0)
+        self._edge = self._zero  # (1, 1, 1, 2n): open places, then blocked ones
         model.get_decoder().register_forward_hook(self._keep_hidden)
 
-    def open_row(self) -> int:
-        """Take a free row, growing the cache when there is none."""
-        if not self._free:
-            self._free = [self.cache.rows]
-            self.cache.reserve(self.cache.rows + 1, self.cache.slots)
-            self._free += range(self._free[0] + 1, self.cache.rows)
-        return self._free.pop(0)
+    @property
+    def open_rows(self) -> int:
+        """Rows in use."""
+        return len(self._rows)
 
-    def close_row(self, row: int) -> None:
-        """Give a row back."""
-        self._free = sorted({*self._free, row})
+    def open_row(self) -> Row:
+        """Take a row; raises `CacheFull` when there is no room for one more."""
+        self.cache.reserve(len(self._rows) + 1, self.cache.slots)
+        self._rows.append(Row(len(self._rows)))
+        return self._rows[-1]
 
-    @torch.inference_mode()
+    def close_row(self, row: Row) -> None:
+        """Give a row back; the last row takes its place, so that the rows in use stay side by side."""
+        last = self._rows.pop()
+        if last is not row:
+            self.cache.copy(last.index, row.index, last.end)
+            self._rows[row.index], last.index = last, row.index
+
+    def borrow(self, prefix: Prefix, row: Row, count: int) -> None:
+        """Copy the first `count` tokens of a prefix into `row`."""
+        self.cache.copy(prefix.row.index, row.index, count)
+        row.end = count
+
+    def unpin(self) -> None:
+        """Give the rows of all prefixes back."""
+        while self.prefixes:
+            self.close_row(self.prefixes.pop().row)
+
     def run(self, reads: Sequence[Read]) -> list[Outcome]:
-        """One forward pass for all `reads` (different rows), padded at the left to the longest."""
-        width = max(len(read.tokens) for read in reads)
-        end = max(read.start + len(read.tokens) for read in reads)
-        self.cache.reserve(1, end + 1)  # the last slot of a row takes what padding writes
-        self._aim(reads, width, end)
-        device = self.device
-        tokens = torch.tensor([[0] * (width - len(r.tokens)) + list(r.tokens) for r in reads], device=device)
-        places = torch.tensor([[0] * (width - len(r.positions)) + list(r.positions) for r in reads], device=device)
-        wanted = max(read.wanted for read in reads)
-        out = self.model(input_ids=tokens, attention_mask=self._mask(reads, width, end), position_ids=places,
-                         past_key_values=self.cache, use_cache=True, logits_to_keep=wanted)
-        assert self._hidden is not None
+        """One forward pass for all `reads`, over the rows from the first to the last of them.
+
+        Shorter reads are padded at the right, and rows in between that do not read get padding alone; what padding
+        writes lies behind a row's own tokens. Raises `CacheFull` when there is no room for the new tokens.
+        """
+        if not torch.is_inference_mode_enabled():
+            with torch.inference_mode():
+                return self.run(reads)
+        widths, first = [len(read.tokens) for read in reads], min([read.row.index for read in reads])
+        rows = self._rows[first:max([read.row.index for read in reads]) + 1]
+        width, asked = max(widths), sum(widths)
+        for read in reads:
+            read.row.end = read.start
+        end = -(-(max([row.end for row in rows]) + width) // STRIDE) * STRIDE
+        self.cache.reserve(1, end)
+        self.cache.settle()
+        tokens, positions, places = self._inputs(reads, rows, width)
+        self.cache.aim(first, first + len(rows), end, places)
+        kept = width - min([len(read.tokens) - read.wanted for read in reads])
+        said = Forward(*self._forward(tokens, positions, self._mask(reads, first, places, end), kept))
         self.forwards += 1
-        self.positions += sum(len(read.tokens) for read in reads)
-        logits, hidden = out.logits.float(), self._hidden
-        return [Outcome(logits[i, wanted - r.wanted:], hidden[i, width - len(r.tokens):])
-                for i, r in enumerate(reads)]
+        self.positions += asked
+        self.padding += len(rows) * width - asked
+        for read, count in zip(reads, widths, strict=True):
+            read.row.end = read.start + count
+        return [Outcome(said, read.row.index - first, 0, count) for read, count in zip(reads, widths, strict=True)]
 
-    def _aim(self, reads: Sequence[Read], width: int, end: int) -> None:
-        """Tell the cache where the new tokens of each row go and what the forward looks at."""
-        rows = [read.row for read in reads]
-        if len(reads) == 1:
-            self.cache.view = slice(rows[0], rows[0] + 1)
-            self.cache.target = self.cache.view, slice(reads[0].start, end), end
-            return
-        spare = self.cache.slots - 1
-        slots = [[spare] * (width - len(r.tokens)) + list(range(r.start, r.start + len(r.tokens))) for r in reads]
-        index = torch.tensor(rows, device=self.device)
-        whole = rows == list(range(rows[0], rows[0] + len(rows)))
-        self.cache.view = slice(rows[0], rows[0] + len(rows)) if whole else index
-        self.cache.target = index[:, None], torch.tensor(slots, device=self.device), end
+    def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+        out = self.model(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=self.cache,
+                         use_cache=True, logits_to_keep=kept)
+        assert self._hidden is not None
+        return out.logits, self._hidden
 
-    def _mask(self, reads: Sequence[Read], width: int, end: int) -> Tensor:
+    def _inputs(self, reads: Sequence[Read], rows: Sequence[Row], width: int) -> tuple[Tensor, ...]:
+        """Token ids, positions and slots, (B, Q) each, in one transfer to the device."""
+        places = [list(range(row.end, row.end + width)) for row in rows]
+        if len(rows) == 1:
+            return torch.tensor([[reads[0].tokens], [reads[0].positions], places], device=self.device).unbind(0)
+        tokens, positions = [[0] * width for _ in rows], [[0] * width for _ in rows]
+        for read in reads:
+            line, count = read.row.index - rows[0].index, len(read.tokens)
+            tokens[line][:count], positions[line][:count] = read.tokens, read.positions
+        return torch.tensor([tokens, positions, places], device=self.device).unbind(0)
+
+    def _mask(self, reads: Sequence[Read], first: int, places: Tensor, end: int) -> Tensor:
         """(B, 1, Q, end) additive: zero where a token may look, the lowest number elsewhere.
 
         Additive, because transformers adds a boolean mask to the scores under eager attention.
         """
-        mask = torch.zeros(len(reads), 1, width, end, dtype=self.model.dtype, device=self.device)
-        for i, read in enumerate(reads):
-            last = read.start + len(read.tokens)
-            mask[i, :, :, last:] = self._blocked
-            if read.block.numel() > 1:
-                hidden = ~read.block.to(self.device)
-                mask[i, 0, width - len(read.tokens):, last - read.block.shape[1]:last].masked_fill_(
-                    hidden, self._blocked)
+        if len(self._columns) < 2 * end:
+            self._columns = torch.arange(4 * end, device=self.device)
+            self._edge = torch.where(self._columns < 2 * end, self._zero, self._blocked).view(1, 1, 1, -1)
+        if places.numel() == 1 and reads[0].block is None:
+            left = self._edge.shape[-1] // 2 - reads[0].start - 1
+            return self._edge[..., left:left + end]
+        mask = torch.where(self._columns[:end] <= places[:, None, :, None], self._zero, self._blocked)
+        for read in reads:
+            if read.block is not None:
+                size, last = read.block.shape, read.start + len(read.tokens)
+                mask[read.row.index - first, 0, :size[0], last - size[1]:last] = read.block
         return mask
 
     def _keep_hidden(self, module: object, args: object, output: Any) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.decoding.accept import Accept
+from harness.decoding.accept import Accept, follow, greedy
 from harness.decoding.session import Reading, Session
 from harness.decoding.tree import EMPTY, Prefixes, TokenTree
 from harness.decoding.warp import Warp, identity
@@ -43,7 +43,10 @@ def draft_and_verify(session: Session, drafter: Drafter, accept: Accept, request
             tree = drafter.draft(text, last, limit)
         session.follow(text)
         reading = session.read(tree)
-        path, token = accept(tree, warp(reading.logits, Prefixes(text, tree)), request.stream)
+        if accept is greedy and warp is identity:
+            path, token = follow(tree, reading.best)
+        else:
+            path, token = accept(tree, warp(reading.logits, Prefixes(text, tree)), request.stream)
         session.keep(path)
         new = [*(tree.tokens[node] for node in path), token]
         text = [*text, *new]

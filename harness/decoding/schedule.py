@@ -1,65 +1,140 @@
-"""Texts decoded side by side: each runs as plain code in a greenlet, and their reads are merged into one forward."""
+"""Texts decoded side by side: each runs as plain code in a greenlet, and their reads are merged into forwards."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 from greenlet import getcurrent, greenlet
 
+from harness.decoding.cache import CacheFull
 from harness.decoding.engine import Engine, Outcome, Read
 
 T = TypeVar("T")
-LONG = 64  # a read of more tokens runs alone, so that padding never multiplies the work
+FORWARD = 32   # what a forward costs beyond its tokens, in tokens: more padding than that is dearer than a second one
+WIDEST = 4096  # tokens of one forward, padding counted: more gain nothing and take memory
 
 
-def together(engines: Sequence[Engine], jobs: Sequence[Callable[[], T]]) -> list[T]:
-    """Run `jobs` in lockstep: every round, the waiting reads of each engine become one forward pass.
+def together(engines: Sequence[Engine], jobs: Sequence[Callable[[], T]], most: int = 0) -> list[T | CacheFull]:
+    """Run `jobs`, at most `most` at a time (0: all), and return what they return, in their order.
 
-    The order of rounds and rows depends on nothing but the jobs. A forward that fails raises in the jobs that wait for
-    it; a job should catch what it can answer for, since what it raises ends the others too.
+    Every round, the waiting reads of one engine become as few forwards as padding allows. An engine is only asked when
+    no later one has anything to read, so that drafts are finished before the target checks all of them together. The
+    order depends on nothing but the jobs. A forward that fails raises in the jobs that caused it; what a job raises
+    ends the others too. When the cache is full the youngest job is told so; a job that lets `CacheFull` pass starts
+    anew once another has ended, with fewer at a time from then on, and gives that error when it does not fit alone.
     """
-    if len(jobs) == 1:
-        return [jobs[0]()]
-    hub, waiting = getcurrent(), list[tuple[greenlet, Engine, Read]]()
-    results: dict[greenlet, T] = {}
+    return _Hub(engines, jobs, most or len(jobs)).run()
 
-    def resume(task: greenlet, outcome: Outcome | Exception | None) -> None:
-        said: Any = (task.switch() if outcome is None else task.throw(outcome) if isinstance(outcome, Exception)
-                     else task.switch(outcome))
+
+class _Hub(Generic[T]):
+    def __init__(self, engines: Sequence[Engine], jobs: Sequence[Callable[[], T]], most: int) -> None:
+        self.engines, self.jobs, self.most = engines, jobs, most
+        self.queue, self.results = deque(range(len(jobs))), dict[int, T | CacheFull]()
+        self.live = dict[greenlet, int]()  # tasks and their jobs, in the order in which they started
+        self.waiting = dict[greenlet, tuple[Engine, Read]]()
+        self.here = getcurrent()
+
+    def run(self) -> list[T | CacheFull]:
+        if len(self.jobs) == 1:
+            return [self._alone()]
+        plain = [engine.submit for engine in self.engines]
+        for engine in self.engines:
+            engine.submit = lambda read, engine=engine: self.here.switch((engine, read))  # type: ignore[misc]
+        try:
+            while self.queue or self.live:
+                while self.queue and len(self.live) < self.most:
+                    self._start(self.queue.popleft())
+                self._round()
+        finally:
+            for task in self.live:
+                task.throw()
+            for engine, submit in zip(self.engines, plain, strict=True):
+                engine.submit = submit
+        return [self.results[i] for i in range(len(self.jobs))]
+
+    def _alone(self) -> T | CacheFull:
+        try:
+            return self.jobs[0]()
+        except CacheFull as error:
+            return error
+
+    def _start(self, job: int) -> None:
+        task = greenlet(self.jobs[job])
+        self.live[task] = job
+        self._resume(task, task.switch)
+
+    def _round(self) -> None:
+        """Read what waits for the last engine that has something waiting, and hand it out."""
+        engine = next((e for e in self.engines[::-1] if any(e is wanted for wanted, _ in self.waiting.values())), None)
+        if engine is None:
+            return
+        mine = [(task, read) for task, (wanted, read) in self.waiting.items() if wanted is engine]
+        said = dict[greenlet, Outcome | Exception]()
+        for group in merged([(read.row.index, len(read.tokens)) for _, read in mine]):
+            said |= self._read(engine, [mine[i][0] for i in group])
+        for task, outcome in said.items():
+            if task in self.waiting:
+                self._resume(task, task.throw if isinstance(outcome, Exception) else task.switch, outcome)
+
+    def _read(self, engine: Engine, tasks: Sequence[greenlet]) -> dict[greenlet, Outcome | Exception]:
+        tasks = [task for task in tasks if task in self.waiting]
+        try:
+            return dict(zip(tasks, engine.run([self.waiting[task][1] for task in tasks]), strict=True)) if tasks else {}
+        except CacheFull as error:
+            youngest = list(self.live)[-1]
+            if len(self.live) == 1:
+                return {youngest: error}
+            self._resume(youngest, youngest.throw, error)
+            return self._read(engine, tasks)
+        except Exception as error:  # belongs to the texts of this forward, which can be recorded as failed
+            if len(tasks) == 1:
+                return {tasks[0]: error}
+            return {task: said for each in tasks for task, said in self._read(engine, [each]).items()}
+
+    def _resume(self, task: greenlet, go: Callable[..., Any], *given: object) -> None:
+        self.waiting.pop(task, None)
+        try:
+            said = go(*given)
+        except CacheFull as error:
+            job = self.live.pop(task)
+            if self.live:
+                self.queue.appendleft(job)
+                self.most = len(self.live)
+            else:
+                self.results[job] = error
+            return
         if task.dead:
-            results[task] = said
+            self.results[self.live.pop(task)] = said
         else:
-            waiting.append((task, *said))
-
-    tasks = [greenlet(job) for job in jobs]
-    plain = [engine.submit for engine in engines]
-    for engine in engines:
-        engine.submit = lambda read, engine=engine: hub.switch((engine, read))  # type: ignore[misc]
-    try:
-        for task in tasks:
-            resume(task, None)
-        while waiting:
-            now, waiting[:] = list(waiting), []
-            for group in _merged(now):
-                outcomes = _outcomes([read for _, _, read in group], group[0][1])
-                for (task, _, _), outcome in zip(group, outcomes, strict=True):
-                    resume(task, outcome)
-    finally:
-        for engine, submit in zip(engines, plain, strict=True):
-            engine.submit = submit
-    return [results[task] for task in tasks]
+            self.waiting[task] = said
 
 
-def _outcomes(reads: list[Read], engine: Engine) -> Sequence[Outcome | Exception]:
-    try:
-        return engine.run(reads)
-    except Exception as error:  # belongs to the texts of this forward, which can be recorded as failed
-        return [error] * len(reads)
+def merged(reads: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Which reads, given as (row, tokens), share a forward: the grouping that computes least, padding counted.
+
+    Reads are sorted by length and cut where a second forward is cheaper than padding; rows in between that do not
+    read are padding too. Returns the groups' indices, the longest reads first.
+    """
+    order = sorted(range(len(reads)), key=lambda i: (-reads[i][1], reads[i][0]))
+    ends = [i for i in range(1, len(order) + 1) if i == len(order) or reads[order[i]][1] != reads[order[i - 1]][1]]
+    best: dict[int, tuple[int, list[list[int]]]] = {0: (0, [])}
+    for end in ends:
+        options = []
+        for start, (cost, groups) in best.items():
+            runs = list(_runs(sorted(order[start:end], key=lambda i: reads[i][0]), reads, reads[order[start]][1]))
+            more = sum(FORWARD + (reads[run[-1]][0] - reads[run[0]][0] + 1) * reads[order[start]][1] for run in runs)
+            options.append((cost + more, groups + runs))
+        best[end] = min(options, key=lambda option: option[0])
+    return best[len(order)][1]
 
 
-def _merged(waiting: list[tuple[greenlet, Engine, Read]]) -> list[list[tuple[greenlet, Engine, Read]]]:
-    """Groups that share a forward: the short reads of one engine, and every long read by itself."""
-    groups: dict[object, list[tuple[greenlet, Engine, Read]]] = {}
-    for place, item in enumerate(waiting):
-        _, engine, read = item
-        groups.setdefault((id(engine), place if len(read.tokens) > LONG else -1), []).append(item)
-    return [sorted(group, key=lambda item: item[2].row) for group in groups.values()]
+def _runs(group: Sequence[int], reads: Sequence[tuple[int, int]], width: int) -> Iterator[list[int]]:
+    """Cut a group, sorted by row, where the rows in between cost more than a forward, or where it grows too wide."""
+    run = [group[0]]
+    for i in group[1:]:
+        row = reads[i][0]
+        if (row - reads[run[-1]][0] - 1) * width > FORWARD or (row - reads[run[0]][0] + 1) * width > WIDEST:
+            yield run
+            run = []
+        run.append(i)
+    yield run

@@ -2,35 +2,51 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import NamedTuple
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from harness.decoding.engine import PREFILL, Engine, Outcome, Read
-from harness.decoding.tree import EMPTY, ROOT, TokenTree, depths, visible
+from harness.decoding.cache import CacheFull
+from harness.decoding.engine import PREFILL, Engine, Outcome, Prefix, Read
+from harness.decoding.tree import EMPTY, ROOT, TokenTree, additive, block, depths, visible
 from harness.errors import Unsupported, UserError
 
 
 @dataclass
 class Work:
-    """What one text has cost: forward passes it took part in, tokens read, tree nodes read and tree nodes kept."""
+    """What one text has cost: forward passes it took part in, tokens read, tree nodes read and tree nodes kept.
+
+    `shared` counts tokens of the prompt that were not read but copied from a prefix common to many.
+    """
 
     forwards: int = 0
     positions: int = 0
     drafted: int = 0
     accepted: int = 0
+    shared: int = 0
 
 
-class Reading(NamedTuple):
-    """What the model said: row 0 after the text, row 1 + i after the i-th node read by this call.
+class Reading:
+    """What the model said: row 0 after the text, row 1 + i after the i-th node read by this call."""
 
-    `logits` is (1 + N, V) in float32, `hidden` (1 + N, D).
-    """
+    def __init__(self, parts: Sequence[Outcome]) -> None:
+        self._parts = parts
 
-    logits: Tensor
-    hidden: Tensor
+    @cached_property
+    def logits(self) -> Tensor:
+        """(1 + N, V) in float32."""
+        return _joined([part.logits for part in self._parts])
+
+    @cached_property
+    def hidden(self) -> Tensor:
+        """(1 + N, D), the last layer after its norm."""
+        return _joined([part.hidden for part in self._parts])
+
+    @property
+    def best(self) -> list[int]:
+        """The likeliest next token of every row; cheaper than `logits.argmax` when many texts are read together."""
+        return self._parts[0].best if len(self._parts) == 1 else [t for part in self._parts for t in part.best]
 
 
 @dataclass
@@ -41,7 +57,7 @@ class _Forest:
     parents: list[int] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)         # the node held by each slot
     rows: list[int] = field(default_factory=list)          # the node described by each row of `seen`
-    seen: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
+    seen: Tensor = field(default_factory=lambda: visible(()))
     newest: "tuple[Sequence[int], Outcome] | None" = None  # the nodes read last and what the model said after each
 
     def said(self, node: int) -> Outcome | None:
@@ -49,7 +65,7 @@ class _Forest:
         if self.newest is None or node not in self.newest[0]:
             return None
         row = self.newest[0].index(node)
-        return Outcome(self.newest[1].logits[row:row + 1], self.newest[1].hidden[row:row + 1])
+        return self.newest[1].part(row, row + 1)
 
 
 class Session:
@@ -57,15 +73,22 @@ class Session:
 
     `follow` makes a text the committed one, `read` reads a tree of candidates below it in one forward, `keep` commits
     a path of it. A search grows its tree with `grow` and forgets dead branches with `retain`. `memory` holds the
-    hidden state of every committed token when the session was opened with `remember`.
+    hidden state of every committed token when the session was opened with `remember`. Raises `CacheFull` when there
+    is no room for one more text.
     """
 
     def __init__(self, engine: Engine, draft: "Session | None" = None, remember: bool = False) -> None:
         self.engine, self.work, self.text = engine, Work(), list[int]()
-        self._row, self._held, self._draft = engine.open_row(), 0, draft
+        self._draft, self._held = draft, 0
         self._last: Outcome | None = None   # one row: what the model said after the text, once all of it is read
         self._forest = _Forest()
         self._memory: Tensor | None = torch.empty(0, 0) if remember else None
+        try:
+            self._row = engine.open_row()
+        except CacheFull:
+            if draft:
+                draft.close()
+            raise
 
     @property
     def draft(self) -> "Session":
@@ -100,6 +123,8 @@ class Session:
         if not shared == self._held == len(text):
             self._last = None
         self.text, self._held, self._forest = list(text), shared, _Forest()
+        if not shared:
+            self._borrow()
 
     def read(self, tree: TokenTree = EMPTY) -> Reading:
         """Read what is unread of the text, and `tree` below it, in one forward (long prompts in chunks)."""
@@ -111,7 +136,7 @@ class Session:
         unread = self.text[self._held:]
         if not unread and not len(tree):
             assert self._last is not None
-            return Reading(*self._last)
+            return Reading([self._last])
         return self._forward(unread, tree)
 
     def grow(self, tokens: Sequence[int], parents: Sequence[int]) -> Reading:
@@ -129,15 +154,16 @@ class Session:
             seen[below, :old] = forest.seen[[row_of[parents[i]] for i in below], :old]
         seen[:, old:].fill_diagonal_(True)
         places = [len(self.text) - 1 + int(d) for d in seen.sum(1).tolist()]
-        out = self._submit(tokens, places, seen, len(tokens), self._held + old)
+        out = self._submit(tokens, places, additive(seen, *self.engine.kind), len(tokens), self._held + old)
         self.work.drafted += len(tokens)
         forest.tokens += tokens
         forest.parents += parents
         nodes = list(range(first, first + len(tokens)))
         forest.slots += nodes
         padded = torch.nn.functional.pad(forest.seen, (0, len(tokens)))
-        forest.rows, forest.seen = forest.rows + nodes, torch.cat([padded, seen])
-        return self._reading(out, nodes)
+        forest.rows, forest.seen, forest.newest = forest.rows + nodes, torch.cat([padded, seen]), (nodes, out)
+        assert self._last is not None
+        return Reading([self._last, out])
 
     def retain(self, nodes: Sequence[int]) -> None:
         """Forget every node that is neither in `nodes` nor above one; only `nodes` may be parents afterwards."""
@@ -156,10 +182,10 @@ class Session:
     def keep(self, path: Sequence[int]) -> None:
         """Commit the nodes of `path` (from the top down) to the text and drop all others."""
         forest = self._forest
-        sources = [forest.slots.index(node) for node in path]
-        if sources != list(range(len(path))):
-            self._move(sources)
         if path:
+            sources = [forest.slots.index(node) for node in path]
+            if sources != list(range(len(path))):
+                self._move(sources)
             self.text += [forest.tokens[node] for node in path]
             self._held += len(path)
             self._last = forest.said(path[-1])
@@ -169,25 +195,39 @@ class Session:
     def _move(self, slots: Sequence[int]) -> None:
         """Gather these slots of the forest into its first ones."""
         sources = [self._held + slot for slot in slots]
-        self.engine.cache.move(self._row, sources, self._held)
+        self.engine.cache.move(self._row.index, sources, self._held)
         if self._memory is not None:
             self._memory[self._held:self._held + len(slots)] = self._memory[sources]
 
-    def _forward(self, unread: Sequence[int], tree: TokenTree) -> Reading:
-        block = _block(len(unread), tree.parents)
-        last = len(self.text) - 1
-        places = [*range(self._held, self._held + len(unread)), *(last + d for d in depths(tree.parents))]
-        wanted = len(tree) + bool(unread)
-        out = self._submit([*unread, *tree.tokens], places, block, wanted, self._held)
-        self._held += len(unread)
-        if unread:
-            self._last = Outcome(out.logits[:1], out.hidden[len(unread) - 1:len(unread)])
-        nodes = list(range(len(tree)))
-        self.work.drafted += len(tree)
-        self._forest = _Forest(list(tree.tokens), list(tree.parents), nodes, list(nodes), visible(tree.parents))
-        return self._reading(Outcome(out.logits[bool(unread):], out.hidden[len(unread):]), nodes)
+    def _borrow(self) -> None:
+        """Copy what the text has in common with a prefix instead of reading it, all but the last token."""
+        for prefix in self.engine.prefixes:
+            if (known := min(_shared(prefix.tokens, self.text), len(self.text) - 1)) > self._held:
+                self.work.shared += known - self._held
+                self.engine.borrow(prefix, self._row, known)
+                if self._memory is not None:
+                    self._remember(prefix.hidden[:known], 0)
+                self._held = known
 
-    def _submit(self, tokens: Sequence[int], places: Sequence[int], block: Tensor, wanted: int, start: int) -> Outcome:
+    def _forward(self, unread: Sequence[int], tree: TokenTree) -> Reading:
+        last, count = len(self.text) - 1, len(unread)
+        places = [*range(self._held, self._held + count), *[last + d for d in depths(tree.parents)]]
+        seen = block(count, tree.parents, *self.engine.kind)
+        out = self._submit([*unread, *tree.tokens], places, seen, len(tree) + bool(unread), self._held)
+        self._held += count
+        if unread:
+            self._last = out.part(count - 1, count)
+        assert self._last is not None
+        nodes = range(len(tree))
+        if not nodes:
+            return Reading([out.part(count - 1, count)])
+        self.work.drafted += len(tree)
+        self._forest = _Forest(list(tree.tokens), list(tree.parents), list(nodes), list(nodes), visible(tree.parents),
+                               (nodes, out.part(count, count + len(tree))))
+        return Reading([out.part(count - 1, count + len(tree))] if unread else [self._last, out])
+
+    def _submit(self, tokens: Sequence[int], places: Sequence[int], block: Tensor | None, wanted: int, start: int
+                ) -> Outcome:
         out = self.engine.submit(Read(self._row, start, tokens, places, block, wanted))
         self.work.forwards += 1
         self.work.positions += len(tokens)
@@ -204,13 +244,9 @@ class Session:
             self._memory = grown
         self._memory[start:end] = hidden
 
-    def _reading(self, out: Outcome, nodes: Sequence[int]) -> Reading:
-        """The row of the text and those of `nodes`."""
-        assert self._last is not None
-        self._forest.newest = nodes, out
-        if not nodes:
-            return Reading(*self._last)
-        return Reading(torch.cat([self._last.logits, out.logits]), torch.cat([self._last.hidden, out.hidden]))
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _shared(old: Sequence[int], new: Sequence[int]) -> int:
@@ -220,10 +256,10 @@ def _shared(old: Sequence[int], new: Sequence[int]) -> int:
     return next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
 
 
-@lru_cache(maxsize=128)  # long prompts have large blocks: at most 128 × 512² bools are kept
-def _block(unread: int, parents: tuple[int, ...]) -> Tensor:
-    """(U + N, U + N) bool: the unread text reads causally, every node sees that text and its own ancestors."""
-    block = torch.ones(unread + len(parents), unread + len(parents), dtype=torch.bool).tril_()
-    if parents:
-        block[unread:, unread:] = visible(parents)
-    return block
+def pin(engine: Engine, tokens: Sequence[int]) -> Prefix:
+    """Read the start that many texts will have in common; sessions copy it until `engine.unpin`."""
+    session = Session(engine, remember=True)
+    session.follow(tokens)
+    session.read()
+    engine.prefixes.append(Prefix(list(tokens), session._row, session.memory))
+    return engine.prefixes[-1]

@@ -69,6 +69,24 @@ def visible(parents: tuple[int, ...]) -> Tensor:
     return seen
 
 
+def additive(seen: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zero where `seen` (bool) is true, the lowest number of `dtype` elsewhere."""
+    return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen.to(device), torch.finfo(dtype).min)
+
+
+@lru_cache(maxsize=128)
+def block(unread: int, parents: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    """(U + N, U + N) additive: the unread text reads causally, every node sees that text and its own ancestors.
+
+    None for a chain, where everything sees all that stands before it.
+    """
+    if parents == tuple(range(ROOT, len(parents) - 1)):
+        return None
+    seen = torch.ones(unread + len(parents), unread + len(parents), dtype=torch.bool).tril_()
+    seen[unread:, unread:] = visible(parents)
+    return additive(seen, dtype, device)
+
+
 class Prefixes(Sequence[list[int]]):
     """The text before each row of a reading, made only when asked for: the text, then the text and each path."""
 

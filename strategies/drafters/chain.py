@@ -24,10 +24,10 @@ class ModelChain:
         for _ in range(min(self.gamma, limit)):
             whole = [*text, *tokens]
             self.session.follow(whole)
-            logits = self.session.read().logits
+            reading = self.session.read()
             if self.stream is None:
-                tokens.append(int(logits.argmax()))
+                tokens += reading.best
             else:
-                probs.append(torch.softmax(self.warp(logits, [whole])[0].double(), -1))
+                probs.append(torch.softmax(self.warp(reading.logits, [whole])[0].double(), -1))
                 tokens.append(self.stream.choose(probs[-1]))
         return TokenTree.chain(tokens, probs)
