@@ -17,6 +17,8 @@ class RunConfig:
 
     `limit` caps the examples of a task, `samples` asks for several continuations a prompt, `repeats` runs everything
     again, `concurrency` is how many texts are decoded together. `draft` and `device` are chosen when None or "auto".
+    `share_prefix` reads the start that all prompts of a task have in common only once, `cache_gb` limits the memory
+    for keys and values (half of what is free when None), `compile` runs the forward through `torch.compile`.
     """
 
     model: str = "nano"
@@ -38,6 +40,9 @@ class RunConfig:
     plugins: tuple[Path, ...] = ()
     allow_code_execution: bool = False
     truncate_prompts: bool = False
+    share_prefix: bool = True
+    cache_gb: float | None = None
+    compile: bool = False
     baseline: str = "greedy"
     output: Path | None = None
 
@@ -47,6 +52,8 @@ class RunConfig:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise UserError(f"--{key.replace('_', '-')} must be at least 1, not {value}.")
+        if self.cache_gb is not None and not self.cache_gb > 0:
+            raise UserError(f"--cache-gb must be above 0, not {self.cache_gb:g}.")
         if self.backend not in BACKENDS:
             raise UserError(f"There is no backend '{self.backend}'.{suggestion(self.backend, BACKENDS)}")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import psutil
 import torch
 
 from harness import nano
@@ -14,6 +15,7 @@ from harness.backends.transformers import Model, load
 from harness.config import RunConfig
 from harness.data import DataSource
 from harness.decoding.draw import shuffled
+from harness.decoding.engine import Engine
 from harness.environment import environment
 from harness.errors import UserError
 from harness.registry import STRATEGIES, TASKS, add_plugin
@@ -22,7 +24,8 @@ from harness.strategy import Strategy
 from harness.task import Example, Task
 
 NOT_IN_IDENTITY = {"output", "plugins", "data", "strategies", "tasks", "model", "draft", "allow_code_execution",
-                   "baseline", "threads"}
+                   "baseline", "threads", "cache_gb"}
+BLOCK = 4  # texts of a block for each that is decoded at a time: rows are refilled, and few blocks have a tail
 SMALL = 50_000_000  # parameters below which a second thread gains little, and loses much when its core is busy
 THREADS = torch.get_num_threads()
 
@@ -56,8 +59,9 @@ class Plan:
         block = 0
         for repeat in range(self.config.repeats):
             for task, examples in self.tasks:
-                for start in range(0, len(examples), self.config.concurrency):
-                    group = examples[start:start + self.config.concurrency]
+                size = self.config.concurrency * (BLOCK if self.config.concurrency > 1 else 1)
+                for start in range(0, len(examples), size):
+                    group = examples[start:start + size]
                     order = shuffled(range(len(self.strategies)), self.config.seed, repeat, task.spec(), group[0].id)
                     for place, index in enumerate(order):
                         for sample in range(self.config.samples):
@@ -76,9 +80,11 @@ def make(config: RunConfig, command: str) -> Plan:
     data = DataSource(config.data)
     tasks = tuple((task, _examples(task, data, config.limit)) for task in chosen)
     torch.set_num_threads(1)  # until the size of the model is known
-    target = load(config.model, dtype=config.dtype, device=device, tokenizer=config.tokenizer)
+    target = load(config.model, dtype=config.dtype, device=device, tokenizer=config.tokenizer,
+                  compiled=config.compile)
     threads = _use_threads(config, target)
     draft, reason = _draft(config, target, strategies)
+    _limit_caches(config, [model.engine for model in (target, draft) if model])
     reasons = {s.spec(): _unsupported(s, config, reason) for s in strategies}
     warnings = [*data.warnings, *_warnings(target, chosen)]
     manifest = Manifest(
@@ -107,6 +113,18 @@ def _use_threads(config: RunConfig, target: Model) -> int:
     threads = config.threads or (1 if target.parameters < SMALL else THREADS)
     torch.set_num_threads(threads)
     return threads
+
+
+def _limit_caches(config: RunConfig, engines: Sequence[Engine]) -> None:
+    """Share the memory for keys and values among the models, in proportion to what a token takes in each."""
+    if config.cache_gb:
+        total = int(config.cache_gb * 1e9)
+    else:
+        free = torch.cuda.mem_get_info()[0] if config.device.startswith("cuda") else psutil.virtual_memory().available
+        total = free // 2
+    each = [engine.cache.slot_bytes() for engine in engines]
+    for engine, size in zip(engines, each, strict=True):
+        engine.cache.budget = total * size // sum(each)
 
 
 def _strategies(config: RunConfig) -> list[Strategy]:
@@ -139,7 +157,7 @@ def _draft(config: RunConfig, target: Model, strategies: Sequence[Strategy]) -> 
     name = config.draft or (nano.NAMES[1] if config.model == nano.NAMES[0] else None)
     if name is None:
         return None, "needs a draft model: give one with --draft"
-    draft = load(name, dtype=config.dtype, device=config.device, tokenizer=config.tokenizer)
+    draft = load(name, dtype=config.dtype, device=config.device, tokenizer=config.tokenizer, compiled=config.compile)
     if draft.tokenizer.get_vocab() != target.tokenizer.get_vocab() or draft.vocab != target.vocab:
         raise UserError(f"The draft model '{name}' and '{target.name}' do not share a vocabulary; "
                         "give a draft model of the same family.")

@@ -7,25 +7,29 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from harness.config import RunConfig
+from harness.decoding.cache import CacheFull
 from harness.decoding.draw import PhiloxStream
 from harness.decoding.schedule import together
-from harness.decoding.session import Session
+from harness.decoding.session import Session, pin
+from harness.divergence import divergences
 from harness.errors import UserError
 from harness.measure.trace import Clock, trace
 from harness.plan import Cell, Plan, make
+from harness.prompts import common_start, encode, shown
 from harness.stopping import StopRule
 from harness.store import Manifest, Record, Store, Turn
 from harness.strategy import Request, Strategy
-from harness.task import Example, Message
+from harness.task import Example, Task
 
 WARM_UP = "Once upon a time there was a small harness that measured how language models decode."
-CHAT = {"user": "User: {}\n", "assistant": "Assistant: {}\n"}
+SHARED = 16  # tokens: a shorter common start is read again rather than copied
 
 
 class Watcher(Protocol):
@@ -61,8 +65,8 @@ def run(config: RunConfig, watcher: Watcher, command: str, clock: Clock = time.p
     done, failed = {record.key for record in records}, sum(record.status == "failed" for record in records)
     cells = list(plan.cells())
     watcher.planned(sum(len(cell.examples) for cell in cells), len(done), store.folder, plan.manifest.warnings)
-    runner = Runner(plan, clock)
-    if any(_left(cell, done) for cell in cells):
+    runner, todo = Runner(plan, clock), any(_left(cell, done) for cell in cells)
+    if todo:
         runner.warm_up()
     for cell in cells:
         if not (left := _left(cell, done)):
@@ -72,6 +76,8 @@ def run(config: RunConfig, watcher: Watcher, command: str, clock: Clock = time.p
             store.append(record)
             failed += record.status == "failed"
             watcher.finished(record)
+    if todo or not store.explained:
+        store.explain(divergences(plan, store.records()))
     return Outcome(store.folder, failed, sum(len(cell.examples) for cell in cells))
 
 
@@ -82,45 +88,79 @@ class Runner:
         self.plan, self.clock, self.began = plan, clock, clock()
         self.unscored = {entry.spec: entry.unscored for entry in plan.manifest.tasks}
         self.engines = [plan.target.engine, *([plan.draft.engine] if plan.draft else [])]
+        self.prepared: Task | None = None
 
     @torch.inference_mode()
     def warm_up(self) -> None:
         """Let every strategy write a few tokens after a text that is no example, so that first calls are not timed."""
-        prompt = tuple(self._encode(WARM_UP))
+        prompt = tuple(encode(self.plan.target, WARM_UP))
         rule = StopRule(self.plan.target.tokenizer, prompt, frozenset(), ())
-        for strategy in self.plan.strategies:
-            session, request = self._session(strategy), Request(prompt, 8, PhiloxStream("warm-up"))
-            with contextlib.suppress(Exception):  # what fails here fails again where it is recorded
-                trace(strategy, session, request, rule, self.clock)
-            session.close()
 
+        def job(strategy: Strategy) -> None:
+            with contextlib.suppress(Exception):  # what fails here fails again where it is recorded
+                session, request = self._session(strategy), Request(prompt, 8, PhiloxStream("warm-up"))
+                try:
+                    trace(strategy, session, request, rule, self.clock)
+                finally:
+                    session.close()
+        for strategy in self.plan.strategies:
+            together(self.engines, [partial(job, strategy)] * min(2, self.plan.config.concurrency))
+
+    @torch.inference_mode()
     def decode(self, cell: Cell, examples: Sequence[Example]) -> list[Record]:
         """Decode the examples of a cell together and score them; a sample that fails becomes a failed record."""
-        start = self.clock()
-        with torch.inference_mode():
-            done = together(self.engines, [lambda e=e: self._answers(cell, e) for e in examples])  # type: ignore[misc]
+        if self.prepared is not cell.task:
+            self._prepare(cell.task)
+        target, start = self.engines[0], self.clock()
+        before = target.forwards, target.positions, target.padding
+        done = together(self.engines, [partial(self._answers, cell, e) for e in examples], self.plan.config.concurrency)
         share = (self.clock() - start) / len(examples)
-        return [self._record(cell, example, turns, _seconds(turns) if len(examples) == 1 else share, start - self.began)
-                for example, turns in zip(examples, done, strict=True)]
+        now = target.forwards, target.positions, target.padding
+        forwards, positions, padding = (b - a for a, b in zip(before, now, strict=True))
+        records = [self._record(cell, example, turns, _seconds(turns) if len(examples) == 1 else share,
+                                start - self.began) for example, turns in zip(examples, done, strict=True)]
+        reads = sum(sum(turn.steps.forwards) for record in records for turn in record.turns)
+        return [record.model_copy(update={"batch": reads / forwards if forwards else 0.0,
+                                          "padding": padding / (positions + padding) if positions else 0.0})
+                for record in records]
+
+    def _prepare(self, task: Task) -> None:
+        """Make room for the prompts of `task` and read what they all begin with."""
+        self.prepared = task
+        prompts = list[list[int]]()
+        for example in next(examples for each, examples in self.plan.tasks if each is task):
+            with contextlib.suppress(Exception):  # what fails here fails again where it is recorded
+                prompts.append(encode(self.plan.target, task.prompt(example, [])))
+        start = common_start(prompts) if len(prompts) > 1 and self.plan.config.share_prefix else []
+        most = max(map(len, prompts), default=0) + (self.plan.config.max_new_tokens or task.max_new_tokens)
+        for engine in self.engines:
+            engine.unpin()
+            with contextlib.suppress(CacheFull):  # then fewer texts are decoded at a time, and nothing is shared
+                engine.cache.reserve(self.plan.config.concurrency + 1, min(most, engine.max_len))
+                if SHARED <= len(start) < engine.max_len:
+                    pin(engine, start)
 
     def _answers(self, cell: Cell, example: Example) -> list[Turn] | Exception:
-        """Every turn of one example, or what went wrong."""
+        """Every turn of one example, or what went wrong; raises `CacheFull`, after which it may be tried again."""
         config, turns, session = self.plan.config, list[Turn](), None
         try:
             session = self._session(cell.strategy)
             while len(turns) < len(example.turns):
-                shown = cell.task.prompt(example, [turn.text for turn in turns])
+                prompt = cell.task.prompt(example, [turn.text for turn in turns])
                 stream = PhiloxStream(config.seed, cell.task.spec(), example.id, cell.sample, cell.repeat, len(turns))
-                turns.append(self._turn(cell, self._encode(shown), stream, session, self._shown(shown)))
+                text = shown(self.plan.target.tokenizer, prompt)
+                turns.append(self._turn(cell, encode(self.plan.target, prompt), stream, session, text))
             return turns
+        except CacheFull:
+            raise
         except Exception as error:  # one bad sample must not end a run: it is recorded
             return error
         finally:
             if session:
                 session.close()
 
-    def _turn(self, cell: Cell, whole: list[int], stream: PhiloxStream, session: Session, shown: str) -> Turn:
-        config, target = self.plan.config, self.plan.target
+    def _turn(self, cell: Cell, whole: list[int], stream: PhiloxStream, session: Session, text: str) -> Turn:
+        config, target, shared = self.plan.config, self.plan.target, session.work.shared
         most = config.max_new_tokens or cell.task.max_new_tokens
         longest = min(engine.max_len for engine in self._used(cell.strategy))
         prompt = whole
@@ -135,8 +175,9 @@ class Runner:
         done = trace(cell.strategy, session, request, rule, self.clock)
         raw = rule.text(done.tokens)
         stop = "context" if done.stop == "length" and room < most else done.stop
-        return Turn(prompt=shown, prompt_tokens=len(prompt), prompt_cut=len(whole) - len(prompt), raw=raw,
-                    text=rule.before_stop(raw), tokens=done.tokens, stop=stop, steps=done.steps)
+        return Turn(prompt=text, prompt_tokens=len(prompt), prompt_cut=len(whole) - len(prompt),
+                    prompt_shared=session.work.shared - shared, raw=raw, text=rule.before_stop(raw),
+                    tokens=done.tokens, stop=stop, steps=done.steps)
 
     def _record(self, cell: Cell, example: Example, turns: list[Turn] | Exception, seconds: float,
                 started: float) -> Record:
@@ -157,22 +198,6 @@ class Runner:
     def _session(self, strategy: Strategy) -> Session:
         draft = Session(self.engines[1]) if "draft" in strategy.needs else None
         return Session(self.engines[0], draft, remember="hidden" in strategy.needs)
-
-    def _shown(self, prompt: str | list[Message]) -> str:
-        """The prompt as text, chats rendered."""
-        if isinstance(prompt, str):
-            return prompt
-        tokenizer = self.plan.target.tokenizer
-        if getattr(tokenizer, "chat_template", None):
-            text: str = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-            return text
-        return "".join(CHAT[message["role"]].format(message["content"]) for message in prompt) + "Assistant:"
-
-    def _encode(self, prompt: str | list[Message]) -> list[int]:
-        tokenizer, rendered = self.plan.target.tokenizer, not isinstance(prompt, str)
-        special = not (rendered and getattr(tokenizer, "chat_template", None))
-        tokens: list[int] = tokenizer(self._shown(prompt), add_special_tokens=special)["input_ids"]
-        return tokens or [min(self.plan.target.eos, default=0)]
 
 
 def _seconds(turns: list[Turn] | Exception) -> float:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,12 +41,14 @@ class Steps(Stored):
 class Turn(Stored):
     """One answer: `text` is what is scored (cut at the stop string), `raw` what was generated before the cut.
 
-    `prompt_cut` counts the tokens that the prompt lost at its start because the model reads no longer one.
+    `prompt_cut` counts the tokens that the prompt lost at its start because the model reads no longer one;
+    `prompt_shared` those that were not read but copied, because all prompts of the task begin with them.
     """
 
     prompt: str
     prompt_tokens: int
     prompt_cut: int = 0
+    prompt_shared: int = 0
     text: str
     raw: str
     tokens: list[int]
@@ -59,6 +61,8 @@ class Record(Stored):
 
     `block` and `order` say where in the interleaved plan it ran; `started` is seconds since this process began to run.
     `seconds` is the wall time of its steps; samples decoded together share the wall time of all equally.
+    `batch` is how many texts a forward of the model read on average while this one was decoded, `padding` the share
+    of the places in those forwards that held no token.
     """
 
     task: str
@@ -70,6 +74,8 @@ class Record(Stored):
     order: int
     started: float
     seconds: float = 0.0
+    batch: float = 1.0
+    padding: float = 0.0
     category: str = ""
     status: Literal["ok", "failed"] = "ok"
     error: str | None = None
@@ -80,6 +86,22 @@ class Record(Stored):
     def key(self) -> tuple[str, str, str, int, int]:
         """What makes the sample unique in a run."""
         return (self.task, self.example, self.strategy, self.sample, self.repeat)
+
+
+class Divergence(Stored):
+    """An answer that should equal the baseline's: the `turn` and token (`at`) where they part.
+
+    `margin` is the distance of the two tokens' logits there, None when one of the answers had ended.
+    """
+
+    task: str
+    example: str
+    strategy: str
+    sample: int
+    repeat: int
+    turn: int
+    at: int
+    margin: float | None
 
 
 class TaskEntry(Stored):
@@ -197,6 +219,24 @@ class Store:
                     yield Record.model_validate_json(line)
                 except ValidationError as error:
                     raise UserError(f"{path}, line {number}: not a record ({_first(error)}).") from None
+
+    def explain(self, divergences: Iterable[Divergence]) -> None:
+        """Write down, in place of what was known before, where answers part from the baseline's."""
+        _write(self.folder / "divergences.jsonl", "".join(d.model_dump_json() + "\n" for d in divergences))
+
+    @property
+    def explained(self) -> bool:
+        """Whether the divergences were written down."""
+        return (self.folder / "divergences.jsonl").exists()
+
+    def divergences(self) -> list[Divergence]:
+        """Where answers that should equal the baseline's part from them; empty when that was never looked at."""
+        path = self.folder / "divergences.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        try:
+            return [Divergence.model_validate_json(line) for line in lines]
+        except ValidationError as error:
+            raise UserError(f"{path}: not a list of divergences ({_first(error)}); run again to mend it.") from None
 
     def _mend(self) -> None:
         """Cut a torn last line off, so that the next record starts on a line of its own."""

@@ -2,7 +2,9 @@
 
 import hashlib
 import logging
+import os
 import re
+import shutil
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,14 +44,20 @@ class Model:
         return sum(weight.numel() for weight in self.engine.model.parameters())
 
 
-def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: str | None = None) -> Model:
-    """Load `nano`, `nano-draft`, a folder or a hub id; raises `UserError` when it cannot be found or used."""
+def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: str | None = None,
+         compiled: bool = False) -> Model:
+    """Load `nano`, `nano-draft`, a folder or a hub id; raises `UserError` when it cannot be found or used.
+
+    `compiled` runs its forwards through `torch.compile`, which takes a while at the first of each kind.
+    """
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are summed up in our one sentence
     if dtype not in DTYPES:
         raise UserError(f"There is no dtype '{dtype}'.{suggestion(dtype, DTYPES)}")
+    if compiled and not (device.startswith("cuda") or any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++")))):
+        raise UserError("--compile needs a C++ compiler; install one such as g++, or leave --compile out.")
     try:
         model = _weights(_place(name), DTYPES[dtype]).to(device).eval()
     except UserError:
@@ -59,6 +67,9 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: s
     words = _tokenizer(tokenizer or name)
     engine = Engine(model, _max_len(model))
     check(engine)
+    if compiled:
+        engine.compile()
+        check(engine)
     return Model(name, engine, words, _eos(model, words), _fingerprint(model))
 
 
@@ -101,7 +112,7 @@ def check(engine: Engine) -> None:
     if not worst <= TOLERANCE[model.dtype] * scale:
         raise UserError(f"{type(model).__name__} does not follow tree masks: its logits are off by {worst:.2g}, "
                         "so no result could be trusted; give another model.")
-    engine.forwards = engine.positions = 0
+    engine.forwards = engine.positions = engine.padding = 0
 
 
 @torch.inference_mode()

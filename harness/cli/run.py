@@ -40,6 +40,10 @@ def command(
                                                  help="run the programs that any model writes")] = None,
     truncate_prompts: Annotated[Flag, Option("--truncate-prompts",
                                              help="drop the start of prompts that are too long")] = None,
+    share_prefix: Annotated[Flag, Option("--share-prefix/--no-share-prefix",
+                                         help="read once what all prompts of a task begin with [yes]")] = None,
+    cache_gb: Annotated[float | None, Option(metavar="GB", help="memory of the cache [half of the free]")] = None,
+    compile: Annotated[Flag, Option("--compile", help="compile the forward: a slow start, then faster steps")] = None,
     output: Annotated[Path | None, Option("-o", "--output", metavar="DIR", help="folder of the run [runs/…]")] = None,
 ) -> int:
     """Run strategies on tasks, or resume, and print the table.

@@ -46,6 +46,8 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         if self.keys is not None and self.values is not None:
             (first, last), end = self.owner.near, self.owner.end
             self.near_keys, self.near_values = self.keys[first:last, :, :end], self.values[first:last, :, :end]
+            for near in (self.near_keys, self.near_values) if self.owner.dynamic else ():
+                torch._dynamo.maybe_mark_dynamic(near, (0, 2) if last - first > 1 else 2)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
                ) -> tuple[Tensor, Tensor]:
@@ -84,7 +86,7 @@ class SlotCache(Cache):  # type: ignore[misc]
     """
 
     def __init__(self, layers: int, device: torch.device) -> None:
-        self.rows, self.slots, self.budget = 1, 256, 0
+        self.rows, self.slots, self.budget, self.dynamic = 1, 256, 0, False
         self.near, self.end = (0, 1), 0
         self.index = torch.zeros(1, 1, dtype=torch.long, device=device)
         self.places = self.index
@@ -98,6 +100,11 @@ class SlotCache(Cache):  # type: ignore[misc]
             self.near, self.end = (first, last), end
             self.index = torch.arange(last - first, device=places.device)[:, None]
             self._aim_layers()
+
+    def mark_dynamic(self) -> None:
+        """From now on, tell the compiler which sizes vary from forward to forward."""
+        self.dynamic = True
+        self._aim_layers()
 
     def slot_bytes(self) -> int:
         """Bytes of one slot of one row over all layers; 0 before the first forward."""

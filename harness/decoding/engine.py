@@ -112,7 +112,17 @@ class Engine:
         self._zero, self._blocked = torch.tensor([0.0, torch.finfo(model.dtype).min], dtype=model.dtype,
                                                  device=self.device).unbind(0)
         self._edge = self._zero  # (1, 1, 1, 2n): open places, then blocked ones
+        self._forward: Callable[..., tuple[Tensor, Tensor]] = self._plain
         model.get_decoder().register_forward_hook(self._keep_hidden)
+
+    def compile(self) -> None:
+        """Run forwards through `torch.compile` from now on; the first of each kind then takes long.
+
+        One graph serves all lengths, apart from those for one text and for one token. The cache must have been used.
+        """
+        torch._dynamo.config.recompile_limit = 64
+        self.cache.mark_dynamic()
+        self._forward = torch.compile(self._plain, dynamic=True)
 
     @property
     def open_rows(self) -> int:
@@ -170,7 +180,7 @@ class Engine:
             read.row.end = read.start + count
         return [Outcome(said, read.row.index - first, 0, count) for read, count in zip(reads, widths, strict=True)]
 
-    def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+    def _plain(self, tokens: Tensor, positions: Tensor, mask: Tensor, kept: int) -> tuple[Tensor, Tensor]:
         out = self.model(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=self.cache,
                          use_cache=True, logits_to_keep=kept)
         assert self._hidden is not None
@@ -197,7 +207,8 @@ class Engine:
             self._edge = torch.where(self._columns < 2 * end, self._zero, self._blocked).view(1, 1, 1, -1)
         if places.numel() == 1 and reads[0].block is None:
             left = self._edge.shape[-1] // 2 - reads[0].start - 1
-            return self._edge[..., left:left + end]
+            mask = self._edge[..., left:left + end]
+            return mask.clone(memory_format=torch.contiguous_format) if self.cache.dynamic else mask
         mask = torch.where(self._columns[:end] <= places[:, None, :, None], self._zero, self._blocked)
         for read in reads:
             if read.block is not None:

@@ -13,7 +13,7 @@ from harness.store import Record, Store, StrategyEntry, TaskEntry, Turn
 NAN = float("nan")
 COUNTS = ("forwards", "positions", "drafted", "accepted", "draft_forwards", "draft_positions")
 IDENTITY = ["task", "example", "strategy", "sample", "repeat", "status", "error", "category"]
-NUMBERS = ["tokens", "seconds", "prompt_tokens", "ttft", *COUNTS, "steps",
+NUMBERS = ["tokens", "seconds", "prompt_tokens", "prompt_shared", "batch", "padding", "ttft", *COUNTS, "steps",
            "decode_tokens", "decode_steps", "decode_seconds"]
 END_OF_TURN = -1  # stands between the token ids of two turns
 
@@ -37,15 +37,19 @@ def summarise(store: Store) -> pd.DataFrame:
     end to end or (`decode_`) after the first step; `speedup` is the geometric mean over the `paired` samples of the
     speed divided by the baseline's on the same example, sample and repeat. `truncated` and `same_as_baseline` are
     shares of samples, `first_difference` the median position of the first other token among those that differ.
+    `parted` counts answers that differ from the baseline's against their strategy's promise, and `margin` is the
+    largest distance between the logits of the two tokens where they part. `batch` and `padding` are means over the
+    samples of a run that decoded several texts at a time.
     """
-    manifest, frame = store.manifest, samples(store)
+    manifest, frame, parted = store.manifest, samples(store), store.divergences()
     cells = dict(iter(frame.groupby(["task", "strategy"], sort=False)))
     rows = []
     for task in manifest.tasks:
         base = _ok(cells.get((task.spec, manifest.baseline), frame.iloc[:0]))
         for strategy in manifest.strategies:
             cell = cells.get((task.spec, strategy.spec), frame.iloc[:0])
-            rows.append(_cell(task, strategy, cell, base, strategy.spec == manifest.baseline))
+            margins = [d.margin for d in parted if (d.task, d.strategy) == (task.spec, strategy.spec)]
+            rows.append(_cell(task, strategy, cell, base, strategy.spec == manifest.baseline) | _parting(margins))
     return pd.DataFrame(rows)
 
 
@@ -98,6 +102,9 @@ def _row(record: Record) -> dict[str, Any]:
         "tokens": sum(sum(turn.steps.tokens) for turn in turns),
         "seconds": record.seconds,
         "prompt_tokens": sum(turn.prompt_tokens for turn in turns),
+        "prompt_shared": sum(turn.prompt_shared for turn in turns),
+        "batch": record.batch,
+        "padding": record.padding,
         "ttft": _first_token(turns[0]) if turns else NAN,
         "steps": sum(len(turn.steps.tokens) for turn in turns),
         "decode_tokens": sum(sum(turn.steps.tokens[1:]) for turn in turns),
@@ -146,8 +153,17 @@ def _cell(
         **_quality(task, ok), **_speed(ok), **_speedup(pairs, is_base),
         "ttft_median": float(ok["ttft"].median()), "tokens_mean": float(ok["tokens"].mean()),
         "truncated": _share(ok["truncated"]), "cut": _share(ok["cut"]),
-        **_cost(ok, strategy), **_sameness(pairs), **_passes(task, ok),
+        **_cost(ok, strategy), **_together(ok), **_sameness(pairs), **_passes(task, ok),
     }
+
+
+def _parting(margins: Sequence[float | None]) -> dict[str, float]:
+    return {"parted": len(margins), "margin": max((m for m in margins if m is not None), default=NAN)}
+
+
+def _together(ok: pd.DataFrame) -> dict[str, float]:
+    several = ok[ok["batch"] > 1]
+    return {"batch": float(several["batch"].mean()), "padding": float(several["padding"].mean())}
 
 
 def _quality(task: TaskEntry, ok: pd.DataFrame) -> dict[str, Any]:

@@ -63,6 +63,9 @@ COLUMNS = (
            "share"),
     Column("tokens_mean", "tokens", "Mean number of tokens of an answer.", "count"),
     Column("truncated", "truncated", "Answers that ran into the token or the context limit.", "share"),
+    Column("batch", "texts/fwd", "Texts that a forward of the model read on average, when several are decoded at a "
+           "time."),
+    Column("padding", "padding", "Places in those forwards that held no token.", "share"),
     Column("same_as_baseline", "same", "Answers whose tokens are exactly the baseline's.", "share"),
     Column("first_difference", "differs at", "Median position of the first token that differs from the baseline's, "
            "among the answers that do.", "count"),
@@ -106,12 +109,16 @@ def notes(summary: pd.DataFrame) -> list[str]:
     absent = named[named["unsupported"] != ""].drop_duplicates("label")
     unscored = named[named["quality_note"] != ""].drop_duplicates("task")
     cut = named[named["cut"] > 0].drop_duplicates("task")
+    parted = named[named["parted"] > 0]
     failed = int(named["failed"].sum())
     return [
         *(f"{row['label']} is not supported: {row['unsupported']}" for _, row in absent.iterrows()),
         *(f"{row['task']} has no quality: {row['quality_note']}" for _, row in unscored.iterrows()),
         *(f"{row['task']}: {100 * row['cut']:.0f} % of the prompts lost their start to fit the model"
           for _, row in cut.iterrows()),
+        *(f"{row['label']} on {row['task']}: {row['parted']} of {row['samples']} answers part from the baseline's, "
+          f"though it is exact; the two tokens' logits are at most {row['margin']:.1g} apart there"
+          for _, row in parted.iterrows()),
         *([f"{failed} {'sample' if failed == 1 else 'samples'} failed and count in no number"] if failed else []),
     ]
 

@@ -1,5 +1,6 @@
 """Which models can be used, which are refused, and what is said of them."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ import transformers
 
 from harness.backends.transformers import load
 from harness.errors import UserError
+from strategies.beam import Beam
+from strategies.greedy import Greedy
+from tests.decode import decode
 from tests.models import ARCHS
 from tests.pair import VOCAB, saved, tokenizer
 
@@ -98,3 +102,16 @@ def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_lower_precision_passes_the_self_check(dtype: str) -> None:
     assert load(str(saved("qwen2")), dtype=dtype).engine.model.dtype != load(str(saved("qwen2"))).engine.model.dtype
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_model_decodes_the_same() -> None:
+    plain, compiled = load(str(saved("llama"))), load(str(saved("llama")), compiled=True)
+    for strategy in (Greedy(), Beam(width=3)):
+        assert decode(strategy, compiled.engine, [5, 6, 7]) == decode(strategy, plain.engine, [5, 6, 7])
+
+
+def test_compiling_without_a_compiler_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="needs a C\\+\\+ compiler"):
+        load(str(saved("llama")), compiled=True)

@@ -244,3 +244,80 @@ def test_a_draft_of_another_vocabulary_is_refused(config: RunConfig, tmp_path: P
     tokenizer().save_pretrained(other)
     with pytest.raises(UserError, match="do not share a vocabulary"):
         make(replace(config, draft=str(other)), "")
+
+
+SHARED_TASK = TASK.replace('"one two"', 'START + "one two"').replace('"three"', 'START + "three"').replace(
+    '"four five six"', 'START + "six"').replace("from dataclasses", 'START = "Three short examples, and then: "\nfrom '
+                                                "dataclasses", 1)
+
+
+def test_what_all_prompts_begin_with_is_read_once(config: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "words.py").write_text(SHARED_TASK)
+    _, apart = go(replace(config, share_prefix=False))
+    for concurrency in (1, 3):
+        _, shared = go(replace(config, concurrency=concurrency, output=tmp_path / f"shared-{concurrency}"))
+        assert {r.key: r.turns[0].tokens for r in shared} == {r.key: r.turns[0].tokens for r in apart}
+        first = {r.key: r.turns[0].steps.positions[0] for r in apart if r.strategy != "beam"}
+        for record in shared:
+            turn = record.turns[0]
+            assert turn.prompt_shared == len("Three short examples, and then: ")
+            if not record.strategy.startswith(("beam", "diverse")):
+                assert turn.steps.positions[0] == first[record.key] - turn.prompt_shared
+    assert {r.turns[0].prompt_shared for r in apart} == {0}
+
+
+LIAR = '''"""Claims to be greedy, and is not at its third token."""
+from dataclasses import dataclass
+from typing import ClassVar
+from harness.strategy import Strategy
+
+@dataclass(frozen=True)
+class Liar(Strategy):
+    paper: ClassVar[str] = "none"
+    family: ClassVar[str] = "test"
+    guarantee: ClassVar[str] = "lossless"
+
+    def generate(self, session, request):
+        text = list(request.prompt)
+        while True:
+            session.follow(text)
+            order = session.read().logits[0].argsort(descending=True).tolist()
+            text.append(order[len(text) - len(request.prompt) == 2])
+            yield text[-1:]
+'''
+
+
+def test_an_answer_that_should_be_the_baselines_is_explained(config: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "liar.py").write_text(LIAR)
+    config = replace(config, plugins=(*config.plugins, tmp_path / "liar.py"), strategies=("liar", "prompt_lookup"))
+    outcome, records = go(config)
+    store = Store.open(outcome.folder)
+    found = store.divergences()
+    assert {(d.strategy, d.turn, d.at) for d in found} == {("liar", 0, 2)}
+    assert len(found) == 3
+    engine, by_key = make(config, "").target.engine, {r.key: r for r in records}
+    for each in found:
+        liar = by_key[each.task, each.example, "liar", 0, 0].turns[0]
+        text = torch.tensor([make(config, "").target.tokenizer(liar.prompt)["input_ids"] + liar.tokens[:2]])
+        with torch.inference_mode():
+            best = engine.model(input_ids=text).logits[0, -1].topk(2).values
+        assert each.margin == pytest.approx(float(best[0] - best[1]), abs=1e-4)
+    (note,) = [line for line in notes(summarise(store)) if "part from the baseline" in line]
+    assert note.startswith("liar on words: 3 of 3 answers")
+
+
+def test_padding_and_batch_are_recorded(config: RunConfig, tmp_path: Path) -> None:
+    _, alone = go(config)
+    assert {(r.batch, r.padding) for r in alone} == {(1.0, 0.0)}
+    _, three = go(replace(config, concurrency=3, output=tmp_path / "three"))
+    greedy = [r for r in three if r.strategy == "greedy"]
+    assert all(1 < r.batch <= 3 and 0 < r.padding < 1 for r in greedy)
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_a_text_that_fits_nowhere_is_a_sentence_in_its_record(config: RunConfig, tmp_path: Path, concurrency: int
+                                                              ) -> None:
+    (tmp_path / "words.py").write_text(TASK.replace('"three"', '"three " * 60'))
+    _, records = go(replace(config, cache_gb=1e-5, concurrency=concurrency))
+    assert {(r.example, r.status) for r in records} == {("0", "ok"), ("1", "failed"), ("2", "ok")}
+    assert all("raise --cache-gb" in str(r.error) for r in records if r.example == "1")
