@@ -31,7 +31,10 @@ profile: setup
 	$(BIN)/python -m benchmarks.nano
 
 bench: setup
-	$(BIN)/python -m benchmarks.loop
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m benchmarks.engine --compile
+	$(BIN)/python -m benchmarks.same
+	$(BIN)/python -m benchmarks.soak
 
 clean:
 	rm -rf .venv runs demo

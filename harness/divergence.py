@@ -29,13 +29,13 @@ def divergences(plan: Plan, records: Iterable[Record]) -> Iterator[Divergence]:
         base = [found.get((record.task, record.example, plan.manifest.baseline, sample, record.repeat))
                 for sample in (record.sample, 0)]
         other = base[0] or base[1]
-        if other is not None and (place := _parting(record, other)):
-            margin = _margin(plan, *examples[record.task, record.example], record, other, *place)
+        if other is not None and (place := parting(record, other)):
+            gap = margin(plan, *examples[record.task, record.example], record, other, *place)
             yield Divergence(task=record.task, example=record.example, strategy=record.strategy, sample=record.sample,
-                             repeat=record.repeat, turn=place[0], at=place[1], margin=margin)
+                             repeat=record.repeat, turn=place[0], at=place[1], margin=gap)
 
 
-def _parting(one: Record, other: Record) -> tuple[int, int] | None:
+def parting(one: Record, other: Record) -> tuple[int, int] | None:
     """Turn and token at which two answers part; None when they are the same."""
     for turn, (a, b) in enumerate(zip(one.turns, other.turns, strict=True)):
         if a.tokens != b.tokens:
@@ -44,7 +44,7 @@ def _parting(one: Record, other: Record) -> tuple[int, int] | None:
     return None
 
 
-def _margin(plan: Plan, task: Task, example: Example, one: Record, other: Record, turn: int, at: int) -> float | None:
+def margin(plan: Plan, task: Task, example: Example, one: Record, other: Record, turn: int, at: int) -> float | None:
     """How far apart the logits of the two next tokens are; None when one answer had simply ended."""
     mine, theirs = one.turns[turn], other.turns[turn]
     if at >= min(len(mine.tokens), len(theirs.tokens)):

@@ -115,8 +115,8 @@ class SlotCache(Cache):  # type: ignore[misc]
         """Make room for `rows` × `slots`; raises `CacheFull`, and changes nothing, when that is over the budget."""
         if rows <= self.rows and slots <= self.slots:
             return
-        most = self.budget // (self.slot_bytes() or 1) if self.budget else rows * slots * 2
         rows, slots = max(rows, self.rows), max(slots, self.slots)
+        most = self.budget // (self.slot_bytes() or 1) if self.budget else 2 * rows * slots
         if rows * slots > most:
             raise CacheFull(f"{rows} texts of up to {slots} tokens need a key–value cache of "
                             f"{rows * slots * self.slot_bytes() / 1e9:.3g} GB and {self.budget / 1e9:.3g} GB are "

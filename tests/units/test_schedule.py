@@ -178,3 +178,10 @@ def test_a_shared_prefix_is_read_once_and_changes_no_token(name: str) -> None:
     for engine in pair:
         engine.unpin()
     assert [engine.open_rows for engine in pair] == [0, 0]
+
+
+def test_a_cache_without_a_budget_grows_as_asked() -> None:
+    big = engines()[0]
+    big.cache.reserve(33, 400)
+    assert big.cache.rows >= 33
+    assert big.cache.slots >= 400

@@ -1,0 +1,118 @@
+"""The ways of decoding that are timed against each other: the harness, hand-written loops, `generate` and lm-eval."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from harness.backends.transformers import Model
+from harness.decoding.draw import PhiloxStream
+from harness.decoding.schedule import together
+from harness.decoding.session import Session
+from harness.registry import STRATEGIES
+from harness.strategy import Request
+
+Texts = Sequence[list[int]]
+Contender = Callable[[], Texts]
+"""Decodes its prompts and returns the new token ids of each."""
+
+
+def ours(spec: str, prompts: Texts, target: Model, draft: Model, new: int, *, concurrency: int = 1,
+         eos: bool = True) -> Contender:
+    """A strategy of the harness on `prompts`, `concurrency` at a time, each until EOS or `new` tokens."""
+    strategy, ends = STRATEGIES.build(spec), target.eos if eos else frozenset[int]()
+
+    def one(prompt: list[int]) -> list[int]:
+        other = Session(draft.engine) if "draft" in strategy.needs else None
+        session, tokens = Session(target.engine, other, remember="hidden" in strategy.needs), list[int]()
+        try:
+            for block in strategy.generate(session, Request(tuple(prompt), new, PhiloxStream(0, prompt), ends)):
+                tokens += block
+                if len(tokens) >= new or not ends.isdisjoint(block):
+                    break
+        finally:
+            session.close()
+        end = next((i + 1 for i, token in enumerate(tokens) if token in ends), new)
+        return tokens[:min(end, new)]
+
+    def go() -> Texts:
+        jobs = [lambda p=prompt: one(p) for prompt in prompts]
+        if concurrency == 1:
+            return [job() for job in jobs]
+        return together([target.engine, draft.engine], jobs, concurrency)  # type: ignore[return-value]
+    return go
+
+
+def bare(prompts: Texts, target: Model, new: int, *, eos: bool = True) -> Contender:
+    """The shortest greedy loop over the model's own forward and cache."""
+    from transformers import DynamicCache
+
+    def one(prompt: list[int]) -> list[int]:
+        cache, feed, tokens = DynamicCache(), torch.tensor([prompt]), list[int]()
+        while len(tokens) < new and not (eos and tokens and tokens[-1] in target.eos):
+            logits = target.engine.model(input_ids=feed, past_key_values=cache, logits_to_keep=1).logits
+            tokens.append(int(logits[0, -1].argmax()))
+            feed = torch.tensor([tokens[-1:]])
+        return tokens
+    return lambda: [one(prompt) for prompt in prompts]
+
+
+def bare_batch(prompts: Texts, target: Model, new: int) -> Contender:
+    """A greedy loop over one forward for all prompts, which have one length, on a cache that is written in place."""
+    engine, count, size = target.engine, len(prompts), len(prompts[0])
+
+    def step(tokens: torch.Tensor, start: int) -> torch.Tensor:
+        end = start + tokens.shape[1]
+        places = torch.arange(start, end).expand(count, -1)
+        engine.cache.aim(0, count, end, places)
+        causal = torch.arange(end) <= places[:, None, :, None]
+        mask = torch.where(causal, 0.0, torch.finfo(torch.float32).min)
+        out = engine.model(input_ids=tokens, attention_mask=mask, position_ids=places, past_key_values=engine.cache,
+                           use_cache=True, logits_to_keep=1)
+        best: torch.Tensor = out.logits.argmax(-1)
+        return best
+
+    def go() -> Texts:
+        engine.cache.reserve(count, size + new)
+        found = [step(torch.tensor(list(prompts)), 0)]
+        while len(found) < new:
+            found.append(step(found[-1], size + len(found) - 1))
+        done: list[list[int]] = torch.cat(found, 1).tolist()
+        return done
+    return go
+
+
+def generated(prompts: Texts, target: Model, new: int, **options: Any) -> Contender:
+    """transformers' own `generate`, one prompt at a time, until EOS or `new` tokens."""
+    def one(prompt: list[int]) -> list[int]:
+        ids = torch.tensor([prompt])
+        out = target.engine.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new,
+                                           do_sample=False, pad_token_id=0, **options)
+        found: list[int] = out[0, len(prompt):].tolist()
+        return found
+    return lambda: [one(prompt) for prompt in prompts]
+
+
+def assisted(prompts: Texts, target: Model, draft: Model, new: int, gamma: int) -> Contender:
+    """`generate` with a draft model that always drafts `gamma` tokens."""
+    settings = draft.engine.model.generation_config
+    settings.num_assistant_tokens, settings.num_assistant_tokens_schedule = gamma, "constant"
+    settings.assistant_confidence_threshold = 0.0
+    return generated(prompts, target, new, assistant_model=draft.engine.model)
+
+
+def lm_eval(target: Model, batch: int) -> Any:
+    """lm-eval's `hf` backend around the same model object; raises `ImportError` when lm-eval is not installed."""
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(pretrained=target.engine.model, tokenizer=target.tokenizer, batch_size=batch, device="cpu")
+
+
+def lm_eval_answers(backend: Any, prompts: Sequence[str], stop: Sequence[str], new: int) -> list[str]:
+    """What lm-eval's `generate_until` writes after each prompt."""
+    from lm_eval.api.instance import Instance
+
+    options = {"until": list(stop), "max_gen_toks": new, "do_sample": False}
+    requests = [Instance("generate_until", {}, (prompt, options), i) for i, prompt in enumerate(prompts)]
+    answers: list[str] = backend.generate_until(requests, disable_tqdm=True)
+    return answers

@@ -1,0 +1,201 @@
+"""How fast the engine is, beside hand-written loops, transformers' `generate` and lm-eval, in one run.
+
+`python -m benchmarks.engine [--rounds 7] [--compile] [--json FILE]`. Every comparison is interleaved; times are
+medians, ratios medians over the rounds with their quartiles. docs/performance.md explains the rows.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers.utils import logging
+
+from benchmarks.contenders import assisted, bare, bare_batch, generated, lm_eval, lm_eval_answers, ours
+from benchmarks.timing import Row, compare, quartiles
+from harness.backends.transformers import Model, load
+from harness.config import RunConfig
+from harness.decoding.engine import Read
+from harness.decoding.session import Session, pin
+from harness.environment import environment
+from harness.nano.corpus import problems
+from harness.plan import make
+from harness.runner import Runner
+
+NEW = 64
+WIDTHS = (1, 2, 3, 4, 5, 6, 8, 11, 16, 32, 64, 128)
+CONCURRENCY = (1, 2, 4, 8, 16, 32, 64)
+
+
+def prompts(model: Model, kind: str, count: int) -> list[list[int]]:
+    """Token ids of the first `count` held-out prompts of a kind of nano's text."""
+    return [model.tokenizer(p.turns[0])["input_ids"] for p in problems(kind, "dev", count)]  # type: ignore[arg-type]
+
+
+def one_text(target: Model, draft: Model, rounds: int, compiled: Model | None) -> list[Row]:
+    """Greedy at concurrency 1."""
+    texts = prompts(target, "math", 6)
+    contenders = {"bare loop": bare(texts, target, NEW, eos=False),
+                  "greedy": ours("greedy", texts, target, draft, NEW, eos=False),
+                  "generate": generated(texts, target, NEW, eos_token_id=[])}
+    if compiled:
+        contenders["greedy, compiled"] = ours("greedy", texts, compiled, draft, NEW, eos=False)
+    return compare("one text", contenders, rounds)
+
+
+def against_generate(target: Model, draft: Model, rounds: int) -> Iterator[Row]:
+    """The same methods in transformers: draft model, prompt lookup, beams."""
+    math, edit = prompts(target, "math", 6), prompts(target, "edit", 6)
+    yield from compare("draft model, γ = 4", {
+        "generate, assisted": assisted(math, target, draft, 96, 4),
+        "speculative": ours("speculative:gamma=4", math, target, draft, 96)}, rounds)
+    yield from compare("prompt lookup, 10 tokens, edit", {
+        "generate, lookup": generated(edit, target, 96, prompt_lookup_num_tokens=10, max_matching_ngram_size=3),
+        "prompt_lookup": ours("prompt_lookup:length=10,max_ngram=3", edit, target, draft, 96)}, rounds)
+    yield from compare("4 beams", {
+        "generate, beams": generated(math, target, 96, num_beams=4),
+        "beam": ours("beam:width=4", math, target, draft, 96)}, rounds)
+
+
+def batched(target: Model, draft: Model, rounds: int) -> list[Row]:
+    """What scheduling adds to a forward of 32 texts."""
+    texts = [(prompt * 2)[:32] for prompt in prompts(target, "math", 32)]
+    return compare("32 texts of one length", {
+        "bare batched loop": bare_batch(texts, target, NEW),
+        "greedy": ours("greedy", texts, target, draft, NEW, concurrency=32, eos=False)}, rounds)
+
+
+def throughput(target: Model, draft: Model, rounds: int) -> Iterator[Row]:
+    """Texts side by side, against one after the other."""
+    texts = prompts(target, "math", 64)
+    for spec in ("greedy", "speculative", "beam", "contrastive_search"):
+        yield from compare(f"{spec}, texts at a time", {
+            str(n): ours(spec, texts[:max(16, n)], target, draft, NEW // 2, concurrency=n, eos=False)
+            for n in CONCURRENCY}, rounds)
+
+
+@torch.inference_mode()
+def widths(model: Model, rounds: int) -> list[dict[str, float]]:
+    """v(M): a forward over M new tokens after 128, against one token."""
+    session, text = Session(model.engine), [5 + i % 1000 for i in range(128)]
+    session.follow(text)
+    session.read()
+    times = {width: list[float]() for width in WIDTHS}
+    for _ in range(20 * rounds):
+        for width in WIDTHS:
+            read = Read(session._row, 128, text[:width], range(128, 128 + width), None, width)
+            start = time.perf_counter()
+            model.engine.run([read])
+            times[width].append(time.perf_counter() - start)
+    session.close()
+    ones = times[1]
+    return [{"tokens": width, "ms": 1000 * statistics.median(times[width]),
+             "v": statistics.median(a / b for a, b in zip(times[width], ones, strict=True))} for width in WIDTHS]
+
+
+def prefix(target: Model, draft: Model, rounds: int) -> Iterator[Row]:
+    """Eight worked examples before every question: read each time, or once."""
+    shots = [token for problem in problems("math", "train", 8)
+             for token in target.tokenizer(problem.turns[0] + problem.answers[0] + "\n\n")["input_ids"]]
+    texts = [shots + prompt for prompt in prompts(target, "math", 16)]
+
+    def shared(n: int) -> Any:
+        for model in (target, draft):
+            pin(model.engine, shots)
+        try:
+            return ours("greedy", texts, target, draft, NEW, concurrency=n, eos=False)()
+        finally:
+            for model in (target, draft):
+                model.engine.unpin()
+    for n in (1, 16):
+        yield from compare(f"{len(shots)} tokens in common, {n} at a time", {
+            "read by each": ours("greedy", texts, target, draft, NEW, concurrency=n, eos=False),
+            "read once": partial(shared, n)}, max(2, rounds // 2))
+
+
+def whole_task(rounds: int) -> list[dict[str, Any]]:
+    """All of nano_math, greedy: `decodebench run` against lm-eval's `hf` backend, each at every batch size."""
+    runners = {n: _runner(n) for n in (32, 50, 64)}
+    plan = runners[32].plan
+    task, examples = plan.tasks[0]
+    questions, other = [str(task.prompt(example, [])) for example in examples], load("nano")
+    backends = {n: lm_eval(other, n) for n in (16, 32, 64, 128)}
+    times = {name: {n: list[float]() for n in sizes} for name, sizes in (("ours", runners), ("lm-eval", backends))}
+    answers: dict[str, list[str]] = {}
+    for _ in range(rounds):
+        for n, runner in runners.items():
+            records = [record for cell in runner.plan.cells() for record in runner.decode(cell, cell.examples)]
+            times["ours"][n].append(sum(record.seconds for record in records))
+            answers["ours"] = [record.turns[0].text for record in records]
+        for n, backend in backends.items():
+            start = time.perf_counter()
+            answers["lm-eval"] = lm_eval_answers(backend, questions, task.stop, task.max_new_tokens)
+            times["lm-eval"][n].append(time.perf_counter() - start)
+    best = {name: min(each, key=lambda n: statistics.median(each[n])) for name, each in times.items()}
+    ratios = [a / b for a, b in zip(times["ours"][best["ours"]], times["lm-eval"][best["lm-eval"]], strict=True)]
+    same = sum(a.strip() == b.strip() for a, b in zip(answers["ours"], answers["lm-eval"], strict=True))
+    return [{"who": name, "seconds": {n: statistics.median(t) for n, t in each.items()}, "best": best[name],
+             "ratio": quartiles(ratios), "same": same, "texts": len(questions)} for name, each in times.items()]
+
+
+def _runner(concurrency: int) -> Runner:
+    config = RunConfig(strategies=("greedy",), tasks=("nano_math",), concurrency=concurrency, threads=1, device="cpu")
+    runner = Runner(make(config, "benchmark"), time.perf_counter)
+    runner.warm_up()
+    return runner
+
+
+def show(rows: list[Row], console: Console) -> None:
+    """Print the comparisons as one table."""
+    table = Table("comparison", "contender", "tok/s", "time ÷ first's", "quartiles", "same tokens", box=None)
+    for before, row in zip([None, *rows], rows, strict=False):
+        new = before is None or before.section != row.section
+        table.add_row(row.section if new else "", row.contender, f"{row.tokens_per_second:,.0f}", f"{row.ratio:.2f}",
+                      f"[{row.low:.2f}, {row.high:.2f}]".replace("[", r"\["), f"{row.same} of {row.texts}")
+    console.print(table)
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Run everything, print the tables and, with `--json`, write them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--compile", action="store_true", help="also time the compiled forward")
+    parser.add_argument("--json", type=Path)
+    options, console = parser.parse_args(), Console(width=120)
+    logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    target, draft = load("nano"), load("nano-draft")
+    rows = one_text(target, draft, 3 * options.rounds, load("nano", compiled=True) if options.compile else None)
+    rows += against_generate(target, draft, options.rounds)
+    rows += batched(target, draft, options.rounds)
+    rows += prefix(target, draft, options.rounds)
+    rows += throughput(target, draft, max(2, options.rounds // 2))
+    show(rows, console)
+    v = {model.name: widths(model, options.rounds) for model in (target, draft)}
+    for name, found in v.items():
+        console.print(f"v(M) of {name}:", ", ".join(f"{w['tokens']}: {w['v']:.2f}" for w in found))
+    try:
+        task = whole_task(max(2, options.rounds // 2))
+    except ImportError:
+        console.print("lm-eval is not installed, so it was not compared: pip install -e '.[bench]'")
+        task = []
+    for each in task:
+        console.print(f"nano_math, {each['texts']} problems, {each['who']}:",
+                      ", ".join(f"{t:.2f} s at {n}" for n, t in each["seconds"].items()))
+    if task:
+        console.print(f"ours ÷ lm-eval, each at its best: {task[0]['ratio'][1]:.2f}, {task[0]['same']} answers the same")
+    if options.json:
+        data = {"environment": environment("cpu", 1), "rows": [row.data() for row in rows], "v": v, "task": task}
+        options.json.write_text(json.dumps(data, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

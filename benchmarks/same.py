@@ -1,0 +1,62 @@
+"""Do answers depend on how many texts are decoded at a time? In float32 they should not, but for ties.
+
+`python -m benchmarks.same [--limit 40] [--concurrency 1 4 32]`: every strategy on every embedded task at each
+concurrency; prints how many answers are the same as at the first, and for each other one where it parts and how far
+apart the logits of the two tokens are there. Exits 1 when two tokens part that are further apart than a tie (1e-3).
+"""
+
+import argparse
+import sys
+import time
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from harness.config import RunConfig
+from harness.divergence import margin, parting
+from harness.plan import Plan, make
+from harness.runner import Runner
+from harness.store import Record
+
+TIE = 1e-3
+
+
+def answers(limit: int, concurrency: int) -> tuple[Plan, dict[tuple[str, str, str, int, int], Record]]:
+    """The records of a run with these settings."""
+    plan = make(RunConfig(limit=limit, concurrency=concurrency, threads=1, device="cpu"), "benchmark")
+    runner = Runner(plan, time.perf_counter)
+    return plan, {record.key: record for cell in plan.cells() for record in runner.decode(cell, cell.examples)}
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Print the table of same answers and a line for each that parts."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--limit", type=int, default=40)
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 4, 32])
+    options, console = parser.parse_args(), Console(width=120)
+    plan, base = answers(options.limit, options.concurrency[0])
+    examples = {(task.spec(), example.id): (task, example) for task, all_ in plan.tasks for example in all_}
+    table, widest = Table("strategy", *(f"{n} against {options.concurrency[0]}" for n in options.concurrency[1:]),
+                          box=None), 0.0
+    cells: dict[str, list[str]] = {strategy.spec(): [] for strategy in plan.strategies}
+    for concurrency in options.concurrency[1:]:
+        _, found = answers(options.limit, concurrency)
+        for strategy in plan.strategies:
+            mine = [record for record in found.values() if record.strategy == strategy.spec()]
+            places = [(record, place) for record in mine if (place := parting(record, base[record.key]))]
+            cells[strategy.spec()].append(f"{len(mine) - len(places)} of {len(mine)}")
+            for record, place in places:
+                gap = margin(plan, *examples[record.task, record.example], record, base[record.key], *place)
+                widest = max(widest, gap if gap is not None else 1.0)
+                console.print(f"{strategy.spec()} on {record.task}, {record.example}: at {concurrency} texts at a time it "
+                              f"parts at token {place[1]} of turn {place[0]}, logits {gap} apart")
+    for spec, row in cells.items():
+        table.add_row(spec, *row)
+    console.print(table)
+    sys.exit(widest > TIE)
+
+
+if __name__ == "__main__":
+    main()

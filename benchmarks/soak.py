@@ -1,0 +1,77 @@
+"""A long run of mixed samples: no row may leak, and memory must stay flat.
+
+`python -m benchmarks.soak [--samples 2000] [--concurrency 16]`: samples of all strategies, with prompts and lengths at
+random and one in ten failing half-way; prints the open rows, the cache and the process's memory after each tenth, and
+exits 1 when a row is left or memory grew by more than a tenth after the first half.
+"""
+
+import argparse
+import gc
+import sys
+from collections.abc import Callable
+from functools import partial
+from random import Random
+
+import psutil
+import torch
+
+from harness.backends.transformers import Model, load
+from harness.decoding.cache import CacheFull
+from harness.decoding.draw import PhiloxStream
+from harness.decoding.schedule import together
+from harness.decoding.session import Session
+from harness.nano.corpus import problems
+from harness.registry import STRATEGIES
+from harness.strategy import Request, Strategy
+
+
+def sample(target: Model, draft: Model, strategy: Strategy, prompt: list[int], new: int, fails: bool) -> str:
+    """Decode `new` tokens; a failing sample breaks off half-way, as a strategy with a fault would."""
+    other = Session(draft.engine) if "draft" in strategy.needs else None
+    session, count = Session(target.engine, other, remember="hidden" in strategy.needs), 0
+    try:
+        for block in strategy.generate(session, Request(tuple(prompt), new, PhiloxStream(0, prompt, new))):
+            count += len(block)
+            if count >= new:
+                return "done"
+            if fails and count >= new // 2:
+                session.follow([*prompt, target.vocab + 1])  # no such token: the forward itself fails
+                session.read()
+        return "done"
+    except IndexError:
+        return "failed"
+    finally:
+        session.close()
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Run the soak and print a line after each tenth."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--concurrency", type=int, default=16)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    random, target, draft = Random(1), load("nano"), load("nano-draft")
+    kinds = [STRATEGIES.build(name) for name in sorted(STRATEGIES.built_in())]
+    texts = [target.tokenizer(p.turns[0])["input_ids"] for kind in ("math", "story", "edit")
+             for p in problems(kind, "dev", 100)]  # type: ignore[arg-type]
+    engines, memory = [target.engine, draft.engine], list[float]()
+    for tenth in range(10):
+        jobs: list[Callable[[], str]] = [
+            partial(sample, target, draft, random.choice(kinds), random.choice(texts), random.randrange(2, 60),
+                    random.random() < 0.1) for _ in range(options.samples // 10)]
+        said: list[str | CacheFull] = together(engines, jobs, options.concurrency)
+        gc.collect()
+        memory.append(psutil.Process().memory_info().rss / 1e6)
+        rows, caches = [e.open_rows for e in engines], [(e.cache.rows, e.cache.slots) for e in engines]
+        print(f"{(tenth + 1) * len(jobs)} samples, {said.count('failed')} of the last {len(said)} failed, "
+              f"open rows {rows}, cache {caches}, {memory[-1]:.0f} MB", flush=True)
+    leaked = any(engine.open_rows for engine in engines)
+    grown = memory[-1] > 1.1 * memory[4]
+    print("rows leaked" if leaked else "no row leaked", "memory grew" if grown else "memory is flat", sep=", ")
+    sys.exit(leaked or grown)
+
+
+if __name__ == "__main__":
+    main()
