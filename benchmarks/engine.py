@@ -191,7 +191,7 @@ def main() -> None:
         console.print(f"nano_math, {each['texts']} problems, {each['who']}:",
                       ", ".join(f"{t:.2f} s at {n}" for n, t in each["seconds"].items()))
     if task:
-        console.print(f"ours ÷ lm-eval, each at its best: {task[0]['ratio'][1]:.2f}, {task[0]['same']} answers the same")
+        console.print(f"ours ÷ lm-eval, each at its best: {task[0]['ratio'][1]:.2f}; same answers: {task[0]['same']}")
     if options.json:
         data = {"environment": environment("cpu", 1), "rows": [row.data() for row in rows], "v": v, "task": task}
         options.json.write_text(json.dumps(data, indent=2) + "\n")

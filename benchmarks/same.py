@@ -50,8 +50,8 @@ def main() -> None:
             for record, place in places:
                 gap = margin(plan, *examples[record.task, record.example], record, base[record.key], *place)
                 widest = max(widest, gap if gap is not None else 1.0)
-                console.print(f"{strategy.spec()} on {record.task}, {record.example}: at {concurrency} texts at a time it "
-                              f"parts at token {place[1]} of turn {place[0]}, logits {gap} apart")
+                console.print(f"{strategy.spec()} on {record.task}, {record.example}, {concurrency} at a time: parts at "
+                              f"token {place[1]} of turn {place[0]}, logits {gap} apart")
     for spec, row in cells.items():
         table.add_row(spec, *row)
     console.print(table)
