@@ -1,6 +1,7 @@
 """The ways of decoding that are timed against each other: the harness, hand-written loops, `generate` and lm-eval."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,39 +18,37 @@ Contender = Callable[[], Texts]
 """Decodes its prompts and returns the new token ids of each."""
 
 
-def ours(spec: str, prompts: Texts, target: Model, draft: Model, new: int, *, concurrency: int = 1,
-         eos: bool = True) -> Contender:
-    """A strategy of the harness on `prompts`, `concurrency` at a time, each until EOS or `new` tokens."""
-    strategy, ends = STRATEGIES.build(spec), target.eos if eos else frozenset[int]()
+def ours(spec: str, prompts: Texts, target: Model, draft: Model, new: int, concurrency: int = 1) -> Contender:
+    """A strategy of the harness on `prompts`, `concurrency` at a time, `new` tokens each; EOS ends none."""
+    strategy = STRATEGIES.build(spec)
 
     def one(prompt: list[int]) -> list[int]:
         other = Session(draft.engine) if "draft" in strategy.needs else None
         session, tokens = Session(target.engine, other, remember="hidden" in strategy.needs), list[int]()
         try:
-            for block in strategy.generate(session, Request(tuple(prompt), new, PhiloxStream(0, prompt), ends)):
+            for block in strategy.generate(session, Request(tuple(prompt), new, PhiloxStream(0, prompt))):
                 tokens += block
-                if len(tokens) >= new or not ends.isdisjoint(block):
+                if len(tokens) >= new:
                     break
         finally:
             session.close()
-        end = next((i + 1 for i, token in enumerate(tokens) if token in ends), new)
-        return tokens[:min(end, new)]
+        return tokens[:new]
 
     def go() -> Texts:
-        jobs = [lambda p=prompt: one(p) for prompt in prompts]
+        jobs = [partial(one, prompt) for prompt in prompts]
         if concurrency == 1:
             return [job() for job in jobs]
         return together([target.engine, draft.engine], jobs, concurrency)  # type: ignore[return-value]
     return go
 
 
-def bare(prompts: Texts, target: Model, new: int, *, eos: bool = True) -> Contender:
+def bare(prompts: Texts, target: Model, new: int) -> Contender:
     """The shortest greedy loop over the model's own forward and cache."""
     from transformers import DynamicCache
 
     def one(prompt: list[int]) -> list[int]:
         cache, feed, tokens = DynamicCache(), torch.tensor([prompt]), list[int]()
-        while len(tokens) < new and not (eos and tokens and tokens[-1] in target.eos):
+        while len(tokens) < new:
             logits = target.engine.model(input_ids=feed, past_key_values=cache, logits_to_keep=1).logits
             tokens.append(int(logits[0, -1].argmax()))
             feed = torch.tensor([tokens[-1:]])
@@ -83,11 +82,12 @@ def bare_batch(prompts: Texts, target: Model, new: int) -> Contender:
 
 
 def generated(prompts: Texts, target: Model, new: int, **options: Any) -> Contender:
-    """transformers' own `generate`, one prompt at a time, until EOS or `new` tokens."""
+    """transformers' own `generate`, one prompt at a time, `new` tokens each (EOS is a token that never comes)."""
     def one(prompt: list[int]) -> list[int]:
         ids = torch.tensor([prompt])
         out = target.engine.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new,
-                                           do_sample=False, pad_token_id=0, **options)
+                                           do_sample=False, pad_token_id=0, eos_token_id=[target.vocab - 1],
+                                           **options)
         found: list[int] = out[0, len(prompt):].tolist()
         return found
     return lambda: [one(prompt) for prompt in prompts]

@@ -29,7 +29,7 @@ from harness.nano.corpus import problems
 from harness.plan import make
 from harness.runner import Runner
 
-NEW = 64
+NEW = 96
 WIDTHS = (1, 2, 3, 4, 5, 6, 8, 11, 16, 32, 64, 128)
 CONCURRENCY = (1, 2, 4, 8, 16, 32, 64)
 
@@ -42,11 +42,11 @@ def prompts(model: Model, kind: str, count: int) -> list[list[int]]:
 def one_text(target: Model, draft: Model, rounds: int, compiled: Model | None) -> list[Row]:
     """Greedy at concurrency 1."""
     texts = prompts(target, "math", 6)
-    contenders = {"bare loop": bare(texts, target, NEW, eos=False),
-                  "greedy": ours("greedy", texts, target, draft, NEW, eos=False),
-                  "generate": generated(texts, target, NEW, eos_token_id=[])}
+    contenders = {"bare loop": bare(texts, target, NEW),
+                  "greedy": ours("greedy", texts, target, draft, NEW),
+                  "generate": generated(texts, target, NEW)}
     if compiled:
-        contenders["greedy, compiled"] = ours("greedy", texts, compiled, draft, NEW, eos=False)
+        contenders["greedy, compiled"] = ours("greedy", texts, compiled, draft, NEW)
     return compare("one text", contenders, rounds)
 
 
@@ -54,14 +54,14 @@ def against_generate(target: Model, draft: Model, rounds: int) -> Iterator[Row]:
     """The same methods in transformers: draft model, prompt lookup, beams."""
     math, edit = prompts(target, "math", 6), prompts(target, "edit", 6)
     yield from compare("draft model, γ = 4", {
-        "generate, assisted": assisted(math, target, draft, 96, 4),
-        "speculative": ours("speculative:gamma=4", math, target, draft, 96)}, rounds)
+        "generate, assisted": assisted(math, target, draft, NEW, 4),
+        "speculative": ours("speculative:gamma=4", math, target, draft, NEW)}, rounds)
     yield from compare("prompt lookup, 10 tokens, edit", {
-        "generate, lookup": generated(edit, target, 96, prompt_lookup_num_tokens=10, max_matching_ngram_size=3),
-        "prompt_lookup": ours("prompt_lookup:length=10,max_ngram=3", edit, target, draft, 96)}, rounds)
+        "generate, lookup": generated(edit, target, NEW, prompt_lookup_num_tokens=10, max_matching_ngram_size=3),
+        "prompt_lookup": ours("prompt_lookup:length=10,max_ngram=3", edit, target, draft, NEW)}, rounds)
     yield from compare("4 beams", {
-        "generate, beams": generated(math, target, 96, num_beams=4),
-        "beam": ours("beam:width=4", math, target, draft, 96)}, rounds)
+        "generate, beams": generated(math, target, NEW, num_beams=4),
+        "beam": ours("beam:width=4", math, target, draft, NEW)}, rounds)
 
 
 def batched(target: Model, draft: Model, rounds: int) -> list[Row]:
@@ -69,7 +69,7 @@ def batched(target: Model, draft: Model, rounds: int) -> list[Row]:
     texts = [(prompt * 2)[:32] for prompt in prompts(target, "math", 32)]
     return compare("32 texts of one length", {
         "bare batched loop": bare_batch(texts, target, NEW),
-        "greedy": ours("greedy", texts, target, draft, NEW, concurrency=32, eos=False)}, rounds)
+        "greedy": ours("greedy", texts, target, draft, NEW, concurrency=32)}, rounds)
 
 
 def throughput(target: Model, draft: Model, rounds: int) -> Iterator[Row]:
@@ -77,7 +77,7 @@ def throughput(target: Model, draft: Model, rounds: int) -> Iterator[Row]:
     texts = prompts(target, "math", 64)
     for spec in ("greedy", "speculative", "beam", "contrastive_search"):
         yield from compare(f"{spec}, texts at a time", {
-            str(n): ours(spec, texts[:max(16, n)], target, draft, NEW // 2, concurrency=n, eos=False)
+            str(n): ours(spec, texts[:max(16, n)], target, draft, NEW // 3, concurrency=n)
             for n in CONCURRENCY}, rounds)
 
 
@@ -110,13 +110,13 @@ def prefix(target: Model, draft: Model, rounds: int) -> Iterator[Row]:
         for model in (target, draft):
             pin(model.engine, shots)
         try:
-            return ours("greedy", texts, target, draft, NEW, concurrency=n, eos=False)()
+            return ours("greedy", texts, target, draft, NEW, concurrency=n)()
         finally:
             for model in (target, draft):
                 model.engine.unpin()
     for n in (1, 16):
         yield from compare(f"{len(shots)} tokens in common, {n} at a time", {
-            "read by each": ours("greedy", texts, target, draft, NEW, concurrency=n, eos=False),
+            "read by each": ours("greedy", texts, target, draft, NEW, concurrency=n),
             "read once": partial(shared, n)}, max(2, rounds // 2))
 
 

@@ -50,7 +50,7 @@ def main() -> None:
             for record, place in places:
                 gap = margin(plan, *examples[record.task, record.example], record, base[record.key], *place)
                 widest = max(widest, gap if gap is not None else 1.0)
-                console.print(f"{strategy.spec()} on {record.task}, {record.example}, {concurrency} at a time: parts at "
+                console.print(f"{strategy.name} on {record.task}, {record.example}, {concurrency} at a time: parts at "
                               f"token {place[1]} of turn {place[0]}, logits {gap} apart")
     for spec, row in cells.items():
         table.add_row(spec, *row)
