@@ -10,6 +10,7 @@ from harness.backends.transformers import Model
 from harness.decoding.draw import PhiloxStream
 from harness.decoding.schedule import together
 from harness.decoding.session import Session
+from harness.nano import weights
 from harness.registry import STRATEGIES
 from harness.strategy import Request
 
@@ -42,14 +43,21 @@ def ours(spec: str, prompts: Texts, target: Model, draft: Model, new: int, concu
     return go
 
 
-def bare(prompts: Texts, target: Model, new: int) -> Contender:
+def library(name: str) -> Any:
+    """The model as transformers loads it, without what the harness does to make it faster."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(weights(name), dtype=torch.float32).eval()
+
+
+def bare(prompts: Texts, model: Any, new: int) -> Contender:
     """The shortest greedy loop over the model's own forward and cache."""
     from transformers import DynamicCache
 
     def one(prompt: list[int]) -> list[int]:
         cache, feed, tokens = DynamicCache(), torch.tensor([prompt]), list[int]()
         while len(tokens) < new:
-            logits = target.engine.model(input_ids=feed, past_key_values=cache, logits_to_keep=1).logits
+            logits = model(input_ids=feed, past_key_values=cache, logits_to_keep=1).logits
             tokens.append(int(logits[0, -1].argmax()))
             feed = torch.tensor([tokens[-1:]])
         return tokens
@@ -81,31 +89,30 @@ def bare_batch(prompts: Texts, target: Model, new: int) -> Contender:
     return go
 
 
-def generated(prompts: Texts, target: Model, new: int, **options: Any) -> Contender:
+def generated(prompts: Texts, model: Any, new: int, **options: Any) -> Contender:
     """transformers' own `generate`, one prompt at a time, `new` tokens each (EOS is a token that never comes)."""
     def one(prompt: list[int]) -> list[int]:
         ids = torch.tensor([prompt])
-        out = target.engine.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new,
-                                           do_sample=False, pad_token_id=0, eos_token_id=[target.vocab - 1],
-                                           **options)
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False,
+                             pad_token_id=0, eos_token_id=[model.config.vocab_size - 1], **options)
         found: list[int] = out[0, len(prompt):].tolist()
         return found
     return lambda: [one(prompt) for prompt in prompts]
 
 
-def assisted(prompts: Texts, target: Model, draft: Model, new: int, gamma: int) -> Contender:
+def assisted(prompts: Texts, model: Any, draft: Any, new: int, gamma: int) -> Contender:
     """`generate` with a draft model that always drafts `gamma` tokens."""
-    settings = draft.engine.model.generation_config
+    settings = draft.generation_config
     settings.num_assistant_tokens, settings.num_assistant_tokens_schedule = gamma, "constant"
     settings.assistant_confidence_threshold = 0.0
-    return generated(prompts, target, new, assistant_model=draft.engine.model)
+    return generated(prompts, model, new, assistant_model=draft)
 
 
-def lm_eval(target: Model, batch: int) -> Any:
-    """lm-eval's `hf` backend around the same model object; raises `ImportError` when lm-eval is not installed."""
+def lm_eval(model: Any, tokenizer: Any, batch: int) -> Any:
+    """lm-eval's `hf` backend around a model of transformers; raises `ImportError` when lm-eval is not installed."""
     from lm_eval.models.huggingface import HFLM
 
-    return HFLM(pretrained=target.engine.model, tokenizer=target.tokenizer, batch_size=batch, device="cpu")
+    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, device="cpu")
 
 
 def lm_eval_answers(backend: Any, prompts: Sequence[str], stop: Sequence[str], new: int) -> list[str]:

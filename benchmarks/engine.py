@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
-from benchmarks.contenders import assisted, bare, bare_batch, generated, lm_eval, lm_eval_answers, ours
+from benchmarks.contenders import assisted, bare, bare_batch, generated, library, lm_eval, lm_eval_answers, ours
 from benchmarks.timing import Row, compare, quartiles
 from harness.backends.transformers import Model, load
 from harness.config import RunConfig
@@ -36,15 +36,16 @@ CONCURRENCY = (1, 2, 4, 8, 16, 32, 64)
 
 def prompts(model: Model, kind: str, count: int) -> list[list[int]]:
     """Token ids of the first `count` held-out prompts of a kind of nano's text."""
-    return [model.tokenizer(p.turns[0])["input_ids"] for p in problems(kind, "dev", count)]  # type: ignore[arg-type]
+    return [model.tokenizer(p.turns[0])["input_ids"] for p in problems(kind, "dev", count)]
 
 
 def one_text(target: Model, draft: Model, rounds: int, compiled: Model | None) -> list[Row]:
     """Greedy at concurrency 1."""
     texts = prompts(target, "math", 6)
-    contenders = {"bare loop": bare(texts, target, NEW),
+    plain = library("nano")
+    contenders = {"bare loop": bare(texts, plain, NEW),
                   "greedy": ours("greedy", texts, target, draft, NEW),
-                  "generate": generated(texts, target, NEW)}
+                  "generate": generated(texts, plain, NEW)}
     if compiled:
         contenders["greedy, compiled"] = ours("greedy", texts, compiled, draft, NEW)
     return compare("one text", contenders, rounds)
@@ -53,14 +54,15 @@ def one_text(target: Model, draft: Model, rounds: int, compiled: Model | None) -
 def against_generate(target: Model, draft: Model, rounds: int) -> Iterator[Row]:
     """The same methods in transformers: draft model, prompt lookup, beams."""
     math, edit = prompts(target, "math", 6), prompts(target, "edit", 6)
+    plain, assistant = library("nano"), library("nano-draft")
     yield from compare("draft model, γ = 4", {
-        "generate, assisted": assisted(math, target, draft, NEW, 4),
+        "generate, assisted": assisted(math, plain, assistant, NEW, 4),
         "speculative": ours("speculative:gamma=4", math, target, draft, NEW)}, rounds)
     yield from compare("prompt lookup, 10 tokens, edit", {
-        "generate, lookup": generated(edit, target, NEW, prompt_lookup_num_tokens=10, max_matching_ngram_size=3),
+        "generate, lookup": generated(edit, plain, NEW, prompt_lookup_num_tokens=10, max_matching_ngram_size=3),
         "prompt_lookup": ours("prompt_lookup:length=10,max_ngram=3", edit, target, draft, NEW)}, rounds)
     yield from compare("4 beams", {
-        "generate, beams": generated(math, target, NEW, num_beams=4),
+        "generate, beams": generated(math, plain, NEW, num_beams=4),
         "beam": ours("beam:width=4", math, target, draft, NEW)}, rounds)
 
 
@@ -122,11 +124,11 @@ def prefix(target: Model, draft: Model, rounds: int) -> Iterator[Row]:
 
 def whole_task(rounds: int) -> list[dict[str, Any]]:
     """All of nano_math, greedy: `decodebench run` against lm-eval's `hf` backend, each at every batch size."""
-    runners = {n: _runner(n) for n in (32, 50, 64)}
+    runners = {n: _runner(n) for n in (32, 64, 128)}
     plan = runners[32].plan
     task, examples = plan.tasks[0]
-    questions, other = [str(task.prompt(example, [])) for example in examples], load("nano")
-    backends = {n: lm_eval(other, n) for n in (16, 32, 64, 128)}
+    questions, plain = [str(task.prompt(example, [])) for example in examples], library("nano")
+    backends = {n: lm_eval(plain, runners[32].plan.target.tokenizer, n) for n in (16, 32, 64, 128)}
     times = {name: {n: list[float]() for n in sizes} for name, sizes in (("ours", runners), ("lm-eval", backends))}
     answers: dict[str, list[str]] = {}
     for _ in range(rounds):

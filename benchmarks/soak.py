@@ -55,7 +55,7 @@ def main() -> None:
     random, target, draft = Random(1), load("nano"), load("nano-draft")
     kinds = [STRATEGIES.build(name) for name in sorted(STRATEGIES.built_in())]
     texts = [target.tokenizer(p.turns[0])["input_ids"] for kind in ("math", "story", "edit")
-             for p in problems(kind, "dev", 100)]  # type: ignore[arg-type]
+             for p in problems(kind, "dev", 100)]
     engines, memory = [target.engine, draft.engine], list[float]()
     for tenth in range(10):
         jobs: list[Callable[[], str]] = [

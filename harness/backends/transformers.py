@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from harness import nano
+from harness.backends.kernels import quicken
 from harness.decoding.engine import Engine
 from harness.decoding.session import Session
 from harness.decoding.tree import TokenTree
@@ -65,6 +66,7 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: s
     except Exception as error:  # the library raises errors of many kinds for a folder that is no model
         raise UserError(f"The model '{name}' cannot be loaded: {_sentence(error)}.") from error
     words = _tokenizer(tokenizer or name)
+    quicken(model)
     engine = Engine(model, _max_len(model))
     check(engine)
     if compiled:

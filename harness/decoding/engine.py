@@ -121,6 +121,7 @@ class Engine:
         One graph serves all lengths, apart from those for one text and for one token. The cache must have been used.
         """
         torch._dynamo.config.recompile_limit = 64
+        torch._inductor.config.freezing = True  # weights are packed for the processor once
         self.cache.mark_dynamic()
         self._forward = torch.compile(self._plain, dynamic=True)
 

@@ -11,7 +11,8 @@ from harness.decoding.engine import Engine, Outcome, Read
 
 T = TypeVar("T")
 FORWARD = 32   # what a forward costs beyond its tokens, in tokens: more padding than that is dearer than a second one
-WIDEST = 4096  # tokens of one forward, padding counted: more gain nothing and take memory
+REFILL = 8     # one in so many places must be free before new texts start
+WIDEST = 1024  # tokens of one forward, padding counted: more gain nothing and take memory
 
 
 def together(engines: Sequence[Engine], jobs: Sequence[Callable[[], T]], most: int = 0) -> list[T | CacheFull]:
@@ -42,8 +43,7 @@ class _Hub(Generic[T]):
             engine.submit = lambda read, engine=engine: self.here.switch((engine, read))  # type: ignore[misc]
         try:
             while self.queue or self.live:
-                while self.queue and len(self.live) < self.most:
-                    self._start(self.queue.popleft())
+                self._refill()
                 self._round()
         finally:
             for task in self.live:
@@ -51,6 +51,13 @@ class _Hub(Generic[T]):
             for engine, submit in zip(self.engines, plain, strict=True):
                 engine.submit = submit
         return [self.results[i] for i in range(len(self.jobs))]
+
+    def _refill(self) -> None:
+        """Start jobs once there is room for several, so that their prompts are read in one forward."""
+        room = min(self.most - len(self.live), len(self.queue))
+        if room >= min(self.most // REFILL, len(self.queue)) or not self.live:
+            for _ in range(room):
+                self._start(self.queue.popleft())
 
     def _alone(self) -> T | CacheFull:
         try:

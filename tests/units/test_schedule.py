@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.decoding.cache import CacheFull
-from harness.decoding.engine import Engine
+from harness.decoding.engine import Engine, Outcome, Read
 from harness.decoding.schedule import FORWARD, WIDEST, merged, together
 from harness.decoding.session import Session, pin
 from harness.decoding.tree import TokenTree
@@ -185,3 +185,17 @@ def test_a_cache_without_a_budget_grows_as_asked() -> None:
     big.cache.reserve(33, 400)
     assert big.cache.rows >= 33
     assert big.cache.slots >= 400
+
+
+@torch.inference_mode()
+def test_texts_that_start_later_start_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    big, greedy, starts = engines()[0], STRATEGIES.build("greedy"), list[int]()
+    plain = big.run
+
+    def run(reads: Sequence[Read]) -> list[Outcome]:
+        starts.append(sum(len(read.tokens) > 1 for read in reads))
+        return plain(reads)
+    monkeypatch.setattr(big, "run", run)
+    together([big], [job([big, big], greedy, (5, 6), 3 + i % 16) for i in range(64)], 16)
+    assert (starts[0], sum(starts)) == (16, 64)
+    assert min([n for n in starts if n][:-1]) == 2  # the last one may be alone
