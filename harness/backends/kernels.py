@@ -1,9 +1,10 @@
 """Many texts at once on a processor: other kernels for the sums of a forward pass, equal up to rounding."""
 
+import sys
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,36 +21,44 @@ NAME = "decodebench"
 
 
 class Linear(nn.Linear):
-    """A linear layer whose larger products are oneDNN's, which is as fast on AMD's processors as on Intel's."""
+    """A linear layer without what a module's call costs: it runs no hooks, and its weights may not be replaced.
 
-    packed: Tensor
+    `held` are its weight, its bias, the packed weight, and the size of an input from which on oneDNN multiplies: it is
+    as fast on AMD's processors as on Intel's, while MKL, torch's own choice, has less to prepare.
+    """
+
+    held: tuple[Tensor, Tensor | None, Tensor, int]
 
     def forward(self, input: Tensor) -> Tensor:
-        """(…, N) to (…, M); small products, and those of one token, stay with torch's own, which prepares less."""
-        numbers = input.numel()
-        small = numbers * self.out_features < LARGE or numbers == self.in_features
-        if small or torch.compiler.is_compiling():
+        """(…, N) to (…, M)."""
+        if torch.compiler.is_compiling():
             return functional.linear(input, self.weight, self.bias)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "")
+        weight, bias, packed, large = self.held
+        if input.numel() < large:
+            return functional.linear(input, weight, bias)
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(input, packed, bias, "none", [], "")
         return out
+
+    __call__ = forward
 
 
 def quicken(model: Any) -> None:
-    """Let a float32 model on a processor use these kernels where they are faster; leave any other as it is."""
+    """Let a float32 model on a processor use these kernels; leave any other as it is."""
     if model.device.type != "cpu" or model.dtype != torch.float32:
         return
     if model.config._attn_implementation == "sdpa" and model._supports_attention_backend:
         ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
         ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
         model.config._attn_implementation = NAME
-    if not (amd() and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
-        return
+    one = amd() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     layers = [layer for layer in model.modules() if type(layer) is nn.Linear and layer.weight.dtype == torch.float32]
     small = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers) <= PACKED
     for layer in layers:
-        weight = layer.weight.detach()
+        weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, FEW) if one and small else weight
+        large = max(layer.in_features + 1, LARGE // layer.out_features)  # a single token is always MKL's
         layer.__class__ = Linear
-        layer.packed = torch.ops.mkldnn._reorder_linear_weight(weight, FEW) if small else weight
+        cast(Linear, layer).held = weight, bias, packed, large if one else sys.maxsize
 
 
 def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any

@@ -1,5 +1,6 @@
 """The kernels for many texts say what the library's own say, and stay away where they do not apply."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -50,7 +51,8 @@ def test_the_logits_are_those_of_the_plain_model(name: str, rows: int, amd: bool
     plain, quick = model(name), model(name)
     quicken(quick)
     assert quick.config._attn_implementation == NAME
-    assert any(type(layer) is Linear for layer in quick.modules()) == amd
+    layers = [layer for layer in quick.modules() if type(layer) is Linear]
+    assert all((layer.held[3] == sys.maxsize) != amd for layer in layers)
     torch.testing.assert_close(decoded(quick, rows), decoded(plain, rows), atol=2e-5, rtol=1e-4)
 
 
@@ -72,7 +74,7 @@ def test_large_models_keep_no_second_copy_of_their_weights(monkeypatch: pytest.M
     monkeypatch.setattr(kernels, "LARGE", 1)
     plain, quick = model("llama"), model("llama")
     quicken(quick)
-    assert quick.lm_head.packed.data_ptr() == quick.lm_head.weight.data_ptr()
+    assert quick.lm_head.held[2].data_ptr() == quick.lm_head.weight.data_ptr()
     torch.testing.assert_close(decoded(quick, 20), decoded(plain, 20), atol=2e-5, rtol=1e-4)
 
 
@@ -93,7 +95,7 @@ def test_other_models_are_left_as_they_are(change: str, monkeypatch: pytest.Monk
     before = other.config._attn_implementation
     quicken(other)
     assert other.config._attn_implementation == before
-    assert not any(type(layer) is Linear for layer in other.modules())
+    assert change == "eager" or not any(type(layer) is Linear for layer in other.modules())
 
 
 def test_rows_are_grouped_by_the_last_place_they_see() -> None:
