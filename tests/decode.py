@@ -6,7 +6,7 @@ import torch
 
 from harness.decoding.draw import PhiloxStream, Stream
 from harness.decoding.engine import Engine
-from harness.decoding.session import Session
+from harness.decoding.session import Session, Work
 from harness.strategy import Request, Strategy
 from tests.models import EOS, MAX_POSITIONS
 
@@ -21,6 +21,12 @@ def engine(model: Any) -> Engine:
 def decode(strategy: Strategy, target: Engine, prompt: list[int], *, draft: Engine | None = None, new: int = 30,
            sample: int = 0, eos: int | None = EOS, stream: Stream | None = None) -> list[int]:
     """The tokens of `strategy` after `prompt`, cut at EOS (kept) and at `new` tokens."""
+    return traced(strategy, target, prompt, draft=draft, new=new, sample=sample, eos=eos, stream=stream)[0]
+
+
+def traced(strategy: Strategy, target: Engine, prompt: list[int], *, draft: Engine | None = None, new: int = 30,
+           sample: int = 0, eos: int | None = EOS, stream: Stream | None = None) -> tuple[list[int], Work, Work]:
+    """The tokens, and what target and draft have worked for them."""
     session = Session(target, draft=Session(draft) if draft else None, remember="hidden" in strategy.needs)
     request = Request(tuple(prompt), new, stream or PhiloxStream(0, *prompt, sample),
                       frozenset() if eos is None else frozenset({eos}), sample)
@@ -33,4 +39,4 @@ def decode(strategy: Strategy, target: Engine, prompt: list[int], *, draft: Engi
     finally:
         session.close()
     tokens = tokens[:new]
-    return tokens[:tokens.index(eos) + 1] if eos in tokens else tokens
+    return tokens[:tokens.index(eos) + 1] if eos in tokens else tokens, session.work, session.draft_work

@@ -1,0 +1,61 @@
+"""The law of what a whole strategy writes, on a vocabulary so small that every continuation can be counted."""
+
+from collections import Counter
+from collections.abc import Callable
+from functools import cache, partial
+from itertools import product
+
+import torch
+from scipy.stats import chisquare
+
+from harness.decoding import warp
+from harness.decoding.draw import PhiloxStream
+from harness.decoding.engine import Engine
+from harness.decoding.schedule import together
+from harness.strategy import Strategy
+from tests.decode import decode, engine
+from tests.models import tiny_model
+
+VOCAB, LENGTH, DRAWS = 6, 3, 5000
+PROMPT = [3, 4, 5, 3, 4]
+TEMPERATURE, MASS = 0.8, 0.9
+
+
+@cache
+def target() -> Engine:
+    return engine(tiny_model("llama", vocab=VOCAB, sharpness=0.8))
+
+
+@cache
+def draft() -> Engine:
+    return engine(tiny_model("llama", vocab=VOCAB, seed=1, sharpness=0.8))
+
+
+@cache
+def expected() -> dict[tuple[int, ...], float]:
+    """The probability of every continuation of three tokens under temperature and nucleus."""
+    law = warp.compose(warp.temperature(TEMPERATURE), warp.top_p(MASS))
+
+    def following(text: list[int]) -> list[float]:
+        with torch.inference_mode():
+            logits = target().model(torch.tensor([text])).logits[0, -1:].float()
+        return law(logits, [text])[0].double().softmax(-1).tolist()
+    found = {(): 1.0}
+    for _ in range(LENGTH):
+        found = {(*text, token): chance * p for text, chance in found.items()
+                 for token, p in enumerate(following([*PROMPT, *text])) if p}
+    return found
+
+
+@torch.inference_mode()
+def p_value(strategy: Strategy, drafter: Callable[[], Engine] | None) -> float:
+    """Chi-square of the strategy's outputs against the exact law; rare continuations are pooled."""
+    small = drafter() if drafter else None
+    jobs = [partial(decode, strategy, target(), PROMPT, draft=small, new=LENGTH, eos=None,
+                    stream=PhiloxStream("law", strategy.spec(), i)) for i in range(DRAWS)]
+    said = together([target(), small] if small else [target()], jobs, 64)
+    seen = Counter(tuple(tokens) for tokens in said if isinstance(tokens, list))
+    assert set(seen) <= set(expected())
+    common = [text for text in product(range(VOCAB), repeat=LENGTH) if DRAWS * expected().get(text, 0) >= 5]
+    counts, shares = [seen[text] for text in common], [DRAWS * expected()[text] for text in common]
+    return float(chisquare([*counts, DRAWS - sum(counts)], [*shares, DRAWS - sum(shares)]).pvalue)
