@@ -1,7 +1,13 @@
 """The catalogue of strategies as a Markdown page, made from the strategies themselves."""
 
+from pathlib import Path
+
+from harness.measure.summary import summarise
 from harness.plugin import Plugin, described
 from harness.registry import STRATEGIES
+from harness.store import Store
+
+RUN = Path(__file__).resolve().parents[2] / "results" / "speculative"
 
 HEAD = """# Catalogue
 
@@ -12,15 +18,39 @@ Made by `python -m harness.report.catalogue > docs/catalogue.md`; a test keeps i
 """
 
 
+MEASURED = """
+## Tokens and forwards of each
+
+Each cell: tau, the tokens committed by a step after the first, and target forwards for 100 tokens; nano, greedy, cold,
+default knobs, {limit} problems a task (`decodebench run --config speculative.toml`; counts, the same on every machine).
+
+"""
+
+
 def catalogue() -> str:
-    """Every built-in strategy with its idea, family, guarantee, needs and paper, then the knobs of each."""
+    """Every built-in strategy with its idea, family, guarantee, needs and paper, its counts, and the knobs of each."""
     rows, knobs = [], []
     for name in sorted(STRATEGIES.built_in()):
         cls = STRATEGIES.get(name)
         needs = ", ".join(sorted(cls.needs)) or "–"
         rows.append(f"| `{name}` | {STRATEGIES.idea(name)} | {cls.family} | {cls.guarantee} | {needs} | {cls.paper} |")
         knobs += [f"\n## {name}\n", *_knobs(cls)]
-    return HEAD + "\n".join([*rows, *knobs]) + "\n"
+    return HEAD + "\n".join([*rows, *measured(), *knobs]) + "\n"
+
+
+def measured() -> list[str]:
+    """tau and forwards of the committed run over all tasks, the methods with the fewest forwards first."""
+    store = Store.open(RUN)
+    table = summarise(store)
+    tasks, order = list(table["task"].unique()), table.groupby("strategy")["forwards_per_token"].mean().sort_values()
+    cells = table.set_index(["strategy", "task"])
+    lines = [MEASURED.format(limit=int(table["samples"].max())).rstrip("\n"), "",
+             f"| strategy | {' | '.join(task.removeprefix('nano_') for task in tasks)} |", "|---" * (1 + len(tasks)) + "|"]
+    for spec in order.index:
+        found = [cells.loc[(spec, task)] for task in tasks]
+        lines.append(f"| `{spec}` | " + " | ".join(
+            f"{cell['tau_pooled']:.2f} · {100 * cell['forwards_per_token']:.0f}" for cell in found) + " |")
+    return lines
 
 
 def _knobs(cls: type[Plugin]) -> list[str]:
