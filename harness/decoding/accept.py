@@ -1,6 +1,7 @@
 """Acceptance rules: pure functions from a tree and what the target says of it to a path and the next token."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from harness.decoding.tree import ROOT, TokenTree
 
 Accept = Callable[[TokenTree, Tensor, Stream], tuple[list[int], int]]
 """`(tree, logits, stream) → (path, next token)`; `logits` (1 + N, V): row 0 after the text, row 1 + i after node i."""
+
+Level = Callable[[Tensor, Tensor | None, Sequence[int], Stream], tuple[int | None, Tensor]]
+"""`(p, q, tokens of the children, stream) → (the child taken or None, what the next token is drawn from if none)`."""
 
 
 def greedy(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
@@ -33,7 +37,7 @@ def delta(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], i
 
     Exact for every tree whatever chose the children (the rule of EAGLE-2, 2406.16858).
     """
-    return _walk(TokenTree(tree.tokens, tree.parents), logits, stream, replacement=True)
+    return drawn(*walk(TokenTree(tree.tokens, tree.parents), rows(logits), one_by_one, stream), stream)
 
 
 def rejection(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
@@ -42,7 +46,7 @@ def rejection(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int
     On a chain this is speculative sampling (Leviathan 2211.17192, Chen 2302.01318); with siblings SpecInfer's
     multi-step rule (2305.09781). Children without `probs` fall under `delta`.
     """
-    return _walk(tree, logits, stream, replacement=True)
+    return drawn(*walk(tree, rows(logits), one_by_one, stream), stream)
 
 
 def rejection_without_replacement(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
@@ -50,7 +54,41 @@ def rejection_without_replacement(tree: TokenTree, logits: Tensor, stream: Strea
 
     Siblings must stand in the order in which they were drawn.
     """
-    return _walk(tree, logits, stream, replacement=False)
+    return drawn(*walk(tree, rows(logits), partial(one_by_one, replacement=False), stream), stream)
+
+
+def k_seq(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
+    """Accept each of K independent drafts with min(1, p/(ρq)), one ρ for all (k-seq of SpecTr, 2310.15141, Alg. 2).
+
+    Siblings are independent draws with duplicates kept; drafts of one token go on together, so that K chains are a
+    tree. With one chain this is `rejection`. Children without `probs` fall under `delta`.
+    """
+    return drawn(*walk(tree, rows(logits), _k_drafts, stream, together=True), stream)
+
+
+def block(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
+    """Verify a chain as one block: accept the longest prefix whose own coin succeeds (2403.10444, Alg. 2).
+
+    Never accepts fewer drafts on average than `rejection`. Drafts without `probs` count as drawn from a point mass.
+    Raises `ValueError` when the tree forks.
+    """
+    only_chains(tree, "block")
+    p = torch.softmax(logits.double(), -1)
+    weights = [1.0]
+    for i, token in enumerate(tree.tokens):
+        q = tree.probs.get(i - 1)
+        drafted = 1.0 if q is None else float(q[token])
+        weights.append(min(1.0, weights[-1] * float(p[i, token]) / drafted) if drafted else 0.0)
+    i = len(tree)
+    while True:
+        chance, rest = weights[i], p[i]
+        if i < len(tree):
+            rest = _beyond(weights[i] * p[i], tree.probs.get(i - 1), tree.tokens[i])
+            mass = float(rest.sum())
+            chance = mass / (mass + 1 - weights[i]) if weights[i] < 1 else 1.0
+        if i == 0 or stream.coin(chance):
+            return list(range(i)), stream.choose(_normal(rest, p[i]))
+        i -= 1
 
 
 def at(temperature: float, rule: Accept = rejection) -> Accept:
@@ -58,41 +96,106 @@ def at(temperature: float, rule: Accept = rejection) -> Accept:
     return greedy if temperature == 0 else rule
 
 
-def _walk(tree: TokenTree, logits: Tensor, stream: Stream, *, replacement: bool) -> tuple[list[int], int]:
-    path, node, children = list[int](), ROOT, tree.children()
+def rows(logits: Tensor) -> Callable[[int], Tensor]:
+    """The target's law (V,) in float64 after a node, made when asked for."""
+    return lambda node: torch.softmax(logits[node + 1].double(), -1)
+
+
+def walk(tree: TokenTree, law: Callable[[int], Tensor], level: Level, stream: Stream, *, together: bool = False
+         ) -> tuple[list[int], Tensor]:
+    """Go down from the text, one `level` at a time, until no child is taken; the path and what to draw from then.
+
+    `law` gives the target's distribution (V,) after a node. With `together`, siblings of one token are one node.
+    """
+    nodes, children = [ROOT], tree.children()
     while True:
-        p = torch.softmax(logits[node + 1].double(), -1)
-        q = tree.probs.get(node)
-        accepted = None
-        for child in children.get(node, ()):
-            if accepted := _try(p, q, tree.tokens[child], stream):
-                path.append(child)
-                node = child
-                break
-            p, q = _rejected(p, q, tree.tokens[child], replacement)
-        if not accepted:
-            return path, stream.choose(p)
+        below = [child for node in nodes for child in children.get(node, ())]
+        q = next((tree.probs[node] for node in nodes if node in tree.probs), None)
+        taken, left = level(law(nodes[0]), q, [tree.tokens[child] for child in below], stream)
+        if taken is None:
+            return tree.path(nodes[0]), left
+        token = tree.tokens[below[taken]]
+        nodes = [child for child in below if tree.tokens[child] == token] if together else [below[taken]]
 
 
-def _try(p: Tensor, q: Tensor | None, token: int, stream: Stream) -> bool:
-    chance = float(p[token])
-    if q is not None:
-        drawn = float(q[token])
-        chance = chance / drawn if chance < drawn else float(chance > 0)
-    return stream.coin(chance)
+def drawn(path: list[int], left: Tensor, stream: Stream) -> tuple[list[int], int]:
+    """The path and a token drawn from what is left (V,)."""
+    return path, stream.choose(left)
+
+
+def one_by_one(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream, *, replacement: bool = True,
+               chance: Callable[[float, float], float] | None = None) -> tuple[int | None, Tensor]:
+    """Try the children in their order: each is taken with `chance(p, q)`, by default min(1, p/q), else struck out."""
+    for i, token in enumerate(tokens):
+        if stream.coin((chance or ratio)(float(p[token]), 1.0 if q is None else float(q[token]))):
+            return i, p
+        p, q = _rejected(p, q, token, replacement)
+    return None, p
+
+
+def ratio(p: float, q: float) -> float:
+    """min(1, p/q); zero when p is."""
+    return p / q if p < q else float(p > 0)
+
+
+def only_chains(tree: TokenTree, rule: str) -> None:
+    """Raise `ValueError` when the tree forks."""
+    if tree.parents != tuple(range(ROOT, len(tree) - 1)):
+        raise ValueError(f"{rule} reads a chain of drafts, not a tree")
 
 
 def _rejected(p: Tensor, q: Tensor | None, token: int, replacement: bool) -> tuple[Tensor, Tensor | None]:
     """What is left of p and q once `token` has been turned down."""
-    if q is None:
-        rest = p.clone()
-        rest[token] = 0
-    else:
-        rest = (p - q).clamp_min(0)
-    total = rest.sum()
-    p = rest / total if total > 0 else p  # p ≤ q everywhere is rounding: the target's own law is what is left
+    p = _normal(_beyond(p, q, token), p)
     if q is not None and not replacement:
         q = q.clone()
         q[token] = 0
         q = q / q.sum() if q.sum() > 0 else None
     return p, q
+
+
+def _beyond(p: Tensor, q: Tensor | None, token: int) -> Tensor:
+    """(p − q)₊; without q, a point mass on `token`, p without that token."""
+    if q is not None:
+        return (p - q).clamp_min(0)
+    rest = p.clone()
+    rest[token] = 0
+    return rest
+
+
+def _normal(rest: Tensor, p: Tensor) -> Tensor:
+    """`rest` with sum one; nothing left is rounding, and then the target's own law p is."""
+    total = rest.sum()
+    return rest / total if total > 0 else p
+
+
+def _k_drafts(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream) -> tuple[int | None, Tensor]:
+    if q is None or not tokens:
+        return one_by_one(p, q, tokens, stream)
+    rho = scale(p, q, len(tokens))
+    for i, token in enumerate(tokens):
+        if stream.coin(ratio(float(p[token]), rho * float(q[token]))):
+            return i, p
+    common = torch.minimum(q, p / rho)
+    beta = float(common.sum())
+    if beta == 0:
+        return None, p
+    return None, _normal((p - common * ((1 - (1 - beta) ** len(tokens)) / beta)).clamp_min(0), p)
+
+
+def scale(p: Tensor, q: Tensor, k: int) -> float:
+    """ρ in [1, k] with 1 − (1 − β)ᵏ = ρβ, where β = Σ min(q, p/ρ), from above: any such ρ keeps the law."""
+    q, p = q[q > 0], p[q > 0]
+
+    def over(rho: float) -> bool:
+        beta = float(torch.minimum(q, p / rho).sum())
+        return 1 - (1 - beta) ** k > rho * beta
+    low, high = 1.0, float(k)
+    if not over(low):
+        return low
+    while high - low > 1e-14 * high:
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if over(middle) else (low, middle)
+    return high
