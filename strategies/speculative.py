@@ -2,13 +2,14 @@
 
 Leviathan et al. 2022 (arXiv 2211.17192) and Chen et al. 2023 (arXiv 2302.01318). `gamma` tokens are drafted a step;
 `temperature` and `p` choose the law, which is the target's own: drafts are drawn from the draft model under the same
-warps and accepted with min(1, p/q).
+warps and accepted with min(1, p/q). `verify` "block" judges the drafts of a step together instead of one by one: the
+same law, and more of them kept (Sun et al. 2024, arXiv 2403.10444).
 """
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding.accept import Accept, rejection
+from harness.decoding.accept import Accept, block, rejection
 from harness.decoding.session import Session
 from harness.decoding.verified import Verified
 from harness.strategy import Need, Request, knob
@@ -20,6 +21,8 @@ class Speculative(Verified):
     """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
 
     gamma: int = knob(4, "tokens drafted a step", low=1, high=64, sweep=(1, 2, 3, 4, 5, 8, 12))
+    verify: str = knob("token", "judge drafts one by one or as a block", choices=("token", "block"),
+                       sweep=("token", "block"))
 
     paper: ClassVar[str] = "Leviathan et al. 2022, arXiv 2211.17192"
     needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
@@ -29,5 +32,5 @@ class Speculative(Verified):
         return ModelChain(session.draft, self.gamma, self.law(), self.draws(request))
 
     def rule(self) -> Accept:
-        """min(1, p/q)."""
-        return rejection
+        """min(1, p/q), or block verification."""
+        return block if self.verify == "block" else rejection

@@ -69,7 +69,7 @@ def written(rule: Accept, k: int, length: int, p: Next, q: Next) -> tuple[dict[t
 
 
 def autoregressive(p: Next, length: int) -> dict[tuple[int, ...], float]:
-    found = {(): 1.0}
+    found: dict[tuple[int, ...], float] = {(): 1.0}
     for _ in range(length):
         found = {(*text, x): chance * w for text, chance in found.items() for x, w in enumerate(p(text)) if w}
     return found

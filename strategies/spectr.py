@@ -1,0 +1,72 @@
+"""SpecTr: draft several chains at random, check them all in one forward, and accept by optimal transport.
+
+Sun et al. 2023 (arXiv 2310.15141). `chains` independent chains of `length` tokens are drawn from the draft model, all
+read together, and accepted by the k-seq rule. One chain is speculative decoding. At temperature 0 all chains would be
+the same, so one is drafted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from harness.decoding.accept import Accept, k_seq
+from harness.decoding.draw import Stream
+from harness.decoding.loop import Step
+from harness.decoding.session import Session
+from harness.decoding.tree import TokenTree
+from harness.decoding.verified import Verified
+from harness.decoding.warp import Warp
+from harness.strategy import Need, Request, knob
+from strategies.drafters.chain import ModelChain
+
+
+class _Chains:
+    """Draws independent chains side by side, one forward of the draft model a level."""
+
+    def __init__(self, session: Session, chains: int, length: int, warp: Warp, stream: Stream) -> None:
+        self.session, self.chains, self.length, self.warp, self.stream = session, chains, length, warp, stream
+
+    def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
+        """Chains of at most `limit` tokens; the first tokens are siblings, equal ones are kept apart."""
+        tokens, parents, probs = list[int](), list[int](), dict[int, Tensor]()
+        ends, texts = [-1] * self.chains, [list(text)] * self.chains
+        for level in range(min(self.length, limit)):
+            if level:
+                reading = self.session.grow(tokens[-self.chains:], parents[-self.chains:])
+                laws = torch.softmax(self.warp(reading.logits[1:], texts).double(), -1)
+            else:
+                self.session.follow(text)
+                law = torch.softmax(self.warp(self.session.read().logits, texts[:1]).double(), -1)
+                laws = law.expand(self.chains, -1)
+            drawn = [self.stream.choose(law) for law in laws]
+            probs |= dict(zip(ends, laws, strict=True))
+            parents += ends
+            ends = list(range(len(tokens), len(tokens) + self.chains))
+            tokens += drawn
+            texts = [[*before, token] for before, token in zip(texts, drawn, strict=True)]
+        return TokenTree(tuple(tokens), tuple(parents), probs)
+
+
+@dataclass(frozen=True)
+class SpecTr(Verified):
+    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+
+    chains: int = knob(8, "chains drawn a step", low=1, high=64, sweep=(1, 2, 4, 8))
+    length: int = knob(8, "tokens of a chain", low=1, high=64, sweep=(4, 8))
+
+    paper: ClassVar[str] = "Sun et al. 2023, arXiv 2310.15141"
+    needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
+
+    def drafter(self, session: Session, request: Request) -> _Chains | ModelChain:
+        """The draft model, all chains together."""
+        stream = self.draws(request)
+        if stream is None:
+            return ModelChain(session.draft, self.length, self.law(), None)
+        return _Chains(session.draft, self.chains, self.length, self.law(), stream)
+
+    def rule(self) -> Accept:
+        """k-seq."""
+        return k_seq
