@@ -1,0 +1,57 @@
+"""Jacobi decoding: guess a whole block, read it in one forward, and replace every guess by what the model says there.
+
+Santilli et al. 2023 (arXiv 2305.10427). What the model confirms is committed and the block slides on; the other
+guesses are better ones for the next step. `block` guesses are in flight; `init` fills places that have none yet with
+the last token, with the prompt's tokens in order, or with tokens drawn from the prompt. `temperature` and `p` choose
+the law; guesses are chosen, not drawn, so it is kept exactly.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from harness.decoding.loop import Step
+from harness.decoding.session import Session
+from harness.decoding.tree import TokenTree
+from harness.decoding.verified import Verified
+from harness.strategy import Request, knob
+
+
+class Guesses:
+    """Proposes what the model said, in the last step, after each guess that it did not confirm."""
+
+    def __init__(self, block: int, init: str, request: Request) -> None:
+        self.block, self.init, self.request = block, init, request
+
+    def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
+        """A chain of at most `limit` guesses."""
+        count = min(self.block, limit)
+        guesses = last.reading.best[len(last.path) + 1:]  # the row before these chose the token that was committed
+        guesses += [self._first(text, place) for place in range(len(guesses), count)]
+        return TokenTree.chain(guesses[:count])
+
+    def _first(self, text: Sequence[int], place: int) -> int:
+        """The first guess for the place that stands `place` + 1 after the text."""
+        prompt = self.request.prompt
+        if self.init == "last":
+            return text[-1]
+        if self.init == "prompt":
+            return prompt[(len(text) - len(prompt) + place) % len(prompt)]
+        return prompt[self.request.stream.choose(torch.ones(len(prompt)))]
+
+
+@dataclass(frozen=True)
+class Jacobi(Verified):
+    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+
+    block: int = knob(16, "guesses in flight", low=1, high=256, sweep=(8, 16, 32))
+    init: str = knob("last", "what a place is guessed to hold at first", choices=("last", "prompt", "random"),
+                     sweep=("last", "prompt", "random"))
+
+    paper: ClassVar[str] = "Santilli et al. 2023, arXiv 2305.10427"
+
+    def drafter(self, session: Session, request: Request) -> Guesses:
+        """The model itself, one iteration ago."""
+        return Guesses(self.block, self.init, request)
