@@ -1,12 +1,14 @@
 """One model, its cache and its counters: every forward pass of a run goes through `Engine.run`."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from harness.decoding.cache import SlotCache
+from harness.decoding.layers import Layer, Plan, find
 from harness.errors import UserError
 
 PREFILL = 512  # tokens of a long prompt that are read at a time
@@ -26,7 +28,8 @@ class Read(NamedTuple):
     """New tokens of one row: they go to the slots from `start` on.
 
     Each looks at every slot up to its own, unless `block` (Q, Q'), additive, says what they see of the last Q' slots.
-    `wanted` counts the last tokens whose logits are asked for.
+    `wanted` counts the last tokens whose logits are asked for. `plan` says what is different about the forward, and
+    `draft` that its tokens are only proposals.
     """
 
     row: Row
@@ -35,6 +38,8 @@ class Read(NamedTuple):
     positions: Sequence[int]
     block: Tensor | None
     wanted: int
+    plan: Plan | None = None
+    draft: bool = False
 
 
 class Forward:
@@ -95,7 +100,8 @@ class Prefix(NamedTuple):
 class Engine:
     """Runs the reads of many texts on one model; sessions hold its rows.
 
-    `forwards` counts forward passes, `positions` tokens read, `padding` places that were computed for nothing.
+    `forwards` counts forward passes, `positions` tokens read, `padding` places that were computed for nothing, all
+    three without drafts that the model reads for itself.
     `max_len` is the longest text in tokens. Raises `UserError` when the model's cache is not one of keys and values.
     """
 
@@ -124,6 +130,11 @@ class Engine:
         torch._inductor.config.freezing = True  # weights are packed for the processor once
         self.cache.mark_dynamic()
         self._forward = torch.compile(self._plain, dynamic=True)
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """The model's decoder layers; raises `Unsupported` where their parts have unknown names."""
+        return find(self.model)
 
     @property
     def open_rows(self) -> int:
@@ -154,7 +165,7 @@ class Engine:
             self.close_row(self.prefixes.pop().row)
 
     def run(self, reads: Sequence[Read]) -> list[Outcome]:
-        """One forward pass for all `reads`, over the rows from the first to the last of them.
+        """One forward pass for all `reads`, whose plans are equal, over the rows from the first to the last of them.
 
         Shorter reads are padded at the right, and rows in between that do not read get padding alone; what padding
         writes lies behind a row's own tokens. Raises `CacheFull` when there is no room for the new tokens.
@@ -173,13 +184,20 @@ class Engine:
         tokens, positions, places = self._inputs(reads, rows, width)
         self.cache.aim(first, first + len(rows), end, places)
         kept = width - min([len(read.tokens) - read.wanted for read in reads])
-        said = Forward(*self._forward(tokens, positions, self._mask(reads, first, places, end), kept))
-        self.forwards += 1
-        self.positions += asked
-        self.padding += len(rows) * width - asked
+        said = self._through(reads[0].plan, tokens, positions, self._mask(reads, first, places, end), kept)
+        if not reads[0].draft:
+            self.forwards += 1
+            self.positions += asked
+            self.padding += len(rows) * width - asked
         for read, count in zip(reads, widths, strict=True):
             read.row.end = read.start + count
         return [Outcome(said, read.row.index - first, 0, count) for read, count in zip(reads, widths, strict=True)]
+
+    def _through(self, plan: Plan | None, tokens: Tensor, positions: Tensor, mask: Tensor, kept: int) -> Forward:
+        if plan is None:
+            return Forward(*self._forward(tokens, positions, mask, kept))
+        with plan.around(self.layers):  # never compiled: a compiled forward is that of the whole model
+            return Forward(*self._plain(tokens, positions, mask, kept))
 
     def _plain(self, tokens: Tensor, positions: Tensor, mask: Tensor, kept: int) -> tuple[Tensor, Tensor]:
         out = self.model(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=self.cache,

@@ -19,7 +19,8 @@ def together(engines: Sequence[Engine], jobs: Sequence[Callable[[], T]], most: i
     """Run `jobs`, at most `most` at a time (0: all), and return what they return, in their order.
 
     Every round, the waiting reads of one engine become as few forwards as padding allows. An engine is only asked when
-    no later one has anything to read, so that drafts are finished before the target checks all of them together. The
+    no later one has anything to read, and for the whole model only when no read has a plan, so that drafts are
+    finished before the target checks all of them together. The
     order depends on nothing but the jobs. A forward that fails raises in the jobs that caused it; what a job raises
     ends the others too. When the cache is full the youngest job is told so; a job that lets `CacheFull` pass starts
     anew once another has ended, with fewer at a time from then on, and gives that error when it does not fit alone.
@@ -76,6 +77,8 @@ class _Hub(Generic[T]):
         if engine is None:
             return
         mine = [(task, read) for task, (wanted, read) in self.waiting.items() if wanted is engine]
+        plan, draft = next(((r.plan, r.draft) for _, r in mine if r.plan is not None or r.draft), (None, False))
+        mine = [(task, read) for task, read in mine if (read.plan, read.draft) == (plan, draft)]
         said = dict[greenlet, Outcome | Exception]()
         for group in merged([(read.row.index, len(read.tokens)) for _, read in mine]):
             said |= self._read(engine, [mine[i][0] for i in group])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from harness.decoding.cache import CacheFull
 from harness.decoding.engine import PREFILL, Engine, Outcome, Prefix, Read
+from harness.decoding.layers import Plan
 from harness.decoding.tree import EMPTY, ROOT, TokenTree, additive, block, depths, visible
 from harness.errors import Unsupported, UserError
 
@@ -73,13 +74,15 @@ class Session:
 
     `follow` makes a text the committed one, `read` reads a tree of candidates below it in one forward, `keep` commits
     a path of it. A search grows its tree with `grow` and forgets dead branches with `retain`. `memory` holds the
-    hidden state of every committed token when the session was opened with `remember`. Raises `CacheFull` when there
-    is no room for one more text.
+    hidden state of every committed token when the session was opened with `remember`. `draft_work` is what drafts
+    have cost: those of the draft model, or those that the model reads for itself with `skim`. Raises `CacheFull` when
+    there is no room for one more text.
     """
 
     def __init__(self, engine: Engine, draft: "Session | None" = None, remember: bool = False) -> None:
         self.engine, self.work, self.text = engine, Work(), list[int]()
-        self._draft, self._held = draft, 0
+        self.draft_work = draft.work if draft else Work()
+        self._draft, self._held, self._skimmed = draft, 0, 0
         self._last: Outcome | None = None   # one row: what the model said after the text, once all of it is read
         self._forest = _Forest()
         self._memory: Tensor | None = torch.empty(0, 0) if remember else None
@@ -96,11 +99,6 @@ class Session:
         if self._draft is None:
             raise Unsupported("needs a draft model: give one with --draft")
         return self._draft
-
-    @property
-    def draft_work(self) -> Work:
-        """What the draft model's side has cost; zeros without one."""
-        return self._draft.work if self._draft else Work()
 
     @property
     def memory(self) -> Tensor:
@@ -122,22 +120,46 @@ class Session:
         shared = _shared(self.text[:self._held], text)
         if not shared == self._held == len(text):
             self._last = None
-        self.text, self._held, self._forest = list(text), shared, _Forest()
+        self.text, self._held, self._forest, self._skimmed = list(text), shared, _Forest(), 0
         if not shared:
             self._borrow()
 
-    def read(self, tree: TokenTree = EMPTY) -> Reading:
-        """Read what is unread of the text, and `tree` below it, in one forward (long prompts in chunks)."""
-        self._forest = _Forest()
+    def read(self, tree: TokenTree = EMPTY, plan: Plan | None = None) -> Reading:
+        """Read what is unread of the text, and `tree` below it, in one forward (long prompts in chunks).
+
+        `plan` says what is different about the forward; what it writes to the cache stays.
+        """
+        self._forest, self._skimmed = _Forest(), 0
         if self._last is None and self._held == len(self.text):
             self._held -= 1
         while len(self.text) - self._held > PREFILL:
-            self._forward(self.text[self._held:self._held + PREFILL], EMPTY)
+            self._forward(self.text[self._held:self._held + PREFILL], EMPTY, plan)
         unread = self.text[self._held:]
         if not unread and not len(tree):
             assert self._last is not None
             return Reading([self._last])
-        return self._forward(unread, tree)
+        return self._forward(unread, tree, plan)
+
+    def skim(self, tokens: Sequence[int], plan: Plan, back: int = 0) -> Reading:
+        """What the model says after each of `tokens`, read in a row below the text as `plan` has it; nothing is kept.
+
+        All of the text must have been read. Calls read on from one another until the next `follow`, `read` or `keep`;
+        the first one goes after the text. With `back` the tokens are read in place of the last `back` of the text,
+        whose own keys and values stay, and are forgotten at once. Row i is what it says after `tokens[i]`.
+        """
+        if self._held < len(self.text):
+            raise ValueError("only a text that has been read can be skimmed")
+        self._forest, start, seen = _Forest(), self._held + self._skimmed, None
+        if back:
+            start, size = self._held, len(tokens)
+            seen = additive(torch.ones(size, back + size, dtype=torch.bool).tril_(back), *self.engine.kind)
+            seen[:, :back] = torch.finfo(self.engine.kind[0]).min
+        places = range(start - back, start - back + len(tokens))
+        out = self.engine.submit(Read(self._row, start, tokens, places, seen, len(tokens), plan, draft=True))
+        self._skimmed = 0 if back else self._skimmed + len(tokens)
+        self.draft_work.forwards += 1
+        self.draft_work.positions += len(tokens)
+        return Reading([out])
 
     def grow(self, tokens: Sequence[int], parents: Sequence[int]) -> Reading:
         """Read new nodes below nodes already read; they are numbered on from those.
@@ -190,7 +212,7 @@ class Session:
             self._held += len(path)
             self._last = forest.said(path[-1])
         self.work.accepted += len(path)
-        self._forest = _Forest()
+        self._forest, self._skimmed = _Forest(), 0
 
     def _move(self, slots: Sequence[int]) -> None:
         """Gather these slots of the forest into its first ones."""
@@ -209,11 +231,11 @@ class Session:
                     self._remember(prefix.hidden[:known], 0)
                 self._held = known
 
-    def _forward(self, unread: Sequence[int], tree: TokenTree) -> Reading:
+    def _forward(self, unread: Sequence[int], tree: TokenTree, plan: Plan | None) -> Reading:
         last, count = len(self.text) - 1, len(unread)
         places = [*range(self._held, self._held + count), *[last + d for d in depths(tree.parents)]]
         seen = block(count, tree.parents, *self.engine.kind)
-        out = self._submit([*unread, *tree.tokens], places, seen, len(tree) + bool(unread), self._held)
+        out = self._submit([*unread, *tree.tokens], places, seen, len(tree) + bool(unread), self._held, plan)
         self._held += count
         if unread:
             self._last = out.part(count - 1, count)
@@ -226,9 +248,9 @@ class Session:
                                (nodes, out.part(count, count + len(tree))))
         return Reading([out.part(count - 1, count + len(tree))] if unread else [self._last, out])
 
-    def _submit(self, tokens: Sequence[int], places: Sequence[int], block: Tensor | None, wanted: int, start: int
-                ) -> Outcome:
-        out = self.engine.submit(Read(self._row, start, tokens, places, block, wanted))
+    def _submit(self, tokens: Sequence[int], places: Sequence[int], block: Tensor | None, wanted: int, start: int,
+                plan: Plan | None = None) -> Outcome:
+        out = self.engine.submit(Read(self._row, start, tokens, places, block, wanted, plan))
         self.work.forwards += 1
         self.work.positions += len(tokens)
         if self._memory is not None:

@@ -1,7 +1,8 @@
 """Methods in which the model drafts for itself: greedy identity, output law, counts, and the masks they rely on."""
 
 from collections.abc import Sequence
-from functools import cache
+from copy import deepcopy
+from functools import cache, partial
 
 import pytest
 import torch
@@ -9,14 +10,20 @@ import torch
 from harness.decoding import accept
 from harness.decoding.draw import PhiloxStream
 from harness.decoding.engine import Engine
+from harness.decoding.layers import Skip, find
 from harness.decoding.loop import Step
-from harness.decoding.session import Session
-from harness.decoding.tree import EMPTY
+from harness.decoding.schedule import together
+from harness.decoding.session import Session, Work
+from harness.decoding.tree import EMPTY, TokenTree
 from harness.strategy import Request, Strategy
+from strategies.drafters.sublayers import spread
 from strategies.greedy import Greedy
 from strategies.jacobi import Guesses, Jacobi
+from strategies.layer_skip import LayerSkip
 from strategies.lookahead import Lookahead, Pool, Window
+from tests import models
 from tests.decode import engine
+from tests.law import test_output_law as law
 from tests.law.test_output_law import MASS, TEMPERATURE, p_value
 from tests.markov import Markov
 from tests.models import prompts, tiny_model
@@ -145,3 +152,159 @@ def test_the_pool_forgets_the_least_recent() -> None:
         pool.add(9, rest)
     assert pool.after(9) == [(5, 6), (1, 2)]
     assert pool.after(8) == []
+
+
+@cache
+def deep(arch: str = "llama", vocab: int = 97, sharpness: float = 2.5) -> Engine:
+    """A tiny model of six layers, whose MLPs are weak enough for it to agree with itself when some are left out."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "LAYERS", 6)
+        patch.setattr(models, "MLP_GAIN", 3.0)
+        return Engine(tiny_model(arch, vocab=vocab, sharpness=sharpness), models.MAX_POSITIONS)
+
+
+def without(arch: str, skip: Skip) -> Engine:
+    """The same model with the output weights of these sublayers set to zero."""
+    model = deepcopy(deep(arch).model)
+    model.get_decoder()._forward_hooks.clear()
+    for i, layer in enumerate(find(model)):
+        for part in [layer.attention] * (i in skip.attention) + [layer.mlp[-1]] * (i in skip.mlp):
+            ends = [m for name, m in part.named_modules() if name in ("", "o_proj", "out_proj", "c_proj", "down_proj")]
+            for parameter in ends[-1].parameters():
+                torch.nn.init.zeros_(parameter)
+    return Engine(model, models.MAX_POSITIONS)
+
+
+SKIPS = [Skip(frozenset({1, 3})), Skip(mlp=frozenset({0, 2, 4})), Skip(frozenset({0, 1, 5}), frozenset({1, 2, 5}))]
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2", "opt", "qwen2"])
+@pytest.mark.parametrize("skip", SKIPS, ids=["attention", "mlp", "both"])
+def test_a_plan_is_the_model_without_those_sublayers(arch: str, skip: Skip) -> None:
+    """From the first token on, so that no keys and values of the whole model are seen."""
+    whole, part, text = Session(deep(arch)), Session(without(arch, skip)), PROMPTS[0]
+    tree = TokenTree((5, 6, 7), (-1, -1, 0))
+    for session in (whole, part):
+        session.follow(text)
+    torch.testing.assert_close(whole.read(tree, skip).logits, part.read(tree).logits)
+    whole.follow([])
+    torch.testing.assert_close(whole.skim(text, skip).logits[-1:], part.read().logits)
+    whole.close()
+    part.close()
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2", "opt"])
+def test_a_plan_that_skips_nothing_changes_no_bit(arch: str) -> None:
+    session = Session(deep(arch))
+    found = []
+    for plan in (None, Skip(), None, Skip(frozenset({2})), Skip()):
+        session.follow([])
+        session.follow(PROMPTS[0])
+        found.append(session.read(EMPTY, plan).logits)
+    session.close()
+    assert [torch.equal(found[0], other) for other in found[1:]] == [True, True, False, True]
+    assert all("forward" not in module.__dict__ for module in deep(arch).model.modules())
+
+
+@torch.inference_mode()
+def test_skimming_leaves_the_text_as_it_was() -> None:
+    """Drafts go below the text, one after another or in place of its end, and the whole model sees none of them."""
+    text, more, plan = PROMPTS[0], [7, 8, 9], Skip(frozenset({1, 2}), frozenset({3}))
+    session, fresh = Session(deep()), Session(deep())
+    session.follow(text)
+    session.read()
+    rows = torch.cat([session.skim([token], plan).logits for token in more])
+    session.follow(text)
+    torch.testing.assert_close(session.skim(more, plan).logits, rows)
+    session.follow(text)
+    nothing = session.skim(text[-2:], Skip(), back=2).logits
+    session.follow([*text, *more])
+    said = session.read(TokenTree.chain([5])).logits
+    fresh.follow([*text, *more])
+    torch.testing.assert_close(said, fresh.read(TokenTree.chain([5])).logits)
+    for i in (1, 2):
+        fresh.follow(text[:len(text) - 2 + i])
+        torch.testing.assert_close(nothing[i - 1:i], fresh.read().logits)
+    assert (session.draft_work.forwards, session.draft_work.positions) == (5, 8)
+    fresh.follow([*text, 5])
+    with pytest.raises(ValueError, match="been read"):
+        fresh.skim([5], plan)
+    session.close()
+    fresh.close()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_draft_of_the_whole_model_is_always_right(temperature: float) -> None:
+    """Golden: with nothing left out, tau is gamma + 1."""
+    strategy = LayerSkip(share=0.0, gamma=4, theta=0.0, temperature=temperature)
+    session, blocks = steps(strategy, PROMPTS[0], 31, deep())
+    assert [len(block) for block in blocks] == [1, 5, 5, 5, 5, 5, 5]
+    assert (session.work.drafted, session.work.accepted, session.work.forwards) == (24, 24, 7)
+    assert (session.draft_work.forwards, session.draft_work.positions) == (24, 24)
+
+
+def test_a_doubtful_token_ends_the_draft_and_is_part_of_it() -> None:
+    _, blocks = steps(LayerSkip(share=0.0, theta=1.0, adapt=False), PROMPTS[0], 11, deep())
+    assert set(map(len, blocks[1:])) == {2}
+
+
+def test_theta_follows_acceptance() -> None:
+    chain = LayerSkip(share=0.0).drafter(Session(deep()), Request((5,), 9, PhiloxStream(0)))
+    chain._learn(0, 4)
+    assert (chain.match, chain.theta) == pytest.approx((0.45, 0.801))
+    for _ in range(5):
+        chain._learn(4, 4)
+    assert (chain.match, chain.theta) == pytest.approx((1 - 0.55 / 32, 0.801 + 0.002 - 0.003))
+    before = chain.theta
+    chain._learn(8, 8)
+    assert chain.theta == before
+    chain.session.close()
+
+
+def test_sublayers_left_out_are_spread_between_the_ends() -> None:
+    assert spread(2, 0.5) == spread(6, 0.0) == Skip()
+    assert spread(6, 1.0) == Skip(frozenset({1, 2, 3, 4}), frozenset({1, 2, 3, 4}))
+    found = spread(32, 0.45)
+    assert (len(found.attention), len(found.mlp)) == (14, 13)
+    assert not (found.attention | found.mlp) & {0, 31}
+
+
+SELF = [LayerSkip(theta=0.3), LayerSkip(share=1.0, gamma=4, theta=0.0, adapt=False)]
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2", "opt", "qwen2"])
+@pytest.mark.parametrize("strategy", SELF, ids=lambda s: s.spec())
+def test_tokens_of_a_deep_model_are_those_of_greedy(strategy: Strategy, arch: str) -> None:
+    for prompt in PROMPTS:
+        session, blocks = steps(strategy, prompt, 40, deep(arch))
+        assert [t for block in blocks for t in block] == greedy(prompt, 40, deep(arch))
+        assert session.draft_work.forwards
+
+
+@pytest.mark.parametrize("strategy", SELF, ids=lambda s: s.spec())
+@torch.inference_mode()
+def test_drafts_of_many_texts_are_read_together(strategy: Strategy) -> None:
+    """Reads of different plans never share a forward, and nothing depends on who else is there."""
+    on = deep()
+    texts = prompts(6, 97, 5)
+
+    def job(text: list[int], strategy: Strategy) -> tuple[list[list[int]], Work, Work]:
+        session, blocks = steps(strategy, text, 20, on)
+        return blocks, session.work, session.draft_work
+    jobs = [partial(job, text, each) for text in texts for each in (strategy, Greedy())]
+    alone = [go() for go in jobs]
+    before = on.forwards
+    assert together([on], jobs) == alone
+    assert on.forwards - before < sum(work.forwards for _, work, _ in alone) / 2
+
+
+@pytest.mark.parametrize("strategy", [
+    LayerSkip(share=0.5, gamma=2, theta=0.3, temperature=TEMPERATURE, p=MASS),
+], ids=lambda s: s.name)
+def test_the_law_of_a_deep_model_is_kept(strategy: Strategy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(law, "target", lambda: deep("llama", law.VOCAB, 0.8))
+    law.expected.cache_clear()
+    try:
+        assert p_value(strategy, None) > 1e-3
+    finally:
+        law.expected.cache_clear()
