@@ -8,8 +8,8 @@ from harness.strategy import Request, Strategy
 from strategies.greedy import Greedy
 from strategies.spectr import SpecTr
 from strategies.speculative import Speculative
+from tests.chances import MASS, TEMPERATURE, draft, p_value, target
 from tests.decode import decode
-from tests.law.test_output_law import MASS, TEMPERATURE, draft, p_value, target
 from tests.units.test_strategies import PROMPTS, steps
 from tests.units.test_strategies import target as large
 

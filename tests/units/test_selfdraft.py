@@ -21,10 +21,10 @@ from strategies.greedy import Greedy
 from strategies.jacobi import Guesses, Jacobi
 from strategies.layer_skip import LayerSkip
 from strategies.lookahead import Lookahead, Pool, Window
+from tests import chances as law
 from tests import models
+from tests.chances import MASS, TEMPERATURE, p_value
 from tests.decode import engine
-from tests.law import test_output_law as law
-from tests.law.test_output_law import MASS, TEMPERATURE, p_value
 from tests.markov import Markov
 from tests.models import prompts, tiny_model
 
