@@ -42,13 +42,14 @@ def measured() -> list[str]:
     """tau and forwards of the committed run over all tasks, the methods with the fewest forwards first."""
     store = Store.open(RUN)
     table = summarise(store)
-    tasks, order = list(table["task"].unique()), table.groupby("strategy")["forwards_per_token"].mean().sort_values()
-    cells = table.set_index(["strategy", "task"])
+    tasks, order = list(table["task"].unique()), table.groupby("name")["forwards_per_token"].mean().sort_values()
+    cells = table.set_index(["name", "task"])
+    names = [task.removeprefix("nano_") for task in tasks]
     lines = [MEASURED.format(limit=int(table["samples"].max())).rstrip("\n"), "",
-             f"| strategy | {' | '.join(task.removeprefix('nano_') for task in tasks)} |", "|---" * (1 + len(tasks)) + "|"]
-    for spec in order.index:
-        found = [cells.loc[(spec, task)] for task in tasks]
-        lines.append(f"| `{spec}` | " + " | ".join(
+             f"| strategy | {' | '.join(names)} |", "|---" * (1 + len(tasks)) + "|"]
+    for name in order.index:
+        found = [cells.loc[(name, task)] for task in tasks]
+        lines.append(f"| `{name}` | " + " | ".join(
             f"{cell['tau_pooled']:.2f} · {100 * cell['forwards_per_token']:.0f}" for cell in found) + " |")
     return lines
 

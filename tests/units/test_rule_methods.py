@@ -1,4 +1,4 @@
-"""Methods that differ from speculative decoding in the acceptance rule: counts, and settings at which they are equal."""
+"""Methods that differ from speculative decoding in the acceptance rule: counts, and settings that make them equal."""
 
 import pytest
 
