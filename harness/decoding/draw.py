@@ -20,6 +20,10 @@ class Stream(Protocol):
         """An index of `weights` (V,), drawn in proportion; weights need not sum to one."""
         ...
 
+    def uniform(self, count: int) -> Tensor:
+        """(count,) float64, each uniform and strictly between 0 and 1."""
+        ...
+
 
 class PhiloxStream:
     """Draws from Philox keyed by a hash of `parts` (run seed, prompt, sample, …)."""
@@ -40,6 +44,10 @@ class PhiloxStream:
             raise ValueError("cannot draw from weights that are all zero or not finite")
         drawn = torch.searchsorted(total, self._bits.random() * mass, right=True)
         return min(int(drawn), weights.numel() - 1)
+
+    def uniform(self, count: int) -> Tensor:
+        """(count,) float64, each uniform and strictly between 0 and 1."""
+        return torch.from_numpy(self._bits.random(count)).clamp_min_(2.0 ** -54)
 
 
 def shuffled(items: Sequence[int], *parts: object) -> list[int]:

@@ -164,8 +164,8 @@ class Session:
     def grow(self, tokens: Sequence[int], parents: Sequence[int]) -> Reading:
         """Read new nodes below nodes already read; they are numbered on from those.
 
-        A parent is a node of the last `read` or `grow` or one retained; −1 is the text. Returns row 0 for the text
-        and a row for each new node.
+        A parent is a node read below the present text that `retain` has not dropped; −1 is the text. Returns row 0
+        for the text and a row for each new node.
         """
         forest, first = self._forest, len(self._forest.tokens)
         old = len(forest.slots)

@@ -39,6 +39,9 @@ class Branches:
     def choose(self, weights: Tensor) -> int:
         return self._decide((weights.double() / weights.double().sum()).tolist())
 
+    def uniform(self, count: int) -> Tensor:
+        raise NotImplementedError("a continuum of outcomes cannot be enumerated")
+
 
 def outcomes(run: Callable[[Stream], tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], float]]:
     """Every result of `run` with its probability."""

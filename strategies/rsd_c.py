@@ -1,0 +1,47 @@
+"""RSD-C: a draft tree of constant branching whose siblings are drawn without replacement.
+
+Jeon et al. 2024, recursive speculative decoding (arXiv 2402.14160, §3.2.1). `branches` lists the children of every
+node, level by level; no sibling is a copy of another, so none is wasted. At temperature 0 they are the likeliest
+tokens. `temperature` and `p` choose the law, which is kept exactly.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from harness.decoding.accept import Accept, rejection_without_replacement
+from harness.decoding.session import Session
+from harness.decoding.verified import Verified
+from harness.strategy import Need, Request, knob
+from strategies.drafters.tree import Child, LevelTree, distinct, numbers
+
+NODES = 1024
+
+
+@dataclass(frozen=True)
+class RsdC(Verified):
+    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+
+    branches: str = knob("2-2-1", "children of each node, level by level",
+                         sweep=("2-1", "2-2", "2-2-1", "3-2-1", "4-2-1", "2-2-2-2"))
+
+    paper: ClassVar[str] = "Jeon et al. 2024, arXiv 2402.14160"
+    needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
+
+    def __post_init__(self) -> None:
+        """Refuse branches that are no list of counts."""
+        super().__post_init__()
+        numbers("rsd_c: branches", self.branches, NODES)
+
+    def drafter(self, session: Session, request: Request) -> LevelTree:
+        """The draft model, one forward a level."""
+        counts, stream = numbers("rsd_c: branches", self.branches, NODES), self.draws(request)
+
+        def pick(level: int, depth: int, q: Tensor) -> list[Child]:
+            return [(row, token, True) for row, law in enumerate(q) for token in distinct(law, counts[level], stream)]
+        return LevelTree(session.draft, len(counts), self.law(), stream, pick)
+
+    def rule(self) -> Accept:
+        """Recursive rejection: what was turned down leaves q as well."""
+        return rejection_without_replacement

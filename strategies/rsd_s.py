@@ -1,0 +1,72 @@
+"""RSD-S: a draft tree from stochastic beam search, which draws the likeliest paths without replacement.
+
+Jeon et al. 2024, recursive speculative decoding (arXiv 2402.14160, §3.2.2), with the search of Kool et al. 2019
+(arXiv 1903.06059). Each of `depth` levels keeps the `width` paths of the highest perturbed log q, so branches that the
+draft model believes in get more of the nodes. At temperature 0 it is beam search. `temperature` and `p` choose the
+law, which is kept exactly.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from harness.decoding.accept import Accept, rejection_without_replacement
+from harness.decoding.draw import Stream
+from harness.decoding.session import Session
+from harness.decoding.verified import Verified
+from harness.strategy import Need, Request, knob
+from strategies.drafters.tree import Child, LevelTree
+
+
+@dataclass(frozen=True)
+class RsdS(Verified):
+    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+
+    width: int = knob(3, "paths kept at each level", low=1, high=64, sweep=(2, 3, 4, 6))
+    depth: int = knob(4, "levels", low=1, high=64, sweep=(2, 3, 4, 5))
+
+    paper: ClassVar[str] = "Jeon et al. 2024, arXiv 2402.14160"
+    needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
+
+    def drafter(self, session: Session, request: Request) -> LevelTree:
+        """The draft model, one forward a level."""
+        stream = self.draws(request)
+        return LevelTree(session.draft, self.depth, self.law(), stream, StochasticBeam(self.width, stream).pick)
+
+    def rule(self) -> Accept:
+        """Recursive rejection: what was turned down leaves q as well."""
+        return rejection_without_replacement
+
+
+class StochasticBeam:
+    """The live paths: `log_q` of each and `height`, its log q plus Gumbel noise (Kool et al., algorithm 1)."""
+
+    def __init__(self, width: int, stream: Stream | None) -> None:
+        self.width, self.stream = width, stream
+        self.log_q = self.height = torch.zeros(1, dtype=torch.float64)
+
+    def pick(self, level: int, depth: int, q: Tensor) -> list[Child]:
+        """The next level's paths, highest first, so that siblings stand in the order they were drawn."""
+        if level == 0:
+            self.log_q = self.height = q.new_zeros(1)
+        log_q = self.log_q[:, None] + q.log()
+        heights = log_q
+        if self.stream is not None:
+            noise = self.stream.uniform(q.numel()).to(q.device).view_as(q)
+            heights = truncated(log_q - (-noise.log()).log(), self.height)
+        best = heights.flatten().topk(min(self.width, int(q.count_nonzero())))
+        self.log_q, self.height = log_q.flatten()[best.indices], best.values
+        vocabulary = q.shape[1]
+        return [(int(i) // vocabulary, int(i) % vocabulary, True) for i in best.indices.tolist()]
+
+
+def truncated(gumbels: Tensor, height: Tensor) -> Tensor:
+    """Gumbel noise (n, V) bent so that the largest of row i is `height[i]` (n,), in log space (Kool et al., app. B.3).
+
+    −log(e^−height − e^−largest + e^−gumbel), which keeps the order within a row; −∞ stays −∞.
+    """
+    largest, height = gumbels.max(-1, keepdim=True).values, height[:, None]
+    v = height - gumbels + torch.log1p(-torch.exp(gumbels - largest))
+    return height - v.clamp_min(0) - torch.log1p(torch.exp(-v.abs()))

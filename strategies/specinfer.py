@@ -1,0 +1,54 @@
+"""SpecInfer: a draft model grows a token tree of fixed shape, the large model checks all of it in one forward.
+
+Miao et al. 2023 (arXiv 2305.09781). `expansion` lists the children of every node, level by level. At temperature 0
+they are the likeliest tokens; above it they are drawn independently, so a token may be drawn twice: the second copy
+is one more vote and gets no children. `temperature` and `p` choose the law, which is kept exactly.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from harness.decoding.accept import Accept, rejection
+from harness.decoding.session import Session
+from harness.decoding.verified import Verified
+from harness.strategy import Need, Request, knob
+from strategies.drafters.tree import Child, LevelTree, distinct, numbers
+
+NODES = 1024
+
+
+@dataclass(frozen=True)
+class SpecInfer(Verified):
+    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+
+    expansion: str = knob("1-1-3-1-1-1-1-1", "children of each node, level by level",
+                          sweep=("1-1-3-1-1-1-1-1", "4-2-1", "2-2-2-1", "1-1-1-1"))
+
+    paper: ClassVar[str] = "Miao et al. 2023, arXiv 2305.09781"
+    needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
+
+    def __post_init__(self) -> None:
+        """Refuse an expansion that is no list of counts."""
+        super().__post_init__()
+        numbers("specinfer: expansion", self.expansion, NODES)
+
+    def drafter(self, session: Session, request: Request) -> LevelTree:
+        """The draft model, one forward a level."""
+        counts, stream = numbers("specinfer: expansion", self.expansion, NODES), self.draws(request)
+
+        def pick(level: int, depth: int, q: Tensor) -> list[Child]:
+            found = list[Child]()
+            for row, law in enumerate(q):
+                if stream is None:
+                    tokens = distinct(law, counts[level], None)
+                else:
+                    tokens = [stream.choose(law) for _ in range(counts[level])]
+                found += [(row, token, token not in tokens[:i]) for i, token in enumerate(tokens)]
+            return found
+        return LevelTree(session.draft, len(counts), self.law(), stream, pick)
+
+    def rule(self) -> Accept:
+        """Multi-step rejection."""
+        return rejection

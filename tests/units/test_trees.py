@@ -1,0 +1,181 @@
+"""Draft trees: golden numbers, counts, degenerate identities, and planted bugs that the law catches."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.decoding.draw import PhiloxStream, Stream
+from harness.decoding.engine import Engine
+from harness.decoding.loop import Step
+from harness.decoding.session import Session, Work
+from harness.decoding.tree import EMPTY, TokenTree, depths
+from harness.errors import UserError
+from harness.strategy import Request
+from strategies import rsd_c
+from strategies.drafters import tree as growing
+from strategies.drafters.tree import distinct, numbers
+from strategies.rsd_c import RsdC
+from strategies.rsd_s import RsdS, truncated
+from strategies.specinfer import SpecInfer
+from strategies.speculative import Speculative
+from tests import chances
+from tests.decode import engine, traced
+from tests.models import prompts, tiny_model
+
+PROMPT = prompts(5, 97, 1)[0] * 2
+
+
+def model(seed: int = 0) -> Engine:
+    return engine(tiny_model("llama", seed=seed))
+
+
+def run(strategy: Speculative | SpecInfer | RsdC | RsdS, new: int, draft: Engine) -> tuple[list[int], Work, Work]:
+    return traced(strategy, model(), PROMPT, draft=draft, new=new, eos=None)
+
+
+def p_value(strategy: RsdC | RsdS | SpecInfer, monkeypatch: pytest.MonkeyPatch, draws: int = 1500) -> float:
+    monkeypatch.setattr(chances, "DRAWS", draws)
+    return chances.p_value(strategy, chances.draft)
+
+
+def test_lists_of_counts() -> None:
+    assert numbers("x", "3-2-1", 21) == (3, 2, 1)
+    for wrong in ("", "3-", "0-1", "a", "3,2"):
+        with pytest.raises(UserError, match="whole numbers"):
+            numbers("x", wrong, 21)
+    with pytest.raises(UserError, match="21 nodes"):
+        numbers("x", "3-2-2", 20)
+    with pytest.raises(UserError, match="rsd_c: branches"):
+        RsdC(branches="none")
+    with pytest.raises(UserError, match="specinfer: expansion"):
+        SpecInfer(expansion="2000")
+
+
+@pytest.mark.parametrize("strategy", [
+    SpecInfer(expansion="2-1-2"), RsdC(branches="3-2-1"), RsdS(width=3, depth=3),
+], ids=lambda s: s.name)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_perfect_draft_is_accepted_whole(strategy: SpecInfer | RsdC | RsdS, temperature: float) -> None:
+    """Each step commits a path and one more token, and each level is one forward of the draft model."""
+    if isinstance(strategy, RsdS) and not temperature:
+        strategy = RsdS(width=1, depth=3)  # a wider beam search need not hold the greedy path
+    strategy = type(strategy)(**{**strategy.values(), "temperature": temperature})
+    _, work, small = run(strategy, 1 + 4 * 5, model())
+    assert work.forwards == 1 + 5
+    assert work.accepted == 3 * 5
+    assert small.forwards == 3 * 5
+    if not isinstance(strategy, SpecInfer):
+        assert work.drafted == 5 * (3 * strategy.width if isinstance(strategy, RsdS) else 3 + 6 + 6)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_one_branch_is_a_chain(temperature: float) -> None:
+    """The same draws in the same order: token for token and count for count."""
+    chain = run(Speculative(gamma=4, temperature=temperature, p=0.9), 30, model(1))
+    for strategy in (SpecInfer, RsdC):
+        key = "expansion" if strategy is SpecInfer else "branches"
+        tree = run(strategy(**{key: "1-1-1-1"}, temperature=temperature, p=0.9), 30, model(1))  # type: ignore[arg-type]
+        assert tree[0] == chain[0]
+        assert (tree[1].forwards, tree[1].drafted, tree[1].accepted) == \
+            (chain[1].forwards, chain[1].drafted, chain[1].accepted)
+        assert tree[2].forwards == chain[2].forwards
+
+
+def step(strategy: SpecInfer | RsdC | RsdS, limit: int, stream: Stream) -> TokenTree:
+    """One tree below a text of the draft model."""
+    target = Session(model(), Session(model(1)))
+    try:
+        request = Request(tuple(PROMPT), 20, stream)
+        target.follow(PROMPT)
+        return strategy.drafter(target, request).draft(PROMPT, Step(EMPTY, target.read(), (), 0), limit)
+    finally:
+        target.close()
+
+
+@pytest.mark.parametrize("strategy", [SpecInfer(), RsdC(branches="2-2-2-2"), RsdS(depth=6)], ids=lambda s: s.name)
+@pytest.mark.parametrize("limit", [1, 3])
+def test_no_deeper_than_the_limit(strategy: SpecInfer | RsdC | RsdS, limit: int) -> None:
+    assert max(depths(step(strategy, limit, PhiloxStream(0)).parents)) == limit
+
+
+def test_the_default_expansion_has_twenty_nodes() -> None:
+    assert len(step(SpecInfer(), 8, PhiloxStream(0))) == 20
+
+
+def test_a_second_copy_gets_no_children() -> None:
+    tree = step(SpecInfer(expansion="40-1", temperature=1.0), 2, PhiloxStream(0))
+    top = [token for token, parent in zip(tree.tokens, tree.parents, strict=True) if parent == -1]
+    assert len(top) == 40 > len(set(top))
+    assert sorted(tree.parents[40:]) == sorted(top.index(token) for token in set(top))
+
+
+def test_stochastic_beam_at_temperature_zero_is_beam_search() -> None:
+    tree = step(RsdS(width=2, depth=2), 2, PhiloxStream(0))
+    session = Session(model(1))
+
+    def log_q(text: Sequence[int]) -> Tensor:
+        session.follow(list(text))
+        return session.read().logits[0].double().log_softmax(-1)
+    first = log_q(PROMPT).topk(2)
+    paths = {(a, b): float(log_a + log_b) for a, log_a in zip(first.indices.tolist(), first.values, strict=True)
+             for b, log_b in enumerate(log_q([*PROMPT, a]))}
+    best = sorted(paths, key=lambda path: -paths[path])[:2]
+    session.close()
+    assert list(tree.tokens[:2]) == first.indices.tolist()
+    assert [(tree.tokens[tree.parents[i]], tree.tokens[i]) for i in (2, 3)] == best
+
+
+def test_truncated_gumbels() -> None:
+    """The largest becomes the height, the order stays, and nothing is lost far from zero."""
+    gumbels, height = torch.tensor([[1.0, 3.0, -2.0, -torch.inf]]).double(), torch.tensor([0.5]).double()
+    bent = truncated(gumbels, height)[0]
+    plain = -torch.log(torch.exp(-height) - torch.exp(-gumbels[0].max()) + torch.exp(-gumbels[0]))
+    assert torch.allclose(bent, plain)
+    assert bent.argmax() == 1
+    far = truncated(gumbels - 2000, torch.tensor([-2001.0]).double())[0]
+    assert float(far[1]) == pytest.approx(-2001)
+    assert bool((far[:3].argsort() == gumbels[0, :3].argsort()).all())
+    assert float(far[3]) == -torch.inf
+
+
+def test_uniform_numbers_are_open_and_reproducible() -> None:
+    drawn = PhiloxStream(0).uniform(10000)
+    assert (drawn > 0).all()
+    assert (drawn < 1).all()
+    assert float(drawn.mean()) == pytest.approx(0.5, abs=0.02)
+    assert torch.equal(drawn, PhiloxStream(0).uniform(10000))
+    assert drawn.dtype == torch.float64
+
+
+def test_drawing_without_replacement() -> None:
+    q = torch.tensor([0.0, 0.5, 0.3, 0.2]).double()
+    assert sorted(distinct(q, 9, PhiloxStream(1))) == [1, 2, 3]
+    assert distinct(q, 2, None) == [1, 2]
+    pairs = [tuple(distinct(q, 2, PhiloxStream(i))) for i in range(4000)]
+    assert pairs.count((1, 2)) / 4000 == pytest.approx(0.5 * 0.3 / 0.5, abs=0.03)
+    assert pairs.count((3, 1)) / 4000 == pytest.approx(0.2 * 0.5 / 0.8, abs=0.03)
+
+
+@pytest.mark.parametrize("strategy", [
+    SpecInfer(expansion="3-2", temperature=0.8, p=0.9), RsdC(branches="3-2", temperature=0.8, p=0.9),
+    RsdC(branches="6-6", temperature=1.0), RsdS(width=4, depth=2, temperature=0.8, p=0.9),
+], ids=lambda s: s.spec())
+def test_the_law(strategy: SpecInfer | RsdC | RsdS, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chances, "TEMPERATURE", strategy.temperature)
+    monkeypatch.setattr(chances, "MASS", strategy.p)
+    chances.expected.cache_clear()
+    try:
+        assert p_value(strategy, monkeypatch) > 1e-3
+    finally:
+        chances.expected.cache_clear()
+
+
+def test_siblings_sorted_by_probability_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Testing them in another order than they were drawn in is the classic mistake (specs/speculative 1.4)."""
+    def resorted(q: Tensor, count: int, stream: Stream | None) -> list[int]:
+        return sorted(distinct(q, count, stream), key=lambda token: -float(q[token]))
+    monkeypatch.setattr(rsd_c, "distinct", resorted)
+    assert growing.distinct is distinct
+    assert p_value(RsdC(branches="2-2", temperature=0.8, p=0.9), monkeypatch, 6000) < 1e-6
