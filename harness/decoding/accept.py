@@ -58,7 +58,7 @@ def rejection_without_replacement(tree: TokenTree, logits: Tensor, stream: Strea
 
 
 def k_seq(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
-    """Accept each of K independent drafts with min(1, p/(ρq)), one ρ for all (k-seq of SpecTr, 2310.15141, Alg. 2).
+    """Accept each of K independent drafts with min(1, p/(ρq)), one ρ for all (k-seq of SpecTr, 2310.15141).
 
     Siblings are independent draws with duplicates kept; drafts of one token go on together, so that K chains are a
     tree. With one chain this is `rejection`. Children without `probs` fall under `delta`.
@@ -67,7 +67,7 @@ def k_seq(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], i
 
 
 def block(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
-    """Verify a chain as one block: accept the longest prefix whose own coin succeeds (2403.10444, Alg. 2).
+    """Verify a chain as one block: accept the longest prefix whose own coin succeeds (2403.10444).
 
     Never accepts fewer drafts on average than `rejection`. Drafts without `probs` count as drawn from a point mass.
     Raises `ValueError` when the tree forks.

@@ -50,6 +50,18 @@ class PhiloxStream:
         return torch.from_numpy(self._bits.random(count)).clamp_min_(2.0 ** -54)
 
 
+class Likeliest:
+    """Draws the likeliest index every time: drafting at temperature 0 by methods that note what they draw from."""
+
+    def coin(self, chance: float) -> bool:
+        """Whether `chance` is more than a half."""
+        return chance > 0.5
+
+    def choose(self, weights: Tensor) -> int:
+        """The index of the largest of `weights` (V,), the first one among equals."""
+        return int(weights.argmax())
+
+
 def shuffled(items: Sequence[int], *parts: object) -> list[int]:
     """The items in a random order that depends on `parts` alone."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()

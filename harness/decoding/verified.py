@@ -2,15 +2,17 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from harness.decoding import warp
 from harness.decoding.accept import Accept, at, delta
-from harness.decoding.draw import Stream
+from harness.decoding.draw import Likeliest, Stream
 from harness.decoding.loop import Drafter, draft_and_verify
 from harness.decoding.session import Session
-from harness.strategy import Guarantee, Request, Strategy, knob
+from harness.errors import UserError
+from harness.registry import STRATEGIES
+from harness.strategy import Guarantee, Need, Request, Strategy, knob
 
 
 @dataclass(frozen=True)
@@ -47,3 +49,51 @@ class Verified(Strategy):
         """Yield the accepted drafts and one more token at each step."""
         return draft_and_verify(session, self.drafter(session, request), at(self.temperature, self.rule()), request,
                                 self.law())
+
+
+@dataclass(frozen=True)
+class Lossy(Verified):
+    """The drafts of an exact method, judged by a rule (`rule`) that keeps more of them and so changes the text.
+
+    What the exact method needs, this one needs. `compares` says that the rule reads the drafts' distributions, which
+    are then noted at temperature 0 too.
+    """
+
+    over: str = knob("speculative", "whose drafts: a strategy, its knobs after ':' with ';' between them")
+
+    guarantee: ClassVar[Guarantee] = "changes-output"
+    needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
+    compares: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse drafts from anything but an exact method."""
+        super().__post_init__()
+        exact = self._exact()
+        object.__setattr__(self, "needs", exact.needs)
+        object.__setattr__(self, "stateful", exact.stateful)
+
+    @property
+    def sure(self) -> bool:
+        """Whether the temperature is 0."""
+        return not self.temperature
+
+    @abstractmethod
+    def rule(self) -> Accept:
+        """How drafts are accepted, at temperature 0 too."""
+
+    def drafter(self, session: Session, request: Request) -> Drafter:
+        """That of the exact method, at the temperature and nucleus of this one."""
+        exact = replace(self._exact(), temperature=self.temperature, p=self.p)
+        if self.sure and self.compares:
+            exact, request = replace(exact, temperature=1.0), replace(request, stream=Likeliest())
+        return exact.drafter(session, request)
+
+    def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
+        """Yield the accepted drafts and one more token at each step."""
+        return draft_and_verify(session, self.drafter(session, request), self.rule(), request, self.law())
+
+    def _exact(self) -> Verified:
+        exact = STRATEGIES.build(self.over.replace(";", ","))
+        if not isinstance(exact, Verified) or isinstance(exact, Lossy):
+            raise UserError(f"{self.name}: '{self.over}' is not a method that drafts and verifies exactly.")
+        return exact

@@ -17,6 +17,10 @@ P, Q = (0.5, 0.3, 0.2), (0.2, 0.3, 0.5)
 Law = dict[tuple[int, ...], float]
 
 
+class Undecided(Exception):
+    """A decision was asked for that the branch does not say."""
+
+
 class Branches:
     """A stream that replays given decisions and notes, at the first open one, what may be decided there."""
 
@@ -27,7 +31,7 @@ class Branches:
     def _decide(self, chances: list[float]) -> int:
         if self.at == len(self.decided):
             self.open = chances
-            raise StopIteration
+            raise Undecided
         choice = self.decided[self.at]
         self.at += 1
         self.chance *= chances[choice]
@@ -50,7 +54,7 @@ def outcomes(run: Callable[[Stream], tuple[int, ...]]) -> Iterator[tuple[tuple[i
         stream = Branches(todo.pop())
         try:
             yield run(stream), stream.chance
-        except StopIteration:
+        except Undecided:
             todo += [[*stream.decided, i] for i, chance in enumerate(stream.open) if chance > 0]
 
 

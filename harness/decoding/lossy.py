@@ -1,0 +1,205 @@
+"""Acceptance rules that bend the law: they keep drafts that an exact rule would turn down.
+
+Each factory gives the rule for a temperature above 0 and, with `sure`, its form for temperature 0, where the token
+after the last draft is the likeliest one.
+"""
+
+from collections.abc import Callable, Sequence
+from math import inf, log
+
+import torch
+from torch import Tensor
+
+from harness.decoding.accept import Accept, Level, greedy, one_by_one, only_chains, ratio, rows, walk
+from harness.decoding.draw import Stream
+from harness.decoding.tree import ROOT, TokenTree, depths
+
+Judge = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""`(p, rows, tokens) → pass?`: p (1 + N, V) after every row, and for each node the row above it and its token (N,)."""
+
+
+def typical(epsilon: float, delta: float, *, sure: bool = False) -> Accept:
+    """Keep the longest path whose tokens have p > min(ε, δ·exp(−H(p))), H in nats (Medusa, 2401.10774).
+
+    Works on trees. Where the law is a single token, as at temperature 0, this is the greedy rule.
+    """
+    def passes(p: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+        entropy = -(p * (p + 1e-5).log()).sum(-1)
+        return p[rows, tokens] > (delta * torch.exp(-entropy)).clamp_max(epsilon)[rows]
+    return greedy if sure else _longest(passes, sure=False)
+
+
+def top_k(k: int, least: int = 1, *, sure: bool = False) -> Accept:
+    """Keep the longest path of tokens among the target's k likeliest (blockwise decoding, 1811.03115, §5.1).
+
+    At least `least` tokens are written a step, if there are drafts for them. Works on trees.
+    """
+    return _longest(lambda p, rows, tokens: _rank(p, rows, tokens) < k, least, sure=sure)
+
+
+def distance(epsilon: int, least: int = 1, *, sure: bool = False) -> Accept:
+    """Keep the longest path of tokens whose ids are within ε of the likeliest one's (1811.03115, §5.2).
+
+    For vocabularies that are a scale, such as pixels. `least` as for `top_k`. Works on trees.
+    """
+    return _longest(lambda p, rows, tokens: (tokens - p.argmax(-1)[rows]).abs() <= epsilon, least, sure=sure)
+
+
+def near_best(beta: int, tau: float, *, sure: bool = False) -> Accept:
+    """Keep the longest path of tokens among the β likeliest and within τ nats of the likeliest (2203.16487).
+
+    Works on trees.
+    """
+    def passes(p: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+        gap = p.amax(-1)[rows].log() - p[rows, tokens].log()
+        return (_rank(p, rows, tokens) < beta) & (gap <= tau)
+    return _longest(passes, sure=sure)
+
+
+def ensemble(weight: float, *, sure: bool = False) -> Accept:
+    """Decode with v = w·p + (1 − w)·q instead of p; the token after the last draft comes from p.
+
+    A drawn chain's tokens have the law v exactly; with siblings the rule is applied to one after the other. `sure`
+    keeps the likeliest token of v, and needs q in `probs`.
+    """
+    def mixed(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream) -> tuple[int | None, Tensor]:
+        if tokens:
+            p = weight * p + (1 - weight) * (_point(p, tokens[0]) if q is None else q)
+        return _likeliest(p, q, tokens, stream)
+
+    def relaxed(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream) -> tuple[int | None, Tensor]:
+        return one_by_one(p, q, tokens, stream, chance=lambda p, q: 1 - weight + weight * ratio(p, q))
+    return _down(mixed if sure else relaxed, sure)
+
+
+def lenience(share: float, *, sure: bool = False) -> Accept:
+    """Accept with min(1, p/(l·q)) and go on with norm(p − q)₊ after a rejection (Leviathan, 2211.17192, §A.5).
+
+    `sure` keeps what has at least l times the highest probability. Works on trees, one sibling after the other.
+    """
+    def relaxed(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream) -> tuple[int | None, Tensor]:
+        return one_by_one(p, q, tokens, stream, chance=lambda p, q: ratio(p, share * q))
+    near = _pardoned(lambda p, q, token: share < 1 and bool(p[token] >= share * p.max()))
+    return _down(near if sure else relaxed, sure)
+
+
+def kl(kappa: float, *, sure: bool = False) -> Accept:
+    """Accept what the exact rule accepts, and any draft where KL(q‖p) < κ nats (2601.04766).
+
+    A chosen draft has KL = −log p. `sure` needs q in `probs`. Works on trees, one sibling after the other.
+    """
+    def close(p: Tensor, q: Tensor | None, token: int) -> bool:
+        if q is None:
+            return -_log(float(p[token])) < kappa
+        return float(torch.special.xlogy(q, q).sum() - torch.special.xlogy(q, p).sum()) < kappa
+    return _down(_pardoned(close) if sure else _pardoned(close, one_by_one), sure)
+
+
+def fly(entropy: float, k: int, window: int, *, sure: bool = False) -> Accept:
+    """Pardon a rejected draft where the target is unsure and the exact rule accepts the next `window` drafts (FLy).
+
+    Unsure means that the entropy of the `k` highest probabilities, in nats, is at least `entropy` (2511.22972). The
+    window is shortened to fit behind the first draft. Chains only; raises `ValueError` when the tree forks.
+    """
+    level = _likeliest if sure else one_by_one
+
+    def rule(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
+        only_chains(tree, "fly")
+        law, wait, i = rows(logits), min(window, len(tree) - 1), 0
+
+        def native(i: int) -> tuple[int | None, Tensor]:
+            return level(law(i - 1), tree.probs.get(i - 1), tree.tokens[i:i + 1], stream)
+
+        def pardoned(i: int) -> bool:
+            p = law(i - 1)
+            top = p.topk(min(k, len(p))).values
+            return (0 < wait < len(tree) - i and float(-torch.special.xlogy(top, top).sum()) >= entropy
+                    and bool(p[tree.tokens[i]] > 0)
+                    and all(native(j)[0] is not None for j in range(i + 1, i + 1 + wait)))
+        while i < len(tree):
+            taken, left = native(i)
+            if taken is None:
+                if not pardoned(i):
+                    return list(range(i)), _next(left, stream, sure)
+                i += wait
+            i += 1
+        return list(range(i)), _next(law(i - 1), stream, sure)
+    return rule
+
+
+def synthetic(rates: Sequence[float], *, sure: bool = False) -> Accept:
+    """Accept the i-th draft with probability `rates[i]`, whatever it is; the last rate holds for all later ones.
+
+    For measuring what a step costs, not for text. In a tree the first child counts.
+    """
+    def rule(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
+        path, children = list[int](), tree.children()
+        node = ROOT
+        while node in children and stream.coin(rates[min(len(path), len(rates) - 1)]):
+            node = children[node][0]
+            path.append(node)
+        return path, _next(rows(logits)(node), stream, sure)
+    return rule
+
+
+def _next(left: Tensor, stream: Stream, sure: bool) -> int:
+    return int(left.argmax()) if sure else stream.choose(left)
+
+
+def _down(level: Level, sure: bool) -> Accept:
+    def rule(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
+        path, left = walk(tree, rows(logits), level, stream)
+        return path, _next(left, stream, sure)
+    return rule
+
+
+def _likeliest(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream) -> tuple[int | None, Tensor]:
+    """The exact rule at temperature 0."""
+    best = int(p.argmax())
+    return (tokens.index(best) if best in tokens else None), p
+
+
+def _pardoned(fine: Callable[[Tensor, Tensor | None, int], bool], level: Level = _likeliest) -> Level:
+    """What `level` takes, else the first child that is `fine`."""
+    def pardoning(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream) -> tuple[int | None, Tensor]:
+        taken, left = level(p, q, tokens, stream)
+        if taken is None:
+            taken = next((i for i, token in enumerate(tokens) if fine(p, q, token)), None)
+        return taken, left
+    return pardoning
+
+
+def _point(p: Tensor, token: int) -> Tensor:
+    """All mass on `token`, in the shape of p."""
+    mass = torch.zeros_like(p)
+    mass[token] = 1
+    return mass
+
+
+def _log(p: float) -> float:
+    return log(p) if p > 0 else -inf
+
+
+def _rank(p: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+    """How many tokens stand before each node's own in the order of p; ties go to the lower id."""
+    own, ids = p[rows, tokens][:, None], torch.arange(p.shape[1], device=p.device)
+    return ((p[rows] > own) | ((p[rows] == own) & (ids < tokens[:, None]))).sum(-1)
+
+
+def _longest(judge: Judge, least: int = 1, *, sure: bool) -> Accept:
+    """The longest path whose every node passes, then the likeliest; the first `least` − 1 drafts always pass."""
+    def rule(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
+        p = torch.softmax(logits.double(), -1)
+        if not len(tree):
+            return [], _next(p[0], stream, sure)
+        above = torch.tensor(tree.parents, device=p.device) + 1
+        tokens = torch.tensor(tree.tokens, device=p.device)
+        chances = p[above, tokens]
+        passed = (judge(p, above, tokens) & (chances > 0)).tolist()
+        best, scores = ROOT, {ROOT: (0, 0.0)}
+        for node, (depth, chance) in enumerate(zip(depths(tree.parents), chances.tolist(), strict=True)):
+            if tree.parents[node] in scores and (passed[node] or depth < least):
+                scores[node] = (depth, scores[tree.parents[node]][1] + _log(chance))
+                best = node if scores[node] > scores[best] else best
+        return tree.path(best), _next(p[1 + best], stream, sure)
+    return rule

@@ -1,0 +1,28 @@
+"""Ensemble acceptance: check drafts against a mixture of target and draft model, so that more of them are kept.
+
+The static form of DIVERSE, as in transformers' `assistant_ensemble_weight`. Drafts are held to v = `weight`·p +
+(1 − `weight`)·q, and the token after the last one comes from p. Weight 1 is exact. `over` names the method that
+drafts; `temperature` and `p` choose the law of p and q.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness.decoding.accept import Accept
+from harness.decoding.lossy import ensemble
+from harness.decoding.verified import Lossy
+from harness.strategy import knob
+
+
+@dataclass(frozen=True)
+class EnsembleAcceptance(Lossy):
+    """Drafted tokens of a drawn chain have the mixture's law."""
+
+    weight: float = knob(0.8, "of the target in the mixture; 1 is exact", low=0, high=1, sweep=(0.7, 0.8, 0.9))
+
+    paper: ClassVar[str] = "DIVERSE, as in transformers (assistant_ensemble_weight)"
+    compares: ClassVar[bool] = True
+
+    def rule(self) -> Accept:
+        """As for the exact rule with v in place of p."""
+        return ensemble(self.weight, sure=self.sure)

@@ -1,0 +1,28 @@
+"""KL acceptance: where draft model and target agree well enough, keep the draft whatever the coin says.
+
+The judge of arXiv 2601.04766, which needs no training. A draft that the exact rule rejects is kept when KL(q‖p) is
+below `kappa` nats (direction and threshold are this harness's choice). 0 is exact. `over` names the method that drafts.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness.decoding.accept import Accept
+from harness.decoding.lossy import kl
+from harness.decoding.verified import Lossy
+from harness.strategy import knob
+
+
+@dataclass(frozen=True)
+class KLAcceptance(Lossy):
+    """Pardons positions, not tokens."""
+
+    kappa: float = knob(0.1, "nats below which all drafts pass; 0 is exact", low=0, high=100,
+                        sweep=(0.03, 0.1, 0.3, 1.0, 3.0))
+
+    paper: ClassVar[str] = "arXiv 2601.04766"
+    compares: ClassVar[bool] = True
+
+    def rule(self) -> Accept:
+        """The exact rule, or a small divergence."""
+        return kl(self.kappa, sure=self.sure)
