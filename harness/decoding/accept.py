@@ -133,6 +133,12 @@ def one_by_one(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Strea
     return None, p
 
 
+def likeliest(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream) -> tuple[int | None, Tensor]:
+    """The exact rule at temperature 0: the child that is the likeliest token, if there is one."""
+    best = int(p.argmax())
+    return (tokens.index(best) if best in tokens else None), p
+
+
 def ratio(p: float, q: float) -> float:
     """min(1, p/q); zero when p is."""
     return p / q if p < q else float(p > 0)
@@ -185,17 +191,17 @@ def _k_drafts(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream
 
 def scale(p: Tensor, q: Tensor, k: int) -> float:
     """ρ in [1, k] with 1 − (1 − β)ᵏ = ρβ, where β = Σ min(q, p/ρ), from above: any such ρ keeps the law."""
-    q, p = q[q > 0], p[q > 0]
+    fixed, free = float(q[p >= k * q].sum()), float(p[p <= q].sum())  # min is q, or p/ρ, whatever ρ is
+    middle = (p > q) & (p < k * q)
+    p, q = p[middle], q[middle]
 
     def over(rho: float) -> bool:
-        beta = float(torch.minimum(q, p / rho).sum())
+        beta = fixed + free / rho + float(torch.minimum(q, p / rho).sum())
         return 1 - (1 - beta) ** k > rho * beta
     low, high = 1.0, float(k)
     if not over(low):
         return low
     while high - low > 1e-14 * high:
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if over(middle) else (low, middle)
+        half = (low + high) / 2
+        low, high = (half, high) if over(half) else (low, half)
     return high

@@ -10,7 +10,7 @@ from math import inf, log
 import torch
 from torch import Tensor
 
-from harness.decoding.accept import Accept, Level, greedy, one_by_one, only_chains, ratio, rows, walk
+from harness.decoding.accept import Accept, Level, greedy, likeliest, one_by_one, only_chains, ratio, rows, walk
 from harness.decoding.draw import Stream
 from harness.decoding.tree import ROOT, TokenTree, depths
 
@@ -65,7 +65,7 @@ def ensemble(weight: float, *, sure: bool = False) -> Accept:
     def mixed(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream) -> tuple[int | None, Tensor]:
         if tokens:
             p = weight * p + (1 - weight) * (_point(p, tokens[0]) if q is None else q)
-        return _likeliest(p, q, tokens, stream)
+        return likeliest(p, q, tokens, stream)
 
     def relaxed(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream) -> tuple[int | None, Tensor]:
         return one_by_one(p, q, tokens, stream, chance=lambda p, q: 1 - weight + weight * ratio(p, q))
@@ -101,7 +101,7 @@ def fly(entropy: float, k: int, window: int, *, sure: bool = False) -> Accept:
     Unsure means that the entropy of the `k` highest probabilities, in nats, is at least `entropy` (2511.22972). The
     window is shortened to fit behind the first draft. Chains only; raises `ValueError` when the tree forks.
     """
-    level = _likeliest if sure else one_by_one
+    level = likeliest if sure else one_by_one
 
     def rule(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
         only_chains(tree, "fly")
@@ -153,13 +153,7 @@ def _down(level: Level, sure: bool) -> Accept:
     return rule
 
 
-def _likeliest(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream) -> tuple[int | None, Tensor]:
-    """The exact rule at temperature 0."""
-    best = int(p.argmax())
-    return (tokens.index(best) if best in tokens else None), p
-
-
-def _pardoned(fine: Callable[[Tensor, Tensor | None, int], bool], level: Level = _likeliest) -> Level:
+def _pardoned(fine: Callable[[Tensor, Tensor | None, int], bool], level: Level = likeliest) -> Level:
     """What `level` takes, else the first child that is `fine`."""
     def pardoning(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream) -> tuple[int | None, Tensor]:
         taken, left = level(p, q, tokens, stream)

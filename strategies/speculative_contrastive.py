@@ -1,0 +1,97 @@
+"""Speculative contrastive decoding: the draft model is also the amateur whose taste the text is turned away from.
+
+Yuan et al. 2023 (arXiv 2311.08981). Among tokens with at least `alpha` times the target's highest probability, the law
+is softmax of (1 + `beta`)·log p − `beta`·log q; drafts of `gamma` tokens come from q and are accepted as in speculative
+decoding, with that law as target. `temperature` and `p` act on it and on the drafts. When all drafts are kept, `extra`
+says where the next token comes from: the "contrast", for one more forward of the draft model, or the "expert" p alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import inf, log
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from harness.decoding.accept import likeliest, one_by_one, walk
+from harness.decoding.draw import Likeliest, Stream
+from harness.decoding.loop import Step, draft_and_verify
+from harness.decoding.session import Session
+from harness.decoding.tree import TokenTree
+from harness.decoding.verified import Verified
+from harness.strategy import Guarantee, Need, Request, knob
+from strategies.drafters.chain import ModelChain
+
+
+def contrast(expert: Tensor, amateur: Tensor, alpha: float, beta: float) -> Tensor:
+    """(V,) scores from both models' logits; −∞ where the expert finds a token too unlikely."""
+    p, q = expert.double().log_softmax(-1), amateur.double().log_softmax(-1)
+    return ((1 + beta) * p - beta * q).masked_fill(p < p.max() + (log(alpha) if alpha else -inf), -inf)
+
+
+class _Contrast:
+    """Drafts, warps and accepts for one text; the amateur's logits are noted as it drafts and read when missing."""
+
+    def __init__(self, method: "SpeculativeContrastive", session: Session, request: Request) -> None:
+        self.method, self.session = method, session
+        self.amateur: list[Tensor] = []                   # after the text, after the first draft, …
+        self.texts: Sequence[Sequence[int]] = ()          # the text before each row of the tree in hand
+        self.chain = ModelChain(session.draft, method.gamma, self._noted, method.draws(request) or Likeliest())
+
+    def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
+        """A chain from the amateur, at most `limit` tokens."""
+        return self.chain.draft(text, last, limit)
+
+    def warp(self, logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+        """Nothing yet: which rows are needed shows as drafts are accepted."""
+        self.texts = texts
+        return logits
+
+    def accept(self, tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
+        """The exact rule with the contrastive law as target."""
+        sure = not self.method.temperature
+
+        def law(node: int) -> Tensor:
+            return self._law(node + 1, logits[node + 1], len(tree))
+        path, left = walk(tree, law, likeliest if sure else one_by_one, stream)
+        self.amateur.clear()
+        return path, int(left.argmax()) if sure else stream.choose(left)
+
+    def _law(self, row: int, expert: Tensor, drafts: int) -> Tensor:
+        scores = expert
+        if not 0 < row == drafts or self.method.extra == "contrast":
+            if row == len(self.amateur):
+                self.session.draft.follow(self.texts[row])
+                self.amateur.append(self.session.draft.read().logits[0])
+            scores = contrast(expert, self.amateur[row], self.method.alpha, self.method.beta)
+        return torch.softmax(self.method.law()(scores[None], [self.texts[row]])[0].double(), -1)
+
+    def _noted(self, logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+        self.amateur.append(logits[0])
+        return self.method.law()(logits, texts)
+
+
+@dataclass(frozen=True)
+class SpeculativeContrastive(Verified):
+    """Exact for the contrastive law, which is not the target's own; at temperature 0 its likeliest tokens."""
+
+    gamma: int = knob(4, "tokens drafted a step", low=1, high=64, sweep=(1, 2, 4, 8))
+    alpha: float = knob(0.1, "share of the highest probability that a token needs", low=0, high=1,
+                        sweep=(0.05, 0.1, 0.3))
+    beta: float = knob(0.5, "weight of the amateur; 0 leaves the target's law", low=0, high=10, sweep=(0.1, 0.3, 0.5))
+    extra: str = knob("contrast", "the token after drafts that were all kept", choices=("contrast", "expert"),
+                      sweep=("contrast", "expert"))
+
+    paper: ClassVar[str] = "Yuan et al. 2023, arXiv 2311.08981"
+    guarantee: ClassVar[Guarantee] = "changes-output"
+    needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
+
+    def drafter(self, session: Session, request: Request) -> _Contrast:
+        """The amateur."""
+        return _Contrast(self, session, request)
+
+    def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
+        """Yield the accepted drafts and one more token at each step."""
+        both = self.drafter(session, request)
+        return draft_and_verify(session, both, both.accept, request, both.warp)

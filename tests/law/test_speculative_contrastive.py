@@ -1,0 +1,111 @@
+"""Speculative contrastive decoding writes the contrastive law, computed here by hand from full forwards."""
+
+from collections import Counter
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import Tensor
+
+from harness.decoding import accept
+from harness.decoding.draw import PhiloxStream
+from harness.decoding.engine import Engine
+from harness.decoding.session import Session
+from harness.strategy import Request
+from strategies.greedy import Greedy
+from strategies.speculative import Speculative
+from strategies.speculative_contrastive import SpeculativeContrastive
+from tests.decode import decode
+from tests.law.test_output_law import DRAWS, LENGTH, PROMPT, VOCAB, draft, target
+
+METHOD = SpeculativeContrastive(gamma=2, temperature=0.8)
+
+
+def log_probs(model: Engine, text: list[int]) -> Tensor:
+    with torch.inference_mode():
+        return model.model(torch.tensor([text])).logits[0, -1].double().log_softmax(-1)
+
+
+def following(method: SpeculativeContrastive, text: list[int], beta: float | None = None) -> Tensor:
+    """The contrastive law (V,) after a text, at the temperature of `method`, or 1 where that is 0."""
+    beta = method.beta if beta is None else beta
+    expert, amateur = log_probs(target(), text), log_probs(draft(), text)
+    scores = (1 + beta) * expert - beta * amateur
+    scores[expert.exp() < method.alpha * expert.exp().max()] = float("-inf")
+    return (scores / (method.temperature or 1)).softmax(-1)
+
+
+def expected(method: SpeculativeContrastive) -> dict[tuple[int, ...], float]:
+    found: dict[tuple[int, ...], float] = {(): 1.0}
+    for _ in range(LENGTH):
+        found = {(*text, token): chance * p for text, chance in found.items()
+                 for token, p in enumerate(following(method, [*PROMPT, *text]).tolist()) if p}
+    return found
+
+
+def p_value(method: SpeculativeContrastive) -> float:
+    seen = Counter(tuple(decode(method, target(), PROMPT, draft=draft(), new=LENGTH, eos=None,
+                                stream=PhiloxStream("contrast", method.spec(), i))) for i in range(DRAWS))
+    law = expected(method)
+    assert set(seen) <= set(law)
+    common = [text for text in product(range(VOCAB), repeat=LENGTH) if DRAWS * law.get(text, 0) >= 5]
+    counts, shares = [seen[text] for text in common], [DRAWS * law[text] for text in common]
+    rest = DRAWS - sum(shares)
+    return float(chisquare([*counts, DRAWS - sum(counts)], [*shares, rest]).pvalue)
+
+
+def test_the_contrastive_law_is_kept() -> None:
+    assert p_value(METHOD) > 1e-3
+
+
+def test_a_planted_bug_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accept, "_rejected", lambda p, q, token, replacement: (p, q))
+    assert p_value(METHOD) < 1e-6
+
+
+@pytest.mark.parametrize("method", [SpeculativeContrastive(), SpeculativeContrastive(gamma=2, beta=2.0, alpha=0.3)])
+def test_at_temperature_zero_the_likeliest_of_the_contrast(method: SpeculativeContrastive) -> None:
+    different = False
+    for prompt in ([3, 4], [5, 3, 4], [4, 4, 5]):
+        text = list(prompt)
+        for _ in range(30):
+            text.append(int(following(method, text).argmax()))
+        found = decode(method, target(), prompt, draft=draft(), eos=None)
+        assert found == text[len(prompt):]
+        different |= found != decode(Greedy(), target(), prompt, eos=None)
+    assert different
+
+
+def test_the_extra_token_may_come_from_the_expert() -> None:
+    """At alpha 1 the contrast is one token, and only the expert's own has a choice."""
+    method = SpeculativeContrastive(gamma=2, extra="expert", alpha=1.0, temperature=1.0)
+    kept = [decode(method, target(), PROMPT, draft=draft(), new=9, eos=None, sample=i) for i in range(8)]
+    contrasts = [decode(replace(method, extra="contrast"), target(), PROMPT, draft=draft(), new=9, eos=None, sample=i)
+                 for i in range(8)]
+    greedy = decode(Greedy(), target(), PROMPT, new=9, eos=None)
+    assert all(tokens == greedy for tokens in contrasts)
+    assert any(tokens != greedy for tokens in kept)
+    for cold in (SpeculativeContrastive(extra="expert", beta=0.0), SpeculativeContrastive(beta=0.0)):
+        assert decode(cold, target(), PROMPT, draft=draft()) == decode(Greedy(), target(), PROMPT)
+
+
+def test_without_weight_or_cut_it_is_speculative() -> None:
+    plain = SpeculativeContrastive(alpha=0.0, beta=0.0, temperature=0.8, p=0.9)
+    for sample in range(5):
+        found = decode(plain, target(), PROMPT, draft=draft(), sample=sample)
+        assert found == decode(Speculative(temperature=0.8, p=0.9), target(), PROMPT, draft=draft(), sample=sample)
+
+
+@pytest.mark.parametrize(("extra", "drafts"), [("contrast", 6 * 4 + 7), ("expert", 6 * 4 + 1)])
+def test_counts_when_all_is_kept(extra: str, drafts: int) -> None:
+    """One model as both: the first token needs the amateur too, and so does a contrast after the last draft."""
+    method, session, sizes = SpeculativeContrastive(extra=extra), Session(target(), Session(target())), list[int]()
+    for block in method.generate(session, Request(tuple(PROMPT), 31, PhiloxStream(0))):
+        sizes.append(len(block))
+        if sum(sizes) >= 31:
+            break
+    session.close()
+    assert sizes == [1, 5, 5, 5, 5, 5, 5]
+    assert (session.work.forwards, session.draft_work.forwards) == (7, drafts)
