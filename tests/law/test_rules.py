@@ -208,3 +208,53 @@ def test_independent_drafts_may_be_tried_in_any_order() -> None:
         path, token = k_seq(turned, rows, stream)
         return [len(tree) - 1 - node for node in path], token
     assert one_position(backwards, 3, True, P, Q)[0] == pytest.approx(P, abs=1e-12)
+
+
+def test_scale_solves_its_equation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for k in (2, 3, 8):
+        p, q = torch.rand(2, 50, generator=generator, dtype=torch.float64).pow(3)
+        p[:5], q[3:8] = 0, 0
+        p, q = p / p.sum(), q / q.sum()
+        rho = scale(p, q, k)
+        beta = float(torch.minimum(q, p / rho).sum())
+        assert 1 < rho < k
+        assert 1 - (1 - beta) ** k == pytest.approx(rho * beta, abs=1e-12)
+
+
+@pytest.mark.parametrize("rule", [rejection, k_seq, delta])
+def test_a_last_branch_that_cannot_be_changes_nothing(rule: Accept) -> None:
+    p = (.6, .4, 0.)
+    for tokens in ((0, 2), (1, 2), (1, 0, 2)):
+        longer, shorter = (TokenTree(t, (-1,) * len(t)) for t in (tokens, tokens[:-1]))
+
+        def run(tree: TokenTree, stream: Stream) -> tuple[int, ...]:
+            path, token = rule(tree, logits(*[p] * (1 + len(tree))), stream)
+            return (*(tree.tokens[i] for i in path), token)
+        assert same(law(lambda s, t=longer: run(t, s)), law(lambda s, t=shorter: run(t, s)))
+
+
+@pytest.mark.parametrize("rule", [rejection, k_seq])
+def test_the_numbering_of_nodes_changes_nothing(rule: Accept) -> None:
+    """Any numbering with parents before children and siblings in order is the same tree."""
+    q = vector(Q)
+    across = TokenTree((0, 2, 1, 2), (-1, -1, 0, 1), {-1: q, 0: q, 1: q})
+    down = TokenTree((0, 1, 2, 2), (-1, 0, -1, 2), {-1: q, 0: q, 2: q})
+
+    def run(tree: TokenTree, stream: Stream) -> tuple[int, ...]:
+        path, token = rule(tree, read(tree, conditional), stream)
+        return (*(tree.tokens[i] for i in path), token)
+    assert same(law(lambda s: run(across, s)), law(lambda s: run(down, s)))
+
+
+@pytest.mark.parametrize("rule", [rejection, k_seq, block, delta])
+@pytest.mark.parametrize(("tokens", "path", "token"), [
+    ((1, 2, 0), [0, 1, 2], 1), ((1, 0, 0), [0], 2), ((0, 1, 1), [], 1)])
+def test_laws_of_one_token_are_greedy(rule: Accept, tokens: tuple[int, ...], path: list[int], token: int) -> None:
+    rows = logits((0, 1, 0), (0, 0, 1), (1, 0, 0), (0, 1, 0))
+    drawn = TokenTree.chain(tokens, [torch.eye(3, dtype=torch.float64)[t] for t in tokens])
+    for tree in (drawn, TokenTree.chain(tokens)):
+        def run(stream: Stream, tree: TokenTree = tree) -> tuple[int, ...]:
+            kept, after = rule(tree, rows, stream)
+            return (*kept, after)
+        assert law(run) == {(*path, token): 1}
