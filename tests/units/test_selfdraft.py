@@ -21,10 +21,11 @@ from strategies.greedy import Greedy
 from strategies.jacobi import Guesses, Jacobi
 from strategies.layer_skip import LayerSkip
 from strategies.lookahead import Lookahead, Pool, Window
-from tests import chances as law
+from strategies.tr_jacobi import TrJacobi, shape, tail
 from tests import models
-from tests.chances import MASS, TEMPERATURE, p_value
 from tests.decode import engine
+from tests.law import test_output_law as law
+from tests.law.test_output_law import MASS, TEMPERATURE, p_value
 from tests.markov import Markov
 from tests.models import prompts, tiny_model
 
@@ -54,6 +55,7 @@ def greedy(prompt: Sequence[int], new: int, on: Engine | None = None) -> list[in
 
 LOSSLESS = [
     Jacobi(), Jacobi(block=3, init="prompt"), Jacobi(block=8, init="random"),
+    TrJacobi(), TrJacobi(k=3, depth=2, nodes=5, retrieval=False), TrJacobi(k=200, depth=8, max_ngram=1),
     Lookahead(), Lookahead(window=3, ngram=2, guesses=3), Lookahead(window=1, ngram=3), Lookahead(from_prompt=True),
 ]
 
@@ -69,6 +71,7 @@ def test_tokens_are_those_of_greedy(strategy: Strategy, arch: str) -> None:
 
 @pytest.mark.parametrize("strategy", [
     Jacobi(block=2, temperature=TEMPERATURE, p=MASS),
+    TrJacobi(k=3, depth=2, nodes=6, temperature=TEMPERATURE, p=MASS),
     Lookahead(window=2, ngram=2, guesses=3, from_prompt=True, temperature=TEMPERATURE, p=MASS),
 ], ids=lambda s: s.name)
 def test_the_law_is_kept(strategy: Strategy) -> None:
@@ -152,6 +155,44 @@ def test_the_pool_forgets_the_least_recent() -> None:
         pool.add(9, rest)
     assert pool.after(9) == [(5, 6), (1, 2)]
     assert pool.after(8) == []
+
+
+def test_the_tree_of_ranks_prefers_likely_paths() -> None:
+    paths = shape(10, 5, 63)
+    assert len(set(paths)) == 63
+    assert all(path[:-1] in ((), *paths[:i]) for i, path in enumerate(paths))
+    assert all((*path[:-1], path[-1] - 1) in paths[:i] for i, path in enumerate(paths) if path[-1])
+    assert shape(1, 3, 63) == ((0,), (0, 0), (0, 0, 0))
+    assert len(shape(2, 2, 63)) == 6
+
+
+def test_what_was_not_confirmed_is_carried_over() -> None:
+    """The rows that give the next table stand below the last accepted node, on the first path."""
+    tree = TokenTree((4, 5, 6, 7, 8, 9), (-1, -1, 0, 0, 2, 3))
+    session = Session(target())
+    session.follow(PROMPTS[0])
+    reading = session.read(tree)
+    assert tail(Step(tree, reading, [], 1)) == [0, 2, 4]
+    assert tail(Step(tree, reading, [0, 3], 1)) == [5]
+    assert tail(Step(tree, reading, [1], 1)) == []
+    drafter = TrJacobi(k=2, depth=2, nodes=6, retrieval=False).drafter(session, Request((3, 4), 9, PhiloxStream(0)))
+    (a, b), (c, d) = reading.logits[[3, 5]].topk(2).indices.tolist()
+    made = drafter.draft([3, 4], Step(tree, reading, [0], 1), 9)
+    assert {tuple(made.tokens[n] for n in made.path(node)) for node in range(6)} == {
+        (a,), (b,), (a, c), (a, d), (b, c), (b, d)}
+    assert max(map(len, map(made.path, range(len(made))))) <= 2
+    session.close()
+
+
+def test_a_chain_is_looked_up_in_the_text() -> None:
+    text, session = [4, 5, 6, 7, 8, 9, 4, 5], Session(target())
+    session.follow(text)
+    last, request = Step(EMPTY, session.read(), [], 5), Request((4,), 30, PhiloxStream(0))
+    for retrieval in (False, True):
+        made = TrJacobi(k=1, depth=4, retrieval=retrieval).drafter(session, request).draft(text, last, 30)
+        paths = [[made.tokens[n] for n in made.path(node)] for node in range(len(made))]
+        assert ([6, 7, 8, 9] in paths) == retrieval
+    session.close()
 
 
 @cache
