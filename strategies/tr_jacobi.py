@@ -4,16 +4,15 @@ Wang et al. 2024, Make Some Noise (arXiv 2406.17404, §3.3); the decoding side a
 holds the `k` likeliest tokens for the d-th place, `depth` rows in all, taken where the last step's best path was not
 confirmed; rows that nothing is known of are filled with tokens drawn from the text. The tree takes the `nodes` places
 of the table that are likeliest when a token of rank r is right in proportion to 1/(1 + r)² and each further place in
-one case of four (the authors fix a tree of 63 nodes). `retrieval` adds what followed the longest match, of at most `max_ngram` tokens, with the text's end. The
-trained models of the paper expect noise in their input; others accept less. `temperature` and `p` choose the law,
-which is kept exactly.
+one case of four (the authors fix a tree of 63 nodes). `retrieval` adds what followed the longest match, of at most
+`max_ngram` tokens, with the text's end. The trained models of the paper expect noise in their input; others accept
+less. `temperature` and `p` choose the law, which is kept exactly.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import heappop, heappush
-from itertools import zip_longest
 from typing import ClassVar
 
 import torch
@@ -67,7 +66,7 @@ class Table:
         rows += [self._noise(text) for _ in range(depth - len(rows))]
         paths = [[row[rank] for row, rank in zip(rows, ranks, strict=False)]
                  for ranks in shape(self.k, depth, self.nodes)
-                 if all(rank < len(row) for row, rank in zip_longest(rows[:len(ranks)], ranks))]
+                 if all(rank < len(row) for row, rank in zip(rows, ranks, strict=False))]
         if self.lookup:
             paths.append(self.lookup.lookup(text))
         return branches(paths, depth)

@@ -21,6 +21,7 @@ from strategies.greedy import Greedy
 from strategies.jacobi import Guesses, Jacobi
 from strategies.layer_skip import LayerSkip
 from strategies.lookahead import Lookahead, Pool, Window
+from strategies.swift import Search, Swift, comb
 from strategies.tr_jacobi import TrJacobi, shape, tail
 from tests import models
 from tests.decode import engine
@@ -192,14 +193,16 @@ def test_a_chain_is_looked_up_in_the_text() -> None:
         made = TrJacobi(k=1, depth=4, retrieval=retrieval).drafter(session, request).draft(text, last, 30)
         paths = [[made.tokens[n] for n in made.path(node)] for node in range(len(made))]
         assert ([6, 7, 8, 9] in paths) == retrieval
+        short = TrJacobi(depth=4, retrieval=retrieval).drafter(session, request).draft(text, last, 1)
+        assert set(short.parents) == {-1}
     session.close()
 
 
 @cache
-def deep(arch: str = "llama", vocab: int = 97, sharpness: float = 2.5) -> Engine:
-    """A tiny model of six layers, whose MLPs are weak enough for it to agree with itself when some are left out."""
+def deep(arch: str = "llama", vocab: int = 97, sharpness: float = 2.5, layers: int = 6) -> Engine:
+    """A tiny model of several layers, whose MLPs are weak enough for it to agree with itself when some are left out."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "LAYERS", 6)
+        patch.setattr(models, "LAYERS", layers)
         patch.setattr(models, "MLP_GAIN", 3.0)
         return Engine(tiny_model(arch, vocab=vocab, sharpness=sharpness), models.MAX_POSITIONS)
 
@@ -310,7 +313,8 @@ def test_sublayers_left_out_are_spread_between_the_ends() -> None:
     assert not (found.attention | found.mlp) & {0, 31}
 
 
-SELF = [LayerSkip(theta=0.3), LayerSkip(share=1.0, gamma=4, theta=0.0, adapt=False)]
+SELF = [Swift(window=8), Swift(window=4, theta=0.0, gamma=6, share=1.0), LayerSkip(theta=0.3),
+        LayerSkip(share=1.0, gamma=4, theta=0.0, adapt=False)]
 
 
 @pytest.mark.parametrize("arch", ["llama", "gpt2", "opt", "qwen2"])
@@ -341,11 +345,63 @@ def test_drafts_of_many_texts_are_read_together(strategy: Strategy) -> None:
 
 @pytest.mark.parametrize("strategy", [
     LayerSkip(share=0.5, gamma=2, theta=0.3, temperature=TEMPERATURE, p=MASS),
+    Swift(share=0.5, gamma=2, theta=0.3, window=1, temperature=TEMPERATURE, p=MASS),
 ], ids=lambda s: s.name)
 def test_the_law_of_a_deep_model_is_kept(strategy: Strategy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(law, "target", lambda: deep("llama", law.VOCAB, 0.8))
+    monkeypatch.setattr(law, "target", lambda: deep("llama", law.VOCAB, 0.8, 4))
     law.expected.cache_clear()
     try:
         assert p_value(strategy, None) > 1e-3
     finally:
         law.expected.cache_clear()
+
+
+@torch.inference_mode()
+def test_a_plan_is_scored_by_its_agreement_with_the_text() -> None:
+    """Nothing left out agrees with greedy's own text everywhere; the score is what plain forwards say."""
+    session, text = Session(deep()), [*PROMPTS[0], *greedy(PROMPTS[0], 24, deep())]
+    session.follow(text[:-1])
+    session.read()
+    search = Search(session, Swift(window=16), Request(tuple(PROMPTS[0]), 99, PhiloxStream(0)))
+    assert search.score(text, Skip()) == 1.0
+    plan, whole = Skip(mlp=frozenset({1, 2, 3, 4})), Session(deep())
+    right = 0
+    for i in range(len(text) - 16, len(text)):
+        whole.follow(text[:len(text) - 17])
+        whole.read()
+        right += whole.skim(text[len(text) - 17:i], plan).best[-1] == text[i]
+    assert 0 < right < 16
+    assert search.score(text, plan) == right / 16
+    session.close()
+    whole.close()
+
+
+def test_the_search_keeps_the_best_plan_and_ends() -> None:
+    session, text = Session(deep()), [*PROMPTS[0], *greedy(PROMPTS[0], 24, deep())]
+    session.follow(text[:-1])
+    session.read()
+    request = Request(tuple(PROMPTS[0]), 99, PhiloxStream(0))
+    search, scores = Search(session, Swift(window=16, share=0.5, enough=1.0, patience=6), request), list[float]()
+    start = search.plan
+    for _ in range(40):
+        search.step(text)
+        scores.append(search.score(text, search.plan))
+    assert scores == sorted(scores)
+    assert scores[0] == search.score(text, start)
+    assert len(search.plan.attention) + len(search.plan.mlp) == 4
+    assert not (search.plan.attention | search.plan.mlp) & {0, 5}
+    done = session.draft_work.forwards
+    search.step(text)
+    assert session.draft_work.forwards == done
+    short = Search(session, Swift(window=50), request)
+    short.step(text)
+    assert session.draft_work.forwards == done
+    session.close()
+
+
+def test_a_comb_has_more_teeth_where_the_model_is_unsure() -> None:
+    tree = comb([[4, 5, 6], [7], [8, 9]])
+    assert (tree.tokens, tree.parents) == ((4, 5, 6, 7, 8, 9), (-1, -1, -1, 0, 3, 3))
+    session, blocks = steps(Swift(share=0.0, theta=0.0, gamma=4), PROMPTS[0], 31, deep())
+    assert [len(block) for block in blocks] == [1, 5, 5, 5, 5, 5, 5]
+    assert session.work.drafted >= 3 * 24

@@ -1,0 +1,114 @@
+"""SWIFT: self-speculative decoding that searches, while a text is written, which sublayers its drafts can do without.
+
+Xia et al. 2024 (arXiv 2410.06916). `share` of the sublayers between the first and the last layer are left out. After
+each step another set, drawn at random, reads the last `window` tokens that were written, in one forward; the set whose
+likeliest tokens agree with them most is kept, until `enough` agree, or `patience` sets in a row were no better, or
+`most` were tried. (The authors draw every 25th set by Bayesian optimisation; here all are random.) At most `gamma`
+tokens are drafted a step, each with its runners-up beside it, the more the less sure it is; drafting stops after a
+token less probable than `theta`. `temperature` and `p` choose the law; drafts are chosen, not drawn, so it is kept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from harness.decoding.layers import Skip
+from harness.decoding.loop import Step
+from harness.decoding.session import Session
+from harness.decoding.tree import TokenTree
+from harness.decoding.verified import Verified
+from harness.strategy import Request, knob
+from strategies.drafters.sublayers import left_out, spread
+
+SURE = (0.95, 0.8, 0.5)                         # the authors' code: probabilities of the likeliest token …
+WIDTHS = {True: (3, 5, 8, 10), False: (1, 3, 5, 10)}  # … and how many tokens are tried above each, greedy or sampling
+
+
+@dataclass(frozen=True)
+class Swift(Verified):
+    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+
+    share: float = knob(0.45, "of the sublayers between the first and the last layer, left out of drafts", low=0,
+                        high=1, sweep=(0.3, 0.45, 0.5))
+    gamma: int = knob(25, "levels drafted a step at most", low=1, high=64, sweep=(6, 12, 25))
+    theta: float = knob(0.8, "drafting stops after a token less probable than this", low=0, high=1, sweep=(0.6, 0.8))
+    window: int = knob(50, "tokens written that a set is tried on", low=1, high=512, sweep=(25, 50))
+    enough: float = knob(0.93, "agreement that ends the search", low=0, high=1)
+    patience: int = knob(300, "sets in a row without a better one that end it", low=0, high=100000)
+    most: int = knob(1000, "sets tried for a text at most", low=0, high=100000, sweep=(0, 1000))
+
+    paper: ClassVar[str] = "Xia et al. 2024, arXiv 2410.06916"
+
+    def drafter(self, session: Session, request: Request) -> "Comb":
+        """The model without some of its sublayers."""
+        return Comb(session, self, Search(session, self, request))
+
+
+class Search:
+    """Looks for the set of sublayers without which the model agrees best with what it wrote."""
+
+    def __init__(self, session: Session, knobs: Swift, request: Request) -> None:
+        self.session, self.knobs, self.request = session, knobs, request
+        self.inner = range(1, len(session.engine.layers) - 1)
+        self.plan = spread(len(session.engine.layers), knobs.share)
+        self.found, self.tried, self.in_vain = -1.0, 0, 0
+
+    def step(self, text: Sequence[int]) -> None:
+        """Try one more set on `text`, all of which but the last token has been read."""
+        knobs, written = self.knobs, len(text) - len(self.request.prompt)
+        if (written < knobs.window or self.found >= knobs.enough or self.in_vain >= knobs.patience
+                or self.tried >= knobs.most):
+            return
+        plan = self._drawn() if self.tried else self.plan
+        self.tried, score = self.tried + 1, self.score(text, plan)
+        self.in_vain += 1
+        if score > self.found:
+            self.plan, self.found, self.in_vain = plan, score, 0
+
+    def score(self, text: Sequence[int], plan: Skip) -> float:
+        """Share of the last `window` tokens that are the likeliest ones when the tokens before them are given."""
+        window = min(self.knobs.window, len(text) - 1)
+        said = self.session.skim(text[-window - 1:-1], plan, back=window).best
+        return sum(a == b for a, b in zip(said, text[-window:], strict=True)) / window
+
+    def _drawn(self) -> Skip:
+        """A set of the wanted size, every one as likely as any other."""
+        weights, chosen = torch.ones(2 * len(self.inner)), list[int]()
+        for _ in range(left_out(len(self.inner) + 2, self.knobs.share)):
+            chosen.append(self.request.stream.choose(weights))
+            weights[chosen[-1]] = 0
+        half = len(self.inner)
+        return Skip(frozenset(1 + i for i in chosen if i < half), frozenset(1 + i - half for i in chosen if i >= half))
+
+
+class Comb:
+    """Drafts a chain with the plan found so far, and beside each of its tokens the next likely ones."""
+
+    def __init__(self, session: Session, knobs: Swift, search: Search) -> None:
+        self.session, self.knobs, self.search = session, knobs, search
+
+    def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
+        """A tree of at most `limit` levels; the level that ends it for want of confidence is part of it."""
+        self.search.step(text)
+        levels, newest = list[list[int]](), text[-1]
+        while len(levels) < min(self.knobs.gamma, limit):
+            probs = torch.softmax(self.session.skim([newest], self.search.plan).logits[0], -1)
+            surest = float(probs.max())
+            width = WIDTHS[self.knobs.temperature == 0][sum(surest <= bound for bound in SURE)]
+            levels.append(probs.topk(min(width, len(probs))).indices.tolist())
+            newest = levels[-1][0]
+            if surest < self.knobs.theta:
+                break
+        return comb(levels)
+
+
+def comb(levels: Sequence[Sequence[int]]) -> TokenTree:
+    """Every level's tokens below the first token of the level before it."""
+    tokens, parents, above = list[int](), list[int](), -1
+    for level in levels:
+        parents += [above] * len(level)
+        above = len(tokens)
+        tokens += level
+    return TokenTree(tuple(tokens), tuple(parents))
