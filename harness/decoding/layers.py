@@ -15,8 +15,9 @@ MLP = (("mlp",), ("feed_forward",), ("fc1", "fc2"))
 
 
 class Layer(NamedTuple):
-    """One decoder layer: its attention, and the modules of its MLP in the order in which they run."""
+    """One decoder layer: all of it, its attention, and the modules of its MLP in the order in which they run."""
 
+    whole: nn.Module
     attention: nn.Module
     mlp: tuple[nn.Module, ...]
 
@@ -54,7 +55,7 @@ def find(model: Any) -> list[Layer]:
     count = int(model.config.get_text_config().num_hidden_layers)
     stack = next((each for each in model.get_decoder().modules()
                   if isinstance(each, nn.ModuleList) and len(each) == count), None)
-    found = [_layer(dict(each.named_children())) for each in stack] if stack is not None else []
+    found = [_layer(each) for each in stack] if stack is not None else []
     layers = [layer for layer in found if layer]
     if not layers or len(layers) < count:
         raise Unsupported(f"cannot tell attention from MLP in the layers of {type(model).__name__}")
@@ -77,10 +78,11 @@ def replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]
                 module.__dict__["forward"] = own
 
 
-def _layer(parts: Mapping[str, nn.Module]) -> Layer | None:
+def _layer(whole: nn.Module) -> Layer | None:
+    parts = dict(whole.named_children())
     attention = next((parts[name] for name in ATTENTION if name in parts), None)
     mlp = next((tuple(parts[name] for name in names) for names in MLP if set(names) <= set(parts)), None)
-    return Layer(attention, mlp) if attention and mlp else None
+    return Layer(whole, attention, mlp) if attention and mlp else None
 
 
 def _no_attention(hidden_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, None]:

@@ -15,12 +15,16 @@ from harness.decoding.loop import Step
 from harness.decoding.schedule import together
 from harness.decoding.session import Session, Work
 from harness.decoding.tree import EMPTY, TokenTree
+from harness.decoding.verified import Verified
+from harness.errors import UserError
 from harness.strategy import Request, Strategy
 from strategies.drafters.sublayers import spread
+from strategies.ffn_skip import FfnSkip, SkipAlike
 from strategies.greedy import Greedy
 from strategies.jacobi import Guesses, Jacobi
 from strategies.layer_skip import LayerSkip
 from strategies.lookahead import Lookahead, Pool, Window
+from strategies.streaming import Streaming
 from strategies.swift import Search, Swift, comb
 from strategies.tr_jacobi import TrJacobi, shape, tail
 from tests import models
@@ -405,3 +409,113 @@ def test_a_comb_has_more_teeth_where_the_model_is_unsure() -> None:
     session, blocks = steps(Swift(share=0.0, theta=0.0, gamma=4), PROMPTS[0], 31, deep())
     assert [len(block) for block in blocks] == [1, 5, 5, 5, 5, 5, 5]
     assert session.work.drafted >= 3 * 24
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2", "opt"])
+def test_no_mlp_is_left_out_above_a_cosine_of_one(arch: str) -> None:
+    for strategy in (FfnSkip(threshold=1.01, cold=0, warm_up=0), FfnSkip(threshold=-1.0, share=0.0, cold=0, warm_up=0),
+                     FfnSkip(threshold=-1.0, share=1.0, cold=3, warm_up=0), FfnSkip(threshold=-1.0, cold=0)):
+        session, blocks = steps(strategy, PROMPTS[0], 26, deep(arch))
+        assert [t for block in blocks for t in block] == greedy(PROMPTS[0], 26, deep(arch))
+        assert (session.work.forwards, session.work.positions) == (26, len(PROMPTS[0]) + 25)
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2", "opt"])
+def test_a_low_threshold_leaves_out_the_layers_after_the_first(arch: str) -> None:
+    """With every cosine good enough, the first middle layer triggers and the next two of six MLPs are skipped."""
+    plan, session, text = SkipAlike(-1.0, 0.4, 1), Session(deep(arch)), PROMPTS[0]
+    tree = TokenTree((5, 6, 7), (-1, -1, 0))
+    found = []
+    for each in (plan, Skip(mlp=frozenset({2, 3}))):
+        session.follow([])
+        session.follow(text)
+        found.append(session.read(tree, each).logits)
+    torch.testing.assert_close(found[0], found[1])
+    session.close()
+
+
+def test_every_token_decides_for_itself() -> None:
+    """Tokens of one forward that skip and tokens that do not give what they give alone."""
+    session, text = Session(deep()), list(PROMPTS[0])
+    tree, alone = TokenTree(tuple(range(10, 40)), (-1,) * 30), []
+    session.follow(text)
+    plain = session.read(tree).logits[1:]
+    merged = session.read(tree, plan := SkipAlike(0.93, 0.5, 0)).logits[1:]
+    for token in tree.tokens:
+        alone.append(session.read(TokenTree((token,), (-1,)), plan).logits[1])
+    torch.testing.assert_close(merged, torch.stack(alone), atol=1e-4, rtol=1e-4)
+    kinds = {bool((a - b).abs().max() < 1e-4) for a, b in zip(merged, plain, strict=True)}
+    assert kinds == {True, False}
+    session.close()
+
+
+def test_sinks_and_window_that_stay() -> None:
+    """Golden 20: of ten tokens 0 to 3 and 6 to 9 stay, in positions 0 to 7; larger chunks leave more room."""
+    four = Streaming(sinks=4, window=4, chunk=1)
+    assert [four.dropped(length) for length in (3, 8, 9, 10)] == [0, 0, 1, 2]
+    chunks = Streaming(sinks=2, window=10, chunk=4)
+    assert [chunks.dropped(length) for length in (12, 13, 16, 17, 40)] == [0, 4, 4, 8, 28]
+    with pytest.raises(UserError, match="larger than the window"):
+        Streaming(window=8, chunk=9)
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_streaming_is_greedy_on_the_shortened_text(arch: str) -> None:
+    on, prompt = target(arch), [*PROMPTS[0], *PROMPTS[1]]
+    exact = Streaming(sinks=4, window=len(prompt) + 16, chunk=5)
+    _, blocks = steps(exact, prompt, 20, on)
+    assert [t for block in blocks for t in block] == greedy(prompt, 20, on)
+    strategy = Streaming(sinks=3, window=9, chunk=4)
+    session, blocks = steps(strategy, prompt, 30, on)
+    text = list(prompt)
+    for block in blocks:
+        kept = text[:3] + text[3 + strategy.dropped(len(text)):]
+        assert len(kept) <= 12
+        with torch.inference_mode():
+            text.append(int(on.model(torch.tensor([kept])).logits[0, -1].argmax()))
+        assert block == text[-1:]
+    assert text[len(prompt):] != greedy(prompt, 30, on)
+    assert session.work.positions < 30 * 4
+
+
+def test_the_law_of_a_text_that_fits_is_kept() -> None:
+    assert p_value(Streaming(temperature=TEMPERATURE, p=MASS), None) > 1e-3
+
+
+class Coupled:
+    """Noise fixed for each position: the token is the argmax of logits plus noise, so drafts must change nothing."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def __call__(self, tree: TokenTree, logits: torch.Tensor, stream: object) -> tuple[list[int], int]:
+        path, node, children = list[int](), -1, tree.children()
+        while True:
+            noise = torch.rand(logits.shape[1], generator=torch.Generator().manual_seed(self.done + len(path)))
+            token = int((logits[node + 1] - (-noise.log()).log()).argmax())
+            node = next((c for c in children.get(node, ()) if tree.tokens[c] == token), -1)
+            if node < 0:
+                self.done += len(path) + 1
+                return path, token
+            path.append(node)
+
+
+@pytest.mark.parametrize("strategy", [
+    Jacobi(temperature=0.5), Lookahead(temperature=0.5, from_prompt=True), TrJacobi(temperature=0.5),
+    Swift(window=4, theta=0.1, temperature=0.5),
+], ids=lambda s: s.name)
+def test_under_fixed_noise_tokens_are_those_of_single_steps(strategy: Verified, monkeypatch: pytest.MonkeyPatch
+                                                            ) -> None:
+    """Sampling with the same Gumbel noise at every position is deterministic: drafting must not be seen."""
+    faster = 0
+    for prompt in PROMPTS:
+        monkeypatch.setattr(type(strategy), "rule", lambda self: Coupled())
+        _, blocks = steps(strategy, prompt, 40, deep())
+        monkeypatch.setattr(Jacobi, "rule", lambda self: Coupled())
+        monkeypatch.setattr(Guesses, "draft", lambda *_: EMPTY)
+        _, single = steps(Jacobi(temperature=0.5), prompt, 40, deep())
+        monkeypatch.undo()
+        assert len(single) == 40
+        assert [t for block in blocks for t in block] == [t for block in single for t in block]
+        faster += len(blocks) < 40
+    assert faster
