@@ -1,0 +1,59 @@
+"""StreamingLLM: read only the text's first few tokens, its attention sinks, and its most recent ones.
+
+Xiao et al. 2023 (arXiv 2309.17453, §3.2). At most `sinks` + `window` tokens are in the cache, and positions are those
+in the cache. When it is full, the `chunk` oldest tokens after the sinks leave it at once. `temperature` and `p` choose
+the law; up to `sinks` + `window` tokens of text, tokens are those of greedy or `top_p`.
+
+The authors drop single tokens and keep what the others' keys and values still know of them. Here keys are cached with
+their positions, so the kept tokens are read again after each eviction: exact for the shortened text, and rare.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness.decoding import warp
+from harness.decoding.accept import at
+from harness.decoding.session import Session
+from harness.decoding.tree import EMPTY
+from harness.errors import UserError
+from harness.strategy import Guarantee, Request, Strategy, knob
+
+
+@dataclass(frozen=True)
+class Streaming(Strategy):
+    """One token a step from a context that never grows beyond its bounds."""
+
+    sinks: int = knob(4, "tokens kept from the start of the text", low=0, high=1024, sweep=(0, 1, 2, 4, 8))
+    window: int = knob(1020, "tokens kept from its end at most", low=1, high=1000000, sweep=(252, 508, 1020, 2044))
+    chunk: int = knob(128, "tokens dropped at once; at most window", low=1, high=1000000, sweep=(1, 32, 128))
+    temperature: float = knob(0.0, "0 is greedy", low=0, high=10, sweep=(0.0, 0.7, 1.0))
+    p: float = knob(1.0, "mass of the nucleus", low=0, high=1, sweep=(0.9, 1.0))
+
+    paper: ClassVar[str] = "Xiao et al. 2023, arXiv 2309.17453"
+    family: ClassVar[str] = "cache"
+    guarantee: ClassVar[Guarantee] = "changes-output"
+
+    def __post_init__(self) -> None:
+        """Refuse a chunk that is larger than the window."""
+        super().__post_init__()
+        if self.chunk > self.window:
+            raise UserError(f"streaming: a chunk of {self.chunk} is larger than the window of {self.window}.")
+
+    def dropped(self, length: int) -> int:
+        """How many tokens after the sinks are gone from a text of `length` tokens: whole chunks, as few as will do."""
+        over = max(0, length - self.sinks - self.window)
+        return -(-over // self.chunk) * self.chunk
+
+    def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
+        """Yield one token a step."""
+        text, law = list(request.prompt), warp.compose(warp.temperature(self.temperature), warp.top_p(self.p))
+        while True:
+            kept = text[:self.sinks] + text[self.sinks + self.dropped(len(text)):]
+            session.follow(kept)
+            reading = session.read()
+            if self.temperature == 0:
+                text += reading.best
+            else:
+                text.append(at(self.temperature)(EMPTY, law(reading.logits, [kept]), request.stream)[1])
+            yield text[-1:]
