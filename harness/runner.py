@@ -105,6 +105,8 @@ class Runner:
                     session.close()
         for strategy in self.plan.strategies:
             together(self.engines, [partial(job, strategy)] * min(2, self.plan.config.concurrency))
+        for engine in self.engines:
+            engine.learnt.clear()
 
     @torch.inference_mode()
     def decode(self, cell: Cell, examples: Sequence[Example]) -> list[Record]:

@@ -112,6 +112,7 @@ class Engine:
         self.cache = SlotCache(_layers(model), self.device)
         self.submit: Callable[[Read], Outcome] = lambda read: self.run([read])[0]
         self.prefixes = list[Prefix]()
+        self.learnt = dict[str, Any]()  # what strategies that learn across prompts keep, by their spec
         self._rows = list[Row]()
         self._hidden: Tensor | None = None
         self._columns = torch.arange(0, device=self.device)
