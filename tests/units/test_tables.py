@@ -1,5 +1,6 @@
 """Methods that draft from tables and indexes: golden numbers, brute force, counts, and what they keep or forget."""
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -13,14 +14,17 @@ from harness.decoding.loop import Step, draft_and_verify
 from harness.decoding.session import Session, Work
 from harness.decoding.tree import ROOT, TokenTree
 from harness.strategy import Request, Strategy
+from strategies.drafters.automaton import SuffixAutomaton
 from strategies.drafters.recycled import LEVELS, Recycler, Table, template
 from strategies.greedy import Greedy
+from strategies.suffix_automaton import Continuation, SuffixAutomatonDecoding
 from strategies.token_recycling import TokenRecycling
 from tests.decode import decode, engine
 from tests.models import prompts, tiny_model
 
 PROMPTS = prompts(4, 97, 1)
-METHODS: list[Strategy] = [TokenRecycling(), TokenRecycling(nodes=16, k=4)]
+METHODS: list[Strategy] = [TokenRecycling(), TokenRecycling(nodes=16, k=4), SuffixAutomatonDecoding(len_threshold=2),
+                           SuffixAutomatonDecoding(fallback="token_recycling")]
 LEARNERS: list[Strategy] = [TokenRecycling(warm=True)]
 
 
@@ -104,3 +108,58 @@ def test_recycling_keeps_the_likeliest_successors_of_all_that_was_read() -> None
     assert len(seen[0][0].tree) == 0
     assert len(seen[0][1]) == 1
     assert max(len(last.tree) for last, _ in seen) > 20
+
+
+def texts(count: int, most: int = 60) -> list[list[int]]:
+    """Random texts over two to four tokens, which repeat themselves a lot."""
+    rng = random.Random(7)
+    return [[rng.randrange(2 + i % 3) for _ in range(rng.randrange(1, most))] for i in range(count)]
+
+
+def test_automaton_finds_the_longest_repeated_suffix() -> None:
+    for text in texts(60):
+        automaton = SuffixAutomaton()
+        for end in range(1, len(text) + 1):
+            automaton.feed(text[end - 1:end])
+            size, first = longest_repeat(text[:end])
+            state = automaton.repeated()
+            assert (automaton.longest[state], automaton.first[state]) == (size, first)
+        assert len(automaton.link) <= max(2, 2 * len(text))
+
+
+def longest_repeat(text: list[int]) -> tuple[int, int]:
+    """The length of the longest suffix that also ends earlier, and the index of the token at which it first does."""
+    for size in range(len(text) - 1, 0, -1):
+        for start in range(len(text) - size):
+            if text[start:start + size] == text[-size:]:
+                return size, start + size - 1
+    return 0, -1
+
+
+def test_automaton_is_fed_once() -> None:
+    text = PROMPTS[0] * 40
+    drafter = SuffixAutomatonDecoding().drafter(Session(target()), Request((5,), 9, PhiloxStream(0)))
+    for end in range(1, len(text)):
+        drafter.continuation(text[:end])
+    assert drafter.automaton.size == len(text) - 1
+    assert sum(map(len, drafter.automaton.after)) <= 3 * len(text)
+
+
+def test_automaton_continuations() -> None:
+    def found(text: list[int], length: int, threshold: int) -> list[int]:
+        return list(Continuation(length, threshold, None).continuation(text))
+    assert found([5, 1, 2, 9, 1, 2, 7, 1, 2], 3, 2) == [9, 1, 2]
+    assert found([5, 1, 2, 9, 1, 2, 7, 1, 2], 3, 3) == []
+    assert found([1, 2, 3, 2, 9, 1, 2], 2, 2) == [3, 2]
+    assert found([2, 6, 6, 6, 1, 2, 3, 1, 2], 5, 2) == [3, 1, 2]  # a fuller match is too short
+    assert found([2, 6, 6, 6, 1, 2, 3, 1, 2], 5, 1) == [6, 6, 6, 1, 2]
+    assert found([4, 4, 4, 4], 5, 1) == [4, 4, 4]
+    assert found([1, 2, 3], 5, 1) == []
+
+
+def test_automaton_falls_back() -> None:
+    plain, with_table = SuffixAutomatonDecoding(len_threshold=64), SuffixAutomatonDecoding(len_threshold=64,
+                                                                                         fallback="token_recycling")
+    for prompt in PROMPTS:
+        assert work(plain, prompt)[0].drafted == 0
+        assert work(with_table, prompt) == work(TokenRecycling(), prompt)
