@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import pytest
@@ -13,19 +13,24 @@ from harness.decoding.engine import Engine
 from harness.decoding.loop import Step, draft_and_verify
 from harness.decoding.session import Session, Work
 from harness.decoding.tree import ROOT, TokenTree
+from harness.errors import UserError
 from harness.strategy import Request, Strategy
 from strategies.drafters.automaton import SuffixAutomaton
 from strategies.drafters.recycled import LEVELS, Recycler, Table, template
+from strategies.drafters.suffixes import Place, SuffixTree
 from strategies.greedy import Greedy
+from strategies.input_copy import InputCopy, SourceCopy
 from strategies.suffix_automaton import Continuation, SuffixAutomatonDecoding
+from strategies.suffix_decoding import Counted, SuffixDecoding
 from strategies.token_recycling import TokenRecycling
 from tests.decode import decode, engine
 from tests.models import prompts, tiny_model
 
 PROMPTS = prompts(4, 97, 1)
 METHODS: list[Strategy] = [TokenRecycling(), TokenRecycling(nodes=16, k=4), SuffixAutomatonDecoding(len_threshold=2),
-                           SuffixAutomatonDecoding(fallback="token_recycling")]
-LEARNERS: list[Strategy] = [TokenRecycling(warm=True)]
+                           SuffixAutomatonDecoding(fallback="token_recycling"), SuffixDecoding(),
+                           SuffixDecoding(shape="tree", factor=2.0, min_prob=0.0), InputCopy()]
+LEARNERS: list[Strategy] = [TokenRecycling(warm=True), SuffixDecoding(warm=True)]
 
 
 @cache
@@ -163,3 +168,73 @@ def test_automaton_falls_back() -> None:
     for prompt in PROMPTS:
         assert work(plain, prompt)[0].drafted == 0
         assert work(with_table, prompt) == work(TokenRecycling(), prompt)
+
+
+def test_suffix_decoding_golden() -> None:
+    """Specs/speculative, golden 12."""
+    drafter = Counted(SuffixDecoding(), 0, None)
+    drafter.own.feed([1, 2, 3, 1, 2, 3, 1, 2])
+    drafts = [drafter.grown(drafter.own, place, place.depth, 99) for place in drafter.own.repeated()]
+    assert [score for score, _ in drafts] == pytest.approx([2 / 3, 4 / 3, 3 / 2, 3 / 2, 3 / 2])
+    assert [tree.tokens for _, tree in drafts] == [(3,), (3, 1), (3, 1, 2), (3, 1, 2), (3, 1, 2)]
+    assert drafter.best(drafter.own, drafter.own.repeated()) == (1.5, TokenTree.chain([3, 1, 2]))
+    assert drafter.best(drafter.own, drafter.own.repeated(), 2)[1] == TokenTree.chain([3, 1])
+
+
+def test_suffix_tree_counts_every_substring() -> None:
+    for number in range(12):
+        tree, written = SuffixTree(depth := 2 + number % 5), list[list[int]]()
+        for text in texts(6)[number % 3:]:
+            for end in range(1, len(text) + 1):
+                tree.feed(text[end - 1:end])
+                counts = substrings([*written, text[:end]], depth)
+                met = [tuple(text[end - size:end]) for size in range(1, depth + 1) if size <= end]
+                assert [place.times for place in tree.repeated()] == [counts[s] for s in met if counts[s] > 1]
+            assert dict(walked(tree, tree.root)) == counts
+            written.append(text)
+            tree.end()
+
+
+def substrings(written: list[list[int]], most: int) -> Counter[tuple[int, ...]]:
+    return Counter(tuple(text[i:i + size]) for text in written for size in range(1, most + 1)
+                   for i in range(len(text) - size + 1))
+
+
+def walked(tree: SuffixTree, place: Place, path: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Every substring of the tree and its count."""
+    for token, child in tree.following(place):
+        yield (*path, token), child.times
+        yield from walked(tree, child, (*path, token))
+
+
+def test_suffix_decoding_takes_the_likelier_source() -> None:
+    earlier = SuffixTree(24)
+    for _ in range(3):
+        earlier.feed([7, 8, 9, 10, 11])
+        earlier.end()
+    drafter, step = Counted(SuffixDecoding(), 0, earlier), None
+    assert drafter.draft([8, 1, 7, 8], step, 9) == TokenTree.chain([9, 10])  # type: ignore[arg-type]
+    assert drafter.draft([8, 1, 7, 8, 1], step, 9) == TokenTree.chain([7, 8])  # type: ignore[arg-type]
+
+
+def test_suffix_tree_shape_holds_the_likeliest_nodes() -> None:
+    drafter = Counted(SuffixDecoding(shape="tree", min_prob=0.0), 0, None)
+    drafter.own.feed([1, 2, 5, 1, 2, 6, 1, 2, 5, 4, 1, 2])
+    score, tree = drafter.grown(drafter.own, drafter.own.repeated()[1], 3, 9)
+    assert tree == TokenTree((5, 6, 1), (-1, -1, 0))
+    assert score == pytest.approx(1 / 2 + 1 / 4 + 1 / 4)
+
+
+def test_input_copy_needs_exactly_one_place() -> None:
+    source = (3, 4, 5, 3, 4, 6, 7, 8)
+    copied = {output: tuple(SourceCopy(source, 1, 3, 9).copy(output)) for output in [
+        (), (5,), (9, 5), (3,), (9, 4), (5, 3), (6, 3, 4), (5, 3, 4), (8,), (9,)]}
+    assert copied == {(): (), (5,): source[3:], (9, 5): source[3:], (3,): (), (9, 4): (), (5, 3): source[4:],
+                      (6, 3, 4): (), (5, 3, 4): source[5:], (8,): (), (9,): ()}
+    assert SourceCopy(source, 1, 3, 2).copy((5,)) == (3, 4)
+    assert SourceCopy(source, 2, 3, 9).copy((9, 5)) == ()
+
+
+def test_input_copy_refuses_an_empty_range() -> None:
+    with pytest.raises(UserError, match="more than max_ngram"):
+        InputCopy(min_ngram=4)

@@ -1,0 +1,62 @@
+"""Input copy: once the last words of the output stand in the prompt just once, draft the rest of the prompt.
+
+Input-guided aggressive decoding, Ge et al. 2022 (arXiv 2205.10350), for models without an encoder: the prompt is the
+input. The last `min_ngram` … `max_ngram` tokens of the output are looked up, the fewest that stand there exactly once
+decide, and up to `length` tokens after them are drafted; after a wrong one decoding goes on token by token until the
+next such place. `temperature` and `p` choose the law, which is kept exactly.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness.decoding.loop import Step
+from harness.decoding.session import Session
+from harness.decoding.tree import TokenTree
+from harness.decoding.verified import Verified
+from harness.errors import UserError
+from harness.strategy import Request, knob
+
+
+class SourceCopy:
+    """Knows where each n-gram of `source` ends; those that stand there several times have no place."""
+
+    def __init__(self, source: Sequence[int], low: int, high: int, length: int) -> None:
+        self.source, self.sizes, self.length = source, range(low, high + 1), length
+        self.ends = dict[tuple[int, ...], int | None]()
+        for size in self.sizes:
+            for end in range(size, len(source) + 1):
+                gram = tuple(source[end - size:end])
+                self.ends[gram] = None if gram in self.ends else end
+
+    def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
+        """A chain of at most `limit` tokens of the source."""
+        return TokenTree.chain(self.copy(text[len(self.source):])[:limit])
+
+    def copy(self, output: Sequence[int]) -> Sequence[int]:
+        """What stands in the source after the last tokens of `output`; empty when that is nowhere or in two places."""
+        for size in self.sizes:
+            if size <= len(output) and (end := self.ends.get(tuple(output[-size:]))) is not None:
+                return self.source[end:end + self.length]
+        return ()
+
+
+@dataclass(frozen=True)
+class InputCopy(Verified):
+    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+
+    min_ngram: int = knob(1, "shortest n-gram looked up, in tokens", low=1, high=64, sweep=(1, 2, 3))
+    max_ngram: int = knob(3, "longest n-gram looked up, in tokens", low=1, high=64, sweep=(1, 2, 3, 5))
+    length: int = knob(200, "most tokens drafted a step", low=1, high=1024, sweep=(10, 20, 50, 200))
+
+    paper: ClassVar[str] = "Ge et al. 2022, arXiv 2205.10350"
+
+    def __post_init__(self) -> None:
+        """Refuse a shortest n-gram that is longer than the longest."""
+        super().__post_init__()
+        if self.min_ngram > self.max_ngram:
+            raise UserError(f"input_copy: min_ngram={self.min_ngram} is more than max_ngram={self.max_ngram}.")
+
+    def drafter(self, session: Session, request: Request) -> SourceCopy:
+        """The prompt."""
+        return SourceCopy(request.prompt, self.min_ngram, self.max_ngram, self.length)
