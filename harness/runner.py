@@ -98,7 +98,7 @@ class Runner:
 
         def job(strategy: Strategy) -> None:
             with contextlib.suppress(Exception):  # what fails here fails again where it is recorded
-                session, request = self._session(strategy), Request(prompt, 8, PhiloxStream("warm-up"))
+                session, request = self.session(strategy), Request(prompt, 8, PhiloxStream("warm-up"))
                 try:
                     trace(strategy, session, request, rule, self.clock)
                 finally:
@@ -146,7 +146,7 @@ class Runner:
         """Every turn of one example, or what went wrong; raises `CacheFull`, after which it may be tried again."""
         config, turns, session = self.plan.config, list[Turn](), None
         try:
-            session = self._session(cell.strategy)
+            session = self.session(cell.strategy)
             while len(turns) < len(example.turns):
                 prompt = cell.task.prompt(example, [turn.text for turn in turns])
                 stream = PhiloxStream(config.seed, cell.task.spec(), example.id, cell.sample, cell.repeat, len(turns))
@@ -197,7 +197,8 @@ class Runner:
     def _used(self, strategy: Strategy) -> list[Any]:
         return self.engines if "draft" in strategy.needs else self.engines[:1]
 
-    def _session(self, strategy: Strategy) -> Session:
+    def session(self, strategy: Strategy) -> Session:
+        """A new text for `strategy`, with what it needs; raises `CacheFull` when there is no room."""
         draft = Session(self.engines[1]) if "draft" in strategy.needs else None
         return Session(self.engines[0], draft, remember="hidden" in strategy.needs)
 

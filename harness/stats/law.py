@@ -1,0 +1,83 @@
+"""Were these tokens drawn from these distributions? Tests that need no list of outcomes, whatever the vocabulary.
+
+Three kinds, all over draws whose exact conditional distribution p (V,) is known. Shares: the vocabulary is cut into
+groups that depend on the text before the token alone, and the tokens seen in each are held against the mass that p
+gives it. Transform: u = F(x−) + v·p(x) in a fixed order of the vocabulary is uniform whatever p is (Brockwell 2007,
+Universal residuals). Pairs: successive u of one text are independent.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import chi2, chisquare, kstest
+
+FEWEST = 10   # tokens expected in a group, else it is counted with the last one
+SQUARE = 4    # pairs of u fall into so many times so many cells
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass
+class Shares:
+    """Tokens seen and expected in each of a few groups."""
+
+    names: tuple[str, ...]
+    seen: Numbers = field(init=False)
+    expected: Numbers = field(init=False)
+    covariance: Numbers = field(init=False)
+
+    def __post_init__(self) -> None:
+        size = len(self.names)
+        self.seen, self.expected, self.covariance = np.zeros(size), np.zeros(size), np.zeros((size, size))
+
+    def add(self, mass: Numbers, group: NDArray[np.int64]) -> None:
+        """Note N tokens: `mass` (N, G) is what each group had before the draw, `group` (N,) where the token fell."""
+        self.seen += np.bincount(group, minlength=len(self.names))
+        self.expected += mass.sum(0)
+        self.covariance += np.diag(mass.sum(0)) - mass.T @ mass
+
+    def p_value(self) -> float:
+        """Chi-square of seen against expected, with the covariance of the draws; 1 when there is nothing to tell."""
+        total = self.expected.sum()
+        large = [i for i in range(len(self.names)) if FEWEST <= self.expected[i] <= total - FEWEST]
+        if len(large) == len(self.names):
+            large = large[:-1]
+        gap, covariance = (self.seen - self.expected)[large], self.covariance[np.ix_(large, large)]
+        rank = int(np.linalg.matrix_rank(covariance, tol=1e-6 * max(1.0, float(total)))) if large else 0
+        if not rank:
+            return 1.0
+        return float(chi2.sf(gap @ np.linalg.pinv(covariance, hermitian=True) @ gap, rank))
+
+
+def uniform(u: Numbers) -> float:
+    """p-value of Kolmogorov and Smirnov that all of `u` are uniform on [0, 1]."""
+    return float(kstest(u.ravel(), "uniform").pvalue) if u.size else 1.0
+
+
+def independent(u: Numbers) -> float:
+    """Chi-square p-value that successive numbers of each row of `u` (texts, tokens) are independent and uniform.
+
+    NaN marks what is not known. Pairs do not overlap, so they are independent of each other.
+    """
+    even = u[:, :u.shape[1] // 2 * 2].reshape(-1, 2)
+    pairs = even[~np.isnan(even).any(1)]
+    if len(pairs) < FEWEST * SQUARE ** 2:
+        return 1.0
+    cells = np.minimum((pairs * SQUARE).astype(int), SQUARE - 1)
+    return float(chisquare(np.bincount(cells[:, 0] * SQUARE + cells[:, 1], minlength=SQUARE ** 2)).pvalue)
+
+
+def any_of(p_values: Sequence[float]) -> float:
+    """One p-value for several tests of the same draws, dependent or not (Bonferroni)."""
+    return min(1.0, len(p_values) * min(p_values, default=1.0))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values of a family of tests, in the order given (Holm 1979)."""
+    adjusted, worst = [1.0] * len(p_values), 0.0
+    for place, index in enumerate(np.argsort(p_values, kind="stable").tolist()):
+        worst = max(worst, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = worst
+    return adjusted
