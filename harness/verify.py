@@ -1,12 +1,12 @@
 """Do lossless strategies keep their promise? Greedy's tokens at temperature 0, the target's law above it."""
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from pydantic import Field
 
 from harness.config import RunConfig
 from harness.decoding.accept import rejection
@@ -21,7 +21,7 @@ from harness.measure.law import Evidence, Law, plain
 from harness.measure.trace import Trace, trace
 from harness.plan import Cell, Plan, make
 from harness.prompts import encode
-from harness.registry import STRATEGIES
+from harness.registry import STRATEGIES, add_plugin
 from harness.runner import Runner
 from harness.stats.law import holm
 from harness.stopping import StopRule
@@ -31,8 +31,9 @@ from harness.strategy import Request, Strategy
 TIE = 1e-3       # logits that are no further apart may swap places in float32
 ALPHA = 1e-3     # chance that any of the correct laws of one report is rejected
 LAWS = (Law(1.0), Law(0.7, 0.9))
-PROMPTS = 4      # prompts that draws start from
+PROMPTS = 3      # prompts that draws start from
 LENGTH = 16      # tokens of a draw
+BATCH = 8        # draws share their prompt, so that so many more are decoded at a time than answers
 NO_PROMISE = "promises neither greedy's tokens nor the target's law"
 
 
@@ -67,12 +68,12 @@ class Finding(Stored):
     same: int | None = None
     prefix: int | None = None
     tau: float | None = None
-    partings: list[Parting] = []
+    partings: list[Parting] = Field(default_factory=list)
     again: str | None = None
     p_value: float | None = None
     adjusted: float | None = None
-    tests: dict[str, float] = {}
-    shares: dict[str, dict[str, tuple[float, float]]] = {}
+    tests: dict[str, float] = Field(default_factory=dict)
+    shares: dict[str, dict[str, tuple[float, float]]] = Field(default_factory=dict)
     impossible: int = 0
     edge: int = 0
     failed: int = 0
@@ -113,7 +114,7 @@ class Case:
         yield from (strategy for strategy, _ in self.sampled)
 
 
-def verify(config: RunConfig, laws: Sequence[Law] | None = None, draws: int = 256,
+def verify(config: RunConfig, laws: Sequence[Law] | None = None, draws: int = 120,
            note: Callable[[str], None] = lambda text: None) -> Report:
     """Check every strategy of `config` (all that promise something when it names none); `note` is told what runs.
 
@@ -124,7 +125,8 @@ def verify(config: RunConfig, laws: Sequence[Law] | None = None, draws: int = 25
     plan = make(replace(config, strategies=specs or (config.baseline,)), "decodebench verify")
     reasons = {entry.spec: entry.unsupported for entry in plan.manifest.strategies if entry.unsupported}
     for case in cases:
-        skipped |= {case.spec: reasons[s.spec()] or "" for s in case.variants() if s.spec() in reasons}
+        if reason := next((reasons[s.spec()] for s in case.variants() if s.spec() in reasons), None):
+            skipped[case.spec] = reason
     cases = [case for case in cases if case.spec not in skipped]
     precise = plan if plan.config.dtype == "float32" else make(replace(plan.config, dtype="float32"), "")
     checker = Checker(plan, precise, draws)
@@ -153,8 +155,6 @@ def adjusted(findings: Sequence[Finding]) -> list[Finding]:
 
 def _cases(config: RunConfig, laws: Sequence[Law] | None) -> tuple[list[Case], dict[str, str]]:
     """What to check, and what cannot be, with the reason."""
-    from harness.registry import add_plugin
-
     for path in config.plugins:
         add_plugin(path)
     names = [name for name in STRATEGIES.names() if STRATEGIES.get(name).guarantee != "changes-output"]
@@ -165,8 +165,8 @@ def _cases(config: RunConfig, laws: Sequence[Law] | None) -> tuple[list[Case], d
             skipped[spec] = NO_PROMISE
             continue
         wanted = [] if "temperature" not in strategy.knobs() else laws if laws is not None else _own(strategy) or LAWS
-        sampled = dict((s.spec(), (s, law)) for each in wanted if (law := _law(strategy, each))
-                       and (s := _at(strategy, law.temperature, law.p)))
+        sampled = {s.spec(): (s, law) for each in wanted if (law := _law(strategy, each))
+                   and (s := _at(strategy, law.temperature, law.p))}
         cases.append(Case(spec, _at(strategy, 0.0, None), tuple(sampled.values())))
     return cases, skipped
 
@@ -308,7 +308,7 @@ class Checker:
                 session.close()
         _share(self.precise, prompt)
         return list(together(runner.engines, [partial(job, stream) for stream in streams],
-                             4 * self.precise.config.concurrency))
+                             BATCH * self.precise.config.concurrency))
 
     @torch.inference_mode()
     def _uncertain(self) -> list[tuple[int, ...]]:
@@ -322,7 +322,7 @@ class Checker:
                 texts = together([plan.target.engine], [partial(_sampled, plan, prompt, i) for i in range(8)])
                 rows = torch.cat([plain(plan.target.engine, [*prompt, *text], LENGTH) for text in texts
                                   if isinstance(text, list)])
-                found[prompt] = float(torch.distributions.Categorical(logits=rows).entropy().mean())
+                found[prompt] = -float((rows.softmax(-1) * rows.log_softmax(-1)).sum(-1).mean())
         return sorted(found, key=lambda prompt: -found[prompt])[:PROMPTS]
 
 
@@ -381,6 +381,3 @@ def _reason(done: Trace | Exception) -> str:
     return f"ended by itself after {len(done.tokens)} of {LENGTH} tokens"
 
 
-def finite(value: float | None) -> bool:
-    """Whether there is a number."""
-    return value is not None and math.isfinite(value)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from harness.cli import doctor, listing, report, run, show
+from harness.cli import doctor, listing, report, run, show, verify
 from harness.errors import UserError
 
 
@@ -34,7 +34,8 @@ class Program(TyperGroup):
 
 app = typer.Typer(cls=Program, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
                   no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
-for name, module in {"run": run, "report": report, "list": listing, "show": show, "doctor": doctor}.items():
+for name, module in {"run": run, "report": report, "verify": verify, "list": listing, "show": show,
+                     "doctor": doctor}.items():
     app.command(name)(module.command)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import DynamicCache
 
 from harness.decoding import warp
 from harness.decoding.engine import Engine
@@ -73,10 +74,10 @@ class Evidence:
         length, vocab = len(texts[0]), target.model.config.get_text_config().vocab_size
         rng, size = np.random.default_rng([seed, len(self.u)]), max(1, NUMBERS // (length * vocab))
         for start in range(0, len(texts), size):
-            whole = torch.tensor([[*prompt, *text] for text in texts[start:start + size]], device=target.device)
-            p = _plain(target, whole, length)
-            q = self.law.probs(_plain(draft, whole, length)) if draft else None
-            self._take(p, q, whole, seed, rng)
+            some = texts[start:start + size]
+            q = self.law.probs(_following(draft, prompt, some)) if draft else None
+            whole = torch.tensor([[*prompt, *text] for text in some], device=target.device)
+            self._take(_following(target, prompt, some), q, whole, seed, rng)
 
     def _take(self, logits: Tensor, q: Tensor | None, whole: Tensor, seed: int, rng: np.random.Generator) -> None:
         """`logits` (B, n, V) before each of the last n tokens of `whole` (B, T)."""
@@ -104,14 +105,26 @@ class Evidence:
 @torch.inference_mode()
 def plain(engine: Engine, text: Sequence[int], new: int) -> Tensor:
     """(new, V) logits in float32 before each of the last `new` tokens of `text`, from one forward without a cache."""
-    return _plain(engine, torch.tensor([list(text)], device=engine.device), new)[0].float()
+    whole = torch.tensor([list(text)], device=engine.device)
+    places = torch.arange(whole.shape[1], device=whole.device)[None]
+    out = engine.model(input_ids=whole, position_ids=places, use_cache=False, logits_to_keep=new + 1)
+    logits: Tensor = out.logits[0, -new - 1:-1].float()
+    return logits
 
 
 @torch.inference_mode()
-def _plain(engine: Engine, whole: Tensor, new: int) -> Tensor:
-    places = torch.arange(whole.shape[1], device=whole.device).expand_as(whole)
-    out = engine.model(input_ids=whole, position_ids=places, use_cache=False, logits_to_keep=new + 1)
-    logits: Tensor = out.logits[:, -new - 1:-1]
+def _following(engine: Engine, prompt: Sequence[int], texts: Sequence[Sequence[int]]) -> Tensor:
+    """(B, n, V) logits before each token of `texts`; the prompt is read once, into transformers' own cache."""
+    cache, device = DynamicCache(), engine.device
+    start = torch.arange(len(prompt) - 1, device=device)[None]
+    if len(prompt) > 1:
+        engine.model(input_ids=torch.tensor([prompt[:-1]], device=device), position_ids=start, past_key_values=cache,
+                     use_cache=True, logits_to_keep=1)
+        cache.batch_repeat_interleave(len(texts))
+    rest = torch.tensor([[prompt[-1], *text[:-1]] for text in texts], device=device)
+    places = torch.arange(rest.shape[1], device=device).expand_as(rest) + len(prompt) - 1
+    logits: Tensor = engine.model(input_ids=rest, position_ids=places, past_key_values=cache, use_cache=True,
+                                  logits_to_keep=0).logits
     return logits
 
 
@@ -120,7 +133,7 @@ def _at(table: Tensor, tokens: Tensor) -> Tensor:
 
 
 def _note(shares: Shares, p: Tensor, groups: Tensor, drawn: Tensor, known: Tensor) -> None:
-    mass = torch.stack([(p * (groups == i)).sum(-1) for i in range(len(shares.names))], -1)
+    mass = p.new_zeros(*p.shape[:2], len(shares.names)).scatter_add_(-1, groups, p)
     shares.add(mass[known].cpu().numpy(), _at(groups, drawn)[known].cpu().numpy())
 
 
@@ -133,9 +146,7 @@ def _ranks(p: Tensor) -> Tensor:
 
 
 def _copies(whole: Tensor, length: int, vocab: int) -> Tensor:
-    """(B, n, V): 0 for what followed the last token at its latest earlier place, 1 for what else ever did,
-
-    2 for all other tokens of the text, 3 for new ones.
+    """(B, n, V): 0 for what followed the last token at its latest earlier place, 1 for what else did, up to 3 for new.
     """
     rows = len(whole)
     groups = torch.full((rows, length, vocab + 1), 3, dtype=torch.int64, device=whole.device)

@@ -15,20 +15,20 @@ def write(stores: Sequence[Store], folder: Path) -> Path:
     Each file is replaced in one move; a row says which `run` it is of when there are several.
     """
     summary = combine(stores)
-    _put(folder / "summary.csv", tables.csv(summary))
-    _put(folder / "summary.md", tables.markdown(summary))
+    put(folder / "summary.csv", tables.csv(summary))
+    put(folder / "summary.md", tables.markdown(summary))
     for task in summary["task"].unique():
         rows, name = summary[summary["task"] == task], re.sub(r"[^\w.=+-]+", "-", task)
         figures = {"speedup": plots.speedups(summary, task)}
         if rows["quality"].notna().any():
             figures["pareto"] = plots.pareto(summary, task)
         for kind, figure in figures.items():
-            _put(folder / "plots" / f"{name}.{kind}.png", plots.png(figure))
-            _put(folder / "plots" / f"{name}.{kind}.svg", plots.svg(figure))
-    return _put(folder / "index.html", page.render(stores, summary))
+            put(folder / "plots" / f"{name}.{kind}.png", plots.png(figure))
+            put(folder / "plots" / f"{name}.{kind}.svg", plots.svg(figure))
+    return put(folder / "index.html", page.render(stores, summary))
 
 
-def _put(path: Path, content: str | bytes) -> Path:
+def put(path: Path, content: str | bytes) -> Path:
     """Write beside `path`, then replace it, so that no half-written file ever has its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")

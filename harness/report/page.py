@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from harness.measure.summary import combine, overall, run_labels
@@ -22,11 +22,9 @@ SHOWN = 5000  # samples whose texts the page carries; the first examples of each
 def render(stores: Sequence[Store], summary: pd.DataFrame | None = None) -> str:
     """The page for one or several runs; `summary` spares computing `combine(stores)` again."""
     summary = combine(stores) if summary is None else summary
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                              undefined=StrictUndefined)
     details = _details(stores, summary)
-    return environment.get_template("index.html.j2").render(
-        css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+    return template("index.html.j2").render(
+        css=css(),
         js=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
         runs=[_run(store.manifest, label) for store, label in zip(stores, run_labels(stores), strict=True)],
         totals={"samples": int(summary["samples"].sum()), "failed": int(summary["failed"].sum())},
@@ -36,6 +34,17 @@ def render(stores: Sequence[Store], summary: pd.DataFrame | None = None) -> str:
         glossary=[*tables.COLUMNS, *tables.passes(summary)],
         data=Markup(_embedded(details)),
     )
+
+
+def template(name: str) -> Template:
+    """A page's template, in which all texts are escaped."""
+    return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                       undefined=StrictUndefined).get_template(name)
+
+
+def css() -> Markup:
+    """The style sheet of all pages."""
+    return Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
 
 
 def _run(manifest: Manifest, label: str) -> dict[str, Any]:

@@ -172,6 +172,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     path.write_text("old")
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        report._put(path, "new")
+        report.put(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,90 @@
+"""`decodebench verify`: whether lossless strategies are."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Option
+
+from harness.config import RunConfig
+from harness.errors import UserError
+
+Text = str | None
+Number = int | None
+
+
+def command(
+    strategies: Annotated[list[str] | None, Option("-s", "--strategy", metavar="NAME[:k=v,…]",
+                                                   help="again for more [all that promise something]")] = None,
+    model: Annotated[str, Option("-m", "--model", metavar="MODEL", help="nano, a folder or a hub id [nano]",
+                                 show_default=False)] = "nano",
+    draft: Annotated[Text, Option(metavar="MODEL", help="the small model that drafts")] = None,
+    tasks: Annotated[list[str] | None, Option("-t", "--task", metavar="TASK",
+                                              help="again for more [the embedded ones]")] = None,
+    limit: Annotated[int, Option(metavar="N", help="first N examples of a task [2]", show_default=False)] = 2,
+    max_new_tokens: Annotated[int, Option(metavar="N", help="length of an answer [48]", show_default=False)] = 48,
+    temperature: Annotated[list[str] | None, Option("--temperature", metavar="T[,p=P]",
+                                                    help="again for more; 0: tokens only [1 and 0.7,p=0.9]")] = None,
+    draws: Annotated[int, Option(metavar="N", help="texts drawn for each law [120]", show_default=False)] = 120,
+    concurrency: Annotated[int, Option(metavar="N", help="texts decoded together [8]", show_default=False)] = 8,
+    dtype: Annotated[str, Option(metavar="D", help="float32, bfloat16 or float16 [float32]",
+                                 show_default=False)] = "float32",
+    device: Annotated[str, Option(metavar="D", help="cpu, cuda, cuda:1, … [auto]", show_default=False)] = "auto",
+    threads: Annotated[Number, Option(metavar="N", help="CPU threads [1 for a small model]")] = None,
+    seed: Annotated[int, Option(metavar="N", help="seed of draws [0]", show_default=False)] = 0,
+    data: Annotated[Path | None, Option(metavar="DIR", help="data sets [$DECODEBENCH_DATA, then the hub]")] = None,
+    plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py",
+                                                 help="a strategy or task of your own; again for more")] = None,
+    output: Annotated[Path | None, Option("-o", "--output", metavar="DIR",
+                                          help="folder for verify.json and verify.html")] = None,
+    as_json: Annotated[Path | None, Option("--json", metavar="FILE", help="the findings as JSON")] = None,
+) -> int:
+    """Check that lossless strategies write greedy's tokens and keep the law.
+
+    At temperature 0 their tokens are held against greedy's, above it each drawn token against the model's exact
+    probabilities. Exit code 1: a promise is broken, or a sample failed.
+    """
+    if draws < 1:
+        raise UserError(f"--draws must be at least 1, not {draws}.")
+    config = RunConfig(model=model, draft=draft, strategies=tuple(strategies or ()), tasks=tuple(tasks or ()),
+                       limit=limit, concurrency=concurrency, max_new_tokens=max_new_tokens, seed=seed, dtype=dtype,
+                       device=device, threads=threads, data=data, plugins=tuple(plugins or ()))
+    pairs = None if not temperature else [_pair(text) for text in temperature]
+    try:
+        return _report(config, pairs, draws, output, as_json)
+    except KeyboardInterrupt:
+        typer.echo("Stopped.", err=True)
+        return 130
+
+
+def _report(config: RunConfig, pairs: list[tuple[float, float]] | None, draws: int, output: Path | None,
+            as_json: Path | None) -> int:
+    from rich.console import Console
+
+    from harness import report
+    from harness.measure.law import Law
+    from harness.report import verify as shown
+    from harness.verify import verify
+
+    laws = None if pairs is None else [Law(*pair) for pair in pairs if pair[0]]
+    with Console(stderr=True).status("Loading …") as status:
+        found = verify(config, laws, draws, lambda text: status.update(f"Checking {text} …"))
+    Console().print(shown.terminal(found))
+    text = found.model_dump_json(indent=1) + "\n"
+    for path in filter(None, (as_json, output and output / "verify.json")):
+        report.put(path, text)
+    if output:
+        typer.echo(f"Report: {report.put(output / 'verify.html', shown.html(found))}")
+    return 0 if found.ok else 1
+
+
+def _pair(text: str) -> tuple[float, float]:
+    """`0.7,p=0.9` → temperature and mass of the nucleus."""
+    heat, _, rest = text.partition(",")
+    try:
+        pair = float(heat), float(rest.strip().removeprefix("p=")) if rest else 1.0
+    except ValueError:
+        raise UserError(f"Write --temperature as T or T,p=P, such as 0.7,p=0.9, not '{text}'.") from None
+    if not (0 <= pair[0] <= 10 and 0 < pair[1] <= 1):
+        raise UserError(f"--temperature takes 0 … 10, and p above 0 up to 1, not '{text}'.")
+    return pair
