@@ -108,7 +108,7 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     def slot_bytes(self) -> int:
         """Bytes of one slot of one row over all layers; 0 before the first forward."""
-        held = [each for layer in self.layers if layer.is_initialized for each in (layer.keys, layer.values)]
+        held = [each for layer in self._filled() for each in (layer.keys, layer.values)]
         return sum(each[0, :, 0].numel() * each.element_size() for each in held)
 
     def reserve(self, rows: int, slots: int) -> None:
@@ -125,11 +125,14 @@ class SlotCache(Cache):  # type: ignore[misc]
             self.slots = min(_roomy(slots, 64), most // rows)
         if rows > self.rows:
             self.rows = min(_roomy(rows, 4), most // self.slots)
-        for layer in self.layers:
-            if layer.is_initialized:
-                layer.keys = _grown(layer.keys, self.rows, self.slots)
-                layer.values = _grown(layer.values, self.rows, self.slots)
+        for layer in self._filled():
+            layer.keys = _grown(layer.keys, self.rows, self.slots)
+            layer.values = _grown(layer.values, self.rows, self.slots)
         self._aim_layers()
+
+    def _filled(self) -> list[SlotLayer]:
+        """The layers that have been written to, which are those that know their shapes."""
+        return [layer for layer in self.layers if layer.is_initialized]
 
     def _aim_layers(self) -> None:
         for layer in self.layers:
@@ -150,14 +153,14 @@ class SlotCache(Cache):  # type: ignore[misc]
         new = [move.start + i for move in self._moves for i in range(len(move.sources))]
         self._moves = []
         row, source, target = torch.tensor([rows, old, new], device=self.index.device).unbind(0)
-        for layer in self.layers:
+        for layer in self._filled():
             for held in (layer.keys, layer.values):
                 held[row, :, target] = held[row, :, source]
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Copy the first `count` slots of row `source` to row `target`."""
         self.settle()
-        for layer in self.layers:
+        for layer in self._filled():
             for held in (layer.keys, layer.values):
                 held[target, :, :count] = held[source, :, :count]
 

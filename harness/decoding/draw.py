@@ -61,6 +61,10 @@ class Likeliest:
         """The index of the largest of `weights` (V,), the first one among equals."""
         return int(weights.argmax())
 
+    def uniform(self, count: int) -> Tensor:
+        """(count,) float64, all a half: noise that prefers nothing."""
+        return torch.full((count,), 0.5, dtype=torch.float64)
+
 
 def shuffled(items: Sequence[int], *parts: object) -> list[int]:
     """The items in a random order that depends on `parts` alone."""

@@ -17,8 +17,8 @@ from harness.strategy import Request
 from strategies.greedy import Greedy
 from strategies.speculative import Speculative
 from strategies.speculative_contrastive import SpeculativeContrastive
+from tests.chances import DRAWS, LENGTH, PROMPT, VOCAB, draft, target
 from tests.decode import decode
-from tests.law.test_output_law import DRAWS, LENGTH, PROMPT, VOCAB, draft, target
 
 METHOD = SpeculativeContrastive(gamma=2, temperature=0.8)
 

@@ -20,8 +20,8 @@ from strategies.speculative import Speculative
 from strategies.synthetic_acceptance import SyntheticAcceptance
 from strategies.top_k_acceptance import TopKAcceptance
 from strategies.typical_acceptance import TypicalAcceptance
+from tests.chances import MASS, TEMPERATURE, draft, p_value, target
 from tests.decode import decode
-from tests.law.test_output_law import MASS, TEMPERATURE, draft, p_value, target
 from tests.units.test_strategies import PROMPTS, steps
 from tests.units.test_strategies import target as large
 

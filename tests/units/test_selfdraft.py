@@ -27,10 +27,10 @@ from strategies.lookahead import Lookahead, Pool, Window
 from strategies.streaming import Streaming
 from strategies.swift import Search, Swift, comb
 from strategies.tr_jacobi import TrJacobi, shape, tail
+from tests import chances as law
 from tests import models
+from tests.chances import MASS, TEMPERATURE, p_value
 from tests.decode import engine
-from tests.law import test_output_law as law
-from tests.law.test_output_law import MASS, TEMPERATURE, p_value
 from tests.markov import Markov
 from tests.models import prompts, tiny_model
 
