@@ -3,7 +3,9 @@
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -13,13 +15,17 @@ from harness.decoding.engine import Engine
 from harness.decoding.loop import Step, draft_and_verify
 from harness.decoding.session import Session, Work
 from harness.decoding.tree import ROOT, TokenTree
-from harness.errors import UserError
+from harness.errors import Unsupported, UserError
 from harness.strategy import Request, Strategy
+from strategies.drafters import store
 from strategies.drafters.automaton import SuffixAutomaton
 from strategies.drafters.recycled import LEVELS, Recycler, Table, template
+from strategies.drafters.store import Store, frequent
 from strategies.drafters.suffixes import Place, SuffixTree
+from strategies.drafters.trie import trie
 from strategies.greedy import Greedy
 from strategies.input_copy import InputCopy, SourceCopy
+from strategies.rest import Rest, Retrieval
 from strategies.suffix_automaton import Continuation, SuffixAutomatonDecoding
 from strategies.suffix_decoding import Counted, SuffixDecoding
 from strategies.token_recycling import TokenRecycling
@@ -238,3 +244,76 @@ def test_input_copy_needs_exactly_one_place() -> None:
 def test_input_copy_refuses_an_empty_range() -> None:
     with pytest.raises(UserError, match="more than max_ngram"):
         InputCopy(min_ngram=4)
+
+
+def test_trie_shares_starts_and_keeps_to_its_budget() -> None:
+    paths = [[1, 2, 3], [1, 2, 4], [5], [1, 2, 3, 6]]
+    assert trie(paths, 9, 9) == TokenTree((1, 2, 3, 4, 5, 6), (-1, 0, 1, 1, -1, 2))
+    assert trie(paths, 4, 9) == TokenTree((1, 2, 3, 4), (-1, 0, 1, 1))
+    assert trie(paths, 9, 2) == TokenTree((1, 2, 5), (-1, 0, -1))
+    assert trie([], 9, 9) == TokenTree()
+
+
+def test_store_finds_every_place_in_order() -> None:
+    written = texts(12)
+    known, flat = Store.of(written, 4), [token for text in written for token in [*text, store.END]]
+    for tail in ([0], [1, 0], [0, 1, 1], [3, 3], [9], [2, 1, 2, 1, 0, 0]):
+        places = known.places(tail).tolist()
+        assert sorted(places) == [i + len(tail) for i in range(len(flat)) if flat[i:i + len(tail)] == tail]
+        assert (after := [flat[place:place + 16] for place in places]) == sorted(after)
+
+
+def test_store_counts_what_follows() -> None:
+    known = Store.of([[1, 2, 3], [1, 2, 4], [7, 1, 2, 3, 5]], 8)
+    rows = known.following(known.places([1]), 3)
+    assert sorted(rows.tolist()) == [[2, 3, -1], [2, 3, 5], [2, 4, -1]]
+    assert frequent(rows, 3) == [[2], [2, 3], [2, 4]]
+    for text in texts(8):
+        known = Store.of([text], 4)
+        rows = known.following(known.places([1]), 4)
+        starts = [tuple(row[:size]) for row in rows.tolist() for size in range(1, 5)]
+        counts = Counter(start for start in starts if store.END not in start)
+        best = frequent(rows, 9)
+        assert [counts[tuple(start)] for start in best] == sorted(counts.values(), reverse=True)[:9]
+        assert len(trie(best, 9, 9)) == len(best)
+
+
+def test_rest_takes_the_longest_end() -> None:
+    known = Store.of([[1, 2, 3], [9, 2, 4], [9, 2, 4], [1, 1, 9, 2, 5, 6]], 97)
+    for text, places in (([1, 9, 2], [5]), ([9, 2], [4, 4, 5]), ([7, 1, 2], [3]), ([7, 2], []), ([2], [])):
+        found = Retrieval(known, Rest()).longest(text)
+        assert known.tokens[found].tolist() == places
+
+
+@cache
+def stored(folder: Path) -> Rest:
+    """Retrieval from what greedy writes after half of the prompts."""
+    Store.of([[*prompt, *work(Greedy(), prompt)[1]] for prompt in PROMPTS[::2]], 97).save(folder / "a.npz")
+    return Rest(store=str(folder / "a.npz"))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rest_from_a_file(tmp_path: Path, temperature: float) -> None:
+    strategy = replace(stored(tmp_path), temperature=temperature)
+    forwards = [work(strategy, prompt, 20)[0].forwards for prompt in PROMPTS]
+    assert [work(strategy, prompt, 20)[0].forwards for prompt in PROMPTS[::-1]][::-1] == forwards
+    if not temperature:
+        assert forwards[0] < 6
+        assert all(decode(strategy, target(), prompt) == decode(Greedy(), target(), prompt) for prompt in PROMPTS)
+
+
+def test_rest_says_how_to_make_a_store(tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="make one with python -m"):
+        decode(Rest(), target(), PROMPTS[0])
+    (tmp_path / "b.npz").write_text("no")
+    with pytest.raises(UserError, match="is no datastore"):
+        decode(Rest(store=str(tmp_path / "b.npz")), target(), PROMPTS[0])
+
+
+def test_store_of_own_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "words.txt").write_text("Once upon a time there was a cat.")
+    monkeypatch.setattr("sys.argv", ["store", "--texts", str(tmp_path / "words.txt"), "--out", str(tmp_path / "c.npz")])
+    store.main()
+    known = store.load(tmp_path / "c.npz")
+    assert (known.vocab, known.tokens[-1]) == (2048, store.END)
+    assert len(known.tokens) < 20

@@ -1,0 +1,76 @@
+"""REST: draft what most often followed the same words in a store of other texts.
+
+He et al. 2023 (arXiv 2311.08252). The last `span` … 2 tokens are looked up, the longest that is found decides; of
+`matches` places (spread evenly over more) the `length` tokens after each are counted, and the `choices` most frequent
+starts make the tree. `store` "nano" is the embedded training corpus, for the embedded models; for others name a file
+made by `python -m strategies.drafters.store`. `temperature` and `p` choose the law, which is kept exactly by taking
+drafts as chosen; the official code draws a new path from the target at each step and is biased above temperature 0.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from harness.decoding.loop import Step
+from harness.decoding.session import Session
+from harness.decoding.tree import EMPTY, TokenTree
+from harness.decoding.verified import Verified
+from harness.errors import Unsupported
+from harness.strategy import Request, knob
+from strategies.drafters import store
+from strategies.drafters.trie import trie
+
+SHORTEST = 2  # a single token says too little
+
+
+class Retrieval:
+    """Drafts from a store."""
+
+    def __init__(self, known: store.Store, knobs: "Rest") -> None:
+        self.known, self.knobs = known, knobs
+
+    def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
+        """A tree of at most `choices` nodes and `limit` levels below `text`; empty when its end is nowhere."""
+        places = self.longest(text)
+        if not len(places):
+            return EMPTY
+        if len(places) > self.knobs.matches:
+            places = places[np.linspace(0, len(places) - 1, self.knobs.matches).astype(np.int64)]
+        rows = self.known.following(places, min(limit, self.knobs.length))
+        return trie(store.frequent(rows, self.knobs.choices), self.knobs.choices, limit)
+
+    def longest(self, text: Sequence[int]) -> store.Ids:
+        """The places of the longest end of `text` in the store, found by halving: shorter ones are there too."""
+        low, high, found = SHORTEST, min(self.knobs.span, len(text)), np.empty(0, np.int32)
+        while low <= high:
+            size = (low + high) // 2
+            if len(places := self.known.places(text[-size:])):
+                low, found = size + 1, places
+            else:
+                high = size - 1
+        return found
+
+
+@dataclass(frozen=True)
+class Rest(Verified):
+    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+
+    span: int = knob(16, "longest end of the text looked up, in tokens", low=2, high=16, sweep=(4, 8, 16))
+    matches: int = knob(5000, "most places looked at", low=1, high=1_000_000, sweep=(100, 5000))
+    length: int = knob(10, "tokens looked at after a place", low=1, high=16, sweep=(5, 10, 16))
+    choices: int = knob(64, "nodes of the tree", low=1, high=1024, sweep=(16, 32, 64))
+    store: str = knob("nano", "the embedded corpus, or a file of python -m strategies.drafters.store")
+
+    paper: ClassVar[str] = "He et al. 2023, arXiv 2311.08252"
+
+    def drafter(self, session: Session, request: Request) -> Retrieval:
+        """The store; raises `Unsupported` when it is of another vocabulary."""
+        known = store.embedded() if self.store == "nano" else store.load(Path(self.store))
+        vocab = session.engine.model.config.get_text_config().vocab_size
+        if known.vocab != vocab:
+            raise Unsupported(f"the datastore has {known.vocab} kinds of tokens and the model {vocab}: make one with "
+                              "python -m strategies.drafters.store --model NAME --out FILE and give rest:store=FILE")
+        return Retrieval(known, self)
