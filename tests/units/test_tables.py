@@ -17,12 +17,14 @@ from harness.decoding.session import Session, Work
 from harness.decoding.tree import ROOT, TokenTree
 from harness.errors import Unsupported, UserError
 from harness.strategy import Request, Strategy
+from strategies.aded import Aded
 from strategies.drafters import store
 from strategies.drafters.automaton import SuffixAutomaton
 from strategies.drafters.recycled import LEVELS, Recycler, Table, template
 from strategies.drafters.store import Store, frequent
 from strategies.drafters.suffixes import Place, SuffixTree
 from strategies.drafters.trie import trie
+from strategies.drafters.trigrams import Node, Search, Size, Trigrams
 from strategies.greedy import Greedy
 from strategies.input_copy import InputCopy, SourceCopy
 from strategies.rest import Rest, Retrieval
@@ -35,8 +37,9 @@ from tests.models import prompts, tiny_model
 PROMPTS = prompts(4, 97, 1)
 METHODS: list[Strategy] = [TokenRecycling(), TokenRecycling(nodes=16, k=4), SuffixAutomatonDecoding(len_threshold=2),
                            SuffixAutomatonDecoding(fallback="token_recycling"), SuffixDecoding(),
-                           SuffixDecoding(shape="tree", factor=2.0, min_prob=0.0), InputCopy()]
-LEARNERS: list[Strategy] = [TokenRecycling(warm=True), SuffixDecoding(warm=True)]
+                           SuffixDecoding(shape="tree", factor=2.0, min_prob=0.0), InputCopy(), Aded()]
+LEARNERS: list[Strategy] = [TokenRecycling(warm=True), SuffixDecoding(warm=True),
+                            Aded(warm=True)]
 
 
 @cache
@@ -317,3 +320,49 @@ def test_store_of_own_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     known = store.load(tmp_path / "c.npz")
     assert (known.vocab, known.tokens[-1]) == (2048, store.END)
     assert len(known.tokens) < 20
+
+
+def search(text: Sequence[int], **size: float) -> Search:
+    """A search over the trigrams of `text`, as it stands before a draft."""
+    known = Trigrams()
+    for a, b, c in zip(text, text[1:], text[2:], strict=False):
+        known.count((a, b), c)
+    whole = Size(150, 4, 24, 64, 16, 0.04)._replace(**size)  # type: ignore[arg-type]
+    return Search(whole, known, PhiloxStream(0), seen=len(text))
+
+
+def test_trigram_weights() -> None:
+    known = search([1, 2, 3, 1, 2, 4, 1, 2, 3]).known
+    assert known.weights((1, 2)) == [(3, 2 / 3), (4, 1 / 3)]
+    known.gain((1, 2), 4, 0.5)
+    assert known.weights((1, 2)) == [(4, 1 / 3 + 0.5), (3, 2 / 3)]
+    for _ in range(9):
+        known.gain((1, 2), 4, 0.5)
+    assert known.weights((1, 2))[0] == (4, 3.0)
+    assert known.weights((2, 2)) == []
+    for token in range(40):
+        known.count((8, 9), token)
+    assert len(known.weights((8, 9))) == 12
+
+
+def test_search_is_rewarded_by_chances() -> None:
+    """With a fork of 3 to 1 and one way on from there, the mean reward of each branch is its chance."""
+    text = [1, 2, 3, 5, 5] * 3 + [1, 2, 4, 5, 5]
+    root = search(text, depth=2).searched(Node((1, 2)))
+    assert root.children is not None
+    assert [(child.pair, child.chance, child.score / child.visits) for child in root.children] == [
+        ((2, 3), 0.75, 0.75), ((2, 4), 0.25, 0.25)]
+    assert root.visits == 150
+    assert root.children[0].visits > 2 * root.children[1].visits > 0
+
+
+def test_search_drafts_the_most_visited_paths() -> None:
+    text = [1, 2, 3, 5, 5] * 3 + [1, 2, 4, 5, 6, 1, 2]
+    step: Step = None  # type: ignore[assignment]
+    tree = search(text, depth=2, choices=3).draft(text, step, 9)
+    assert {tuple(tree.tokens[n] for n in tree.path(node)) for node in range(len(tree))} == {
+        (3,), (3, 5), (3, 5, 5), (4,), (4, 5)}
+    assert len(search(text).draft(text, step, 2).tokens) == 4
+    assert len(search(text, budget=3).draft(text, step, 9)) == 3
+    assert search(text).draft([*text, 9], step, 9) == TokenTree()
+    assert search(text).draft([1], step, 9) == TokenTree()
