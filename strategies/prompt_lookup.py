@@ -2,7 +2,10 @@
 
 Saxena 2023 (github.com/apoorvumang/prompt-lookup-decoding). No draft model: the last `max_ngram` tokens are looked
 up in the prompt and in what was written so far, and the `length` tokens after the match are the draft. `latest`
-takes the newest match instead of the earliest. `temperature` and `p` choose the law, which is kept exactly.
+takes the newest match instead of the earliest. `variant` "longest" takes what follows even if it is short, which is
+also what transformers does (with max_ngram=2) and vLLM (with min_ngram=max_ngram=5); "original" takes only places that
+`length` tokens follow and that end before the n-gram does; "spec_bench" does so too and drafts token 100 when there is
+none, so that each step checks something. `temperature` and `p` choose the law, which is kept exactly.
 """
 
 from dataclasses import dataclass
@@ -10,8 +13,11 @@ from typing import ClassVar
 
 from harness.decoding.session import Session
 from harness.decoding.verified import Verified
+from harness.errors import UserError
 from harness.strategy import Request, knob
 from strategies.drafters.ngram import NgramLookup
+
+FILLER = 100  # what Spec-Bench drafts when nothing is found
 
 
 @dataclass(frozen=True)
@@ -21,9 +27,20 @@ class PromptLookup(Verified):
     max_ngram: int = knob(3, "longest n-gram looked up, in tokens", low=1, high=64, sweep=(1, 2, 3, 4, 5))
     length: int = knob(10, "tokens drafted after a match", low=1, high=256, sweep=(3, 5, 10, 20, 40))
     latest: bool = knob(False, "take the latest match instead of the earliest", sweep=(False, True))
+    min_ngram: int = knob(1, "shortest n-gram looked up, in tokens", low=1, high=64, sweep=(1, 2, 3))
+    variant: str = knob("longest", "which matches count", choices=("longest", "original", "spec_bench"),
+                        sweep=("longest", "original", "spec_bench"))
 
     paper: ClassVar[str] = "Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding"
 
+    def __post_init__(self) -> None:
+        """Refuse a shortest n-gram that is longer than the longest."""
+        super().__post_init__()
+        if self.min_ngram > self.max_ngram:
+            raise UserError(f"prompt_lookup: min_ngram={self.min_ngram} is more than max_ngram={self.max_ngram}.")
+
     def drafter(self, session: Session, request: Request) -> NgramLookup:
         """The text itself."""
-        return NgramLookup(self.max_ngram, self.length, self.latest)
+        last = session.engine.model.config.get_text_config().vocab_size - 1
+        return NgramLookup(self.max_ngram, self.length, self.latest, self.min_ngram, self.variant != "longest",
+                           [min(FILLER, last)] if self.variant == "spec_bench" else ())

@@ -20,6 +20,7 @@ from harness.strategy import Request, Strategy
 from strategies.aded import Aded
 from strategies.drafters import store
 from strategies.drafters.automaton import SuffixAutomaton
+from strategies.drafters.ngram import NgramLookup
 from strategies.drafters.recycled import LEVELS, Recycler, Table, template
 from strategies.drafters.store import Store, frequent
 from strategies.drafters.suffixes import Place, SuffixTree
@@ -27,6 +28,7 @@ from strategies.drafters.trie import trie
 from strategies.drafters.trigrams import Node, Search, Size, Trigrams
 from strategies.greedy import Greedy
 from strategies.input_copy import InputCopy, SourceCopy
+from strategies.prompt_lookup import PromptLookup
 from strategies.rest import Rest, Retrieval
 from strategies.suffix_automaton import Continuation, SuffixAutomatonDecoding
 from strategies.suffix_decoding import Counted, SuffixDecoding
@@ -37,7 +39,8 @@ from tests.models import prompts, tiny_model
 PROMPTS = prompts(4, 97, 1)
 METHODS: list[Strategy] = [TokenRecycling(), TokenRecycling(nodes=16, k=4), SuffixAutomatonDecoding(len_threshold=2),
                            SuffixAutomatonDecoding(fallback="token_recycling"), SuffixDecoding(),
-                           SuffixDecoding(shape="tree", factor=2.0, min_prob=0.0), InputCopy(), Aded()]
+                           SuffixDecoding(shape="tree", factor=2.0, min_prob=0.0), InputCopy(), Aded(),
+                           PromptLookup(variant="original"), PromptLookup(variant="spec_bench")]
 LEARNERS: list[Strategy] = [TokenRecycling(warm=True), SuffixDecoding(warm=True),
                             Aded(warm=True)]
 
@@ -366,3 +369,23 @@ def test_search_drafts_the_most_visited_paths() -> None:
     assert len(search(text, budget=3).draft(text, step, 9)) == 3
     assert search(text).draft([*text, 9], step, 9) == TokenTree()
     assert search(text).draft([1], step, 9) == TokenTree()
+
+
+def test_prompt_lookup_variants() -> None:
+    """Specs/speculative, golden 11, and where the variants differ."""
+    text = [5, 1, 2, 9, 1, 2, 7, 1, 2]
+    assert NgramLookup(2, 3, full=True).lookup(text) == [9, 1, 2]
+    assert NgramLookup(2, 3, full=True, latest=True).lookup(text) == [7, 1, 2]
+    assert (NgramLookup(1, 1).lookup([4, 5, 5]), NgramLookup(1, 1, full=True).lookup([4, 5, 5])) == ([5], [])
+    assert NgramLookup(2, 9).lookup(text) == [9, 1, 2, 7, 1, 2]
+    assert NgramLookup(2, 9, full=True).lookup(text) == []
+    assert NgramLookup(2, 9, full=True, filler=[100]).lookup(text) == [100]
+    assert NgramLookup(5, 3, min_ngram=3).lookup(text) == []
+    assert NgramLookup(5, 3, min_ngram=2).lookup(text) == [9, 1, 2]
+    with pytest.raises(UserError, match="more than max_ngram"):
+        PromptLookup(min_ngram=4)
+
+
+def test_spec_bench_checks_something_at_each_step() -> None:
+    done, _ = work(PromptLookup(variant="spec_bench", length=30), PROMPTS[0], 20)
+    assert done.drafted == done.forwards - 2   # nothing below the prompt, and no room for a draft in the last step
