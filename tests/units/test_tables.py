@@ -3,12 +3,14 @@
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from harness.backends.transformers import load
 from harness.decoding.accept import greedy
 from harness.decoding.draw import PhiloxStream
 from harness.decoding.engine import Engine
@@ -16,6 +18,7 @@ from harness.decoding.loop import Step, draft_and_verify
 from harness.decoding.session import Session, Work
 from harness.decoding.tree import ROOT, TokenTree
 from harness.errors import Unsupported, UserError
+from harness.runner import Runner
 from harness.strategy import Request, Strategy
 from strategies.aded import Aded
 from strategies.drafters import store
@@ -247,11 +250,6 @@ def test_input_copy_needs_exactly_one_place() -> None:
     assert SourceCopy(source, 2, 3, 9).copy((9, 5)) == ()
 
 
-def test_input_copy_refuses_an_empty_range() -> None:
-    with pytest.raises(UserError, match="more than max_ngram"):
-        InputCopy(min_ngram=4)
-
-
 def test_trie_shares_starts_and_keeps_to_its_budget() -> None:
     paths = [[1, 2, 3], [1, 2, 4], [5], [1, 2, 3, 6]]
     assert trie(paths, 9, 9) == TokenTree((1, 2, 3, 4, 5, 6), (-1, 0, 1, 1, -1, 2))
@@ -291,16 +289,10 @@ def test_rest_takes_the_longest_end() -> None:
         assert known.tokens[found].tolist() == places
 
 
-@cache
-def stored(folder: Path) -> Rest:
-    """Retrieval from what greedy writes after half of the prompts."""
-    Store.of([[*prompt, *work(Greedy(), prompt)[1]] for prompt in PROMPTS[::2]], 97).save(folder / "a.npz")
-    return Rest(store=str(folder / "a.npz"))
-
-
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_rest_from_a_file(tmp_path: Path, temperature: float) -> None:
-    strategy = replace(stored(tmp_path), temperature=temperature)
+    Store.of([[*prompt, *work(Greedy(), prompt)[1]] for prompt in PROMPTS[::2]], 97).save(tmp_path / "a.npz")
+    strategy = Rest(store=str(tmp_path / "a.npz"), temperature=temperature)
     forwards = [work(strategy, prompt, 20)[0].forwards for prompt in PROMPTS]
     assert [work(strategy, prompt, 20)[0].forwards for prompt in PROMPTS[::-1]][::-1] == forwards
     if not temperature:
@@ -382,10 +374,26 @@ def test_prompt_lookup_variants() -> None:
     assert NgramLookup(2, 9, full=True, filler=[100]).lookup(text) == [100]
     assert NgramLookup(5, 3, min_ngram=3).lookup(text) == []
     assert NgramLookup(5, 3, min_ngram=2).lookup(text) == [9, 1, 2]
-    with pytest.raises(UserError, match="more than max_ngram"):
-        PromptLookup(min_ngram=4)
+    for method in (PromptLookup, InputCopy):
+        with pytest.raises(UserError, match="more than max_ngram"):
+            method(min_ngram=4)
 
 
 def test_spec_bench_checks_something_at_each_step() -> None:
     done, _ = work(PromptLookup(variant="spec_bench", length=30), PROMPTS[0], 20)
     assert done.drafted == done.forwards - 2   # nothing below the prompt, and no room for a draft in the last step
+
+
+def test_what_is_learnt_in_warm_up_is_forgotten() -> None:
+    learnt, model = list[str](), load("nano")
+    plan: Any = SimpleNamespace(manifest=SimpleNamespace(tasks=[]), target=model, draft=None, strategies=LEARNERS,
+                                config=SimpleNamespace(concurrency=1))
+
+    class Noted(dict[str, Any]):
+        def clear(self) -> None:
+            learnt.extend(self)
+            super().clear()
+    model.engine.learnt = Noted()
+    Runner(plan, lambda: 0.0).warm_up()
+    assert sorted(learnt) == sorted(strategy.spec() for strategy in LEARNERS)
+    assert not model.engine.learnt
