@@ -15,9 +15,11 @@ from harness.errors import UserError
 from harness.strategy import Request
 from strategies import rsd_c
 from strategies.drafters import tree as growing
+from strategies.drafters.sequoia_plan import Shape, most_tokens, plan
 from strategies.drafters.tree import distinct, numbers
 from strategies.rsd_c import RsdC
 from strategies.rsd_s import RsdS, truncated
+from strategies.sequoia import Sequoia
 from strategies.specinfer import SpecInfer
 from strategies.speculative import Speculative
 from tests import chances
@@ -27,15 +29,18 @@ from tests.models import prompts, tiny_model
 PROMPT = prompts(5, 97, 1)[0] * 2
 
 
+Tree = SpecInfer | RsdC | RsdS | Sequoia
+
+
 def model(seed: int = 0) -> Engine:
     return engine(tiny_model("llama", seed=seed))
 
 
-def run(strategy: Speculative | SpecInfer | RsdC | RsdS, new: int, draft: Engine) -> tuple[list[int], Work, Work]:
+def run(strategy: Speculative | Tree, new: int, draft: Engine) -> tuple[list[int], Work, Work]:
     return traced(strategy, model(), PROMPT, draft=draft, new=new, eos=None)
 
 
-def p_value(strategy: RsdC | RsdS | SpecInfer, monkeypatch: pytest.MonkeyPatch, draws: int = 1500) -> float:
+def p_value(strategy: Tree, monkeypatch: pytest.MonkeyPatch, draws: int = 1500) -> float:
     monkeypatch.setattr(chances, "DRAWS", draws)
     return chances.p_value(strategy, chances.draft)
 
@@ -55,9 +60,10 @@ def test_lists_of_counts() -> None:
 
 @pytest.mark.parametrize("strategy", [
     SpecInfer(expansion="2-1-2"), RsdC(branches="3-2-1"), RsdS(width=3, depth=3),
+    Sequoia(nodes=12, depth=3, rates="0.6-0.2-0.1"),
 ], ids=lambda s: s.name)
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_perfect_draft_is_accepted_whole(strategy: SpecInfer | RsdC | RsdS, temperature: float) -> None:
+def test_a_perfect_draft_is_accepted_whole(strategy: Tree, temperature: float) -> None:
     """Each step commits a path and one more token, and each level is one forward of the draft model."""
     if isinstance(strategy, RsdS) and not temperature:
         strategy = RsdS(width=1, depth=3)  # a wider beam search need not hold the greedy path
@@ -66,8 +72,10 @@ def test_a_perfect_draft_is_accepted_whole(strategy: SpecInfer | RsdC | RsdS, te
     assert work.forwards == 1 + 5
     assert work.accepted == 3 * 5
     assert small.forwards == 3 * 5
-    if not isinstance(strategy, SpecInfer):
+    if isinstance(strategy, RsdC | RsdS):
         assert work.drafted == 5 * (3 * strategy.width if isinstance(strategy, RsdS) else 3 + 6 + 6)
+    if isinstance(strategy, Sequoia):
+        assert work.drafted == 5 * 12
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
@@ -83,7 +91,7 @@ def test_one_branch_is_a_chain(temperature: float) -> None:
         assert tree[2].forwards == chain[2].forwards
 
 
-def step(strategy: SpecInfer | RsdC | RsdS, limit: int, stream: Stream) -> TokenTree:
+def step(strategy: Tree, limit: int, stream: Stream) -> TokenTree:
     """One tree below a text of the draft model."""
     target = Session(model(), Session(model(1)))
     try:
@@ -94,9 +102,10 @@ def step(strategy: SpecInfer | RsdC | RsdS, limit: int, stream: Stream) -> Token
         target.close()
 
 
-@pytest.mark.parametrize("strategy", [SpecInfer(), RsdC(branches="2-2-2-2"), RsdS(depth=6)], ids=lambda s: s.name)
+@pytest.mark.parametrize("strategy", [SpecInfer(), RsdC(branches="2-2-2-2"), RsdS(depth=6), Sequoia()],
+                         ids=lambda s: s.name)
 @pytest.mark.parametrize("limit", [1, 3])
-def test_no_deeper_than_the_limit(strategy: SpecInfer | RsdC | RsdS, limit: int) -> None:
+def test_no_deeper_than_the_limit(strategy: Tree, limit: int) -> None:
     assert max(depths(step(strategy, limit, PhiloxStream(0)).parents)) == limit
 
 
@@ -160,9 +169,10 @@ def test_drawing_without_replacement() -> None:
 
 @pytest.mark.parametrize("strategy", [
     SpecInfer(expansion="3-2", temperature=0.8, p=0.9), RsdC(branches="3-2", temperature=0.8, p=0.9),
+    Sequoia(nodes=20, rates="0.4-0.3-0.2-0.1", temperature=0.8, p=0.9),
     RsdC(branches="6-6", temperature=1.0), RsdS(width=4, depth=2, temperature=0.8, p=0.9),
 ], ids=lambda s: s.spec())
-def test_the_law(strategy: SpecInfer | RsdC | RsdS, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_law(strategy: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chances, "TEMPERATURE", strategy.temperature)
     monkeypatch.setattr(chances, "MASS", strategy.p)
     chances.expected.cache_clear()
@@ -179,3 +189,64 @@ def test_siblings_sorted_by_probability_are_caught(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(rsd_c, "distinct", resorted)
     assert growing.distinct is distinct
     assert p_value(RsdC(branches="2-2", temperature=0.8, p=0.9), monkeypatch, 6000) < 1e-6
+
+
+def tokens_of(shape: Sequence[int], rates: Sequence[float]) -> float:
+    """Expected tokens of a tree given as parents (−1 is the root), siblings in rank order; the root counts one."""
+    reach, ranks = {-1: 1.0}, dict[int, int]()
+    for node, parent in enumerate(shape):
+        rank = ranks[parent] = ranks.get(parent, -1) + 1
+        reach[node] = reach[parent] * (rates[rank] if rank < len(rates) else 0)
+    return sum(reach.values())
+
+
+def brute(rates: Sequence[float], nodes: int, depth: int) -> float:
+    """The best of all trees of exactly `nodes` nodes below the root."""
+    shapes = [list[int]()]
+    for node in range(nodes):
+        shapes = [[*shape, parent] for shape in shapes for parent in range(-1, node)]
+    return max((tokens_of(shape, rates) for shape in shapes if max(depths(tuple(shape)), default=0) <= depth),
+               default=0.0)
+
+
+def parents(shape: Shape) -> list[int]:
+    found, row = list[int](), [-1]
+    for counts in shape:
+        below = [parent for parent, count in zip(row, counts, strict=True) for _ in range(count)]
+        row = list(range(len(found), len(found) + len(below)))
+        found += below
+    return found
+
+
+def test_the_planner_knows_the_golden_numbers() -> None:
+    """Specs/speculative, golden 10."""
+    rates = (0.6, 0.2, 0.1)
+    assert most_tokens(rates, 7, 3)[1:].tolist() == pytest.approx([1, 1.6, 1.96, 2.176, 2.376, 2.496, 2.616, 2.716])
+    assert most_tokens(rates, 5, 2)[6] == pytest.approx(2.4)
+
+
+@pytest.mark.parametrize("rates", [(0.6, 0.2, 0.1), (0.4, 0.35, 0.2), (0.9,)])
+@pytest.mark.parametrize("depth", [1, 2, 3, 6])
+def test_the_planner_against_all_trees(rates: tuple[float, ...], depth: int) -> None:
+    for nodes in range(1, 7):
+        expected = max(brute(rates, count, depth) for count in range(1, nodes + 1))
+        shape, tokens = plan(rates, nodes, depth)
+        assert tokens == pytest.approx(expected)
+        tree = parents(shape)
+        assert len(tree) <= nodes
+        assert max(depths(tuple(tree))) <= depth
+        assert tokens_of(tree, rates) == pytest.approx(expected)
+
+
+def test_rates_that_are_no_chances() -> None:
+    for wrong in ("", "a-b", "0.5-0", "0.6-0.5", "nan"):
+        with pytest.raises(UserError, match="sequoia: rates"):
+            Sequoia(rates=wrong)
+
+
+def test_a_chain_is_planned_when_nothing_but_the_first_sibling_counts() -> None:
+    assert plan((0.9,), 64, 4)[0] == ((1,), (1,), (1,), (1,))
+    chain = run(Speculative(gamma=4, temperature=0.8), 30, model(1))
+    tree = run(Sequoia(nodes=4, depth=4, rates="0.9", temperature=0.8), 30, model(1))
+    assert tree[0] == chain[0]
+    assert (tree[1].drafted, tree[1].accepted) == (chain[1].drafted, chain[1].accepted)

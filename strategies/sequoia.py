@@ -1,0 +1,83 @@
+"""Sequoia: a draft tree whose shape a dynamic program has made best for the acceptance rates of its ranks.
+
+Chen et al. 2024 (arXiv 2402.12374). `rates` says how often the first, second, … sibling is the one accepted; of all
+trees of at most `nodes` nodes and `depth` levels the one with the most expected tokens is drafted, siblings without
+replacement (at temperature 0 the likeliest tokens). `temperature` and `p` choose the law, which is kept exactly.
+The default rates were counted with `nano` and `nano-draft`: how often greedy's token is the draft's first, second, …
+choice, over 797 tokens of the six embedded tasks.
+"""
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import ClassVar
+
+from torch import Tensor
+
+from harness.decoding.accept import Accept, rejection_without_replacement
+from harness.decoding.draw import Stream
+from harness.decoding.session import Session
+from harness.decoding.verified import Verified
+from harness.errors import UserError
+from harness.strategy import Need, Request, knob
+from strategies.drafters.sequoia_plan import plan
+from strategies.drafters.tree import Child, LevelTree, distinct
+
+
+@dataclass(frozen=True)
+class Sequoia(Verified):
+    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+
+    nodes: int = knob(64, "the most nodes of a tree", low=1, high=512, sweep=(8, 16, 32, 64, 128))
+    depth: int = knob(10, "the most levels", low=1, high=64, sweep=(2, 4, 6, 10))
+    rates: str = knob("0.89-0.056-0.011-0.006-0.004-0.003", "chance that the first, second, … sibling is accepted",
+                      sweep=("0.89-0.056-0.011-0.006-0.004-0.003", "0.6-0.2-0.1"))
+
+    paper: ClassVar[str] = "Chen et al. 2024, arXiv 2402.12374"
+    needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
+
+    def __post_init__(self) -> None:
+        """Refuse rates that are no chances."""
+        super().__post_init__()
+        self.chances()
+
+    def chances(self) -> tuple[float, ...]:
+        """The rates as numbers; raises `UserError` when they are none, or are no chances of one event each."""
+        try:
+            found = tuple(float(part) for part in self.rates.split("-"))
+        except ValueError:
+            raise UserError(f"sequoia: rates is {self.rates!r} and must be numbers such as 0.6-0.2-0.1.") from None
+        if not all(rate > 0 for rate in found) or sum(found) > 1 + 1e-9:
+            raise UserError(f"sequoia: rates is {self.rates!r}; each must be above 0, and all together at most 1.")
+        return found
+
+    def drafter(self, session: Session, request: Request) -> LevelTree:
+        """The draft model, one forward a level."""
+        stream = self.draws(request)
+        pick = _Planned(self.nodes, self.chances(), stream).pick
+        return LevelTree(session.draft, self.depth, self.law(), stream, pick)
+
+    def rule(self) -> Accept:
+        """Recursive rejection: what was turned down leaves q as well."""
+        return rejection_without_replacement
+
+
+class _Planned:
+    """Follows the plan; `live` holds the places in its present level of the nodes that have been read."""
+
+    def __init__(self, nodes: int, rates: tuple[float, ...], stream: Stream | None) -> None:
+        self.nodes, self.rates, self.stream = nodes, rates, stream
+        self.live = [0]
+
+    def pick(self, level: int, depth: int, q: Tensor) -> list[Child]:
+        """As many children as the plan says, or as many as q leaves to draw."""
+        shape, _ = plan(self.rates, self.nodes, depth)
+        live, self.live = self.live if level else [0], []
+        firsts = [0, *accumulate(shape[level])]
+        fertile = shape[level + 1] if level + 1 < len(shape) else (0,) * firsts[-1]
+        found = list[Child]()
+        for row, place in enumerate(live):
+            for rank, token in enumerate(distinct(q[row], shape[level][place], self.stream)):
+                child = firsts[place] + rank
+                found.append((row, token, fertile[child] > 0))
+                self.live += [child] if fertile[child] else []
+        return found
