@@ -1,6 +1,7 @@
 """Draft trees: golden numbers, counts, degenerate identities, and planted bugs that the law catches."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from strategies import rsd_c
 from strategies.drafters import tree as growing
 from strategies.drafters.sequoia_plan import Shape, most_tokens, plan
 from strategies.drafters.tree import distinct, numbers
+from strategies.dyspec import DySpec
 from strategies.rsd_c import RsdC
 from strategies.rsd_s import RsdS, truncated
 from strategies.sequoia import Sequoia
@@ -29,7 +31,7 @@ from tests.models import prompts, tiny_model
 PROMPT = prompts(5, 97, 1)[0] * 2
 
 
-Tree = SpecInfer | RsdC | RsdS | Sequoia
+Tree = SpecInfer | RsdC | RsdS | Sequoia | DySpec
 
 
 def model(seed: int = 0) -> Engine:
@@ -102,7 +104,8 @@ def step(strategy: Tree, limit: int, stream: Stream) -> TokenTree:
         target.close()
 
 
-@pytest.mark.parametrize("strategy", [SpecInfer(), RsdC(branches="2-2-2-2"), RsdS(depth=6), Sequoia()],
+@pytest.mark.parametrize("strategy", [SpecInfer(), RsdC(branches="2-2-2-2"), RsdS(depth=6), Sequoia(),
+                                      DySpec(nodes=512, theta=0.01), DySpec(variant="greedy")],
                          ids=lambda s: s.name)
 @pytest.mark.parametrize("limit", [1, 3])
 def test_no_deeper_than_the_limit(strategy: Tree, limit: int) -> None:
@@ -170,6 +173,7 @@ def test_drawing_without_replacement() -> None:
 @pytest.mark.parametrize("strategy", [
     SpecInfer(expansion="3-2", temperature=0.8, p=0.9), RsdC(branches="3-2", temperature=0.8, p=0.9),
     Sequoia(nodes=20, rates="0.4-0.3-0.2-0.1", temperature=0.8, p=0.9),
+    DySpec(nodes=12, temperature=0.8, p=0.9), DySpec(nodes=12, variant="greedy", temperature=0.8, p=0.9),
     RsdC(branches="6-6", temperature=1.0), RsdS(width=4, depth=2, temperature=0.8, p=0.9),
 ], ids=lambda s: s.spec())
 def test_the_law(strategy: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,3 +254,51 @@ def test_a_chain_is_planned_when_nothing_but_the_first_sibling_counts() -> None:
     tree = run(Sequoia(nodes=4, depth=4, rates="0.9", temperature=0.8), 30, model(1))
     assert tree[0] == chain[0]
     assert (tree[1].drafted, tree[1].accepted) == (chain[1].drafted, chain[1].accepted)
+
+
+def modelled(tree: TokenTree) -> list[float]:
+    """The value of the slot that each node filled, from the draft model's own probabilities."""
+    session, values, left = Session(model(1)), list[float](), dict[int, float]()
+    reach = {-1: 1.0}
+    rest: dict[int, Tensor] = {}
+    for node, (token, parent) in enumerate(zip(tree.tokens, tree.parents, strict=True)):
+        if parent not in rest:
+            session.follow([*PROMPT, *(tree.tokens[above] for above in tree.path(parent))])
+            rest[parent], left[parent] = session.read().logits[0].double().softmax(-1), reach[parent]
+        values.append(left[parent])
+        share = float(rest[parent][token] / rest[parent].sum())
+        rest[parent][token] = 0
+        reach[node], left[parent] = left[parent] * share, left[parent] * (1 - share)
+    session.close()
+    return values
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_dyspec_fills_the_best_slots(temperature: float) -> None:
+    """Greedy fills slots in falling value; a threshold fills exactly those that greedy fills above it."""
+    greedy = step(DySpec(nodes=24, variant="greedy", temperature=temperature), 6, PhiloxStream(0))
+    values = modelled(greedy)
+    assert len(greedy) == 24
+    assert all(a >= b - 1e-6 for a, b in pairwise(values))
+    threshold = step(DySpec(nodes=200, theta=0.02, temperature=temperature), 6, PhiloxStream(0))
+    assert min(modelled(threshold)) >= 0.02 - 1e-6
+
+
+def test_dyspec_variants_agree_without_chance() -> None:
+    """At temperature 0 the slots of at least theta are the same however they are found."""
+    least = 0.03
+    greedy = step(DySpec(nodes=500, theta=least, variant="greedy"), 5, PhiloxStream(0))
+    threshold = step(DySpec(nodes=500, theta=least), 5, PhiloxStream(0))
+
+    def paths(tree: TokenTree) -> set[tuple[int, ...]]:
+        return {tuple(tree.tokens[above] for above in tree.path(node)) for node in range(len(tree))}
+    assert paths(greedy) == paths(threshold)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_forwards_of_dyspec(temperature: float) -> None:
+    """A threshold reads a level a forward, greedy a node; a perfect draft is never turned down."""
+    _, work, small = run(DySpec(nodes=16, depth=3, temperature=temperature), 21, model())
+    assert small.forwards <= 3 * (work.forwards - 1)
+    _, work, small = run(DySpec(nodes=16, depth=3, variant="greedy", temperature=temperature), 21, model())
+    assert work.drafted >= small.forwards > work.forwards - 1

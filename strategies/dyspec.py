@@ -1,0 +1,117 @@
+"""DySpec: a draft tree that grows where the draft model is sure, anew at each step.
+
+Xiong et al. 2024 (arXiv 2410.11744). The chance that a slot of the tree is reached and accepted is estimated by the
+draft model's own probabilities. `variant` "greedy" always fills the best slot, until there are `nodes` nodes, with a
+forward of the draft model for each node that gets children; "threshold" fills all slots of at least `theta` level by
+level, one forward each (`theta` 0 stands for 1 / `nodes`). `depth` caps the levels. At temperature 0 children are the
+likeliest tokens. `temperature` and `p` choose the law, which is kept exactly.
+"""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import ClassVar
+
+from torch import Tensor
+
+from harness.decoding.accept import Accept, rejection_without_replacement
+from harness.decoding.draw import Stream
+from harness.decoding.loop import Drafter, Step
+from harness.decoding.session import Session
+from harness.decoding.tree import ROOT, TokenTree
+from harness.decoding.verified import Verified
+from harness.strategy import Need, Request, knob
+from strategies.drafters.tree import Grown
+
+
+@dataclass(frozen=True)
+class DySpec(Verified):
+    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+
+    variant: str = knob("threshold", "how the tree grows", choices=("greedy", "threshold"),
+                        sweep=("greedy", "threshold"))
+    nodes: int = knob(64, "the most nodes of a tree", low=1, high=1024, sweep=(8, 16, 32, 64, 256))
+    theta: float = knob(0.0, "the least chance of a slot that is filled; 0 is 1 / nodes", low=0, high=1,
+                        sweep=(0.0, 0.001, 0.01, 0.05))
+    depth: int = knob(16, "the most levels", low=1, high=64, sweep=(4, 8, 16, 32))
+
+    paper: ClassVar[str] = "Xiong et al. 2024, arXiv 2410.11744"
+    needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
+
+    def drafter(self, session: Session, request: Request) -> Drafter:
+        """The draft model, grown by `variant`."""
+        stream = self.draws(request)
+        kind = _Greedy if self.variant == "greedy" else _Threshold
+        return kind(self, Grown(session.draft, self.law(), stream), stream)
+
+    def rule(self) -> Accept:
+        """Recursive rejection: what was turned down leaves q as well."""
+        return rejection_without_replacement
+
+
+class _Slots:
+    """What is left of q (V,) after a node: the next sibling comes from there."""
+
+    def __init__(self, node: int, q: Tensor, stream: Stream | None) -> None:
+        self.node, self.q, self.rest, self.stream = node, q, q.clone(), stream
+
+    def fill(self, grown: Grown) -> tuple[int, float]:
+        """A new child and its share of what was left."""
+        token = int(self.rest.argmax()) if self.stream is None else self.stream.choose(self.rest)
+        share = float(self.rest[token] / self.rest.sum())
+        self.rest[token] = 0
+        return grown.add(self.node, token, self.q), share
+
+    def empty(self) -> bool:
+        """Whether nothing is left to draw."""
+        return not bool(self.rest.any())
+
+
+class _Greedy:
+    """Always the best slot; its value comes from the past alone, never from the child that will fill it."""
+
+    def __init__(self, owner: DySpec, grown: Grown, stream: Stream | None) -> None:
+        self.nodes, self.least, self.depth = owner.nodes, owner.theta, owner.depth
+        self.grown, self.stream = grown, stream
+
+    def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
+        """A tree of at most `limit` levels below `text`."""
+        grown, deepest, order = self.grown, min(self.depth, limit), count()
+        root = _Slots(ROOT, grown.start(text, last), self.stream)
+        heap: list[tuple[float, int, int, int, _Slots | None]] = [(-1.0, next(order), 0, ROOT, root)]
+        while heap and len(grown) < self.nodes and -heap[0][0] >= self.least:
+            value, _, level, node, slots = heapq.heappop(heap)
+            slots = slots or _Slots(node, grown.read([node])[0], self.stream)
+            child, share = slots.fill(grown)
+            if level + 1 < deepest:
+                heapq.heappush(heap, (value * share, next(order), level + 1, child, None))
+            if not slots.empty():
+                heapq.heappush(heap, (value * (1 - share), next(order), level, node, slots))
+        return grown.done()
+
+
+class _Threshold:
+    """All slots of at least `least`, a level at a time."""
+
+    def __init__(self, owner: DySpec, grown: Grown, stream: Stream | None) -> None:
+        self.nodes, self.least, self.depth = owner.nodes, owner.theta or 1 / owner.nodes, owner.depth
+        self.grown, self.stream = grown, stream
+
+    def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
+        """A tree of at most `limit` levels below `text`."""
+        grown, deepest = self.grown, min(self.depth, limit)
+        live, rows = [(1.0, ROOT)], grown.start(text, last)[None]
+        for level in range(deepest):
+            below = list[tuple[float, int]]()
+            for (value, node), q in zip(live, rows, strict=True):
+                slots = _Slots(node, q, self.stream)
+                while value >= self.least and len(grown) < self.nodes and not slots.empty():
+                    child, share = slots.fill(grown)
+                    below += [(value * share, child)] if value * share >= self.least else []
+                    value *= 1 - share
+            live = sorted(below, key=lambda slot: -slot[0])  # where nodes run out, the best come first
+            if not live or level + 1 == deepest or len(grown) == self.nodes:
+                break
+            rows = grown.read([node for _, node in live])
+        return grown.done()
