@@ -10,18 +10,25 @@ from harness.decoding.loop import Step
 from harness.decoding.session import Session
 from harness.decoding.tree import TokenTree
 from harness.decoding.warp import Warp
+from strategies.drafters.length import Fixed, Length
 
 
 class ModelChain:
-    """Drafts up to `gamma` tokens: the argmax each time when `stream` is None, else draws and keeps q (V,)."""
+    """Drafts a chain: the argmax each time when `stream` is None, else draws and keeps q (V,).
 
-    def __init__(self, session: Session, gamma: int, warp: Warp, stream: Stream | None) -> None:
-        self.session, self.gamma, self.warp, self.stream = session, gamma, warp, stream
+    `length` is the number of tokens, or the policy that sets it.
+    """
+
+    def __init__(self, session: Session, length: int | Length, warp: Warp, stream: Stream | None) -> None:
+        self.session, self.warp, self.stream = session, warp, stream
+        self.length = Fixed(length) if isinstance(length, int) else length
 
     def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
         """A chain of at most `limit` tokens below `text`."""
+        if len(last.tree):
+            self.length.observe(len(last.tree), len(last.path))
         tokens, probs = list[int](), list[Tensor]()
-        for _ in range(min(self.gamma, limit)):
+        for _ in range(min(self.length.gamma, limit)):
             whole = [*text, *tokens]
             self.session.follow(whole)
             reading = self.session.read()
@@ -30,4 +37,8 @@ class ModelChain:
             else:
                 probs.append(torch.softmax(self.warp(reading.logits, [whole])[0].double(), -1))
                 tokens.append(self.stream.choose(probs[-1]))
+            if self.length.watches:
+                q = probs[-1] if probs else torch.softmax(reading.logits[0].double(), -1)
+                if self.length.stop(float(q.max())):
+                    break
         return TokenTree.chain(tokens, probs)

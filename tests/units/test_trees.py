@@ -14,18 +14,21 @@ from harness.decoding.session import Session, Work
 from harness.decoding.tree import EMPTY, TokenTree, depths
 from harness.errors import UserError
 from harness.strategy import Request
-from strategies import rsd_c
+from strategies import rsd_c, speculative
 from strategies.drafters import tree as growing
+from strategies.drafters.chain import ModelChain
+from strategies.drafters.length import POLICIES, Adaptive, Confidence, Cost, Heuristic, best_gamma
 from strategies.drafters.sequoia_plan import Shape, most_tokens, plan
 from strategies.drafters.tree import distinct, numbers
 from strategies.dyspec import DySpec
+from strategies.greedy import Greedy
 from strategies.rsd_c import RsdC
 from strategies.rsd_s import RsdS, truncated
 from strategies.sequoia import Sequoia
 from strategies.specinfer import SpecInfer
 from strategies.speculative import Speculative
 from tests import chances
-from tests.decode import engine, traced
+from tests.decode import decode, engine, traced
 from tests.models import prompts, tiny_model
 
 PROMPT = prompts(5, 97, 1)[0] * 2
@@ -42,7 +45,7 @@ def run(strategy: Speculative | Tree, new: int, draft: Engine) -> tuple[list[int
     return traced(strategy, model(), PROMPT, draft=draft, new=new, eos=None)
 
 
-def p_value(strategy: Tree, monkeypatch: pytest.MonkeyPatch, draws: int = 1500) -> float:
+def p_value(strategy: Speculative | Tree, monkeypatch: pytest.MonkeyPatch, draws: int = 1500) -> float:
     monkeypatch.setattr(chances, "DRAWS", draws)
     return chances.p_value(strategy, chances.draft)
 
@@ -93,7 +96,7 @@ def test_one_branch_is_a_chain(temperature: float) -> None:
         assert tree[2].forwards == chain[2].forwards
 
 
-def step(strategy: Tree, limit: int, stream: Stream) -> TokenTree:
+def step(strategy: Speculative | Tree, limit: int, stream: Stream) -> TokenTree:
     """One tree below a text of the draft model."""
     target = Session(model(), Session(model(1)))
     try:
@@ -174,9 +177,10 @@ def test_drawing_without_replacement() -> None:
     SpecInfer(expansion="3-2", temperature=0.8, p=0.9), RsdC(branches="3-2", temperature=0.8, p=0.9),
     Sequoia(nodes=20, rates="0.4-0.3-0.2-0.1", temperature=0.8, p=0.9),
     DySpec(nodes=12, temperature=0.8, p=0.9), DySpec(nodes=12, variant="greedy", temperature=0.8, p=0.9),
+    *(Speculative(policy=policy, threshold=0.6, temperature=0.8, p=0.9) for policy in POLICIES[1:]),
     RsdC(branches="6-6", temperature=1.0), RsdS(width=4, depth=2, temperature=0.8, p=0.9),
 ], ids=lambda s: s.spec())
-def test_the_law(strategy: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_law(strategy: Speculative | Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chances, "TEMPERATURE", strategy.temperature)
     monkeypatch.setattr(chances, "MASS", strategy.p)
     chances.expected.cache_clear()
@@ -302,3 +306,80 @@ def test_forwards_of_dyspec(temperature: float) -> None:
     assert small.forwards <= 3 * (work.forwards - 1)
     _, work, small = run(DySpec(nodes=16, depth=3, variant="greedy", temperature=temperature), 21, model())
     assert work.drafted >= small.forwards > work.forwards - 1
+
+
+BEST = {0.5: (5, 3, 2, 1), 0.6: (7, 4, 3, 2), 0.7: (9, 6, 4, 3), 0.8: (14, 8, 6, 4), 0.9: (24, 13, 10, 7)}
+
+
+@pytest.mark.parametrize("alpha", BEST)
+def test_the_best_length(alpha: float) -> None:
+    """Specs/speculative, the table of 1.2."""
+    assert tuple(best_gamma(alpha, cost, 64) for cost in (0.01, 0.05, 0.1, 0.2)) == BEST[alpha]
+
+
+def test_the_best_length_of_a_batch() -> None:
+    """Specs/speculative, golden 16: many texts leave no room for drafts."""
+    found = [[best_gamma(alpha, 0.05, 64, lambda tokens, b=batch: max(1, tokens * b / 153) / max(1, b / 153))
+              for batch in (1, 8, 32, 64, 128)] for alpha in (0.8, 0.6)]
+    assert found == [[8, 8, 4, 2, 1], [4, 4, 3, 1, 0]]
+
+
+def test_length_policies() -> None:
+    heuristic = Heuristic(4)
+    lengths = []
+    for drafted, accepted in ((4, 4), (6, 2), (5, 0), (4, 0), (3, 0), (2, 0), (1, 0)):
+        heuristic.observe(drafted, accepted)
+        lengths.append(heuristic.gamma)
+    assert lengths == [6, 5, 4, 3, 2, 1, 1]
+    assert Confidence(8, 0.4).stop(0.39)
+    assert not Confidence(8, 0.4).stop(0.4)
+    ema = Adaptive(8, 0.5)
+    ema.observe(8, 4)
+    assert (ema.rate, ema.threshold) == (pytest.approx(0.7), pytest.approx(0.501))
+    for _ in range(3):
+        ema.observe(4, 4)
+    assert ema.rate == pytest.approx(0.9625)
+    assert ema.threshold == pytest.approx(0.501 + 0.001 - 0.002)
+    ema.observe(8, 8)
+    assert ema.threshold == pytest.approx(0.5)
+    cost = Cost(24, 0.05)
+    assert cost.gamma == 3
+    for _ in range(50):
+        cost.observe(cost.gamma, cost.gamma)
+    assert cost.gamma == 24
+    hopeless = Cost(24, 0.05)
+    for _ in range(100):
+        hopeless.observe(hopeless.gamma, 0)
+    assert hopeless.gamma == 1
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_policies_are_lossless(policy: str) -> None:
+    for seed in (0, 1):
+        strategy = Speculative(policy=policy, threshold=0.6)
+        assert decode(strategy, model(), PROMPT, draft=model(seed)) == decode(Greedy(), model(), PROMPT)
+
+
+def test_an_unsure_token_is_kept_and_ends_the_draft() -> None:
+    for temperature in (0.0, 1.0):
+        assert len(step(Speculative(policy="confidence", threshold=1.0, temperature=temperature), 9,
+                        PhiloxStream(0))) == 1
+        assert len(step(Speculative(policy="confidence", threshold=0.0, temperature=temperature), 9,
+                        PhiloxStream(0))) == 4
+
+
+def test_a_perfect_draft_gets_longer() -> None:
+    _, work, _ = run(Speculative(policy="heuristic", gamma=1), 1 + 2 + 4 + 6 + 8, model())
+    assert (work.forwards, work.drafted, work.accepted) == (5, 16, 16)
+
+
+def test_stopping_at_unlikely_draws_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropping the drawn token that was unlikely bends the law (specs/speculative 1.4, rule 1)."""
+    class Careless(ModelChain):
+        def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
+            tree = super().draft(text, last, limit)
+            likely = [float(tree.probs[i - 1][token]) >= 0.3 for i, token in enumerate(tree.tokens)]
+            kept = likely.index(False) if False in likely else len(likely)
+            return TokenTree.chain(tree.tokens[:kept], [tree.probs[i - 1] for i in range(kept)])
+    monkeypatch.setattr(speculative, "ModelChain", Careless)
+    assert p_value(Speculative(gamma=2, temperature=0.8, p=0.9), monkeypatch, 6000) < 1e-6
