@@ -3,7 +3,8 @@
 Liu et al. 2024 (arXiv 2408.11850). Two workers meet at a barrier each step: the draft model writes `gamma` tokens ahead
 while the target judges what it was given at the last barrier and, with its last row, the first of the new ones. A
 rejection throws the tokens ahead away; there is no bonus token. The workers are run one after the other here: tokens
-and counts are those of two devices, the time is not, and would be the longer of the two sides at each step.
+and counts are those of two devices, the time is not: it would be the longer of the two sides at each step.
+`temperature` and `p` choose the law, which is kept exactly.
 """
 
 from collections.abc import Iterator

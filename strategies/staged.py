@@ -1,8 +1,9 @@
 """Staged speculation: the draft model is itself sped up by drafts from the text.
 
-Spector & Ré 2023 (arXiv 2308.04623). Inside each draft of `gamma` tokens, n-grams of the text propose up to `length`
-tokens to the draft model, which checks them in one forward; the target then checks what the draft model wrote. Each
-stage is exact, so a token counts as drawn from the draft model, whatever proposed it.
+Spector & Ré 2023 (arXiv 2308.04623). Inside each draft of `gamma` tokens, what followed the same `max_ngram` tokens
+earlier in the text is proposed to the draft model, which checks it in one forward; the target then checks what the
+draft model wrote. Each stage is exact, so a token counts as drawn from the draft model, whatever proposed it. The paper
+proposes from an n-gram model of much text instead. `temperature` and `p` choose the law, which is kept exactly.
 """
 
 from collections.abc import Sequence

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import pytest
 import torch
@@ -22,11 +23,13 @@ from strategies.drafters.sequoia_plan import Shape, most_tokens, plan
 from strategies.drafters.tree import distinct, numbers
 from strategies.dyspec import DySpec
 from strategies.greedy import Greedy
+from strategies.pearl import Pearl
 from strategies.rsd_c import RsdC
 from strategies.rsd_s import RsdS, truncated
 from strategies.sequoia import Sequoia
 from strategies.specinfer import SpecInfer
 from strategies.speculative import Speculative
+from strategies.staged import Staged
 from tests import chances
 from tests.decode import decode, engine, traced
 from tests.models import prompts, tiny_model
@@ -41,11 +44,11 @@ def model(seed: int = 0) -> Engine:
     return engine(tiny_model("llama", seed=seed))
 
 
-def run(strategy: Speculative | Tree, new: int, draft: Engine) -> tuple[list[int], Work, Work]:
+def run(strategy: Speculative | Tree | Pearl | Staged, new: int, draft: Engine) -> tuple[list[int], Work, Work]:
     return traced(strategy, model(), PROMPT, draft=draft, new=new, eos=None)
 
 
-def p_value(strategy: Speculative | Tree, monkeypatch: pytest.MonkeyPatch, draws: int = 1500) -> float:
+def p_value(strategy: Speculative | Tree | Pearl | Staged, monkeypatch: pytest.MonkeyPatch, draws: int = 1500) -> float:
     monkeypatch.setattr(chances, "DRAWS", draws)
     return chances.p_value(strategy, chances.draft)
 
@@ -96,7 +99,7 @@ def test_one_branch_is_a_chain(temperature: float) -> None:
         assert tree[2].forwards == chain[2].forwards
 
 
-def step(strategy: Speculative | Tree, limit: int, stream: Stream) -> TokenTree:
+def step(strategy: Speculative | Tree | Staged, limit: int, stream: Stream) -> TokenTree:
     """One tree below a text of the draft model."""
     target = Session(model(), Session(model(1)))
     try:
@@ -178,9 +181,10 @@ def test_drawing_without_replacement() -> None:
     Sequoia(nodes=20, rates="0.4-0.3-0.2-0.1", temperature=0.8, p=0.9),
     DySpec(nodes=12, temperature=0.8, p=0.9), DySpec(nodes=12, variant="greedy", temperature=0.8, p=0.9),
     *(Speculative(policy=policy, threshold=0.6, temperature=0.8, p=0.9) for policy in POLICIES[1:]),
+    Pearl(gamma=2, temperature=0.8, p=0.9), Staged(temperature=0.8, p=0.9),
     RsdC(branches="6-6", temperature=1.0), RsdS(width=4, depth=2, temperature=0.8, p=0.9),
 ], ids=lambda s: s.spec())
-def test_the_law(strategy: Speculative | Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_law(strategy: Speculative | Tree | Pearl | Staged, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chances, "TEMPERATURE", strategy.temperature)
     monkeypatch.setattr(chances, "MASS", strategy.p)
     chances.expected.cache_clear()
@@ -383,3 +387,78 @@ def test_stopping_at_unlikely_draws_is_caught(monkeypatch: pytest.MonkeyPatch) -
             return TokenTree.chain(tree.tokens[:kept], [tree.probs[i - 1] for i in range(kept)])
     monkeypatch.setattr(speculative, "ModelChain", Careless)
     assert p_value(Speculative(gamma=2, temperature=0.8, p=0.9), monkeypatch, 6000) < 1e-6
+
+
+class Coin:
+    """A model without memory: the same distribution after every text."""
+
+    def __init__(self, law: Sequence[float], draft: "Coin | None" = None) -> None:
+        self.log, self._draft, self.forwards = torch.tensor([law], dtype=torch.float64).log(), draft, 0
+
+    @property
+    def draft(self) -> "Coin":
+        assert self._draft is not None
+        return self._draft
+
+    @property
+    def logits(self) -> Tensor:
+        return self.log.expand(1 + self.nodes, -1)
+
+    def follow(self, text: Sequence[int]) -> None:
+        pass
+
+    def read(self, tree: TokenTree = EMPTY) -> "Coin":
+        self.nodes = len(tree)
+        self.forwards += 1
+        return self
+
+    def keep(self, path: Sequence[int]) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("alpha", "gamma", "expected"), [(0.8, 5, 2.2832), (0.9, 5, 3.1272), (0.7, 4, 1.7351)])
+def test_tokens_of_pearl_per_barrier(alpha: float, gamma: int, expected: float) -> None:
+    """Specs/speculative, golden 14, with draws that are accepted independently; the law of the tokens is p."""
+    small = Coin((alpha - 0.1, 1.1 - alpha))
+    target = Coin((0.9, 0.1), small)
+    written, barriers = list[int](), 3000
+    blocks = Pearl(gamma=gamma, temperature=1.0).generate(cast(Session, target), Request((0,), 10**6, PhiloxStream(0)))
+    assert len(next(blocks)) == 1
+    for _ in range(barriers):
+        written += next(blocks)
+    assert len(written) / barriers == pytest.approx(expected, rel=0.04)
+    assert written.count(0) / len(written) == pytest.approx(0.9, abs=0.015)
+    assert (target.forwards, small.forwards) == (1 + barriers, gamma * barriers)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_pearl_with_a_perfect_draft(temperature: float) -> None:
+    """One token at the first barrier, gamma at each later one, and nothing is read twice."""
+    tokens, work, small = run(Pearl(gamma=4, temperature=temperature), 1 + 1 + 4 * 5, model())
+    assert len(tokens) == 22
+    assert work.forwards == 1 + 1 + 5
+    assert small.forwards <= 4 * 6
+    assert work.accepted == 3 * 5
+
+
+def test_staged_needs_fewer_draft_forwards_where_text_repeats() -> None:
+    """The same tokens as speculative decoding, drafted alike; the n-grams save forwards of the draft model alone."""
+    text = [5, 6, 7, 8, 9, 10] * 6
+    for prompt in (PROMPT, text):
+        plain = traced(Speculative(gamma=6), model(), prompt, draft=model(1), new=60, eos=None)
+        staged = traced(Staged(gamma=6), model(), prompt, draft=model(1), new=60, eos=None)
+        assert staged[0] == plain[0]
+        assert staged[1] == plain[1]
+        assert staged[2].forwards <= plain[2].forwards
+    assert staged[2].forwards < plain[2].forwards
+
+
+def test_staged_drafts_are_the_draft_models_own_draws() -> None:
+    """Each q is the draft model's after the tokens before it, whatever proposed the token."""
+    tree = step(Staged(gamma=6, temperature=1.0), 5, PhiloxStream(0))
+    session = Session(model(1))
+    for node in range(len(tree)):
+        session.follow([*PROMPT, *tree.tokens[:node]])
+        assert torch.allclose(tree.probs[node - 1], session.read().logits[0].double().softmax(-1), atol=1e-5)
+    session.close()
+    assert len(tree) == 5
