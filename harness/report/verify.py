@@ -75,8 +75,8 @@ def terminal(report: Report) -> Table:
     """One line a strategy and temperature, for a terminal of 80 columns or more."""
     bad = sum(not finding.ok for finding in report.findings)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title_justify="left",
-                  title=f"{report.model} ({report.dtype}): {_sum(report, bad)}", caption_justify="left",
-                  caption="\n".join(notes(report)))
+                  title=Text(f"{report.model} ({report.dtype}): {_sum(report, bad)}"), caption_justify="left",
+                  caption=Text("\n".join(notes(report))))
     table.add_column("strategy", overflow="fold", min_width=12)
     for title in TITLES:
         table.add_column(title, justify="left" if title in ("temperature", "verdict") else "right", no_wrap=True)
@@ -84,7 +84,7 @@ def terminal(report: Report) -> Table:
     for label, finding in zip(names(report.findings), report.findings, strict=True):
         texts = cells(finding)
         colour = "green" if finding.ok and not finding.partings else "yellow" if finding.ok else "red"
-        table.add_row("" if label == last else label, texts[0], Text(texts[1], style=colour), *texts[2:])
+        table.add_row(Text("" if label == last else label), texts[0], Text(texts[1], style=colour), *texts[2:])
         last = label
     return table
 
