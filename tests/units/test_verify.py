@@ -276,7 +276,7 @@ def test_the_tests_themselves() -> None:
     mass = rng.dirichlet((3, 2, 1), 500)
     shares.add(mass, np.array([rng.choice(3, p=row) for row in mass]))
     assert shares.p_value() > 0.01
-    shares.add(mass, np.array([rng.choice(3, p=(row + [1, 0, 0]) / 2) for row in mass]))
+    shares.add(mass, np.array([rng.choice(3, p=np.add(row, [1, 0, 0]) / 2) for row in mass]))
     assert shares.p_value() < 1e-6
     assert Shares(("a", "b")).p_value() == 1.0
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
