@@ -20,7 +20,7 @@ from harness.decoding.session import Session
 from harness.decoding.tree import ROOT, TokenTree
 from harness.decoding.verified import Verified
 from harness.strategy import Request, knob
-from strategies.drafters.paths import branches
+from strategies.drafters.trie import trie
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Trajectories:
         """A tree at most `limit` deep."""
         if isinstance(last.tree, Windowed):
             self.window.move(last.reading.best, self.pool)
-        return self.window.grow(branches(self.pool.after(text[-1]), limit), text[-1], limit)
+        return self.window.grow(trie(self.pool.after(text[-1]), limit=limit), text[-1], limit)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from harness.decoding.tree import ROOT, TokenTree
 from harness.decoding.verified import Verified
 from harness.strategy import Request, knob
 from strategies.drafters.ngram import NgramLookup
-from strategies.drafters.paths import branches
+from strategies.drafters.trie import trie
 
 
 @lru_cache(maxsize=64)
@@ -69,7 +69,7 @@ class Table:
                  if all(rank < len(row) for row, rank in zip(rows, ranks, strict=False))]
         if self.lookup:
             paths.append(self.lookup.lookup(text))
-        return branches(paths, depth)
+        return trie(paths, limit=depth)
 
     def _said(self, last: Step) -> list[list[int]]:
         """The likeliest tokens after each unconfirmed node."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from harness.measure.summary import summarise
 from harness.plugin import Plugin, described
 from harness.registry import STRATEGIES
+from harness.report.tables import labels
 from harness.store import Store
 
 RUN = Path(__file__).resolve().parents[2] / "results" / "speculative"
@@ -42,14 +43,15 @@ def measured() -> list[str]:
     """tau and forwards of the committed run over all tasks, the methods with the fewest forwards first."""
     store = Store.open(RUN)
     table = summarise(store)
-    tasks, order = list(table["task"].unique()), table.groupby("name")["forwards_per_token"].mean().sort_values()
-    cells = table.set_index(["name", "task"])
+    tasks, order = list(table["task"].unique()), table.groupby("strategy")["forwards_per_token"].mean().sort_values()
+    cells = table.set_index(["strategy", "task"])
     names = [task.removeprefix("nano_") for task in tasks]
     lines = [MEASURED.format(limit=int(table["samples"].max())).rstrip("\n"), "",
              f"| strategy | {' | '.join(names)} |", "|---" * (1 + len(tasks)) + "|"]
-    for name in order.index:
-        found = [cells.loc[(name, task)] for task in tasks]
-        lines.append(f"| `{name}` | " + " | ".join(
+    short = labels(order.index)
+    for spec in order.index:
+        found = [cells.loc[(spec, task)] for task in tasks]
+        lines.append(f"| `{short[spec]}` | " + " | ".join(
             f"{cell['tau_pooled']:.2f} · {100 * cell['forwards_per_token']:.0f}" for cell in found) + " |")
     return lines
 

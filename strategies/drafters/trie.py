@@ -1,11 +1,12 @@
 """Many candidate continuations as one tree."""
 
+import sys
 from collections.abc import Iterable, Sequence
 
 from harness.decoding.tree import ROOT, TokenTree
 
 
-def trie(paths: Iterable[Sequence[int]], most: int, limit: int) -> TokenTree:
+def trie(paths: Iterable[Sequence[int]], most: int = sys.maxsize, limit: int = sys.maxsize) -> TokenTree:
     """The tree of `paths` (token ids below the text), the most wanted first, cut at `most` nodes and `limit` levels.
 
     Common starts are drafted once; siblings stand in the order of the paths.
