@@ -32,7 +32,7 @@ TIE = 1e-3       # logits that are no further apart may swap places in float32
 ALPHA = 1e-3     # chance that any of the correct laws of one report is rejected
 LAWS = (Law(1.0), Law(0.7, 0.9))
 PROMPTS = 3      # prompts that draws start from
-LENGTH = 16      # tokens of a draw
+LENGTH = 12      # tokens of a draw
 BATCH = 8        # draws share their prompt, so that so many more are decoded at a time than answers
 NO_PROMISE = "promises neither greedy's tokens nor the target's law"
 
@@ -114,7 +114,7 @@ class Case:
         yield from (strategy for strategy, _ in self.sampled)
 
 
-def verify(config: RunConfig, laws: Sequence[Law] | None = None, draws: int = 120,
+def verify(config: RunConfig, laws: Sequence[Law] | None = None, draws: int = 96,
            note: Callable[[str], None] = lambda text: None) -> Report:
     """Check every strategy of `config` (all that promise something when it names none); `note` is told what runs.
 

@@ -25,7 +25,7 @@ def command(
     max_new_tokens: Annotated[int, Option(metavar="N", help="length of an answer [48]", show_default=False)] = 48,
     temperature: Annotated[list[str] | None, Option("--temperature", metavar="T[,p=P]",
                                                     help="again for more; 0: tokens only [1 and 0.7,p=0.9]")] = None,
-    draws: Annotated[int, Option(metavar="N", help="texts drawn for each law [120]", show_default=False)] = 120,
+    draws: Annotated[int, Option(metavar="N", help="texts drawn for each law [96]", show_default=False)] = 96,
     concurrency: Annotated[int, Option(metavar="N", help="texts decoded together [8]", show_default=False)] = 8,
     dtype: Annotated[str, Option(metavar="D", help="float32, bfloat16 or float16 [float32]",
                                  show_default=False)] = "float32",

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 from harness.decoding import warp
 from harness.decoding.engine import Engine
-from harness.stats.law import Shares, any_of, independent, uniform
+from harness.stats.law import Score, Shares, any_of, independent, uniform
 
 SLACK = 1e-4     # mass by which a nucleus may be wider or narrower: its edge is where rounding decides
 NUMBERS = 1 << 23  # of one table of probabilities held at a time
@@ -50,6 +50,7 @@ class Evidence:
     ranks: Shares = field(default_factory=lambda: Shares(RANKS))
     copies: Shares = field(default_factory=lambda: Shares(COPIES))
     drafts: Shares = field(default_factory=lambda: Shares(DRAFTS))
+    overlap: Score = field(default_factory=Score)
     u: list[NDArray[np.float64]] = field(default_factory=list)
     tokens: int = 0
     impossible: int = 0
@@ -61,7 +62,7 @@ class Evidence:
         found = {"rank": self.ranks.p_value(), "copied": self.copies.p_value(), "transform": uniform(u[~np.isnan(u)]),
                  "pairs": independent(u)}
         if self.drafts.expected.any():
-            found["draft"] = self.drafts.p_value()
+            found |= {"draft": self.drafts.p_value(), "overlap": self.overlap.p_value()}
         return found
 
     def p_value(self) -> float:
@@ -100,6 +101,10 @@ class Evidence:
         _note(self.copies, p, _copies(whole, length, vocab), drawn, known)
         if q is not None:
             _note(self.drafts, p, _liked(p, q), drawn, known)
+            overlap = torch.where(p > 0, q / p, 0).clamp_max(1)  # of all functions the best when p replaces (p − q)₊
+            mean = (p * overlap).sum(-1)
+            numbers = _at(overlap, drawn), mean, (p * overlap ** 2).sum(-1) - mean ** 2
+            self.overlap.add(*(each[known].cpu().numpy() for each in numbers))
 
 
 @torch.inference_mode()

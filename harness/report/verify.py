@@ -38,7 +38,7 @@ def _without_law(spec: str) -> str:
 
 def cells(finding: Finding) -> list[str]:
     """The texts of one line, in the order of `TITLES`."""
-    margins = [f"{each.margin:.1g}" for each in sorted(finding.partings, key=lambda p: p.margin or 0.0)
+    margins = [f"{each.margin:.2g}" for each in sorted(finding.partings, key=lambda p: p.margin or 0.0)
                if each.margin is not None]
     return [
         finding.temperature, finding.verdict,

@@ -1,9 +1,10 @@
 """Were these tokens drawn from these distributions? Tests that need no list of outcomes, whatever the vocabulary.
 
-Three kinds, all over draws whose exact conditional distribution p (V,) is known. Shares: the vocabulary is cut into
+Four kinds, all over draws whose exact conditional distribution p (V,) is known. Shares: the vocabulary is cut into
 groups that depend on the text before the token alone, and the tokens seen in each are held against the mass that p
-gives it. Transform: u = F(x−) + v·p(x) in a fixed order of the vocabulary is uniform whatever p is (Brockwell 2007,
-Universal residuals). Pairs: successive u of one text are independent.
+gives it. Score: the same for the sum of a function of the token. Transform: u = F(x−) + v·p(x) in a fixed order of
+the vocabulary is uniform whatever p is (Brockwell 2007, Universal residuals). Pairs: successive u of one text are
+independent.
 """
 
 from collections.abc import Sequence
@@ -49,6 +50,25 @@ class Shares:
         if not rank:
             return 1.0
         return float(chi2.sf(gap @ np.linalg.pinv(covariance, hermitian=True) @ gap, rank))
+
+
+@dataclass
+class Score:
+    """The sum of a bounded function of the tokens, beside what is expected."""
+
+    seen: float = 0.0
+    expected: float = 0.0
+    variance: float = 0.0
+
+    def add(self, seen: Numbers, mean: Numbers, variance: Numbers) -> None:
+        """Note N tokens: the function at each, and its mean and variance before the draw."""
+        self.seen += float(seen.sum())
+        self.expected += float(mean.sum())
+        self.variance += float(variance.sum())
+
+    def p_value(self) -> float:
+        """Two-sided normal p-value; 1 when the function hardly varies."""
+        return float(chi2.sf((self.seen - self.expected) ** 2 / self.variance, 1)) if self.variance > 1 else 1.0
 
 
 def uniform(u: Numbers) -> float:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from harness import verify as module
 from harness.cli import app
 from harness.config import RunConfig
+from harness.decoding import accept
 from harness.decoding.session import Session
 from harness.measure import law
 from harness.measure.law import Evidence, Law, plain
@@ -126,7 +127,7 @@ def test_right_strategies_keep_the_law(nano: Checker, cls: type[Speculative], ea
     (planted.Resorted, COOL), (planted.Discarded, HOT), (planted.Discarded, COOL),
 ], ids=lambda value: getattr(value, "__name__", str(value)))
 def test_planted_laws_are_caught(nano: Checker, cls: type[Speculative], each: Law) -> None:
-    nano.draws = 300 if cls is planted.UnwarpedBonus else 120
+    nano.draws = 400 if cls is planted.UnwarpedBonus else 200
     finding = nano.sampled(under(cls, each), each)
     nano.draws = 120
     assert finding.p_value is not None
@@ -134,6 +135,14 @@ def test_planted_laws_are_caught(nano: Checker, cls: type[Speculative], each: La
     rejected = adjusted([finding])[0]
     assert not rejected.ok
     assert rejected.verdict == ("impossible tokens" if finding.impossible else "law rejected")
+
+
+def test_drawing_from_p_after_a_rejection_is_caught(words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classic mistake; nano's draft model is so good that it would hide it."""
+    monkeypatch.setattr(accept, "_rejected", lambda p, q, token, replacement: (p, q))
+    finding = checker(words).sampled(under(Speculative, HOT), HOT)
+    assert (finding.p_value or 0) < 1e-4
+    assert min(finding.tests, key=lambda name: finding.tests[name]) == "overlap"
 
 
 def test_a_tiny_pair_is_told_apart_too(words: Path) -> None:
