@@ -1,0 +1,46 @@
+"""Short runs of strategies with a draft model, on one prompt of a tiny model."""
+
+import pytest
+
+from harness.decoding.draw import Stream
+from harness.decoding.engine import Engine
+from harness.decoding.loop import Step
+from harness.decoding.session import Session, Work
+from harness.decoding.tree import EMPTY, TokenTree
+from harness.decoding.verified import Verified
+from harness.strategy import Request
+from tests import chances
+from tests.decode import engine, traced
+from tests.models import prompts, tiny_model
+
+PROMPT = prompts(5, 97, 1)[0] * 2
+
+
+def model(seed: int = 0) -> Engine:
+    return engine(tiny_model("llama", seed=seed))
+
+
+def run(strategy: Verified, new: int, draft: Engine) -> tuple[list[int], Work, Work]:
+    return traced(strategy, model(), PROMPT, draft=draft, new=new, eos=None)
+
+
+def p_value(strategy: Verified, monkeypatch: pytest.MonkeyPatch, draws: int = 3000) -> float:
+    """As `chances.p_value` under the strategy's own knobs, for four tokens, so that two levels are drafted."""
+    for name, value in (("DRAWS", draws), ("LENGTH", 4), ("TEMPERATURE", strategy.temperature), ("MASS", strategy.p)):
+        monkeypatch.setattr(chances, name, value)
+    chances.expected.cache_clear()
+    try:
+        return chances.p_value(strategy, chances.draft)
+    finally:
+        chances.expected.cache_clear()
+
+
+def step(strategy: Verified, limit: int, stream: Stream) -> TokenTree:
+    """One tree below a text of the draft model."""
+    target = Session(model(), Session(model(1)))
+    try:
+        request = Request(tuple(PROMPT), 20, stream)
+        target.follow(PROMPT)
+        return strategy.drafter(target, request).draft(PROMPT, Step(EMPTY, target.read(), (), 0), limit)
+    finally:
+        target.close()
