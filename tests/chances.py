@@ -16,7 +16,7 @@ from harness.strategy import Strategy
 from tests.decode import decode, engine
 from tests.models import tiny_model
 
-VOCAB, LENGTH, DRAWS = 6, 3, 5000
+VOCAB, LENGTH, DRAWS = 6, 4, 4000  # the first token is undrafted: four leave room for two drafted levels
 PROMPT = [3, 4, 5, 3, 4]
 TEMPERATURE, MASS = 0.8, 0.9
 
@@ -33,7 +33,7 @@ def draft() -> Engine:
 
 @cache
 def expected() -> dict[tuple[int, ...], float]:
-    """The probability of every continuation of three tokens under temperature and nucleus."""
+    """The probability of every continuation of LENGTH tokens under temperature and nucleus."""
     law = warp.compose(warp.temperature(TEMPERATURE), warp.top_p(MASS))
 
     def following(text: list[int]) -> list[float]:
