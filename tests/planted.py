@@ -8,9 +8,10 @@ from torch import Tensor
 
 from harness.decoding.accept import Accept, rejection, rejection_without_replacement
 from harness.decoding.draw import Stream
-from harness.decoding.loop import Step, draft_and_verify
+from harness.decoding.loop import Drafter, Step, draft_and_verify
 from harness.decoding.session import Session
 from harness.decoding.tree import ROOT, TokenTree
+from harness.decoding.warp import Warp
 from harness.strategy import Request
 from strategies.drafters.chain import ModelChain
 from strategies.speculative import Speculative
@@ -47,13 +48,16 @@ class SoftQ(Speculative):
         return ModelChain(session.draft, self.gamma, self.law(), _Likeliest())
 
 
-class _Siblings(ModelChain):
+class _Siblings:
     resort = False
+
+    def __init__(self, session: Session, gamma: int, law: Warp, stream: Stream | None) -> None:
+        self.session, self.gamma, self.law, self.stream = session, gamma, law, stream
 
     def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
         assert self.stream is not None
         self.session.follow(text)
-        q = torch.softmax(self.warp(self.session.read().logits, [text])[0].double(), -1)
+        q = torch.softmax(self.law(self.session.read().logits, [text])[0].double(), -1)
         left, tokens = q.clone(), list[int]()
         while len(tokens) < self.gamma and left.sum() > 0:
             tokens.append(self.stream.choose(left))
@@ -67,7 +71,7 @@ class _Siblings(ModelChain):
 class Siblings(Speculative):
     """Right: several first tokens drawn without replacement, tried in the order in which they were drawn."""
 
-    def drafter(self, session: Session, request: Request) -> ModelChain:
+    def drafter(self, session: Session, request: Request) -> Drafter:
         return _Siblings(session.draft, self.gamma, self.law(), self.draws(request))
 
     def rule(self) -> Accept:
@@ -82,7 +86,7 @@ class _Resorted(_Siblings):
 class Resorted(Siblings):
     """Tries the likeliest of the drawn siblings first."""
 
-    def drafter(self, session: Session, request: Request) -> ModelChain:
+    def drafter(self, session: Session, request: Request) -> Drafter:
         return _Resorted(session.draft, self.gamma, self.law(), self.draws(request))
 
 
