@@ -1,5 +1,8 @@
 """Runs a strategy on a tiny model, as the runner would, without a run."""
 
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -7,10 +10,22 @@ import torch
 from harness.decoding.draw import PhiloxStream, Stream
 from harness.decoding.engine import Engine
 from harness.decoding.session import Session, Work
+from harness.registry import STRATEGIES
 from harness.strategy import Request, Strategy
-from tests.models import EOS, MAX_POSITIONS
+from strategies.drafters.store import Store
+from tests.models import EOS, MAX_POSITIONS, prompts
 
 torch.set_num_threads(1)
+
+
+@cache
+def built(name: str, vocab: int = 97, more: str = "") -> Strategy:
+    """The strategy at its defaults; what looks texts up in a store gets one of this model's tokens."""
+    if name == "rest":
+        path = Path(mkdtemp(prefix="decodebench-store-")) / "store.npz"
+        Store.of([prompt[::-1] for prompt in prompts(8, vocab, 1)], vocab).save(path)
+        more = f"store={path},{more}"
+    return STRATEGIES.build(f"{name}:{more}")
 
 
 def engine(model: Any) -> Engine:

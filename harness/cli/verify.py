@@ -39,7 +39,7 @@ def command(
                                           help="folder for verify.json and verify.html")] = None,
     as_json: Annotated[Path | None, Option("--json", metavar="FILE", help="the findings as JSON")] = None,
 ) -> int:
-    """Check that lossless strategies write greedy's tokens and keep the law.
+    """Check that strategies are as lossless as they promise.
 
     At temperature 0 their tokens are held against greedy's, above it each drawn token against the model's exact
     probabilities. Exit code 1: a promise is broken, or a sample failed.

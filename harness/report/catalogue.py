@@ -35,7 +35,8 @@ Where this order is not the literature's:
 - `token_recycling` (2.7 on Spec-Bench), `lookahead` and `suffix_decoding` start empty with every text, and answers here
   have 10 to 60 tokens; published figures keep tables across questions (`warm=true`) and have answers of hundreds.
 - `suffix_decoding` drafts as many tokens as it has matched, `prompt_lookup` ten after any match; where answers copy,
-  the second gains more. `suffix_automaton` asks for five matched tokens and has no second drafter unless `fallback` is set.
+  the second gains more. `suffix_automaton` asks for five matched tokens and has no second drafter unless `fallback` is
+  set.
 - `rest` is better than its 1.8 on Spec-Bench: its store holds texts of the same kinds as the questions.
 - tau of `pearl` counts barriers. Drafting happens during them, so it stands for more speed than the same tau elsewhere.
 - `swift` and `layer_skip` draft up to 25 and 8 tokens, each of which costs more than half a target forward: the

@@ -1,8 +1,6 @@
 """Every registered strategy that promises greedy's tokens or a law is held to it, on tiny models of four classes."""
 
 from functools import cache, partial
-from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
 import torch
@@ -11,10 +9,9 @@ from harness.decoding.engine import Engine
 from harness.decoding.schedule import together
 from harness.registry import STRATEGIES
 from harness.strategy import Strategy
-from strategies.drafters.store import Store
 from strategies.greedy import Greedy
 from tests.chances import MASS, TEMPERATURE, VOCAB, draft, p_value
-from tests.decode import decode, engine, traced
+from tests.decode import built, decode, engine, traced
 from tests.models import prompts, tiny_model
 
 PROMISING = [name for name in sorted(STRATEGIES.built_in()) if STRATEGIES.get(name).guarantee != "changes-output"]
@@ -26,16 +23,6 @@ def model(arch: str, seed: int = 0) -> Engine:
     return engine(tiny_model(arch, seed=seed))
 
 
-@cache
-def strategy_of(name: str, vocab: int = 97, more: str = "") -> Strategy:
-    """The strategy at its defaults; what looks texts up in a store gets one of this model's tokens."""
-    if name == "rest":
-        path = Path(mkdtemp(prefix="decodebench-store-")) / "store.npz"
-        Store.of([prompt[::-1] for prompt in prompts(8, vocab, 1)], vocab).save(path)
-        more = f"store={path},{more}"
-    return STRATEGIES.build(f"{name}:{more}")
-
-
 def with_draft(strategy: Strategy, arch: str, seed: int) -> Engine | None:
     return model(arch, seed) if "draft" in strategy.needs else None
 
@@ -44,7 +31,7 @@ def with_draft(strategy: Strategy, arch: str, seed: int) -> Engine | None:
 @pytest.mark.parametrize("name", PROMISING)
 def test_greedy_tokens_at_temperature_zero(name: str, arch: str) -> None:
     """With a draft that is mostly wrong, with one that is always right, and where the text repeats itself."""
-    strategy, target = strategy_of(name), model(arch)
+    strategy, target = built(name), model(arch)
     for seed, prompt in zip((1, 0, 1), prompts(3, 97, 1), strict=True):
         expected = decode(Greedy(), target, prompt * 2, new=40)
         assert decode(strategy, target, prompt * 2, draft=with_draft(strategy, arch, seed), new=40) == expected
@@ -52,7 +39,7 @@ def test_greedy_tokens_at_temperature_zero(name: str, arch: str) -> None:
 
 @pytest.mark.parametrize("name", PROMISING)
 def test_what_ran_before_changes_neither_tokens_nor_counts(name: str) -> None:
-    strategy, target = strategy_of(name), model("llama")
+    strategy, target = built(name), model("llama")
     first, second = (prompt * 2 for prompt in prompts(2, 97, 3))
     runs = [traced(strategy, target, prompt, draft=with_draft(strategy, "llama", 0), new=25)
             for prompt in (first, second, first)]
@@ -62,7 +49,7 @@ def test_what_ran_before_changes_neither_tokens_nor_counts(name: str) -> None:
 @pytest.mark.parametrize("name", PROMISING)
 @torch.inference_mode()
 def test_texts_side_by_side_get_the_tokens_they_have_alone(name: str) -> None:
-    strategy, target = strategy_of(name), model("llama")
+    strategy, target = built(name), model("llama")
     draft = with_draft(strategy, "llama", 1)
     jobs = [partial(decode, strategy, target, prompt * 2, draft=draft, new=20) for prompt in prompts(6, 97, 5)]
     alone = [job() for job in jobs]
@@ -71,5 +58,5 @@ def test_texts_side_by_side_get_the_tokens_they_have_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", LAWFUL)
 def test_the_law_is_kept(name: str) -> None:
-    strategy = strategy_of(name, VOCAB, f"temperature={TEMPERATURE},p={MASS}")
+    strategy = built(name, VOCAB, f"temperature={TEMPERATURE},p={MASS}")
     assert p_value(strategy, draft if "draft" in strategy.needs else None) > 1e-3

@@ -16,7 +16,7 @@ from harness.decoding.session import Session, pin
 from harness.decoding.tree import TokenTree
 from harness.registry import STRATEGIES
 from harness.strategy import Strategy
-from tests.decode import decode
+from tests.decode import built, decode
 from tests.models import tiny_model
 
 VOCAB = 97
@@ -65,7 +65,7 @@ def jobs(pair: list[Engine], count: int, seed: int = 3) -> list[Callable[[], lis
     """Samples of all strategies in turn, with prompts and lengths of their own."""
     random = Random(seed)
     prompts = [tuple(random.randrange(3, VOCAB) for _ in range(random.randrange(2, 90))) for _ in range(count)]
-    return [job(pair, STRATEGIES.build(ALL[i % len(ALL)]), prompt, random.randrange(1, 24))
+    return [job(pair, built(ALL[i % len(ALL)]), prompt, random.randrange(1, 24))
             for i, prompt in enumerate(prompts)]
 
 
@@ -162,7 +162,7 @@ def test_a_soak_of_mixed_samples_leaks_no_row_and_keeps_the_cache_flat() -> None
 @pytest.mark.parametrize("name", ALL)
 @torch.inference_mode()
 def test_a_shared_prefix_is_read_once_and_changes_no_token(name: str) -> None:
-    pair, strategy = engines(), STRATEGIES.build(name)
+    pair, strategy = engines(), built(name)
     start = [3 + i * 7 % 90 for i in range(40)]
     prompts = [(*start, 5, 6), tuple(start), (*start[:30], 9), (9, *start)]
     alone = [job(pair, strategy, prompt, 10)() for prompt in prompts]
