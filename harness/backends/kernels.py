@@ -39,7 +39,10 @@ class Linear(nn.Linear):
         out: Tensor = torch.ops.mkldnn._linear_pointwise(input, packed, bias, "none", [], "")
         return out
 
-    __call__ = forward
+    def __call__(self, input: Tensor) -> Tensor:
+        """`forward`, or what a plan of left-out sublayers has put in its place."""
+        own: Tensor = (self.__dict__.get("forward") or self.forward)(input)
+        return own
 
 
 def quicken(model: Any) -> None:

@@ -11,6 +11,7 @@ import transformers
 from harness.backends import kernels
 from harness.backends.kernels import FEW, NAME, Linear, quicken
 from harness.decoding.engine import Engine, Outcome, Read
+from harness.decoding.layers import replaced
 
 SIZES: dict[str, Any] = {"vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
                          "num_attention_heads": 4, "max_position_embeddings": 256, "attn_implementation": "sdpa"}
@@ -76,6 +77,14 @@ def test_large_models_keep_no_second_copy_of_their_weights(monkeypatch: pytest.M
     quicken(quick)
     assert quick.lm_head.held[2].data_ptr() == quick.lm_head.weight.data_ptr()
     torch.testing.assert_close(decoded(quick, 20), decoded(plain, 20), atol=2e-5, rtol=1e-4)
+
+
+def test_a_layer_that_is_left_out_is_left_out() -> None:
+    quick = model("llama")
+    quicken(quick)
+    with replaced({quick.lm_head: torch.zeros_like}):
+        assert not quick(input_ids=torch.tensor([[5, 6]])).logits.any()
+    assert quick(input_ids=torch.tensor([[5, 6]])).logits.any()
 
 
 def test_the_weights_keep_their_names() -> None:
