@@ -4,7 +4,9 @@ import datetime
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import psutil
@@ -14,17 +16,21 @@ from harness import nano
 from harness.backends.transformers import Model, load
 from harness.config import RunConfig
 from harness.data import DataSource
-from harness.decoding.draw import shuffled
+from harness.decoding.cache import CacheFull
+from harness.decoding.draw import PhiloxStream, shuffled
 from harness.decoding.engine import Engine
+from harness.decoding.session import Session
 from harness.environment import environment
-from harness.errors import UserError
+from harness.errors import Unsupported, UserError
+from harness.prompts import encode
 from harness.registry import STRATEGIES, TASKS, add_plugin
 from harness.store import Manifest, ModelEntry, StrategyEntry, TaskEntry
-from harness.strategy import Strategy
+from harness.strategy import Request, Strategy
 from harness.task import Example, Task
 
 NOT_IN_IDENTITY = {"output", "plugins", "data", "strategies", "tasks", "model", "draft", "allow_code_execution",
                    "baseline", "threads", "cache_gb"}
+WARM_UP = "Once upon a time there was a small harness that measured how language models decode."
 BLOCK = 4  # texts of a block for each that is decoded at a time: rows are refilled, and few blocks have a tail
 SMALL = 50_000_000  # parameters below which a second thread gains little, and loses much when its core is busy
 THREADS = torch.get_num_threads()
@@ -84,8 +90,10 @@ def make(config: RunConfig, command: str) -> Plan:
                   compiled=config.compile)
     threads = _use_threads(config, target)
     draft, reason = _draft(config, target, strategies)
-    _limit_caches(config, [model.engine for model in (target, draft) if model])
-    reasons = {s.spec(): _unsupported(s, config, reason) for s in strategies}
+    engines = [model.engine for model in (target, draft) if model]
+    _limit_caches(config, engines)
+    reasons = {s.spec(): _unsupported(s, config, reason) or _tried(s, engines, encode(target, WARM_UP))
+               for s in strategies}
     warnings = [*data.warnings, *_warnings(target, chosen)]
     manifest = Manifest(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), command=command,
@@ -169,6 +177,36 @@ def _unsupported(strategy: Strategy, config: RunConfig, no_draft: str) -> str | 
     if most is not None and config.samples > most:
         return f"gives at most {most} samples a prompt"
     return no_draft or None if "draft" in strategy.needs else None
+
+
+@torch.inference_mode()
+def _tried(strategy: Strategy, engines: Sequence[Engine], prompt: Sequence[int]) -> str | None:
+    """Why a strategy cannot run with these models, as its first steps say; raises `UserError` for a knob they refuse.
+
+    Any other failure is left to the run, which records it with the text that it belongs to.
+    """
+    try:
+        with closing(opened(strategy, engines)) as session:
+            for _ in islice(strategy.generate(session, Request(tuple(prompt), 8, PhiloxStream(WARM_UP))), 2):
+                pass
+    except Unsupported as error:
+        return str(error)
+    except CacheFull:
+        return None
+    except UserError:
+        raise
+    except Exception:
+        return None
+    finally:
+        for engine in engines:
+            engine.learnt.clear()
+    return None
+
+
+def opened(strategy: Strategy, engines: Sequence[Engine]) -> Session:
+    """A new text for `strategy` on the target's engine, and on the draft's where it needs one."""
+    draft = Session(engines[1]) if "draft" in strategy.needs else None
+    return Session(engines[0], draft, remember="hidden" in strategy.needs)
 
 
 def _warnings(target: Model, tasks: Sequence[Task]) -> list[str]:

@@ -21,14 +21,13 @@ from harness.decoding.session import Session, pin
 from harness.divergence import divergences
 from harness.errors import UserError
 from harness.measure.trace import Clock, trace
-from harness.plan import Cell, Plan, make
+from harness.plan import WARM_UP, Cell, Plan, make, opened
 from harness.prompts import common_start, encode, shown
 from harness.stopping import StopRule
 from harness.store import Manifest, Record, Store, Turn
 from harness.strategy import Request, Strategy
 from harness.task import Example, Task
 
-WARM_UP = "Once upon a time there was a small harness that measured how language models decode."
 SHARED = 16  # tokens: a shorter common start is read again rather than copied
 
 
@@ -199,8 +198,7 @@ class Runner:
 
     def session(self, strategy: Strategy) -> Session:
         """A new text for `strategy`, with what it needs; raises `CacheFull` when there is no room."""
-        draft = Session(self.engines[1]) if "draft" in strategy.needs else None
-        return Session(self.engines[0], draft, remember="hidden" in strategy.needs)
+        return opened(strategy, self.engines)
 
 
 def _seconds(turns: list[Turn] | Exception) -> float:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from harness.decoding.accept import Accept, rejection, rejection_without_replacement
-from harness.decoding.draw import Stream
+from harness.decoding.draw import Likeliest, Stream
 from harness.decoding.loop import Drafter, Step, draft_and_verify
 from harness.decoding.session import Session
 from harness.decoding.tree import ROOT, TokenTree
@@ -32,20 +32,12 @@ class UnwarpedBonus(Speculative):
         return draft_and_verify(session, self.drafter(session, request), accept, request)
 
 
-class _Likeliest:
-    def choose(self, weights: Tensor) -> int:
-        return int(weights.argmax())
-
-    def coin(self, chance: float) -> bool:
-        return chance > 0.5
-
-
 @dataclass(frozen=True)
 class SoftQ(Speculative):
     """Drafts the likeliest token but hands q over as if it had been drawn from it."""
 
     def drafter(self, session: Session, request: Request) -> ModelChain:
-        return ModelChain(session.draft, self.gamma, self.law(), _Likeliest())
+        return ModelChain(session.draft, self.gamma, self.law(), Likeliest())
 
 
 class _Siblings:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from harness.decoding.draw import Stream
 from harness.decoding.tree import ROOT, TokenTree
+from harness.errors import Unsupported
 
 Accept = Callable[[TokenTree, Tensor, Stream], tuple[list[int], int]]
 """`(tree, logits, stream) → (path, next token)`; `logits` (1 + N, V): row 0 after the text, row 1 + i after node i."""
@@ -145,9 +146,9 @@ def ratio(p: float, q: float) -> float:
 
 
 def only_chains(tree: TokenTree, rule: str) -> None:
-    """Raise `ValueError` when the tree forks."""
+    """Raise `Unsupported` when the tree forks."""
     if tree.parents != tuple(range(ROOT, len(tree) - 1)):
-        raise ValueError(f"{rule} reads a chain of drafts, not a tree")
+        raise Unsupported(f"{rule} judges a chain of drafts; give it a drafter that makes no trees")
 
 
 def _rejected(p: Tensor, q: Tensor | None, token: int, replacement: bool) -> tuple[Tensor, Tensor | None]:

@@ -143,9 +143,11 @@ def terminal(summary: pd.DataFrame, manifest: Manifest) -> Table:
     """The summary of one run grouped by task, for a terminal of 80 columns or more."""
     short = labels(summary["strategy"].unique())
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption_justify="left",
-                  title=f"{manifest.model.name} ({manifest.model.dtype})", title_justify="left",
-                  caption="\n".join([f"speed-up over {short.get(manifest.baseline, manifest.baseline)}; 95 % intervals",
-                                     *notes(summary), *manifest.warnings]))
+                  title=Text(f"{manifest.model.name} ({manifest.model.dtype})", style="table.title"),
+                  title_justify="left")
+    baseline = short.get(manifest.baseline, manifest.baseline)
+    table.caption = Text("\n".join([f"speed-up over {baseline}; 95 % intervals", *notes(summary), *manifest.warnings]),
+                         style="table.caption")
     table.add_column("strategy", overflow="fold", min_width=12)
     shown = (QUALITY, SPEED, SPEEDUP, TAU, FORWARDS)
     for column in shown:

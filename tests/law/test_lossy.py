@@ -10,6 +10,7 @@ from harness.decoding.accept import Accept, greedy, rejection
 from harness.decoding.draw import Stream
 from harness.decoding.lossy import distance, ensemble, fly, kl, lenience, near_best, synthetic, top_k, typical
 from harness.decoding.tree import TokenTree
+from harness.errors import Unsupported
 from tests.law.test_accept import Branches, P, Q, conditional, drafted, law, logits, one_position, two_levels
 from tests.law.test_rules import autoregressive, complete, read, same, vector, written
 
@@ -141,7 +142,7 @@ def test_fly_needs_the_window() -> None:
     assert rule(TokenTree.chain((1, 1, 0, 0)), logits(*unsure), Branches([])) == ([], 0)       # a second rejection
     assert rule(TokenTree.chain((1,)), logits(P, P), Branches([])) == ([], 0)
     assert fly(.3, 3, 6, sure=True)(TokenTree.chain((1, 0, 0)), logits(*unsure[:4]), Branches([])) == ([0, 1, 2], 0)
-    with pytest.raises(ValueError, match="chain"):
+    with pytest.raises(Unsupported, match="chain"):
         rule(TokenTree((1, 2), (-1, -1)), logits(P, P, P), Branches([]))
 
 

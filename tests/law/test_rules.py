@@ -10,6 +10,7 @@ from torch import Tensor
 from harness.decoding.accept import Accept, block, delta, k_seq, rejection, scale
 from harness.decoding.draw import Stream
 from harness.decoding.tree import TokenTree
+from harness.errors import Unsupported
 from tests.law.test_accept import (
     P,
     Q,
@@ -133,7 +134,7 @@ def test_where_draft_and_target_share_nothing(rule: Accept) -> None:
 
 
 def test_block_refuses_a_fork() -> None:
-    with pytest.raises(ValueError, match="chain"):
+    with pytest.raises(Unsupported, match="chain"):
         block(TokenTree((1, 2), (-1, -1)), logits(P, P, P), None)  # type: ignore[arg-type]
 
 

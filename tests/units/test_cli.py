@@ -21,26 +21,10 @@ from harness.runner import Outcome, Watcher
 from harness.store import Record, Store
 from tests import runs
 from tests.pair import saved
+from tests.plugins import TASK
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "transformers", "evaluate", "datasets", "pandas", "matplotlib", "vllm", "numpy", "scipy"}
-TASK = '''"""Words to go on from."""
-from dataclasses import dataclass
-from harness.task import Example, Task
-
-@dataclass(frozen=True)
-class Words(Task):
-    version = 1
-    source = "test"
-    headline = "length"
-    max_new_tokens = 6
-
-    def examples(self, data):
-        return [Example(str(i), (text,)) for i, text in enumerate(("one two", "three", "four"))]
-
-    def score(self, example, answers):
-        return {"length": float(len(answers[0]))}
-'''
 BROKEN = '''"""Fails at once."""
 from dataclasses import dataclass
 from harness.strategy import Strategy

@@ -58,6 +58,13 @@ def greedy(prompt: Sequence[int], new: int, on: Engine | None = None) -> list[in
     return [token for block in steps(Greedy(), prompt, new, on)[1] for token in block]
 
 
+def as_greedy(strategy: Strategy, on: Engine) -> list[tuple[Session, list[list[int]]]]:
+    """The session and the steps of every prompt, all of which must be greedy's tokens."""
+    done = [steps(strategy, prompt, 40, on) for prompt in PROMPTS]
+    assert [[t for block in blocks for t in block] for _, blocks in done] == [greedy(p, 40, on) for p in PROMPTS]
+    return done
+
+
 LOSSLESS = [
     Jacobi(), Jacobi(block=3, init="prompt"), Jacobi(block=8, init="random"),
     TrJacobi(), TrJacobi(k=3, depth=2, nodes=5, retrieval=False), TrJacobi(k=200, depth=8, max_ngram=1),
@@ -68,9 +75,7 @@ LOSSLESS = [
 @pytest.mark.parametrize("arch", ["llama", "gpt2", "opt", "qwen2"])
 @pytest.mark.parametrize("strategy", LOSSLESS, ids=lambda s: s.spec())
 def test_tokens_are_those_of_greedy(strategy: Strategy, arch: str) -> None:
-    for prompt in PROMPTS:
-        session, blocks = steps(strategy, prompt, 40, target(arch))
-        assert [t for block in blocks for t in block] == greedy(prompt, 40, target(arch))
+    for session, blocks in as_greedy(strategy, target(arch)):
         assert session.work.forwards == len(blocks)
 
 
@@ -324,10 +329,7 @@ SELF = [Swift(window=8), Swift(window=4, theta=0.0, gamma=6, share=1.0), LayerSk
 @pytest.mark.parametrize("arch", ["llama", "gpt2", "opt", "qwen2"])
 @pytest.mark.parametrize("strategy", SELF, ids=lambda s: s.spec())
 def test_tokens_of_a_deep_model_are_those_of_greedy(strategy: Strategy, arch: str) -> None:
-    for prompt in PROMPTS:
-        session, blocks = steps(strategy, prompt, 40, deep(arch))
-        assert [t for block in blocks for t in block] == greedy(prompt, 40, deep(arch))
-        assert session.draft_work.forwards
+    assert all(session.draft_work.forwards for session, _ in as_greedy(strategy, deep(arch)))
 
 
 @pytest.mark.parametrize("strategy", SELF, ids=lambda s: s.spec())

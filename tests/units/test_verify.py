@@ -34,23 +34,10 @@ from tests import planted
 from tests.decode import engine
 from tests.models import ARCHS, tiny_model
 from tests.pair import saved
+from tests.plugins import TASK
 
 ROOT = Path(__file__).resolve().parents[2]
 HOT, COOL = Law(1.0), Law(0.7, 0.9)
-WORDS = '''"""Words to go on from."""
-from dataclasses import dataclass
-from harness.task import Example, Task
-
-@dataclass(frozen=True)
-class Words(Task):
-    version = 1
-    source = "test"
-    headline = "length"
-    max_new_tokens = 6
-
-    def examples(self, data):
-        return [Example(str(i), (text,)) for i, text in enumerate(("one two", "three", "four", "five"))]
-'''
 WRONG = '''"""Writes one wrong token."""
 from dataclasses import dataclass
 from strategies.speculative import Speculative
@@ -85,7 +72,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("task") / "words.py"
-    path.write_text(WORDS)
+    path.write_text(TASK)
     return path
 
 
@@ -367,3 +354,16 @@ def replace_spec(finding: Finding, gamma: int) -> Finding:
 def test_a_strategy_without_temperature_is_checked_at_zero_only(words: Path) -> None:
     report = verify(replace(settings(words), strategies=("greedy",)))
     assert [finding.temperature for finding in report.findings] == ["0"]
+
+
+def test_a_strategy_that_cannot_run_is_not_checked_and_says_why(words: Path) -> None:
+    report = verify(settings(words, strategies=("rest", "layer_skip")), (HOT,), 4)
+    assert "rest:store=FILE" in report.skipped["rest"]  # its store is of other words
+    assert report.ok
+
+
+def test_a_rule_over_a_drafter_that_makes_trees_is_a_cell_with_a_reason(words: Path) -> None:
+    plan = make(settings(words, strategies=("fly:over=specinfer", "speculative")), "test")
+    reasons = {entry.name: entry.unsupported for entry in plan.manifest.strategies}
+    assert "chain" in (reasons["fly"] or "")
+    assert reasons["speculative"] is None

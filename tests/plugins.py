@@ -1,0 +1,19 @@
+"""Plugins that tests write to a file of their own and give to the command line."""
+
+TASK = '''"""Words to go on from."""
+from dataclasses import dataclass
+from harness.task import Example, Task
+
+@dataclass(frozen=True)
+class Words(Task):
+    version = 1
+    source = "test"
+    headline = "length"
+    max_new_tokens = 6
+
+    def examples(self, data):
+        return [Example(str(i), (text,)) for i, text in enumerate(("one two", "three", "four"))]
+
+    def score(self, example, answers):
+        return {"length": float(len(answers[0]))}
+'''
