@@ -1,7 +1,8 @@
 """The errors a user sees: one sentence that says what to do."""
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
@@ -19,3 +20,12 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     if near:
         return f" Did you mean '{near[0]}'?"
     return f" Known: {', '.join(names)}." if names else ""
+
+
+def program(main: Callable[[], None]) -> None:
+    """Run a program of one function: wrong input ends it with one sentence and exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)

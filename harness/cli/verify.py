@@ -46,6 +46,8 @@ def command(
     """
     if draws < 1:
         raise UserError(f"--draws must be at least 1, not {draws}.")
+    if output and output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file; --output takes a folder.")
     config = RunConfig(model=model, draft=draft, strategies=tuple(strategies or ()), tasks=tuple(tasks or ()),
                        limit=limit, concurrency=concurrency, max_new_tokens=max_new_tokens, seed=seed, dtype=dtype,
                        device=device, threads=threads, data=data, plugins=tuple(plugins or ()))

@@ -5,6 +5,7 @@ names a text file, or a folder of them, instead.
 """
 
 import argparse
+import zipfile
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import nano
-from harness.errors import UserError
+from harness.errors import UserError, program
 from harness.nano.corpus import KINDS, problems
 from harness.nano.documents import parts
 
@@ -86,7 +87,7 @@ def load(path: Path) -> Store:
     try:
         with np.load(path) as file:
             return Store(file["tokens"], int(file["vocab"]), file["order"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is no datastore; make one with python -m strategies.drafters.store --model NAME "
                         f"--out {path}.") from error
 
@@ -120,6 +121,18 @@ def _ordered(tokens: Ids) -> Ids:
     return order.astype(np.int32)
 
 
+def _texts(path: Path) -> list[str]:
+    """What is in a file, or in all files of a folder; raises `UserError` when that is nothing."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    try:
+        texts = [text for file in files if (text := file.read_text(errors="replace")).strip()]
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}.") from error
+    if not texts:
+        raise UserError(f"{path} holds no text; give --texts a file or a folder of texts.")
+    return texts
+
+
 def main() -> None:
     """Make a datastore."""
     from harness.backends.transformers import load as load_model
@@ -130,13 +143,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the .npz file to write")
     options = parser.parse_args()
     model = load_model(options.model)
-    files = [options.texts] if options.texts and options.texts.is_file() else sorted(
-        file for file in options.texts.rglob("*") if file.is_file()) if options.texts else []
-    texts = [file.read_text(errors="replace") for file in files] if options.texts else corpus()
+    texts = _texts(options.texts) if options.texts else corpus()
     store = Store.of(model.tokenizer(texts).input_ids, model.vocab)
     store.save(options.out)
     print(f"{options.out}: {len(store.tokens)} tokens of {len(texts)} texts")
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

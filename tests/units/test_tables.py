@@ -397,3 +397,22 @@ def test_what_is_learnt_in_warm_up_is_forgotten() -> None:
     Runner(plan, lambda: 0.0).warm_up()
     assert sorted(learnt) == sorted(strategy.spec() for strategy in LEARNERS)
     assert not model.engine.learnt
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    (["--model", "nosuch"], "There is no model"), (["--texts", "missing"], "missing: No such file"),
+    (["--texts", "empty"], "holds no text")])
+def test_a_store_of_nothing_is_refused_in_one_sentence(given: list[str], said: str, tmp_path: Path,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").touch()
+    monkeypatch.setattr("sys.argv", ["store", "--out", "out.npz", *given])
+    with pytest.raises(UserError, match=said):
+        store.main()
+    assert not Path("out.npz").exists()
+
+
+def test_an_empty_file_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "empty.npz").touch()
+    with pytest.raises(UserError, match="no datastore"):
+        store.load(tmp_path / "empty.npz")
