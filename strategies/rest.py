@@ -9,7 +9,6 @@ drafts as chosen; the official code draws a new path from the target at each ste
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +17,6 @@ from harness.decoding.loop import Step
 from harness.decoding.session import Session
 from harness.decoding.tree import EMPTY, TokenTree
 from harness.decoding.verified import Verified
-from harness.errors import Unsupported
 from harness.strategy import Request, knob
 from strategies.drafters import store
 from strategies.drafters.trie import trie
@@ -40,7 +38,7 @@ class Retrieval:
         if len(places) > self.knobs.matches:
             places = places[np.linspace(0, len(places) - 1, self.knobs.matches).astype(np.int64)]
         rows = self.known.following(places, min(limit, self.knobs.length))
-        return trie(store.frequent(rows, self.knobs.choices), self.knobs.choices, limit)
+        return trie(frequent(rows, self.knobs.choices), self.knobs.choices, limit)
 
     def longest(self, text: Sequence[int]) -> store.Ids:
         """The places of the longest end of `text` in the store, found by halving: shorter ones are there too."""
@@ -52,6 +50,21 @@ class Retrieval:
             else:
                 high = size - 1
         return found
+
+
+def frequent(rows: store.Ids, most: int) -> list[list[int]]:
+    """The `most` most frequent starts of `rows` (P, L), which must be in order; shorter ones first when equal."""
+    new = np.ones(rows.shape, bool)
+    new[1:] = np.logical_or.accumulate(rows[1:] != rows[:-1], axis=1)
+    starts, levels = np.nonzero(new & (rows != store.END))
+    counts = np.empty(len(starts), np.int64)
+    for level in range(rows.shape[1]):
+        all_starts = np.flatnonzero(new[:, level])
+        size = dict(zip(all_starts.tolist(), np.diff(all_starts, append=len(rows)).tolist(), strict=True))
+        here = levels == level
+        counts[here] = [size[start] for start in starts[here].tolist()]
+    best = np.lexsort((starts, levels, -counts))[:most]
+    return [rows[starts[i], :levels[i] + 1].tolist() for i in best.tolist()]
 
 
 @dataclass(frozen=True)
@@ -68,9 +81,4 @@ class Rest(Verified):
 
     def drafter(self, session: Session, request: Request) -> Retrieval:
         """The store; raises `Unsupported` when it is of another vocabulary."""
-        known = store.embedded() if self.store == "nano" else store.load(Path(self.store))
-        vocab = session.engine.model.config.get_text_config().vocab_size
-        if known.vocab != vocab:
-            raise Unsupported(f"the datastore has {known.vocab} kinds of tokens and the model {vocab}: make one with "
-                              "python -m strategies.drafters.store --model NAME --out FILE and give rest:store=FILE")
-        return Retrieval(known, self)
+        return Retrieval(store.named(self.store, self.name, session), self)

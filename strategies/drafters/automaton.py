@@ -51,3 +51,24 @@ class SuffixAutomaton:
         self.longest.append(longest)
         self.first.append(first)
         return len(self.link) - 1
+
+
+class Cursor:
+    """The longest end of a text that stands in an automaton, which is only read.
+
+    `state` is the automaton's state of that end, `length` its length, and `size` the tokens of the text so far.
+    """
+
+    def __init__(self, known: SuffixAutomaton) -> None:
+        self.known, self.state, self.length, self.size = known, 0, 0, 0
+
+    def follow(self, tokens: Sequence[int]) -> None:
+        """Append tokens to the text, each in amortised constant time."""
+        known = self.known
+        for token in tokens:
+            while self.state and token not in known.after[self.state]:
+                self.state = known.link[self.state]
+                self.length = known.longest[self.state]
+            if token in known.after[self.state]:
+                self.state, self.length = known.after[self.state][token], self.length + 1
+        self.size += len(tokens)

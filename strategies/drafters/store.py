@@ -7,21 +7,21 @@ names a text file, or a folder of them, instead.
 import argparse
 import zipfile
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness import nano
-from harness.errors import UserError, program
-from harness.nano.corpus import KINDS, problems
-from harness.nano.documents import parts
+from harness.decoding.session import Session
+from harness.errors import Unsupported, UserError, program
+from strategies.drafters import texts
+from strategies.drafters.automaton import SuffixAutomaton
 
 Ids = NDArray[np.int32]
 END = -1      # stands after every text; no token
 SORTED = 32   # tokens by which suffixes are ordered: at least the longest span and what is drafted after it
-OF_A_KIND = 200
 
 
 class Store:
@@ -37,6 +37,13 @@ class Store:
     def of(cls, texts: Iterable[Sequence[int]], vocab: int) -> "Store":
         """Index texts (token ids)."""
         return cls(np.array([token for text in texts for token in (*text, END)], np.int32), vocab)
+
+    @cached_property
+    def automaton(self) -> SuffixAutomaton:
+        """The suffix automaton of `tokens`, made once."""
+        known = SuffixAutomaton()
+        known.feed(self.tokens.tolist())
+        return known
 
     def save(self, path: Path) -> None:
         """Write an .npz file."""
@@ -66,19 +73,14 @@ class Store:
         return low
 
 
-def frequent(rows: Ids, most: int) -> list[list[int]]:
-    """The `most` most frequent starts of `rows` (P, L), which must be in order; shorter ones first when equal."""
-    new = np.ones(rows.shape, bool)
-    new[1:] = np.logical_or.accumulate(rows[1:] != rows[:-1], axis=1)
-    starts, levels = np.nonzero(new & (rows != END))
-    counts = np.empty(len(starts), np.int64)
-    for level in range(rows.shape[1]):
-        all_starts = np.flatnonzero(new[:, level])
-        size = dict(zip(all_starts.tolist(), np.diff(all_starts, append=len(rows)).tolist(), strict=True))
-        here = levels == level
-        counts[here] = [size[start] for start in starts[here].tolist()]
-    best = np.lexsort((starts, levels, -counts))[:most]
-    return [rows[starts[i], :levels[i] + 1].tolist() for i in best.tolist()]
+def named(name: str, strategy: str, session: Session) -> Store:
+    """The embedded store ("nano") or that of a file; raises `Unsupported` when the model has another vocabulary."""
+    known = embedded() if name == "nano" else load(Path(name))
+    vocab = session.engine.model.config.get_text_config().vocab_size
+    if known.vocab != vocab:
+        raise Unsupported(f"the datastore has {known.vocab} kinds of tokens and the model {vocab}: make one with "
+                          f"python -m strategies.drafters.store --model NAME --out FILE and give {strategy}:store=FILE")
+    return known
 
 
 @cache
@@ -98,13 +100,7 @@ def embedded() -> Store:
     from transformers import AutoTokenizer
 
     words = AutoTokenizer.from_pretrained(nano.weights(nano.NAMES[0]))
-    return Store.of(words(corpus()).input_ids, len(words))
-
-
-def corpus() -> list[str]:
-    """The training texts of the embedded corpus, OF_A_KIND of every kind."""
-    return ["".join(piece for piece, _ in parts(problem, kind)) for kind in KINDS
-            for problem in problems(kind, "train", OF_A_KIND)]
+    return Store.of(words(texts.corpus()).input_ids, len(words))
 
 
 def _ordered(tokens: Ids) -> Ids:
@@ -121,32 +117,20 @@ def _ordered(tokens: Ids) -> Ids:
     return order.astype(np.int32)
 
 
-def _texts(path: Path) -> list[str]:
-    """What is in a file, or in all files of a folder; raises `UserError` when that is nothing."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    try:
-        texts = [text for file in files if (text := file.read_text(errors="replace")).strip()]
-    except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}.") from error
-    if not texts:
-        raise UserError(f"{path} holds no text; give --texts a file or a folder of texts.")
-    return texts
-
-
 def main() -> None:
     """Make a datastore."""
     from harness.backends.transformers import load as load_model
 
-    parser = argparse.ArgumentParser(description="Make the datastore of the strategy rest.")
+    parser = argparse.ArgumentParser(description="Make the datastore of the strategies rest and suffix_automaton.")
     parser.add_argument("--model", default=nano.NAMES[0], help="whose tokens: nano, a folder or a hub id")
     parser.add_argument("--texts", type=Path, help="a text file or a folder of them; the embedded corpus without")
     parser.add_argument("--out", type=Path, required=True, help="the .npz file to write")
     options = parser.parse_args()
     model = load_model(options.model)
-    texts = _texts(options.texts) if options.texts else corpus()
-    store = Store.of(model.tokenizer(texts).input_ids, model.vocab)
+    found = texts.given(options.texts) if options.texts else texts.corpus()
+    store = Store.of(model.tokenizer(found).input_ids, model.vocab)
     store.save(options.out)
-    print(f"{options.out}: {len(store.tokens)} tokens of {len(texts)} texts")
+    print(f"{options.out}: {len(store.tokens)} tokens of {len(found)} texts")
 
 
 if __name__ == "__main__":

@@ -25,14 +25,14 @@ from strategies.drafters import store
 from strategies.drafters.automaton import SuffixAutomaton
 from strategies.drafters.ngram import NgramLookup
 from strategies.drafters.recycled import LEVELS, Recycler, Table, template
-from strategies.drafters.store import Store, frequent
+from strategies.drafters.store import Store
 from strategies.drafters.suffixes import Place, SuffixTree
 from strategies.drafters.trie import trie
 from strategies.drafters.trigrams import Node, Search, Size, Trigrams
 from strategies.greedy import Greedy
 from strategies.input_copy import InputCopy, SourceCopy
 from strategies.prompt_lookup import PromptLookup
-from strategies.rest import Rest, Retrieval
+from strategies.rest import Rest, Retrieval, frequent
 from strategies.suffix_automaton import Continuation, SuffixAutomatonDecoding
 from strategies.suffix_decoding import Counted, SuffixDecoding
 from strategies.token_recycling import TokenRecycling
