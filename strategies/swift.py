@@ -3,15 +3,17 @@
 Xia et al. 2024 (arXiv 2410.06916). `share` of the sublayers between the first and the last layer are left out. After
 each step another set, drawn at random, reads the last `window` tokens that were written, in one forward; the set whose
 likeliest tokens agree with them most is kept, until `enough` agree, or `patience` sets in a row were no better, or
-`most` were tried. (The authors draw every 25th set by Bayesian optimisation; here all are random.) At most `gamma`
-tokens are drafted a step, each with its runners-up beside it, the more the less sure it is; drafting stops after a
-token less probable than `theta`. `temperature` and `p` choose the law; drafts are chosen, not drawn, so it is kept.
+`most` were tried. Every set whose number `bayes` divides is not the next random one but the most promising of many,
+by Bayesian optimisation over those tried. At most `gamma` tokens are drafted a step, each with its runners-up beside
+it, the more the less sure it is; drafting stops after a token less probable than `theta`. `temperature` and `p` choose
+the law; drafts are chosen, not drawn, so it is kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 
 from harness.decoding.layers import Skip
@@ -20,8 +22,10 @@ from harness.decoding.session import Session
 from harness.decoding.tree import TokenTree
 from harness.decoding.verified import Verified
 from harness.strategy import Request, knob
+from strategies.drafters import proposal
 from strategies.drafters.sublayers import left_out, spread
 
+CANDIDATES = 1000                               # random sets among which the most promising one is tried
 SURE = (0.95, 0.8, 0.5)                         # the authors' code: probabilities of the likeliest token …
 WIDTHS = {True: (3, 5, 8, 10), False: (1, 3, 5, 10)}  # … and how many tokens are tried above each, greedy or sampling
 
@@ -38,11 +42,15 @@ class Swift(Verified):
     enough: float = knob(0.93, "agreement that ends the search", low=0, high=1)
     patience: int = knob(300, "sets in a row without a better one that end it", low=0, high=100000)
     most: int = knob(1000, "sets tried for a text at most", low=0, high=100000, sweep=(0, 1000))
+    bayes: int = knob(25, "every how many sets one is proposed by the scores of those tried; 0 is never", low=0,
+                      high=100000, sweep=(0, 25))
 
     paper: ClassVar[str] = "Xia et al. 2024, arXiv 2410.06916"
 
     def drafter(self, session: Session, request: Request) -> "Comb":
         """The model without some of its sublayers."""
+        if self.bayes:
+            proposal.prepare()
         return Comb(session, self, Search(session, self, request))
 
 
@@ -53,16 +61,19 @@ class Search:
         self.session, self.knobs, self.request = session, knobs, request
         self.inner = range(1, len(session.engine.layers) - 1)
         self.plan = spread(len(session.engine.layers), knobs.share)
-        self.found, self.tried, self.in_vain = -1.0, 0, 0
+        self.found, self.in_vain = -1.0, 0
+        self.tried, self.scores = list[list[float]](), list[float]()  # 1 for each sublayer that was left out, and 0
 
     def step(self, text: Sequence[int]) -> None:
         """Try one more set on `text`, all of which but the last token has been read."""
         knobs, written = self.knobs, len(text) - len(self.request.prompt)
         if (written < knobs.window or self.found >= knobs.enough or self.in_vain >= knobs.patience
-                or self.tried >= knobs.most):
+                or len(self.tried) >= knobs.most):
             return
-        plan = self._drawn() if self.tried else self.plan
-        self.tried, score = self.tried + 1, self.score(text, plan)
+        plan = self._next() if self.tried else self.plan
+        score = self.score(text, plan)
+        self.tried.append([float(i in part) for part in (plan.attention, plan.mlp) for i in self.inner])
+        self.scores.append(score)
         self.in_vain += 1
         if score > self.found:
             self.plan, self.found, self.in_vain = plan, score, 0
@@ -73,14 +84,25 @@ class Search:
         said = self.session.skim(text[-window - 1:-1], plan, back=window).best
         return sum(a == b for a, b in zip(said, text[-window:], strict=True)) / window
 
-    def _drawn(self) -> Skip:
-        """A set of the wanted size, every one as likely as any other."""
-        weights, chosen = torch.ones(2 * len(self.inner)), list[int]()
-        for _ in range(left_out(len(self.inner) + 2, self.knobs.share)):
-            chosen.append(self.request.stream.choose(weights))
+    def _next(self) -> Skip:
+        """A set of the wanted size: a proposal if it is time for one, else any with equal chances."""
+        size, members = left_out(len(self.inner) + 2, self.knobs.share), 2 * len(self.inner)
+        stream, bayes = self.request.stream, self.knobs.bayes
+        if bayes and not (len(self.tried) + 1) % bayes and 0 < size < members:
+            sets = proposal.drawn(CANDIDATES, members, size, stream)
+            return self._plan(sets[proposal.best(sets, np.array(self.tried), np.array(self.scores))].nonzero()[0])
+        weights, chosen = torch.ones(members), list[int]()
+        for _ in range(size):
+            chosen.append(stream.choose(weights))
             weights[chosen[-1]] = 0
-        half = len(self.inner)
-        return Skip(frozenset(1 + i for i in chosen if i < half), frozenset(1 + i - half for i in chosen if i >= half))
+        return self._plan(chosen)
+
+    def _plan(self, chosen: Iterable[int]) -> Skip:
+        """The sublayers of these numbers: first the attentions of the inner layers, then their MLPs."""
+        sides = [set[int](), set[int]()]
+        for i in chosen:
+            sides[i // len(self.inner)].add(self.inner[i % len(self.inner)])
+        return Skip(frozenset(sides[0]), frozenset(sides[1]))
 
 
 class Comb:

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache, partial
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
 
 from harness.decoding import accept
 from harness.decoding.draw import PhiloxStream
@@ -18,6 +21,7 @@ from harness.decoding.tree import EMPTY, TokenTree
 from harness.decoding.verified import Verified
 from harness.errors import UserError
 from harness.strategy import Request, Strategy
+from strategies.drafters import proposal
 from strategies.drafters.sublayers import spread
 from strategies.ffn_skip import FfnSkip, SkipAlike
 from strategies.greedy import Greedy
@@ -403,6 +407,91 @@ def test_the_search_keeps_the_best_plan_and_ends() -> None:
     short.step(text)
     assert session.draft_work.forwards == done
     session.close()
+
+
+def searched(knobs: Swift, worth: Sequence[float], tries: int, seed: int = 0) -> tuple[float, list[Skip]]:
+    """The best score, and the sets tried, where each of 12 sublayers left out adds what it is `worth`."""
+    plans, session = list[Skip](), Session(deep("llama", layers=8))
+
+    class Planted(Search):
+        def score(self, text: Sequence[int], plan: Skip) -> float:
+            plans.append(plan)
+            return sum(worth[i - 1] for i in plan.attention) + sum(worth[i + 5] for i in plan.mlp)
+    search = Planted(session, knobs, Request((3,), 99, PhiloxStream(seed)))
+    for _ in range(tries):
+        search.step([3] * (knobs.window + 2))
+    session.close()
+    return search.found, plans
+
+
+def test_proposals_find_better_sets_than_chance() -> None:
+    """Of 924 sets of 6 out of 12, the best one is mostly found by 12 proposals in 60 tries."""
+    knobs, better, exact = Swift(share=0.5, enough=1.0, bayes=5, window=1), 0, 0
+    for seed in range(12):
+        generator = torch.Generator().manual_seed(seed)
+        worth = (torch.rand(12, generator=generator) / 12).tolist()
+        with_proposals, plans = searched(knobs, worth, 60, seed)
+        by_chance, _ = searched(replace(knobs, bayes=0), worth, 60, seed)
+        assert len(plans) == 60
+        assert {len(plan.attention) + len(plan.mlp) for plan in plans} == {6}
+        assert not set().union(*(plan.attention | plan.mlp for plan in plans)) & {0, 7}
+        better += with_proposals > by_chance
+        exact += with_proposals == pytest.approx(sum(sorted(worth)[-6:]))
+        assert searched(knobs, worth, 60, seed) == (with_proposals, plans)
+    assert better >= 10
+    assert exact >= 6
+
+
+def test_without_proposals_all_sets_are_random() -> None:
+    """Sets are drawn one member after another; up to the first proposal the same ones are tried."""
+    worth, knobs = [0.01 * i for i in range(12)], Swift(share=0.5, enough=1.0, window=1)
+    stream, expected = PhiloxStream(0), [spread(8, 0.5)]
+    for _ in range(39):
+        weights, chosen = torch.ones(12), list[int]()
+        while len(chosen) < 6:
+            chosen.append(stream.choose(weights))
+            weights[chosen[-1]] = 0
+        expected.append(Skip(frozenset(1 + i for i in chosen if i < 6), frozenset(i - 5 for i in chosen if i >= 6)))
+    assert searched(replace(knobs, bayes=0), worth, 40)[1] == expected
+    tried = searched(knobs, worth, 40)[1]
+    assert tried[:24] == expected[:24]
+    assert tried[24] != expected[24]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.08, 0.92, 1.0])
+def test_proposals_of_extreme_sizes(share: float) -> None:
+    """With nothing to choose nothing is proposed, and one sublayer to choose is no trouble."""
+    found, plans = searched(Swift(share=share, enough=1.0, bayes=1, window=1), [0.5 / 12 + 0.001 * (i == 7)
+                                                                               for i in range(12)], 20)
+    assert {len(plan.attention) + len(plan.mlp) for plan in plans} == {round(12 * share)}
+    assert found == pytest.approx(0.5 * round(12 * share) / 12 + 0.001 * (share > 0.01))
+
+
+def test_candidates_are_all_equally_likely() -> None:
+    sets = proposal.drawn(6000, 4, 2, PhiloxStream(1))
+    assert set(sets.sum(1).tolist()) == {2.0}
+    kinds, counts = np.unique(sets @ [1, 2, 4, 8], return_counts=True)
+    assert len(kinds) == 6
+    assert chisquare(counts).pvalue > 1e-3
+
+
+def test_the_bound_prefers_what_is_promising_and_what_is_unknown() -> None:
+    tried = np.array([[1, 1, 0, 0, 0, 0], [1, 0, 1, 0, 0, 0]], dtype=float)
+    close, far = [1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 1, 1]
+    assert proposal.best(np.array([close, far], dtype=float), tried, np.array([0.5, 0.5])) == 1
+    low = [[0, 0, 0, 1, 1, 0], [0, 0, 0, 1, 0, 1], [0, 0, 0, 0, 1, 1]]
+    more, scores = np.array([*tried.tolist(), *low], dtype=float), np.array([0.9, 0.9, 0.1, 0.1, 0.1])
+    assert proposal.best(np.array([low[1], [1, 0, 0, 1, 0, 0]], dtype=float), more, scores) == 1
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_tokens_with_proposals_are_those_of_greedy(arch: str) -> None:
+    strategy = Swift(window=4, bayes=2, enough=1.0)
+    for prompt in PROMPTS:
+        session, blocks = steps(strategy, prompt, 40, deep(arch))
+        assert [t for block in blocks for t in block] == greedy(prompt, 40, deep(arch))
+        again, _ = steps(strategy, prompt, 40, deep(arch))
+        assert (again.work, again.draft_work) == (session.work, session.draft_work)
 
 
 def test_a_comb_has_more_teeth_where_the_model_is_unsure() -> None:
