@@ -4,7 +4,8 @@ Chen et al. 2024 (arXiv 2402.12374). `rates` says how often the first, second, â
 trees of at most `nodes` nodes and `depth` levels the one with the most expected tokens is drafted, siblings without
 replacement (at temperature 0 the likeliest tokens). `temperature` and `p` choose the law, which is kept exactly.
 The default rates were counted with `nano` and `nano-draft`: how often greedy's token is the draft's first, second, â€¦
-choice, over 797 tokens of the six embedded tasks.
+choice, over 797 tokens of the six embedded tasks. `python -m strategies.drafters.sequoia_size` measures rates, finds
+the size that pays with other models or on another machine, and prints the knobs.
 """
 
 from dataclasses import dataclass

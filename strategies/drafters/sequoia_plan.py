@@ -1,7 +1,9 @@
 """The best shape of a draft tree of a given size, from how often a sibling of each rank is the one accepted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +38,42 @@ def plan(rates: tuple[float, ...], nodes: int, depth: int) -> tuple[Shape, float
 def most_tokens(rates: Sequence[float], nodes: int, depth: int) -> NDArray[np.float64]:
     """(nodes + 2,) the most tokens a step expects of exactly m nodes, root included; −∞ where no such tree exists."""
     found: NDArray[np.float64] = _tables(tuple(rates), nodes, depth)[depth].max(0)
+    return found
+
+
+@dataclass(frozen=True)
+class Size:
+    """A tree of at most `nodes` nodes and `depth` levels commits `tokens` a step, which takes `seconds`."""
+
+    nodes: int
+    depth: int
+    tokens: float
+    seconds: float
+
+
+def size(rates: Sequence[float], draft_time: float, verify_times: Mapping[int, float], most: int) -> Size:
+    """The size of at most `most` levels with the least time a token: (d · t_draft + t_verify(m)) / T(m, d).
+
+    `verify_times` are seconds by the tokens of a forward, one more than nodes; between them they grow linearly, and
+    the largest ends the search. Sequoia (2402.12374, §3.3).
+    """
+    read = np.arange(2, max(verify_times) + 1)
+    known = sorted(verify_times)
+    verify = np.interp(read, known, [verify_times[m] for m in known])
+    every = _tables(tuple(rates), int(read[-1]) - 1, most)[1:]
+    tokens = np.maximum.accumulate(np.array([table.max(0)[2:] for table in every]), axis=1)
+    seconds = np.arange(1, most + 1)[:, None] * draft_time + verify
+    d, m = divmod(int((seconds / tokens).argmin()), len(read))
+    return Size(int(read[m]) - 1, d + 1, float(tokens[d, m]), float(seconds[d, m]))
+
+
+def fitted(rates: tuple[float, ...], draft: Mapping[int, float], verify: Mapping[int, float], most: int) -> Size:
+    """`size` with the draft's time of a level as wide, on average, as those of the tree found last."""
+    wide = [1]
+    for _ in range(4):
+        found = size(rates, fmean(np.interp(wide, sorted(draft), [draft[m] for m in sorted(draft)])), verify, most)
+        shape, _ = plan(rates, found.nodes, found.depth)
+        wide = [sum(map(bool, level)) for level in shape]
     return found
 
 

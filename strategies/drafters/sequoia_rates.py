@@ -1,0 +1,92 @@
+"""How often the first, second, … sibling that a draft model proposes is the one that the target accepts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness.decoding.accept import at
+from harness.decoding.draw import PhiloxStream
+from harness.decoding.engine import Engine
+from harness.decoding.loop import one_by_one
+from harness.decoding.session import Session
+from harness.decoding.tree import TokenTree
+from harness.errors import UserError
+from harness.plan import Plan
+from harness.prompts import encode
+from harness.strategy import Request
+from strategies.drafters.tree import distinct
+from strategies.sequoia import Sequoia
+
+PIECE = 256  # tokens of a text that are read at a time
+Text = tuple[list[int], int]
+"""Token ids, and how many of them come before the first place that counts, at least one."""
+
+
+def ranks(target: Engine, draft: Engine, texts: Sequence[Text], strategy: Sequoia, most: int) -> tuple[list[int], int]:
+    """How often the first, second, … of `most` siblings is the accepted one, and at how many places that was tried."""
+    counts, places, stream, law = [0] * most, 0, PhiloxStream("sequoia_size"), strategy.law()
+    accept = at(strategy.temperature, strategy.rule())
+    for tokens, start in texts:
+        for p, q in zip(*(_rows(engine, tokens, start) for engine in (target, draft)), strict=True):
+            warped = torch.softmax((law(q[None], [[]])[0] if strategy.temperature else q).double(), -1)
+            siblings = distinct(warped, most, stream if strategy.temperature else None)
+            tree = TokenTree(tuple(siblings), (-1,) * len(siblings), {-1: warped})
+            path, _ = accept(tree, law(p[None], [[]]).expand(1 + len(siblings), -1), stream)
+            places += 1
+            if path:
+                counts[path[0]] += 1
+    return counts, places
+
+
+def chances(counts: Sequence[int], places: int) -> tuple[float, ...]:
+    """Counts as rates of four decimals, cut before the first zero; raises `UserError` when nothing is left."""
+    rates = [count * 10000 // places / 10000 for count in counts] if places else []
+    found = rates[:rates.index(0)] if 0 in rates else rates
+    if not found:
+        raise UserError(f"the draft's first choice was accepted {counts[0]} times in {places}: "
+                        "give more text, or another draft model.")
+    return tuple(found)
+
+
+def prompted(made: Plan, strategy: Sequoia, new: int) -> list[Text]:
+    """The prompts of the plan's tasks, each with at most `new` tokens of the target's own after it."""
+    texts, room = list[Text](), longest(made)
+    for task, examples in made.tasks:
+        for example in examples:
+            prompt = encode(made.target, task.prompt(example, []))[-max(1, room - new):]
+            request = Request(tuple(prompt), new, PhiloxStream(task.spec(), example.id))
+            session, tokens = Session(made.target.engine), list(prompt)
+            for step in one_by_one(session, at(strategy.temperature), request, strategy.law()):
+                tokens += step
+                if step[-1] in made.target.eos or len(tokens) >= min(len(prompt) + new, room):
+                    break
+            session.close()
+            texts.append((tokens, len(prompt)))
+    return texts
+
+
+def read_texts(path: Path, made: Plan, limit: int) -> list[Text]:
+    """The first `limit` pieces of a text file or of a folder of them; raises `UserError` when there is no text."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    tokens = [made.target.tokenizer(file.read_text(errors="replace"))["input_ids"] for file in files]
+    length = min(PIECE, longest(made))
+    pieces = [ids[i:i + length] for ids in tokens for i in range(0, len(ids), length)]
+    if not (texts := [(piece, 1) for piece in pieces if len(piece) > 1][:limit]):
+        raise UserError(f"{path} holds no text.")
+    return texts
+
+
+def longest(made: Plan) -> int:
+    """How many tokens both models can read."""
+    return min(model.engine.max_len for model in (made.target, made.draft) if model)
+
+
+def _rows(engine: Engine, tokens: list[int], start: int) -> Tensor:
+    """(N, V) what a model says before each token from `start` on."""
+    session = Session(engine)
+    session.follow(tokens[:start])
+    logits = session.read(TokenTree.chain(tokens[start:-1])).logits
+    session.close()
+    return logits
