@@ -2,10 +2,15 @@
 
 Saxena 2023 (github.com/apoorvumang/prompt-lookup-decoding). No draft model: the last `max_ngram` tokens are looked
 up in the prompt and in what was written so far, and the `length` tokens after the match are the draft. `latest`
-takes the newest match instead of the earliest. `variant` "longest" takes what follows even if it is short, which is
-also what transformers does (with max_ngram=2) and vLLM (with min_ngram=max_ngram=5); "original" takes only places that
-`length` tokens follow and that end before the n-gram does; "spec_bench" does so too and drafts token 100 when there is
-none, so that each step checks something. `temperature` and `p` choose the law, which is kept exactly.
+takes the newest match instead of the earliest. `variant` "longest" takes what follows even if it is short; "original"
+takes only places that `length` tokens follow and that end before the n-gram does (Saxena's rule); "spec_bench" does so
+too and drafts token 100 when there is none, so that each step checks something. `temperature` and `p` choose the law,
+which is kept exactly.
+
+"longest" is also what transformers and vLLM draft. transformers: `length` is prompt_lookup_num_tokens and `max_ngram`
+max_matching_ngram_size, 2 by default; it ends a draft before EOS, where the text ends anyway, and before tokens that a
+logits processor forbids. vLLM's ngram: `length` is num_speculative_tokens, `max_ngram` and `min_ngram` are
+prompt_lookup_max and prompt_lookup_min, both 5 by default.
 """
 
 from dataclasses import dataclass
