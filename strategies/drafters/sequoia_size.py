@@ -25,24 +25,27 @@ from strategies.drafters.sequoia_rates import chances, longest, prompted, ranks,
 from strategies.sequoia import Sequoia
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)  # tokens of the forwards that are timed
-ROUNDS = 15
+ROUNDS = 31
 
 
 def times(engines: Sequence[Engine], text: Sequence[int], sizes: Sequence[int]) -> list[dict[int, float]]:
-    """For each engine, median seconds of a forward by the tokens it reads at the end of `text`, taken in turn."""
+    """For each engine, median seconds of a forward by the tokens it reads at the end of `text`, taken in turn.
+
+    One over more tokens that took less time shows what was noise, so its time counts for those over fewer as well.
+    """
     sessions, taken = [Session(engine) for engine in engines], [{m: list[float]() for m in sizes} for _ in engines]
-    for turn in range(1 + ROUNDS):
+    for _ in range(1 + ROUNDS):  # the first of each is not counted
         for m in sizes:
             tree = TokenTree((text[0],) * (m - 1), (-1,) * (m - 1))
             for session, seconds in zip(sessions, taken, strict=True):
                 session.follow(text[:-1])
                 session.follow(text)
                 began = time.perf_counter()
-                _ = session.read(tree).best
-                seconds[m] += [time.perf_counter() - began] if turn else []
+                _ = session.read(tree).best  # on another device, reading them waits for the forward
+                seconds[m].append(time.perf_counter() - began)
     for session in sessions:
         session.close()
-    return [{m: median(all_of) for m, all_of in seconds.items()} for seconds in taken]
+    return [{m: min(median(seconds[more][1:]) for more in sizes if more >= m) for m in sizes} for seconds in taken]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,10 @@
 """Choosing the tree of `sequoia`: the choice against all trees, counted rates, what it predicts, and wrong input."""
 
-from itertools import pairwise
+import subprocess
+import sys
+from itertools import cycle, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -155,7 +158,24 @@ def test_predicted_and_measured_tokens_a_step(temperature: float) -> None:
         assert predicted > best(rates[:1], 4, 4)
 
 
+def test_noise_makes_no_forward_dearer_than_a_larger_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Medians by a clock of our own: the draft takes 1, 5, 2, 8 for 1, 2, 4, 8 tokens, the target ten times that."""
+    ticks, now = cycle([1, 10, 5, 50, 2, 20, 8, 80]), [0.0, 0.0]
+
+    def clock() -> float:
+        now[1] += 1
+        now[0] += 0 if now[1] % 2 else next(ticks)
+        return now[0]
+    monkeypatch.setattr(sequoia_size, "time", SimpleNamespace(perf_counter=clock))
+    one = engine(tiny_model("llama"))
+    small, large = sequoia_size.times([one, engine(tiny_model("llama", seed=1))], prompts(1)[0], (1, 2, 4, 8))
+    assert (small, large) == ({1: 1, 2: 2, 4: 2, 8: 8}, {1: 10, 2: 20, 4: 20, 8: 80})
+    assert one.open_rows == 0
+    assert one.positions == len(prompts(1)[0]) - 1 + (1 + sequoia_size.ROUNDS) * (1 + 2 + 4 + 8)
+
+
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    capsys.readouterr()  # what saving a model printed
     code = sequoia_size.main([str(argument) for argument in arguments])
     said = capsys.readouterr()
     return code, said.out, said.err
@@ -197,6 +217,13 @@ def test_wrong_input_is_one_sentence(arguments: list[str], words: str, tmp_path:
     assert err.startswith("Error: ")
     assert words.format(tmp_path) in err
     assert err.count("\n") == 1
+
+
+def test_the_command_ends_with_two_and_no_traceback(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "strategies.drafters.sequoia_size", "--texts", str(tmp_path / "none")],
+                          capture_output=True, text=True, check=False, cwd=Path(__file__).resolve().parents[2])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"Error: There is no file or folder {tmp_path / 'none'}.\n"
 
 
 def test_a_model_without_a_draft(capsys: pytest.CaptureFixture[str]) -> None:
