@@ -110,7 +110,7 @@ class Engine:
         self.device, self.kind = model.device, (model.dtype, model.device)
         self.forwards = self.positions = self.padding = 0
         self.cache = SlotCache(_layers(model), self.device)
-        self.submit: Callable[[Read], Outcome] = lambda read: self.run([read])[0]
+        self.submit: Callable[[Read], Outcome] = self._alone
         self.prefixes = list[Prefix]()
         self.learnt = dict[str, Any]()  # what strategies that learn across prompts keep, by their spec
         self._rows = list[Row]()
@@ -141,6 +141,11 @@ class Engine:
     def open_rows(self) -> int:
         """Rows in use."""
         return len(self._rows)
+
+    @property
+    def merging(self) -> bool:
+        """Whether reads of texts side by side are merged, which only the thread that these run in may ask for."""
+        return self.submit != self._alone
 
     def open_row(self) -> Row:
         """Take a row; raises `CacheFull` when there is no room for one more."""
@@ -193,6 +198,9 @@ class Engine:
         for read, count in zip(reads, widths, strict=True):
             read.row.end = read.start + count
         return [Outcome(said, read.row.index - first, 0, count) for read, count in zip(reads, widths, strict=True)]
+
+    def _alone(self, read: Read) -> Outcome:
+        return self.run([read])[0]
 
     def _through(self, plan: Plan | None, tokens: Tensor, positions: Tensor, mask: Tensor, kept: int) -> Forward:
         if plan is None:
