@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -17,6 +18,7 @@ PACKED = 1 << 30  # bytes of weights of which a packed copy is kept; those of la
 LARGE = 1 << 19   # multiplications from which on oneDNN's product pays
 FEW = 16          # rows: fewer are read faster where they are than in groups
 GROUP = 8         # rows looked at together: their keys and values still fit into a core's own cache
+BLOCK = 32        # keys of one step of the compiled attention
 NAME = "decodebench"
 
 
@@ -66,36 +68,47 @@ def quicken(model: Any) -> None:
 
 def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
            ) -> tuple[Tensor, None]:
-    """Attention of one new token a row, (B, H, 1, D): rows of like length together, so that little else is read."""
-    whole: tuple[Tensor, None]
-    if query.shape[2] > 1 or attention_mask is None or options.get("position_bias") is not None:
-        whole = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    elif torch.compiler.is_compiling():
-        whole = _spelt_out(query, key, value, attention_mask, options.get("scaling"))
-    elif len(query) < FEW:
-        whole = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    else:
-        groups, back = _groups(attention_mask)
-        parts = [sdpa_attention_forward(module, query[rows], key[:, :, :end].index_select(0, rows),
-                                        value[:, :, :end].index_select(0, rows), mask, **options)[0]
-                 for rows, end, mask in groups]
-        whole = torch.cat(parts)[back], None
-    return whole
+    """Attention of one new token a row, (B, H, 1, D), that reads little behind the end of a row; others as they are."""
+    compiling = torch.compiler.is_compiling()
+    if (query.shape[2] > 1 or len(query) < (2 if compiling else FEW) or attention_mask is None
+            or options.get("position_bias") is not None):
+        whole: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return whole
+    if compiling:
+        return _blocks(query, key, value, _ends(attention_mask), options.get("scaling")), None
+    groups, back = _groups(attention_mask)
+    parts = [sdpa_attention_forward(module, query[rows], key[:, :, :end].index_select(0, rows),
+                                    value[:, :, :end].index_select(0, rows), mask, **options)[0]
+             for rows, end, mask in groups]
+    return torch.cat(parts)[back], None
 
 
-def _spelt_out(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None) -> tuple[Tensor, None]:
-    """The same in plain sums, from which the compiler makes code that is faster than the kernel for long queries."""
-    rows, heads, _, size = query.shape
-    split = query.view(rows, key.shape[1], -1, size) * (size**-0.5 if scaling is None else scaling)
-    weights = (split @ key.transpose(2, 3) + mask).softmax(-1)
-    return (weights @ value).view(rows, 1, heads, size), None
+def _blocks(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, scaling: float | None) -> Tensor:
+    """For the compiler: blocks of `BLOCK` keys behind the end (B,) of a row are not read. Returns (B, 1, H, D).
+
+    A row looks at all slots before its end: the engine compiles no forward of single tokens that may not.
+    """
+    rows, slots = query.shape[0], key.shape[2]  # their own sizes: the compiler takes those of the mask for others
+    blocks = (slots + BLOCK - 1) // BLOCK
+    order = torch.arange(blocks, dtype=torch.int32).expand(rows, 1, 1, blocks).contiguous()
+    near = BlockMask.from_kv_blocks(
+        ((ends + BLOCK - 1) // BLOCK).to(torch.int32).view(rows, 1, 1), order, BLOCK_SIZE=(BLOCK, BLOCK),
+        mask_mod=lambda row, head, query, key: key < ends[row], seq_lengths=(1, slots))
+    out = flex_attention(query, key, value, block_mask=near, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
+    assert isinstance(out, Tensor)
+    return out.transpose(1, 2)
+
+
+def _ends(mask: Tensor) -> Tensor:
+    """The first slots (B,) behind all that the one token of each row may look at; the mask, (B, 1, 1, S), is added."""
+    seen = (mask > torch.finfo(mask.dtype).min / 2).any(1)[:, 0]
+    return (seen * torch.arange(1, mask.shape[-1] + 1)).amax(1)
 
 
 @lru_cache(4)  # the layers of a forward are given the same mask, or one for each kind of layer
 def _groups(mask: Tensor) -> tuple[Sequence[tuple[Tensor, int, Tensor]], Tensor]:
     """Rows of an additive mask (B, 1, 1, S) by length: those of each group, its end and mask; and the way back."""
-    seen = (mask > torch.finfo(mask.dtype).min / 2).any(1)[:, 0]
-    lengths, order = (seen * torch.arange(1, mask.shape[-1] + 1)).amax(1).sort()
+    lengths, order = _ends(mask).sort()
     ends, groups = lengths.tolist(), list[tuple[Tensor, int, Tensor]]()
     for first in range(0, len(ends), GROUP):
         rows, end = order[first:first + GROUP], ends[first:first + GROUP][-1]

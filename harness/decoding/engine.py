@@ -1,7 +1,8 @@
 """One model, its cache and its counters: every forward pass of a run goes through `Engine.run`."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from contextlib import nullcontext
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -190,7 +191,9 @@ class Engine:
         tokens, positions, places = self._inputs(reads, rows, width)
         self.cache.aim(first, first + len(rows), end, places)
         kept = width - min([len(read.tokens) - read.wanted for read in reads])
-        said = self._through(reads[0].plan, tokens, positions, self._mask(reads, first, places, end), kept)
+        bent = reads[0].plan is not None or (width == 1 and any(read.block is not None for read in reads))
+        forward = partial(self._planned, reads[0].plan) if bent else self._forward
+        said = Forward(*forward(tokens, positions, self._mask(reads, first, places, end), kept))
         if not reads[0].draft:
             self.forwards += 1
             self.positions += asked
@@ -202,11 +205,10 @@ class Engine:
     def _alone(self, read: Read) -> Outcome:
         return self.run([read])[0]
 
-    def _through(self, plan: Plan | None, tokens: Tensor, positions: Tensor, mask: Tensor, kept: int) -> Forward:
-        if plan is None:
-            return Forward(*self._forward(tokens, positions, mask, kept))
-        with plan.around(self.layers):  # never compiled: a compiled forward is that of the whole model
-            return Forward(*self._plain(tokens, positions, mask, kept))
+    def _planned(self, plan: Plan | None, *inputs: Any) -> tuple[Tensor, Tensor]:
+        """Never compiled: a compiled forward is that of the whole model, and its single tokens see all before them."""
+        with plan.around(self.layers) if plan else nullcontext():
+            return self._plain(*inputs)
 
     def _plain(self, tokens: Tensor, positions: Tensor, mask: Tensor, kept: int) -> tuple[Tensor, Tensor]:
         out = self.model(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=self.cache,

@@ -16,6 +16,7 @@ from harness.errors import UserError
 from harness.plan import Plan
 from harness.prompts import encode
 from harness.strategy import Request
+from strategies.drafters.texts import given
 from strategies.drafters.tree import distinct
 from strategies.sequoia import Sequoia
 
@@ -69,8 +70,7 @@ def prompted(made: Plan, strategy: Sequoia, new: int) -> list[Text]:
 
 def read_texts(path: Path, made: Plan, limit: int) -> list[Text]:
     """The first `limit` pieces of a text file or of a folder of them; raises `UserError` when there is no text."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    tokens = [made.target.tokenizer(file.read_text(errors="replace"))["input_ids"] for file in files]
+    tokens = made.target.tokenizer(given(path))["input_ids"]
     length = min(PIECE, longest(made))
     pieces = [ids[i:i + length] for ids in tokens for i in range(0, len(ids), length)]
     if not (texts := [(piece, 1) for piece in pieces if len(piece) > 1][:limit]):

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import transformers
 
 from harness.backends.transformers import load
+from harness.decoding.schedule import together
 from harness.errors import UserError
 from strategies.beam import Beam
 from strategies.greedy import Greedy
@@ -109,6 +111,9 @@ def test_a_compiled_model_decodes_the_same() -> None:
     plain, compiled = load(str(saved("llama"))), load(str(saved("llama")), compiled=True)
     for strategy in (Greedy(), Beam(width=3)):
         assert decode(strategy, compiled.engine, [5, 6, 7]) == decode(strategy, plain.engine, [5, 6, 7])
+    prompts = [list(range(5, 5 + length)) for length in (3, 40, 9, 21)]
+    jobs = [partial(decode, Greedy(), compiled.engine, prompt) for prompt in prompts]
+    assert together([compiled.engine], jobs) == [decode(Greedy(), plain.engine, prompt) for prompt in prompts]
 
 
 def test_compiling_without_a_compiler_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
