@@ -18,16 +18,14 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
-from benchmarks.contenders import assisted, bare, bare_batch, generated, library, lm_eval, lm_eval_answers, ours
-from benchmarks.timing import Row, compare, quartiles
+from benchmarks.contenders import assisted, bare, bare_batch, generated, library, ours
+from benchmarks.timing import Row, compare
+from benchmarks.whole import whole_task
 from harness.backends.transformers import Model, load
-from harness.config import RunConfig
 from harness.decoding.engine import Read
 from harness.decoding.session import Session, pin
 from harness.environment import environment
 from harness.nano.corpus import problems
-from harness.plan import make
-from harness.runner import Runner
 
 NEW = 96
 WIDTHS = (1, 2, 3, 4, 5, 6, 8, 11, 16, 32, 64, 128)
@@ -122,38 +120,6 @@ def prefix(target: Model, draft: Model, rounds: int) -> Iterator[Row]:
             "read once": partial(shared, n)}, max(2, rounds // 2))
 
 
-def whole_task(rounds: int) -> list[dict[str, Any]]:
-    """All of nano_math, greedy: `decodebench run` against lm-eval's `hf` backend, each at every batch size."""
-    runners = {n: _runner(n) for n in (32, 64, 128)}
-    plan = runners[32].plan
-    task, examples = plan.tasks[0]
-    questions, plain = [str(task.prompt(example, [])) for example in examples], library("nano")
-    backends = {n: lm_eval(plain, runners[32].plan.target.tokenizer, n) for n in (16, 32, 64, 128)}
-    times = {name: {n: list[float]() for n in sizes} for name, sizes in (("ours", runners), ("lm-eval", backends))}
-    answers: dict[str, list[str]] = {}
-    for _ in range(rounds):
-        for n, runner in runners.items():
-            records = [record for cell in runner.plan.cells() for record in runner.decode(cell, cell.examples)]
-            times["ours"][n].append(sum(record.seconds for record in records))
-            answers["ours"] = [record.turns[0].text for record in records]
-        for n, backend in backends.items():
-            start = time.perf_counter()
-            answers["lm-eval"] = lm_eval_answers(backend, questions, task.stop, task.max_new_tokens)
-            times["lm-eval"][n].append(time.perf_counter() - start)
-    best = {name: min(each, key=lambda n: statistics.median(each[n])) for name, each in times.items()}
-    ratios = [a / b for a, b in zip(times["ours"][best["ours"]], times["lm-eval"][best["lm-eval"]], strict=True)]
-    same = sum(a.strip() == b.strip() for a, b in zip(answers["ours"], answers["lm-eval"], strict=True))
-    return [{"who": name, "seconds": {n: statistics.median(t) for n, t in each.items()}, "best": best[name],
-             "ratio": quartiles(ratios), "same": same, "texts": len(questions)} for name, each in times.items()]
-
-
-def _runner(concurrency: int) -> Runner:
-    config = RunConfig(strategies=("greedy",), tasks=("nano_math",), concurrency=concurrency, threads=1, device="cpu")
-    runner = Runner(make(config, "benchmark"), time.perf_counter)
-    runner.warm_up()
-    return runner
-
-
 def show(rows: list[Row], console: Console) -> None:
     """Print the comparisons as one table."""
     table = Table("comparison", "contender", "tok/s", "time ÷ first's", "quartiles", "same tokens", box=None)
@@ -184,16 +150,7 @@ def main() -> None:
     v = {model.name: widths(model, options.rounds) for model in (target, draft)}
     for name, found in v.items():
         console.print(f"v(M) of {name}:", ", ".join(f"{w['tokens']}: {w['v']:.2f}" for w in found))
-    try:
-        task = whole_task(max(2, options.rounds // 2))
-    except ImportError:
-        console.print("lm-eval is not installed, so it was not compared: pip install -e '.[bench]'")
-        task = []
-    for each in task:
-        console.print(f"nano_math, {each['texts']} problems, {each['who']}:",
-                      ", ".join(f"{t:.2f} s at {n}" for n, t in each["seconds"].items()))
-    if task:
-        console.print(f"ours ÷ lm-eval, each at its best: {task[0]['ratio'][1]:.2f}; same answers: {task[0]['same']}")
+    task = whole_task(max(2, options.rounds // 2), options.compile, console)
     if options.json:
         data = {"environment": environment("cpu", 1), "rows": [row.data() for row in rows], "v": v, "task": task}
         options.json.write_text(json.dumps(data, indent=2) + "\n")
