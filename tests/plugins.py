@@ -17,3 +17,17 @@ class Words(Task):
     def score(self, example, answers):
         return {"length": float(len(answers[0]))}
 '''
+BROKEN = '''"""Fails at once."""
+from dataclasses import dataclass
+from harness.strategy import Strategy
+
+@dataclass(frozen=True)
+class Broken(Strategy):
+    paper = "none"
+    family = "test"
+    guarantee = "changes-output"
+
+    def generate(self, session, request):
+        raise RuntimeError("on purpose")
+        yield
+'''

@@ -21,26 +21,10 @@ from harness.runner import Outcome, Watcher
 from harness.store import Record, Store
 from tests import runs
 from tests.pair import saved
-from tests.plugins import TASK
+from tests.plugins import BROKEN, TASK
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "transformers", "evaluate", "datasets", "pandas", "matplotlib", "vllm", "numpy", "scipy"}
-BROKEN = '''"""Fails at once."""
-from dataclasses import dataclass
-from harness.strategy import Strategy
-
-@dataclass(frozen=True)
-class Broken(Strategy):
-    paper = "none"
-    family = "test"
-    guarantee = "changes-output"
-
-    def generate(self, session, request):
-        raise RuntimeError("on purpose")
-        yield
-'''
-
-
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(STRATEGIES, "_files", {})

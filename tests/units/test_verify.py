@@ -34,7 +34,7 @@ from tests import planted
 from tests.decode import engine
 from tests.models import ARCHS, tiny_model
 from tests.pair import saved
-from tests.plugins import TASK
+from tests.plugins import BROKEN, TASK
 
 ROOT = Path(__file__).resolve().parents[2]
 HOT, COOL = Law(1.0), Law(0.7, 0.9)
@@ -50,16 +50,7 @@ class Wrong(Speculative):
             yield [3 if step[0] != 3 else 4, *step[1:]] if first else step
             first = False
 '''
-FAILING = '''"""Fails at once."""
-from dataclasses import dataclass
-from strategies.speculative import Speculative
-
-@dataclass(frozen=True)
-class Failing(Speculative):
-    def generate(self, session, request):
-        raise RuntimeError("on purpose")
-        yield
-'''
+FAILING = BROKEN.replace('"changes-output"', '"lossless"')
 
 
 @pytest.fixture(autouse=True)
