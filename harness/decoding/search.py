@@ -3,8 +3,8 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +16,7 @@ from harness.strategy import Request
 EarlyStopping = Literal["false", "true", "never"]
 
 
-@dataclass(frozen=True)
-class Hypothesis:
+class Hypothesis(NamedTuple):
     """A continuation: its tokens, `score` (log p less penalties), `log_p` alone, and its newest node in the session."""
 
     tokens: tuple[int, ...] = ()
@@ -63,6 +62,8 @@ class Beams:
         last = len(self.live[0].tokens) + 1 >= self.request.max_new_tokens
         parents, self.live, self.ended = self.live, [], []
         for rank, (score, place, log) in enumerate(candidates):
+            if rank >= self.width == len(self.live):
+                break
             parent = parents[place // size]
             child = Hypothesis((*parent.tokens, place % size), score, parent.log_p + log, parent.node)
             ends = self.request.ends(child.tokens)
@@ -102,7 +103,7 @@ def walk(session: Session, groups: Sequence[Beams], diversity: float = 0.0, coun
     """
     session.follow(groups[0].request.prompt)
     log_p, read = session.read().logits.log_softmax(-1), 0
-    rows = [[0] for _ in groups]
+    rows = [slice(0, 1) for _ in groups]
     while True:
         chosen: Counter[int] = Counter()
         for group, mine in zip(groups, rows, strict=True):
@@ -119,8 +120,8 @@ def walk(session: Session, groups: Sequence[Beams], diversity: float = 0.0, coun
         row = 1  # row 0 is the text's
         for i, group in enumerate(groups):
             if not group.done:
-                rows[i] = list(range(row, row + len(group.live)))
-                group.live = [replace(h, node=read + r - 1) for h, r in zip(group.live, rows[i], strict=True)]
+                rows[i] = slice(row, row + len(group.live))
+                group.live = [h._replace(node=node) for node, h in enumerate(group.live, read + row - 1)]
                 row += len(group.live)
         read += len(live)
 

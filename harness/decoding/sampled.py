@@ -1,0 +1,37 @@
+"""Sampling: one token a step, drawn after temperature and after what a method leaves out."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from harness.decoding import warp
+from harness.decoding.accept import at
+from harness.decoding.loop import one_by_one
+from harness.decoding.session import Session
+from harness.strategy import Guarantee, Request, Strategy, knob
+
+
+def heat() -> Any:
+    """The knob that every sampler has, last."""
+    return knob(1.0, "divides the logits; 0 is greedy", low=0, high=10, sweep=(0.3, 0.5, 0.7, 1.0, 1.2))
+
+
+class Sampler(Strategy):
+    """Temperature first, then `kept`, then one draw, as transformers and vLLM do; at temperature 0 plain greedy.
+
+    A sampler ends its knobs with `temperature: float = heat()`.
+    """
+
+    temperature: float
+
+    family: ClassVar[str] = "sampling"
+    guarantee: ClassVar[Guarantee] = "changes-output"
+
+    @abstractmethod
+    def kept(self) -> warp.Warp:
+        """Leaves only those tokens that may be drawn."""
+
+    def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
+        """Yield one drawn token a step."""
+        law = warp.compose(warp.temperature(self.temperature), self.kept()) if self.temperature else warp.identity
+        return one_by_one(session, at(self.temperature), request, law)

@@ -1,0 +1,26 @@
+"""Epsilon sampling: leave out tokens that are less probable than a threshold.
+
+Hewitt et al., Truncation Sampling as Language Model Desmoothing, 2022 (arXiv 2210.15191, §4.1).
+`least` is the threshold; the likeliest token always stays.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness.decoding import warp
+from harness.decoding.sampled import Sampler, heat
+from harness.strategy import knob
+
+
+@dataclass(frozen=True)
+class Epsilon(Sampler):
+    """Identities: `least=0` is `temperature`, `least=1` is greedy but for ties."""
+
+    least: float = knob(3e-4, "probability that a token needs", low=0, high=1, sweep=(3e-4, 6e-4, 9e-4, 2e-3, 4e-3))
+    temperature: float = heat()
+
+    paper: ClassVar[str] = "Hewitt et al. 2022, arXiv 2210.15191"
+
+    def kept(self) -> warp.Warp:
+        """What is probable enough."""
+        return warp.epsilon(self.least)

@@ -1,0 +1,27 @@
+"""Eta sampling: leave out tokens that are less probable than a threshold, which falls where the model is unsure.
+
+Hewitt et al., Truncation Sampling as Language Model Desmoothing, 2022 (arXiv 2210.15191, §4.2).
+The threshold is min(`least`, √`least` · exp(−entropy)); the likeliest token always stays.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness.decoding import warp
+from harness.decoding.sampled import Sampler, heat
+from harness.strategy import knob
+
+
+@dataclass(frozen=True)
+class Eta(Sampler):
+    """Identity: `least=0` is `temperature`."""
+
+    least: float = knob(3e-4, "the largest threshold of a token's probability", low=0, high=1,
+                        sweep=(3e-4, 6e-4, 9e-4, 2e-3, 4e-3))
+    temperature: float = heat()
+
+    paper: ClassVar[str] = "Hewitt et al. 2022, arXiv 2210.15191"
+
+    def kept(self) -> warp.Warp:
+        """What is probable enough for its place."""
+        return warp.eta(self.least)

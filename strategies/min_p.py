@@ -1,0 +1,27 @@
+"""Min-p sampling: draw from the tokens that are not much less probable than the likeliest.
+
+Nguyen et al. 2024 (arXiv 2407.01082). `share` is how much of the likeliest token's probability a token needs: few are
+left where the model is sure, many where it is not, so that high temperatures stay readable.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness.decoding import warp
+from harness.decoding.sampled import Sampler, heat
+from harness.strategy import knob
+
+
+@dataclass(frozen=True)
+class MinP(Sampler):
+    """Identities: `share=0` is `temperature`, `share=1` is greedy but for ties."""
+
+    share: float = knob(0.1, "of the likeliest token's probability that a token needs", low=0, high=1,
+                        sweep=(0.01, 0.05, 0.1, 0.2, 0.3))
+    temperature: float = heat()
+
+    paper: ClassVar[str] = "Nguyen et al. 2024, arXiv 2407.01082"
+
+    def kept(self) -> warp.Warp:
+        """What is probable enough."""
+        return warp.min_p(self.share)

@@ -1,0 +1,71 @@
+"""Mirostat: sampling whose surprise is steered to a target by feedback.
+
+Basu et al. 2020 (arXiv 2007.14966). Each step fits a Zipf law to the likeliest tokens, keeps as many as have, by that
+law, a surprise of at most mu bits, draws one of them, and moves mu by `rate` times what the drawn token's surprise was
+away from `target`. mu starts at twice the target.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from harness.decoding import warp
+from harness.decoding.accept import rejection
+from harness.decoding.loop import one_by_one
+from harness.decoding.session import Session
+from harness.strategy import Guarantee, Request, Strategy, knob
+
+
+@dataclass(frozen=True)
+class Mirostat(Strategy):
+    """Identity: a target of 0 bits ends as greedy, once mu has fallen."""
+
+    target: float = knob(3.0, "bits of surprise a token", low=0, high=20, sweep=(2.5, 3.0, 4.0, 5.0))
+    rate: float = knob(1.0, "how fast mu follows", low=0, high=10, sweep=(0.1, 0.5, 1.0))
+    fitted: int = knob(100, "ratios of neighbours that the Zipf law is fitted to", low=1, high=10_000, sweep=(50, 100))
+
+    paper: ClassVar[str] = "Basu et al. 2020, arXiv 2007.14966"
+    family: ClassVar[str] = "sampling"
+    guarantee: ClassVar[Guarantee] = "changes-output"
+
+    def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
+        """Yield one drawn token a step."""
+        return one_by_one(session, rejection, request, Steered(self).warp)
+
+
+class Steered:
+    """The state of one text: mu in bits, and the surprisals among which the next token is drawn."""
+
+    def __init__(self, knobs: Mirostat) -> None:
+        self.knobs, self.mu = knobs, 2 * knobs.target
+        self.surprise: Tensor | None = None
+
+    def warp(self, logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+        """Learn from the token that was drawn, and keep the tokens (1, V) that mu allows now."""
+        if self.surprise is not None:
+            self.mu -= self.knobs.rate * (float(self.surprise[texts[0][-1]]) - self.knobs.target)
+        self.surprise = -torch.log_softmax(logits[0].double(), -1) / math.log(2)
+        ordered = self.surprise.sort().values[:self.knobs.fitted + 1]
+        return warp.top_k(size(zipf(ordered * math.log(2)), self.mu, logits.shape[-1]))(logits, texts)
+
+
+def zipf(surprise: Tensor) -> float:
+    """The exponent that fits surprisals in nats, the likeliest first."""
+    ranks = torch.arange(1, len(surprise), dtype=torch.float64)
+    steps = ((ranks + 1) / ranks).log()
+    ratios = surprise.diff()
+    known = ratios.isfinite()
+    return float((ratios * steps)[known].sum() / steps[known].square().sum()) if known.any() else 0.0
+
+
+def size(exponent: float, mu: float, vocab: int) -> int:
+    """How many tokens have a surprise of at most `mu` bits by Zipf's law, and one more, as the authors do."""
+    if exponent <= 0:
+        return vocab
+    more = exponent - 1
+    mass = math.log(more / -math.expm1(-more * math.log(vocab))) if abs(more) > 1e-9 else -math.log(math.log(vocab))
+    return min(vocab, round(math.exp(min((mass + mu * math.log(2)) / exponent, math.log(vocab)))) + 1)

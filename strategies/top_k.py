@@ -1,0 +1,26 @@
+"""Top-k sampling: draw from the k likeliest tokens.
+
+Fan et al., Hierarchical Neural Story Generation, 2018 (arXiv 1805.04833).
+`k` is how many are kept, `temperature` divides the logits before they are cut.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness.decoding import warp
+from harness.decoding.sampled import Sampler, heat
+from harness.strategy import knob
+
+
+@dataclass(frozen=True)
+class TopK(Sampler):
+    """Identities: `k=1` is greedy, `k` of the vocabulary or more is `temperature`."""
+
+    k: int = knob(10, "tokens that may be drawn", low=1, high=1_000_000, sweep=(5, 10, 20, 50, 100))
+    temperature: float = heat()
+
+    paper: ClassVar[str] = "Fan et al. 2018, arXiv 1805.04833"
+
+    def kept(self) -> warp.Warp:
+        """The likeliest `k`."""
+        return warp.top_k(self.k)

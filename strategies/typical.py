@@ -1,0 +1,26 @@
+"""Locally typical sampling: draw from the tokens whose surprise is nearest to what is expected.
+
+Meister et al. 2022 (arXiv 2202.00666). `mass` is how much probability is kept, of the tokens whose surprisal is nearest
+to the entropy: the likeliest token may be left out. Equal ones are kept by their id, where transformers keeps all.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness.decoding import warp
+from harness.decoding.sampled import Sampler, heat
+from harness.strategy import knob
+
+
+@dataclass(frozen=True)
+class Typical(Sampler):
+    """Identity: `mass=1` is `temperature`."""
+
+    mass: float = knob(0.95, "probability that is kept", low=0, high=1, sweep=(0.2, 0.9, 0.92, 0.95))
+    temperature: float = heat()
+
+    paper: ClassVar[str] = "Meister et al. 2022, arXiv 2202.00666"
+
+    def kept(self) -> warp.Warp:
+        """The typical set."""
+        return warp.typical(self.mass)
