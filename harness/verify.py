@@ -23,7 +23,7 @@ from harness.plan import Cell, Plan, make
 from harness.prompts import encode
 from harness.registry import STRATEGIES, add_plugin
 from harness.runner import Runner
-from harness.stats.law import holm
+from harness.stats.multiple import holm
 from harness.stopping import StopRule
 from harness.store import Record, Stored
 from harness.strategy import Request, Strategy

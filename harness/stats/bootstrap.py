@@ -8,6 +8,8 @@ from scipy.stats import binomtest, norm, t
 
 CHUNK = 4_000_000  # draws held in memory at a time
 
+Numbers = NDArray[np.float64]
+
 
 class Interval(NamedTuple):
     """An estimate and the two ends of its interval; the ends are NaN when there is only one cluster."""
@@ -28,19 +30,15 @@ def mean_interval(
     The percentiles are widened for few clusters, as the t distribution is, and stay inside the range of `values`.
     No values give NaN; `clusters` must be as long as `values`, else ValueError.
     """
-    numbers, groups = np.asarray(values, dtype=float), np.asarray(clusters)
-    if numbers.shape != groups.shape or numbers.ndim != 1:
-        raise ValueError(f"values and clusters must be lists of one length, not {numbers.shape} and {groups.shape}")
-    if numbers.size == 0:
+    sums, counts = cluster_sums(values, clusters)
+    if not len(sums):
         return NOTHING
-    _, index = np.unique(groups, return_inverse=True)
-    sums, counts = np.bincount(index, numbers).astype(float), np.bincount(index).astype(float)
     mean = float(sums.sum() / counts.sum())
     if len(sums) == 1:
         return Interval(mean, np.nan, np.nan)
     tail = _tail(len(sums), level)
     ends = np.quantile(_resampled(sums, counts, resamples, seed), [tail, 1 - tail])
-    low, high = np.clip(ends, numbers.min(), numbers.max())
+    low, high = np.clip(ends, np.min(values), np.max(values))
     return Interval(mean, float(low), float(high))
 
 
@@ -66,15 +64,24 @@ def ratio_interval(
     return Interval(*(float(np.exp(value)) for value in found))
 
 
+def cluster_sums(values: ArrayLike, clusters: ArrayLike) -> tuple[Numbers, Numbers]:
+    """The sum of `values` and their number in each cluster; they must be lists of one length, else ValueError."""
+    numbers, groups = np.asarray(values, dtype=float), np.asarray(clusters)
+    if numbers.shape != groups.shape or numbers.ndim != 1:
+        raise ValueError(f"values and clusters must be lists of one length, not {numbers.shape} and {groups.shape}")
+    if not numbers.size:
+        return np.empty(0), np.empty(0)
+    _, index = np.unique(groups, return_inverse=True)
+    return np.bincount(index, numbers).astype(float), np.bincount(index).astype(float)
+
+
 def _tail(clusters: int, level: float) -> float:
     """The share cut off at each end: with few clusters plain percentiles give intervals that are too short."""
     reach = t.ppf((1 + level) / 2, clusters - 1) * np.sqrt(clusters / (clusters - 1))
     return float(norm.cdf(-reach))
 
 
-def _resampled(
-    sums: NDArray[np.float64], counts: NDArray[np.float64], resamples: int, seed: int
-) -> NDArray[np.float64]:
+def _resampled(sums: Numbers, counts: Numbers, resamples: int, seed: int) -> Numbers:
     """The mean of every resample of the clusters."""
     rng, size = np.random.default_rng(seed), len(sums)
     means = np.empty(resamples)

@@ -92,12 +92,3 @@ def independent(u: Numbers) -> float:
 def any_of(p_values: Sequence[float]) -> float:
     """One p-value for several tests of the same draws, dependent or not (Bonferroni)."""
     return min(1.0, len(p_values) * min(p_values, default=1.0))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values of a family of tests, in the order given (Holm 1979)."""
-    adjusted, worst = [1.0] * len(p_values), 0.0
-    for place, index in enumerate(np.argsort(p_values, kind="stable").tolist()):
-        worst = max(worst, min(1.0, (len(p_values) - place) * p_values[index]))
-        adjusted[index] = worst
-    return adjusted

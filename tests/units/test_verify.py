@@ -25,7 +25,8 @@ from harness.measure.law import Evidence, Law, plain
 from harness.plan import make
 from harness.registry import STRATEGIES, TASKS
 from harness.report import verify as shown
-from harness.stats.law import Shares, any_of, holm, independent, uniform
+from harness.stats.law import Shares, any_of, independent, uniform
+from harness.stats.multiple import holm
 from harness.strategy import Request, Strategy
 from harness.verify import Checker, Finding, Report, adjusted, verify
 from strategies.prompt_lookup import PromptLookup

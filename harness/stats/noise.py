@@ -1,0 +1,82 @@
+"""What a machine does to times by itself: noise between equal runs, drift, and single times that are off.
+
+All take natural logarithms of times, so that effects are ratios.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import linregress, median_abs_deviation
+
+from harness.stats.bootstrap import Interval, Numbers, mean_interval
+from harness.stats.paired import sign_flip
+
+FAR = 5.0  # robust standard deviations; times have longer tails than the 3.5 of Iglewicz and Hoaglin is made for
+
+
+class Noise(NamedTuple):
+    """Equal work timed twice: `shift` is the mean of the log-ratios with its interval, `spread` (log) the standard
+    deviation of one time, `p_value` tests that the mean is zero, `floor` (log) is the size of a mean that says nothing.
+    """
+
+    shift: Interval
+    spread: float
+    p_value: float
+    floor: float
+    pairs: int
+
+
+class Drift(NamedTuple):
+    """A trend of log times: `change` is what it adds from the first moment to the last."""
+
+    change: float
+    p_value: float
+    moments: int
+
+
+def noise(ratios: ArrayLike, clusters: ArrayLike) -> Noise | None:
+    """What the log-ratios of times of the same work say about the machine; None below two clusters.
+
+    The floor is the far end of the 95 % interval: the largest mean that this machine gave, or might well have given,
+    to two things that are the same. One time has 1 / √2 of the spread of a ratio of two.
+    """
+    numbers = np.asarray(ratios, dtype=float)
+    shift = mean_interval(numbers, clusters)
+    if np.isnan(shift.low):
+        return None
+    return Noise(shift, float(numbers.std(ddof=1) / np.sqrt(2)), sign_flip(numbers, clusters),
+                 max(abs(shift.low), abs(shift.high)), len(numbers))
+
+
+def drift(logs: ArrayLike, moments: ArrayLike, blocks: ArrayLike) -> Drift | None:
+    """The trend of log times over the `moments` (seconds) at which they were taken; None below four blocks.
+
+    Times of one block (all strategies on one example) share what is special about it, so the line of least squares goes
+    through the medians of blocks. Its p-value is that of Student's t for the slope.
+    """
+    numbers, when, groups = np.asarray(logs, dtype=float), np.asarray(moments, dtype=float), np.asarray(blocks)
+    _, index = np.unique(groups, return_inverse=True)
+    order = np.argsort(index, kind="stable")
+    cuts = np.flatnonzero(np.diff(index[order])) + 1
+    heights = [float(np.median(part)) for part in np.split(numbers[order], cuts)]
+    places = [float(part.mean()) for part in np.split(when[order], cuts)]
+    if len(heights) < 4 or np.ptp(places) == 0:
+        return None
+    line = linregress(places, heights)
+    return Drift(float(line.slope * np.ptp(places)), float(line.pvalue), len(heights))
+
+
+def robust_z(logs: ArrayLike) -> Numbers:
+    """How many robust standard deviations each number is from the median (Iglewicz and Hoaglin 1993).
+
+    The scale is 1.4826 times the median absolute deviation; zeros when more than half of the numbers are the same.
+    """
+    numbers = np.asarray(logs, dtype=float)
+    scale = float(median_abs_deviation(numbers, scale="normal")) if numbers.size else 0.0
+    return (numbers - np.median(numbers)) / scale if scale else np.zeros(numbers.shape)
+
+
+def outliers(logs: ArrayLike, far: float = FAR) -> NDArray[np.int64]:
+    """Positions of the numbers that are more than `far` robust standard deviations from the median."""
+    return np.flatnonzero(np.abs(robust_z(logs)) > far)
