@@ -1,5 +1,6 @@
 """From the records of a run to one row a sample, one row a (task, strategy) cell, and one row a strategy."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,14 +8,15 @@ import numpy as np
 import pandas as pd
 
 from harness.measure.passk import pass_at_k
+from harness.measure.significance import against_baseline, corrected, steadiness, unknown
 from harness.stats.bootstrap import NOTHING, ratio_interval, share_interval
 from harness.store import Record, Store, StrategyEntry, TaskEntry, Turn
 
 NAN = float("nan")
 COUNTS = ("forwards", "positions", "drafted", "accepted", "draft_forwards", "draft_positions")
 IDENTITY = ["task", "example", "strategy", "sample", "repeat", "status", "error", "category"]
-NUMBERS = ["tokens", "seconds", "prompt_tokens", "prompt_shared", "batch", "padding", "ttft", *COUNTS, "steps",
-           "decode_tokens", "decode_steps", "decode_seconds"]
+NUMBERS = ["tokens", "seconds", "prompt_tokens", "prompt_shared", "batch", "padding", "started", "block", "ttft",
+           "log_speed", *COUNTS, "steps", "decode_tokens", "decode_steps", "decode_seconds"]
 END_OF_TURN = -1  # stands between the token ids of two turns
 
 
@@ -22,8 +24,9 @@ def samples(store: Store) -> pd.DataFrame:
     """One row a sample, in the order they ran; a failed sample has NaN for every number.
 
     Times are in seconds. `ttft` is the time to the first kept token; `decode_*` leaves out the first step of each
-    turn; `truncated` is whether any turn ran into a limit; `ids` holds the token ids, each turn ended by -1; each
-    score has its own column `score_NAME`.
+    turn; `truncated` is whether any turn ran into a limit; `log_speed` is the natural logarithm of tokens per
+    second, NaN for an empty answer; `ids` holds the token ids, each turn ended by -1; each score has its own column
+    `score_NAME`.
     """
     rows = [_row(record) for record in store.records()]
     frame = pd.DataFrame(rows, columns=None if rows else IDENTITY)
@@ -39,18 +42,21 @@ def summarise(store: Store) -> pd.DataFrame:
     shares of samples, `first_difference` the median position of the first other token among those that differ.
     `parted` counts answers that differ from the baseline's against their strategy's promise, and `margin` is the
     largest distance between the logits of the two tokens where they part. `batch` and `padding` are means over the
-    samples of a run that decoded several texts at a time.
+    samples of a run that decoded several texts at a time. For `_p`, `_p_holm` and `_findable` see `against_baseline`
+    and `corrected`, for `drift`, `far_times` and `noise_floor` see `steadiness`.
     """
     manifest, frame, parted = store.manifest, samples(store), store.divergences()
     cells = dict(iter(frame.groupby(["task", "strategy"], sort=False)))
     rows = []
     for task in manifest.tasks:
         base = _ok(cells.get((task.spec, manifest.baseline), frame.iloc[:0]))
+        steady = steadiness(frame[frame["task"] == task.spec], manifest.baseline)
         for strategy in manifest.strategies:
             cell = cells.get((task.spec, strategy.spec), frame.iloc[:0])
             margins = [d.margin for d in parted if (d.task, d.strategy) == (task.spec, strategy.spec)]
-            rows.append(_cell(task, strategy, cell, base, strategy.spec == manifest.baseline) | _parting(margins))
-    return pd.DataFrame(rows)
+            rows.append(_cell(task, strategy, cell, base, strategy.spec == manifest.baseline) | _parting(margins)
+                        | steady.get(strategy.spec, unknown()))
+    return corrected(pd.DataFrame(rows))
 
 
 def overall(summary: pd.DataFrame) -> pd.DataFrame:
@@ -97,14 +103,18 @@ def _row(record: Record) -> dict[str, Any]:
     if record.status == "failed":
         return row
     turns = record.turns
+    tokens = sum(sum(turn.steps.tokens) for turn in turns)
     row |= {name: sum(sum(getattr(turn.steps, name)) for turn in turns) for name in COUNTS}
     row |= {
-        "tokens": sum(sum(turn.steps.tokens) for turn in turns),
+        "tokens": tokens,
         "seconds": record.seconds,
+        "log_speed": math.log(tokens / record.seconds) if tokens and record.seconds else NAN,
         "prompt_tokens": sum(turn.prompt_tokens for turn in turns),
         "prompt_shared": sum(turn.prompt_shared for turn in turns),
         "batch": record.batch,
         "padding": record.padding,
+        "started": record.started,
+        "block": record.block,
         "ttft": _first_token(turns[0]) if turns else NAN,
         "steps": sum(len(turn.steps.tokens) for turn in turns),
         "decode_tokens": sum(sum(turn.steps.tokens[1:]) for turn in turns),
@@ -145,12 +155,12 @@ def _cell(
     task: TaskEntry, strategy: StrategyEntry, cell: pd.DataFrame, base: pd.DataFrame, is_base: bool
 ) -> dict[str, Any]:
     ok = _ok(cell)
-    pairs = _pairs(ok, base)
+    pairs = _pairs(_scored(ok, task), _scored(base, task))
     return {
         "task": task.spec, "strategy": strategy.spec, "name": strategy.name, "family": strategy.family,
         "guarantee": strategy.guarantee, "unsupported": strategy.unsupported or "",
         "samples": len(ok), "failed": len(cell) - len(ok),
-        **_quality(task, ok), **_speed(ok), **_speedup(pairs, is_base),
+        **_quality(task, ok), **_speed(ok), **_speedup(pairs, is_base), **against_baseline(pairs, is_base),
         "ttft_median": float(ok["ttft"].median()), "tokens_mean": float(ok["tokens"].mean()),
         "truncated": _share(ok["truncated"]), "cut": _share(ok["cut"]),
         **_cost(ok, strategy), **_together(ok), **_sameness(pairs), **_passes(task, ok),
@@ -178,24 +188,26 @@ def _speed(ok: pd.DataFrame) -> dict[str, float]:
             "decode_tokens_per_second": _ratio(ok["decode_tokens"].sum(), ok["decode_seconds"].sum())}
 
 
+def _scored(cell: pd.DataFrame, task: TaskEntry) -> pd.DataFrame:
+    return cell.assign(score=cell.get(f"score_{task.headline}", NAN))
+
+
 def _pairs(ok: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
     """Each sample beside the baseline's; a baseline that has only sample 0 (greedy) is beside all samples."""
     keys = ["example", "sample", "repeat"]
     if not base.empty and base["sample"].max() == 0:
         keys.remove("sample")
-    wanted = ["tokens", "seconds", "ids"]
+    wanted = ["log_speed", "ids", "score"]
     return ok[["example", "sample", "repeat", *wanted]].merge(base[[*keys, *wanted]], on=keys, suffixes=("", "_base"))
 
 
 def _speedup(pairs: pd.DataFrame, is_base: bool) -> dict[str, float]:
-    columns = ["tokens", "seconds", "tokens_base", "seconds_base"]
-    timed = pairs[(pairs[columns] > 0).all(axis=1)]  # an empty answer has no speed
+    logs = (pairs["log_speed"] - pairs["log_speed_base"]).dropna()
     if is_base:
-        found = NOTHING._replace(mean=1.0 if len(timed) else NAN)
+        found = NOTHING._replace(mean=1.0 if len(logs) else NAN)
     else:
-        tokens, seconds, base_tokens, base_seconds = (np.log(timed[name].astype(float)) for name in columns)
-        found = ratio_interval((tokens - seconds) - (base_tokens - base_seconds), timed["example"])
-    return {"speedup": found.mean, "speedup_low": found.low, "speedup_high": found.high, "paired": len(timed)}
+        found = ratio_interval(logs, pairs.loc[logs.index, "example"])
+    return {"speedup": found.mean, "speedup_low": found.low, "speedup_high": found.high, "paired": len(logs)}
 
 
 def _cost(ok: pd.DataFrame, strategy: StrategyEntry) -> dict[str, float]:

@@ -12,6 +12,7 @@ from harness.plugin import split_spec, stages
 from harness.store import Manifest
 
 DASH = "–"  # what is not known
+RARE = 0.02  # a larger share of outliers among the times of a task is worth a note
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Column:
     key: str
     title: str
     help: str
-    style: str = "number"  # number, count, share, milliseconds
+    style: str = "number"  # number, count, share, milliseconds, p
     ends: bool = False
     digits: int = 2
 
@@ -40,7 +41,9 @@ class Column:
         if self.style == "count":
             return f"{value:,.4g}"
         if self.style == "share":
-            return f"{100 * value:.0f} %"
+            return f"{100 * value:.0f} %" if value < 10 else ">999 %"
+        if self.style == "p":
+            return "<0.001" if value < 0.001 else f"{value:.{3 if value < 0.1 else 2}f}"
         if self.style == "milliseconds":
             return f"{1000 * value:.3g}" if value < 1 else f"{1000 * value:,.0f}"
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.{digits}f}"
@@ -55,6 +58,13 @@ TAU = Column("tau_pooled", "τ", "Tokens per step after the first step of each a
 FORWARDS = Column("forwards_per_token", "fwd/tok", "Forward passes of the model for each token it kept.", digits=3)
 COLUMNS = (
     QUALITY, SPEED, SPEEDUP, TAU, FORWARDS,
+    Column("quality_p_holm", "p quality", "Chance of a difference in quality at least as large on the same problems if "
+           "there were none, corrected for the number of strategies (Holm). Below 0.05 it can be trusted.", "p"),
+    Column("quality_findable", "finds quality", "The difference in quality that these problems would show four times "
+           "in five (p below 0.05, before the correction).", digits=3),
+    Column("speedup_p_holm", "p speed", "The same chance for the speed-up.", "p"),
+    Column("speedup_findable", "finds speed", "The speed-up or slow-down that these problems would show four times in "
+           "five.", "share"),
     Column("decode_tokens_per_second", "decode tok/s", "Tokens per second without the first step of each answer."),
     Column("ttft_median", "TTFT ms", "Median time to the first token, in milliseconds.", "milliseconds"),
     Column("draft_forwards_per_token", "draft fwd/tok", "Forward passes of the draft model for each token kept."),
@@ -123,7 +133,25 @@ def notes(summary: pd.DataFrame) -> list[str]:
         *(f"{row['label']} on {row['task']}: {row['parted']} of {row['samples']} answers part from the baseline's, "
           f"though it is exact; the two tokens' logits are at most {row['margin']:.1g} apart there"
           for _, row in parted.iterrows()),
+        *_clock(named),
         *([f"{failed} {'sample' if failed == 1 else 'samples'} failed and count in no number"] if failed else []),
+    ]
+
+
+def _clock(named: pd.DataFrame) -> list[str]:
+    """What shows that the machine was not steady, a sentence each."""
+    tasks = named.drop_duplicates("task")
+    drifting = tasks[(tasks["drift_p"] < 0.001) & ((tasks["drift"] - 1).abs() > 0.03)]
+    far = named.groupby("task", sort=False)[["far_times", "times"]].sum()
+    far = far[far["far_times"] > RARE * far["times"]]
+    return [
+        *(f"{row['task']}: steps took {100 * abs(row['drift'] - 1):.0f} % {'more' if row['drift'] > 1 else 'less'} "
+          "time at the end than at the start; speed-ups are paired and do not suffer, tokens/s do"
+          for _, row in drifting.iterrows()),
+        *(f"{task}: {row['far_times']} of {row['times']} times are far from the others of their strategy; something "
+          "else ran on the machine" for task, row in far.iterrows()),
+        *(f"{row['task']}: repeats of the baseline differ from its first by up to {100 * (row['noise_floor'] - 1):.2g} "
+          "%; a smaller speed-up is noise" for _, row in tasks[tasks["noise_floor"].notna()].iterrows()),
     ]
 
 

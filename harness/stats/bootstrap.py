@@ -75,6 +75,17 @@ def cluster_sums(values: ArrayLike, clusters: ArrayLike) -> tuple[Numbers, Numbe
     return np.bincount(index, numbers).astype(float), np.bincount(index).astype(float)
 
 
+def standard_error(sums: Numbers, counts: Numbers) -> float:
+    """The standard error of the mean of values of which `cluster_sums` gives sums and counts, at least two clusters.
+
+    That of a ratio of means with the small-sample factor n / (n - 1) (Cochran 1977, Sampling techniques, chapter 6);
+    0 where rounding alone scatters.
+    """
+    residuals, size = sums - counts * (sums.sum() / counts.sum()), len(sums)
+    error = float(np.sqrt(size / (size - 1) * (residuals ** 2).sum()) / counts.sum())
+    return error if error > 1e-12 * float(np.abs(sums).max() / counts.mean()) else 0.0
+
+
 def _tail(clusters: int, level: float) -> float:
     """The share cut off at each end: with few clusters plain percentiles give intervals that are too short."""
     reach = t.ppf((1 + level) / 2, clusters - 1) * np.sqrt(clusters / (clusters - 1))

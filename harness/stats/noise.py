@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import linregress, median_abs_deviation
 
 from harness.stats.bootstrap import Interval, Numbers, mean_interval
-from harness.stats.paired import sign_flip
+from harness.stats.paired import mean_test
 
-FAR = 5.0  # robust standard deviations; times have longer tails than the 3.5 of Iglewicz and Hoaglin is made for
+FAR = 10.0  # robust standard deviations, as hyperfine warns from; the usual 3.5 is for shorter tails than times have
 
 
 class Noise(NamedTuple):
@@ -45,7 +45,7 @@ def noise(ratios: ArrayLike, clusters: ArrayLike) -> Noise | None:
     shift = mean_interval(numbers, clusters)
     if np.isnan(shift.low):
         return None
-    return Noise(shift, float(numbers.std(ddof=1) / np.sqrt(2)), sign_flip(numbers, clusters),
+    return Noise(shift, float(numbers.std(ddof=1) / np.sqrt(2)), mean_test(numbers, clusters),
                  max(abs(shift.low), abs(shift.high)), len(numbers))
 
 
@@ -56,6 +56,8 @@ def drift(logs: ArrayLike, moments: ArrayLike, blocks: ArrayLike) -> Drift | Non
     through the medians of blocks. Its p-value is that of Student's t for the slope.
     """
     numbers, when, groups = np.asarray(logs, dtype=float), np.asarray(moments, dtype=float), np.asarray(blocks)
+    if not numbers.size:
+        return None
     _, index = np.unique(groups, return_inverse=True)
     order = np.argsort(index, kind="stable")
     cuts = np.flatnonzero(np.diff(index[order])) + 1
@@ -73,7 +75,9 @@ def robust_z(logs: ArrayLike) -> Numbers:
     The scale is 1.4826 times the median absolute deviation; zeros when more than half of the numbers are the same.
     """
     numbers = np.asarray(logs, dtype=float)
-    scale = float(median_abs_deviation(numbers, scale="normal")) if numbers.size else 0.0
+    if not numbers.size:
+        return numbers
+    scale = float(median_abs_deviation(numbers, scale="normal"))
     return (numbers - np.median(numbers)) / scale if scale else np.zeros(numbers.shape)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, norm, t
 
-from harness.stats.bootstrap import Interval, Numbers, cluster_sums, mean_interval, share_interval
+from harness.stats.bootstrap import Interval, Numbers, cluster_sums, mean_interval, share_interval, standard_error
 
 EXACT = 13      # clusters whose signs are all tried
 LIMIT = 1000    # clusters from which on the sum is normal to any digit that is shown
@@ -64,6 +64,22 @@ def paired_test(differences: ArrayLike, clusters: ArrayLike) -> float:
     if np.isin(numbers, (-1, 0, 1)).all() and len(np.unique(groups)) == len(groups):
         return mcnemar(numbers > 0, numbers < 0)
     return sign_flip(numbers, groups)
+
+
+def mean_test(values: ArrayLike, clusters: ArrayLike) -> float:
+    """Two-sided p-value that the mean of `values` is zero, clusters being what is independent.
+
+    Student's t of the mean over its clustered standard error, which goes with the interval of `mean_interval`; unlike
+    signs it can be small with few clusters, and it supposes that their means scatter about normally. NaN below two
+    clusters; where nothing scatters 1 for a mean of zero, else 0.
+    """
+    sums, counts = cluster_sums(values, clusters)
+    if len(sums) < 2:
+        return float("nan")
+    mean, error = float(sums.sum() / counts.sum()), standard_error(sums, counts)
+    if not error:
+        return float(mean == 0)
+    return float(2 * t.sf(abs(mean) / error, len(sums) - 1))
 
 
 def difference_interval(differences: ArrayLike, clusters: ArrayLike, *, level: float = 0.95) -> Interval:

@@ -2,11 +2,10 @@
 
 import math
 
-import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import t
 
-from harness.stats.bootstrap import cluster_sums
+from harness.stats.bootstrap import cluster_sums, standard_error
 
 
 def smallest_effect(differences: ArrayLike, clusters: ArrayLike, *, power: float = 0.8, alpha: float = 0.05) -> float:
@@ -20,10 +19,8 @@ def smallest_effect(differences: ArrayLike, clusters: ArrayLike, *, power: float
     size = len(sums)
     if size < 2:
         return math.nan
-    residuals = sums - counts * (sums.sum() / counts.sum())
-    error = math.sqrt(size / (size - 1) * float((residuals ** 2).sum())) / float(counts.sum())
     reach = t.ppf(1 - alpha / 2, size - 1) + t.ppf(power, size - 1)
-    return float(reach * error) if error > 1e-12 * (1 + float(np.abs(sums).max())) else math.nan
+    return float(reach * standard_error(sums, counts)) or math.nan
 
 
 def clusters_needed(clusters: int, found: float, wanted: float) -> int:

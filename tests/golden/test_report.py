@@ -21,14 +21,15 @@ MARKDOWN = """\
 
 Quality: accuracy
 
-| strategy | samples | quality | tok/s | speed-up | τ | fwd/tok | decode tok/s | TTFT ms | draft fwd/tok | pos/tok | \
-accepted | tokens | truncated | same |
-| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-| `greedy` | 2 | 0.500 [0.000, 1.000] | 10.0 | 1.00 | 1.00 | 1.000 | 10.0 | 100 | 0.00 | 1.00 | – | 3 | 0 % | 100 % |
-| `speculative:k=4` | 2 | 0.500 [0.000, 1.000] | 13.3 | 2.00 [0.50, 8.00] | 2.00 | 0.667 | 12.3 | 62.5 | 1.33 | 2.00 | \
-25 % | 3 | 0 % | 100 % |
-| `speculative:k=8` | 0 (2 of 2 failed) | – | – | – | – | – | – | – | – | – | – | – | – | – |
-| `medusa` | 0 (not supported) | – | – | – | – | – | – | – | – | – | – | – | – | – |
+| strategy | samples | quality | tok/s | speed-up | τ | fwd/tok | p quality | p speed | finds speed | \
+decode tok/s | TTFT ms | draft fwd/tok | pos/tok | accepted | tokens | truncated | same |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| `greedy` | 2 | 0.500 [0.000, 1.000] | 10.0 | 1.00 | 1.00 | 1.000 | – | – | – | 10.0 | 100 | 0.00 | 1.00 | – | \
+3 | 0 % | 100 % |
+| `speculative:k=4` | 2 | 0.500 [0.000, 1.000] | 13.3 | 2.00 [0.50, 8.00] | 2.00 | 0.667 | 1.00 | 0.70 | \
+>999 % | 12.3 | 62.5 | 1.33 | 2.00 | 25 % | 3 | 0 % | 100 % |
+| `speculative:k=8` | 0 (2 of 2 failed) | – | – | – | – | – | – | – | – | – | – | – | – | – | – | – | – |
+| `medusa` | 0 (not supported) | – | – | – | – | – | – | – | – | – | – | – | – | – | – | – | – |
 
 ### chat
 

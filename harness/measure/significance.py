@@ -1,0 +1,83 @@
+"""Which differences of a summary can be trusted: p-values, what could have been found, and how steady the clock was."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.stats.multiple import holm
+from harness.stats.noise import drift, noise, outliers
+from harness.stats.paired import mean_test, paired_test
+from harness.stats.power import smallest_effect
+
+NAN = float("nan")
+TESTS = ("quality", "speedup")
+
+
+def against_baseline(pairs: pd.DataFrame, is_base: bool) -> dict[str, float]:
+    """p-values of quality and speed against the baseline's on the same examples, and the smallest findable effects.
+
+    `pairs` has `example`, `score` and `log_speed`, the latter two also with the suffix `_base`. The quality that is
+    findable is in units of the score, the speed-up a share: 0.05 is 5 % faster.
+    """
+    if is_base:
+        return {f"{name}_{what}": NAN for name in TESTS for what in ("p", "findable")}
+    logs = (pairs["log_speed"] - pairs["log_speed_base"]).dropna()
+    scores = (pairs["score"] - pairs["score_base"]).dropna()
+    speed, quality = pairs.loc[logs.index, "example"], pairs.loc[scores.index, "example"]
+    return {"quality_p": paired_test(scores, quality), "quality_findable": smallest_effect(scores, quality),
+            "speedup_p": mean_test(logs, speed),
+            "speedup_findable": float(np.expm1(smallest_effect(logs, speed)))}
+
+
+def corrected(summary: pd.DataFrame) -> pd.DataFrame:
+    """The summary with Holm's correction over the strategies of each task, `quality_p_holm` and `speedup_p_holm`."""
+    for name in TESTS:
+        by_task = summary.groupby("task", sort=False)[f"{name}_p"]
+        summary[f"{name}_p_holm"] = by_task.transform(lambda column: holm(column.tolist()))
+    return summary
+
+
+def steadiness(of_task: pd.DataFrame, baseline: str) -> dict[str, dict[str, float]]:
+    """For each strategy of one task, how steady its times were.
+
+    A time is the mean of a step after the first (of a forward of the target, where there are no later steps) over what
+    a strategy does in one block. `far_times` of `times` are outliers among those of the same strategy. Of the whole
+    task are `drift` (1.1: times grew by 10 % from first to last) with `drift_p`, and `noise_floor`: the largest
+    speed-up that repeats of the baseline over itself gave or might have given.
+    """
+    ok = of_task[of_task["status"] == "ok"]
+    later = ok["decode_steps"] > 0
+    each = ok.assign(elapsed=_elapsed(ok), spent=ok["decode_seconds"].where(later, ok["seconds"]),
+                     work=ok["decode_steps"].where(later, ok["forwards"]))
+    times = each.groupby(["strategy", "block"], sort=False, as_index=False).agg(
+        {"spent": "sum", "work": "sum", "elapsed": "mean"})
+    times = times[(times["spent"] > 0) & (times["work"] > 0)]
+    times["log"] = np.log(times["spent"].astype(float) / times["work"].astype(float))
+    trend = drift(times["log"] - times.groupby("strategy")["log"].transform("median"), times["elapsed"], times["block"])
+    task = {"drift": float(np.exp(trend.change)) if trend else NAN, "drift_p": trend.p_value if trend else NAN,
+            "noise_floor": _floor(ok[ok["strategy"] == baseline])}
+    cells = {str(strategy): logs for strategy, logs in times.groupby("strategy")["log"]}
+    return {strategy: {"far_times": len(outliers(logs)), "times": len(logs), **task}
+            for strategy, logs in cells.items()}
+
+
+def unknown() -> dict[str, Any]:
+    """`steadiness` of a strategy without records."""
+    return {"far_times": 0, "times": 0, "drift": NAN, "drift_p": NAN, "noise_floor": NAN}
+
+
+def _elapsed(ok: pd.DataFrame) -> "pd.Series[float]":
+    """Seconds since the run began to run, over all processes that it took: each starts its own clock at zero."""
+    before = ok["started"].shift(fill_value=0.0)
+    return ok["started"] + before.where(ok["started"] < before, 0.0).cumsum()
+
+
+def _floor(base: pd.DataFrame) -> float:
+    """The noise floor as a ratio, from later repeats of the baseline over its first; NaN without repeats."""
+    keys = ["example", "sample"]
+    first, later = base[base["repeat"] == 0], base[base["repeat"] > 0]
+    pairs = later.merge(first, on=keys, suffixes=("", "_base"))
+    ratios = (pairs["log_speed"] - pairs["log_speed_base"]).dropna()
+    found = noise(ratios, pairs.loc[ratios.index, "example"])
+    return float(np.exp(found.floor)) if found else NAN
