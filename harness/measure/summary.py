@@ -155,7 +155,7 @@ def _cell(
     task: TaskEntry, strategy: StrategyEntry, cell: pd.DataFrame, base: pd.DataFrame, is_base: bool
 ) -> dict[str, Any]:
     ok = _ok(cell)
-    pairs = _pairs(_scored(ok, task), _scored(base, task))
+    pairs = beside(_scored(ok, task), _scored(base, task))
     return {
         "task": task.spec, "strategy": strategy.spec, "name": strategy.name, "family": strategy.family,
         "guarantee": strategy.guarantee, "unsupported": strategy.unsupported or "",
@@ -192,13 +192,14 @@ def _scored(cell: pd.DataFrame, task: TaskEntry) -> pd.DataFrame:
     return cell.assign(score=cell.get(f"score_{task.headline}", NAN))
 
 
-def _pairs(ok: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
+def beside(ok: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
     """Each sample beside the baseline's; a baseline that has only sample 0 (greedy) is beside all samples."""
     keys = ["example", "sample", "repeat"]
     if not base.empty and base["sample"].max() == 0:
         keys.remove("sample")
     wanted = ["log_speed", "ids", "score"]
-    return ok[["example", "sample", "repeat", *wanted]].merge(base[[*keys, *wanted]], on=keys, suffixes=("", "_base"))
+    kept = ["task", "example", "strategy", "sample", "repeat"]
+    return ok[[*kept, *wanted]].merge(base[[*keys, *wanted]], on=keys, suffixes=("", "_base"))
 
 
 def _speedup(pairs: pd.DataFrame, is_base: bool) -> dict[str, float]:
@@ -223,13 +224,13 @@ def _cost(ok: pd.DataFrame, strategy: StrategyEntry) -> dict[str, float]:
 
 
 def _sameness(pairs: pd.DataFrame) -> dict[str, float]:
-    where = [_first_difference(one, other) for one, other in zip(pairs["ids"], pairs["ids_base"], strict=True)]
+    where = [first_difference(one, other) for one, other in zip(pairs["ids"], pairs["ids_base"], strict=True)]
     differing = [position for position in where if position is not None]
     return {"same_as_baseline": _ratio(len(where) - len(differing), len(where)),
             "first_difference": float(np.median(differing)) if differing else NAN}
 
 
-def _first_difference(one: Any, other: Any) -> int | None:
+def first_difference(one: Any, other: Any) -> int | None:
     """The position among the tokens of all turns at which two answers part, or None when they are the same."""
     if np.array_equal(one, other):
         return None

@@ -65,7 +65,7 @@ def test_help_lists_and_refusals_import_nothing_heavy(arguments: list[str]) -> N
 def test_help_names_the_commands_and_nothing_else() -> None:
     text = call("--help").stdout
     assert [line.split()[0] for line in text.partition("Commands:")[2].split("\n") if line.strip()] == [
-        "run", "report", "verify", "list", "show", "doctor"]
+        "run", "report", "compare", "verify", "list", "show", "doctor"]
     assert max(map(len, text.splitlines())) <= 80
     assert "..." not in text.partition("Commands:")[2], "a command's help does not fit on its line"
 
@@ -102,6 +102,9 @@ def test_the_version_is_printed() -> None:
     (["show", "topp"], "There is no strategy or task 'topp'. Did you mean 'top_p'?"),
     (["report"], "Missing argument 'DIR'."),
     (["report", "absent"], "absent holds no run"),
+    (["compare", "absent", "too"], "absent holds no run"),
+    (["compare", "a"], "Missing argument 'B'."),
+    (["compare", "a", "b", "--diffs", "-1"], "--diffs must be at least 0, not -1."),
 ])
 def test_wrong_input_is_one_sentence_and_exit_code_2(arguments: list[str], words: str, tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:

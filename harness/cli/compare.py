@@ -1,0 +1,39 @@
+"""`decodebench compare`: what changed from one run to another."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from harness.errors import UserError
+
+
+def command(
+    a: Annotated[Path, Argument(metavar="A", help="folder of the run before", show_default=False)],
+    b: Annotated[Path, Argument(metavar="B", help="folder of the run after", show_default=False)],
+    force: Annotated[bool, Option("--force", help="compare runs of different data, models or machines")] = False,
+    diffs: Annotated[int, Option(metavar="N", help="show the first N texts that changed [0]", show_default=False)] = 0,
+    as_json: Annotated[Path | None, Option("--json", metavar="FILE", help="everything that was found, as JSON")] = None,
+    as_markdown: Annotated[Path | None, Option("--markdown", metavar="FILE", help="words and tables for a pull "
+                                                                                  "request")] = None,
+) -> None:
+    """Compare two runs sample by sample: what changed, and whether it can be trusted.
+
+    Speeds are compared relative to each run's own baseline, which cancels the speed of the machine. Differences are no
+    error: the exit code is 0.
+    """
+    if diffs < 0:
+        raise UserError(f"--diffs must be at least 0, not {diffs}.")
+    from rich.console import Console
+
+    from harness.measure.compare import compare
+    from harness.report import compare as shown
+    from harness.report import put
+    from harness.store import Store
+
+    found = compare(Store.open(a), Store.open(b), force=force, texts=diffs)
+    if as_json:
+        put(as_json, found.model_dump_json(indent=2) + "\n")
+    if as_markdown:
+        put(as_markdown, shown.markdown(found))
+    Console(highlight=False).print(shown.terminal(found))

@@ -1,0 +1,273 @@
+"""Two runs of the same strategies on the same prompts, held against each other sample by sample."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+from harness.errors import UserError
+from harness.measure.significance import steadiness
+from harness.measure.summary import COUNTS, beside, first_difference, run_labels, samples
+from harness.stats.bootstrap import Interval, ratio_interval
+from harness.stats.multiple import holm
+from harness.stats.paired import difference_interval, mean_test, paired_test
+from harness.stats.power import smallest_effect
+from harness.store import Manifest, Store
+
+KEY = ["task", "example", "strategy", "sample", "repeat"]
+COUNTED = ("tokens", *COUNTS)
+MACHINE = ("hardware", "threads")  # what of the environment decides how fast a run is
+NAN = float("nan")
+
+
+class Found(BaseModel):
+    """Base of everything that a comparison says; NaN (not known) is written as null."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="null")
+
+
+class Effect(Found):
+    """A change from A to B with its 95 % interval over examples: a ratio of speeds, or a difference of scores.
+
+    `p_value` tests for no change, `p_holm` is corrected over all cells of the comparison, `findable` is the change
+    that would be found four times in five (of speed as a share: 0.05 is 5 % faster).
+    """
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+    p_holm: float = NAN
+    findable: float
+
+
+class CellChange(Found):
+    """One strategy on one task in both runs, over the `samples` that succeeded in both.
+
+    `changed` answers have other tokens, `recounted` ones other counts; `counts` are the totals in A and B. `speed` is
+    tokens per second relative to the run's own baseline (None for the baseline), `absolute` is tokens per second.
+    `noise_floor` is the largest ratio that repeats of a baseline over itself gave, NaN without repeats.
+    """
+
+    task: str
+    strategy: str
+    samples: int
+    failed: tuple[int, int]
+    changed: int
+    recounted: int
+    counts: dict[str, tuple[int, int]]
+    quality: tuple[float, float]
+    score: Effect | None
+    speed: Effect | None
+    absolute: Effect | None
+    noise_floor: float
+
+
+class PromptChange(Found):
+    """One sample that is not the same in both runs: where the tokens part (`at`), its scores, the counts that differ.
+
+    The texts are there for as many as were asked for.
+    """
+
+    task: str
+    example: str
+    strategy: str
+    sample: int
+    repeat: int
+    at: int | None
+    scores: tuple[float, float]
+    counts: dict[str, tuple[int, int]]
+    texts: tuple[str, str] | None = None
+
+
+class Comparison(Found):
+    """What changed from run `a` to run `b`.
+
+    `forced` are the differences that would have been refused, `settings` those that are only worth knowing; `machine`
+    is the speed of B's baseline over A's. Cells of one run only are (task, strategy).
+    """
+
+    a: str
+    b: str
+    baseline: str
+    forced: list[str]
+    settings: list[str]
+    machine: Effect | None
+    cells: list[CellChange]
+    only_a: list[tuple[str, str]]
+    only_b: list[tuple[str, str]]
+    prompts: list[PromptChange]
+
+
+def compare(a: Store, b: Store, *, force: bool = False, texts: int = 0) -> Comparison:
+    """Compare two runs; the first `texts` samples that changed come with their texts.
+
+    Samples are paired by task, example, strategy, sample and repeat. Raises `UserError` when data, model, precision,
+    baseline or hardware differ, unless `force`, and when the runs have no sample in common.
+    """
+    labels = run_labels([a, b])
+    forced = list(refusals(a.manifest, b.manifest))
+    if forced and not force:
+        raise UserError(f"{labels[0]} and {labels[1]} cannot be compared, for they differ in {'; '.join(forced)}: "
+                        "--force compares what they share all the same.")
+    frames = [relative(store) for store in (a, b)]
+    present = [dict.fromkeys(zip(frame["task"], frame["strategy"], strict=True)) for frame in frames]
+    pairs = frames[0].merge(frames[1], on=KEY, suffixes=("_a", "_b"))
+    if pairs.empty:
+        raise UserError(f"{labels[0]} and {labels[1]} have no sample in common: give two runs with a task, its "
+                        "examples and a strategy in common.")
+    both = pairs[(pairs["status_a"] == "ok") & (pairs["status_b"] == "ok")].reset_index(drop=True)
+    parted = [first_difference(one, other) for one, other in zip(both["ids_a"], both["ids_b"], strict=True)]
+    both = both.assign(at=pd.Series(parted, dtype=float), recounted=_recounted(both))
+    base = both[both["strategy"] == a.manifest.baseline]
+    return Comparison(
+        a=labels[0], b=labels[1], baseline=a.manifest.baseline, forced=forced,
+        settings=list(settings(a.manifest, b.manifest)),
+        machine=_speed(base["log_speed_b"] - base["log_speed_a"], base["task"] + " " + base["example"]),
+        cells=_corrected(_cells(pairs, both, a.manifest, _floors(frames, a.manifest))),
+        only_a=[cell for cell in present[0] if cell not in present[1]],
+        only_b=[cell for cell in present[1] if cell not in present[0]], prompts=_prompts(a, b, both, texts))
+
+
+def refusals(a: Manifest, b: Manifest) -> Iterator[str]:
+    """What makes two runs incomparable, in words."""
+    tasks = {task.spec: task for task in a.tasks}
+    for other in b.tasks:
+        if task := tasks.get(other.spec):
+            if task.version != other.version:
+                yield f"the version of {task.spec} ({task.version} and {other.version})"
+            if task.data_hash != other.data_hash:
+                yield f"the data of {task.spec} ({task.examples} examples {task.data_hash[:8]} and " \
+                      f"{other.examples} examples {other.data_hash[:8]})"
+    for name, one, two in (("model", a.model, b.model), ("draft model", a.draft, b.draft)):
+        if one and two and one.fingerprint != two.fingerprint:
+            yield f"the {name} ({one.name} {one.fingerprint[:8]} and {two.name} {two.fingerprint[:8]})"
+        if one and two and one.dtype != two.dtype:
+            yield f"the precision of the {name} ({one.dtype} and {two.dtype})"
+    if a.baseline != b.baseline:
+        yield f"the baseline ({a.baseline} and {b.baseline})"
+    for key in MACHINE:
+        yield from _unequal(a.environment.get(key), b.environment.get(key), key)
+
+
+def settings(a: Manifest, b: Manifest) -> Iterator[str]:
+    """What else differs between two runs, in words: settings, versions, the commit."""
+    said = {"limit", "dtype", *MACHINE}
+    for one, two in ((a.config, b.config), (a.environment, b.environment)):
+        yield from _unequal({key: value for key, value in one.items() if key not in said},
+                            {key: value for key, value in two.items() if key not in said}, "")
+
+
+def relative(store: Store) -> pd.DataFrame:
+    """`samples` with each sample's headline `score`, and `log_relative`: its speed over the baseline's, as a log."""
+    frame, scores = samples(store), {task.spec: f"score_{task.headline}" for task in store.manifest.tasks}
+    frame = frame.assign(score=NAN)
+    for task, column in scores.items():
+        if column in frame:
+            frame.loc[frame["task"] == task, "score"] = frame[column]
+    found = []
+    for _, of_task in frame.groupby("task", sort=False):
+        ok = of_task[of_task["status"] == "ok"]
+        near = beside(ok, ok[ok["strategy"] == store.manifest.baseline])
+        found.append(near.assign(log_relative=near["log_speed"] - near["log_speed_base"]))
+    if not found:
+        return frame.assign(log_relative=NAN)
+    return frame.merge(pd.concat(found)[[*KEY, "log_relative"]], on=KEY, how="left")
+
+
+def _cells(pairs: pd.DataFrame, both: pd.DataFrame, manifest: Manifest,
+           floors: dict[str, float]) -> Iterator[CellChange]:
+    fine = dict(iter(both.groupby(["task", "strategy"], sort=False)))
+    for key, all_ in pairs.groupby(["task", "strategy"], sort=False):
+        cell, (task, strategy) = fine.get(key, both.iloc[:0]), map(str, key)
+        scores = (cell["score_b"] - cell["score_a"]).dropna()
+        yield CellChange(
+            task=task, strategy=strategy, samples=len(cell),
+            failed=(int((all_["status_a"] != "ok").sum()), int((all_["status_b"] != "ok").sum())),
+            changed=int(cell["at"].notna().sum()), recounted=int(cell["recounted"].sum()),
+            counts={name: (int(cell[f"{name}_a"].sum()), int(cell[f"{name}_b"].sum())) for name in COUNTED},
+            quality=(float(cell.loc[scores.index, "score_a"].mean()), float(cell.loc[scores.index, "score_b"].mean())),
+            score=_score(scores, cell.loc[scores.index, "example"]),
+            speed=None if strategy == manifest.baseline else _speed(cell["log_relative_b"] - cell["log_relative_a"],
+                                                                     cell["example"]),
+            absolute=_speed(cell["log_speed_b"] - cell["log_speed_a"], cell["example"]),
+            noise_floor=floors.get(task, NAN))
+
+
+def _speed(logs: "pd.Series[float]", examples: "pd.Series[str]") -> Effect | None:
+    logs = logs.dropna()
+    examples = examples.loc[logs.index]
+    return _effect(ratio_interval(logs, examples), mean_test(logs, examples),
+                   float(np.expm1(smallest_effect(logs, examples)))) if len(logs) else None
+
+
+def _score(differences: "pd.Series[float]", examples: "pd.Series[str]") -> Effect | None:
+    return _effect(difference_interval(differences, examples), paired_test(differences, examples),
+                   smallest_effect(differences, examples)) if len(differences) else None
+
+
+def _effect(found: Interval, p_value: float, findable: float) -> Effect:
+    return Effect(value=found.mean, low=found.low, high=found.high, p_value=p_value, findable=findable)
+
+
+def _corrected(cells: Iterator[CellChange]) -> list[CellChange]:
+    """The cells with p-values corrected over all of them, those of speed and of quality apart.
+
+    So two runs that are the same have a chance of one in twenty that any cell is said to be faster or slower.
+    """
+    done = list(cells)
+    for name in ("speed", "score"):
+        effects = [getattr(cell, name) for cell in done]
+        values = holm([effect.p_value if effect else NAN for effect in effects])
+        done = [cell.model_copy(update={name: effect.model_copy(update={"p_holm": value})}) if effect else cell
+                for cell, effect, value in zip(done, effects, values, strict=True)]
+    return done
+
+
+def _floors(frames: Sequence[pd.DataFrame], manifest: Manifest) -> dict[str, float]:
+    """The larger noise floor of the two runs for each task, NaN where neither repeats."""
+    found: dict[str, float] = {}
+    for frame in frames:
+        for task, rows in frame.groupby("task"):
+            floor = steadiness(rows, manifest.baseline).get(manifest.baseline, {}).get("noise_floor", NAN)
+            found[str(task)] = float(np.fmax(found.get(str(task), NAN), floor))
+    return found
+
+
+def _recounted(both: pd.DataFrame) -> Any:
+    return np.logical_or.reduce([both[f"{name}_a"] != both[f"{name}_b"] for name in COUNTED])
+
+
+def _prompts(a: Store, b: Store, both: pd.DataFrame, texts: int) -> list[PromptChange]:
+    """Every sample that is not the same: those with another score first, then those with other tokens."""
+    scored = (both["score_a"] != both["score_b"]) & both[["score_a", "score_b"]].notna().any(axis=1)
+    rows = both.assign(scored=scored, worded=both["at"].notna())[scored | both["at"].notna() | both["recounted"]]
+    rows = rows.sort_values(["scored", "worded"], ascending=False, kind="stable").drop(columns=["ids_a", "ids_b"])
+    keys = list(rows[KEY].itertuples(index=False, name=None))
+    found = [_texts(store, set(keys[:texts])) for store in (a, b)]
+    return [PromptChange(
+        **dict(zip(KEY, key, strict=True)), at=None if pd.isna(row["at"]) else int(row["at"]),
+        scores=(float(row["score_a"]), float(row["score_b"])),
+        counts={name: (int(row[f"{name}_a"]), int(row[f"{name}_b"])) for name in COUNTED
+                if row[f"{name}_a"] != row[f"{name}_b"]},
+        texts=(found[0][key], found[1][key]) if key in found[0] and key in found[1] else None)
+        for key, row in zip(keys, rows.to_dict("records"), strict=True)]
+
+
+def _texts(store: Store, keys: set[Any]) -> dict[Any, str]:
+    """The answers of the samples in `keys`, all turns of one under each other."""
+    if not keys:
+        return {}
+    return {record.key: "\n".join(turn.text for turn in record.turns) for record in store.records()
+            if record.key in keys}
+
+
+def _unequal(one: Any, two: Any, name: str) -> Iterator[str]:
+    """The places where two settings differ, each with both values."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        for key in {**one, **two}:
+            yield from _unequal(one.get(key), two.get(key), f"{name} {key}".strip().replace("_", " "))
+    elif one != two:
+        yield f"{name} ({'none' if one is None else one} and {'none' if two is None else two})"
