@@ -17,10 +17,10 @@ def command(
     as_markdown: Annotated[Path | None, Option("--markdown", metavar="FILE", help="words and tables for a pull "
                                                                                   "request")] = None,
 ) -> None:
-    """Compare two runs sample by sample: what changed, and whether it can be trusted.
+    """Compare two runs: what changed, and what of it can be trusted.
 
-    Speeds are compared relative to each run's own baseline, which cancels the speed of the machine. Differences are no
-    error: the exit code is 0.
+    Samples are paired one by one. Speeds are relative to each run's own baseline, which cancels the speed of the
+    machine. Differences are no error: the exit code is 0.
     """
     if diffs < 0:
         raise UserError(f"--diffs must be at least 0, not {diffs}.")

@@ -1,6 +1,7 @@
 """Two runs of the same strategies on the same prompts, held against each other sample by sample."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from harness.errors import UserError
-from harness.measure.significance import steadiness
+from harness.measure.significance import repeats
 from harness.measure.summary import COUNTS, beside, first_difference, run_labels, samples
 from harness.stats.bootstrap import Interval, ratio_interval
 from harness.stats.multiple import holm
@@ -48,7 +49,7 @@ class CellChange(Found):
 
     `changed` answers have other tokens, `recounted` ones other counts; `counts` are the totals in A and B. `speed` is
     tokens per second relative to the run's own baseline (None for the baseline), `absolute` is tokens per second.
-    `noise_floor` is the largest ratio that repeats of a baseline over itself gave, NaN without repeats.
+    `unsteady` is the largest ratio by which its speeds in repeats of one run differ (p below 0.05), else NaN.
     """
 
     task: str
@@ -62,7 +63,7 @@ class CellChange(Found):
     score: Effect | None
     speed: Effect | None
     absolute: Effect | None
-    noise_floor: float
+    unsteady: float
 
 
 class PromptChange(Found):
@@ -126,7 +127,7 @@ def compare(a: Store, b: Store, *, force: bool = False, texts: int = 0) -> Compa
         a=labels[0], b=labels[1], baseline=a.manifest.baseline, forced=forced,
         settings=list(settings(a.manifest, b.manifest)),
         machine=_speed(base["log_speed_b"] - base["log_speed_a"], base["task"] + " " + base["example"]),
-        cells=_corrected(_cells(pairs, both, a.manifest, _floors(frames, a.manifest))),
+        cells=_corrected(_cells(pairs, both, a.manifest)),
         only_a=[cell for cell in present[0] if cell not in present[1]],
         only_b=[cell for cell in present[1] if cell not in present[0]], prompts=_prompts(a, b, both, texts))
 
@@ -134,13 +135,13 @@ def compare(a: Store, b: Store, *, force: bool = False, texts: int = 0) -> Compa
 def refusals(a: Manifest, b: Manifest) -> Iterator[str]:
     """What makes two runs incomparable, in words."""
     tasks = {task.spec: task for task in a.tasks}
-    for other in b.tasks:
-        if task := tasks.get(other.spec):
-            if task.version != other.version:
-                yield f"the version of {task.spec} ({task.version} and {other.version})"
-            if task.data_hash != other.data_hash:
-                yield f"the data of {task.spec} ({task.examples} examples {task.data_hash[:8]} and " \
-                      f"{other.examples} examples {other.data_hash[:8]})"
+    shared = [(tasks[other.spec], other) for other in b.tasks if other.spec in tasks]
+    yield from (f"the version of {one.spec} ({one.version} and {two.version})" for one, two in shared
+                if one.version != two.version)
+    if other := [(one, two) for one, two in shared if one.data_hash != two.data_hash]:
+        counts = sorted({(one.examples, two.examples) for one, two in other})
+        yield f"the data of {', '.join(one.spec for one, _ in other)} (" + "; ".join(
+            f"{one} and {two} examples" if one != two else f"{one} other examples" for one, two in counts) + ")"
     for name, one, two in (("model", a.model, b.model), ("draft model", a.draft, b.draft)):
         if one and two and one.fingerprint != two.fingerprint:
             yield f"the {name} ({one.name} {one.fingerprint[:8]} and {two.name} {two.fingerprint[:8]})"
@@ -177,11 +178,12 @@ def relative(store: Store) -> pd.DataFrame:
     return frame.merge(pd.concat(found)[[*KEY, "log_relative"]], on=KEY, how="left")
 
 
-def _cells(pairs: pd.DataFrame, both: pd.DataFrame, manifest: Manifest,
-           floors: dict[str, float]) -> Iterator[CellChange]:
-    fine = dict(iter(both.groupby(["task", "strategy"], sort=False)))
-    for key, all_ in pairs.groupby(["task", "strategy"], sort=False):
-        cell, (task, strategy) = fine.get(key, both.iloc[:0]), map(str, key)
+def _cells(pairs: pd.DataFrame, both: pd.DataFrame, manifest: Manifest) -> Iterator[CellChange]:
+    fine, every = (dict(iter(frame.groupby(["task", "strategy"], sort=False))) for frame in (both, pairs))
+    for task, strategy in product([task.spec for task in manifest.tasks], [one.spec for one in manifest.strategies]):
+        if (all_ := every.get((task, strategy))) is None:
+            continue
+        cell = fine.get((task, strategy), both.iloc[:0])
         scores = (cell["score_b"] - cell["score_a"]).dropna()
         yield CellChange(
             task=task, strategy=strategy, samples=len(cell),
@@ -193,7 +195,7 @@ def _cells(pairs: pd.DataFrame, both: pd.DataFrame, manifest: Manifest,
             speed=None if strategy == manifest.baseline else _speed(cell["log_relative_b"] - cell["log_relative_a"],
                                                                      cell["example"]),
             absolute=_speed(cell["log_speed_b"] - cell["log_speed_a"], cell["example"]),
-            noise_floor=floors.get(task, NAN))
+            unsteady=_unsteady(cell))
 
 
 def _speed(logs: "pd.Series[float]", examples: "pd.Series[str]") -> Effect | None:
@@ -226,14 +228,13 @@ def _corrected(cells: Iterator[CellChange]) -> list[CellChange]:
     return done
 
 
-def _floors(frames: Sequence[pd.DataFrame], manifest: Manifest) -> dict[str, float]:
-    """The larger noise floor of the two runs for each task, NaN where neither repeats."""
-    found: dict[str, float] = {}
-    for frame in frames:
-        for task, rows in frame.groupby("task"):
-            floor = steadiness(rows, manifest.baseline).get(manifest.baseline, {}).get("noise_floor", NAN)
-            found[str(task)] = float(np.fmax(found.get(str(task), NAN), floor))
-    return found
+def _unsteady(cell: pd.DataFrame) -> float:
+    """The largest ratio of relative speeds by which repeats within a run differ for sure; NaN when none does."""
+    found = []
+    for run in ("a", "b"):
+        shift = repeats(cell, f"log_relative_{run}")
+        found += [abs(shift.shift.mean)] if shift and shift.p_value < 0.05 else []
+    return float(np.exp(max(found))) if found else NAN
 
 
 def _recounted(both: pd.DataFrame) -> Any:

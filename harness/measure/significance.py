@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from harness.stats.multiple import holm
-from harness.stats.noise import drift, noise, outliers
+from harness.stats.noise import Noise, drift, noise, outliers
 from harness.stats.paired import mean_test, paired_test
 from harness.stats.power import smallest_effect
 
@@ -43,8 +43,8 @@ def steadiness(of_task: pd.DataFrame, baseline: str) -> dict[str, dict[str, floa
 
     A time is the mean of a step after the first (of a forward of the target, where there are no later steps) over what
     a strategy does in one block. `far_times` of `times` are outliers among those of the same strategy. Of the whole
-    task are `drift` (1.1: times grew by 10 % from first to last) with `drift_p`, and `noise_floor`: the largest
-    speed-up that repeats of the baseline over itself gave or might have given.
+    task are `drift` (1.1: times grew by 10 % from first to last) with `drift_p`, and `noise_floor`: the speed-up that
+    the baseline might well have over itself.
     """
     ok = of_task[of_task["status"] == "ok"]
     later = ok["decode_steps"] > 0
@@ -56,7 +56,7 @@ def steadiness(of_task: pd.DataFrame, baseline: str) -> dict[str, dict[str, floa
     times["log"] = np.log(times["spent"].astype(float) / times["work"].astype(float))
     trend = drift(times["log"] - times.groupby("strategy")["log"].transform("median"), times["elapsed"], times["block"])
     task = {"drift": float(np.exp(trend.change)) if trend else NAN, "drift_p": trend.p_value if trend else NAN,
-            "noise_floor": _floor(ok[ok["strategy"] == baseline])}
+            "noise_floor": noise_floor(ok[ok["strategy"] == baseline])}
     cells = {str(strategy): logs for strategy, logs in times.groupby("strategy")["log"]}
     return {strategy: {"far_times": len(outliers(logs)), "times": len(logs), **task}
             for strategy, logs in cells.items()}
@@ -73,11 +73,20 @@ def _elapsed(ok: pd.DataFrame) -> "pd.Series[float]":
     return ok["started"] + before.where(ok["started"] < before, 0.0).cumsum()
 
 
-def _floor(base: pd.DataFrame) -> float:
-    """The noise floor as a ratio, from later repeats of the baseline over its first; NaN without repeats."""
-    keys = ["example", "sample"]
-    first, later = base[base["repeat"] == 0], base[base["repeat"] > 0]
-    pairs = later.merge(first, on=keys, suffixes=("", "_base"))
-    ratios = (pairs["log_speed"] - pairs["log_speed_base"]).dropna()
-    found = noise(ratios, pairs.loc[ratios.index, "example"])
+def noise_floor(base: pd.DataFrame) -> float:
+    """How fast the baseline may well seem against itself, by the scatter of its repeats; NaN without repeats.
+
+    A repeat that is slower as a whole does not count: speed-ups are within a repeat. `base` has the `samples` of the
+    baseline on one task.
+    """
+    found = repeats(base, "log_speed")
     return float(np.exp(found.floor)) if found else NAN
+
+
+def repeats(cell: pd.DataFrame, column: str) -> Noise | None:
+    """What later repeats of one cell say against its first, in a column of logarithms; None without repeats."""
+    keys = ["example", "sample"]
+    first, later = cell[cell["repeat"] == 0], cell[cell["repeat"] > 0]
+    pairs = later[[*keys, column]].merge(first[[*keys, column]], on=keys, suffixes=("", "_base"))
+    ratios = (pairs[column] - pairs[f"{column}_base"]).dropna()
+    return noise(ratios, pairs.loc[ratios.index, "example"])

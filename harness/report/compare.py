@@ -28,7 +28,7 @@ def sentences(found: Comparison) -> list[str]:
     """What changed, a sentence each: the machine first, then every cell that changed, then what is missing."""
     short = labels({cell.strategy for cell in found.cells})
     changed = [cell for cell in found.cells if _changed(cell)]
-    lines = [f"forced, though they differ in {', '.join(found.forced)}"] if found.forced else []
+    lines = [f"forced, though they differ in {'; '.join(found.forced)}"] if found.forced else []
     lines += [_machine(found)] if found.machine else []
     lines += [_cell(cell, short[cell.strategy], cell.strategy == found.baseline) for cell in changed]
     lines += _rest([cell for cell in found.cells if not _changed(cell)])
@@ -73,10 +73,8 @@ def _speed(cell: CellChange) -> str:
     if not _told(cell.speed.p_holm):
         change = f"{_signed(cell.speed.value - 1)}, p {_p(cell.speed.p_holm)}"
         return f"is as fast as before as far as can be told ({change})"
-    ratio = max(cell.speed.value, 1 / cell.speed.value)
-    floor = f", but repeats of the baseline alone differ by up to {_share(cell.noise_floor - 1)}" \
-        if ratio < cell.noise_floor else ""
-    return f"is {_faster(cell.speed.value)} (p {_p(cell.speed.p_holm)}{floor})"
+    doubt = f", but repeats within a run differ by {_share(cell.unsteady - 1)} too" if cell.unsteady > 1 else ""
+    return f"is {_faster(cell.speed.value)} (p {_p(cell.speed.p_holm)}{doubt})"
 
 
 def _rest(cells: list[CellChange]) -> list[str]:
@@ -104,9 +102,11 @@ def _listed(cells: Sequence[tuple[str, str]]) -> str:
     tasks: dict[str, list[str]] = {}
     for task, strategy in cells:
         tasks.setdefault(task, []).append(strategy)
-    named = {task: ", ".join(labels(specs).values()) if len(specs) <= FEW else f"{len(specs)} strategies"
-             for task, specs in tasks.items()}
-    return "; ".join(f"{strategies} on {task}" for task, strategies in named.items())
+    alike: dict[str, list[str]] = {}
+    for task, specs in tasks.items():
+        named = ", ".join(labels(specs).values()) if len(specs) <= FEW else f"{len(specs)} strategies"
+        alike.setdefault(named, []).append(task)
+    return "; ".join(f"{named} on {', '.join(tasks)}" for named, tasks in alike.items())
 
 
 def prompts(found: Comparison, most: int = SHOWN) -> list[str]:

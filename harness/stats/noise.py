@@ -17,7 +17,8 @@ FAR = 10.0  # robust standard deviations, as hyperfine warns from; the usual 3.5
 
 class Noise(NamedTuple):
     """Equal work timed twice: `shift` is the mean of the log-ratios with its interval, `spread` (log) the standard
-    deviation of one time, `p_value` tests that the mean is zero, `floor` (log) is the size of a mean that says nothing.
+    deviation of one time, `p_value` tests that the mean is zero, `floor` (log) is how far from zero the mean of as many
+    pairs may well be when all cancels that lasts.
     """
 
     shift: Interval
@@ -38,15 +39,14 @@ class Drift(NamedTuple):
 def noise(ratios: ArrayLike, clusters: ArrayLike) -> Noise | None:
     """What the log-ratios of times of the same work say about the machine; None below two clusters.
 
-    The floor is the far end of the 95 % interval: the largest mean that this machine gave, or might well have given,
-    to two things that are the same. One time has 1 / √2 of the spread of a ratio of two.
+    The floor is half of the 95 % interval. One time has 1 / √2 of the spread of a ratio of two.
     """
     numbers = np.asarray(ratios, dtype=float)
     shift = mean_interval(numbers, clusters)
     if np.isnan(shift.low):
         return None
     return Noise(shift, float(numbers.std(ddof=1) / np.sqrt(2)), mean_test(numbers, clusters),
-                 max(abs(shift.low), abs(shift.high)), len(numbers))
+                 (shift.high - shift.low) / 2, len(numbers))
 
 
 def drift(logs: ArrayLike, moments: ArrayLike, blocks: ArrayLike) -> Drift | None:
