@@ -14,6 +14,7 @@ from harness.report.tables import DASH, labels, line
 
 TRUSTED = 0.05  # a p-value below is a finding
 SHOWN = 10      # samples that are listed
+LARGE = 0.1     # a change of the machine that relative speeds do not quite cancel
 FEW = 4         # strategies that are listed by name
 WIDTH = 76      # of texts in a diff
 
@@ -42,8 +43,10 @@ def _machine(found: Comparison) -> str:
     told = _told(found.machine.p_value)
     speed = f"{_faster(found.machine.value)} in {found.b} (p {_p(found.machine.p_value)})" if told else \
         f"as fast in both as far as can be told ({_signed(found.machine.value - 1)})"
+    doubt = "; so large a difference means another machine, or something else that ran on it, and strategies do not " \
+        "all suffer alike" if told and abs(found.machine.value - 1) > LARGE else ""
     return f"the baseline {labels([found.baseline])[found.baseline]} is {speed}; speeds below are relative to it, so " \
-           "that a machine that is faster or slower as a whole cancels"
+           f"that a machine that is faster or slower as a whole cancels{doubt}"
 
 
 def _cell(cell: CellChange, label: str, is_base: bool) -> str:

@@ -94,10 +94,10 @@ def _tail(clusters: int, level: float) -> float:
 
 def _resampled(sums: Numbers, counts: Numbers, resamples: int, seed: int) -> Numbers:
     """The mean of every resample of the clusters."""
-    rng, size = np.random.default_rng(seed), len(sums)
+    rng, size, even = np.random.default_rng(seed), len(sums), np.ptp(counts) == 0
     means = np.empty(resamples)
     rows = max(1, CHUNK // size)
     for start in range(0, resamples, rows):
         picks = rng.integers(size, size=(min(rows, resamples - start), size))
-        means[start : start + rows] = sums[picks].sum(axis=1) / counts[picks].sum(axis=1)
+        means[start : start + rows] = sums[picks].sum(axis=1) / (counts.sum() if even else counts[picks].sum(axis=1))
     return means
