@@ -37,7 +37,10 @@ def test_a_slowdown_and_a_slower_machine_are_told_apart(before: Store) -> None:
     found = against(before, Planted(seed=3, machine=1.3, slower=1.1))
     assert [bool(c.speed and c.speed.p_holm < 0.05) for c in found.cells] == [False, True, False]
     slow, other = cell(found, SLOW), cell(found, SPECS[2])
-    assert slow.speed and other.speed and slow.absolute and found.machine
+    assert slow.speed
+    assert other.speed
+    assert slow.absolute
+    assert found.machine
     assert slow.speed.low < 1 / 1.1 < slow.speed.high < 1
     assert slow.absolute.value == pytest.approx(1 / 1.43, rel=0.03)
     assert found.machine.value == pytest.approx(1 / 1.3, rel=0.03)
