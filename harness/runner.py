@@ -20,6 +20,7 @@ from harness.decoding.schedule import together
 from harness.decoding.session import Session, pin
 from harness.divergence import divergences
 from harness.errors import UserError
+from harness.measure.memory import forget_peak, peak_bytes
 from harness.measure.trace import Clock, trace
 from harness.plan import Cell, Plan, make, opened
 from harness.prompts import common_start, encode, warm_up, words
@@ -116,10 +117,11 @@ class Runner:
         """Decode the examples of a cell together and score them; a sample that fails becomes a failed record."""
         if self.prepared is not cell.task:
             self._prepare(cell.task)
+        forget_peak(self.plan.config.device)
         target, start = self.engines[0], self.clock()
         before = target.forwards, target.positions, target.padding
         done = together(self.engines, [partial(self._answers, cell, e) for e in examples], self.plan.config.concurrency)
-        share = (self.clock() - start) / len(examples)
+        share, peak = (self.clock() - start) / len(examples), peak_bytes(self.plan.config.device)
         now = target.forwards, target.positions, target.padding
         for engine in self.engines:
             engine.cache.trim(*self.room)
@@ -127,7 +129,7 @@ class Runner:
         records = [self._record(cell, example, turns, _seconds(turns) if len(examples) == 1 else share,
                                 start - self.began) for example, turns in zip(examples, done, strict=True)]
         reads = sum(sum(turn.steps.forwards) for record in records for turn in record.turns)
-        return [record.model_copy(update={"batch": reads / forwards if forwards else 0.0,
+        return [record.model_copy(update={"peak_bytes": peak, "batch": reads / forwards if forwards else 0.0,
                                           "padding": padding / (positions + padding) if positions else 0.0})
                 for record in records]
 

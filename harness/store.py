@@ -62,7 +62,8 @@ class Record(Stored):
     `block` and `order` say where in the interleaved plan it ran; `started` is seconds since this process began to run.
     `seconds` is the wall time of its steps; samples decoded together share the wall time of all equally.
     `batch` is how many texts a forward of the model read on average while this one was decoded, `padding` the share
-    of the places in those forwards that held no token.
+    of the places in those forwards that held no token. `peak_bytes` is the most memory held meanwhile: torch's on a
+    GPU, else the process's, with what it had taken before; None where that is not known.
     """
 
     task: str
@@ -76,6 +77,7 @@ class Record(Stored):
     seconds: float = 0.0
     batch: float = 1.0
     padding: float = 0.0
+    peak_bytes: int | None = None
     category: str = ""
     status: Literal["ok", "failed"] = "ok"
     error: str | None = None
@@ -266,12 +268,14 @@ class Store:
     def records(self) -> Iterator[Record]:
         """Every finished record; a torn last line is skipped, any other bad line raises `UserError`."""
         for path in sorted((self.folder / "records").glob("*.jsonl")):
-            lines = path.read_bytes().split(b"\n")
-            for number, line in enumerate(lines[:-1], start=1):
-                try:
-                    yield Record.model_validate_json(line)
-                except ValidationError as error:
-                    raise UserError(f"{path}, line {number}: not a record ({_first(error)}).") from None
+            with path.open("rb") as file:
+                for number, line in enumerate(file, start=1):
+                    if not line.endswith(b"\n"):
+                        break
+                    try:
+                        yield Record.model_validate_json(line)
+                    except ValidationError as error:
+                        raise UserError(f"{path}, line {number}: not a record ({_first(error)}).") from None
 
     def explain(self, divergences: Iterable[Divergence]) -> None:
         """Write down, in place of what was known before, where answers part from the baseline's."""

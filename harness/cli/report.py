@@ -11,27 +11,28 @@ def command(
     runs: Annotated[list[Path], Argument(metavar="DIR", help="folders that `run` wrote", show_default=False)],
     output: Annotated[Path | None, Option("-o", "--output", metavar="DIR",
                                           help="where to [DIR/report, ./report for several]")] = None,
+    details: Annotated[bool, Option("--details", help="print acceptance and speed in detail too")] = False,
 ) -> None:
     """Write tables, plots and index.html of runs, and print the tables."""
-    render(runs, output or (runs[0] / "report" if len(runs) == 1 else Path("report")))
+    render(runs, output or (runs[0] / "report" if len(runs) == 1 else Path("report")), details)
 
 
-def render(runs: Sequence[Path], folder: Path) -> Path:
+def render(runs: Sequence[Path], folder: Path, details: bool = False) -> Path:
     """Write the report of `runs` into `folder`, print tables and the path of the page, and return it."""
     from rich.console import Console
 
     from harness import report
-    from harness.measure.summary import summarise
-    from harness.report import texts
+    from harness.report import detail, texts
     from harness.report.tables import terminal
     from harness.store import Store
 
     stores, console = [Store.open(run) for run in runs], Console()
-    about_texts = texts.sections(stores)
-    page = report.write(stores, folder, about_texts)
-    for store in stores:
-        console.print(terminal(summarise(store), store.manifest))
-    for section in about_texts:
-        console.print(texts.terminal(section))
+    found = detail.gather(stores)
+    page = report.write(stores, folder, found)
+    for store, summary in zip(stores, found.summaries, strict=True):
+        console.print(terminal(summary, store.manifest))
+    for section in found.sections:
+        if details or section.kind not in detail.ON_REQUEST:
+            console.print(texts.terminal(section))
     console.print(f"Report: {page}", soft_wrap=True, markup=False, highlight=False)
     return page

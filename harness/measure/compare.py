@@ -9,8 +9,9 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from harness.errors import UserError
+from harness.measure.raw import COUNTS
 from harness.measure.significance import repeats
-from harness.measure.summary import COUNTS, beside, first_difference, run_labels, samples
+from harness.measure.summary import beside, first_difference, run_labels, samples
 from harness.stats.bootstrap import Interval, ratio_interval
 from harness.stats.multiple import holm
 from harness.stats.paired import difference_interval, mean_test, paired_test

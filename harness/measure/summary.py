@@ -1,23 +1,19 @@
 """From the records of a run to one row a sample, one row a (task, strategy) cell, and one row a strategy."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from harness.measure.acceptance import drafts
 from harness.measure.passk import pass_at_k
+from harness.measure.raw import END_OF_TURN, NAN, NUMBERS, Raw, read
 from harness.measure.significance import against_baseline, corrected, steadiness, unknown
 from harness.stats.bootstrap import NOTHING, ratio_interval, share_interval
-from harness.store import Record, Store, StrategyEntry, TaskEntry, Turn
+from harness.store import Store, StrategyEntry, TaskEntry
 
-NAN = float("nan")
-COUNTS = ("forwards", "positions", "drafted", "accepted", "draft_forwards", "draft_positions")
-IDENTITY = ["task", "example", "strategy", "sample", "repeat", "status", "error", "category"]
-NUMBERS = ["tokens", "seconds", "prompt_tokens", "prompt_shared", "batch", "padding", "started", "block", "ttft",
-           "log_speed", *COUNTS, "steps", "decode_tokens", "decode_steps", "decode_seconds"]
-END_OF_TURN = -1  # stands between the token ids of two turns
+BESIDE = ["log_speed", "tokens", "seconds", "decode_tokens", "decode_seconds", "ids", "row", "score"]
 
 
 def samples(store: Store) -> pd.DataFrame:
@@ -28,12 +24,10 @@ def samples(store: Store) -> pd.DataFrame:
     second, NaN for an empty answer; `ids` holds the token ids, each turn ended by -1; each score has its own column
     `score_NAME`.
     """
-    rows = [_row(record) for record in store.records()]
-    frame = pd.DataFrame(rows, columns=None if rows else IDENTITY)
-    return frame.reindex(columns=[*IDENTITY, *NUMBERS, "cut", "truncated", "ids", *_scores(frame)])
+    return read(store).samples
 
 
-def summarise(store: Store) -> pd.DataFrame:
+def summarise(store: Store, raw: Raw | None = None) -> pd.DataFrame:
     """One row a (task, strategy) cell of the manifest, whether or not it could run; what is unknown is NaN.
 
     `samples` counts those that succeeded. Intervals are 95 % and resample whole examples. Speeds are tokens per second,
@@ -43,9 +37,9 @@ def summarise(store: Store) -> pd.DataFrame:
     `parted` counts answers that differ from the baseline's against their strategy's promise, and `margin` is the
     largest distance between the logits of the two tokens where they part. `batch` and `padding` are means over the
     samples of a run that decoded several texts at a time. For `_p`, `_p_holm` and `_findable` see `against_baseline`
-    and `corrected`, for `drift`, `far_times` and `noise_floor` see `steadiness`.
+    and `corrected`, for `drift`, `far_times` and `noise_floor` see `steadiness`. `raw` spares reading the records.
     """
-    manifest, frame, parted = store.manifest, samples(store), store.divergences()
+    manifest, frame, parted = store.manifest, (raw or read(store)).samples, store.divergences()
     cells = dict(iter(frame.groupby(["task", "strategy"], sort=False)))
     rows = []
     for task in manifest.tasks:
@@ -79,12 +73,16 @@ def overall(summary: pd.DataFrame) -> pd.DataFrame:
 
 def combine(stores: Sequence[Store]) -> pd.DataFrame:
     """The summaries of several runs under each other, with a column `run` when there is more than one."""
-    frames = [summarise(store) for store in stores]
+    return together(stores, [summarise(store) for store in stores])
+
+
+def together(stores: Sequence[Store], frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """A table of each run under each other, with a column `run` when there is more than one."""
     if len(frames) == 1:
         return frames[0]
-    for label, frame in zip(run_labels(stores), frames, strict=True):
-        frame.insert(0, "run", label)
-    return pd.concat(frames, ignore_index=True)
+    labels = zip(run_labels(stores), frames, strict=True)
+    labelled = [frame.assign(run=label)[["run", *frame]] for label, frame in labels if len(frame.columns)]
+    return pd.concat(labelled, ignore_index=True) if labelled else pd.DataFrame()
 
 
 def run_labels(stores: Sequence[Store]) -> list[str]:
@@ -95,48 +93,6 @@ def run_labels(stores: Sequence[Store]) -> list[str]:
 
 def _keys(summary: pd.DataFrame, name: str) -> list[str]:
     return ["run", name] if "run" in summary else [name]
-
-
-def _row(record: Record) -> dict[str, Any]:
-    row: dict[str, Any] = {name: getattr(record, name) for name in IDENTITY}
-    row["error"] = record.error or ""
-    if record.status == "failed":
-        return row
-    turns = record.turns
-    tokens = sum(sum(turn.steps.tokens) for turn in turns)
-    row |= {name: sum(sum(getattr(turn.steps, name)) for turn in turns) for name in COUNTS}
-    row |= {
-        "tokens": tokens,
-        "seconds": record.seconds,
-        "log_speed": math.log(tokens / record.seconds) if tokens and record.seconds else NAN,
-        "prompt_tokens": sum(turn.prompt_tokens for turn in turns),
-        "prompt_shared": sum(turn.prompt_shared for turn in turns),
-        "batch": record.batch,
-        "padding": record.padding,
-        "started": record.started,
-        "block": record.block,
-        "ttft": _first_token(turns[0]) if turns else NAN,
-        "steps": sum(len(turn.steps.tokens) for turn in turns),
-        "decode_tokens": sum(sum(turn.steps.tokens[1:]) for turn in turns),
-        "decode_steps": sum(len(turn.steps.tokens[1:]) for turn in turns),
-        "decode_seconds": sum(sum(turn.steps.seconds[1:]) for turn in turns),
-        "cut": any(turn.prompt_cut for turn in turns),
-        "truncated": any(turn.stop in ("length", "context") for turn in turns),
-        "ids": np.array([token for turn in turns for token in (*turn.tokens, END_OF_TURN)], dtype=np.int64),
-    }
-    return row | {f"score_{name}": value for name, value in record.scores.items()}
-
-
-def _first_token(turn: Turn) -> float:
-    """Seconds until the first step that kept a token; NaN when none did."""
-    for step, tokens in enumerate(turn.steps.tokens):
-        if tokens > 0:
-            return sum(turn.steps.seconds[: step + 1])
-    return NAN
-
-
-def _scores(frame: pd.DataFrame) -> list[str]:
-    return sorted(str(column) for column in frame if str(column).startswith("score_"))
 
 
 def _ok(cell: pd.DataFrame) -> pd.DataFrame:
@@ -193,11 +149,16 @@ def _scored(cell: pd.DataFrame, task: TaskEntry) -> pd.DataFrame:
 
 
 def beside(ok: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
-    """Each sample beside the baseline's; a baseline that has only sample 0 (greedy) is beside all samples."""
+    """Each sample beside the baseline's; a baseline that has only sample 0 (greedy) is beside all samples.
+
+    Both are rows of `samples`, perhaps with a `score`; `row` is where they stand there, and the columns of the
+    baseline end in `_base`.
+    """
     keys = ["example", "sample", "repeat"]
     if not base.empty and base["sample"].max() == 0:
         keys.remove("sample")
-    wanted = ["log_speed", "ids", "score"]
+    ok, base = ok.assign(row=ok.index), base.assign(row=base.index)
+    wanted = [name for name in BESIDE if name in ok]
     kept = ["task", "example", "strategy", "sample", "repeat"]
     return ok[[*kept, *wanted]].merge(base[[*keys, *wanted]], on=keys, suffixes=("", "_base"))
 
@@ -213,13 +174,12 @@ def _speedup(pairs: pd.DataFrame, is_base: bool) -> dict[str, float]:
 
 def _cost(ok: pd.DataFrame, strategy: StrategyEntry) -> dict[str, float]:
     total = ok[NUMBERS].sum()
-    drafts = strategy.guarantee in ("lossless", "exact-law") or strategy.family == "speculative"
     return {
         "forwards_per_token": _ratio(total["forwards"], total["tokens"]),
         "draft_forwards_per_token": _ratio(total["draft_forwards"], total["tokens"]),
         "positions_per_token": _ratio(total["positions"], total["tokens"]),
         "tau_pooled": _ratio(total["decode_tokens"], total["decode_steps"]),
-        "accept_rate": _ratio(total["accepted"], total["drafted"]) if drafts else NAN,
+        "accept_rate": _ratio(total["accepted"], total["drafted"]) if drafts(strategy) else NAN,
     }
 
 

@@ -10,21 +10,24 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
-from harness.measure.summary import combine, overall, run_labels
+from harness.measure.summary import overall, run_labels
 from harness.report import plots, tables, texts
+from harness.report.detail import Findings, gather
 from harness.store import Manifest, Record, Store
 
 TEMPLATES = Path(__file__).parent / "templates"
+TITLES = {"pareto": "quality against speed-up", "speedup": "speed-up of each strategy"}  # of figures, for readers
 SHOWN = 5000  # samples whose texts the page carries; the first examples of each cell when a report has more
 
 
-def render(stores: Sequence[Store], summary: pd.DataFrame | None = None,
-           about_texts: Sequence[texts.Section] | None = None) -> str:
-    """The page for one or several runs; `summary` and `about_texts` spare computing them again."""
-    summary = combine(stores) if summary is None else summary
-    about_texts = texts.sections(stores) if about_texts is None else about_texts
-    details = _details(stores, summary)
+def render(stores: Sequence[Store], found: Findings | None = None,
+           figures: Mapping[str, Mapping[str, Figure]] | None = None) -> str:
+    """The page for one or several runs; `found` and `figures` (by task and kind) spare computing them again."""
+    found = found or gather(stores)
+    summary, details = found.summary, _details(stores, found.summary)
+    drawn = figures or {task: plots.of_task(summary, task) for task in summary["task"].unique()}
     return template("index.html.j2").render(
         css=css(),
         js=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
@@ -32,10 +35,10 @@ def render(stores: Sequence[Store], summary: pd.DataFrame | None = None,
         totals={"samples": int(summary["samples"].sum()), "failed": int(summary["failed"].sum())},
         notes=tables.notes(summary),
         overview=_overview(summary),
-        tasks=[_task(stores, summary, task, number) | {"texts": _texts(about_texts, task)}
+        tasks=[_task(stores, summary, task, number, drawn[task]) | {"texts": _texts(found.sections, task)}
                for number, task in enumerate(summary["task"].unique())],
         glossary=[*tables.COLUMNS, *tables.passes(summary)],
-        text_glossary=[(section.kind, section.present(section.rows)) for section in about_texts],
+        text_glossary=[(section.kind, section.present(section.rows)) for section in found.sections],
         data=Markup(_embedded(details)),
     )
 
@@ -92,14 +95,12 @@ def _overview(summary: pd.DataFrame) -> dict[str, Any]:
     return {"tasks": tasks, "rows": rows, "titles": [column.title for column in mean_columns]}
 
 
-def _task(stores: Sequence[Store], summary: pd.DataFrame, task: str, number: int) -> dict[str, Any]:
+def _task(stores: Sequence[Store], summary: pd.DataFrame, task: str, number: int,
+          drawn: Mapping[str, Figure]) -> dict[str, Any]:
     """Everything the page shows of one task; a row's `cell` is its position in the summary."""
     rows, looks = summary.assign(label=tables.names(summary))[summary["task"] == task], plots.families(summary)
     columns = tables.present(rows)
     manifests = dict(zip(run_labels(stores), (store.manifest for store in stores), strict=True))
-    figures = [(plots.speedups(summary, task), f"{task}: speed-up of each strategy")]
-    if rows["quality"].notna().any():
-        figures.insert(0, (plots.pareto(summary, task), f"{task}: quality against speed-up"))
     return {
         "name": task, "note": rows["quality_note"].iloc[0], "metric": rows["quality_metric"].iloc[0],
         "columns": columns,
@@ -109,14 +110,15 @@ def _task(stores: Sequence[Store], summary: pd.DataFrame, task: str, number: int
             "status": tables.status(row), "figures": [_figure(column, row) for column in columns],
             "command": _command(manifests[row["run"]] if "run" in row else stores[0].manifest, row),
         } for index, row in rows.iterrows()],
-        "plots": [Markup(plots.inline(figure, f"t{number}p{i}", title)) for i, (figure, title) in enumerate(figures)],
+        "plots": [Markup(plots.inline(figure, f"t{number}p{i}", f"{task}: {TITLES[kind]}"))
+                  for i, (kind, figure) in enumerate(drawn.items())],
     }
 
 
-def _texts(about_texts: Sequence[texts.Section], task: str) -> list[dict[str, Any]]:
-    """The tables about the texts of one task."""
+def _texts(sections: Sequence[texts.Section], task: str) -> list[dict[str, Any]]:
+    """The tables below the main one of one task."""
     found = []
-    for section in about_texts:
+    for section in sections:
         rows = section.rows[section.rows["task"] == task]
         columns = section.present(rows)
         if len(rows):

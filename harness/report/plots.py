@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import pairwise
 from typing import Any
@@ -46,6 +46,12 @@ def front(x: pd.Series, y: pd.Series) -> list[int]:
             best = y.iloc[i]
             kept.append(i)
     return kept[::-1]
+
+
+def of_task(summary: pd.DataFrame, task: str) -> dict[str, Figure]:
+    """The figures of one task by their kind: quality against speed where there is a quality, and speed-ups."""
+    scored = bool(summary.loc[summary["task"] == task, "quality"].notna().any())
+    return {**({"pareto": pareto(summary, task)} if scored else {}), "speedup": speedups(summary, task)}
 
 
 def pareto(summary: pd.DataFrame, task: str) -> Figure:
@@ -220,10 +226,14 @@ def _lines(axes: Axes, rows: pd.DataFrame, path: list[tuple[float, float]]) -> l
     return [Bbox([box.min(axis=0) - 1.5, box.max(axis=0) + 1.5]) for box in boxes]
 
 
-def _covered(box: Bbox, others: list[Bbox]) -> float:
+def _covered(box: Bbox, others: Sequence[Bbox]) -> float:
     """The area of `box` that lies on others."""
-    shared = (Bbox.intersection(box, other) for other in others)
-    return sum(abs(one.width * one.height) for one in shared if one is not None)
+    if not others:
+        return 0.0
+    left, bottom, right, top = np.array([other.extents for other in others]).T
+    width = np.minimum(box.x1, right) - np.maximum(box.x0, left)
+    height = np.minimum(box.y1, top) - np.maximum(box.y0, bottom)
+    return float((width.clip(0) * height.clip(0)).sum())
 
 
 def _outside(box: Bbox, frame: Bbox) -> float:

@@ -22,7 +22,7 @@ class Column:
     key: str
     title: str
     help: str
-    style: str = "number"  # number, count, share, milliseconds, p
+    style: str = "number"  # number, count, share, milliseconds, megabytes, p
     ends: bool = False
     digits: int = 2
 
@@ -44,6 +44,8 @@ class Column:
             return f"{100 * value:.0f} %" if value < 10 else ">999 %"
         if self.style == "p":
             return "<0.001" if value < 0.001 else f"{value:.{3 if value < 0.1 else 2}f}"
+        if self.style == "megabytes":
+            return f"{value / 1e6:,.0f}"
         if self.style == "milliseconds":
             return f"{1000 * value:.3g}" if value < 1 else f"{1000 * value:,.0f}"
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.{digits}f}"

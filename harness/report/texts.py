@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from rich import box
@@ -10,19 +11,19 @@ from rich.text import Text
 
 from harness.measure.mauve import ENOUGH
 from harness.measure.summary import run_labels
-from harness.measure.texts import Records, finished, sample_table, text_table, utility_table
+from harness.measure.texts import finished, sample_table, text_table, utility_table
 from harness.report.tables import Column, line, names
 from harness.store import Store
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One of the tables: the name of its file, what it is about, its columns, and those for a terminal."""
+    """A table below the main one: the name of its file, what it is about, its columns, and those for a terminal."""
 
     name: str
     title: str
     about: str
-    make: Callable[[Store, Records], pd.DataFrame]
+    make: Callable[[Store, Any], pd.DataFrame]
     short: tuple[str, ...]
     columns: tuple[Column, ...]
 
@@ -37,7 +38,7 @@ class Section:
 
     def present(self, rows: pd.DataFrame) -> list[Column]:
         """The columns that have a value in some of `rows`."""
-        return [column for column in self.kind.columns if rows[column.key].notna().any()]
+        return [column for column in self.kind.columns if column.key in rows and rows[column.key].notna().any()]
 
 
 TEXTS = Kind(
@@ -111,7 +112,7 @@ UTILITY = Kind(
 
 def sections(stores: Sequence[Store]) -> list[Section]:
     """The tables about texts that one or several runs have."""
-    found, records = [], [finished(store) for store in stores]
+    found, records = [], [finished(store) if _looked_at(store) else {} for store in stores]
     for kind in (TEXTS, SAMPLES, UTILITY):
         frames = [kind.make(store, known) for store, known in zip(stores, records, strict=True)]
         if len(stores) > 1:
@@ -122,6 +123,11 @@ def sections(stores: Sequence[Store]) -> list[Section]:
             rows = rows.assign(label=names(rows))
             found.append(Section(kind, rows, tuple(_notes(stores, rows)) if kind is TEXTS else ()))
     return found
+
+
+def _looked_at(store: Store) -> bool:
+    """Whether a run has anything for these tables; without, its answers need not be held in memory."""
+    return store.texts() is not None or any(record.sample for record in store.records())
 
 
 def _notes(stores: Sequence[Store], rows: pd.DataFrame) -> Iterator[str]:

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest, norm, t
 
 CHUNK = 4_000_000  # draws held in memory at a time
+MANY = 1000  # clusters from which on the mean of a resample is as good as normal
 
 Numbers = NDArray[np.float64]
 
@@ -27,8 +28,9 @@ def mean_interval(
 ) -> Interval:
     """The mean of `values`, with a percentile interval from resampling whole clusters.
 
-    The percentiles are widened for few clusters, as the t distribution is, and stay inside the range of `values`.
-    No values give NaN; `clusters` must be as long as `values`, else ValueError.
+    The percentiles are widened for few clusters, as the t distribution is, and stay inside the range of `values`. From
+    1,000 clusters on the ends are those of the normal distribution that resampling has in the limit. No values give
+    NaN; `clusters` must be as long as `values`, else ValueError.
     """
     sums, counts = cluster_sums(values, clusters)
     if not len(sums):
@@ -36,8 +38,13 @@ def mean_interval(
     mean = float(sums.sum() / counts.sum())
     if len(sums) == 1:
         return Interval(mean, np.nan, np.nan)
-    tail = _tail(len(sums), level)
-    ends = np.quantile(_resampled(sums, counts, resamples, seed), [tail, 1 - tail])
+    reach = float(t.ppf((1 + level) / 2, len(sums) - 1))
+    if len(sums) >= MANY:
+        error = standard_error(sums, counts)
+        ends = np.array([mean - reach * error, mean + reach * error])
+    else:  # with few clusters plain percentiles give intervals that are too short
+        tail = float(norm.cdf(-reach * np.sqrt(len(sums) / (len(sums) - 1))))
+        ends = np.quantile(_resampled(sums, counts, resamples, seed), [tail, 1 - tail])
     low, high = np.clip(ends, np.min(values), np.max(values))
     return Interval(mean, float(low), float(high))
 
@@ -84,12 +91,6 @@ def standard_error(sums: Numbers, counts: Numbers) -> float:
     residuals, size = sums - counts * (sums.sum() / counts.sum()), len(sums)
     error = float(np.sqrt(size / (size - 1) * (residuals ** 2).sum()) / counts.sum())
     return error if error > 1e-12 * float(np.abs(sums).max() / counts.mean()) else 0.0
-
-
-def _tail(clusters: int, level: float) -> float:
-    """The share cut off at each end: with few clusters plain percentiles give intervals that are too short."""
-    reach = t.ppf((1 + level) / 2, clusters - 1) * np.sqrt(clusters / (clusters - 1))
-    return float(norm.cdf(-reach))
 
 
 def _resampled(sums: Numbers, counts: Numbers, resamples: int, seed: int) -> Numbers:

@@ -1,0 +1,162 @@
+"""Speed under every published definition, from the steps themselves: latencies, ratios, matched lengths, memory.
+
+docs/measuring.md has the table of the names that other tools give to these figures.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from harness.measure.acceptance import mean_ratio, ratio
+from harness.measure.raw import NAN, Cell, Raw
+from harness.measure.summary import beside
+from harness.store import Store, TaskEntry
+
+PERCENTILES = (50, 90, 99)
+STOPS = ("eos", "stop", "length", "context", "ended")
+FIGURES = ("ttft", "tpot", "itl_token", "itl_burst")
+
+
+def speed_table(store: Store, raw: Raw) -> pd.DataFrame:
+    """One row a (task, strategy) cell with samples; times in seconds, memory in bytes; what is unknown is NaN.
+
+    A turn is what serving benchmarks call a request: `ttft` is the time to its first token, `tpot` the time from its
+    first to its last token over the tokens after the first, `itl_burst` the time between two steps that gave tokens,
+    `itl_token` the same shared equally among the tokens of the later one; each as a mean and as percentiles.
+    `burst_*` count the tokens of a step. Ratios to the baseline are over the samples that both have, as in `summarise`.
+    """
+    rows, frame = [], raw.samples
+    cells = dict(iter(frame[frame["status"] == "ok"].groupby(["task", "strategy"], sort=False)))
+    for task in store.manifest.tasks:
+        base_key = task.spec, store.manifest.baseline
+        for strategy in store.manifest.strategies:
+            key = task.spec, strategy.spec
+            if key in cells:
+                pairs = beside(cells[key], cells.get(base_key, frame.iloc[:0]))
+                rows.append({
+                    "task": task.spec, "strategy": strategy.spec, "samples": len(cells[key]),
+                    **_latency(raw.cell(*key)), **_rates(cells[key]), **_ratios(pairs),
+                    **_matched(pairs, raw.cell(*key), raw.cell(*base_key)),
+                    **_stops(raw.cell(*key)), **_correct(task, cells[key]),
+                    "tokens_mean": cells[key]["tokens"].mean(), "peak_bytes": cells[key]["peak_bytes"].max()})
+    return pd.DataFrame(rows)
+
+
+def _latency(cell: Cell) -> dict[str, float]:
+    first = cell.bursts["first"].to_numpy()
+    turn, tokens, seconds = (cell.bursts[name].to_numpy() for name in ("turn", "tokens", "seconds"))
+    count = np.bincount(turn, tokens, len(cell.turns))
+    wait = np.bincount(turn[~first], seconds[~first], len(cell.turns))
+    several = count > 1
+    gaps, sizes = seconds[~first], tokens[~first]
+    found = {**_spread("ttft", seconds[first]), **_spread("tpot", wait[several] / (count[several] - 1)),
+             **_spread("itl_token", np.repeat(gaps / sizes, sizes)), **_spread("itl_burst", gaps)}
+    return {**found, "burst_mean": float(sizes.mean()) if len(sizes) else NAN,
+            **{f"burst_p{p}": value for p, value in _percentiles(sizes).items()}}
+
+
+def _spread(name: str, values: NDArray[Any]) -> dict[str, float]:
+    return {f"{name}_mean": float(values.mean()) if len(values) else NAN,
+            **{f"{name}_p{p}": value for p, value in _percentiles(values).items()}}
+
+
+def _percentiles(values: NDArray[Any]) -> dict[int, float]:
+    ends = np.percentile(values, PERCENTILES).tolist() if len(values) else [NAN] * len(PERCENTILES)
+    return dict(zip(PERCENTILES, ends, strict=True))
+
+
+def _rates(ok: pd.DataFrame) -> dict[str, float]:
+    """Tokens a second of all answers together, and in the mean over answers."""
+    sums = ok[["tokens", "seconds", "decode_tokens", "decode_seconds"]].to_numpy(dtype=float)
+    tokens, seconds, decode_tokens, decode_seconds = sums.T
+    return {
+        "tokens_per_second": ratio(tokens.sum(), seconds.sum()),
+        "tokens_per_second_mean": mean_ratio(tokens, seconds),
+        "decode_tokens_per_second": ratio(decode_tokens.sum(), decode_seconds.sum()),
+        "decode_tokens_per_second_mean": mean_ratio(decode_tokens, decode_seconds),
+    }
+
+
+def _ratios(pairs: pd.DataFrame) -> dict[str, float]:
+    """Speed-ups over the baseline in four ways; `decode` leaves out the first step of each turn."""
+    found = dict[str, float]()
+    for kind in ("", "decode_"):
+        names = [f"{kind}{name}{end}" for end in ("", "_base") for name in ("tokens", "seconds")]
+        timed = pairs[(pairs[names] > 0).all(axis=1)]
+        tokens, seconds, base_tokens, base_seconds = (timed[name].to_numpy(dtype=float) for name in names)
+        mine, base = tokens / seconds, base_tokens / base_seconds
+        found |= {
+            f"{kind}speedup_geometric": float(np.exp(np.log(mine / base).mean())) if len(timed) else NAN,
+            f"{kind}speedup_totals": ratio(tokens.sum() / seconds.sum(), base_tokens.sum() / base_seconds.sum())
+            if len(timed) else NAN,
+            f"{kind}speedup_arithmetic": float((mine / base).mean()) if len(timed) else NAN,
+            f"{kind}speedup_macro": float(mine.mean() / base.mean()) if len(timed) else NAN,
+        }
+    return {**found, "same_length": ratio((pairs["tokens"] == pairs["tokens_base"]).sum(), len(pairs))}
+
+
+def _matched(pairs: pd.DataFrame, cell: Cell, base: Cell) -> dict[str, float]:
+    """Speed-up over the tokens that both answers have: in each turn, only the first as many as the shorter one has.
+
+    Turns are matched one by one and their times added up. A search that hands everything over at the end has needed
+    all its time for its first token. `matched_tokens` is the share of the strategy's own tokens that count.
+    """
+    mine, theirs = _Arrivals(cell), _Arrivals(base)
+    left, right = _turns(pairs["row"], mine), _turns(pairs["row_base"], theirs)
+    both = (left >= 0) & (right >= 0)
+    count = np.where(both, np.minimum(mine.tokens[left], theirs.tokens[right]), 0)
+    pair = np.broadcast_to(np.arange(len(pairs))[:, None], both.shape)
+    some = count > 0
+    size = len(pairs)
+    my_time = np.bincount(pair[some], mine.until(left[some], count[some]), size)
+    their_time = np.bincount(pair[some], theirs.until(right[some], count[some]), size)
+    timed = (my_time > 0) & (their_time > 0)
+    logs = np.log(their_time[timed] / my_time[timed])
+    return {"speedup_matched": float(np.exp(logs.mean())) if timed.any() else NAN,
+            "matched_tokens": ratio(float(count.sum()), float(pairs["tokens"].sum()))}
+
+
+class _Arrivals:
+    """When each token of a cell arrived, in seconds from the start of its turn."""
+
+    def __init__(self, cell: Cell) -> None:
+        bursts, turns = cell.bursts, len(cell.turns)
+        self.turns = cell.turns
+        self.tokens = np.append(np.bincount(bursts["turn"], bursts["tokens"], turns), 0).astype(int)
+        waits = np.bincount(bursts["turn"], bursts["seconds"], turns)
+        self.before = np.append(0, self.tokens[:-1].cumsum())
+        self.began = np.append(0, waits.cumsum())
+        self.count, self.time = bursts["tokens"].to_numpy().cumsum(), bursts["seconds"].to_numpy().cumsum()
+
+    def until(self, turn: NDArray[Any], count: NDArray[Any]) -> NDArray[np.float64]:
+        """Seconds until the turns had `count` tokens, which is at least 1 and no more than they have."""
+        burst = np.searchsorted(self.count, self.before[turn] + count)
+        return np.asarray(self.time[burst] - self.began[turn])
+
+
+def _turns(rows: "pd.Series[Any]", arrivals: _Arrivals) -> NDArray[Any]:
+    """(pairs, turns): the turns of the samples in these rows, -1 where there is no more."""
+    sample = arrivals.turns["sample"].to_numpy()
+    start, end = np.searchsorted(sample, rows), np.searchsorted(sample, rows, side="right")
+    places = np.arange(max(1, (end - start).max(initial=0)))
+    found = start[:, None] + places
+    return np.where(found < end[:, None], found, -1)
+
+
+def _stops(cell: Cell) -> dict[str, float]:
+    """The share of turns that ended for each reason."""
+    shares = cell.turns["stop"].value_counts(normalize=True)
+    return {f"stop_{reason}": float(shares.get(reason, 0.0)) if len(cell.turns) else NAN for reason in STOPS}
+
+
+def _correct(task: TaskEntry, ok: pd.DataFrame) -> dict[str, float]:
+    """What a right answer costs, where answers are right or wrong: all seconds and forwards over the right ones."""
+    column = f"score_{task.headline}"
+    scored = ok.dropna(subset=[column]) if column in ok else ok.iloc[:0]
+    if scored.empty or not scored[column].isin([0, 1]).all():
+        return {"correct": NAN, "seconds_per_correct": NAN, "forwards_per_correct": NAN, "tokens_per_correct": NAN}
+    right = float(scored[column].sum())
+    return {"correct": right, **{f"{name}_per_correct": ratio(float(scored[name].sum()), right)
+                                 for name in ("seconds", "forwards", "tokens")}}

@@ -1,0 +1,115 @@
+"""The tables below the main one: acceptance and speed under their own names, and all else that a run can say."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from harness.measure.acceptance import acceptance_table
+from harness.measure.raw import read
+from harness.measure.speed import speed_table
+from harness.measure.summary import summarise, together
+from harness.report import texts
+from harness.report.tables import Column, names
+from harness.report.texts import Kind, Section
+from harness.store import Store
+
+SHOWN = 4  # places of a draft that are shown; the CSV has all
+
+
+def _spread(key: str, title: str, help: str) -> list[Column]:
+    """The columns of a latency: its mean, its median and its 99th percentile."""
+    ends = {"mean": ("mean", "Mean"), "p50": ("p50", "Median"), "p99": ("p99", "99th percentile")}
+    return [Column(f"{key}_{end}", f"{title} {short}", f"{word} of {help}, in milliseconds.", "milliseconds")
+            for end, (short, word) in ends.items()]
+
+
+ACCEPTANCE = Kind(
+    "acceptance", "Acceptance", "What became of drafts. The first step of an answer reads the prompt, drafts nothing "
+    "and is left out unless the title says otherwise. All of it depends on how much is drafted (K).", acceptance_table,
+    ("tau_pooled", "tau_question_mean", "tau_drafts", "draft_accept_rate", "drafted_mean", "accept_pos_uncond_1"), (
+        Column("tau_pooled", "τ", "Tokens kept per step, over all steps: Spec-Bench's mean accepted tokens."),
+        Column("tau_turn_mean", "τ by turn", "The mean over turns of each turn's tokens per step."),
+        Column("tau_question_mean", "τ by question", "The mean over questions of each one's tokens per step."),
+        Column("tau_turn_mean_first", "τ by turn, first", "The same as by turn with the first step counted in: "
+               "specdec_bench's acceptance length."),
+        Column("tau_question_mean_first", "τ by question, first", "By question with the first step counted in."),
+        Column("tau_verify", "τ per verify", "All tokens, the first among them, per step after the first: SGLang's "
+               "accept length."),
+        Column("tau_drafts", "1 + acc/drafts", "1 + accepted / steps that drafted: the mean acceptance length of vLLM "
+               "and llama.cpp."),
+        Column("draft_accept_rate", "accepted", "Drafted tokens that were accepted; in a tree most cannot be.",
+               "share"),
+        Column("drafted_mean", "K", "Mean number of tokens drafted in a step that drafted: the size of a tree."),
+        Column("drafted_max", "K max", "Most tokens drafted in a step.", "count"),
+        Column("accepted_max", "accepted max", "Most tokens accepted in a step.", "count"),
+        *(Column(f"accept_pos_uncond_{i}", f"place {i}", f"Steps that drafted of which at least {i} tokens were "
+                 "accepted (unconditional).", "share") for i in range(1, SHOWN + 1)),
+        *(Column(f"accept_pos_cond_{i}", f"place {i} | {i - 1}", f"The same among the steps that drafted {i} and "
+                 f"accepted {i - 1} (conditional).", "share") for i in range(2, SHOWN + 1)),
+    ))
+SPEED = Kind(
+    "speed", "Speed in detail", "A turn is a request; its first step, which reads the prompt, is left out of what is "
+    "called decode. TTFT, TPOT and ITL are in milliseconds.", speed_table,
+    ("ttft_p50", "tpot_p50", "itl_token_p99", "speedup_matched", "seconds_per_correct", "peak_bytes"), (
+        *_spread("ttft", "TTFT", "the time to the first token of a turn"),
+        *_spread("tpot", "TPOT", "a turn's time from its first to its last token over the tokens after the first"),
+        *_spread("itl_token", "ITL/tok", "the time between steps, shared equally among the tokens of the later one"),
+        *_spread("itl_burst", "ITL/burst", "the time between two steps that gave tokens"),
+        Column("burst_mean", "burst", "Tokens of a step that gave some, after the first: mean."),
+        Column("burst_p99", "burst p99", "The same: 99th percentile.", "count"),
+        Column("tokens_per_second", "tok/s", "All tokens over all seconds, the prompt's reading included."),
+        Column("tokens_per_second_mean", "tok/s mean", "The mean over answers of each one's tokens per second."),
+        Column("decode_tokens_per_second", "decode tok/s", "All tokens over all seconds after the first steps."),
+        Column("speedup_geometric", "× geometric", "Speed-up: geometric mean over answers, as in the main table."),
+        Column("speedup_totals", "× totals", "Speed-up: ratio of the tokens per second of all answers together."),
+        Column("speedup_arithmetic", "× arithmetic", "Speed-up: plain mean over answers of the ratio."),
+        Column("speedup_macro", "× macro", "Speed-up: ratio of the mean tokens per second of an answer, as Spec-Bench "
+               "has it."),
+        Column("decode_speedup_totals", "decode × totals", "Ratio of decode tokens per second."),
+        Column("decode_speedup_geometric", "decode × geometric", "Geometric mean over answers of the ratio of decode "
+               "tokens per second."),
+        Column("speedup_matched", "× matched", "Speed-up over the first tokens of both answers only, as many as the "
+               "shorter one has: length plays no part. Geometric mean over answers."),
+        Column("matched_tokens", "matched", "Tokens that this is over.", "share"),
+        Column("same_length", "same length", "Answers as long as the baseline's.", "share"),
+        *(Column(f"stop_{reason}", reason, help, "share") for reason, help in {
+            "eos": "Turns that the model ended itself.", "stop": "Turns that a stop string ended.",
+            "length": "Turns that ran into the token limit.", "context": "Turns that ran into the context limit.",
+            "ended": "Turns that the strategy ended."}.items()),
+        Column("correct", "right", "Right answers, where answers are right or wrong.", "count"),
+        Column("seconds_per_correct", "s/right", "Seconds of all answers over the right ones.", digits=3),
+        Column("forwards_per_correct", "fwd/right", "Forward passes of all answers over the right ones."),
+        Column("tokens_per_correct", "tok/right", "Tokens of all answers over the right ones."),
+        Column("peak_bytes", "peak MB", "Most memory held while a sample was decoded, in 10⁶ bytes: torch's on a GPU, "
+               "else the whole process with all that it had taken before.", "megabytes"),
+    ))
+ON_REQUEST = (ACCEPTANCE, SPEED)  # long tables, which a terminal shows only when asked to
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a report of runs is made of: the summary of each, all of them together, and the tables below."""
+
+    summaries: list[pd.DataFrame]
+    summary: pd.DataFrame
+    sections: list[Section]
+
+
+def gather(stores: Sequence[Store]) -> Findings:
+    """Read the records of each run once, and compute every table."""
+    summaries, tables = list[pd.DataFrame](), list[list[pd.DataFrame]]()
+    for store in stores:
+        raw = read(store)
+        summaries.append(summarise(store, raw))
+        tables.append([kind.make(store, raw) for kind in ON_REQUEST])
+    sections = [section for place, kind in enumerate(ON_REQUEST)
+                for section in section_of(kind, stores, [frames[place] for frames in tables])]
+    return Findings(summaries, together(stores, summaries), [*sections, *texts.sections(stores)])
+
+
+def section_of(kind: Kind, stores: Sequence[Store], frames: Sequence[pd.DataFrame],
+               notes: Sequence[str] = ()) -> list[Section]:
+    """A table of all runs, or nothing when no run has a row."""
+    rows = together(stores, frames)
+    return [Section(kind, rows.assign(label=names(rows)), tuple(notes))] if len(rows) else []
