@@ -7,7 +7,6 @@ medians, ratios medians over the rounds with their quartiles. docs/performance.m
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -22,9 +21,9 @@ from benchmarks.contenders import assisted, bare, bare_batch, generated, library
 from benchmarks.timing import Row, compare
 from benchmarks.whole import whole_task
 from harness.backends.transformers import Model, load
-from harness.decoding.engine import Read
-from harness.decoding.session import Session, pin
+from harness.decoding.session import pin
 from harness.environment import environment
+from harness.measure.forwards import forward_seconds
 from harness.nano.corpus import problems
 
 NEW = 96
@@ -81,23 +80,12 @@ def throughput(target: Model, draft: Model, rounds: int) -> Iterator[Row]:
             for n in CONCURRENCY}, rounds)
 
 
-@torch.inference_mode()
 def widths(model: Model, rounds: int) -> list[dict[str, float]]:
     """v(M): a forward over M new tokens after 128, against one token."""
-    session, text = Session(model.engine), [5 + i % 1000 for i in range(128)]
-    session.follow(text)
-    session.read()
-    times = {width: list[float]() for width in WIDTHS}
-    for _ in range(20 * rounds):
-        for width in WIDTHS:
-            read = Read(session._row, 128, text[:width], range(128, 128 + width), None, width)
-            start = time.perf_counter()
-            model.engine.run([read])
-            times[width].append(time.perf_counter() - start)
-    session.close()
-    ones = times[1]
-    return [{"tokens": width, "ms": 1000 * statistics.median(times[width]),
-             "v": statistics.median(a / b for a, b in zip(times[width], ones, strict=True))} for width in WIDTHS]
+    (times,) = forward_seconds([model.engine], [5 + i % 1000 for i in range(128)], WIDTHS, 20 * rounds)
+    return [{"tokens": width, "ms": 1000 * statistics.median(taken),
+             "v": statistics.median(a / b for a, b in zip(taken, times[1], strict=True))}
+            for width, taken in times.items()]
 
 
 def prefix(target: Model, draft: Model, rounds: int) -> Iterator[Row]:

@@ -159,6 +159,34 @@ class Texts(Stored):
     likeness: list[Likeness]
 
 
+class Curve(Stored):
+    """What forwards of one model take: median `seconds` of one in which each text reads so many new `tokens`.
+
+    `weight_bytes` are the weights that each forward reads, `token_bytes` the keys and values of one token.
+    """
+
+    tokens: list[int]
+    seconds: list[float]
+    weight_bytes: int
+    token_bytes: int
+
+
+class Limits(Stored):
+    """What the machine of a run can do: forwards over `texts` texts of `context` tokens, and copies of the weights.
+
+    `drafting` are the strategies whose drafts come from the draft model. `bytes_per_second` counts what a copy reads
+    and what it writes.
+    """
+
+    context: int
+    texts: int
+    hardware: dict[str, Any]
+    target: Curve
+    draft: Curve | None
+    drafting: list[str]
+    bytes_per_second: float
+
+
 class TaskEntry(Stored):
     """A task of a run: its identity, its data, and how its quality is to be read."""
 
@@ -306,6 +334,18 @@ class Store:
             return Texts.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
         except ValidationError as error:
             raise UserError(f"{path}: not metrics of texts ({_first(error)}); remove it and run again.") from None
+
+    def bound(self, limits: Limits) -> None:
+        """Write down, in place of what was known before, what the machine of the run can do."""
+        _write(self.folder / "limits.json", limits.model_dump_json(indent=1) + "\n")
+
+    def limits(self) -> Limits | None:
+        """What the machine of the run can do, None when that was never measured."""
+        path = self.folder / "limits.json"
+        try:
+            return Limits.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
+        except ValidationError as error:
+            raise UserError(f"{path}: not limits ({_first(error)}); remove it and measure again.") from None
 
     def _mend(self) -> None:
         """Cut a torn last line off, so that the next record starts on a line of its own."""

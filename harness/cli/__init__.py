@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from harness.cli import compare, doctor, listing, report, run, show, verify
+from harness.cli import compare, doctor, limits, listing, report, run, show, verify
 from harness.errors import UserError, wrong_input
 
 
@@ -30,8 +30,11 @@ class Program(TyperGroup):
 
 app = typer.Typer(cls=Program, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
                   no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
-for name, module in {"run": run, "report": report, "compare": compare, "verify": verify, "list": listing, "show": show,
-                     "doctor": doctor}.items():
+COMMANDS = {
+    "run": run, "report": report, "compare": compare, "limits": limits, "verify": verify, "list": listing, "show": show,
+    "doctor": doctor,
+}
+for name, module in COMMANDS.items():
     app.command(name)(module.command)
 
 

@@ -25,7 +25,8 @@ END_OF_TURN = -1  # stands between the token ids of two turns
 class Cell:
     """The turns and steps of the samples of one task and strategy that succeeded, in the order they ran.
 
-    `turns` has the row of its `sample` in `Raw.samples`, whether it is the answer's `first`, and why it did `stop`.
+    `turns` has the row of its `sample` in `Raw.samples`, whether it is the answer's `first`, why it did `stop`, and its
+    `prompt_tokens`.
     `steps` has the columns of `Steps` (times in seconds), the row of its `turn`, and its `place` in it from 0.
     """
 
@@ -59,7 +60,8 @@ class Cell:
         return np.bincount(turn, values.to_numpy(), len(self.turns)).astype(float)
 
 
-EMPTY = Cell(pd.DataFrame({"sample": [], "first": [], "stop": []}).astype({"sample": int, "first": bool}),
+EMPTY = Cell(pd.DataFrame({"sample": [], "first": [], "stop": [], "prompt_tokens": []}).astype({"sample": int,
+                                                                                               "first": bool}),
              pd.DataFrame({name: np.empty(0, float if name == "seconds" else int)
                            for name in (*Steps.model_fields, "turn", "place")}))
 
@@ -101,7 +103,7 @@ class _Column:
 
     def __init__(self) -> None:
         self.samples, self.lengths, self.first = array("q"), array("q"), list[bool]()
-        self.stops = list[str]()
+        self.stops, self.prompts = list[str](), array("q")
         self.steps = {name: array("d" if name == "seconds" else "q") for name in Steps.model_fields}
 
     def add(self, number: int, turns: list[Turn]) -> None:
@@ -110,6 +112,7 @@ class _Column:
             self.lengths.append(len(turn.steps.tokens))
             self.first.append(not place)
             self.stops.append(turn.stop)
+            self.prompts.append(turn.prompt_tokens)
             for name, column in self.steps.items():
                 column.fromlist(getattr(turn.steps, name))
 
@@ -120,7 +123,7 @@ class _Column:
         steps = steps or {name: EMPTY.steps[name].to_numpy() for name in self.steps}
         place = np.arange(lengths.sum()) - np.repeat(ends - lengths, lengths)
         return Cell(pd.DataFrame({"sample": np.array(self.samples), "first": self.first,
-                                  "stop": pd.Categorical(self.stops)}),
+                                  "stop": pd.Categorical(self.stops), "prompt_tokens": np.array(self.prompts)}),
                     pd.DataFrame({**steps, "turn": np.repeat(np.arange(len(lengths)), lengths), "place": place},
                                  copy=False))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from harness.measure.acceptance import acceptance_table
+from harness.measure.limits import break_even, limits_table
 from harness.measure.raw import read
 from harness.measure.speed import speed_table
 from harness.measure.summary import summarise, together
@@ -84,6 +85,29 @@ SPEED = Kind(
         Column("peak_bytes", "peak MB", "Most memory held while a sample was decoded, in 10⁶ bytes: torch's on a GPU, "
                "else the whole process with all that it had taken before.", "megabytes"),
     ))
+LIMITS = Kind(
+    "limits", "Limits", "What the machine allows, after the first step of each answer: the ideal speed-up is "
+    "τ / (c + v), where v is what a step's forwards cost and c what its drafts cost, in forwards over one token. What "
+    "is missing to it is the implementation's.", limits_table,
+    ("tau", "v", "draft_cost", "ideal", "measured", "loss"), (
+        Column("tau", "τ", "Tokens kept per step."),
+        Column("v", "v", "What the forwards of a step cost, in forwards over one token."),
+        Column("draft_cost", "c", "What the draft model's forwards of a step cost, in forwards of the model over one "
+               "token."),
+        Column("ideal", "ideal", "τ / (c + v): the speed-up if nothing but forwards took time."),
+        Column("measured", "measured", "Speed-up, all tokens over all seconds after the first steps; end to end when "
+               "several texts are decoded at a time."),
+        Column("loss", "loss", "What is missing to the ideal speed-up: the strategy's own work, beyond the "
+               "baseline's.", "share"),
+        Column("explained", "forwards", "Share of the measured time that these forwards take when run alone.", "share"),
+        Column("perfect", "all accepted", "The ideal speed-up had every draft been accepted, as deep as any was."),
+        Column("oracle", "oracle", "The ideal speed-up of drafts that cost nothing and are never wrong, at the best "
+               "number of tokens a forward."),
+        Column("oracle_tokens", "oracle K + 1", "That number of tokens.", "count"),
+        Column("bound", "tok/s bound", "Tokens per second if weights, keys and values were read as fast as memory is "
+               "copied."),
+        Column("of_bound", "of bound", "Share of that bound that was reached.", "share"),
+    ))
 ON_REQUEST = (ACCEPTANCE, SPEED)  # long tables, which a terminal shows only when asked to
 
 
@@ -98,14 +122,42 @@ class Findings:
 
 def gather(stores: Sequence[Store]) -> Findings:
     """Read the records of each run once, and compute every table."""
-    summaries, tables = list[pd.DataFrame](), list[list[pd.DataFrame]]()
+    summaries, sections = _tables(stores, (*ON_REQUEST, LIMITS))
+    return Findings(summaries, together(stores, summaries), [*sections, *texts.sections(stores)])
+
+
+def limits(stores: Sequence[Store]) -> list[Section]:
+    """The tables about the machine: limits where they were measured, and where strategies stop paying."""
+    return _tables(stores, (LIMITS,))[1]
+
+
+def _tables(stores: Sequence[Store], kinds: Sequence[Kind]) -> tuple[list[pd.DataFrame], list[Section]]:
+    """The summary of each run, and those tables of `kinds` that have rows, with the one that is about all runs."""
+    summaries, frames = list[pd.DataFrame](), list[list[pd.DataFrame]]()
     for store in stores:
         raw = read(store)
         summaries.append(summarise(store, raw))
-        tables.append([kind.make(store, raw) for kind in ON_REQUEST])
-    sections = [section for place, kind in enumerate(ON_REQUEST)
-                for section in section_of(kind, stores, [frames[place] for frames in tables])]
-    return Findings(summaries, together(stores, summaries), [*sections, *texts.sections(stores)])
+        frames.append([kind.make(store, raw) for kind in kinds])
+    sections = [section for place, kind in enumerate(kinds)
+                for section in section_of(kind, stores, [each[place] for each in frames])]
+    return summaries, [*sections, *_break_even(stores, summaries)]
+
+
+def _break_even(stores: Sequence[Store], summaries: Sequence[pd.DataFrame]) -> list[Section]:
+    """Speed-up against concurrency, with a sentence for every crossing of 1."""
+    rows = break_even(stores, summaries)
+    if rows.empty:
+        return []
+    at = sorted(int(str(name).removeprefix("speedup_at_")) for name in rows if str(name).startswith("speedup_at_"))
+    columns = [Column(f"speedup_at_{n}", f"×{n}", f"Speed-up with {n} texts at a time.") for n in at]
+    columns.append(Column("crossing", "crossing", "Texts at a time at which the speed-up is 1, interpolated."))
+    kind = Kind("break-even", "Break-even", "Speed-up over the baseline at the same concurrency, by the number of "
+                "texts decoded at a time.", break_even, tuple(column.key for column in columns[-7:]), tuple(columns))
+    rows = rows.assign(label=names(rows))
+    crossed = rows.dropna(subset=["crossing"])
+    notes = [f"{row['label']} on {row['task']} {'stops' if row['falls'] else 'begins'} to pay at "
+             f"{row['crossing']:.1f} texts at a time" for _, row in crossed.iterrows()]
+    return [Section(kind, rows, tuple(notes or ["no strategy crosses 1 between these"]))]
 
 
 def section_of(kind: Kind, stores: Sequence[Store], frames: Sequence[pd.DataFrame],

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 from rich import box
@@ -23,7 +22,7 @@ class Kind:
     name: str
     title: str
     about: str
-    make: Callable[[Store, Any], pd.DataFrame]
+    make: Callable[..., pd.DataFrame]
     short: tuple[str, ...]
     columns: tuple[Column, ...]
 

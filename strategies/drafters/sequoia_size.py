@@ -16,9 +16,8 @@ import torch
 
 from harness.config import RunConfig
 from harness.decoding.engine import Engine
-from harness.decoding.session import Session
-from harness.decoding.tree import TokenTree
 from harness.errors import UserError
+from harness.measure.forwards import forward_seconds
 from harness.plan import make
 from strategies.drafters.sequoia_plan import fitted
 from strategies.drafters.sequoia_rates import chances, longest, prompted, ranks, read_texts
@@ -33,19 +32,8 @@ def times(engines: Sequence[Engine], text: Sequence[int], sizes: Sequence[int]) 
 
     One over more tokens that took less time shows what was noise, so its time counts for those over fewer as well.
     """
-    sessions, taken = [Session(engine) for engine in engines], [{m: list[float]() for m in sizes} for _ in engines]
-    for _ in range(1 + ROUNDS):  # the first of each is not counted
-        for m in sizes:
-            tree = TokenTree((text[0],) * (m - 1), (-1,) * (m - 1))
-            for session, seconds in zip(sessions, taken, strict=True):
-                session.follow(text[:-1])
-                session.follow(text)
-                began = time.perf_counter()
-                _ = session.read(tree).best  # on another device, reading them waits for the forward
-                seconds[m].append(time.perf_counter() - began)
-    for session in sessions:
-        session.close()
-    return [{m: min(median(seconds[more][1:]) for more in sizes if more >= m) for m in sizes} for seconds in taken]
+    taken = forward_seconds(engines, text[:-1], sizes, ROUNDS, clock=time.perf_counter)
+    return [{m: min(median(seconds[more]) for more in sizes if more >= m) for m in sizes} for seconds in taken]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,122 @@
+"""How near a run came to what its machine can do, and where a strategy stops paying.
+
+The ideal speed-up is tau / (c + v), the speed-up of Leviathan et al. 2023 (arXiv 2211.17192) with a measured v: tau are
+the tokens of a step, v is what its forwards cost the target and c what they cost the draft model, both in forwards of
+the target over one token.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.measure.acceptance import ratio
+from harness.measure.raw import NAN, Cell, Raw
+from harness.measure.speed import speed_table
+from harness.store import Curve, Limits, Store
+
+
+def limits_table(store: Store, raw: Raw) -> pd.DataFrame:
+    """One row a (task, strategy) cell with steps after the first; empty when the limits of a run were not measured.
+
+    `measured` is the speed-up after the first steps, all tokens over all seconds (with several texts at a time: end to
+    end), `loss` what is missing to `ideal`, as a share of it. `explained` is the share of the measured seconds that the
+    forwards alone take; with several texts at a time it is not known. `perfect` is the ideal speed-up had every draft
+    been accepted, as deep as any was; `oracle` that of free drafts that are never wrong, at the best number of tokens a
+    forward (`oracle_tokens`). `bound` are the tokens per second at which weights and keys and values are read as fast
+    as memory is copied, `of_bound` the share of it that was reached.
+    """
+    limits = store.limits()
+    if limits is None:
+        return pd.DataFrame()
+    speeds = speed_table(store, raw)
+    rows = [{"task": row["task"], "strategy": row["strategy"], **_cell(limits, cell, row, _batch(raw, row))}
+            for row in speeds.to_dict("records") if len((cell := raw.cell(row["task"], row["strategy"])).later)]
+    return pd.DataFrame(rows)
+
+
+def _batch(raw: Raw, row: Mapping[Any, Any]) -> float:
+    """How many texts a forward read on average."""
+    mine = (raw.samples["task"] == row["task"]) & (raw.samples["strategy"] == row["strategy"])
+    return max(1.0, float(raw.samples.loc[mine, "batch"].mean()))
+
+
+def _cell(limits: Limits, cell: Cell, speed: Mapping[Any, Any], batch: float) -> dict[str, float]:
+    later, one = cell.later, limits.target.seconds[0]
+    tokens, steps = float(later["tokens"].sum()), len(later)
+    target = _seconds(limits.target, later["forwards"], later["positions"])
+    draft = 0.0
+    if later["draft_forwards"].any():
+        known = limits.draft is not None and speed["strategy"] in limits.drafting
+        draft = _seconds(limits.draft, later["draft_forwards"], later["draft_positions"]) if known else NAN
+    cost = (target + draft) / (steps * one)
+    drafted, deepest = later["drafted"], later["accepted"].max()
+    alone = limits.texts == 1
+    measured = speed["decode_speedup_totals" if alone else "speedup_totals"]
+    ideal, bound = ratio(tokens / steps, cost), _bound(limits, later, tokens, batch)
+    widest = max(zip(limits.target.tokens, limits.target.seconds, strict=True), key=lambda pair: pair[0] / pair[1])
+    return {
+        "tau": tokens / steps, "v": target / (steps * one), "draft_cost": draft / (steps * one),
+        "ideal": ideal, "measured": measured, "loss": 1 - measured / ideal,
+        "explained": (target + draft) / float(later["seconds"].sum()) if alone else NAN,
+        "perfect": (1 + float(np.minimum(drafted, deepest).mean())) / cost if drafted.any() else NAN,
+        "oracle": widest[0] * one / widest[1], "oracle_tokens": widest[0],
+        "bound": bound,
+        "of_bound": speed["decode_tokens_per_second" if alone else "tokens_per_second"] / bound,
+    }
+
+
+def _seconds(curve: Curve | None, forwards: "pd.Series[Any]", positions: "pd.Series[Any]") -> float:
+    """What these forwards take: each over as many tokens as the forwards of its step read on average."""
+    assert curve is not None
+    some = forwards > 0
+    each = np.interp(positions[some] / forwards[some], curve.tokens, curve.seconds)
+    return float((forwards[some] * each).sum())
+
+
+def _bound(limits: Limits, later: pd.DataFrame, tokens: float, batch: float) -> float:
+    """Tokens per second when all that forwards read comes at the speed of a copy; the weights are read for a batch."""
+    read = 0.0
+    for curve, forwards in ((limits.target, later["forwards"]), (limits.draft, later["draft_forwards"])):
+        if curve is not None:
+            read += float(forwards.sum()) * (curve.weight_bytes / batch + limits.context * curve.token_bytes)
+    return ratio(limits.bytes_per_second * tokens, read)
+
+
+def break_even(stores: Sequence[Store], summaries: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """One row a (task, strategy) of runs of one model at different concurrency; empty when there is only one.
+
+    `speedup_at_N` is the speed-up with N texts at a time (the geometric mean over runs of one N). `crossing` is the
+    concurrency at which it is 1, interpolated between the logarithms of both, NaN when it stays on one side; `falls` is
+    whether it is above 1 before that.
+    """
+    points = dict[tuple[str, str, str], dict[int, list[float]]]()
+    for store, summary in zip(stores, summaries, strict=True):
+        texts = int(store.manifest.config.get("concurrency", 1))
+        for row in summary.to_dict("records"):
+            if row["speedup"] > 0 and row["strategy"] != store.manifest.baseline:
+                key = store.manifest.model.fingerprint, row["task"], row["strategy"]
+                points.setdefault(key, {}).setdefault(texts, []).append(np.log(row["speedup"]))
+    rows = []
+    for (_, task, strategy), found in points.items():
+        logs = {texts: float(np.mean(found[texts])) for texts in sorted(found)}
+        if len(logs) > 1:
+            where, falls = crossing(logs)
+            rows.append({"task": task, "strategy": strategy, "crossing": where, "falls": falls,
+                         **{f"speedup_at_{texts}": float(np.exp(value)) for texts, value in logs.items()}})
+    return pd.DataFrame(rows)
+
+
+def crossing(logs: Mapping[int, float]) -> tuple[float, bool]:
+    """Where the logarithm of the speed-up first crosses 0 by rising concurrency, and whether it falls there.
+
+    Without a crossing: NaN, and whether it is above 0 throughout.
+    """
+    points = sorted(logs.items())
+    for (low, before), (high, after) in pairwise(points):
+        if before * after < 0 or (after == 0 and before):
+            share = before / (before - after)
+            return float(np.exp(np.log(low) + share * (np.log(high) - np.log(low)))), before > 0
+    return NAN, points[0][1] > 0
