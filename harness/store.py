@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -293,17 +293,24 @@ class Store:
             file.flush()
             os.fsync(file.fileno())
 
-    def records(self) -> Iterator[Record]:
-        """Every finished record; a torn last line is skipped, any other bad line raises `UserError`."""
+    def records(self, wanted: Container[int] | None = None) -> Iterator[Record]:
+        """Every finished record; a torn last line is skipped, any other bad line raises `UserError`.
+
+        With `wanted` only those whose number, counted from 0, is in it; the others are not looked at.
+        """
+        number = -1
         for path in sorted((self.folder / "records").glob("*.jsonl")):
             with path.open("rb") as file:
-                for number, line in enumerate(file, start=1):
+                for place, line in enumerate(file, start=1):
                     if not line.endswith(b"\n"):
                         break
+                    number += 1
+                    if wanted is not None and number not in wanted:
+                        continue
                     try:
                         yield Record.model_validate_json(line)
                     except ValidationError as error:
-                        raise UserError(f"{path}, line {number}: not a record ({_first(error)}).") from None
+                        raise UserError(f"{path}, line {place}: not a record ({_first(error)}).") from None
 
     def explain(self, divergences: Iterable[Divergence]) -> None:
         """Write down, in place of what was known before, where answers part from the baseline's."""

@@ -41,8 +41,8 @@ def acceptance_table(store: Store, raw: Raw) -> pd.DataFrame:
 
 def _lengths(cell: Cell, questions: "pd.Series[Any]") -> dict[str, float]:
     """Tokens a step, pooled in different ways; a question is an example with all its turns, samples and repeats."""
-    ones = pd.Series(1, index=cell.steps.index)
-    tokens, steps = cell.per_turn(cell.later["tokens"]), cell.per_turn(ones[cell.later.index])
+    ones, later = pd.Series(1, index=cell.steps.index), cell.later
+    tokens, steps = cell.per_turn(later["tokens"]), cell.per_turn(ones[later.index])
     all_tokens, all_steps = cell.per_turn(cell.steps["tokens"]), cell.per_turn(ones)
     codes = pd.factorize(questions)[0]
     return {

@@ -33,7 +33,7 @@ class Cell:
     turns: pd.DataFrame
     steps: pd.DataFrame
 
-    @cached_property
+    @property
     def later(self) -> pd.DataFrame:
         """The steps after the first of each turn, which reads the prompt and drafts nothing."""
         return self.steps[self.steps["place"] > 0]
@@ -84,7 +84,9 @@ def read(store: Store) -> Raw:
     for number, record in enumerate(store.records()):
         rows.append(_row(record))
         if record.status == "ok":
-            found.setdefault((record.task, record.strategy), _Column()).add(number, record.turns)
+            if (key := (record.task, record.strategy)) not in found:
+                found[key] = _Column()
+            found[key].add(number, record.turns)
     frame = pd.DataFrame(rows, columns=None if rows else IDENTITY)
     scores = sorted(str(column) for column in frame if str(column).startswith("score_"))
     frame = frame.reindex(columns=[*IDENTITY, *NUMBERS, "cut", "truncated", "ids", *scores])
@@ -104,7 +106,7 @@ class _Column:
     def __init__(self) -> None:
         self.samples, self.lengths, self.first = array("q"), array("q"), list[bool]()
         self.stops, self.prompts = list[str](), array("q")
-        self.steps = {name: array("d" if name == "seconds" else "q") for name in Steps.model_fields}
+        self.steps = {name: array("d" if name == "seconds" else "i") for name in Steps.model_fields}
 
     def add(self, number: int, turns: list[Turn]) -> None:
         for place, turn in enumerate(turns):
@@ -151,16 +153,17 @@ def _fill(sums: dict[str, NDArray[np.float64]], cell: Cell) -> None:
     """Put the sums over the steps of each sample of a cell into its row."""
     rows, of_row = np.unique(cell.turns["sample"].to_numpy(), return_inverse=True)
 
+    later, ones = cell.later, pd.Series(1, index=cell.steps.index)
+
     def put(name: str, of_turns: NDArray[np.float64]) -> None:
         sums[name][rows] = np.bincount(of_row, of_turns, len(rows))
 
     for name in ("tokens", *COUNTS):
         put(name, cell.per_turn(cell.steps[name]))
     for name in ("tokens", "seconds"):
-        put(f"decode_{name}", cell.per_turn(cell.later[name]))
-    ones = pd.Series(1, index=cell.steps.index)
+        put(f"decode_{name}", cell.per_turn(later[name]))
     put("steps", cell.per_turn(ones))
-    put("decode_steps", cell.per_turn(ones[cell.later.index]))
+    put("decode_steps", cell.per_turn(ones[later.index]))
     bursts = cell.bursts[cell.bursts["first"]]
     turns = cell.turns.iloc[bursts["turn"]]
     sums["ttft"][turns["sample"][turns["first"]]] = bursts["seconds"][turns["first"].to_numpy()]

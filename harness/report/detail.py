@@ -113,17 +113,22 @@ ON_REQUEST = (ACCEPTANCE, SPEED)  # long tables, which a terminal shows only whe
 
 @dataclass(frozen=True)
 class Findings:
-    """What a report of runs is made of: the summary of each, all of them together, and the tables below."""
+    """What a report of runs is made of: the summary of each, all of them together, and the tables below.
+
+    `keys` has the task, the example and the sample number of each record of a run, in their order.
+    """
 
     summaries: list[pd.DataFrame]
     summary: pd.DataFrame
     sections: list[Section]
+    keys: list[pd.DataFrame]
 
 
 def gather(stores: Sequence[Store]) -> Findings:
     """Read the records of each run once, and compute every table."""
-    summaries, sections = _tables(stores, (*ON_REQUEST, LIMITS))
-    return Findings(summaries, together(stores, summaries), [*sections, *texts.sections(stores)])
+    summaries, sections, keys = _tables(stores, (*ON_REQUEST, LIMITS))
+    several = [bool((frame["sample"] > 0).any()) for frame in keys]
+    return Findings(summaries, together(stores, summaries), [*sections, *texts.sections(stores, several)], keys)
 
 
 def limits(stores: Sequence[Store]) -> list[Section]:
@@ -131,16 +136,18 @@ def limits(stores: Sequence[Store]) -> list[Section]:
     return _tables(stores, (LIMITS,))[1]
 
 
-def _tables(stores: Sequence[Store], kinds: Sequence[Kind]) -> tuple[list[pd.DataFrame], list[Section]]:
-    """The summary of each run, and those tables of `kinds` that have rows, with the one that is about all runs."""
-    summaries, frames = list[pd.DataFrame](), list[list[pd.DataFrame]]()
+def _tables(stores: Sequence[Store], kinds: Sequence[Kind]
+            ) -> tuple[list[pd.DataFrame], list[Section], list[pd.DataFrame]]:
+    """The summary of each run, those tables of `kinds` that have rows with the one about all runs, and the keys."""
+    summaries, frames, keys = list[pd.DataFrame](), list[list[pd.DataFrame]](), list[pd.DataFrame]()
     for store in stores:
         raw = read(store)
         summaries.append(summarise(store, raw))
         frames.append([kind.make(store, raw) for kind in kinds])
+        keys.append(raw.samples[["task", "example", "sample"]].copy())
     sections = [section for place, kind in enumerate(kinds)
                 for section in section_of(kind, stores, [each[place] for each in frames])]
-    return summaries, [*sections, *_break_even(stores, summaries)]
+    return summaries, [*sections, *_break_even(stores, summaries)], keys
 
 
 def _break_even(stores: Sequence[Store], summaries: Sequence[pd.DataFrame]) -> list[Section]:

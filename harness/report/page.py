@@ -3,7 +3,7 @@
 import json
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def render(stores: Sequence[Store], found: Findings | None = None,
            figures: Mapping[str, Mapping[str, Figure]] | None = None) -> str:
     """The page for one or several runs; `found` and `figures` (by task and kind) spare computing them again."""
     found = found or gather(stores)
-    summary, details = found.summary, _details(stores, found.summary)
+    summary, details = found.summary, _details(stores, found)
     drawn = figures or {task: plots.of_task(summary, task) for task in summary["task"].unique()}
     return template("index.html.j2").render(
         css=css(),
@@ -153,8 +153,9 @@ def _command(manifest: Manifest, row: "pd.Series[Any]") -> str:
     return shlex.join([*words, "-s", row["strategy"], "-t", row["task"]])
 
 
-def _details(stores: Sequence[Store], summary: pd.DataFrame) -> dict[str, Any]:
+def _details(stores: Sequence[Store], found: Findings) -> dict[str, Any]:
     """The samples of each cell, with every text stored once, and the cell of each cell's baseline."""
+    summary = found.summary
     several, texts = "run" in summary, dict[str, int]()
     rows = summary.to_dict("records")
     place = {(row.get("run", ""), row["task"], row["strategy"]): number for number, row in enumerate(rows)}
@@ -163,26 +164,24 @@ def _details(stores: Sequence[Store], summary: pd.DataFrame) -> dict[str, Any]:
         for label, row in zip(tables.names(summary), rows, strict=True)
     ]
     most = max(1, SHOWN // max(1, len(cells)))
-    for store, label in zip(stores, run_labels(stores), strict=True):
+    for store, label, keys in zip(stores, run_labels(stores), found.keys, strict=True):
         run = label if several else ""
         for (of_run, task, _), number in place.items():
             if of_run == run:
                 cells[number]["baseline"] = place.get((run, task, store.manifest.baseline))
-        for record in _first_examples(store, cells, most):
+        for record in store.records(_first_examples(store, keys, cells, most)):
             cells[place[run, record.task, record.strategy]]["samples"].append(_sample(record, texts))
     return {"texts": list(texts), "cells": cells}
 
 
-def _first_examples(store: Store, cells: Sequence[Mapping[str, Any]], most: int) -> Iterator[Record]:
+def _first_examples(store: Store, keys: pd.DataFrame, cells: Sequence[Mapping[str, Any]], most: int) -> set[int]:
     """The records of as many examples of each task as leave no cell with more than `most` (but at least one)."""
     largest = {task.spec: max(cell["total"] for cell in cells if cell["task"] == task.spec)
                for task in store.manifest.tasks}
     allowed = {task.spec: max(1, most * task.examples // max(1, largest[task.spec])) for task in store.manifest.tasks}
     examples: dict[str, dict[str, int]] = {task: {} for task in allowed}
-    for record in store.records():
-        known = examples[record.task]
-        if known.setdefault(record.example, len(known)) < allowed[record.task]:
-            yield record
+    return {number for number, (task, example) in enumerate(zip(keys["task"], keys["example"], strict=True))
+            if examples[task].setdefault(example, len(examples[task])) < allowed[task]}
 
 
 def _sample(record: Record, texts: dict[str, int]) -> dict[str, Any]:

@@ -109,9 +109,14 @@ UTILITY = Kind(
     ))
 
 
-def sections(stores: Sequence[Store]) -> list[Section]:
-    """The tables about texts that one or several runs have."""
-    found, records = [], [finished(store) if _looked_at(store) else {} for store in stores]
+def sections(stores: Sequence[Store], several: Sequence[bool] | None = None) -> list[Section]:
+    """The tables about texts that one or several runs have; `several` says which have several samples of a prompt.
+
+    A run that has neither these nor metrics of texts has no table, and its answers are not held in memory.
+    """
+    known = [any(record.sample for record in store.records()) for store in stores] if several is None else several
+    found, records = [], [finished(store) if more or store.texts() else {}
+                          for store, more in zip(stores, known, strict=True)]
     for kind in (TEXTS, SAMPLES, UTILITY):
         frames = [kind.make(store, known) for store, known in zip(stores, records, strict=True)]
         if len(stores) > 1:
@@ -122,11 +127,6 @@ def sections(stores: Sequence[Store]) -> list[Section]:
             rows = rows.assign(label=names(rows))
             found.append(Section(kind, rows, tuple(_notes(stores, rows)) if kind is TEXTS else ()))
     return found
-
-
-def _looked_at(store: Store) -> bool:
-    """Whether a run has anything for these tables; without, its answers need not be held in memory."""
-    return store.texts() is not None or any(record.sample for record in store.records())
 
 
 def _notes(stores: Sequence[Store], rows: pd.DataFrame) -> Iterator[str]:
