@@ -101,7 +101,7 @@ def read(store: Store) -> Raw:
 
 
 class _Column:
-    """The steps of one cell while they are read: numbers side by side, not objects."""
+    """The steps of one cell while they are read: numbers side by side; a list that is too short counts as zeros."""
 
     def __init__(self) -> None:
         self.samples, self.lengths, self.first = array("q"), array("q"), list[bool]()
@@ -110,13 +110,15 @@ class _Column:
 
     def add(self, number: int, turns: list[Turn]) -> None:
         for place, turn in enumerate(turns):
+            count = len(turn.steps.tokens)
             self.samples.append(number)
-            self.lengths.append(len(turn.steps.tokens))
+            self.lengths.append(count)
             self.first.append(not place)
             self.stops.append(turn.stop)
             self.prompts.append(turn.prompt_tokens)
             for name, column in self.steps.items():
-                column.fromlist(getattr(turn.steps, name))
+                values = getattr(turn.steps, name)
+                column.fromlist(values if len(values) == count else (values + [0] * count)[:count])
 
     def cell(self) -> Cell:
         lengths = np.array(self.lengths)
@@ -152,7 +154,6 @@ def _row(record: Record) -> dict[str, Any]:
 def _fill(sums: dict[str, NDArray[np.float64]], cell: Cell) -> None:
     """Put the sums over the steps of each sample of a cell into its row."""
     rows, of_row = np.unique(cell.turns["sample"].to_numpy(), return_inverse=True)
-
     later, ones = cell.later, pd.Series(1, index=cell.steps.index)
 
     def put(name: str, of_turns: NDArray[np.float64]) -> None:

@@ -162,7 +162,7 @@ def _break_even(stores: Sequence[Store], summaries: Sequence[pd.DataFrame]) -> l
                 "texts decoded at a time.", break_even, tuple(column.key for column in columns[-7:]), tuple(columns))
     rows = rows.assign(label=names(rows))
     crossed = rows.dropna(subset=["crossing"])
-    notes = [f"{row['label']} on {row['task']} {'stops' if row['falls'] else 'begins'} to pay at "
+    notes = [f"{row['label']} on {row['task']} {'stops paying' if row['falls'] else 'begins to pay'} at "
              f"{row['crossing']:.1f} texts at a time" for _, row in crossed.iterrows()]
     return [Section(kind, rows, tuple(notes or ["no strategy crosses 1 between these"]))]
 

@@ -8,8 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from harness import report
+from harness.cli import app
 from harness.measure.summary import summarise
 from harness.report import page, plots, tables
 from harness.store import Store
@@ -95,6 +97,18 @@ def test_the_terminal_table_fits(store: Store, width: int) -> None:
     for part in ("2.00 [0.50, 8.00]", "not supported", "medusa is not supported: needs <heads>", "2 of 2 failed",
                  "chat has no quality: needs a judge", "speed-up over greedy"):
         assert part in text
+
+
+def test_details_are_printed_when_asked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    call = ["report", str(store.folder)]
+    short, whole = (CliRunner().invoke(app, [*call, *more]).stdout for more in ((), ("--details",)))
+    assert "Speed in detail" not in short
+    assert max(map(len, whole.partition("\nReport")[0].splitlines())) <= 80
+    acceptance, _, speed = whole.partition("Acceptance")[2].partition("Speed in detail")
+    assert "speculative" in acceptance
+    assert "greedy" not in acceptance
+    assert "TTFT p50" in speed
 
 
 def test_labels_are_as_short_as_they_can_be() -> None:

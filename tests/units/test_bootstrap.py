@@ -4,6 +4,7 @@ import time
 import numpy as np
 import pytest
 
+from harness.stats import bootstrap
 from harness.stats.bootstrap import mean_interval, ratio_interval, share_interval
 
 
@@ -27,6 +28,18 @@ def test_copies_of_a_measurement_do_not_narrow_the_interval() -> None:
 def test_ratios_are_averaged_geometrically() -> None:
     found = ratio_interval(np.log([8, 0.5]), ["a", "b"])
     assert found == pytest.approx((2, 0.5, 8))  # two clusters say no more than their range
+
+
+def test_many_clusters_need_no_resampling(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    clusters = rng.integers(1200, size=5000)
+    values = rng.exponential(size=5000) + rng.normal(size=1200)[clusters]
+    short = mean_interval(values, clusters)
+    monkeypatch.setattr(bootstrap, "MANY", 10_000)
+    resampled = mean_interval(values, clusters, resamples=20_000)
+    assert short.mean == resampled.mean
+    slack = 0.03 * (short.high - short.low)
+    assert (short.low, short.high) == pytest.approx((resampled.low, resampled.high), abs=slack)
 
 
 def test_the_interval_stays_inside_the_sample_and_is_reproducible() -> None:

@@ -4,14 +4,16 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from harness.measure.acceptance import acceptance_table
+from harness.measure.memory import PROCESS, forget_peak, peak_bytes
 from harness.measure.raw import Raw, read
 from harness.measure.speed import speed_table
 from harness.measure.summary import samples
-from harness.store import Record, Store
+from harness.store import Record, Steps, Store
 from tests.runs import manifest, record, strategy, task, turn, write
 
 GREEDY, SPEC, BEAM = "greedy", "speculative:k=4", "beam:width=4"
@@ -142,3 +144,27 @@ def test_a_run_without_answers_has_no_tables(tmp_path: Path) -> None:
     assert acceptance_table(store, raw).empty
     assert speed_table(store, raw).empty
     assert raw.cell("math", BEAM).bursts.empty
+
+
+def test_steps_that_lack_a_column_count_as_zeros(tmp_path: Path) -> None:
+    one = record("math", "a", GREEDY, [turn([1, 1], [0.1, 0.1])])
+    steps = Steps(tokens=[1, 1], seconds=[0.1, 0.1])
+    short = one.model_copy(update={"turns": [one.turns[0].model_copy(update={"steps": steps})]})
+    raw = read(write(tmp_path / "run", manifest(STRATEGIES, [task("math")]), [short]))
+    assert raw.samples[["tokens", "forwards", "drafted"]].iloc[0].tolist() == [2, 0, 0]
+
+
+@pytest.mark.skipif(not (PROCESS / "clear_refs").exists(), reason="the peak can only be forgotten on Linux")
+def test_the_peak_of_memory_begins_anew() -> None:
+    forget_peak("cpu")
+    before = peak_bytes("cpu")
+    block = np.ones(25_000_000)
+    most = peak_bytes("cpu")
+    del block
+    forget_peak("cpu")
+    after = peak_bytes("cpu")
+    assert before is not None
+    assert most is not None
+    assert after is not None
+    assert most - before > 1.9e8
+    assert most - after > 1.5e8
