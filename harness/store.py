@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from harness.errors import UserError
 
 SCHEMA = 1
-Stop = Literal["eos", "stop", "length", "context", "ended"]
+Stop = Literal["eos", "stop", "length", "context", "ended", "unknown"]
 
 
 class Stored(BaseModel):
@@ -25,7 +25,8 @@ class Steps(Stored):
 
     `tokens` counts the tokens kept of the step; `seconds` is its wall time. `forwards` and `positions` count the
     target's forward passes and the tokens they read, `draft_*` the draft model's. `drafted` and `accepted` count the
-    nodes of candidate trees that the target read and kept. Step 0 reads the prompt.
+    nodes of candidate trees that the target read and kept. Step 0 reads the prompt. What another tool did not note of
+    an imported run is an empty list, or NaN seconds.
     """
 
     tokens: list[int] = Field(default_factory=list)
@@ -41,6 +42,7 @@ class Steps(Stored):
 class Turn(Stored):
     """One answer: `text` is what is scored (cut at the stop string), `raw` what was generated before the cut.
 
+    Of an imported answer `tokens` and `steps` may be unknown (empty), as may be its `prompt` and why it stopped.
     `prompt_cut` counts the tokens that the prompt lost at its start because the model reads no longer one;
     `prompt_shared` those that were not read but copied, because all prompts of the task begin with them.
     """

@@ -32,7 +32,7 @@ def acceptance_table(store: Store, raw: Raw) -> pd.DataFrame:
     for task in store.manifest.tasks:
         for strategy in filter(drafts, store.manifest.strategies):
             cell = raw.cell(task.spec, strategy.spec)
-            if cell.steps["drafted"].any():
+            if (cell.steps["drafted"] > 0).any():
                 questions = raw.samples["example"].iloc[cell.turns["sample"]]
                 rows.append({"task": task.spec, "strategy": strategy.spec, **_lengths(cell, questions),
                              **_drafts(cell)})
@@ -58,7 +58,7 @@ def _lengths(cell: Cell, questions: "pd.Series[Any]") -> dict[str, float]:
 
 def _drafts(cell: Cell) -> dict[str, float]:
     """Figures of the steps that drafted, and of the places of their drafts."""
-    steps = cell.steps[cell.steps["drafted"] > 0]
+    steps = cell.steps[(cell.steps["drafted"] > 0) & cell.steps["accepted"].notna()]
     drafted, accepted = (steps[name].to_numpy() for name in ("drafted", "accepted"))
     found = {
         "drafts": len(steps), "drafted": drafted.sum(), "accepted": accepted.sum(),

@@ -19,6 +19,7 @@ SUMS = ["tokens", *COUNTS, "steps", "decode_tokens", "decode_steps", "decode_sec
 NUMBERS = ["seconds", "prompt_tokens", "prompt_shared", "batch", "padding", "started", "block", "peak_bytes", "ttft",
            "log_speed", *SUMS]
 END_OF_TURN = -1  # stands between the token ids of two turns
+UNKNOWN = -1  # a count that another tool did not note
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,10 @@ class Raw:
 
 
 def read(store: Store) -> Raw:
-    """Read every record once; a failed sample has NaN for every number, and no turns."""
+    """Read every record once; a failed sample has NaN for every number, and no turns.
+
+    What is not known of an imported answer is NaN too: counts of its steps, its tokens when it has only a text.
+    """
     rows, found = list[dict[str, Any]](), dict[tuple[str, str], _Column]()
     for number, record in enumerate(store.records()):
         rows.append(_row(record))
@@ -89,19 +93,22 @@ def read(store: Store) -> Raw:
             found[key].add(number, record.turns)
     frame = pd.DataFrame(rows, columns=None if rows else IDENTITY)
     scores = sorted(str(column) for column in frame if str(column).startswith("score_"))
-    frame = frame.reindex(columns=[*IDENTITY, *NUMBERS, "cut", "truncated", "ids", *scores])
+    frame = frame.reindex(columns=[*IDENTITY, *NUMBERS, "cut", "truncated", "untold", "ids", *scores])
     cells = {key: column.cell() for key, column in found.items()}
     ok = (frame["status"] == "ok").to_numpy()
     sums = {name: np.where(ok & (name != "ttft"), 0.0, NAN) for name in (*SUMS, "ttft")}
     for cell in cells.values():
         _fill(sums, cell)
+    untold = frame.pop("untold").eq(True).to_numpy()
+    for name in ("tokens", *COUNTS):
+        sums[name][untold] = NAN
     frame = frame.assign(**sums)
     timed = frame[["tokens", "seconds"]].where((frame[["tokens", "seconds"]] > 0).all(axis=1)).astype(float)
     return Raw(frame.assign(log_speed=np.log(timed["tokens"]) - np.log(timed["seconds"])), cells)
 
 
 class _Column:
-    """The steps of one cell while they are read: numbers side by side; a list that is too short counts as zeros."""
+    """The steps of one cell while they are read: numbers side by side; a list of another length is unknown."""
 
     def __init__(self) -> None:
         self.samples, self.lengths, self.first = array("q"), array("q"), list[bool]()
@@ -118,18 +125,28 @@ class _Column:
             self.prompts.append(turn.prompt_tokens)
             for name, column in self.steps.items():
                 values = getattr(turn.steps, name)
-                column.fromlist(values if len(values) == count else (values + [0] * count)[:count])
+                column.fromlist(values if len(values) == count else [UNKNOWN] * count)
 
     def cell(self) -> Cell:
         lengths = np.array(self.lengths)
         ends = lengths.cumsum()
-        steps = {name: np.frombuffer(column, column.typecode) for name, column in self.steps.items() if column}
+        steps = {name: _known(np.frombuffer(column, column.typecode)) for name, column in self.steps.items() if column}
         steps = steps or {name: EMPTY.steps[name].to_numpy() for name in self.steps}
         place = np.arange(lengths.sum()) - np.repeat(ends - lengths, lengths)
         return Cell(pd.DataFrame({"sample": np.array(self.samples), "first": self.first,
                                   "stop": pd.Categorical(self.stops), "prompt_tokens": np.array(self.prompts)}),
                     pd.DataFrame({**steps, "turn": np.repeat(np.arange(len(lengths)), lengths), "place": place},
                                  copy=False))
+
+
+def _known(column: NDArray[Any]) -> NDArray[Any]:
+    unknown = column == UNKNOWN
+    return np.where(unknown, NAN, column) if unknown.any() else column
+
+
+def untold(turn: Turn) -> bool:
+    """Whether an answer has a text and no steps: it was imported from a file that does not count tokens."""
+    return bool(turn.raw) and not turn.steps.tokens
 
 
 def _row(record: Record) -> dict[str, Any]:
@@ -145,8 +162,11 @@ def _row(record: Record) -> dict[str, Any]:
         "prompt_tokens": sum(turn.prompt_tokens for turn in turns),
         "prompt_shared": sum(turn.prompt_shared for turn in turns),
         "cut": any(turn.prompt_cut for turn in turns),
-        "truncated": any(turn.stop in ("length", "context") for turn in turns),
-        "ids": np.array([token for turn in turns for token in (*turn.tokens, END_OF_TURN)], dtype=np.int64),
+        "truncated": NAN if any(turn.stop == "unknown" for turn in turns) else
+        any(turn.stop in ("length", "context") for turn in turns),
+        "untold": any(map(untold, turns)),
+        "ids": None if any(len(turn.tokens) < sum(turn.steps.tokens) or untold(turn) for turn in turns) else
+        np.array([token for turn in turns for token in (*turn.tokens, END_OF_TURN)], dtype=np.int64),
     }
     return row | {f"score_{name}": value for name, value in record.scores.items()}
 

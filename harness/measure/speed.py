@@ -15,7 +15,7 @@ from harness.measure.summary import beside
 from harness.store import Store, TaskEntry
 
 PERCENTILES = (50, 90, 99)
-STOPS = ("eos", "stop", "length", "context", "ended")
+STOPS = ("eos", "stop", "length", "context", "ended", "unknown")
 FIGURES = ("ttft", "tpot", "itl_token", "itl_burst")
 
 
@@ -94,7 +94,8 @@ def _ratios(pairs: pd.DataFrame) -> dict[str, float]:
             f"{kind}speedup_arithmetic": float((mine / base).mean()) if len(timed) else NAN,
             f"{kind}speedup_macro": float(mine.mean() / base.mean()) if len(timed) else NAN,
         }
-    return {**found, "same_length": ratio((pairs["tokens"] == pairs["tokens_base"]).sum(), len(pairs))}
+    known = pairs[pairs[["tokens", "tokens_base"]].notna().all(axis=1)]
+    return {**found, "same_length": ratio((known["tokens"] == known["tokens_base"]).sum(), len(known))}
 
 
 def _matched(pairs: pd.DataFrame, cell: Cell, base: Cell) -> dict[str, float]:
@@ -158,5 +159,5 @@ def _correct(task: TaskEntry, ok: pd.DataFrame) -> dict[str, float]:
     if scored.empty or not scored[column].isin([0, 1]).all():
         return {"correct": NAN, "seconds_per_correct": NAN, "forwards_per_correct": NAN, "tokens_per_correct": NAN}
     right = float(scored[column].sum())
-    return {"correct": right, **{f"{name}_per_correct": ratio(float(scored[name].sum()), right)
+    return {"correct": right, **{f"{name}_per_correct": ratio(float(scored[name].sum(skipna=False)), right)
                                  for name in ("seconds", "forwards", "tokens")}}

@@ -104,7 +104,7 @@ def _ratio(above: float, below: float) -> float:
 
 
 def _share(flags: "pd.Series[Any]") -> float:
-    return _ratio(int((flags == True).sum()), len(flags))  # noqa: E712 - a column, not a bool
+    return _ratio(int((flags == True).sum()), int(flags.notna().sum()))  # noqa: E712 - a column, not a bool
 
 
 def _cell(
@@ -173,7 +173,7 @@ def _speedup(pairs: pd.DataFrame, is_base: bool) -> dict[str, float]:
 
 
 def _cost(ok: pd.DataFrame, strategy: StrategyEntry) -> dict[str, float]:
-    total = ok[NUMBERS].sum()
+    total = ok[NUMBERS].sum(skipna=False)
     return {
         "forwards_per_token": _ratio(total["forwards"], total["tokens"]),
         "draft_forwards_per_token": _ratio(total["draft_forwards"], total["tokens"]),
@@ -184,6 +184,7 @@ def _cost(ok: pd.DataFrame, strategy: StrategyEntry) -> dict[str, float]:
 
 
 def _sameness(pairs: pd.DataFrame) -> dict[str, float]:
+    pairs = pairs.dropna(subset=["ids", "ids_base"])
     where = [first_difference(one, other) for one, other in zip(pairs["ids"], pairs["ids_base"], strict=True)]
     differing = [position for position in where if position is not None]
     return {"same_as_baseline": _ratio(len(where) - len(differing), len(where)),

@@ -77,7 +77,7 @@ SPEED = Kind(
         *(Column(f"stop_{reason}", reason, help, "share") for reason, help in {
             "eos": "Turns that the model ended itself.", "stop": "Turns that a stop string ended.",
             "length": "Turns that ran into the token limit.", "context": "Turns that ran into the context limit.",
-            "ended": "Turns that the strategy ended."}.items()),
+            "ended": "Turns that the strategy ended.", "unknown": "Turns of which this is not known."}.items()),
         Column("correct", "right", "Right answers, where answers are right or wrong.", "count"),
         Column("seconds_per_correct", "s/right", "Seconds of all answers over the right ones.", digits=3),
         Column("forwards_per_correct", "fwd/right", "Forward passes of all answers over the right ones."),

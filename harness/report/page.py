@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from harness.measure.raw import untold
 from harness.measure.summary import overall, run_labels
 from harness.report import plots, tables, texts
 from harness.report.detail import Findings, gather
@@ -56,7 +57,8 @@ def css() -> Markup:
 
 def _run(manifest: Manifest, label: str) -> dict[str, Any]:
     model = manifest.model
-    facts = {"model": f"{model.name} ({model.architecture}, {model.parameters:,} parameters, {model.dtype})"}
+    about = [model.architecture, f"{model.parameters:,} parameters" if model.parameters else "", model.dtype]
+    facts = {"model": f"{model.name} ({', '.join(filter(None, about)) or 'nothing more is known'})"}
     if manifest.draft:
         facts["draft model"] = f"{manifest.draft.name} ({manifest.draft.parameters:,} parameters)"
     facts |= {"baseline": manifest.baseline, "started": manifest.created, **_flat(manifest.environment)}
@@ -147,6 +149,8 @@ def _figure(column: tables.Column, row: "pd.Series[Any] | None") -> dict[str, st
 
 
 def _command(manifest: Manifest, row: "pd.Series[Any]") -> str:
+    if "imported" in manifest.config:
+        return manifest.command
     words = ["decodebench", "run", "-m", manifest.model.name]
     if manifest.draft and row["draft_forwards_per_token"] > 0:
         words += ["--draft", manifest.draft.name]
@@ -192,7 +196,8 @@ def _sample(record: Record, texts: dict[str, int]) -> dict[str, Any]:
         "example": record.example, "sample": record.sample, "repeat": record.repeat, "error": record.error,
         "scores": {name: value if math.isfinite(value) else None for name, value in record.scores.items()},
         "turns": [{"prompt": number(turn.prompt), "text": number(turn.text), "stop": turn.stop,
-                   "tokens": sum(turn.steps.tokens), "seconds": round(sum(turn.steps.seconds), 6)}
+                   "tokens": None if untold(turn) else sum(turn.steps.tokens),
+                   "seconds": round(seconds, 6) if math.isfinite(seconds := sum(turn.steps.seconds)) else None}
                   for turn in record.turns],
     }
 

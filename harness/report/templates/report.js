@@ -98,7 +98,8 @@
     if (sample.error) return ["failed"];
     const tokens = total(sample, "tokens"), seconds = total(sample, "seconds");
     const speed = seconds > 0 ? [`${(tokens / seconds).toFixed(1)} tok/s`] : [];
-    return [...scores, `${tokens} tokens`, ...speed, sample.turns.map((turn) => turn.stop).join(", ")];
+    const counted = sample.turns.some((turn) => turn.tokens === null) ? [] : [`${tokens} tokens`];
+    return [...scores, ...counted, ...speed, sample.turns.map((turn) => turn.stop).join(", ")];
   };
   const shared = (a, b) => {
     let i = 0;
