@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from harness.cli import compare, doctor, limits, listing, report, run, show, verify
+from harness.cli import compare, doctor, export, limits, listing, report, run, show, verify
 from harness.errors import UserError, wrong_input
 
 
@@ -31,11 +31,12 @@ class Program(TyperGroup):
 app = typer.Typer(cls=Program, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
                   no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
 COMMANDS = {
-    "run": run, "report": report, "compare": compare, "limits": limits, "verify": verify, "list": listing, "show": show,
-    "doctor": doctor,
+    "run": run.command, "report": report.command, "compare": compare.command, "limits": limits.command,
+    "verify": verify.command, "list": listing.command, "show": show.command, "export": export.command,
+    "import": export.bring, "doctor": doctor.command,
 }
-for name, module in COMMANDS.items():
-    app.command(name)(module.command)
+for name, command in COMMANDS.items():
+    app.command(name)(command)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,53 @@
+"""Runs in the formats of other tools, and results of other tools as runs: one module a format."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import UserError, suggestion
+
+if TYPE_CHECKING:
+    from harness.store import Store
+
+EXPORTS = ("spec-bench", "lm-eval", "latex", "parquet", "github-benchmark")
+IMPORTS = ("spec-bench", "lm-eval", "vllm", "sglang")
+
+
+@dataclass(frozen=True)
+class Written:
+    """The files of an export, and what a reader of them must know."""
+
+    files: list[Path]
+    notes: list[str] = field(default_factory=list)
+
+
+def left_out(failed: int) -> list[str]:
+    """The note that failed samples are missing, if there are any."""
+    return [f"{failed} failed {'sample is' if failed == 1 else 'samples are'} left out"] if failed else []
+
+
+def export(store: "Store", format: str, folder: Path) -> Written:
+    """Write a run in one of `EXPORTS` into `folder`; raises `UserError` for another format."""
+    done: Written = import_module(_module(format, EXPORTS, "export")).write(store, folder)
+    return done
+
+
+def bring(files: Sequence[str], format: str, folder: Path, command: str) -> "Store":
+    """Make a run in `folder` of result files in one of `IMPORTS`, each a path or NAME=PATH.
+
+    Raises `UserError` that names the file and the line of what cannot be read, before anything is written.
+    """
+    module = import_module(_module(format, IMPORTS, "import"))
+    from harness.export.imported import assemble, settled, sources
+
+    settled(folder)
+    return assemble([(source, found) for source in sources(files) for found in module.read(source)], format, folder,
+                    command)
+
+
+def _module(format: str, known: Sequence[str], verb: str) -> str:
+    if format not in known:
+        raise UserError(f"There is no {verb} format '{format}'.{suggestion(format, known)}")
+    return f"harness.export.{format.replace('-', '_')}"

@@ -1,0 +1,44 @@
+"""The summary as JSON for github-action-benchmark, which charts one value a name over the commits of a project.
+
+Its custom tools know one direction a file: `bigger.json` is for `customBiggerIsBetter`, `smaller.json` for
+`customSmallerIsBetter`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.export import Written
+from harness.measure.summary import summarise
+from harness.report import put
+from harness.report.tables import labels
+from harness.store import Store
+
+BIGGER = {"quality": "score", "tokens_per_second": "tokens/s", "speedup": "x", "tau_pooled": "tokens/step"}
+SMALLER = {"forwards_per_token": "forwards/token", "draft_forwards_per_token": "forwards/token",
+           "positions_per_token": "positions/token", "ttft_median": "s"}
+
+
+def write(store: Store, folder: Path) -> Written:
+    """`bigger.json` and `smaller.json`: one entry for each figure that a cell of the summary has."""
+    summary = summarise(store)
+    texts = {name: json.dumps(entries(summary, units), indent=1, ensure_ascii=False) + "\n"
+             for name, units in (("bigger", BIGGER), ("smaller", SMALLER))}
+    return Written([put(folder / f"{name}.json", text) for name, text in texts.items()])
+
+
+def entries(summary: pd.DataFrame, units: dict[str, str]) -> list[dict[str, Any]]:
+    """Name, unit and value of each figure in `units`, and its 95 % interval as `range`; what is unknown is left out."""
+    short, found = labels(summary["strategy"].unique()), []
+    for _, row in summary.iterrows():
+        for figure, unit in units.items():
+            if pd.isna(row[figure]):
+                continue
+            entry = {"name": f"{row['task']} / {short[row['strategy']]} / {figure}", "unit": unit,
+                     "value": float(row[figure]), "extra": f"{row['strategy']}\n{row['samples']} samples"}
+            if not pd.isna(row.get(f"{figure}_low")):
+                entry["range"] = f"{row[f'{figure}_low']:.4g} to {row[f'{figure}_high']:.4g}"
+            found.append(entry)
+    return found

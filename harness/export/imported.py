@@ -1,0 +1,197 @@
+"""From the files of another tool to a run on disk: what they have in common, and what is said of what they lack."""
+
+import datetime
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from harness.data import read_jsonl
+from harness.errors import UserError
+from harness.plugin import split_spec, stages
+from harness.store import Manifest, ModelEntry, Record, Steps, Store, StrategyEntry, TaskEntry
+
+UNSCORED = "the imported file has no scores"
+
+
+class Row(BaseModel):
+    """A row of a foreign file: only what is read of it, with its type."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+R = TypeVar("R", bound=Row)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to import, and the name that the user gave to what made it (or none)."""
+
+    path: Path
+    name: str = ""
+
+
+@dataclass
+class Found:
+    """The answers of one strategy to one task, once: records whose `task`, `strategy` and `repeat` are set later.
+
+    `identity` says of each example what must be the same wherever it was answered.
+    """
+
+    task: str
+    strategy: str
+    records: list[Record] = field(default_factory=list)
+    identity: dict[str, str] = field(default_factory=dict)
+    model: str = "unknown"
+    headline: str = ""
+    max_new_tokens: int = 0
+    concurrency: int = 1
+    warnings: list[str] = field(default_factory=list)
+
+
+def sources(files: Sequence[str]) -> list[Source]:
+    """The files that are there; raises `UserError` for one that is not."""
+    return [_source(text) for text in files]
+
+
+def _source(text: str) -> Source:
+    for at in (0, *(match.end() for match in re.finditer("=", text))):  # names and paths may hold a "=" themselves
+        if Path(text[at:]).is_file():
+            return Source(Path(text[at:]), text[:max(0, at - 1)])
+    raise UserError(f"There is no file {text}; give a path, or NAME=PATH.")
+
+
+def settled(folder: Path) -> None:
+    """Raise `UserError` unless a new run can be made in `folder`."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty; choose another folder with -o.")
+
+
+def rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """The JSON objects of a file, each with its place in words; raises `UserError` for anything else."""
+    count = 0
+    for number, value in read_jsonl(path):
+        count, where = count + 1, f"{path}, line {number}"
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: this is not a JSON object.")
+        yield where, value
+    if not count:
+        raise UserError(f"{path} has no rows.")
+
+
+def checked(kind: type[R], value: Any, where: str) -> R:
+    """The row as `kind`; raises `UserError` that says which field is missing or of the wrong type."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "row"
+        raise UserError(f"{where}: the field '{field}' is not as it should be ({first['msg']}).") from None
+
+
+def equally_long(lists: Mapping[str, Sequence[Any]], where: str) -> None:
+    """Raise `UserError` unless the lists of a row have one entry for each of the same things."""
+    (first, one), *others = lists.items()
+    for name, other in others:
+        if len(other) != len(one):
+            raise UserError(f"{where}: '{name}' has {len(other)} entries and '{first}' {len(one)}.")
+
+
+def record(example: str, **facts: Any) -> Record:
+    """A record that `assemble` completes."""
+    unset: dict[str, Any] = {"task": "", "strategy": "", "sample": 0, "repeat": 0, "block": 0, "order": 0,
+                             "started": 0.0}
+    return Record(**unset | {"example": example} | facts)
+
+
+def spread(total: int, parts: int) -> list[int]:
+    """`total` as evenly over `parts` as whole numbers allow."""
+    return [(i + 1) * total // parts - i * total // parts for i in range(parts)]
+
+
+def fitted(lengths: Sequence[int], most: int) -> list[int]:
+    """The tokens of steps, cut where they are more than `most` together: an answer may end inside a step."""
+    ends = [min(most, end) for end in accumulate(lengths, initial=0)]
+    return [end - start for start, end in pairwise(ends)]
+
+
+def steps(tokens: Sequence[int], seconds: Sequence[float] = (), **counts: Sequence[int]) -> Steps:
+    """Steps of which only the tokens are sure to be known."""
+    return Steps(tokens=list(tokens), seconds=list(seconds) or [float("nan")] * len(tokens),
+                 **{name: list(values) for name, values in counts.items()})
+
+
+def assemble(found: Sequence[tuple[Source, Found]], format: str, folder: Path, command: str) -> Store:
+    """Write the run; the first strategy is the baseline, and several files of one strategy and task are repeats.
+
+    Raises `UserError` when two files give one example different prompts, or when `folder` is taken.
+    """
+    records, seen = list[Record](), dict[tuple[str, str], int]()
+    strategies = list(dict.fromkeys(_spec(one.strategy) for _, one in found))
+    examples: dict[str, dict[str, str]] = {}
+    for source, one in found:
+        known, spec = examples.setdefault(one.task, {}), _spec(one.strategy)
+        for example, identity in one.identity.items():
+            if known.setdefault(example, identity) != identity:
+                raise UserError(f"{source.path}: the example {example} of {one.task} is not the one of the files "
+                                "before; import them separately.")
+        repeat = seen.get((one.task, spec), 0)
+        seen[one.task, spec] = repeat + 1
+        number = {example: place for place, example in enumerate(known)}
+        records += [each.model_copy(update={"task": one.task, "strategy": spec, "repeat": repeat,
+                                            "block": number[each.example], "order": strategies.index(spec)})
+                    for each in one.records]
+    manifest = _manifest(found, strategies, examples, records, format, command)
+    staging = folder.with_name(folder.name + ".part")
+    shutil.rmtree(staging, ignore_errors=True)
+    store = Store.begin(staging, manifest)
+    store.path.write_text("".join(each.model_dump_json() + "\n" for each in records), encoding="utf-8")
+    staging.replace(folder)
+    return Store.open(folder)
+
+
+def _spec(name: str) -> str:
+    """A name that tables can take for a strategy's."""
+    try:
+        for stage in stages(name):
+            split_spec(stage)
+    except UserError:
+        name = re.sub(r"[:=,]", "-", name)
+    return re.sub(r"[^\w.:=,+-]+", "-", name).strip("-") or "unknown"
+
+
+def _manifest(found: Sequence[tuple[Source, Found]], strategies: Sequence[str],
+              examples: Mapping[str, Mapping[str, str]], records: Sequence[Record], format: str,
+              command: str) -> Manifest:
+    drafting = {each.strategy for each in records if any(turn.steps.drafted for turn in each.turns)}
+    models = list(dict.fromkeys(one.model for _, one in found if one.model != "unknown"))
+    warnings = [warning for _, one in found for warning in one.warnings]
+    if len(models) > 1:
+        warnings.append(f"The files name several models: {', '.join(models)}.")
+    files = {str(source.path.name): hashlib.sha256(source.path.read_bytes()).hexdigest()[:16] for source, _ in found}
+    return Manifest(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), command=command,
+        baseline=strategies[0],
+        config={"imported": format, "files": files, "concurrency": max(one.concurrency for _, one in found)},
+        strategies=[StrategyEntry(spec=spec, name=split_spec(stages(spec)[-1])[0],
+                                  family="speculative" if spec in drafting else "imported",
+                                  guarantee="changes-output", paper="", knobs={}) for spec in strategies],
+        tasks=[_task([one for _, one in found if one.task == task], known) for task, known in examples.items()],
+        model=ModelEntry(name=models[0] if models else "unknown", architecture="", parameters=0, dtype="unknown",
+                         fingerprint=""),
+        draft=None, environment={}, warnings=list(dict.fromkeys(warnings)))
+
+
+def _task(found: Sequence[Found], examples: Mapping[str, str]) -> TaskEntry:
+    headline = next((one.headline for one in found if one.headline), "")
+    digest = hashlib.sha256(json.dumps(examples, sort_keys=True).encode()).hexdigest()
+    return TaskEntry(spec=found[0].task, version=0, headline=headline, unscored=None if headline else UNSCORED,
+                     data="imported", data_hash=digest[:16], examples=len(examples),
+                     max_new_tokens=max(one.max_new_tokens for one in found))

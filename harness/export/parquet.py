@@ -1,0 +1,78 @@
+"""A run as two Parquet files with typed columns: one row a sample, and one row a step."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.export import Written
+from harness.measure.summary import COUNTS, samples
+from harness.report import put
+from harness.store import Record, Store
+
+NAME = pa.dictionary(pa.int32(), pa.string())
+STEPS = pa.schema([("task", NAME), ("example", NAME), ("strategy", NAME), ("sample", pa.int32()),
+                   ("repeat", pa.int32()), ("turn", pa.int32()), ("step", pa.int32()), ("tokens", pa.int32()),
+                   ("seconds", pa.float64()), *((count, pa.int32()) for count in COUNTS)])
+TEXTS = pa.schema([("prompts", pa.list_(pa.string())), ("texts", pa.list_(pa.string())),
+                   ("stops", pa.list_(pa.string())), ("token_ids", pa.list_(pa.list_(pa.int32())))])
+REAL = {"seconds", "batch", "padding", "ttft", "decode_seconds"}
+ROWS = 200_000  # steps of a row group
+
+
+def write(store: Store, folder: Path) -> Written:
+    """`samples.parquet`, the table behind the summary with texts and token ids, and `steps.parquet`, the raw steps.
+
+    What is unknown is null. Prompts, texts, stops and token ids are lists with one entry a turn.
+    """
+    texts, sink = list[dict[str, Any]](), pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, STEPS) as writer:
+        for rows in _batches(store, texts):
+            writer.write_table(pa.table({name: pa.array(values, STEPS.field(name).type)
+                                         for name, values in rows.items()}, schema=STEPS))
+    steps = put(folder / "steps.parquet", sink.getvalue().to_pybytes())
+    table = _samples(store)
+    for name in TEXTS.names:
+        table = table.append_column(TEXTS.field(name), pa.array([row[name] for row in texts], TEXTS.field(name).type))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return Written([put(folder / "samples.parquet", sink.getvalue().to_pybytes()), steps])
+
+
+def _samples(store: Store) -> pa.Table:
+    """The table of samples: counts are whole numbers, names are categories."""
+    frame = samples(store).drop(columns="ids")
+    types = {"cut": "boolean", "truncated": "boolean", "error": "str"}
+    types |= dict.fromkeys(("task", "example", "strategy", "status", "category"), "category")
+    kinds = {str(name): "float64" if name in REAL or str(name).startswith("score_") else "Int64" for name in frame}
+    return pa.Table.from_pandas(frame.astype(kinds | types), preserve_index=False)
+
+
+def _batches(store: Store, texts: list[dict[str, Any]]) -> Iterator[dict[str, list[Any]]]:
+    """The columns of the steps, some at a time; on the way `texts` gets a row a sample."""
+    rows: dict[str, list[Any]] = {name: [] for name in STEPS.names}
+    for record in store.records():
+        texts.append({"prompts": [turn.prompt for turn in record.turns], "texts": [turn.text for turn in record.turns],
+                      "stops": [turn.stop for turn in record.turns],
+                      "token_ids": [turn.tokens for turn in record.turns]})
+        _note(rows, record)
+        if len(rows["step"]) >= ROWS:
+            yield rows
+            rows = {name: [] for name in STEPS.names}
+    yield rows
+
+
+def _note(rows: dict[str, list[Any]], record: Record) -> None:
+    for number, turn in enumerate(record.turns):
+        count = len(turn.steps.tokens)
+        for name in ("task", "example", "strategy", "sample", "repeat"):
+            rows[name] += [getattr(record, name)] * count
+        rows["turn"] += [number] * count
+        rows["step"] += range(count)
+        rows["tokens"] += turn.steps.tokens
+        rows["seconds"] += [None if pd.isna(seconds) else seconds for seconds in turn.steps.seconds]
+        for name in COUNTS:
+            rows[name] += getattr(turn.steps, name) or [None] * count

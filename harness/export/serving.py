@@ -1,0 +1,100 @@
+"""What vLLM's and SGLang's serving benchmarks write alike: one JSON object a run, with a list a figure."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from harness.errors import UserError
+from harness.export.imported import Found, Row, Source, checked, equally_long, fitted, record, spread, steps
+from harness.store import Record, Steps, Stop, Turn
+
+Chunks = Callable[[int, Sequence[float]], tuple[list[int], list[float]]]
+LISTS = ("input_lens", "output_lens", "ttfts", "itls", "generated_texts", "errors")
+ORDER = "Requests are told apart by their place in the file: the same requests in the same order are assumed."
+EVEN = ("The benchmark notes when chunks came, not how many tokens each held: tokens are spread evenly over them, "
+        "and τ is tokens per chunk.")
+
+
+class Benchmark(Row):
+    """A run of `bench serve` or `bench_serving` with the details of each request; times are in seconds."""
+
+    input_lens: list[int] = Field(min_length=1)
+    output_lens: list[int]
+    ttfts: list[float]
+    itls: list[list[float]]
+    generated_texts: list[str]
+    errors: list[str]
+    start_times: list[float] = Field(default_factory=list)
+    duration: float = Field(gt=0)
+    max_concurrency: int | None = None
+    model_id: str = "unknown"
+    backend: str = ""
+
+
+def benchmark(source: Source, value: dict[str, Any], where: str, chunks: Chunks, switch: str) -> Found:
+    """The requests of one run; `chunks` makes steps of an answer's tokens and gaps.
+
+    Raises `UserError` when there are no single requests, naming the `switch` that keeps them.
+    """
+    if "output_lens" not in value or "itls" not in value:
+        raise UserError(f"{where}: this has no single requests; run the benchmark with {switch}.")
+    run = checked(Benchmark, value, where)
+    equally_long({name: getattr(run, name) for name in LISTS}, where)
+    found = Found(task="requests", strategy=source.name or source.path.stem, model=run.model_id,
+                  concurrency=run.max_concurrency or len(run.input_lens), warnings=[ORDER])
+    share = None if found.concurrency == 1 else run.duration / len(run.input_lens)
+    for place in range(len(run.input_lens)):
+        example = f"requests/{place:06}"
+        found.identity[example] = json.dumps(run.input_lens[place])
+        found.records.append(_record(run, place, example, chunks, share))
+    if chunks is by_chunk and any(sum(turn.steps.tokens) > len(turn.steps.tokens)
+                                  for one in found.records for turn in one.turns):
+        found.warnings.append(EVEN)
+    return found
+
+
+def by_chunk(tokens: int, gaps: Sequence[float]) -> tuple[list[int], list[float]]:
+    """Tokens and gaps where each gap is that of a chunk: the first chunk has one token, the rest is spread evenly."""
+    return ([1, *spread(tokens - 1, len(gaps))] if gaps else [tokens]), list(gaps)
+
+
+def _record(run: Benchmark, place: int, example: str, chunks: Chunks, share: float | None) -> Record:
+    tokens, started = run.output_lens[place], run.start_times[place] - min(run.start_times) if run.start_times else 0.0
+    about: dict[str, Any] = {"started": started} | ({"batch": float("nan")} if share else {})
+    if run.errors[place] or tokens == 0:
+        return record(example, status="failed", error=run.errors[place].strip() or "no token came back", **about)
+    counts, gaps = chunks(tokens, run.itls[place])
+    seconds = [run.ttfts[place], *gaps]
+    turn = answer(run.generated_texts[place], run.input_lens[place], steps(counts, seconds))
+    return record(example, turns=[turn], seconds=share or sum(seconds), **about)
+
+
+def answer(text: str, prompt_tokens: int, done: Steps, stop: Stop = "unknown", prompt: str = "",
+           ids: Sequence[int] = ()) -> Turn:
+    """The only turn of a request."""
+    return Turn(prompt=prompt, prompt_tokens=prompt_tokens, text=text, raw=text, tokens=list(ids), stop=stop,
+                steps=done)
+
+
+def verified(tokens: int, accepted: Sequence[int], drafted: Sequence[int] = (),
+             times: tuple[float, float] | None = None) -> Steps:
+    """The steps of an answer of `tokens`: the prompt's (one token), each verification's, then those without a draft.
+
+    A verification emits what it `accepted` and one more. `times` are the seconds of the first step and of all others,
+    which share them equally.
+    """
+    if not tokens:
+        return Steps()
+    emitted = fitted([count + 1 for count in accepted], tokens - 1)
+    plain = tokens - 1 - sum(emitted)
+    counts = {"accepted": [0, *accepted, *[0] * plain]} | ({"drafted": [0, *drafted, *[0] * plain]} if drafted else {})
+    later = len(emitted) + plain
+    seconds = [times[0], *[times[1] / max(1, later)] * later] if times else []
+    return steps([1, *emitted, *[1] * plain], seconds, **counts)
+
+
+def expanded(histogram: Sequence[int]) -> list[int]:
+    """[39, 1, 0, 3] → 39 steps that accepted 0, one 1, and three 3."""
+    return [accepted for accepted, count in enumerate(histogram) for _ in range(count)]

@@ -1,0 +1,100 @@
+"""Results of SGLang: `bench_serving --output-details`, or the responses of /generate, one a line.
+
+`meta_info` of a response has the counts of tokens, verifications and accepted drafts, and the time of the whole answer.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from pydantic import AliasChoices, Field
+
+from harness.errors import UserError
+from harness.export import serving
+from harness.export.imported import Found, Row, Source, checked, record, rows, spread
+from harness.store import Record, Steps, Stop
+
+UNORDERED = "SGLang notes how many steps accepted how much, not in which order; times of single steps are unknown."
+
+
+class Reason(Row):
+    """Why an answer ended; `matched` is a token id or a stop string."""
+
+    type: str
+    matched: int | str | list[int] | None = None
+
+
+class Info(Row):
+    """`meta_info` of a response; counts of drafts were renamed in 2026."""
+
+    id: str = ""
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: Reason | None = None
+    e2e_latency: float | None = None
+    spec_verify_ct: int = 0
+    histogram: list[int] | None = Field(None, validation_alias=AliasChoices("spec_correct_drafts_histogram",
+                                                                            "spec_accept_histogram"))
+    accepted: int | None = Field(None, validation_alias=AliasChoices("spec_num_correct_drafts",
+                                                                     "spec_accept_token_num"))
+    drafted: int | None = Field(None, validation_alias=AliasChoices("spec_num_proposed_drafts",
+                                                                    "spec_draft_token_num"))
+
+
+class Response(Row):
+    """A response of /generate."""
+
+    text: str
+    meta_info: Info
+    output_ids: list[int] = Field(default_factory=list)
+
+
+def read(source: Source) -> list[Found]:
+    """The requests of one file, each run of a benchmark by itself; raises `UserError` that names a bad line."""
+    runs, responses = list[Found](), Found("requests", source.name or source.path.stem,
+                                           warnings=[serving.ORDER, UNORDERED])
+    for where, value in rows(source.path):
+        if "meta_info" in value:
+            row, example = checked(Response, value, where), f"requests/{len(responses.records):06}"
+            responses.identity[example] = str(row.meta_info.prompt_tokens)
+            responses.records.append(_record(row, example))
+        elif "request_throughput" in value:
+            chunks = by_token if value.get("backend") in ("sglang", "sglang-native") else serving.by_chunk
+            runs.append(serving.benchmark(source, value, where, chunks, "--output-details"))
+        else:
+            raise UserError(f"{where}: this is neither a result of SGLang's bench_serving nor a response of /generate.")
+    return [*runs, responses] if responses.records else runs
+
+
+def by_token(tokens: int, gaps: Sequence[float]) -> tuple[list[int], list[float]]:
+    """Tokens and seconds of each chunk; SGLang shares the gap before a chunk among its tokens, as equal numbers."""
+    if tokens <= len(gaps):
+        return serving.by_chunk(tokens, gaps)
+    chunks = [list(same) for _, same in groupby(gaps)]
+    return [tokens - len(gaps), *map(len, chunks)], list(map(sum, chunks))
+
+
+def _record(row: Response, example: str) -> Record:
+    info = row.meta_info
+    about: dict[str, Any] = {"seconds": info.e2e_latency or 0.0}
+    if info.finish_reason and info.finish_reason.type == "abort":
+        return record(example, status="failed", error="SGLang aborted the request")
+    turn = serving.answer(row.text, info.prompt_tokens, _steps(info), _stop(info.finish_reason), ids=row.output_ids)
+    return record(example, turns=[turn], **about)
+
+
+def _steps(info: Info) -> Steps:
+    """A verification accepts as the histogram says, else as many as all others."""
+    if info.histogram is not None:
+        accepted = serving.expanded(info.histogram)
+    else:
+        most = max(0, info.completion_tokens - 1 - info.spec_verify_ct)
+        accepted = spread(most if info.accepted is None else info.accepted, info.spec_verify_ct)
+    drafted = spread(info.drafted, len(accepted)) if info.drafted and accepted else []
+    return serving.verified(info.completion_tokens, accepted, drafted)
+
+
+def _stop(reason: Reason | None) -> Stop:
+    if reason is None or reason.type not in ("stop", "length"):
+        return "unknown"
+    return "length" if reason.type == "length" else "stop" if isinstance(reason.matched, str) else "eos"

@@ -1,0 +1,166 @@
+"""Answer files of Spec-Bench (github.com/hemingkx/Spec-Bench): one a strategy, one row a question.
+
+Its `speed.py` takes from the first choice `new_tokens` and `wall_time`, one entry a turn, and `accept_lengths`, one
+entry a step of all turns. Reading the prompt is no step there, so our step 0 counts in the tokens and in the time only.
+"""
+
+import datetime
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+from pydantic import AliasChoices, Field
+
+from harness.errors import UserError
+from harness.export import Written, left_out
+from harness.export.imported import Found, Row, Source, checked, equally_long, fitted, record, rows, steps
+from harness.report import put
+from harness.report.tables import labels
+from harness.store import Manifest, Record, Store, Turn
+
+
+def write(store: Store, folder: Path) -> Written:
+    """One STRATEGY.jsonl a strategy, in a folder a repeat when there are several; failed samples are left out.
+
+    Each row also has our `task` and `example`. Raises `UserError` for a run without times.
+    """
+    records, order = list(store.records()), [entry.spec for entry in store.manifest.strategies]
+    done = [one for one in records if one.status == "ok"]
+    if untimed := next((one for one in done if not one.seconds > 0), None):
+        raise UserError(f"{store.folder} has answers without a time (such as {untimed.example} by {untimed.strategy}), "
+                        "and the format of Spec-Bench needs one for each.")
+    numbers, files = _question_ids(done), dict[tuple[int, str], dict[tuple[str, str], list[Record]]]()
+    for one in done:
+        answers = files.setdefault((one.repeat, one.strategy), {})
+        answers.setdefault((one.task, one.example), []).append(one)
+    names, several = labels(order), any(repeat for repeat, _ in files)
+    paths = []
+    for (repeat, spec), answers in sorted(files.items(), key=lambda item: (item[0][0], order.index(item[0][1]))):
+        lines = (json.dumps(_row(choices, numbers[key], store.manifest), ensure_ascii=False) + "\n"
+                 for key, choices in sorted(answers.items(), key=lambda item: numbers[item[0]]))
+        place = folder / f"run_{repeat + 1}" if several else folder
+        paths.append(put(place / f"{slug(names[spec])}.jsonl", "".join(lines)))
+    return Written(paths, left_out(len(records) - len(done)))
+
+
+def slug(label: str) -> str:
+    """A label as a file name."""
+    return re.sub(r"[^\w.=+-]+", "-", label)
+
+
+def _question_ids(records: Iterable[Record]) -> dict[tuple[str, str], int]:
+    """The numbers that the examples' names end with, if they are all different; else their places from 1."""
+    examples = list(dict.fromkeys((one.task, one.example) for one in records))
+    ends = [re.search(r"\d+$", example) for _, example in examples]
+    found = {int(end[0]) for end in ends if end}
+    if len(found) == len(examples):
+        return {key: int(end[0]) for key, end in zip(examples, ends, strict=True) if end}
+    return {key: place for place, key in enumerate(examples, start=1)}
+
+
+def _row(choices: Sequence[Record], number: int, manifest: Manifest) -> dict[str, Any]:
+    first = choices[0]
+    begun = datetime.datetime.fromisoformat(manifest.created).timestamp()
+    return {
+        "question_id": number, "category": first.category or first.task,
+        "answer_id": hashlib.sha256(repr(first.key).encode()).hexdigest()[:22], "model_id": first.strategy,
+        "choices": [_choice(one) for one in sorted(choices, key=lambda one: one.sample)],
+        "tstamp": begun + first.started, "task": first.task, "example": first.example, "model": manifest.model.name,
+    }
+
+
+def _choice(one: Record) -> dict[str, Any]:
+    return {
+        "index": one.sample, "turns": [turn.text.strip() for turn in one.turns],
+        "decoding_steps": [len(turn.steps.tokens[1:]) for turn in one.turns],
+        "new_tokens": [sum(turn.steps.tokens) for turn in one.turns],
+        "wall_time": _times(one), "accept_lengths": [n for turn in one.turns for n in turn.steps.tokens[1:]],
+    }
+
+
+def _times(one: Record) -> list[float]:
+    """Seconds of each turn; a sample's time is shared by what its turns took, or by their tokens if that is unknown."""
+    each: list[float] = [sum(turn.steps.seconds) for turn in one.turns]
+    if not (math.isfinite(sum(each)) and sum(each) > 0):
+        each = [1 + sum(turn.steps.tokens) for turn in one.turns]
+    return [seconds * (one.seconds / sum(each)) for seconds in each]
+
+
+class Choice(Row):
+    """One answer to all turns of a question; older files call the steps `idxs`, and have no `accept_lengths`."""
+
+    index: int = 0
+    turns: list[str] = Field(min_length=1)
+    decoding_steps: list[int] = Field(validation_alias=AliasChoices("decoding_steps", "idxs"))
+    new_tokens: list[int]
+    wall_time: list[float]
+    accept_lengths: list[int] = Field(default_factory=list)
+
+
+class Answer(Row):
+    """One row; `task`, `example` and `model` are in our own files only."""
+
+    question_id: int
+    category: str = ""
+    model_id: str = ""
+    choices: list[Choice] = Field(min_length=1)
+    task: str = "spec_bench"
+    example: str = ""
+    model: str = "unknown"
+
+
+def read(source: Source) -> list[Found]:
+    """The answers of one file; raises `UserError` that names the line of a bad row.
+
+    The strategy is the name given, or the `model_id`. What a step read and took is unknown, and so are the prompts.
+    """
+    found, lines = dict[str, Found](), dict[int, str]()
+    for where, value in rows(source.path):
+        row = checked(Answer, value, where)
+        if (number := row.question_id) in lines:
+            raise UserError(f"{where}: the question {number} was answered before, in {lines[number]}.")
+        lines[number] = where
+        one = found.setdefault(row.task, Found(row.task, source.name or row.model_id or source.path.stem,
+                                               model=row.model))
+        example = row.example or f"{row.task}/{number}"
+        one.identity[example] = json.dumps([number, row.category])
+        one.records += [_record(choice, example, row.category, where) for choice in row.choices]
+    for one in found.values():
+        one.warnings = ["Spec-Bench's answers have no prompts, token ids, times of steps, counts of forwards or stop "
+                        "reasons: what needs them is left empty."]
+    return list(found.values())
+
+
+def _record(choice: Choice, example: str, category: str, where: str) -> Record:
+    equally_long({name: getattr(choice, name) for name in ("turns", "decoding_steps", "new_tokens", "wall_time")},
+                 f"{where}, choice {choice.index}")
+    about: dict[str, Any] = {"sample": choice.index, "category": category}
+    if "ERROR" in choice.turns:  # its numbers are those of the turn before
+        return record(example, status="failed", error="Spec-Bench noted a RuntimeError", **about)
+    turns = [Turn(prompt="", prompt_tokens=0, text=text, raw=text, tokens=[], stop="unknown",
+                  steps=steps([tokens - sum(kept), *kept]))
+             for text, tokens, kept in zip(choice.turns, choice.new_tokens, map(fitted, _of_turns(choice),
+                                                                                choice.new_tokens), strict=True)]
+    return record(example, seconds=sum(choice.wall_time), turns=turns, **about)
+
+
+def _of_turns(choice: Choice) -> list[list[int]]:
+    """The accepted lengths of each turn."""
+    steps, lengths = choice.decoding_steps, choice.accept_lengths
+    known = (counts for counts in (steps, [count + 1 for count in steps]) if sum(counts) == len(lengths))
+    ends = list(accumulate(next(known, _filled(choice)), initial=0))  # some methods note one step too few
+    return [lengths[start:end] for start, end in pairwise(ends)]
+
+
+def _filled(choice: Choice) -> list[int]:
+    """How many steps each turn has if they are dealt out until it has its tokens; the last turn takes what is left."""
+    left, counts = list(choice.accept_lengths), list[int]()
+    for tokens in choice.new_tokens[:-1]:
+        counts.append(next((n for n, sofar in enumerate(accumulate(left, initial=0)) if sofar >= tokens), len(left)))
+        left = left[counts[-1]:]
+    return [*counts, len(left)]

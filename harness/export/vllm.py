@@ -1,0 +1,128 @@
+"""Results of vLLM: `vllm bench serve --save-result --save-detailed`, or the responses of its server, one a line.
+
+Responses are those of /v1/completions and /v1/chat/completions as they came, or in the rows of `vllm run-batch`. The
+server adds times with `--enable-per-request-metrics`, and what was drafted and accepted with
+`--per-request-spec-decode-metrics detailed`.
+"""
+
+from typing import Any
+
+from pydantic import Field
+
+from harness.errors import UserError
+from harness.export import serving
+from harness.export.imported import Found, Row, Source, checked, equally_long, record, rows, spread
+from harness.store import Record, Steps, Stop
+
+UNDRAFTED = "One token a step is assumed where a response counts no drafts (--per-request-spec-decode-metrics)."
+UNORDERED = "Where a response has only a histogram of its steps (…-metrics summary), their order is unknown."
+SHARED = "Times of single steps are unknown: those after the first share the decoding time of the answer equally."
+
+
+class Drafts(Row):
+    """`metrics.speculative_decoding` of a response."""
+
+    acceptance_histogram: list[int]
+    num_draft_tokens: int
+    per_step_accepted: list[int] | None = None
+    per_step_drafted: list[int] | None = None
+
+
+class Metrics(Row):
+    """`metrics` of a response."""
+
+    time_to_first_token_ms: float | None = None
+    generation_time_ms: float | None = None
+    speculative_decoding: Drafts | None = None
+
+
+class Usage(Row):
+    """`usage` of a response."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Message(Row):
+    """`message` of a chat's choice."""
+
+    content: str | None = None
+
+
+class Choice(Row):
+    """One of the `choices` of a response."""
+
+    text: str | None = None
+    message: Message | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    token_ids: list[int] | None = None
+
+
+class Response(Row):
+    """A response of the server."""
+
+    model: str = "unknown"
+    choices: list[Choice] = Field(min_length=1, max_length=1)
+    usage: Usage
+    metrics: Metrics | None = None
+
+
+def read(source: Source) -> list[Found]:
+    """The requests of one file, each run of a benchmark by itself; raises `UserError` that names a bad line."""
+    runs, responses = list[Found](), Found("requests", source.name or source.path.stem, warnings=[serving.ORDER])
+    for where, value in rows(source.path):
+        if "choices" in value or "custom_id" in value:
+            _add(responses, value, where)
+        elif "request_throughput" in value:
+            runs.append(serving.benchmark(source, value, where, serving.by_chunk, "--save-detailed"))
+        else:
+            raise UserError(f"{where}: this is neither a result of 'vllm bench serve' nor a response of its server.")
+    return [*runs, responses] if responses.records else runs
+
+
+def _add(found: Found, value: dict[str, Any], where: str) -> None:
+    example = str(value.get("custom_id") or f"requests/{len(found.records):06}")
+    if example in found.identity:
+        raise UserError(f"{where}: the request {example} came before.")
+    found.identity[example] = ""
+    if "custom_id" in value:
+        value = (value.get("response") or {}).get("body") or value
+    if "choices" not in value:
+        problem = str(value.get("error") or "no response")
+        found.records.append(record(example, status="failed", error=problem))
+        return
+    row = checked(Response, value, where)
+    found.identity[example], found.model = str(row.usage.prompt_tokens), row.model
+    found.records.append(_record(row, example, where))
+    drafts = row.metrics.speculative_decoding if row.metrics else None
+    warnings = [SHARED, *([UNDRAFTED] if not drafts else [] if drafts.per_step_accepted is not None else [UNORDERED])]
+    found.warnings += [warning for warning in warnings if warning not in found.warnings]
+
+
+def _record(row: Response, example: str, where: str) -> Record:
+    choice, metrics = row.choices[0], row.metrics or Metrics()
+    text = (choice.message.content if choice.message else choice.text) or ""
+    first, later = metrics.time_to_first_token_ms, metrics.generation_time_ms
+    times = None if first is None else (first / 1000, (later or 0.0) / 1000)
+    turn = serving.answer(text, row.usage.prompt_tokens, _steps(row.usage.completion_tokens, metrics, times, where),
+                          _stop(choice), ids=choice.token_ids or ())
+    return record(example, turns=[turn], seconds=sum(times) if times else 0.0)
+
+
+def _steps(tokens: int, metrics: Metrics, times: tuple[float, float] | None, where: str) -> Steps:
+    drafts = metrics.speculative_decoding
+    if drafts is None:
+        return serving.verified(tokens, [], [], times)
+    if drafts.per_step_accepted is None:
+        accepted = serving.expanded(drafts.acceptance_histogram)
+        return serving.verified(tokens, accepted, spread(drafts.num_draft_tokens, len(accepted)), times)
+    drafted = drafts.per_step_drafted or []
+    equally_long({"per_step_accepted": drafts.per_step_accepted, "per_step_drafted": drafted}, where)
+    return serving.verified(tokens, drafts.per_step_accepted, drafted, times)
+
+
+def _stop(choice: Choice) -> Stop:
+    """A stop without a reason is the EOS token; a number is another stop token, a text a stop string."""
+    known: dict[str | None, Stop] = {"length": "length", "stop": "stop" if choice.stop_reason else "eos"}
+    return known.get(choice.finish_reason, "unknown")
