@@ -163,7 +163,7 @@ def _spec(name: str) -> str:
         for stage in stages(name):
             split_spec(stage)
     except UserError:
-        name = re.sub(r"[:=,]", "-", name)
+        name = re.sub(r"[^\w.+-]+", "-", name)
     return re.sub(r"[^\w.:=,+-]+", "-", name).strip("-") or "unknown"
 
 
