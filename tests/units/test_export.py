@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> Store:
         of("math", record("mt_bench", "mt_bench/82", GREEDY, [turn([1] * 5, [0.1] * 5, text="a b c d")])),
         record("translation", "wmt/161", GREEDY, [turn([1] * 3, [0.1] * 3, text="x y")], 1),
         of("writing", record("mt_bench", "mt_bench/81", SPEC, [
-            turn([1, 3], [0.1, 0.1], text="a b c", drafted=[0, 4], accepted=[0, 2]),
+            turn([1, 3], [0.1, 0.1], text=" a b c\n", drafted=[0, 4], accepted=[0, 2]),
             turn([1, 1], [0.1, 0.1], text="d", drafted=[0, 4])])),
         of("math", record("mt_bench", "mt_bench/82", SPEC, [turn([1, 2, 2], [0.1, 0.05, 0.1], text="a b c d")])),
         record("translation", "wmt/161", SPEC, [turn([1, 2], [0.2, 0.4], text="x y")], 0),

@@ -52,24 +52,31 @@ def answer(number: int, lengths: list[int], steps: list[int], tokens: list[int],
 
 
 @pytest.mark.parametrize(("steps", "kept"), [
-    ([2, 3], [[0, 3, 2], [0, 1, 2, 4]]),
-    ([1, 2], [[0, 3, 2], [0, 1, 2, 4]]),  # as EAGLE counts: the index of the last step
-    ([9, 9], [[0, 3, 2], [0, 1, 2, 4]]),  # as nobody counts: the steps are dealt out by the tokens
+    ([2, 3], [[1, 3, 2], [0, 1, 2, 4]]),
+    ([1, 2], [[1, 3, 2], [0, 1, 2, 4]]),  # as EAGLE counts: the index of the last step
+    ([9, 9], [[0, 3, 2, 1], [1, 2, 4]]),  # as nobody counts: the steps are dealt out by the tokens
 ])
 def test_spec_bench_answers(tmp_path: Path, steps: list[int], kept: list[list[int]]) -> None:
     base = lines(tmp_path / "base.jsonl", answer(81, [1] * 12, [5, 7], [5, 7], [0.5, 0.7]),
                  answer(161, [1] * 4, [4], [4], [1.0], "translation"))
-    eagle = lines(tmp_path / "eagle.jsonl", answer(81, [3, 2, 1, 2, 4], steps, [5, 7], [0.2, 0.3]),
+    eagle = lines(tmp_path / "eagle.jsonl", answer(81, [3, 2, 1, 2, 4], steps, [6, 7], [0.2, 0.3]),
                   answer(161, [2, 2], [2], [4], [1.0], "translation"))
     store = brought(tmp_path, "spec-bench", f"vanilla={base}", eagle)
     assert store.manifest.baseline == "vanilla"
     assert [turn.steps.tokens for turn in turns(store)[3:5]] == kept
     row = cell(store, "spec_bench", "vicuna-7b-v1.3-eagle")
-    assert row["tau_pooled"] == (3 + 2 + 1 + 2 + 4 + 2 + 2) / 7  # what speed.py calls mean accepted tokens
-    assert row["tokens_per_second"] == pytest.approx(16 / 1.5)
-    assert row["speedup"] == pytest.approx(math.sqrt((12 / 0.5) / (12 / 1.2)))
+    if steps != [9, 9]:
+        assert row["tau_pooled"] == (3 + 2 + 1 + 2 + 4 + 2 + 2) / 7  # what speed.py calls mean accepted tokens
+    assert row["tokens_per_second"] == pytest.approx(17 / 1.5)
+    assert row["speedup"] == pytest.approx(math.sqrt((13 / 0.5) / (12 / 1.2)))
     assert row[[*UNKNOWN, "ttft_median", "decode_tokens_per_second", "quality"]].isna().all()
     assert {one.category for one in store.records()} == {"writing", "translation"}
+
+
+def test_times_of_turns_that_are_unknown_are_shared_by_their_tokens(tmp_path: Path) -> None:
+    store = brought(tmp_path, "spec-bench", lines(tmp_path / "a.jsonl", answer(81, [1] * 4, [3, 1], [3, 1], [0.5, 0.1])))
+    row = json.loads(export(store, "spec-bench", tmp_path / "out").files[0].read_text())
+    assert row["choices"][0]["wall_time"] == pytest.approx([0.4, 0.2])  # with one for the prompt: 4 to 2
 
 
 def test_spec_bench_oddities(tmp_path: Path) -> None:
