@@ -74,7 +74,8 @@ def test_spec_bench_answers(tmp_path: Path, steps: list[int], kept: list[list[in
 
 
 def test_times_of_turns_that_are_unknown_are_shared_by_their_tokens(tmp_path: Path) -> None:
-    store = brought(tmp_path, "spec-bench", lines(tmp_path / "a.jsonl", answer(81, [1] * 4, [3, 1], [3, 1], [0.5, 0.1])))
+    path = lines(tmp_path / "a.jsonl", answer(81, [1] * 4, [3, 1], [3, 1], [0.5, 0.1]))
+    store = brought(tmp_path, "spec-bench", path)
     row = json.loads(export(store, "spec-bench", tmp_path / "out").files[0].read_text())
     assert row["choices"][0]["wall_time"] == pytest.approx([0.4, 0.2])  # with one for the prompt: 4 to 2
 
