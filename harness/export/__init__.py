@@ -1,6 +1,7 @@
 """Runs in the formats of other tools, and results of other tools as runs: one module a format."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +27,17 @@ class Written:
 def left_out(failed: int) -> list[str]:
     """The note that failed samples are missing, if there are any."""
     return [f"{failed} failed {'sample is' if failed == 1 else 'samples are'} left out"] if failed else []
+
+
+def file_names(labels: Mapping[str, str]) -> dict[str, str]:
+    """A file name for each label, by the same keys: different ones for different labels."""
+    found: dict[str, str] = {}
+    for key, label in labels.items():
+        name, number = re.sub(r"[^\w.=+-]+", "-", label), 1
+        while (one := name if number == 1 else f"{name}-{number}") in found.values():
+            number += 1
+        found[key] = one
+    return found
 
 
 def export(store: "Store", format: str, folder: Path) -> Written:

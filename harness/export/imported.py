@@ -9,15 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from harness.data import read_jsonl
 from harness.errors import UserError
 from harness.plugin import split_spec, stages
 from harness.store import Manifest, ModelEntry, Record, Steps, Store, StrategyEntry, TaskEntry
 
+Count = NonNegativeInt
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 UNSCORED = "the imported file has no scores"
 
 
@@ -81,6 +83,10 @@ def rows(path: Path) -> Iterator[tuple[str, Any]]:
         count, where = count + 1, f"{path}, line {number}"
         if not isinstance(value, dict):
             raise UserError(f"{where}: this is not a JSON object.")
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{where}: a text holds half of a surrogate pair, which is no character.") from None
         yield where, value
     if not count:
         raise UserError(f"{path} has no rows.")
@@ -149,7 +155,7 @@ def assemble(found: Sequence[tuple[Source, Found]], format: str, folder: Path, c
                                             "block": number[each.example], "order": strategies.index(spec)})
                     for each in one.records]
     manifest = _manifest(found, strategies, examples, records, format, command)
-    staging = folder.with_name(folder.name + ".part")
+    staging = folder.resolve().with_name(folder.resolve().name + ".part")
     shutil.rmtree(staging, ignore_errors=True)
     store = Store.begin(staging, manifest)
     store.path.write_text("".join(each.model_dump_json() + "\n" for each in records), encoding="utf-8")

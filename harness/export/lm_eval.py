@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from harness.errors import UserError
-from harness.export import Written, left_out
+from harness.export import Written, file_names, left_out
 from harness.export.imported import Found, Row, Source, checked, equally_long, record, rows
-from harness.export.spec_bench import slug
 from harness.report import put
 from harness.report.tables import labels
 from harness.store import Record, Steps, Stop, Store, TaskEntry, Turn
@@ -30,7 +29,8 @@ def write(store: Store, folder: Path) -> Written:
     `strategy`, `example`, `sample`, `repeat` and `stop`. What lm-eval has of a problem but its prompt is unknown here.
     """
     tasks = {entry.spec: entry for entry in store.manifest.tasks}
-    names = labels(entry.spec for entry in store.manifest.strategies)
+    names = file_names(labels(entry.spec for entry in store.manifest.strategies))
+    titles = file_names({task: task for task in tasks})
     files: dict[tuple[str, str], list[str]] = {(spec, task): [] for spec in names for task in tasks}
     numbers, failed = dict[str, dict[str, int]](), 0
     for one in store.records():
@@ -41,7 +41,7 @@ def write(store: Store, folder: Path) -> Written:
             files[one.strategy, one.task].append(json.dumps(row, ensure_ascii=False) + "\n")
         failed += one.status == "failed"
     date = re.sub(r"\+.*", "", store.manifest.created).replace(":", "-")
-    paths = [put(folder / slug(names[spec]) / f"samples_{slug(task)}_{date}.jsonl", "".join(lines))
+    paths = [put(folder / names[spec] / f"samples_{titles[task]}_{date}.jsonl", "".join(lines))
              for (spec, task), lines in files.items() if lines]
     return Written(paths, left_out(failed))
 

@@ -7,7 +7,19 @@ from typing import Any
 from pydantic import Field
 
 from harness.errors import UserError
-from harness.export.imported import Found, Row, Source, checked, equally_long, fitted, record, spread, steps
+from harness.export.imported import (
+    Count,
+    Found,
+    Row,
+    Seconds,
+    Source,
+    checked,
+    equally_long,
+    fitted,
+    record,
+    spread,
+    steps,
+)
 from harness.store import Record, Steps, Stop, Turn
 
 Chunks = Callable[[int, Sequence[float]], tuple[list[int], list[float]]]
@@ -20,10 +32,10 @@ EVEN = ("The benchmark notes when chunks came, not how many tokens each held: to
 class Benchmark(Row):
     """A run of `bench serve` or `bench_serving` with the details of each request; times are in seconds."""
 
-    input_lens: list[int] = Field(min_length=1)
-    output_lens: list[int]
-    ttfts: list[float]
-    itls: list[list[float]]
+    input_lens: list[Count] = Field(min_length=1)
+    output_lens: list[Count]
+    ttfts: list[Seconds]
+    itls: list[list[Seconds]]
     generated_texts: list[str]
     errors: list[str]
     start_times: list[float] = Field(default_factory=list)

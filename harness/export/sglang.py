@@ -11,7 +11,7 @@ from pydantic import AliasChoices, Field
 
 from harness.errors import UserError
 from harness.export import serving
-from harness.export.imported import Found, Row, Source, checked, record, rows, spread
+from harness.export.imported import Count, Found, Row, Seconds, Source, checked, record, rows, spread
 from harness.store import Record, Steps, Stop
 
 UNORDERED = "SGLang notes how many steps accepted how much, not in which order; times of single steps are unknown."
@@ -28,17 +28,17 @@ class Info(Row):
     """`meta_info` of a response; counts of drafts were renamed in 2026."""
 
     id: str = ""
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: Count
+    completion_tokens: Count
     finish_reason: Reason | None = None
-    e2e_latency: float | None = None
-    spec_verify_ct: int = 0
-    histogram: list[int] | None = Field(None, validation_alias=AliasChoices("spec_correct_drafts_histogram",
-                                                                            "spec_accept_histogram"))
-    accepted: int | None = Field(None, validation_alias=AliasChoices("spec_num_correct_drafts",
-                                                                     "spec_accept_token_num"))
-    drafted: int | None = Field(None, validation_alias=AliasChoices("spec_num_proposed_drafts",
-                                                                    "spec_draft_token_num"))
+    e2e_latency: Seconds | None = None
+    spec_verify_ct: Count = 0
+    histogram: list[Count] | None = Field(None, validation_alias=AliasChoices("spec_correct_drafts_histogram",
+                                                                              "spec_accept_histogram"))
+    accepted: Count | None = Field(None, validation_alias=AliasChoices("spec_num_correct_drafts",
+                                                                       "spec_accept_token_num"))
+    drafted: Count | None = Field(None, validation_alias=AliasChoices("spec_num_proposed_drafts",
+                                                                      "spec_draft_token_num"))
 
 
 class Response(Row):

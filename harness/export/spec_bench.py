@@ -17,8 +17,20 @@ from typing import Any
 from pydantic import AliasChoices, Field
 
 from harness.errors import UserError
-from harness.export import Written, left_out
-from harness.export.imported import Found, Row, Source, checked, equally_long, fitted, record, rows, steps
+from harness.export import Written, file_names, left_out
+from harness.export.imported import (
+    Count,
+    Found,
+    Row,
+    Seconds,
+    Source,
+    checked,
+    equally_long,
+    fitted,
+    record,
+    rows,
+    steps,
+)
 from harness.report import put
 from harness.report.tables import labels
 from harness.store import Manifest, Record, Store, Turn
@@ -38,19 +50,14 @@ def write(store: Store, folder: Path) -> Written:
     for one in done:
         answers = files.setdefault((one.repeat, one.strategy), {})
         answers.setdefault((one.task, one.example), []).append(one)
-    names, several = labels(order), any(repeat for repeat, _ in files)
+    names, several = file_names(labels(order)), any(repeat for repeat, _ in files)
     paths = []
     for (repeat, spec), answers in sorted(files.items(), key=lambda item: (item[0][0], order.index(item[0][1]))):
         lines = (json.dumps(_row(choices, numbers[key], store.manifest), ensure_ascii=False) + "\n"
                  for key, choices in sorted(answers.items(), key=lambda item: numbers[item[0]]))
         place = folder / f"run_{repeat + 1}" if several else folder
-        paths.append(put(place / f"{slug(names[spec])}.jsonl", "".join(lines)))
+        paths.append(put(place / f"{names[spec]}.jsonl", "".join(lines)))
     return Written(paths, left_out(len(records) - len(done)))
-
-
-def slug(label: str) -> str:
-    """A label as a file name."""
-    return re.sub(r"[^\w.=+-]+", "-", label)
 
 
 def _question_ids(records: Iterable[Record]) -> dict[tuple[str, str], int]:
@@ -96,10 +103,10 @@ class Choice(Row):
 
     index: int = 0
     turns: list[str] = Field(min_length=1)
-    decoding_steps: list[int] = Field(validation_alias=AliasChoices("decoding_steps", "idxs"))
-    new_tokens: list[int]
-    wall_time: list[float]
-    accept_lengths: list[int] = Field(default_factory=list)
+    decoding_steps: list[Count] = Field(validation_alias=AliasChoices("decoding_steps", "idxs"))
+    new_tokens: list[Count]
+    wall_time: list[Seconds]
+    accept_lengths: list[Count] = Field(default_factory=list)
 
 
 class Answer(Row):

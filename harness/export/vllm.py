@@ -11,7 +11,7 @@ from pydantic import Field
 
 from harness.errors import UserError
 from harness.export import serving
-from harness.export.imported import Found, Row, Source, checked, equally_long, record, rows, spread
+from harness.export.imported import Count, Found, Row, Seconds, Source, checked, equally_long, record, rows, spread
 from harness.store import Record, Steps, Stop
 
 UNDRAFTED = "One token a step is assumed where a response counts no drafts (--per-request-spec-decode-metrics)."
@@ -22,25 +22,25 @@ SHARED = "Times of single steps are unknown: those after the first share the dec
 class Drafts(Row):
     """`metrics.speculative_decoding` of a response."""
 
-    acceptance_histogram: list[int]
-    num_draft_tokens: int
-    per_step_accepted: list[int] | None = None
-    per_step_drafted: list[int] | None = None
+    acceptance_histogram: list[Count]
+    num_draft_tokens: Count
+    per_step_accepted: list[Count] | None = None
+    per_step_drafted: list[Count] | None = None
 
 
 class Metrics(Row):
     """`metrics` of a response."""
 
-    time_to_first_token_ms: float | None = None
-    generation_time_ms: float | None = None
+    time_to_first_token_ms: Seconds | None = None
+    generation_time_ms: Seconds | None = None
     speculative_decoding: Drafts | None = None
 
 
 class Usage(Row):
     """`usage` of a response."""
 
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: Count
+    completion_tokens: Count
 
 
 class Message(Row):

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from harness.cli import app
-from harness.export import EXPORTS, export
+from harness.export import EXPORTS, export, file_names
 from harness.measure.summary import COUNTS, samples, summarise
 from harness.store import Record, Store
 from tests.runs import manifest, realistic, record, strategy, task, turn, write
@@ -125,6 +125,10 @@ def test_repeats_are_runs_and_samples_are_choices(tmp_path: Path) -> None:
     rows = spec_bench_rows(done.files[1], "math")
     assert [row["question_id"] for row in rows] == [1, 2]  # no numbers in the names
     assert [choice["index"] for choice in rows[0]["choices"]] == [0, 1]
+
+
+def test_files_of_different_strategies_never_have_one_name() -> None:
+    assert file_names({"a": "x:k=1", "b": "x-k=1", "c": "y"}) == {"a": "x-k=1", "b": "x-k=1-2", "c": "y"}
 
 
 def test_lm_eval_logs_have_its_fields(store: Store, tmp_path: Path) -> None:

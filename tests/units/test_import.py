@@ -293,6 +293,9 @@ BAD = [
      "line 3: the question 1 was answered before"),
     ("spec-bench", json.dumps(answer(1, [1], [1], [1], [0.1, 0.2])), "line 1, choice 0: 'wall_time' has 2 entries"),
     ("spec-bench", json.dumps(answer(1, [1], [1], [1], [0.1])).replace("0.1", '"x"'), "wall_time.0"),
+    ("spec-bench", json.dumps(answer(1, [1], [1], [-1], [0.1])), "line 1: the field 'choices.0.new_tokens.0'"),
+    ("spec-bench", json.dumps(answer(1, [1], [1], [1], [math.nan])), "wall_time.0"),
+    ("spec-bench", json.dumps(answer(1, [1], [1], [1], [0.1])).replace("text", "\\ud800"), "half of a surrogate pair"),
     ("lm-eval", '{"doc_id": 1, "resps": [["x"]]}', "line 1: the field 'arguments'"),
     ("lm-eval", '{"doc_id": 1, "resps": [["x"]], "arguments": {"a": {"arg_0": "p", "arg_1": {}}}}\n' * 2,
      "line 2: the problem 1 came before"),
@@ -341,6 +344,15 @@ def test_names_may_be_specs_or_anything(tmp_path: Path) -> None:
     store = brought(tmp_path, "spec-bench", f"a:k=4={path}", f"my method, v2: odd={path}", path)
     assert [entry.spec for entry in store.manifest.strategies] == ["a:k=4", "my-method-v2-odd", "vicuna-7b-v1.3-eagle"]
     assert samples(store)["strategy"].nunique() == 3
+
+
+def test_a_run_may_be_made_in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = lines(tmp_path / "a.jsonl", answer(1, [1], [1], [1], [0.1]))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    done = call("import", path, "--format", "spec-bench", "-o", ".")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "here" / "manifest.json").exists()
 
 
 def test_an_unfinished_import_is_done_again(tmp_path: Path) -> None:
