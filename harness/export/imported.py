@@ -139,7 +139,7 @@ def assemble(found: Sequence[tuple[Source, Found]], format: str, folder: Path, c
 
     Raises `UserError` when two files give one example different prompts, or when `folder` is taken.
     """
-    records, seen = list[Record](), dict[tuple[str, str], int]()
+    records, seen = list[Record](), dict[tuple[str, str], list[str]]()
     strategies = list(dict.fromkeys(_spec(one.strategy) for _, one in found))
     examples: dict[str, dict[str, str]] = {}
     for source, one in found:
@@ -148,10 +148,13 @@ def assemble(found: Sequence[tuple[Source, Found]], format: str, folder: Path, c
             if known.setdefault(example, identity) != identity:
                 raise UserError(f"{source.path}: the example {example} of {one.task} is not the one of the files "
                                 "before; import them separately.")
-        repeat = seen.get((one.task, spec), 0)
-        seen[one.task, spec] = repeat + 1
+        models = seen.setdefault((one.task, spec), [])
+        if models and one.model != models[0]:
+            raise UserError(f"{source.path}: {spec} is here of {one.model}, and of {models[0]} in the files before; "
+                            "import them separately, or name the strategies with NAME=PATH.")
+        models.append(one.model)
         number = {example: place for place, example in enumerate(known)}
-        records += [each.model_copy(update={"task": one.task, "strategy": spec, "repeat": repeat,
+        records += [each.model_copy(update={"task": one.task, "strategy": spec, "repeat": len(models) - 1,
                                             "block": number[each.example], "order": strategies.index(spec)})
                     for each in one.records]
     manifest = _manifest(found, strategies, examples, records, format, command)

@@ -95,18 +95,26 @@ class Problem(NamedTuple):
 def read(source: Source) -> list[Found]:
     """The answers of one file; raises `UserError` for a bad row, or a task that compares likelihoods.
 
-    The task is read off the file's name, the model off its folder's. A score is named METRIC, or METRIC,FILTER where
-    the task has several filters, and the first one is the headline.
+    The task is read off the file's name, the model off its folder's, the strategy off the requests' settings. A score
+    is named METRIC, or METRIC,FILTER where the task has several filters, and the first one is the headline.
     """
     problems, odd = _problems(source)
     name, place = re.sub(r"^samples_|_\d{4}-\d{2}-\d{2}T.*$", "", source.path.stem), source.path.resolve().parent.name
     runs: dict[int, Found] = {}
     for where, row, scores in problems:
-        run = runs.setdefault(row.repeat, Found(row.task or name, source.name or row.strategy or "lm-eval",
+        run = runs.setdefault(row.repeat, Found(row.task or name, source.name or row.strategy or _settings(row),
                                                 model=row.model or place, warnings=[LACKS, *odd]))
         run.headline = run.headline or next(iter(scores), "")
         _add(run, row, scores, where)
     return list(runs.values())
+
+
+def _settings(row: Logged) -> str:
+    """A strategy's name from how the requests were made, so that other settings have another one."""
+    given = next(iter(row.arguments.values())).get("arg_1")
+    knobs = {key: value for key, value in given.items() if isinstance(value, int | float | str)
+             and key != "max_gen_toks"} if isinstance(given, dict) else {}
+    return ":".join(filter(None, ("lm-eval", ",".join(f"{key}={value}" for key, value in sorted(knobs.items())))))
 
 
 def _problems(source: Source) -> tuple[list[Problem], list[str]]:

@@ -159,6 +159,22 @@ def test_lm_eval_logs_by_its_own_writer(tmp_path: Path) -> None:
     assert row[["tokens_mean", "tokens_per_second", "truncated", "ttft_median"]].isna().all()
 
 
+def test_lm_eval_settings_make_the_strategy(tmp_path: Path) -> None:
+    paths = [logged(tmp_path / name, sample(0, "none", 1, ["x"], {"do_sample": heat > 0, "temperature": heat,
+                                                                 "max_gen_toks": 9, "until": ["Q"]}))
+             for name, heat in (("a", 0.0), ("b", 0.7), ("c", 0.7))]
+    store = brought(tmp_path, "lm-eval", *paths)
+    assert [(one.strategy, one.repeat) for one in store.records()] == [
+        ("lm-eval:do_sample=False,temperature=0.0", 0), ("lm-eval:do_sample=True,temperature=0.7", 0),
+        ("lm-eval:do_sample=True,temperature=0.7", 1)]
+    other = paths[0].parent.parent / "another" / paths[0].name
+    other.parent.mkdir()
+    other.write_bytes(paths[0].read_bytes())
+    done = call("import", paths[0], other, "--format", "lm-eval", "-o", tmp_path / "two")
+    assert done.exit_code == 2
+    assert "is here of another, and of me__model in the files before" in done.stderr
+
+
 def test_lm_eval_oddities(tmp_path: Path) -> None:
     store = brought(tmp_path, "lm-eval", logged(tmp_path / "a", sample(0, "none", 1, ["x", "y"]),
                                                 sample(1, "none", [1, 2], ["x", "y"])))
