@@ -162,7 +162,10 @@ def assemble(found: Sequence[tuple[Source, Found]], format: str, folder: Path, c
     shutil.rmtree(staging, ignore_errors=True)
     store = Store.begin(staging, manifest)
     store.path.write_text("".join(each.model_dump_json() + "\n" for each in records), encoding="utf-8")
-    staging.replace(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("records", "manifest.json"):  # the manifest last: it is what makes a folder a run
+        (staging / name).replace(folder / name)
+    staging.rmdir()
     return Store.open(folder)
 
 
