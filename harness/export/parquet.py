@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.export import Written
-from harness.measure.summary import COUNTS, samples
+from harness.measure.raw import COUNTS
+from harness.measure.summary import samples
 from harness.report import put
 from harness.store import Record, Store
 

@@ -15,7 +15,8 @@ from typer.testing import CliRunner, Result
 
 from harness.cli import app
 from harness.export import EXPORTS, export, file_names
-from harness.measure.summary import COUNTS, samples, summarise
+from harness.measure.raw import COUNTS
+from harness.measure.summary import samples, summarise
 from harness.store import Record, Store
 from tests.runs import manifest, realistic, record, strategy, task, turn, write
 
