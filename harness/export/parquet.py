@@ -20,7 +20,7 @@ STEPS = pa.schema([("task", NAME), ("example", NAME), ("strategy", NAME), ("samp
                    ("seconds", pa.float64()), *((count, pa.int32()) for count in COUNTS)])
 TEXTS = pa.schema([("prompts", pa.list_(pa.string())), ("texts", pa.list_(pa.string())),
                    ("stops", pa.list_(pa.string())), ("token_ids", pa.list_(pa.list_(pa.int32())))])
-REAL = {"seconds", "batch", "padding", "ttft", "decode_seconds"}
+REAL = {"seconds", "batch", "padding", "started", "ttft", "log_speed", "decode_seconds"}
 ROWS = 200_000  # steps of a row group
 
 

@@ -148,19 +148,18 @@ def _scored(cell: pd.DataFrame, task: TaskEntry) -> pd.DataFrame:
     return cell.assign(score=cell.get(f"score_{task.headline}", NAN))
 
 
-def beside(ok: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
+def beside(ok: pd.DataFrame, base: pd.DataFrame, wanted: Sequence[str] = BESIDE, end: str = "_base") -> pd.DataFrame:
     """Each sample beside the baseline's; a baseline that has only sample 0 (greedy) is beside all samples.
 
-    Both are rows of `samples`, perhaps with a `score`; `row` is where they stand there, and the columns of the
-    baseline end in `_base`.
+    Both are rows of `samples`, perhaps with a `score`; `row` is where they stand there. What is `wanted` of the
+    baseline is in columns whose names have this `end`.
     """
     keys = ["example", "sample", "repeat"]
     if not base.empty and base["sample"].max() == 0:
         keys.remove("sample")
     ok, base = ok.assign(row=ok.index), base.assign(row=base.index)
-    wanted = [name for name in BESIDE if name in ok]
-    kept = ["task", "example", "strategy", "sample", "repeat"]
-    return ok[[*kept, *wanted]].merge(base[[*keys, *wanted]], on=keys, suffixes=("", "_base"))
+    theirs = base[[*keys, *(name for name in wanted if name in base)]]
+    return ok.merge(theirs, on=keys, suffixes=("", end))
 
 
 def _speedup(pairs: pd.DataFrame, is_base: bool) -> dict[str, float]:

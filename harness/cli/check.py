@@ -1,0 +1,74 @@
+"""`decodebench check`: whether a run keeps the rules, held against a baseline."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import Argument, Option
+
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.snapshot import Snapshot
+    from harness.store import Store
+
+
+def command(
+    run: Annotated[Path, Argument(metavar="DIR", help="a folder that `run` wrote", show_default=False)],
+    baseline: Annotated[Path | None, Option(metavar="FILE|DIR", help="what --write wrote, or another run")] = None,
+    rules: Annotated[Path | None, Option(metavar="FILE.toml", help="rules besides the default ones")] = None,
+    confirm: Annotated[Path | None, Option(metavar="DIR", help="the same run once more: only what is slow in both "
+                                                               "is broken")] = None,
+    junit: Annotated[Path | None, Option(metavar="FILE", help="JUnit XML for a CI server")] = None,
+    markdown: Annotated[Path | None, Option(metavar="FILE", help="Markdown for a pull request")] = None,
+    as_json: Annotated[Path | None, Option("--json", metavar="FILE", help="every finding as JSON")] = None,
+    benchmark: Annotated[Path | None, Option(metavar="FILE", help="figures for github-action-benchmark")] = None,
+    write: Annotated[Path | None, Option(metavar="FILE", help="make this run a baseline instead")] = None,
+) -> int:
+    """Hold a run against a baseline: exit code 1 if a rule is broken.
+
+    Without rules of your own: no missing or failed sample, the same counts, tokens and scores, lossless strategies are,
+    and no quality is significantly worse.
+    """
+    if (baseline is None) == (write is None):
+        raise UserError("Give either --baseline FILE, to check the run, or --write FILE, to make it a baseline.")
+    from harness.report import put
+    from harness.snapshot import Snapshot
+    from harness.store import Store
+
+    store = Store.open(run)
+    found = Snapshot.of(store)
+    if write:
+        missing = [key for key, due in found.samples_due().items() if len(found.cell(*key)) < due]
+        if missing:
+            raise UserError(f"{run} is not finished ({missing[0][1]} on {missing[0][0]}): the same `run` command again "
+                            "finishes it.")
+        typer.echo(f"Baseline: {put(write, found.text())}")
+        return 0
+    assert baseline is not None
+    return _checked(store, found, baseline, rules, confirm, {
+        "junit": junit, "markdown": markdown, "json": as_json, "benchmark": benchmark})
+
+
+def _checked(store: "Store", run: "Snapshot", baseline: Path, rules: Path | None, confirm: Path | None,
+             files: dict[str, Path | None]) -> int:
+    from rich.console import Console
+
+    from harness.check import check
+    from harness.measure.summary import summarise
+    from harness.report import check as shown
+    from harness.report import put
+    from harness.rules import read
+    from harness.snapshot import Snapshot
+
+    asked = read(rules)
+    report = check(run, Snapshot.open(baseline), asked, (str(store.folder), str(baseline)), store.divergences(),
+                   Snapshot.open(confirm) if confirm else None)
+    Console(highlight=False).print(shown.terminal(report))
+    texts = {"junit": lambda: shown.junit(report), "markdown": lambda: shown.markdown(report),
+             "json": lambda: report.model_dump_json(indent=1) + "\n",
+             "benchmark": lambda: shown.benchmark(summarise(store))}
+    for name, path in files.items():
+        if path:
+            put(path, texts[name]())
+    return 1 if report.broken else 0

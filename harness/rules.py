@@ -1,0 +1,171 @@
+"""What a check holds a run to: rules from a TOML file, each for the strategies and tasks that its patterns name."""
+
+import tomllib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.errors import UserError, suggestion
+
+Count = Literal["tokens", "forwards", "positions", "drafted", "accepted", "draft_forwards", "draft_positions"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Level = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Rule(BaseModel):
+    """What all rules have: whom they are for (shell patterns for the name or the whole spec), and whether they count.
+
+    Of the rules of one kind the last that fits a cell counts; `off` there means that the cell has none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    strategies: list[str] = ["*"]
+    tasks: list[str] = ["*"]
+    off: bool = False
+
+    def fits(self, task: str, strategy: str) -> bool:
+        """Whether the rule is for this cell."""
+        return _named(task, self.tasks) and _named(strategy, self.strategies)
+
+
+class Complete(Rule):
+    """Every cell of the baseline is there with all its samples, of which at most `failed` failed."""
+
+    kind: Literal["complete"] = "complete"
+    failed: Annotated[int, Field(ge=0)] = 0
+
+
+class Counts(Rule):
+    """These counts of each sample are the baseline's."""
+
+    kind: Literal["counts"] = "counts"
+    counts: list[Count] = list(get_args(Count))
+
+
+class Tokens(Rule):
+    """The token ids of each sample are the baseline's."""
+
+    kind: Literal["tokens"] = "tokens"
+
+
+class Lossless(Rule):
+    """A strategy that promises it writes the tokens of the baseline strategy of the same run.
+
+    Answers may part where the logits of the two tokens are at most `tie` apart.
+    """
+
+    kind: Literal["lossless"] = "lossless"
+    tie: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Scores(Rule):
+    """The same tokens have the score that they had: a scorer that changed is found whatever the chance of it."""
+
+    kind: Literal["scores"] = "scores"
+
+
+class Quality(Rule):
+    """The mean score is not below the baseline's by more than `tolerance`, nor significantly at `level` where given.
+
+    With both, a fall breaks the rule only when it is larger than `tolerance` and significant.
+    """
+
+    kind: Literal["quality"] = "quality"
+    tolerance: Share | None = None
+    level: Level | None = None
+
+
+class Speed(Rule):
+    """The speed-up over the run's own baseline strategy is not significantly (`level`) below what is asked.
+
+    `worse_by` asks for the baseline file's speed-up less that share, `at_least` for a speed-up; both may be given.
+    """
+
+    kind: Literal["speed"] = "speed"
+    worse_by: Annotated[float, Field(ge=0, lt=1)] | None = None
+    at_least: Annotated[float, Field(gt=0)] | None = None
+    level: Level = 0.05
+    other_hardware: bool = False
+
+
+class Tau(Rule):
+    """Tokens a step after the first are not below the baseline's by more than the share `tolerance`."""
+
+    kind: Literal["tau"] = "tau"
+    tolerance: Share = 0.02
+
+
+class Acceptance(Rule):
+    """The share of drafted tokens that are accepted is not below the baseline's by more than `tolerance`."""
+
+    kind: Literal["acceptance"] = "acceptance"
+    tolerance: Share = 0.02
+
+
+class Truncated(Rule):
+    """The share of answers that ran into a limit is not above the baseline's by more than `tolerance`."""
+
+    kind: Literal["truncated"] = "truncated"
+    tolerance: Share = 0.05
+
+
+AnyRule = Complete | Counts | Tokens | Lossless | Scores | Quality | Speed | Tau | Acceptance | Truncated
+KINDS: dict[str, type[AnyRule]] = {
+    "complete": Complete, "counts": Counts, "tokens": Tokens, "lossless": Lossless, "scores": Scores,
+    "quality": Quality, "speed": Speed, "tau": Tau, "acceptance": Acceptance, "truncated": Truncated}
+DEFAULT: tuple[AnyRule, ...] = (Complete(), Counts(), Tokens(), Lossless(), Scores(), Quality(level=0.05))
+
+
+def read(path: Path | None) -> tuple[AnyRule, ...]:
+    """The default rules, and after them those of a file; raises `UserError` naming the rule that is not one."""
+    if path is None:
+        return DEFAULT
+    try:
+        loaded = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"There is no rules file {path}.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path} cannot be read as TOML: {error}.") from None
+    listed = loaded.pop("rule", [])
+    if loaded or not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+        raise UserError(f"{path} must hold nothing but [[rule]] tables{_odd(loaded)}.")
+    return DEFAULT + tuple(_rule(path, number, item) for number, item in enumerate(listed, start=1))
+
+
+def applying(rules: Sequence[AnyRule], kind: str, task: str, strategy: str) -> AnyRule | None:
+    """The rule of a kind that counts for a cell, None when it has none."""
+    fitting = [rule for rule in rules if rule.kind == kind and rule.fits(task, strategy)]
+    return fitting[-1] if fitting and not fitting[-1].off else None
+
+
+def _odd(loaded: dict[str, Any]) -> str:
+    return f", not '{next(iter(loaded))}'" if loaded else ""
+
+
+def _rule(path: Path, number: int, item: dict[str, Any]) -> AnyRule:
+    where, kind = f"{path}, rule {number}", item.get("kind")
+    if not isinstance(kind, str):
+        raise UserError(f"{where} needs a kind.{suggestion('', KINDS)}")
+    if kind not in KINDS:
+        raise UserError(f"{where}: there is no kind '{kind}'.{suggestion(kind, KINDS)}")
+    known = KINDS[kind].model_fields
+    if unknown := [key for key in item if key not in known]:
+        raise UserError(f"{where} ({kind}) has no setting '{unknown[0]}'.{suggestion(unknown[0], known)}")
+    try:
+        rule: AnyRule = KINDS[kind].model_validate(item)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{where} ({kind}): '{'.'.join(map(str, first['loc']))}': {first['msg']}.") from None
+    if not rule.off and isinstance(rule, Quality) and rule.tolerance is None and rule.level is None:
+        raise UserError(f"{where} (quality) needs a tolerance, a level, or both.")
+    if not rule.off and isinstance(rule, Speed) and rule.worse_by is None and rule.at_least is None:
+        raise UserError(f"{where} (speed) needs worse_by, at_least, or both.")
+    return rule
+
+
+def _named(spec: str, patterns: Sequence[str]) -> bool:
+    """Whether a pattern fits the whole spec or its name."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns for name in (spec, spec.partition(":")[0]))
