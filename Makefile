@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lint setup nano profile bench clean
+.PHONY: demo test lint check setup nano profile bench clean
 
 demo: setup
 	$(BIN)/decodebench run --config demo.toml
@@ -16,6 +16,11 @@ test: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+check: setup
+	rm -rf runs/check
+	$(BIN)/decodebench run --config check.toml
+	$(BIN)/decodebench check runs/check --baseline results/check.json
 
 setup: .venv/ready
 

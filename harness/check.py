@@ -264,7 +264,7 @@ def _quality(rule: Quality, case: Case) -> Found | None:
         return None
     gaps = pairs["quality"] - pairs["quality_was"]
     fall, examples = -float(gaps.mean()), pairs["example"].nunique()
-    if rule.level and rule.tolerance is None and examples < FEWEST:
+    if rule.level and rule.tolerance is None and examples < FEWEST and gaps.any():
         return Found(unchecked=f"{examples} examples are too few for a statement about quality; {FEWEST} are needed, "
                                "or a tolerance")
     p_value = _worse(paired_test(gaps, pairs["example"]), fall) if rule.level else None
