@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -104,6 +105,33 @@ def make(config: RunConfig, command: str) -> Plan:
         model=_model_entry(target, config), draft=_model_entry(draft, config) if draft else None,
         environment=environment(device, threads), warnings=warnings)
     return Plan(config, manifest, tuple(s for s in strategies if not reasons[s.spec()]), tasks, target, draft)
+
+
+def part(plan: Plan, strategies: Sequence[Strategy], examples: Sequence[Sequence[Example]], output: Path) -> Plan:
+    """The plan for other settings of its strategies and for some `examples` of each task, to be kept in `output`.
+
+    The baseline comes first, whether or not it is named. What cannot run is in the manifest with the reason.
+    """
+    engines = [model.engine for model in (plan.target, plan.draft) if model]
+    known = {entry.spec: entry for entry in plan.manifest.strategies}
+    wanted = _unique([STRATEGIES.build(plan.manifest.baseline), *strategies])
+    entries = [known.get(s.spec()) or _strategy_entry(s, _unsupported(s, plan.config, "")
+                                                      or _refused(s, engines, plan.target)) for s in wanted]
+    tasks = [entry.model_copy(update={"data_hash": _hash(own), "examples": len(own)})
+             for entry, own in zip(plan.manifest.tasks, examples, strict=True)]
+    return replace(
+        plan, config=replace(plan.config, output=output),
+        strategies=tuple(s for s, entry in zip(wanted, entries, strict=True) if not entry.unsupported),
+        tasks=tuple((task, tuple(own)) for (task, _), own in zip(plan.tasks, examples, strict=True)),
+        manifest=plan.manifest.model_copy(update={"strategies": entries, "tasks": tasks}))
+
+
+def _refused(strategy: Strategy, engines: Sequence[Engine], target: Model) -> str | None:
+    """Why a setting cannot run with these models, a value that they refuse included."""
+    try:
+        return _tried(strategy, engines, target)
+    except UserError as error:
+        return str(error)
 
 
 def _device(name: str) -> str:
@@ -227,14 +255,17 @@ def _strategy_entry(strategy: Strategy, unsupported: str | None) -> StrategyEntr
 
 
 def _task_entry(task: Task, examples: Sequence[Example], data: DataSource, config: RunConfig) -> TaskEntry:
-    rows = [[e.id, e.turns, dict(e.gold), e.category] for e in examples]
-    digest = hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
     unscored = task.unscored
     if task.executes_code and config.model not in nano.NAMES and not config.allow_code_execution:
         unscored = "code not run: allow it with --allow-code-execution"
     return TaskEntry(spec=task.spec(), version=task.version, headline=task.headline, unscored=unscored,
-                     data=data.origins.get(task.name, "embedded"), data_hash=digest[:16], examples=len(examples),
+                     data=data.origins.get(task.name, "embedded"), data_hash=_hash(examples), examples=len(examples),
                      max_new_tokens=config.max_new_tokens or task.max_new_tokens)
+
+
+def _hash(examples: Sequence[Example]) -> str:
+    rows = [[e.id, e.turns, dict(e.gold), e.category] for e in examples]
+    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _model_entry(model: Model, config: RunConfig) -> ModelEntry:

@@ -60,8 +60,12 @@ class Outcome:
 
 def run(config: RunConfig, watcher: Watcher, command: str, clock: Clock = time.perf_counter) -> Outcome:
     """Run or resume `config`; raises `UserError` before anything is written when it cannot be run."""
-    plan = make(config, command)
-    store = Store.begin(config.output or _folder(plan.manifest, config.model), plan.manifest)
+    return carry_out(make(config, command), watcher, clock)
+
+
+def carry_out(plan: Plan, watcher: Watcher, clock: Clock = time.perf_counter) -> Outcome:
+    """Run or resume a plan; raises `UserError` before anything is written when its folder holds another run."""
+    store = Store.begin(plan.config.output or folder(plan.manifest, plan.config.model), plan.manifest)
     records = list(store.records())
     done, failed = {record.key for record in records}, sum(record.status == "failed" for record in records)
     cells = list(plan.cells())
@@ -224,7 +228,7 @@ def _left(cell: Cell, done: set[tuple[str, str, str, int, int]]) -> list[Example
     return [example for example in cell.examples if (cell.task.spec(), example.id, *key) not in done]
 
 
-def _folder(manifest: Manifest, model: str) -> Path:
+def folder(manifest: Manifest, model: str) -> Path:
     """`runs/MODEL-HASH`: the same command finds the same folder again."""
     digest = hashlib.sha256(json.dumps(manifest.identity(), sort_keys=True).encode()).hexdigest()
     return Path("runs") / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', model).strip('-')}-{digest[:8]}"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from harness.cli import check, compare, doctor, export, limits, listing, report, run, show, verify
+from harness.cli import check, compare, doctor, export, limits, listing, report, run, show, sweep, verify
 from harness.errors import UserError, wrong_input
 
 
@@ -32,8 +32,8 @@ app = typer.Typer(cls=Program, add_completion=False, rich_markup_mode=None, pret
                   no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
 COMMANDS = {
     "run": run.command, "report": report.command, "compare": compare.command, "limits": limits.command,
-    "verify": verify.command, "check": check.command, "list": listing.command, "show": show.command,
-    "export": export.command, "import": export.bring, "doctor": doctor.command,
+    "verify": verify.command, "check": check.command, "sweep": sweep.command, "list": listing.command,
+    "show": show.command, "export": export.command, "import": export.bring, "doctor": doctor.command,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
