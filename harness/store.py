@@ -1,6 +1,5 @@
 """A run on disk: a manifest written before the first token, and records that are only ever appended."""
 
-import json
 import os
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
@@ -378,12 +377,11 @@ def _first(error: ValidationError) -> str:
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """The first place where two identities differ, in words, or an empty string."""
+    """The first place where two identities differ, in words, or an empty string; None is as good as missing."""
     for key in old:
-        if json.dumps(old[key], sort_keys=True) == json.dumps(new[key], sort_keys=True):
-            continue
         if isinstance(old[key], dict) and isinstance(new[key], dict):
-            inner = [k for k in old[key] | new[key] if old[key].get(k) != new[key].get(k)]
-            return f"{key}.{inner[0]}"
-        return str(key)
+            if inner := [k for k in old[key] | new[key] if old[key].get(k) != new[key].get(k)]:
+                return f"{key}.{inner[0]}"
+        elif old[key] != new[key]:
+            return str(key)
     return ""

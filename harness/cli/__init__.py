@@ -1,6 +1,7 @@
 """The command line. Every command imports what it needs when it runs, so that help and lists come at once."""
 
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -30,7 +31,7 @@ class Program(TyperGroup):
 
 app = typer.Typer(cls=Program, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
                   no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run.command, "report": report.command, "compare": compare.command, "limits": limits.command,
     "verify": verify.command, "check": check.command, "sweep": sweep.command, "list": listing.command,
     "show": show.command, "export": export.command, "import": export.bring, "doctor": doctor.command,

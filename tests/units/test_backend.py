@@ -1,5 +1,6 @@
 """Which models can be used, which are refused, and what is said of them."""
 
+import json
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 
 from harness.backends.transformers import load
@@ -53,6 +55,21 @@ def test_the_classes_of_the_contract_load(arch: str) -> None:
     model = load(str(saved(arch)))
     assert (model.vocab, model.eos, model.engine.max_len) == (VOCAB, frozenset({2}), 512)
     assert load(str(saved(arch))).fingerprint == model.fingerprint
+
+
+def test_a_model_is_known_wherever_it_lies_and_by_any_of_its_weights(tmp_path: Path) -> None:
+    model = saved("llama")
+    known = load(str(model)).fingerprint
+    assert load(str(shutil.copytree(model, tmp_path / "copy"))).fingerprint == known
+    config = json.loads((tmp_path / "copy" / "config.json").read_text())
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(config | {"transformers_version": "5.0.0"}))
+    assert load(str(tmp_path / "copy")).fingerprint == known
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-4}))
+    assert load(str(tmp_path / "copy")).fingerprint != known
+    other = transformers.AutoModelForCausalLM.from_pretrained(model)
+    with torch.no_grad():
+        other.model.layers[1].mlp.down_proj.weight *= 1.001
+    assert load(on_disk(other, tmp_path / "other")).fingerprint != known
 
 
 @pytest.mark.parametrize("name", USABLE)

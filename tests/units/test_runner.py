@@ -132,6 +132,17 @@ def test_another_run_in_the_folder_is_refused(config: RunConfig) -> None:
         go(replace(config, output=config.output.parent / "notes"))
 
 
+def test_a_setting_that_an_older_version_did_not_have_is_none(config: RunConfig) -> None:
+    go(config)
+    path = config.output / "manifest.json"
+    held = json.loads(path.read_text())
+    del held["config"]["max_new_tokens"]
+    path.write_text(json.dumps(held))
+    assert go(config)[1], "it resumes"
+    with pytest.raises(UserError, match="max_new_tokens differs"):
+        go(replace(config, max_new_tokens=3))
+
+
 def test_a_failed_sample_is_a_record(config: RunConfig) -> None:
     outcome, records = go(replace(config, strategies=("broken",), concurrency=2))
     assert outcome.failed == 3
