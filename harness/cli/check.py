@@ -55,6 +55,7 @@ def _checked(store: "Store", run: "Snapshot", baseline: Path, rules: Path | None
     from rich.console import Console
 
     from harness.check import check
+    from harness.export import github_benchmark
     from harness.measure.summary import summarise
     from harness.report import check as shown
     from harness.report import put
@@ -67,7 +68,7 @@ def _checked(store: "Store", run: "Snapshot", baseline: Path, rules: Path | None
     Console(highlight=False).print(shown.terminal(report))
     texts = {"junit": lambda: shown.junit(report), "markdown": lambda: shown.markdown(report),
              "json": lambda: report.model_dump_json(indent=1) + "\n",
-             "benchmark": lambda: shown.benchmark(summarise(store))}
+             "benchmark": lambda: github_benchmark.text(summarise(store))}
     for name, path in files.items():
         if path:
             put(path, texts[name]())

@@ -24,9 +24,13 @@ SMALLER = {"forwards_per_token": "forwards/token", "draft_forwards_per_token": "
 def write(store: Store, folder: Path) -> Written:
     """`bigger.json` and `smaller.json`: one entry for each figure that a cell of the summary has."""
     summary = summarise(store)
-    texts = {name: json.dumps(entries(summary, units), indent=1, ensure_ascii=False) + "\n"
-             for name, units in (("bigger", BIGGER), ("smaller", SMALLER))}
-    return Written([put(folder / f"{name}.json", text) for name, text in texts.items()])
+    return Written([put(folder / f"{name}.json", text(summary, units))
+                    for name, units in (("bigger", BIGGER), ("smaller", SMALLER))])
+
+
+def text(summary: pd.DataFrame, units: dict[str, str] = BIGGER) -> str:
+    """The file of the figures in `units`."""
+    return json.dumps(entries(summary, units), indent=1, ensure_ascii=False) + "\n"
 
 
 def entries(summary: pd.DataFrame, units: dict[str, str]) -> list[dict[str, Any]]:

@@ -1,17 +1,15 @@
-"""What a check found: for a terminal, as JUnit XML, as Markdown for a pull request, and for github-action-benchmark."""
+"""What a check found: for a terminal, as JUnit XML, and as Markdown for a pull request."""
 
-import json
 import re
 from xml.etree import ElementTree
 
-import pandas as pd
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from harness.check import Finding, Report
-from harness.report.tables import labels, line, names
+from harness.report.tables import labels, line
 from harness.rules import KINDS
 
 MARK = "<!-- decodebench check -->"  # by which a bot finds its comment again
@@ -73,24 +71,6 @@ def markdown(report: Report) -> str:
     lines += [line(["rule", "kept", "broken", "not checked"]), line(["---", "---:", "---:", "---:"])]
     lines += [line([kind, *map(str, numbers)]) for kind, *numbers in _tally(report)]
     return "\n".join([*lines, "", *(f"- {text}" for text in _rest(report))]).rstrip() + "\n"
-
-
-def benchmark(summary: pd.DataFrame) -> str:
-    """The figures of a run for github-action-benchmark, tool `customBiggerIsBetter`: name, unit, value, range."""
-    entries = []
-    for label, (_, row) in zip(names(summary), summary.iterrows(), strict=True):
-        forwards = row["forwards_per_token"]
-        figures = [("quality", str(row["quality_metric"]), row["quality"], True),
-                   ("speed-up", "× baseline", row["speedup"], True),
-                   ("tok/s", "tokens/s", row["tokens_per_second"], False),
-                   ("tokens a forward", "tokens", 1 / forwards if forwards else float("nan"), False)]
-        for name, unit, value, ends in figures:
-            if value == value:
-                entry = {"name": f"{row['task']} · {label} · {name}", "unit": unit, "value": float(f"{value:.6g}")}
-                low, high = (row[f"{'speedup' if name == 'speed-up' else name}_{end}"] if ends else float("nan")
-                             for end in ("low", "high"))
-                entries.append(entry | ({"range": f"{low:.3g} … {high:.3g}"} if low == low else {}))
-    return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
 
 
 def _tally(report: Report) -> list[tuple[str, int, int, int]]:
