@@ -51,7 +51,6 @@ class Settings:
         return [strategy for strategy in self.tried
                 if all(value == mine[key] for key, value in own(strategy).items() if key != knob)]
 
-
     def contexts(self, knob: str) -> list[tuple[Strategy, Strategy]]:
         """Pairs that differ in this knob alone, each with one value of one other knob changed that was tried."""
         if len(self.knobs[knob]) < 2:
