@@ -42,6 +42,14 @@ def test_a_line_is_found_as_it_is() -> None:
     assert drift([1, 2, 3, 4], [5, 5, 5, 5], [0, 1, 2, 3]) is None
 
 
+def test_one_slow_strategy_of_a_block_moves_no_line() -> None:
+    logs = np.zeros((11, 3))
+    logs[8:, 0] = 5.0
+    found = drift(logs.ravel(), np.arange(33.0), np.repeat(np.arange(11), 3))
+    assert found is not None
+    assert found.change == 0
+
+
 def test_examples_that_differ_are_no_drift() -> None:
     """What is special about an example moves all strategies at once: taken one by one they would cry wolf."""
     rng, blocks, each = np.random.default_rng(4), np.repeat(np.arange(50), 8), 0
