@@ -71,10 +71,10 @@ def test_acceptance_counts_the_steps_that_drafted(store: Store, raw: Raw) -> Non
 
 
 def test_a_place_that_was_not_drafted_was_not_rejected(tmp_path: Path) -> None:
-    one = record("math", "a", SPEC, [turn([1, 2, 2], [0.1] * 3, drafted=[0, 1, 3], accepted=[0, 1, 1])])
+    one = record("math", "a", SPEC, [turn([1, 2, 3], [0.1] * 3, drafted=[0, 1, 4], accepted=[0, 1, 2])])
     store = write(tmp_path / "run", manifest(STRATEGIES, [task("math")]), [one])
-    close(acceptance_table(store, read(store)).iloc[0], accept_pos_uncond_2=0, accept_pos_cond_2=0 / 1,
-          accept_pos_cond_3=math.nan, accept_pos_uncond_3=0)
+    close(acceptance_table(store, read(store)).iloc[0], accept_pos_uncond_2=1 / 2, accept_pos_cond_2=1 / 1,
+          accept_pos_cond_3=0 / 1, accept_pos_cond_4=math.nan, accept_pos_uncond_4=0)
 
 
 def test_latencies_are_of_turns_tokens_and_bursts(store: Store, raw: Raw) -> None:
