@@ -41,7 +41,7 @@ class Column:
         if self.style == "count":
             return f"{value:,.4g}"
         if self.style == "share":
-            return f"{100 * value:.0f} %" if value < 10 else ">999 %"
+            return f"{round(100 * value)} %" if value < 10 else ">999 %"
         if self.style == "p":
             return "<0.001" if value < 0.001 else f"{value:.{3 if value < 0.1 else 2}f}"
         if self.style == "megabytes":
