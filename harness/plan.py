@@ -83,8 +83,8 @@ def make(config: RunConfig, command: str) -> Plan:
     config = replace(config, device=device)
     strategies = _strategies(config)
     chosen = _unique([TASKS.build(spec) for spec in config.tasks or _default_tasks()])
-    data = DataSource(config.data)
-    tasks = tuple((task, _examples(task, data, config.limit)) for task in chosen)
+    data = [DataSource(config.data) for _ in chosen]  # one each: it says where the rows came from
+    tasks = tuple((task, _examples(task, source, config.limit)) for task, source in zip(chosen, data, strict=True))
     torch.set_num_threads(1)  # until the size of the model is known
     target = load(config.model, dtype=config.dtype, device=device, tokenizer=config.tokenizer,
                   compiled=config.compile)
@@ -96,12 +96,13 @@ def make(config: RunConfig, command: str) -> Plan:
                for s in strategies}
     if config.scorer:
         find(config.scorer)
-    warnings = [*data.warnings, *_warnings(target, chosen)]
+    warnings = [*dict.fromkeys(warning for source in data for warning in source.warnings), *_warnings(target, chosen)]
     manifest = Manifest(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), command=command,
         baseline=strategies[0].spec(), config=_identity(config),
         strategies=[_strategy_entry(s, reasons[s.spec()]) for s in strategies],
-        tasks=[_task_entry(task, examples, data, config) for task, examples in tasks],
+        tasks=[_task_entry(task, examples, source, config)
+               for (task, examples), source in zip(tasks, data, strict=True)],
         model=_model_entry(target, config), draft=_model_entry(draft, config) if draft else None,
         environment=environment(device, threads), warnings=warnings)
     return Plan(config, manifest, tuple(s for s in strategies if not reasons[s.spec()]), tasks, target, draft)
@@ -259,8 +260,8 @@ def _task_entry(task: Task, examples: Sequence[Example], data: DataSource, confi
     if task.executes_code and config.model not in nano.NAMES and not config.allow_code_execution:
         unscored = "code not run: allow it with --allow-code-execution"
     return TaskEntry(spec=task.spec(), version=task.version, headline=task.headline, unscored=unscored,
-                     data=data.origins.get(task.name, "embedded"), data_hash=_hash(examples), examples=len(examples),
-                     max_new_tokens=config.max_new_tokens or task.max_new_tokens)
+                     data="; ".join(data.origins.values()) or "embedded", data_hash=_hash(examples),
+                     examples=len(examples), max_new_tokens=config.max_new_tokens or task.max_new_tokens)
 
 
 def _hash(examples: Sequence[Example]) -> str:

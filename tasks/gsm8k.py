@@ -6,8 +6,11 @@ A row:
      "answer": "There are 12 * 4 = <<12*4=48>>48 eggs.\\n#### 48"}
 
 The conventions are those of `gsm8k_cot` (version 3) in EleutherAI's lm-evaluation-harness: the eight fixed examples of
-Wei et al. (arXiv:2201.11903), joined by a blank line; `flexible` is its flexible-extract, `strict` its strict-match.
-We allow 512 new tokens; `--max-new-tokens 256` is what lm-evaluation-harness uses.
+Wei et al. (arXiv:2201.11903), joined by a blank line; `flexible` is its flexible-extract, `strict` its strict-match,
+`only_flexible` and `only_strict` are the answers that just one of them finds right. We allow 512 new tokens;
+`--max-new-tokens 256` is what lm-evaluation-harness uses. `gsm8k_5shot`, `gsm8k_zeroshot` and `gsm8k_chat` put the same
+problems in other ways. `-s temperature:temperature=0.2+self_consistency:n=64` is near to `gsm8k_cot_self_consistency`
+there, which ends texts at a blank line and votes with the number of its phrase, not with the last one.
 """
 
 import functools
@@ -18,11 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.data import DataSource, Hub, Row
-from harness.task import Example, Task
+from harness.task import Example, Message, Task
 
 if TYPE_CHECKING:
     from harness.measure.metrics import GSM8KAnswer
 
+FIELDS = {"question": str, "answer": str}
 EXAMPLES = Path(__file__).parent / "data" / "gsm8k_cot.json"
 HUB = Hub(
     repo="openai/gsm8k",
@@ -46,15 +50,16 @@ class GSM8K(Task):
 
     def examples(self, data: DataSource) -> list[Example]:
         """The test problems in published order."""
-        rows = data.rows("gsm8k", "test.jsonl", HUB, {"question": str, "answer": str}, check=_problem)
+        rows = data.rows("gsm8k", "test.jsonl", HUB, FIELDS, check=problem)
         return [
             Example(id=f"gsm8k/{number}", turns=(row["question"],), gold={"answer": _final(row)})
             for number, row in enumerate(rows)
         ]
 
-    def prompt(self, example: Example, answers: Sequence[str]) -> str:
+    def prompt(self, example: Example, answers: Sequence[str]) -> str | list[Message]:
         """The eight worked examples, then the question."""
-        return f"{_worked_examples()}{_ask(example.turns[0])}"
+        shots = "".join(f"{ask(row['question'])} {row['answer']}\n\n" for row in worked_examples())
+        return f"{shots}{ask(example.turns[0])}"
 
     def answer(self, example: Example, text: str) -> str | None:
         """The last number."""
@@ -69,19 +74,21 @@ class GSM8K(Task):
         return GSM8KAnswer(r"The answer is (\-?[0-9\.\,]+).")
 
 
-def _ask(question: str) -> str:
+def ask(question: str) -> str:
+    """A question as the chain-of-thought variants put it."""
     return f"Q: {question}\nA:"
 
 
 @functools.cache
-def _worked_examples() -> str:
-    rows = json.loads(EXAMPLES.read_text(encoding="utf-8"))
-    return "".join(f"{_ask(row['question'])} {row['answer']}\n\n" for row in rows)
+def worked_examples() -> tuple[Row, ...]:
+    """The eight worked examples of Wei et al., each a `question` and an `answer`."""
+    return tuple(json.loads(EXAMPLES.read_text(encoding="utf-8")))
+
+
+def problem(row: Row) -> str | None:
+    """What is wrong with a row, or None."""
+    return None if "####" in row["answer"] and _final(row) else "the answer does not end in '#### ' and a number"
 
 
 def _final(row: Row) -> str:
     return str(row["answer"]).split("####")[-1].strip()
-
-
-def _problem(row: Row) -> str | None:
-    return None if "####" in row["answer"] and _final(row) else "the answer does not end in '#### ' and a number"

@@ -6,8 +6,8 @@ A problem, and its reference answer:
     Answer: Kate has 3 * 13 = 39 balloons.
     #### 39
 
-Problems come from `harness.nano.corpus`, from the split that the models were not trained on. Scores are those of GSM8K;
-`strict` wants the number after `####`.
+Problems come from `harness.nano.corpus`, from the split that the models were not trained on. Scores are those of
+`gsm8k_5shot`: `strict` and `original` want the number after `####`.
 """
 
 from dataclasses import dataclass
@@ -45,4 +45,4 @@ class NanoMath(Task):
         """The metric of GSM8K."""
         from harness.measure.metrics import GSM8KAnswer
 
-        return GSM8KAnswer(r"#### (\-?[0-9\.\,]+)")
+        return GSM8KAnswer()

@@ -56,7 +56,9 @@ def _facts(plugin: type[Any], files: str) -> str:
     for name, value in facts.items():
         several = sorted(value) if isinstance(value, frozenset) else value if isinstance(value, tuple) else [value]
         text = ", ".join(repr(item) if name == "stop" else "yes" if item is True else str(item) for item in several)
-        lines.append(f"{name:16}{text}")
+        line = f"{name:16}{text}"
+        lines.append(textwrap.fill(line, 80, subsequent_indent=" " * 16, break_long_words=False,
+                                   break_on_hyphens=False) if name == "stop" else line)
     return "\n".join(lines)
 
 

@@ -51,25 +51,31 @@ class SampleMetric(evaluate.Metric):  # type: ignore[misc]
 class GSM8KAnswer(SampleMetric):
     """Whether the final number is right: `flexible` takes the last number, `strict` the one after a set phrase.
 
-    Filters and comparison are those of lm-evaluation-harness 0.4 (`gsm8k-cot.yaml`), quirks included. `phrase` is the
-    strict pattern, with one group around the number; gold is `{"answer": "18"}`.
+    `only_flexible` and `only_strict` are right for just one of them. Filters and comparison are those of
+    lm-evaluation-harness 0.4 (`lm_eval/tasks/gsm8k`), quirks included. `phrase` is the strict pattern, whose first
+    group is the number; its first match counts, or its `last`. With the phrase of the data's own solutions there is
+    `original`, too: the score of OpenAI's grade-school-math (`dataset.py`). Gold is `{"answer": "18"}`.
     """
 
+    HASHES = r"#### (\-?[0-9\.\,]+)"
     FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
     IGNORED = tuple(map(re.compile, (",", r"\$", r"(?s).*#### ", r"\.$")))
 
-    def __init__(self, phrase: str, **options: Any) -> None:
+    def __init__(self, phrase: str = HASHES, *, last: bool = False, **options: Any) -> None:
         super().__init__(**options)
-        self.phrase = re.compile(phrase)
+        self.phrase, self.last = re.compile(phrase), last
 
     def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
-        """`flexible` and `strict`, 0 or 1."""
-        stated = self.phrase.search(answers[-1])
-        right = self.normal(gold["answer"])
-        return {
-            "flexible": float(self.last_number(answers[-1]) == right),
-            "strict": float(stated is not None and self.normal(stated.group(1)) == right),
-        }
+        """Each score, 0 or 1."""
+        answer, right = answers[-1], self.normal(gold["answer"])
+        stated = [match.group(1) for match in self.phrase.finditer(answer)]
+        flexible = self.last_number(answer) == right
+        strict = bool(stated) and self.normal(stated[-1 if self.last else 0]) == right
+        scores = {"flexible": flexible, "strict": strict, "only_flexible": flexible and not strict,
+                  "only_strict": strict and not flexible}
+        if self.phrase.pattern == self.HASHES:
+            scores["original"] = bool(stated) and stated[0].replace(",", "") == gold["answer"].replace(",", "")
+        return {name: float(value) for name, value in scores.items()}
 
     @classmethod
     def last_number(cls, text: str) -> str | None:

@@ -7,7 +7,6 @@ import pytest
 from harness.measure.metrics import CodePasses, FollowsRules, GSM8KAnswer
 
 STATED = r"The answer is (\-?[0-9\.\,]+)."
-HASHES = r"#### (\-?[0-9\.\,]+)"
 
 
 def score(metric: Any, answers: list[str], gold: dict[str, Any]) -> dict[str, float]:
@@ -30,20 +29,45 @@ def score(metric: Any, answers: list[str], gold: dict[str, Any]) -> dict[str, fl
     ("", "18", 0, 0),
 ])
 def test_gsm8k_is_that_of_lm_evaluation_harness(answer: str, gold: str, flexible: int, strict: int) -> None:
-    assert score(GSM8KAnswer(STATED), [answer], {"answer": gold}) == {"flexible": flexible, "strict": strict}
+    assert score(GSM8KAnswer(STATED), [answer], {"answer": gold}) == verdicts(flexible, strict)
 
 
-@pytest.mark.parametrize(("answer", "strict"), [(" 3 * 14 = 42\n#### 42", 1), ("#### 42 #### 7", 1), ("42", 0)])
-def test_gsm8k_after_hashes(answer: str, strict: int) -> None:
-    assert GSM8KAnswer(HASHES).sample([answer], {"answer": "42"})["strict"] == strict
+@pytest.mark.parametrize(("answer", "gold", "flexible", "strict", "original"), [
+    (" 3 * 14 = 42\n#### 42", "42", 1, 1, 1),
+    ("#### 42 #### 7", "42", 0, 1, 1),
+    ("#### 1,200", "1200", 1, 1, 1),
+    ("#### 1200", "1,200", 1, 1, 1),
+    ("#### 42.", "42", 1, 1, 0),  # the paper's scorer keeps the full stop
+    ("#### $42", "42", 1, 0, 0),
+    ("####42", "42", 1, 0, 0),
+    ("42", "42", 1, 0, 0),
+    ("", "42", 0, 0, 0),
+])
+def test_gsm8k_after_hashes(answer: str, gold: str, flexible: int, strict: int, original: int) -> None:
+    expected = {**verdicts(flexible, strict), "original": original}
+    assert score(GSM8KAnswer(), [answer], {"answer": gold}) == expected
+
+
+@pytest.mark.parametrize(("answer", "strict"), [
+    ("The final answer is 5\nThe final answer is 42", 1), ("The final answer is 42. The final answer is 5", 0),
+    ("The final answer is $42.", 1), ("The final answer is 42", 1), ("The answer is 42", 0),
+])
+def test_gsm8k_may_take_the_last_phrase(answer: str, strict: int) -> None:
+    metric = GSM8KAnswer(r"The final answer is ((-?[$0-9.,]{2,})|(-?[0-9]+))", last=True)
+    assert metric.sample([answer], {"answer": "42"})["strict"] == strict
+
+
+def verdicts(flexible: int, strict: int) -> dict[str, int]:
+    return {"flexible": flexible, "strict": strict, "only_flexible": int(flexible > strict),
+            "only_strict": int(strict > flexible)}
 
 
 def test_a_metric_is_the_mean_of_its_samples_and_can_be_used_again() -> None:
     metric = GSM8KAnswer(STATED)
     gold = [{"answer": "1"}, {"answer": "2"}]
     both = metric.compute(predictions=[["The answer is 1."], ["The answer is 1."]], references=gold)
-    assert both == {"flexible": 0.5, "strict": 0.5}
-    assert metric.compute(predictions=[["2"]], references=gold[1:]) == {"flexible": 1.0, "strict": 0.0}
+    assert both == {"flexible": 0.5, "strict": 0.5, "only_flexible": 0.0, "only_strict": 0.0}
+    assert metric.compute(predictions=[["2"]], references=gold[1:]) == verdicts(1, 0)
     assert metric.compute(predictions=[], references=[]) == {}
 
 

@@ -19,7 +19,8 @@ from harness.task import Example, Task
 from tests import realdata
 
 NANO = {f"nano_{kind}": kind for kind in sorted(KINDS)}
-NAMES = ["gsm8k", "humaneval", "mt_bench", *NANO]
+GSM8K = ["gsm8k", "gsm8k_5shot", "gsm8k_chat", "gsm8k_zeroshot"]
+NAMES = [*GSM8K, "humaneval", "mt_bench", *NANO]
 HEAVY = {"evaluate", "datasets", "torch", "transformers", "pandas", "numpy"}
 
 
@@ -68,8 +69,9 @@ def test_gsm8k(tmp_path: Path) -> None:
     assert shots.count("\n\n") == shots.count("\nA: ") == 8
     assert hashlib.sha256(shots.encode()).hexdigest() == (
         "3d55795c084e26f6ebb6925833999a44f75c4280eb7ab4d66f9bb940244e4847")
-    assert task.score(example, [" So the answer is 5. The answer is 1200."]) == {"flexible": 1, "strict": 1}
-    assert task.score(example, [" The answer is 1201."]) == {"flexible": 0, "strict": 0}
+    right = {"flexible": 1, "strict": 1, "only_flexible": 0, "only_strict": 0}
+    assert task.score(example, [" So the answer is 5. The answer is 1200."]) == right
+    assert task.score(example, [" The answer is 1201."]) == dict.fromkeys(right, 0)
 
 
 @pytest.mark.parametrize("answer", ["42", "#### ", ""])
@@ -120,7 +122,7 @@ def test_nano_references_score_and_empty_answers_do_not(name: str) -> None:
     assert len({example.id for example in found}) == len(found) == 200
     for example, answers in list(zip(found, references, strict=True))[:40]:
         scores = task.score(example, answers)
-        assert scores.pop("timeout", 0.0) == 0.0
+        assert not any(scores.pop(name, 0.0) for name in ("timeout", "only_flexible", "only_strict"))
         assert set(scores.values()) == {1.0}
         assert task.score(example, [""] * len(answers))[task.headline] == 0.0
 

@@ -1,0 +1,57 @@
+"""Grade-school word problems, each after five others drawn from the training set (GSM8K, five shots).
+
+A row, of `train.jsonl` too, is that of `gsm8k`. The conventions are those of `gsm8k` (version 3) in EleutherAI's
+lm-evaluation-harness: one generator seeded with 1234 draws the five for each test problem in turn, so every prompt is
+the one that it asks. Prompts begin differently and little of them can be read once for all, so this is slower than our
+`gsm8k`. `strict` wants the number after `####`, as the solutions have it; `original` is the score of the paper's own
+code, which forgives commas and nothing else.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from harness.data import DataSource
+from harness.errors import UserError
+from harness.task import Example
+from tasks.gsm8k import FIELDS, GSM8K, HUB, problem
+
+if TYPE_CHECKING:
+    from harness.measure.metrics import GSM8KAnswer
+
+SEED, SHOTS = 1234, 5
+TRAIN = replace(HUB, split="train", rows_sha256="fced0849c018610984e1493088b43d38ac54c27c1cf387658e947cc40c54248b")
+
+
+@dataclass(frozen=True)
+class GSM8K5Shot(GSM8K):
+    """1,319 test problems; the headline is the share whose last number is right."""
+
+    stop = ("Question:", "</s>", "<|im_end|>")
+
+    def examples(self, data: DataSource) -> list[Example]:
+        """The test problems in published order, each after its five."""
+        pool = data.rows("gsm8k", "train.jsonl", TRAIN, FIELDS, check=problem)
+        if len(pool) < SHOTS:
+            raise UserError(f"{data.origins['gsm8k']} has fewer than {SHOTS} rows; gsm8k_5shot draws as many from it.")
+        problems, generator = super().examples(data), random.Random(SEED)
+        found = []
+        for one in problems:
+            shots = [f"{_ask(row['question'])} {row['answer']}\n\n" for row in generator.sample(pool, SHOTS)]
+            found.append(replace(one, turns=("".join(shots) + _ask(one.turns[0]),)))
+        return found
+
+    def prompt(self, example: Example, answers: Sequence[str]) -> str:
+        """What `examples` has put together."""
+        return example.turns[0]
+
+    def metric(self) -> "GSM8KAnswer":
+        """`strict` wants the number after `####`."""
+        from harness.measure.metrics import GSM8KAnswer
+
+        return GSM8KAnswer()
+
+
+def _ask(question: str) -> str:
+    return f"Question: {question}\nAnswer:"
