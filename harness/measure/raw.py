@@ -92,7 +92,7 @@ def read(store: Store) -> Raw:
                 found[key] = _Column()
             found[key].add(number, record.turns)
     frame = pd.DataFrame(rows, columns=None if rows else IDENTITY)
-    scores = sorted(str(column) for column in frame if str(column).startswith("score_"))
+    scores = [str(column) for column in frame if str(column).startswith("score_")]
     frame = frame.reindex(columns=[*IDENTITY, *NUMBERS, "cut", "truncated", "untold", "ids", *scores])
     cells = {key: column.cell() for key, column in found.items()}
     ok = (frame["status"] == "ok").to_numpy()

@@ -36,8 +36,9 @@ def summarise(store: Store, raw: Raw | None = None) -> pd.DataFrame:
     shares of samples, `first_difference` the median position of the first other token among those that differ.
     `parted` counts answers that differ from the baseline's against their strategy's promise, and `margin` is the
     largest distance between the logits of the two tokens where they part. `batch` and `padding` are means over the
-    samples of a run that decoded several texts at a time. For `_p`, `_p_holm` and `_findable` see `against_baseline`
-    and `corrected`, for `drift`, `far_times` and `noise_floor` see `steadiness`. `raw` spares reading the records.
+    samples of a run that decoded several texts at a time. `score_NAME` is the mean of a score that is not the headline.
+    For `_p`, `_p_holm` and `_findable` see `against_baseline` and `corrected`, for `drift`, `far_times` and
+    `noise_floor` see `steadiness`. `raw` spares reading the records.
     """
     manifest, frame, parted = store.manifest, (raw or read(store)).samples, store.divergences()
     cells = dict(iter(frame.groupby(["task", "strategy"], sort=False)))
@@ -119,7 +120,7 @@ def _cell(
         **_quality(task, ok), **_speed(ok), **_speedup(pairs, is_base), **against_baseline(pairs, is_base),
         "ttft_median": float(ok["ttft"].median()), "tokens_mean": float(ok["tokens"].mean()),
         "truncated": _share(ok["truncated"]), "cut": _share(ok["cut"]),
-        **_cost(ok, strategy), **_together(ok), **_sameness(pairs), **_passes(task, ok),
+        **_cost(ok, strategy), **_together(ok), **_sameness(pairs), **_passes(task, ok), **_others(task, ok),
     }
 
 
@@ -137,6 +138,12 @@ def _quality(task: TaskEntry, ok: pd.DataFrame) -> dict[str, Any]:
     found = NOTHING if scored.empty else share_interval(scored[column], scored["example"])
     return {"quality": found.mean, "quality_low": found.low, "quality_high": found.high,
             "quality_metric": task.headline, "quality_note": task.unscored or ""}
+
+
+def _others(task: TaskEntry, ok: pd.DataFrame) -> dict[str, float]:
+    """The mean of each score but the headline."""
+    names = [str(name) for name in ok if str(name).startswith("score_") and name != f"score_{task.headline}"]
+    return {name: float(ok[name].mean()) for name in names if ok[name].notna().any()}
 
 
 def _speed(ok: pd.DataFrame) -> dict[str, float]:

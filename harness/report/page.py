@@ -38,7 +38,7 @@ def render(stores: Sequence[Store], found: Findings | None = None,
         overview=_overview(summary),
         tasks=[_task(stores, summary, task, number, drawn[task]) | {"texts": _texts(found.sections, task)}
                for number, task in enumerate(summary["task"].unique())],
-        glossary=[*tables.COLUMNS, *tables.passes(summary)],
+        glossary=tables.columns(summary),
         text_glossary=[(section.kind, section.present(section.rows)) for section in found.sections],
         data=Markup(_embedded(details)),
     )

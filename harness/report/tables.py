@@ -59,7 +59,9 @@ SPEEDUP = Column("speedup", "speed-up", "Tokens per second divided by the baseli
 TAU = Column("tau_pooled", "τ", "Tokens per step after the first step of each answer, over all steps (tau_pooled).")
 FORWARDS = Column("forwards_per_token", "fwd/tok", "Forward passes of the model for each token it kept.", digits=3)
 COLUMNS = (
-    QUALITY, SPEED, SPEEDUP, TAU, FORWARDS,
+    QUALITY,
+    Column("truncated", "truncated", "Answers that ran into the token or the context limit.", "share"),
+    SPEED, SPEEDUP, TAU, FORWARDS,
     Column("quality_p_holm", "p quality", "Chance of a difference in quality at least as large on the same problems if "
            "there were none, corrected for the number of strategies (Holm). Below 0.05 it can be trusted.", "p"),
     Column("quality_findable", "finds quality", "The difference in quality that these problems would show four times "
@@ -74,7 +76,6 @@ COLUMNS = (
     Column("accept_rate", "accepted", "Drafted tokens that the model accepted. It depends on how many are drafted.",
            "share"),
     Column("tokens_mean", "tokens", "Mean number of tokens of an answer.", "count"),
-    Column("truncated", "truncated", "Answers that ran into the token or the context limit.", "share"),
     Column("batch", "texts/fwd", "Texts that a forward of the model read on average, when several are decoded at a "
            "time."),
     Column("padding", "padding", "Places in those forwards that held no token.", "share"),
@@ -91,9 +92,21 @@ def passes(summary: pd.DataFrame) -> list[Column]:
             for k in found]
 
 
+def scores(summary: pd.DataFrame) -> list[Column]:
+    """The scores that a summary has beside the headlines."""
+    names = [str(name).removeprefix("score_") for name in summary if str(name).startswith("score_")]
+    return [Column(f"score_{name}", name, f"Mean of {name}, another score of the task: see decodebench show TASK.",
+                   digits=3) for name in names]
+
+
+def columns(summary: pd.DataFrame) -> list[Column]:
+    """All columns that a summary has."""
+    return [QUALITY, *scores(summary), *COLUMNS[1:], *passes(summary)]
+
+
 def present(rows: pd.DataFrame) -> list[Column]:
     """The columns that have a value in some of `rows`."""
-    return [column for column in (*COLUMNS, *passes(rows)) if rows[column.key].notna().any()]
+    return [column for column in columns(rows) if rows[column.key].notna().any()]
 
 
 def labels(specs: Iterable[str]) -> dict[str, str]:

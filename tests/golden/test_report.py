@@ -23,14 +23,14 @@ MARKDOWN = """\
 
 Quality: accuracy
 
-| strategy | samples | quality | tok/s | speed-up | τ | fwd/tok | p quality | p speed | finds speed | \
-decode tok/s | TTFT ms | draft fwd/tok | pos/tok | accepted | tokens | truncated | same |
+| strategy | samples | quality | truncated | tok/s | speed-up | τ | fwd/tok | p quality | p speed | finds speed | \
+decode tok/s | TTFT ms | draft fwd/tok | pos/tok | accepted | tokens | same |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | \
 ---: | ---: |
-| `greedy` | 2 | 0.500 [0.000, 1.000] | 10.0 | 1.00 | 1.00 | 1.000 | – | – | – | 10.0 | 100 | 0.00 | 1.00 | – | \
-3 | 0 % | 100 % |
-| `speculative:k=4` | 2 | 0.500 [0.000, 1.000] | 13.3 | 2.00 [0.50, 8.00] | 2.00 | 0.667 | 1.00 | 0.70 | \
->999 % | 12.3 | 62.5 | 1.33 | 2.00 | 25 % | 3 | 0 % | 100 % |
+| `greedy` | 2 | 0.500 [0.000, 1.000] | 0 % | 10.0 | 1.00 | 1.00 | 1.000 | – | – | – | 10.0 | 100 | 0.00 | 1.00 | – | \
+3 | 100 % |
+| `speculative:k=4` | 2 | 0.500 [0.000, 1.000] | 0 % | 13.3 | 2.00 [0.50, 8.00] | 2.00 | 0.667 | 1.00 | 0.70 | \
+>999 % | 12.3 | 62.5 | 1.33 | 2.00 | 25 % | 3 | 100 % |
 | `speculative:k=8` | 0 (2 of 2 failed) | – | – | – | – | – | – | – | – | – | – | – | – | – | – | – | – |
 | `medusa` | 0 (not supported) | – | – | – | – | – | – | – | – | – | – | – | – | – | – | – | – |
 
@@ -38,9 +38,9 @@ decode tok/s | TTFT ms | draft fwd/tok | pos/tok | accepted | tokens | truncated
 
 Quality: needs a judge
 
-| strategy | samples | tok/s | speed-up | fwd/tok | TTFT ms | draft fwd/tok | pos/tok | tokens | truncated | same |
+| strategy | samples | truncated | tok/s | speed-up | fwd/tok | TTFT ms | draft fwd/tok | pos/tok | tokens | same |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-| `greedy` | 1 | 20.0 | 1.00 | 0.500 | 100 | 0.00 | 0.50 | 2 | 0 % | 100 % |
+| `greedy` | 1 | 0 % | 20.0 | 1.00 | 0.500 | 100 | 0.00 | 0.50 | 2 | 100 % |
 | `speculative:k=4` | 0 (not run) | – | – | – | – | – | – | – | – | – |
 | `speculative:k=8` | 0 (not run) | – | – | – | – | – | – | – | – | – |
 | `medusa` | 0 (not supported) | – | – | – | – | – | – | – | – | – |
