@@ -18,7 +18,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.data import DataSource, Hub, Row
 from harness.task import Example, Message, Task
@@ -46,7 +46,7 @@ class GSM8K(Task):
     headline = "flexible"
     max_new_tokens = 512
     may_cut = True
-    stop = ("Q:", "</s>", "<|im_end|>")
+    stop: ClassVar[tuple[str, ...]] = ("Q:", "</s>", "<|im_end|>")
 
     def examples(self, data: DataSource) -> list[Example]:
         """The test problems in published order."""
