@@ -1,11 +1,13 @@
 """Where the real data sets lie on this machine, for the tests that want them; the repository holds none."""
 
+import functools
 import os
 from pathlib import Path
 
 import pytest
 
 
+@functools.cache  # asked when tests are collected: some of them unset the variable
 def folder() -> Path | None:
     """`$DECODEBENCH_DATA`, or `shared/data` beside the repository; None when neither is there."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"

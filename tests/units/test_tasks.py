@@ -134,7 +134,7 @@ def test_nano_stops_do_not_cut_references(name: str) -> None:
 
 
 @realdata.needs_real_data
-@pytest.mark.parametrize(("name", "count"), [("gsm8k", 1319), ("humaneval", 164), ("mt_bench", 80)])
+@pytest.mark.parametrize(("name", "count"), [*((name, 1319) for name in GSM8K), ("humaneval", 164), ("mt_bench", 80)])
 def test_real_rows_are_the_published_ones(name: str, count: int) -> None:
     source = DataSource(realdata.folder())
     found = TASKS.build(name).examples(source)
