@@ -40,7 +40,7 @@ WHOLE = (
     "The final answer is 18 and The answer is 5.", "Step 1: 9 eggs. Step 2: 18 dollars. Done in 2 steps.",
     "1. Add. 2. Multiply. 3. Get 18", "No number at all.", "18 is what she makes. I checked it 2 times.",
     "I am 100% sure that it is 18.", "See page 18 (2 of 5).", "", "\n", " ", "\n\n\n18\n\n\n", "1\n8", "1 8", "...",
-    "$$$", "-5 - -18", "18 --5", "$1,800.00.", "a1b8c18d", "....18....",
+    "18 \u0665", "18\uff15", "$$$", "-5 - -18", "18 --5", "$1,800.00.", "a1b8c18d", "....18....",
 )
 
 ANSWERS = tuple(dict.fromkeys((
