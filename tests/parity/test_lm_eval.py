@@ -35,27 +35,35 @@ def _compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lm_eval.utils.env, "from_string", cache(lm_eval.utils.env.from_string))  # 30 times as fast
 
 
-def theirs(variant: str, train: Path, test: Path, folder: Path) -> ConfigurableTask:
-    """The task of lm-evaluation-harness on rows of ours, as its evaluator makes it."""
+def theirs(variant: str, data: Path, cache_folder: Path) -> ConfigurableTask:
+    """The task of lm-evaluation-harness on the rows in `data`, as its evaluator makes it."""
     file = Path(lm_eval.__file__).parent / "tasks" / "gsm8k" / f"{VARIANTS[variant]}.yaml"
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
     assert config.pop("dataset_path") == "openai/gsm8k"
     for name in ("tag", "dataset_name"):
         config.pop(name)
-    rows = {"data_files": {"train": str(train), "test": str(test)}, "cache_dir": str(folder)}
+    files = {name: str(data / "gsm8k" / f"{name}.jsonl") for name in ("train", "test")}
+    rows = {"data_files": files, "cache_dir": str(cache_folder)}
     task = ConfigurableTask(config=config | {"dataset_path": "json", "dataset_kwargs": rows})
     task.set_fewshot_seed(1234)  # the default of its simple_evaluate
     return task
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ConfigurableTask]:
-    """A variant, and its twin on a few rows."""
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few invented problems."""
     folder = tmp_path_factory.mktemp("rows")
+    (folder / "gsm8k").mkdir()
     for name in ("train", "test"):
-        lines = (json.dumps({"question": f"{name} {i}?", "answer": f"#### {i}"}) for i in range(9))
-        (folder / f"{name}.jsonl").write_text("\n".join(lines))
-    return request.param, theirs(request.param, folder / "train.jsonl", folder / "test.jsonl", folder)
+        lines = (json.dumps({"question": f" {name}\n{{{i}}}? ", "answer": f"Well.\n#### {i},000"}) for i in range(40))
+        (folder / "gsm8k" / f"{name}.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def pair(request: pytest.FixtureRequest, rows: Path) -> tuple[str, ConfigurableTask]:
+    """A variant, and its twin on the invented problems."""
+    return request.param, theirs(request.param, rows, rows)
 
 
 def judged(task: ConfigurableTask, answer: str, gold: str) -> dict[str, float]:
@@ -124,14 +132,21 @@ def test_answers_are_cut_alike(variant: str, answer: str) -> None:
         postprocess_generated_text(answer, list(stops), None)
 
 
+def test_prompts_stops_and_golds(pair: tuple[str, ConfigurableTask], rows: Path) -> None:
+    assert len(set(compared(*pair, rows))) == 40
+
+
 @realdata.needs_real_data
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_prompts_stops_and_golds_of_all_published_problems(variant: str, tmp_path: Path) -> None:
     folder = realdata.folder()
     assert folder is not None
-    twin = theirs(variant, folder / "gsm8k" / "train.jsonl", folder / "gsm8k" / "test.jsonl", tmp_path)
-    task, source, shots = TASKS.build(variant), DataSource(folder), twin.config.num_fewshot
-    chats: list[Any] = []
+    assert compared(variant, theirs(variant, folder, tmp_path), folder) == [f"gsm8k/{i}" for i in range(1319)]
+
+
+def compared(variant: str, twin: ConfigurableTask, data: Path) -> list[str]:
+    """The ids of the problems, all of which are put and will be scored as by lm-evaluation-harness."""
+    task, metric, chats = TASKS.build(variant), metric_of(variant), list[Any]()
 
     def chat(messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
         assert add_generation_prompt
@@ -139,14 +154,12 @@ def test_prompts_stops_and_golds_of_all_published_problems(variant: str, tmp_pat
         return ""
 
     options = {"apply_chat_template": True, "fewshot_as_multiturn": True, "chat_template": chat} if task.chat else {}
-    prompts = [twin.fewshot_context(doc, shots, **options) for doc in twin.test_docs()]
-    found = task.examples(source)
-    assert source.warnings == []
-    assert len(found) == 1319
-    assert [example.id for example in found] == [f"gsm8k/{number}" for number in range(1319)]
+    docs = list(twin.test_docs())
+    prompts = [twin.fewshot_context(doc, twin.config.num_fewshot, **options) for doc in docs]
+    found = task.examples(DataSource(data))
     assert [task.prompt(example, []) for example in found] == (chats if task.chat else prompts)
     assert list(task.stop) == twin.config.generation_kwargs["until"]
-    metric = metric_of(variant)
-    for example, doc in zip(found, twin.test_docs(), strict=True):
+    for example, doc in zip(found, docs, strict=True):
         assert metric.normal(example.gold["answer"]) == metric.normal(twin.doc_to_target(doc))
         assert original(doc["answer"], example.gold["answer"]) == 1.0
+    return [example.id for example in found]
