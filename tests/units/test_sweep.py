@@ -12,6 +12,7 @@ from harness.cli import app
 from harness.config import RunConfig
 from harness.errors import UserError
 from harness.grid import read, settings
+from harness.measure.summary import summarise
 from harness.registry import STRATEGIES, TASKS
 from harness.report import sweep as shown
 from harness.store import Store
@@ -25,6 +26,8 @@ SCRIPTED = '''"""Writes as many letters as it is told."""
 from dataclasses import dataclass
 from harness.errors import UserError
 from harness.strategy import Strategy, knob
+
+CALLS = []
 
 @dataclass(frozen=True)
 class Scripted(Strategy):
@@ -43,7 +46,10 @@ class Scripted(Strategy):
     def generate(self, session, request):
         if self.length == 99:
             raise RuntimeError("too long")
-        for _ in range(self.length):
+        CALLS.append(self.length)
+        if self.length == 98 and CALLS.count(98) % 3 == 0:
+            raise RuntimeError("now and then")
+        for _ in range(5 if self.length == 98 else self.length):
             yield [71 if self.late and self.length == 7 else 70]
         while True:
             yield [2]
@@ -148,8 +154,9 @@ def test_the_same_command_goes_on_and_repeats_nothing(config: RunConfig) -> None
 
 
 def test_a_setting_that_fails_is_noted_and_not_chosen(config: RunConfig) -> None:
-    found, _ = go(config, Asked({"length": ("99", "4")}))
+    found, _ = go(config, Asked({"length": ("99", "98", "4")}))
     assert {choice.spec.split(",")[0] for choice in found.swept[0].fixed} == {"scripted:length=4"}
+    assert any(note.startswith("scripted:length=98") for note in found.failed), "where it did not, it was the best"
     assert "scripted:length=99,late=False,dead=0.5 failed on 4 samples of letters:goal=3" in found.failed
 
 
@@ -168,7 +175,11 @@ def test_lossless_strategies_are_chosen_by_speed_and_a_knob_may_need_another(con
     assert (sampling.aim, lookup.aim) == ("quality", "speed")
     assert {knob.name: (knob.alive, knob.needs) for knob in sampling.knobs} == {
         "temperature": (True, []), "p": (True, [])}, "all combinations are tried"
-    assert all(choice.held_out is not None and choice.held_out > 0 for choice in lookup.default)
+    assert config.output
+    for place, worths in (("dev", [choice.dev for choice in lookup.default]),
+                          ("held-out", [choice.held_out for choice in lookup.default])):
+        table = summarise(Store.open(config.output / place)).set_index("strategy")
+        assert worths == pytest.approx([table.loc[lookup.spec, "speedup"]])
 
 
 def test_whole_grids_single_values_and_draws() -> None:
