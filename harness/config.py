@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from harness.errors import UserError, suggestion
 
-BACKENDS = ("transformers",)
+BACKENDS = ("transformers", "vllm")
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class RunConfig:
     again, `concurrency` is how many texts are decoded together. `draft` and `device` are chosen when None or "auto".
     `share_prefix` reads the start that all prompts of a task have in common only once, `cache_gb` limits the memory
     for keys and values (half of what is free when None), `compile` runs the forward through `torch.compile`.
+    `engine` holds options of another backend's engine, each as NAME=VALUE.
     `texts` asks for the metrics of texts in the end, in every task or in none; when None, in open-ended ones and where
     there are several samples. `scorer` is the model that judges them, the evaluated one when None.
     """
@@ -35,6 +36,7 @@ class RunConfig:
     max_new_tokens: int | None = None
     seed: int = 0
     backend: str = "transformers"
+    engine: tuple[str, ...] = ()
     dtype: str = "float32"
     device: str = "auto"
     threads: int | None = None
@@ -60,6 +62,8 @@ class RunConfig:
             raise UserError(f"--cache-gb must be above 0, not {self.cache_gb:g}.")
         if self.backend not in BACKENDS:
             raise UserError(f"There is no backend '{self.backend}'.{suggestion(self.backend, BACKENDS)}")
+        if self.backend == "transformers" and self.engine:
+            raise UserError("--engine is for another backend's engine; name one with --backend, or leave it out.")
 
     @classmethod
     def from_toml(cls, path: Path, **overrides: Any) -> Self:

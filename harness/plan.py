@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from harness import nano
+from harness.backends.native import Native, connect
 from harness.backends.transformers import Model, find, load
 from harness.config import RunConfig
 from harness.data import DataSource
@@ -59,9 +60,23 @@ class Plan:
     tasks: tuple[tuple[Task, tuple[Example, ...]], ...]
     target: Model
     draft: Model | None
+    native: Native | None = None
+
+    def close(self) -> None:
+        """Let go of a backend of its own."""
+        if self.native:
+            self.native.close()
 
     def cells(self) -> Iterator[Cell]:
-        """Every cell in the order of the run: blocks of examples, in each the strategies in a seeded random order."""
+        """Every cell in the order of the run: blocks of examples, in each the strategies in a seeded random order.
+
+        Strategies of a backend that cannot keep all of them ready come one after the other.
+        """
+        if self.native is None or self.native.side_by_side:
+            return self._blocks()
+        return iter(sorted(self._blocks(), key=lambda cell: self.strategies.index(cell.strategy)))
+
+    def _blocks(self) -> Iterator[Cell]:
         block = 0
         for repeat in range(self.config.repeats):
             for task, examples in self.tasks:
@@ -86,17 +101,24 @@ def make(config: RunConfig, command: str) -> Plan:
     data = [DataSource(config.data) for _ in chosen]  # one each: it says where the rows came from
     tasks = tuple((task, _examples(task, source, config.limit)) for task, source in zip(chosen, data, strict=True))
     torch.set_num_threads(1)  # until the size of the model is known
-    target = load(config.model, dtype=config.dtype, device=device, tokenizer=config.tokenizer,
+    if config.scorer:
+        find(config.scorer)
+    target = load(config.model, dtype=config.dtype, device=_reference(config), tokenizer=config.tokenizer,
                   compiled=config.compile)
     threads = use_threads(config, target)
     draft, reason = _draft(config, target, strategies)
     engines = [model.engine for model in (target, draft) if model]
     _limit_caches(config, engines)
-    reasons = {s.spec(): _unsupported(s, config, reason) or _tried(s, engines, target)
-               for s in strategies}
-    if config.scorer:
-        find(config.scorer)
-    warnings = [*dict.fromkeys(warning for source in data for warning in source.warnings), *_warnings(target, chosen)]
+    native = connect(config, target, draft)
+    try:
+        reasons = {s.spec(): _unsupported(s, config, reason) or (native.refusal(s) if native else
+                                                                 _tried(s, engines, target)) for s in strategies}
+    except UserError:
+        if native:
+            native.close()
+        raise
+    warnings = [*dict.fromkeys(warning for source in data for warning in source.warnings), *_warnings(target, chosen),
+                *(native.warnings if native else ())]
     manifest = Manifest(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), command=command,
         baseline=strategies[0].spec(), config=_identity(config),
@@ -104,8 +126,9 @@ def make(config: RunConfig, command: str) -> Plan:
         tasks=[_task_entry(task, examples, source, config)
                for (task, examples), source in zip(tasks, data, strict=True)],
         model=_model_entry(target, config), draft=_model_entry(draft, config) if draft else None,
-        environment=environment(device, threads), warnings=warnings)
-    return Plan(config, manifest, tuple(s for s in strategies if not reasons[s.spec()]), tasks, target, draft)
+        environment=environment(device, threads) | ({"backend": dict(native.facts)} if native else {}),
+        warnings=warnings)
+    return Plan(config, manifest, tuple(s for s in strategies if not reasons[s.spec()]), tasks, target, draft, native)
 
 
 def part(plan: Plan, strategies: Sequence[Strategy], examples: Sequence[Sequence[Example]], output: Path) -> Plan:
@@ -117,7 +140,7 @@ def part(plan: Plan, strategies: Sequence[Strategy], examples: Sequence[Sequence
     known = {entry.spec: entry for entry in plan.manifest.strategies}
     wanted = _unique([STRATEGIES.build(plan.manifest.baseline), *strategies])
     entries = [known.get(s.spec()) or _strategy_entry(s, _unsupported(s, plan.config, "")
-                                                      or _refused(s, engines, plan.target)) for s in wanted]
+                                                      or _refused(s, engines, plan)) for s in wanted]
     tasks = [entry.model_copy(update={"data_hash": _hash(own), "examples": len(own)})
              for entry, own in zip(plan.manifest.tasks, examples, strict=True)]
     return replace(
@@ -127,10 +150,10 @@ def part(plan: Plan, strategies: Sequence[Strategy], examples: Sequence[Sequence
         manifest=plan.manifest.model_copy(update={"strategies": entries, "tasks": tasks}))
 
 
-def _refused(strategy: Strategy, engines: Sequence[Engine], target: Model) -> str | None:
+def _refused(strategy: Strategy, engines: Sequence[Engine], plan: Plan) -> str | None:
     """Why a setting cannot run with these models, a value that they refuse included."""
     try:
-        return _tried(strategy, engines, target)
+        return plan.native.refusal(strategy) if plan.native else _tried(strategy, engines, plan.target)
     except UserError as error:
         return str(error)
 
@@ -144,6 +167,11 @@ def _device(name: str) -> str:
         raise UserError(f"The device '{name}' cannot be used here ({str(error).splitlines()[0]}); "
                         "choose cpu, or leave --device out.") from None
     return name
+
+
+def _reference(config: RunConfig) -> str:
+    """Where our own copy of the model goes: beside a backend of its own, which needs the device, to the processor."""
+    return config.device if config.backend == "transformers" else "cpu"
 
 
 def use_threads(config: RunConfig, target: Model) -> int:
@@ -195,7 +223,8 @@ def _draft(config: RunConfig, target: Model, strategies: Sequence[Strategy]) -> 
     name = config.draft or (nano.NAMES[1] if config.model == nano.NAMES[0] else None)
     if name is None:
         return None, "needs a draft model: give one with --draft"
-    draft = load(name, dtype=config.dtype, device=config.device, tokenizer=config.tokenizer, compiled=config.compile)
+    draft = load(name, dtype=config.dtype, device=_reference(config), tokenizer=config.tokenizer,
+                 compiled=config.compile)
     if draft.tokenizer.get_vocab() != target.tokenizer.get_vocab() or draft.vocab != target.vocab:
         raise UserError(f"The draft model '{name}' and '{target.name}' do not share a vocabulary; "
                         "give a draft model of the same family.")
@@ -246,7 +275,7 @@ def _warnings(target: Model, tasks: Sequence[Task]) -> list[str]:
 
 
 def _identity(config: RunConfig) -> dict[str, Any]:
-    return {key: value for key, value in vars(config).items() if key not in NOT_IN_IDENTITY}
+    return {key: value for key, value in vars(config).items() if key not in NOT_IN_IDENTITY and value != ()}
 
 
 def _strategy_entry(strategy: Strategy, unsupported: str | None) -> StrategyEntry:

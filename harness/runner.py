@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
+from harness.backends.native import Native
 from harness.config import RunConfig
 from harness.decoding.cache import CacheFull
 from harness.decoding.draw import PhiloxStream
@@ -22,14 +24,16 @@ from harness.divergence import divergences
 from harness.errors import UserError
 from harness.measure.memory import forget_peak, peak_bytes
 from harness.measure.trace import Clock, trace
+from harness.natively import answers, warm
 from harness.plan import Cell, Plan, make, opened
-from harness.prompts import common_start, encode, warm_up, words
-from harness.stopping import StopRule
+from harness.prompts import common_start, encode, warm_up
+from harness.question import question
 from harness.store import Manifest, Record, Store, Turn
 from harness.strategy import Request, Strategy
-from harness.task import Example, Message, Task
+from harness.task import Example, Task
 from harness.texts import described, looked_at, missing
 
+NAN = float("nan")
 SHARED = 16  # tokens: a shorter common start is read again rather than copied
 
 
@@ -60,7 +64,8 @@ class Outcome:
 
 def run(config: RunConfig, watcher: Watcher, command: str, clock: Clock = time.perf_counter) -> Outcome:
     """Run or resume `config`; raises `UserError` before anything is written when it cannot be run."""
-    return carry_out(make(config, command), watcher, clock)
+    with closing(make(config, command)) as plan:
+        return carry_out(plan, watcher, clock)
 
 
 def carry_out(plan: Plan, watcher: Watcher, clock: Clock = time.perf_counter) -> Outcome:
@@ -102,6 +107,8 @@ class Runner:
     @torch.inference_mode()
     def warm_up(self) -> None:
         """Let every strategy write a few tokens after a text that is no example, so that first calls are not timed."""
+        if self.plan.native:
+            return warm(self.plan, self.plan.native)
         request, rule = warm_up(self.plan.target)
 
         def job(strategy: Strategy) -> None:
@@ -119,6 +126,8 @@ class Runner:
     @torch.inference_mode()
     def decode(self, cell: Cell, examples: Sequence[Example]) -> list[Record]:
         """Decode the examples of a cell together and score them; a sample that fails becomes a failed record."""
+        if self.plan.native:
+            return self._native(self.plan.native, cell, examples)
         if self.prepared is not cell.task:
             self._prepare(cell.task)
         forget_peak(self.plan.config.device)
@@ -136,6 +145,15 @@ class Runner:
         return [record.model_copy(update={"peak_bytes": peak, "batch": reads / forwards if forwards else 0.0,
                                           "padding": padding / (positions + padding) if positions else 0.0})
                 for record in records]
+
+    def _native(self, native: Native, cell: Cell, examples: Sequence[Example]) -> list[Record]:
+        """Let a backend of its own decode the examples, and score them; what it shares among texts is not known."""
+        start = self.clock()
+        done = answers(self.plan, native, cell, examples)
+        share, alone = (self.clock() - start) / len(examples), self.plan.config.concurrency == 1
+        records = [self._record(cell, example, turns, _seconds(turns) if alone else share, start - self.began)
+                   for example, turns in zip(examples, done, strict=True)]
+        return [record.model_copy(update={} if alone else {"batch": NAN, "padding": NAN}) for record in records]
 
     def _prepare(self, task: Task) -> None:
         """Make room for the prompts of `task` and read what they all begin with."""
@@ -160,10 +178,9 @@ class Runner:
         try:
             session = self.session(cell.strategy)
             while len(turns) < len(example.turns):
-                prompt = cell.task.prompt(example, [turn.text for turn in turns])
                 own, common = (PhiloxStream(config.seed, cell.task.spec(), example.id, which, cell.repeat, len(turns))
                                for which in (cell.sample, "all"))
-                turns.append(self._turn(cell, example, prompt, (own, common), session))
+                turns.append(self._turn(cell, example, [t.text for t in turns], (own, common), session))
             return turns
         except CacheFull:
             raise
@@ -173,30 +190,16 @@ class Runner:
             if session:
                 session.close()
 
-    def _turn(self, cell: Cell, example: Example, asked: str | list[Message],
+    def _turn(self, cell: Cell, example: Example, before: Sequence[str],
               streams: tuple[PhiloxStream, PhiloxStream], session: Session) -> Turn:
-        config, target, shared = self.plan.config, self.plan.target, session.work.shared
-        whole = encode(target, asked)
-        most = config.max_new_tokens or cell.task.max_new_tokens
         longest = min(engine.max_len for engine in self._used(cell.strategy))
-        prompt = whole
-        if len(whole) >= longest:
-            if not (config.truncate_prompts or cell.task.may_cut):
-                raise UserError(f"the prompt has {len(whole)} tokens and the model reads at most {longest}; "
-                                "--truncate-prompts drops what is too much at its start")
-            prompt = whole[-max(1, longest - most):]
-        room = longest - len(prompt)
-        rule = StopRule(target.tokenizer, prompt, target.eos, cell.task.stop)
-        text = words(target, asked, rule, partial(cell.task.answer, example), cell.task.wanted(example),
-                     cell.task.banned(example))
+        asked = question(self.plan.config, self.plan.target, longest, cell.task, example, before)
+        shared = session.work.shared
         own, common = streams
-        request = Request(tuple(prompt), min(most, room), own, target.eos, cell.sample, rule.stopped, text, common)
-        done = trace(cell.strategy, session, request, rule, self.clock)
-        raw = rule.text(done.tokens)
-        stop = "context" if done.stop == "length" and room < most else done.stop
-        return Turn(prompt=text.prompt, prompt_tokens=len(prompt), prompt_cut=len(whole) - len(prompt),
-                    prompt_shared=session.work.shared - shared, raw=raw, text=rule.before_stop(raw),
-                    tokens=done.tokens, stop=stop, steps=done.steps)
+        request = Request(asked.prompt, asked.most, own, self.plan.target.eos, cell.sample, asked.rule.stopped,
+                          asked.words, common)
+        done = trace(cell.strategy, session, request, asked.rule, self.clock)
+        return asked.turn(done, session.work.shared - shared)
 
     def _record(self, cell: Cell, example: Example, turns: list[Turn] | Exception, seconds: float,
                 started: float) -> Record:

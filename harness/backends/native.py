@@ -1,0 +1,92 @@
+"""What a backend does that decodes whole answers by itself, and how a cell of a run is asked of it."""
+
+import hashlib
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from harness.backends.transformers import Model
+from harness.config import RunConfig
+from harness.store import Steps, Stop
+from harness.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One text to continue: token ids of the `prompt`, a `seed` of its own, and what ends the answer.
+
+    `sample` counts the answers to one prompt from 0: sample i of a search is its i-th best.
+    """
+
+    prompt: tuple[int, ...]
+    most: int
+    seed: int
+    eos: frozenset[int] = frozenset()
+    stops: tuple[str, ...] = ()
+    sample: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back: token ids with EOS, perhaps past the end (the harness cuts), and its steps.
+
+    What a backend does not tell is unknown, as `Steps` says; never zero, and never a guess. `text` is only for one that
+    tells no token ids; `stop` is then why the answer ended, and otherwise what ended it unless the harness finds out.
+    """
+
+    tokens: list[int]
+    steps: Steps
+    stop: Stop = "unknown"
+    text: str | None = None
+
+
+class Native(Protocol):
+    """A connected backend; `harness.backends.NAME.connect(config, target, draft)` gives one or raises `UserError`.
+
+    `max_len` is the most tokens that prompt and answer may have together, `facts` what the manifest says of it under
+    `environment.backend`, `warnings` what every report of the run must say. Strategies that cannot all be kept ready
+    `side_by_side` are run one after the other instead of in turn.
+    """
+
+    max_len: int
+    side_by_side: bool
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Versions and settings of what decodes; complete once all strategies were asked for."""
+        ...
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Sentences for the manifest, complete at the same time."""
+        ...
+
+    def refusal(self, strategy: Strategy) -> str | None:
+        """Make ready for a strategy, or say why it cannot run here; raises `UserError` when nothing can."""
+        ...
+
+    def decode(self, strategy: Strategy, asks: Sequence[Ask]) -> Sequence[Answer | Exception]:
+        """The answer to each, `concurrency` of the configuration at a time; an error belongs to its ask alone.
+
+        Raises `UserError` when the backend itself is gone: the run ends, and the same command resumes it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of everything; may be called twice."""
+        ...
+
+
+def connect(config: RunConfig, target: Model, draft: Model | None) -> Native | None:
+    """The backend that `config` names; None for the reference, in which strategies are our own code."""
+    if config.backend == "transformers":
+        return None
+    backend: Native = importlib.import_module(f"harness.backends.{config.backend}").connect(config, target, draft)
+    return backend
+
+
+def seed(*parts: object) -> int:
+    """A seed below 2⁶³ for what `parts` name (run seed, task, example, sample, …)."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

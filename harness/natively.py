@@ -1,0 +1,71 @@
+"""Cells decoded by a backend of its own: from the questions of a task to turns like those of the reference."""
+
+from collections.abc import Sequence
+
+from harness.backends.native import Answer, Ask, Native, seed
+from harness.export.imported import fitted
+from harness.measure.trace import Trace
+from harness.plan import Cell, Plan
+from harness.prompts import warm_up
+from harness.question import Question, question
+from harness.stopping import StopRule
+from harness.store import Steps, Turn
+from harness.task import Example
+
+
+def answers(plan: Plan, native: Native, cell: Cell, examples: Sequence[Example]) -> list[list[Turn] | Exception]:
+    """Every turn of each example, or what went wrong with it; first turns are asked together, then second ones."""
+    done: list[list[Turn] | Exception] = [[] for _ in examples]
+    for number in range(max(len(example.turns) for example in examples)):
+        asked = dict[int, Question]()
+        for place, (example, before) in enumerate(zip(examples, done, strict=True)):
+            if isinstance(before, list) and number < len(example.turns):
+                try:
+                    asked[place] = question(plan.config, plan.target, native.max_len, cell.task, example,
+                                            [turn.text for turn in before])
+                except Exception as error:  # one bad sample must not end a run: it is recorded
+                    done[place] = error
+        asks = [_ask(plan, cell, examples[place], number, each) for place, each in asked.items()]
+        given = native.decode(cell.strategy, asks) if asks else []
+        for (place, each), answer in zip(asked.items(), given, strict=True):
+            before = done[place]
+            assert isinstance(before, list)
+            done[place] = answer if isinstance(answer, Exception) else [*before, turn(each, answer)]
+    return done
+
+
+def warm(plan: Plan, native: Native) -> None:
+    """Let every strategy write a few tokens after a text that is no example, so that first calls are not timed."""
+    request, _ = warm_up(plan.target)
+    for strategy in plan.strategies:
+        native.decode(strategy, [Ask(request.prompt, request.max_new_tokens, 0)] * min(2, plan.config.concurrency))
+
+
+def turn(asked: Question, answer: Answer) -> Turn:
+    """The turn that an answer makes, ended where the reference would have ended it."""
+    if answer.text is not None:
+        return asked.turn(Trace([], answer.stop, answer.steps), text=answer.text)
+    return asked.turn(trace(asked.rule, asked.most, answer))
+
+
+def trace(rule: StopRule, most: int, answer: Answer) -> Trace:
+    """The tokens of an answer up to EOS, a stop string or the limit, and its steps up to there."""
+    cut, tokens = rule.cut(answer.tokens, len(answer.tokens)), answer.tokens
+    if cut and cut.kept <= most:
+        return Trace(tokens[:cut.kept], cut.reason, fit(answer.steps, cut.kept))
+    if len(tokens) >= most:
+        return Trace(tokens[:most], "length", fit(answer.steps, most))
+    return Trace(tokens, "ended" if answer.stop in ("length", "unknown") else answer.stop, answer.steps)
+
+
+def fit(steps: Steps, kept: int) -> Steps:
+    """The steps of the first `kept` tokens: the last one is cut, and none follows it."""
+    tokens = fitted(steps.tokens, kept)
+    count = next((i for i, left in enumerate(tokens) if sum(tokens[:i]) >= kept), len(tokens)) if kept else 0
+    columns = {name: values[:count] for name, values in steps if values}
+    return Steps(**{**columns, "tokens": tokens[:count]})
+
+
+def _ask(plan: Plan, cell: Cell, example: Example, number: int, asked: Question) -> Ask:
+    own = seed(plan.config.seed, cell.task.spec(), example.id, cell.sample, cell.repeat, number)
+    return Ask(asked.prompt, asked.most, own, plan.target.eos, cell.task.stop, cell.sample)

@@ -1,0 +1,84 @@
+"""A backend of its own for tests: it runs our strategies, tells little of their steps, and fails when told to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+from harness.backends.native import Answer, Ask
+from harness.backends.transformers import Model
+from harness.config import RunConfig
+from harness.decoding.draw import PhiloxStream
+from harness.errors import UserError
+from harness.plan import opened
+from harness.store import Steps
+from harness.strategy import Request, Strategy
+
+GONE = "The engine has ended (killed in mid-run); the same command goes on from here."
+
+
+@dataclass
+class Fake:
+    """`refused` has reasons by name, `failing` prompts fail, and the backend is gone after `lives` answers."""
+
+    target: Model
+    draft: Model | None
+    refused: dict[str, str] = field(default_factory=dict)
+    failing: tuple[int, ...] | None = None
+    lives: int = 1_000_000
+    extra: int = 3
+    telling: bool = True
+    side_by_side: bool = True
+    max_len: int = 128
+    asked: list[tuple[str, tuple[Ask, ...]]] = field(default_factory=list)
+    closed: int = 0
+    warnings: tuple[str, ...] = ("a fake decodes",)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"name": "fake", "eager": True}
+
+    def refusal(self, strategy: Strategy) -> str | None:
+        return self.refused.get(strategy.name)
+
+    @torch.inference_mode()
+    def decode(self, strategy: Strategy, asks: Sequence[Ask]) -> list[Answer | Exception]:
+        self.asked.append((strategy.spec(), tuple(asks)))
+        self.lives -= len(asks)
+        if self.lives < 0:
+            raise UserError(GONE)
+        return [RuntimeError("out of luck") if ask.prompt == self.failing else self._answer(strategy, ask)
+                for ask in asks]
+
+    def _answer(self, strategy: Strategy, ask: Ask) -> Answer:
+        """Some tokens past the limit, all in one late step, as a backend may give them."""
+        engines = [model.engine for model in (self.target, self.draft) if model]
+        session, tokens, counts = opened(strategy, engines), list[int](), list[int]()
+        request = Request(ask.prompt, ask.most + self.extra, PhiloxStream(ask.seed), ask.eos, ask.sample)
+        for step in strategy.generate(session, request):
+            tokens += step
+            counts.append(len(step))
+            if len(tokens) >= ask.most + self.extra or ask.eos & set(tokens):
+                break
+        session.close()
+        if not self.telling:
+            return Answer([], Steps(tokens=[len(tokens)], seconds=[1.0]), "length", "some words")
+        return Answer(tokens, Steps(tokens=counts, seconds=[0.5] * len(counts)), "length")
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def connected(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[Fake]:
+    """Let `--backend vllm` be a fake with these options; the list holds those that were connected."""
+    made = list[Fake]()
+
+    def connect(config: RunConfig, target: Model, draft: Model | None) -> Fake | None:
+        if config.backend == "transformers":
+            return None
+        made.append(Fake(target, draft, **options))
+        return made[-1]
+    monkeypatch.setattr("harness.plan.connect", connect)
+    return made
