@@ -44,8 +44,8 @@ def warm(plan: Plan, native: Native) -> None:
 def turn(asked: Question, answer: Answer) -> Turn:
     """The turn that an answer makes, ended where the reference would have ended it."""
     if answer.text is not None:
-        return asked.turn(Trace([], answer.stop, answer.steps), text=answer.text)
-    return asked.turn(trace(asked.rule, asked.most, answer))
+        return asked.turn(Trace([], answer.stop, answer.steps), answer.shared, answer.text)
+    return asked.turn(trace(asked.rule, asked.most, answer), answer.shared)
 
 
 def trace(rule: StopRule, most: int, answer: Answer) -> Trace:

@@ -21,7 +21,6 @@ from harness.decoding.draw import PhiloxStream
 from harness.decoding.schedule import together
 from harness.decoding.session import Session, pin
 from harness.divergence import divergences
-from harness.errors import UserError
 from harness.measure.memory import forget_peak, peak_bytes
 from harness.measure.trace import Clock, trace
 from harness.natively import answers, warm

@@ -33,12 +33,14 @@ class Answer:
 
     What a backend does not tell is unknown, as `Steps` says; never zero, and never a guess. `text` is only for one that
     tells no token ids; `stop` is then why the answer ended, and otherwise what ended it unless the harness finds out.
+    `shared` tokens of the prompt were not read, because a cache held them.
     """
 
     tokens: list[int]
     steps: Steps
     stop: Stop = "unknown"
     text: str | None = None
+    shared: int = 0
 
 
 class Native(Protocol):

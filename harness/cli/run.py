@@ -9,6 +9,7 @@ import typer
 from typer import Option
 
 Text = str | None
+Texts = list[str] | None
 Number = int | None
 Flag = bool | None
 
@@ -18,10 +19,9 @@ def command(
     model: Annotated[Text, Option("-m", "--model", metavar="MODEL", help="nano, a folder or a hub id [nano]")] = None,
     draft: Annotated[Text, Option(metavar="MODEL", help="the small model that drafts")] = None,
     tokenizer: Annotated[Text, Option(metavar="MODEL", help="whose tokenizer, if not the model's")] = None,
-    strategies: Annotated[list[str] | None, Option("-s", "--strategy", metavar="NAME[:k=v,…]",
-                                                   help="again for more [all]")] = None,
-    tasks: Annotated[list[str] | None, Option("-t", "--task", metavar="TASK",
-                                              help="again for more [the embedded ones]")] = None,
+    strategies: Annotated[Texts, Option("-s", "--strategy", metavar="NAME[:k=v,…]",
+                                        help="again for more [all]")] = None,
+    tasks: Annotated[Texts, Option("-t", "--task", metavar="TASK", help="again for more [embedded ones]")] = None,
     limit: Annotated[Number, Option(metavar="N", help="first N examples of a task [all]")] = None,
     concurrency: Annotated[Number, Option(metavar="N", help="texts decoded together [1]")] = None,
     samples: Annotated[Number, Option(metavar="N", help="answers to each prompt [1]")] = None,
@@ -29,8 +29,7 @@ def command(
     max_new_tokens: Annotated[Number, Option(metavar="N", help="length of an answer [the task's]")] = None,
     seed: Annotated[Number, Option(metavar="N", help="seed of draws and of the order [0]")] = None,
     backend: Annotated[Text, Option(metavar="NAME", help="transformers or vllm [transformers]")] = None,
-    engine: Annotated[list[str] | None, Option("--engine", metavar="NAME=VALUE",
-                                               help="an option of that backend's engine; again for more")] = None,
+    engine: Annotated[Texts, Option(metavar="NAME=VALUE", help="an option of its engine; again for more")] = None,
     dtype: Annotated[Text, Option(metavar="D", help="float32, bfloat16 or float16 [float32]")] = None,
     device: Annotated[Text, Option(metavar="D", help="cpu, cuda, cuda:1, … [auto]")] = None,
     threads: Annotated[Number, Option(metavar="N", help="CPU threads [1 for a small model]")] = None,

