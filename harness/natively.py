@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from harness.backends.native import Answer, Ask, Native, seed
+from harness.backends.native import Answer, Ask, Native
+from harness.decoding.draw import PhiloxStream
+from harness.errors import UserError
 from harness.export.imported import fitted
 from harness.measure.trace import Trace
 from harness.plan import Cell, Plan
@@ -10,6 +12,7 @@ from harness.prompts import warm_up
 from harness.question import Question, question
 from harness.stopping import StopRule
 from harness.store import Steps, Turn
+from harness.strategy import Strategy
 from harness.task import Example
 
 
@@ -26,7 +29,9 @@ def answers(plan: Plan, native: Native, cell: Cell, examples: Sequence[Example])
                 except Exception as error:  # one bad sample must not end a run: it is recorded
                     done[place] = error
         asks = [_ask(plan, cell, examples[place], number, each) for place, each in asked.items()]
-        given = native.decode(cell.strategy, asks) if asks else []
+        size = 1 if plan.config.concurrency == 1 else max(1, len(asks))  # the backend does not know of this plan's
+        given = [answer for start in range(0, len(asks), size)
+                 for answer in native.decode(cell.strategy, asks[start:start + size])]
         for (place, each), answer in zip(asked.items(), given, strict=True):
             before = done[place]
             assert isinstance(before, list)
@@ -39,6 +44,16 @@ def warm(plan: Plan, native: Native) -> None:
     request, _ = warm_up(plan.target)
     for strategy in plan.strategies:
         native.decode(strategy, [Ask(request.prompt, request.max_new_tokens, 0)] * min(2, plan.config.concurrency))
+
+
+def drawn(native: Native, strategy: Strategy, prompt: tuple[int, ...], rule: StopRule, length: int,
+          seeds: Sequence[int]) -> list[Trace | Exception]:
+    """A text of `length` tokens after `prompt` for each seed, as one cell; nothing but `rule` ends it before."""
+    try:
+        given = native.decode(strategy, [Ask(prompt, length, number) for number in seeds])
+    except UserError as error:  # the backend is gone, which is a finding, too
+        return [error] * len(seeds)
+    return [each if isinstance(each, Exception) else trace(rule, length, each) for each in given]
 
 
 def turn(asked: Question, answer: Answer) -> Turn:
@@ -67,5 +82,5 @@ def fit(steps: Steps, kept: int) -> Steps:
 
 
 def _ask(plan: Plan, cell: Cell, example: Example, number: int, asked: Question) -> Ask:
-    own = seed(plan.config.seed, cell.task.spec(), example.id, cell.sample, cell.repeat, number)
-    return Ask(asked.prompt, asked.most, own, plan.target.eos, cell.task.stop, cell.sample)
+    own = PhiloxStream(plan.config.seed, cell.task.spec(), example.id, cell.sample, cell.repeat, number)
+    return Ask(asked.prompt, asked.most, own.number, plan.target.eos, cell.task.stop, cell.sample)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,6 +20,7 @@ from harness.divergence import margin, parting
 from harness.errors import UserError
 from harness.measure.law import Evidence, Law, plain
 from harness.measure.trace import Trace, trace
+from harness.natively import drawn
 from harness.plan import Cell, Plan, make
 from harness.prompts import encode
 from harness.registry import STRATEGIES, add_plugin
@@ -86,6 +88,7 @@ class Report(Stored):
     model: str
     draft: str | None
     dtype: str
+    backend: str = "transformers"
     concurrency: int
     seed: int
     tie: float = TIE
@@ -122,7 +125,12 @@ def verify(config: RunConfig, laws: Sequence[Law] | None = None, draws: int = 96
     """
     cases, skipped = _cases(config, laws)
     specs = tuple(strategy.spec() for case in cases for strategy in case.variants())
-    plan = make(replace(config, strategies=specs or (config.baseline,)), "decodebench verify")
+    with closing(make(replace(config, strategies=specs or (config.baseline,)), "decodebench verify")) as plan:
+        return _verified(plan, cases, skipped, draws, note)
+
+
+def _verified(plan: Plan, cases: list[Case], skipped: dict[str, str], draws: int, note: Callable[[str], None]) -> Report:
+    config = plan.config
     reasons = {entry.spec: entry.unsupported for entry in plan.manifest.strategies if entry.unsupported}
     for case in cases:
         if reason := next((reasons[s.spec()] for s in case.variants() if s.spec() in reasons), None):
@@ -137,7 +145,7 @@ def verify(config: RunConfig, laws: Sequence[Law] | None = None, draws: int = 96
             findings.append(checker.exact(case.exact))
         findings += [checker.sampled(strategy, law) for strategy, law in case.sampled]
     return Report(model=plan.target.name, draft=plan.draft.name if plan.draft else None, dtype=config.dtype,
-                  concurrency=config.concurrency, seed=config.seed, findings=adjusted(findings), skipped=skipped,
+                  backend=config.backend, concurrency=config.concurrency, seed=config.seed, findings=adjusted(findings), skipped=skipped,
                   tokens=sum(len(turn.tokens) for record in checker.base.values() for turn in record.turns))
 
 
@@ -293,8 +301,10 @@ class Checker:
     def _drawn(self, strategy: Strategy, prompt: tuple[int, ...], streams: Sequence[PhiloxStream]
                ) -> list[Trace | Exception]:
         """One text of `LENGTH` tokens after `prompt` for each stream; nothing ends a text before."""
-        runner = Runner(self.precise, time.perf_counter)
         rule = StopRule(self.precise.target.tokenizer, prompt, frozenset(), ())
+        if self.precise.native:
+            return drawn(self.precise.native, strategy, prompt, rule, LENGTH, [stream.number for stream in streams])
+        runner = Runner(self.precise, time.perf_counter)
 
         def job(stream: PhiloxStream) -> Trace | Exception:
             session = runner.session(strategy)

@@ -1,6 +1,5 @@
 """What a backend does that decodes whole answers by itself, and how a cell of a run is asked of it."""
 
-import hashlib
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -86,9 +85,3 @@ def connect(config: RunConfig, target: Model, draft: Model | None) -> Native | N
         return None
     backend: Native = importlib.import_module(f"harness.backends.{config.backend}").connect(config, target, draft)
     return backend
-
-
-def seed(*parts: object) -> int:
-    """A seed below 2⁶³ for what `parts` name (run seed, task, example, sample, …)."""
-    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1

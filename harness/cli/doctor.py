@@ -2,7 +2,8 @@
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import requires, version
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -80,10 +81,18 @@ def _sandbox() -> str:
 
 
 def _vllm() -> str:
-    try:
-        return version("vllm")
-    except PackageNotFoundError:
-        raise _Missing("optional, a second backend", "pip install 'decodebench[vllm]'") from None
+    """vLLM, its version, and what a method of it needs besides."""
+    from harness.backends.vllm_options import COMMANDS, TESTED, package
+
+    found = package()
+    if found is None:
+        raise _Missing("optional, a second backend", COMMANDS["vllm"])
+    name, number = found
+    if not number.startswith(f"{TESTED}."):
+        raise _Missing(f"{name} {number} is not the version that was tested ({TESTED})", COMMANDS["vllm"])
+    if find_spec("arctic_inference") is None:
+        raise _Missing(f"{name} {number}, without suffix decoding", COMMANDS["suffix"])
+    return f"{name} {number}, with suffix decoding"
 
 
 def _data() -> str:

@@ -27,6 +27,10 @@ def command(
                                                     help="again for more; 0: tokens only [1 and 0.7,p=0.9]")] = None,
     draws: Annotated[int, Option(metavar="N", help="texts drawn for each law [96]", show_default=False)] = 96,
     concurrency: Annotated[int, Option(metavar="N", help="texts decoded together [8]", show_default=False)] = 8,
+    backend: Annotated[str, Option(metavar="NAME", help="transformers or vllm [transformers]",
+                                   show_default=False)] = "transformers",
+    engine: Annotated[list[str] | None, Option(metavar="NAME=VALUE",
+                                               help="an option of its engine; again for more")] = None,
     dtype: Annotated[str, Option(metavar="D", help="float32, bfloat16 or float16 [float32]",
                                  show_default=False)] = "float32",
     device: Annotated[str, Option(metavar="D", help="cpu, cuda, cuda:1, … [auto]", show_default=False)] = "auto",
@@ -49,7 +53,7 @@ def command(
     if output and output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file; --output takes a folder.")
     config = RunConfig(model=model, draft=draft, strategies=tuple(strategies or ()), tasks=tuple(tasks or ()),
-                       limit=limit, concurrency=concurrency, max_new_tokens=max_new_tokens, seed=seed, dtype=dtype,
+                       backend=backend, engine=tuple(engine or ()), limit=limit, concurrency=concurrency, max_new_tokens=max_new_tokens, seed=seed, dtype=dtype,
                        device=device, threads=threads, data=data, plugins=tuple(plugins or ()))
     pairs = None if not temperature else [_pair(text) for text in temperature]
     try:

@@ -37,6 +37,11 @@ class PhiloxStream:
         self._key = int.from_bytes(digest, "little")
         self._bits = np.random.Generator(np.random.Philox(key=self._key))
 
+    @property
+    def number(self) -> int:
+        """A seed below 2⁶³ for whoever draws by other means."""
+        return self._key >> 65
+
     def coin(self, chance: float) -> bool:
         """True with probability `chance`; never when it is zero."""
         return float(self._bits.random()) < chance

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.backends.native import Answer, seed
+from harness.backends.native import Answer
+from harness.decoding.draw import PhiloxStream
 from harness.config import RunConfig
 from harness.errors import UserError
 from harness.measure.summary import combine, summarise
@@ -80,8 +81,8 @@ def test_seeds_are_of_the_sample_and_nothing_else(config: RunConfig, monkeypatch
     one, more = ({(ask.prompt, ask.sample, ask.seed) for _, asks in fake.asked[1:] for ask in asks} for fake in made)
     assert one == more
     assert len({each[2] for each in one}) == 3 * 2 * 2
-    assert seed(0, "a", 1) != seed(0, "a", 2)
-    assert 0 <= seed("x") < 1 << 63
+    assert PhiloxStream(0, "a", 1).number != PhiloxStream(0, "a", 2).number
+    assert all(0 <= PhiloxStream(i).number < 1 << 63 for i in range(100))
 
 
 def test_one_that_fails_is_recorded_and_one_that_is_gone_ends_the_run_until_it_is_resumed(

@@ -1,0 +1,21 @@
+"""`decodebench verify --backend vllm` finds by itself what the mend mends, and passes with it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.vllm.test_vllm_runs import decodebench
+
+DRAFTING = ("-s", "speculative", "-s", "prompt_lookup")
+
+
+@pytest.mark.parametrize(("mend", "code"), [("on", 0), ("off", 1)])
+def test_the_lost_temperature_is_found_by_the_law_alone(tmp_path: Path, mend: str, code: int) -> None:
+    done = decodebench("verify", "--backend", "vllm", *DRAFTING, "-t", "nano_story", "--temperature", "0.7",
+                       "--json", str(tmp_path / "found.json"), DECODEBENCH_VLLM_MEND=mend)
+    found = {f["strategy"].partition(":")[0] + " " + f["temperature"]: f
+             for f in json.loads((tmp_path / "found.json").read_text())["findings"]}
+    assert done.returncode == code, done.stdout + done.stderr
+    assert all(finding["ok"] for name, finding in found.items() if name.endswith(" 0"))
+    assert found["speculative 0.7"]["ok"] == (mend == "on")
