@@ -36,6 +36,7 @@ LAWS = (Law(1.0), Law(0.7, 0.9))
 PROMPTS = 3      # prompts that draws start from
 LENGTH = 12      # tokens of a draw
 BATCH = 8        # draws share their prompt, so that so many more are decoded at a time than answers
+SAMPLERS = ("temperature", "top_p")
 NO_PROMISE = "promises neither greedy's tokens nor the target's law"
 
 
@@ -129,9 +130,9 @@ def verify(config: RunConfig, laws: Sequence[Law] | None = None, draws: int = 96
         return _verified(plan, cases, skipped, draws, note)
 
 
-def _verified(plan: Plan, cases: list[Case], skipped: dict[str, str], draws: int, note: Callable[[str], None]) -> Report:
-    config = plan.config
-    reasons = {entry.spec: entry.unsupported for entry in plan.manifest.strategies if entry.unsupported}
+def _verified(plan: Plan, cases: list[Case], skipped: dict[str, str], draws: int, note: Callable[[str], None]
+              ) -> Report:
+    config, reasons = plan.config, {e.spec: e.unsupported for e in plan.manifest.strategies if e.unsupported}
     for case in cases:
         if reason := next((reasons[s.spec()] for s in case.variants() if s.spec() in reasons), None):
             skipped[case.spec] = reason
@@ -145,7 +146,8 @@ def _verified(plan: Plan, cases: list[Case], skipped: dict[str, str], draws: int
             findings.append(checker.exact(case.exact))
         findings += [checker.sampled(strategy, law) for strategy, law in case.sampled]
     return Report(model=plan.target.name, draft=plan.draft.name if plan.draft else None, dtype=config.dtype,
-                  backend=config.backend, concurrency=config.concurrency, seed=config.seed, findings=adjusted(findings), skipped=skipped,
+                  backend=config.backend, concurrency=config.concurrency, seed=config.seed,
+                  findings=adjusted(findings), skipped=skipped,
                   tokens=sum(len(turn.tokens) for record in checker.base.values() for turn in record.turns))
 
 
@@ -165,11 +167,11 @@ def _cases(config: RunConfig, laws: Sequence[Law] | None) -> tuple[list[Case], d
     """What to check, and what cannot be, with the reason."""
     for path in config.plugins:
         add_plugin(path)
-    names = [name for name in STRATEGIES.names() if STRATEGIES.get(name).guarantee != "changes-output"]
+    names = [name for name in STRATEGIES.names() if _promises(config, STRATEGIES.get(name))]
     cases, skipped = list[Case](), dict[str, str]()
     for spec in dict.fromkeys(config.strategies or names):
         strategy = STRATEGIES.build(spec)
-        if strategy.guarantee == "changes-output":
+        if not _promises(config, strategy):
             skipped[spec] = NO_PROMISE
             continue
         wanted = [] if "temperature" not in strategy.knobs() else laws if laws is not None else _own(strategy) or LAWS
@@ -177,6 +179,11 @@ def _cases(config: RunConfig, laws: Sequence[Law] | None) -> tuple[list[Case], d
                    and (s := _at(strategy, law.temperature, law.p))}
         cases.append(Case(spec, _at(strategy, 0.0, None), tuple(sampled.values())))
     return cases, skipped
+
+
+def _promises(config: RunConfig, strategy: Strategy | type[Strategy]) -> bool:
+    """Another backend's plain samplers promise a law, too."""
+    return strategy.guarantee != "changes-output" or (config.backend != "transformers" and strategy.name in SAMPLERS)
 
 
 def _own(strategy: Strategy) -> tuple[Law, ...]:
@@ -389,5 +396,3 @@ def _reason(done: Trace | Exception) -> str:
     if isinstance(done, Exception):
         return f"{type(done).__name__}: {done}"
     return f"ended by itself after {len(done.tokens)} of {LENGTH} tokens"
-
-

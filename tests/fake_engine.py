@@ -27,14 +27,14 @@ def serve(pipe: Any, options: dict[str, Any], plugins: Sequence[Path], threads: 
     done = 0
     while True:
         try:
-            kind, texts, sampling, together = pipe.recv()
+            kind, texts, sampling, _ = pipe.recv()
         except EOFError:
             return None
         if sampling.get("min_p") == 0.5:
             pipe.send(("wrong", "RuntimeError", "kernel trouble"))
             continue
         done += 1
-        if wrong == "killed" and done > 3:
+        if wrong == "killed" and done > 5:
             os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(10)
         pipe.send(("done", [said(text.most, kind) for text in texts]))

@@ -200,7 +200,7 @@ class Vllm:
         if how.bends:
             options["logits_processors"] = ["harness.backends.vllm_logits:Bend"]
         worker = Worker(spec, options, self.config, threads(self.config))
-        self.engines[key] = worker.started() | {"speculative": dict(how.speculative or {})}
+        self.engines[key] = {**worker.started(), "speculative": options.get("speculative_config")}
         self.workers[key] = worker
         return worker
 
@@ -217,7 +217,8 @@ class Vllm:
                       for model in (self.target, self.draft) if model)
         each = int(self.options["kv_cache_memory_bytes"]) + weights + PROCESS
         gpu = self.config.device.startswith("cuda")
-        return len(keys) * each <= (torch.cuda.mem_get_info()[0] if gpu else psutil.virtual_memory().available)
+        free = int(torch.cuda.mem_get_info()[0] if gpu else psutil.virtual_memory().available)
+        return bool(len(keys) * each <= free)
 
 
 def engine_options(config: RunConfig, target: Model, draft: Model | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from harness.registry import STRATEGIES
 from harness.strategy import Strategy
 
 
-class Bend(AdapterLogitsProcessor):
+class Bend(AdapterLogitsProcessor):  # type: ignore[misc]
     """Requests name their strategy in `extra_args["decodebench"]`; others are left alone."""
 
     def is_argmax_invariant(self) -> bool:

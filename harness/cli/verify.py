@@ -10,27 +10,26 @@ from harness.config import RunConfig
 from harness.errors import UserError
 
 Text = str | None
+Texts = list[str] | None
 Number = int | None
 
 
 def command(
-    strategies: Annotated[list[str] | None, Option("-s", "--strategy", metavar="NAME[:k=v,…]",
-                                                   help="again for more [all that promise something]")] = None,
+    strategies: Annotated[Texts, Option("-s", "--strategy", metavar="NAME[:k=v,…]",
+                                        help="again for more [all that promise something]")] = None,
     model: Annotated[str, Option("-m", "--model", metavar="MODEL", help="nano, a folder or a hub id [nano]",
                                  show_default=False)] = "nano",
     draft: Annotated[Text, Option(metavar="MODEL", help="the small model that drafts")] = None,
-    tasks: Annotated[list[str] | None, Option("-t", "--task", metavar="TASK",
-                                              help="again for more [the embedded ones]")] = None,
+    tasks: Annotated[Texts, Option("-t", "--task", metavar="TASK", help="again for more [embedded ones]")] = None,
     limit: Annotated[int, Option(metavar="N", help="first N examples of a task [2]", show_default=False)] = 2,
     max_new_tokens: Annotated[int, Option(metavar="N", help="length of an answer [48]", show_default=False)] = 48,
-    temperature: Annotated[list[str] | None, Option("--temperature", metavar="T[,p=P]",
-                                                    help="again for more; 0: tokens only [1 and 0.7,p=0.9]")] = None,
+    temperature: Annotated[Texts, Option("--temperature", metavar="T[,p=P]",
+                                         help="again for more; 0: tokens only [1 and 0.7,p=0.9]")] = None,
     draws: Annotated[int, Option(metavar="N", help="texts drawn for each law [96]", show_default=False)] = 96,
     concurrency: Annotated[int, Option(metavar="N", help="texts decoded together [8]", show_default=False)] = 8,
     backend: Annotated[str, Option(metavar="NAME", help="transformers or vllm [transformers]",
                                    show_default=False)] = "transformers",
-    engine: Annotated[list[str] | None, Option(metavar="NAME=VALUE",
-                                               help="an option of its engine; again for more")] = None,
+    engine: Annotated[Texts, Option(metavar="NAME=VALUE", help="an option of its engine; again for more")] = None,
     dtype: Annotated[str, Option(metavar="D", help="float32, bfloat16 or float16 [float32]",
                                  show_default=False)] = "float32",
     device: Annotated[str, Option(metavar="D", help="cpu, cuda, cuda:1, … [auto]", show_default=False)] = "auto",
@@ -53,8 +52,9 @@ def command(
     if output and output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file; --output takes a folder.")
     config = RunConfig(model=model, draft=draft, strategies=tuple(strategies or ()), tasks=tuple(tasks or ()),
-                       backend=backend, engine=tuple(engine or ()), limit=limit, concurrency=concurrency, max_new_tokens=max_new_tokens, seed=seed, dtype=dtype,
-                       device=device, threads=threads, data=data, plugins=tuple(plugins or ()))
+                       backend=backend, engine=tuple(engine or ()), limit=limit, concurrency=concurrency,
+                       max_new_tokens=max_new_tokens, seed=seed, dtype=dtype, device=device,
+                       threads=threads, data=data, plugins=tuple(plugins or ()))
     pairs = None if not temperature else [_pair(text) for text in temperature]
     try:
         return _report(config, pairs, draws, output, as_json)

@@ -75,7 +75,7 @@ def terminal(report: Report) -> Table:
     """One line a strategy and temperature, for a terminal of 80 columns or more."""
     bad = sum(not finding.ok for finding in report.findings)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title_justify="left",
-                  title=Text(f"{report.model} ({report.dtype}): {_sum(report, bad)}"), caption_justify="left",
+                  title=Text(f"{report.model} ({_set_up(report)}): {_sum(report, bad)}"), caption_justify="left",
                   caption=Text("\n".join(notes(report))))
     table.add_column("strategy", overflow="fold", min_width=12)
     for title in TITLES:
@@ -98,7 +98,15 @@ def notes(report: Report, most: int = 3) -> list[str]:
         found = details(finding)
         lines += [f"{label} at {finding.temperature}: {line}" for line in found[:most]]
         lines += [f"{label} at {finding.temperature}: {len(found) - most} more"] if len(found) > most else []
-    return [*lines, *(f"{spec} was not checked: {reason}" for spec, reason in report.skipped.items())]
+    alike = dict[str, list[str]]()
+    for spec, reason in report.skipped.items():
+        alike.setdefault(reason, []).append(spec)
+    return [*lines, *(f"{', '.join(specs)} {'was' if len(specs) == 1 else 'were'} not checked: {reason}"
+                      for reason, specs in alike.items())]
+
+
+def _set_up(report: Report) -> str:
+    return report.dtype if report.backend == "transformers" else f"{report.dtype}, {report.backend}"
 
 
 def _sum(report: Report, bad: int) -> str:

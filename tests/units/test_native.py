@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness.backends.native import Answer
-from harness.decoding.draw import PhiloxStream
 from harness.config import RunConfig
+from harness.decoding.draw import PhiloxStream
 from harness.errors import UserError
 from harness.measure.summary import combine, summarise
 from harness.natively import fit, trace

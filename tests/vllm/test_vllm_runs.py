@@ -12,8 +12,8 @@ from harness.measure.summary import combine
 from harness.store import Record, Store
 
 EXACT = ("greedy", "prompt_lookup", "speculative", "suffix_decoding", "greedy+repetition_penalty:penalty=1.3",
-         "greedy+frequency_penalty:presence=0.5", "greedy+no_repeat_ngram:n=3", "greedy+repetition_penalty:prompt=false",
-         "top_nsigma:n=0")
+         "greedy+frequency_penalty:presence=0.5", "greedy+no_repeat_ngram:n=3",
+         "greedy+repetition_penalty:prompt=false", "top_nsigma:n=0")
 OTHERS = ("top_p:p=0.9", "min_p", "typical", "beam")
 
 
