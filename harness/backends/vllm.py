@@ -139,7 +139,7 @@ class Vllm:
         """Start the engine of a strategy, or say why that is not possible."""
         try:
             how = call(strategy, self._draft())
-            key = json.dumps({"bends": how.bends} if how.bends else dict(how.speculative or {}), sort_keys=True)
+            key = _key(how)
             self._check(how)
         except Unsupported as refused:
             return str(refused)
@@ -212,13 +212,20 @@ class Vllm:
                 how = call(STRATEGIES.build(spec), self._draft())
             except Unsupported:
                 continue
-            keys.add(json.dumps([how.bends, dict(how.speculative or {})], sort_keys=True))
+            keys.add(_key(how))
         weights = sum(model.parameters * model.engine.model.dtype.itemsize
                       for model in (self.target, self.draft) if model)
         each = int(self.options["kv_cache_memory_bytes"]) + weights + PROCESS
         gpu = self.config.device.startswith("cuda")
         free = int(torch.cuda.mem_get_info()[0] if gpu else psutil.virtual_memory().available)
         return bool(len(keys) * each <= free)
+
+
+def _key(how: Call) -> str:
+    """What tells the engines of a run apart."""
+    if how.speculative:
+        return json.dumps(dict(how.speculative))
+    return "with our logits processor" if how.bends else "plain"
 
 
 def engine_options(config: RunConfig, target: Model, draft: Model | None) -> dict[str, Any]:

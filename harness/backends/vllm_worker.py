@@ -2,7 +2,6 @@
 
 import gc
 import os
-import sys
 import time
 import traceback
 from collections import deque
@@ -67,8 +66,7 @@ def serve(pipe: Any, options: dict[str, Any], plugins: Sequence[Path], threads: 
             pipe.send(("wrong", type(error).__name__, _chain(error)))
     del engine
     gc.collect()
-    sys.stdout.flush()
-    os._exit(0)  # what vLLM leaves behind must not keep the process
+
 
 
 def _chain(error: BaseException) -> str:
