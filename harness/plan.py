@@ -261,7 +261,8 @@ def _task_entry(task: Task, examples: Sequence[Example], data: DataSource, confi
         unscored = "code not run: allow it with --allow-code-execution"
     return TaskEntry(spec=task.spec(), version=task.version, headline=task.headline, unscored=unscored,
                      data="; ".join(data.origins.values()) or "embedded", data_hash=_hash(examples),
-                     examples=len(examples), max_new_tokens=config.max_new_tokens or task.max_new_tokens)
+                     examples=len(examples), max_new_tokens=config.max_new_tokens or task.max_new_tokens,
+                     sub_tasks=task.sub_tasks)
 
 
 def _hash(examples: Sequence[Example]) -> str:

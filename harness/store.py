@@ -199,6 +199,7 @@ class TaskEntry(Stored):
     data_hash: str
     examples: int
     max_new_tokens: int
+    sub_tasks: bool = False
 
 
 class StrategyEntry(Stored):

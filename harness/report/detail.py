@@ -7,11 +7,13 @@ import pandas as pd
 
 from harness.measure.acceptance import acceptance_table
 from harness.measure.limits import break_even, limits_table
+from harness.measure.parts import part_table
 from harness.measure.raw import read
 from harness.measure.speed import speed_table
 from harness.measure.summary import summarise, together
 from harness.report import texts
-from harness.report.tables import Column, names
+from harness.report.tables import QUALITY, SPEEDUP, TAU, Column, names
+from harness.report.tables import SPEED as SPEED_COLUMN
 from harness.report.texts import Kind, Section
 from harness.store import Store
 
@@ -108,6 +110,13 @@ LIMITS = Kind(
                "copied."),
         Column("of_bound", "of bound", "Share of that bound that was reached.", "share"),
     ))
+PARTS = Kind(
+    "parts", "Sub-tasks", "Each sub-task by itself, then all together.", part_table,
+    ("quality", "tokens_per_second", "speedup", "tau_pooled", "accept_rate"), (
+        Column("samples", "samples", "Samples that the figures are of.", "count"), QUALITY, SPEED_COLUMN, SPEEDUP, TAU,
+        Column("accept_rate", "accepted", "Drafted tokens that the model accepted.", "share"),
+        Column("tokens_mean", "tokens", "Mean number of tokens of an answer.", "count"),
+    ))
 ON_REQUEST = (ACCEPTANCE, SPEED)  # long tables, which a terminal shows only when asked to
 
 
@@ -126,7 +135,7 @@ class Findings:
 
 def gather(stores: Sequence[Store]) -> Findings:
     """Read the records of each run once, and compute every table."""
-    summaries, sections, keys = _tables(stores, (*ON_REQUEST, LIMITS))
+    summaries, sections, keys = _tables(stores, (PARTS, *ON_REQUEST, LIMITS))
     several = [bool((frame["sample"] > 0).any()) for frame in keys]
     return Findings(summaries, together(stores, summaries), [*sections, *texts.sections(stores, several)], keys)
 

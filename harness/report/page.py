@@ -121,10 +121,11 @@ def _texts(sections: Sequence[texts.Section], task: str) -> list[dict[str, Any]]
     """The tables below the main one of one task."""
     found = []
     for section in sections:
-        rows = section.rows[section.rows["task"] == task]
-        columns = section.present(rows)
-        if len(rows):
-            found.append({"title": section.kind.title, "about": section.kind.about, "columns": columns,
+        of_task = section.rows[section.rows["task"] == task]
+        for name, rows in section.groups(of_task):
+            columns = section.present(rows)
+            title = section.kind.title + name.removeprefix(task)
+            found.append({"title": title, "about": section.kind.about, "columns": columns,
                           "notes": section.notes,
                           "rows": [{"label": row["label"], "spec": row["strategy"],
                                     "figures": [_figure(column, row) for column in columns]}

@@ -1,4 +1,4 @@
-"""The tables about texts: how varied and likely they are, several samples, and whether the likely is the good."""
+"""The tables beside the summary: sub-tasks, how varied and likely texts are, several samples, likelihood and utility."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,10 @@ class Kind:
 
 @dataclass(frozen=True)
 class Section:
-    """A table that has rows (each with `task` and `label`; several runs are under each other), and its notes."""
+    """A table that has rows (each with `task` and `label`; several runs are under each other), and its notes.
+
+    Rows are shown by `task`, and by `part` where they have one.
+    """
 
     kind: Kind
     rows: pd.DataFrame
@@ -38,6 +41,11 @@ class Section:
     def present(self, rows: pd.DataFrame) -> list[Column]:
         """The columns that have a value in some of `rows`."""
         return [column for column in self.kind.columns if column.key in rows and rows[column.key].notna().any()]
+
+    def groups(self, rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+        """The rows that are shown together, and what they are about."""
+        for name, group in rows.groupby(["task", *(["part"] if "part" in rows else [])], sort=False):
+            yield ": ".join(map(str, name)), group
 
 
 TEXTS = Kind(
@@ -151,9 +159,9 @@ def markdown(found: Sequence[Section]) -> str:
     """One GitHub table a task and kind, with every column that has a value there, and its notes."""
     lines = []
     for section in found:
-        for task, rows in section.rows.groupby("task", sort=False):
+        for name, rows in section.groups(section.rows):
             columns = section.present(rows)
-            lines += ["", f"### {task}: {section.kind.title}", "", section.kind.about, "",
+            lines += ["", f"### {name}: {section.kind.title}", "", section.kind.about, "",
                       line(["strategy", *(column.title for column in columns)]),
                       line(["---", *("---:" for _ in columns)])]
             lines += [line([f"`{row['label']}`", *(column.text(row) for column in columns)])
@@ -171,8 +179,8 @@ def terminal(section: Section) -> Table:
     table.add_column("strategy", overflow="fold", min_width=12)
     for column in shown:
         table.add_column(column.title, justify="right", no_wrap=True)
-    for task, rows in section.rows.groupby("task", sort=False):
-        table.add_row(Text(str(task), style="bold"))
+    for name, rows in section.groups(section.rows):
+        table.add_row(Text(name, style="bold"))
         for _, row in rows.iterrows():
             label = Text(row["label"].replace(":", " ", 1).replace(",", " "))  # narrow tables fold at spaces
             table.add_row(label, *(column.text(row) for column in shown))
