@@ -84,11 +84,13 @@ def make(config: RunConfig, command: str) -> Plan:
     strategies = _strategies(config)
     chosen = _unique([TASKS.build(spec) for spec in config.tasks or _default_tasks()])
     data = [DataSource(config.data) for _ in chosen]  # one each: it says where the rows came from
-    tasks = tuple((task, _examples(task, source, config.limit)) for task, source in zip(chosen, data, strict=True))
+    found = [_examples(task, source) for task, source in zip(chosen, data, strict=True)]
     torch.set_num_threads(1)  # until the size of the model is known
     target = load(config.model, dtype=config.dtype, device=device, tokenizer=config.tokenizer,
                   compiled=config.compile)
     threads = use_threads(config, target)
+    tasks = tuple((task, _cut(task, examples, source, target, config.limit))
+                  for task, examples, source in zip(chosen, found, data, strict=True))
     draft, reason = _draft(config, target, strategies)
     engines = [model.engine for model in (target, draft) if model]
     _limit_caches(config, engines)
@@ -179,13 +181,30 @@ def _unique(plugins: Sequence[Any]) -> list[Any]:
     return list({plugin.spec(): plugin for plugin in plugins}.values())
 
 
-def _examples(task: Task, data: DataSource, limit: int | None) -> tuple[Example, ...]:
+def _examples(task: Task, data: DataSource) -> list[Example]:
     examples = task.examples(data)
     if not examples:
         raise UserError(f"The task '{task.name}' has no examples.")
     if len({example.id for example in examples}) != len(examples):
         raise UserError(f"The task '{task.name}' has two examples of the same id.")
-    return tuple(examples[:limit])
+    return examples
+
+
+def _cut(task: Task, examples: Sequence[Example], data: DataSource, target: Model,
+         limit: int | None) -> tuple[Example, ...]:
+    """The first `limit` examples as the model gets them; those that are left out are counted in a warning."""
+    kept, seen = list[Example](), 0
+    for example in examples:
+        if len(kept) == limit:
+            break
+        seen += 1
+        if (cut := task.cut(example, target.tokenizer)) is not None:
+            kept.append(cut)
+    if not kept:
+        raise UserError(f"No example of {task.spec()} is long enough; ask for fewer tokens of each.")
+    if len(kept) < seen:
+        data.warnings.append(f"{task.spec()}: {seen - len(kept)} of {seen} examples are too short and left out.")
+    return tuple(kept)
 
 
 def _draft(config: RunConfig, target: Model, strategies: Sequence[Strategy]) -> tuple[Model | None, str]:

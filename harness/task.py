@@ -59,6 +59,10 @@ class Task(Plugin):
     def examples(self, data: "DataSource") -> list[Example]:
         """All test problems in their published order; raises `UserError` naming file and line of a bad row."""
 
+    def cut(self, example: Example, tokenizer: Any) -> Example | None:
+        """The example as a model with this tokenizer gets it, for tasks that count in tokens; None leaves it out."""
+        return example
+
     def prompt(self, example: Example, answers: Sequence[str]) -> str | list[Message]:
         """What the model reads for the turn after `answers`: raw text, or messages when `chat`."""
         if not self.chat:

@@ -1,4 +1,4 @@
-"""The tables beside the summary: sub-tasks, how varied and likely texts are, several samples, likelihood and utility."""
+"""The tables beside the summary: of sub-tasks, of texts and of several samples, and whether the likely is the good."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
