@@ -203,7 +203,7 @@ def _cut(task: Task, examples: Sequence[Example], data: DataSource, target: Mode
     if not kept:
         raise UserError(f"No example of {task.spec()} is long enough; ask for fewer tokens of each.")
     if len(kept) < seen:
-        data.warnings.append(f"{task.spec()}: {seen - len(kept)} of {seen} examples are too short and left out.")
+        data.warnings.append(f"{task.name}: {seen - len(kept)} of {seen} examples are too short and left out.")
     return tuple(kept)
 
 

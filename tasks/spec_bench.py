@@ -38,7 +38,7 @@ class SpecBench(Task):
     part: str = knob("all", "the sub-task", choices=("all", *PARTS))
 
     version = 1
-    source = "Xia et al. 2024, arXiv:2401.07851; hemingkx/Spec-Bench, Apache-2.0 (its sources keep their own terms)"
+    source = "Xia et al. 2024, arXiv:2401.07851; Spec-Bench, Apache-2.0"
     headline = "score"
     max_new_tokens = 1024
     chat = True

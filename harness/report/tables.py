@@ -132,9 +132,14 @@ def names(summary: pd.DataFrame) -> list[str]:
     return [f"{short[spec]} ({run})" for spec, run in zip(summary["strategy"], summary["run"], strict=True)]
 
 
+def briefly(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same rows with a short label for each task: paths of files are too long for narrow tables."""
+    return rows.assign(task=rows["task"].map(labels(rows["task"].unique())))
+
+
 def notes(summary: pd.DataFrame) -> list[str]:
     """What a reader must know beside the numbers: what could not run or be scored, and what failed."""
-    named = summary.assign(label=names(summary))
+    named = briefly(summary).assign(label=names(summary))
     absent = named[named["unsupported"] != ""].drop_duplicates("label")
     unscored = named[named["quality_note"] != ""].drop_duplicates("task")
     cut = named[named["cut"] > 0].drop_duplicates("task")
@@ -200,7 +205,7 @@ def terminal(summary: pd.DataFrame, manifest: Manifest) -> Table:
     shown = (QUALITY, SPEED, SPEEDUP, TAU, FORWARDS)
     for column in shown:
         table.add_column(column.title, justify="left" if column.ends else "right", no_wrap=True)
-    for task, rows in summary.groupby("task", sort=False):
+    for task, rows in briefly(summary).groupby("task", sort=False):
         metric = DASH if rows["quality_note"].iloc[0] else rows["quality_metric"].iloc[0]
         table.add_row(Text(str(task), style="bold"), Text(metric, style="dim"))
         for _, row in rows.iterrows():

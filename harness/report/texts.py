@@ -11,7 +11,7 @@ from rich.text import Text
 from harness.measure.mauve import ENOUGH
 from harness.measure.summary import run_labels
 from harness.measure.texts import finished, sample_table, text_table, utility_table
-from harness.report.tables import Column, line, names
+from harness.report.tables import Column, briefly, line, names
 from harness.store import Store
 
 
@@ -142,6 +142,7 @@ def _notes(stores: Sequence[Store], rows: pd.DataFrame) -> Iterator[str]:
     for scorer, own in dict.fromkeys((texts.scorer, texts.own) for store in stores if (texts := store.texts())):
         yield f"scored by {scorer}, the evaluated model: it finds its own texts likely (--scorer names another)" \
             if own else f"scored by {scorer}"
+    rows = briefly(rows)
     few = rows.dropna(subset=["mauve"]).groupby("task", sort=False)["texts"].min()
     yield from (f"{task}: MAUVE of {count} texts, of which it wants {ENOUGH:,}: biased, and noisy"
                 for task, count in few.items() if count < ENOUGH)
@@ -179,7 +180,7 @@ def terminal(section: Section) -> Table:
     table.add_column("strategy", overflow="fold", min_width=12)
     for column in shown:
         table.add_column(column.title, justify="right", no_wrap=True)
-    for name, rows in section.groups(section.rows):
+    for name, rows in section.groups(briefly(section.rows)):
         table.add_row(Text(name, style="bold"))
         for _, row in rows.iterrows():
             label = Text(row["label"].replace(":", " ", 1).replace(",", " "))  # narrow tables fold at spaces

@@ -103,7 +103,7 @@ def test_a_run_has_references_and_counts_what_is_left_out() -> None:
     store = Store.open(start("run", limit=3).folder)
     (task,) = store.manifest.tasks
     assert (task.data, task.examples, task.max_new_tokens, task.unscored) == ("texts.txt", 3, 12, "open-ended")
-    assert store.manifest.warnings == [f"{task.spec}: 1 of 4 examples are too short and left out."]
+    assert store.manifest.warnings == ["continuation: 1 of 4 examples are too short and left out."]
     records = list(store.records())
     assert {record.example for record in records} == {"continuation/0", "continuation/2", "continuation/3"}
     assert {record.turns[0].prompt_tokens for record in records} == {20}
