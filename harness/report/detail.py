@@ -11,9 +11,8 @@ from harness.measure.parts import part_table
 from harness.measure.raw import read
 from harness.measure.speed import speed_table
 from harness.measure.summary import summarise, together
-from harness.report import texts
+from harness.report import tables, texts
 from harness.report.tables import QUALITY, SPEEDUP, TAU, Column, names
-from harness.report.tables import SPEED as SPEED_COLUMN
 from harness.report.texts import Kind, Section
 from harness.store import Store
 
@@ -113,7 +112,7 @@ LIMITS = Kind(
 PARTS = Kind(
     "parts", "Sub-tasks", "Each sub-task by itself, then all together.", part_table,
     ("quality", "tokens_per_second", "speedup", "tau_pooled", "accept_rate"), (
-        Column("samples", "samples", "Samples that the figures are of.", "count"), QUALITY, SPEED_COLUMN, SPEEDUP, TAU,
+        Column("samples", "samples", "Samples that the figures are of.", "count"), QUALITY, tables.SPEED, SPEEDUP, TAU,
         Column("accept_rate", "accepted", "Drafted tokens that the model accepted.", "share"),
         Column("tokens_mean", "tokens", "Mean number of tokens of an answer.", "count"),
     ))
