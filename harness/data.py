@@ -18,8 +18,10 @@ Row = dict[str, Any]
 VARIABLE = "DECODEBENCH_DATA"
 LONGEST = 16 * 2**20  # bytes of a line: more is no row that a model could read
 TEXTS = list[str] | list[list[str]]
-NAMES: dict[Any, str] = {str: "text", int: "a whole number", list[str]: "a list of texts",
-                         TEXTS: "a list of texts, or of lists of texts"}
+ANSWER = str | int | float | list[str | int | float]
+NAMES: dict[Any, str] = {str: "text", int: "a whole number", bool: "true or false", list: "a list",
+                         list[str]: "a list of texts", TEXTS: "a list of texts, or of lists of texts",
+                         ANSWER: "a text, a number, or a list of these"}
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def checked(
     seen: dict[Any, int] = {}
     for number, full in rows:
         where = f"{origin}, {place} {number}"
-        row = _pick(full, fields, optional, where)
+        row = picked(full, fields, optional, where)
         if problem := check(row):
             raise UserError(f"{where}: {problem}.")
         if key is not None and seen.setdefault(row[key], number) != number:
@@ -196,7 +198,7 @@ def _fetch(name: str, file: str, hub: Hub | Download) -> Iterator[tuple[int, Any
         yield index + 1, hub.adapt(index, row) if hub.adapt else row
 
 
-def _pick(row: Any, fields: Mapping[str, Any], optional: Mapping[str, Any], where: str) -> Row:
+def picked(row: Any, fields: Mapping[str, Any], optional: Mapping[str, Any], where: str) -> Row:
     """Only the wanted fields of a row; raises `UserError` when one is missing, empty or of the wrong type."""
     if not isinstance(row, dict):
         raise UserError(f"{where}: this is not a JSON object.")

@@ -8,6 +8,9 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
+from harness.errors import UserError
+from harness.plugin import stages
+
 Text = str | None
 Number = int | None
 Flag = bool | None
@@ -22,6 +25,8 @@ def command(
                                                    help="again for more [all]")] = None,
     tasks: Annotated[list[str] | None, Option("-t", "--task", metavar="TASK",
                                               help="again for more [the embedded ones]")] = None,
+    task_files: Annotated[list[Path] | None, Option("--task-file", metavar="FILE.jsonl",
+                                                    help="a task of your own: prompts and answers")] = None,
     limit: Annotated[Number, Option(metavar="N", help="first N examples of a task [all]")] = None,
     concurrency: Annotated[Number, Option(metavar="N", help="texts decoded together [1]")] = None,
     samples: Annotated[Number, Option(metavar="N", help="answers to each prompt [1]")] = None,
@@ -56,7 +61,9 @@ def command(
 
     given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value
                              for key, value in context.params.items()
-                             if key != "config" and value not in (None, [], ())}
+                             if key not in ("config", "task_files") and value not in (None, [], ())}
+    if task_files:
+        given["tasks"] = (*given.get("tasks", ()), *map(_task_of, task_files))
     settings = RunConfig.from_toml(config, **given) if config else RunConfig(**given)
     try:
         from harness.cli.progress import watching
@@ -73,3 +80,11 @@ def command(
         typer.echo(f"{done.failed} of {done.samples} samples failed: see {page}, or the records in "
                    f"{done.folder / 'records'} whose status is \"failed\".", err=True)
     return 3 if done.failed else 0
+
+
+def _task_of(path: Path) -> str:
+    """The task that a file stands for."""
+    spec = f"task_file:file={path}"
+    if "," in spec or len(stages(spec)) > 1:
+        raise UserError(f"The name {path} has a comma or a plus sign where settings end; rename the file.")
+    return spec
