@@ -54,7 +54,8 @@ def fits(checker: str, text: str, wanted: str) -> bool:
 def read_off(checker: str, text: str) -> str | None:
     """What an answer says in the end: its last number, the letter it chooses, or all of it; None when it is not there.
 
-    The letter is the last one after "answer is", "answer:", "choose" or "option", else at the start of a line, in brackets, or alone.
+    The letter is the last one after "answer is", "answer:", "choose" or "option", else the last one at the start of a
+    line, in brackets, or alone.
     """
     if checker == "number":
         found = [match.group() for match in NUMBER.finditer(text)]
