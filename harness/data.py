@@ -68,23 +68,27 @@ class DataSource:
         self,
         name: str,
         file: str,
-        hub: Hub | Download,
+        hub: Hub | Download | None,
         fields: Mapping[str, Any],
         *,
         optional: Mapping[str, Any] = types.MappingProxyType({}),
         key: str | None = None,
         check: Callable[[Row], str | None] = lambda row: None,
+        fill: Callable[[Row], Row] = lambda row: row,
     ) -> list[Row]:
         """The rows of the data set `name`, each with exactly `fields` (str, int, list[str] or `TEXTS`), in published
         order; a row has those of the `optional` fields that it was given.
 
         `file` is JSONL, perhaps gzipped; `key` is a field whose values must differ; `check` says what else is wrong
-        with a row. Raises `UserError` that names the file and the line of a bad row, or what could not be fetched.
+        with a row; `fill` turns a row of another form of the file into one of this. `hub` is None for data that the
+        user brings. Raises `UserError` that names the file and the line of a bad row, or what could not be fetched.
         """
         path = self._find(name, file)
-        origin, place = (str(path), "line") if path else _home(hub)
-        found = checked(read_jsonl(path) if path else _fetch(name, file, hub), origin, fields, optional=optional,
-                        key=key, check=check, place=place)
+        origin, place = (str(path), "line") if path or not isinstance(hub, Hub) else \
+            (f"{hub.repo} at {hub.revision}", "row")
+        rows = read_jsonl(path) if path else _fetch(name, file, hub)
+        filled = ((number, fill(row) if isinstance(row, dict) else row) for number, row in rows)
+        found = checked(filled, origin, fields, optional=optional, key=key, check=check, place=place)
         self._note(name, origin, found, hub)
         return found
 
@@ -106,9 +110,9 @@ class DataSource:
         paths = (folder / name / one for folder in self.folders for one in (file, twin))
         return next((path for path in paths if path.is_file()), None)
 
-    def _note(self, name: str, origin: str, rows: list[Row], hub: Hub | Download) -> None:
+    def _note(self, name: str, origin: str, rows: list[Row], hub: Hub | Download | None) -> None:
         self.origins[name] = origin
-        if hub.rows_sha256 not in (None, digest(rows)):
+        if hub and hub.rows_sha256 not in (None, digest(rows)):
             self.warnings.append(f"The {len(rows)} rows of {name} from {origin} differ from the published ones: "
                                  "do not hold its scores against published figures.")
 
@@ -178,11 +182,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path} cannot be read: {error}.") from error
 
 
-def _home(hub: Hub | Download) -> tuple[str, str]:
-    return (hub.url, "line") if isinstance(hub, Download) else (f"{hub.repo} at {hub.revision}", "row")
-
-
-def _fetch(name: str, file: str, hub: Hub | Download) -> Iterator[tuple[int, Any]]:
+def _fetch(name: str, file: str, hub: Hub | Download | None) -> Iterator[tuple[int, Any]]:
+    if hub is None:
+        raise UserError(f"The rows of {name} are not fetched for you; give --data DIR with the file DIR/{name}/{file}.")
     if isinstance(hub, Download):
         raise UserError(f"The rows of {name} are on no hub: download {hub.url} as DIR/{name}/{file}, "
                         "and give --data DIR.")

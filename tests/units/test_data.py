@@ -206,6 +206,18 @@ def test_what_no_hub_has_is_downloaded_by_the_user(tmp_path: Path) -> None:
     assert source.warnings == []
 
 
+def test_what_the_user_must_bring(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"give --data DIR with the file DIR/set/test\.jsonl"):
+        DataSource(tmp_path).rows("set", "test.jsonl", None, FIELDS)
+    path = write(tmp_path, jsonl([{"name": "a", "text": "one"}, {"name": 1, "text": "two"}]))
+    source = DataSource(tmp_path)
+    with pytest.raises(UserError, match=f"{path}, line 2: the field 'id' must be text"):
+        source.rows("set", "test.jsonl", None, FIELDS, fill=lambda row: {"id": row["name"], **row})
+    write(tmp_path, jsonl([{"name": "a", "text": "one"}]))
+    assert source.rows("set", "test.jsonl", None, FIELDS, fill=lambda row: {"id": row["name"], **row}) == ROWS[:1]
+    assert source.warnings == []
+
+
 def test_a_file_of_the_users_is_found_as_named_or_below_the_data_folder(tmp_path: Path,
                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     data = tmp_path / "data"
