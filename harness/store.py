@@ -199,7 +199,7 @@ class TaskEntry(Stored):
     data_hash: str
     examples: int
     max_new_tokens: int
-    sub_tasks: bool = False
+    sub_tasks: dict[str, str] | None = None
 
 
 class StrategyEntry(Stored):

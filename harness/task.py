@@ -40,7 +40,7 @@ class Task(Plugin):
     `executes_code` tasks run what the model wrote. A prompt that is too long for the model is refused, unless
     `may_cut` says that it may lose its start (few-shot exemplars, as lm-eval does).
     Of `open_ended` tasks the texts themselves are looked at: how varied, how likely, how much like the references.
-    The categories of a task with `sub_tasks` are reported one by one.
+    `sub_tasks` has the sub-task of a category (its own name where it is not named) when they are reported one by one.
     """
 
     version: ClassVar[int]
@@ -52,7 +52,7 @@ class Task(Plugin):
     executes_code: ClassVar[bool] = False
     may_cut: ClassVar[bool] = False
     open_ended: ClassVar[bool] = False
-    sub_tasks: ClassVar[bool] = False
+    sub_tasks: ClassVar[dict[str, str] | None] = None
     unscored: ClassVar[str | None] = None
 
     @abstractmethod

@@ -8,7 +8,8 @@ A row:
 
 480 questions, 80 of each sub-task: `mt_bench` (the 80 of MT-Bench, whose eight categories are one sub-task here, two
 turns), `translation` (WMT14, German to English), `summarization` (CNN/DM), `qa` (Natural Questions), `math_reasoning`
-(GSM8K without examples) and `rag` (passages and a question), one turn each. `part` takes one sub-task alone.
+(GSM8K without examples) and `rag` (passages and a question), one turn each. `part` takes one sub-task alone; `--limit`
+counts from the first question, which is one of MT-Bench.
 
 Like the original it is about speed: answers may have 1,024 tokens and are not scored; `gold` keeps the references that
 the file has, all but those of qa and half of mt_bench. The original runs Vicuna's template, we the model's own. Its
@@ -16,7 +17,6 @@ the file has, all but those of qa and half of mt_bench. The original runs Vicuna
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from harness.data import TEXTS, DataSource, Download, Row
 from harness.task import Example, Task, knob
@@ -42,23 +42,22 @@ class SpecBench(Task):
     headline = "score"
     max_new_tokens = 1024
     chat = True
-    sub_tasks = True
+    sub_tasks = dict.fromkeys(OF_MT_BENCH, PARTS[0])
     unscored = "not scored"
 
     def examples(self, data: DataSource) -> list[Example]:
         """The questions of the part in published order."""
         rows = data.rows("spec_bench", "question.jsonl", HOME, FIELDS, optional={"reference": TEXTS},
                          key="question_id", check=_problem)
-        return [Example(id=f"spec_bench/{row['question_id']}", turns=tuple(row["turns"]), gold=_gold(row),
-                        category=_part(row)) for row in rows if self.part in ("all", _part(row))]
+        return [
+            Example(id=f"spec_bench/{row['question_id']}", turns=tuple(row["turns"]), category=row["category"],
+                    gold={"reference": row.get("reference", [])})
+            for row in rows if self.part in ("all", _part(row))
+        ]
 
 
 def _part(row: Row) -> str:
-    return "mt_bench" if row["category"] in OF_MT_BENCH else str(row["category"])
-
-
-def _gold(row: Row) -> dict[str, Any]:
-    return {"category": row["category"], "reference": row.get("reference", [])}
+    return SpecBench.sub_tasks.get(row["category"], row["category"])
 
 
 def _problem(row: Row) -> str | None:

@@ -58,7 +58,8 @@ class TaskFile(Task):
         checkers = {one.gold["checker"] for one in examples}
         decided = {"found": tuple(examples), "executes_code": "code" in checkers,
                    "chat": not all(one.gold["prompt"] for one in examples),
-                   "unscored": "no checker" if checkers == {"none"} else None, **settings}
+                   "unscored": "no checker" if checkers == {"none"} else None,
+                   **settings, "sub_tasks": {} if settings.get("sub_tasks") else None}
         for name, value in decided.items():
             object.__setattr__(self, name, value)
 

@@ -3,13 +3,16 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Option
 
 from harness.errors import UserError
 from harness.plugin import stages
+
+if TYPE_CHECKING:
+    from harness.config import RunConfig
 
 Text = str | None
 Number = int | None
@@ -57,14 +60,7 @@ def command(
 
     The same command resumes a run that was stopped. Exit code 3: some samples failed.
     """
-    from harness.config import RunConfig
-
-    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value
-                             for key, value in context.params.items()
-                             if key not in ("config", "task_files") and value not in (None, [], ())}
-    if task_files:
-        given["tasks"] = (*given.get("tasks", ()), *map(_task_of, task_files))
-    settings = RunConfig.from_toml(config, **given) if config else RunConfig(**given)
+    settings = _settings(context.params)
     try:
         from harness.cli.progress import watching
         from harness.cli.report import render
@@ -80,6 +76,18 @@ def command(
         typer.echo(f"{done.failed} of {done.samples} samples failed: see {page}, or the records in "
                    f"{done.folder / 'records'} whose status is \"failed\".", err=True)
     return 3 if done.failed else 0
+
+
+def _settings(options: dict[str, Any]) -> "RunConfig":
+    """What was asked for, over what the configuration file says."""
+    from harness.config import RunConfig
+
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()
+             if value not in (None, [], ())}
+    config, files = given.pop("config", None), given.pop("task_files", ())
+    if files:
+        given["tasks"] = (*given.get("tasks", ()), *map(_task_of, files))
+    return RunConfig.from_toml(config, **given) if config else RunConfig(**given)
 
 
 def _task_of(path: Path) -> str:

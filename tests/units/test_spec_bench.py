@@ -44,11 +44,10 @@ ROWS = [row(81, "writing", turns=["Hello.", "Again."]), row(111, "math", referen
         row(161, "translation", reference=["The sky."]), row(481, "rag", reference=[["a", "b"]])]
 
 
-def test_categories_of_mt_bench_are_one_sub_task(tmp_path: Path) -> None:
+def test_rows_keep_their_category_and_their_references(tmp_path: Path) -> None:
     found = examples(tmp_path, ROWS)
-    assert [one.category for one in found] == ["mt_bench", "mt_bench", "translation", "rag"]
-    assert found[0] == Example("spec_bench/81", ("Hello.", "Again."), {"category": "writing", "reference": []},
-                               "mt_bench")
+    assert [one.category for one in found] == ["writing", "math", "translation", "rag"]
+    assert found[0] == Example("spec_bench/81", ("Hello.", "Again."), {"reference": []}, "writing")
     assert [one.gold["reference"] for one in found[1:]] == [["3", "5pi"], ["The sky."], [["a", "b"]]]
 
 
@@ -76,12 +75,12 @@ def test_real_rows_are_the_published_ones() -> None:
     source, task = DataSource(realdata.folder()), TASKS.build("spec_bench")
     found = task.examples(source)
     assert source.warnings == []
-    assert Counter(one.category for one in found) == dict.fromkeys(SUB_TASKS, 80)
-    assert list(dict.fromkeys(one.category for one in found)) == SUB_TASKS
+    parts = [(task.sub_tasks or {}).get(one.category, one.category) for one in found]
+    assert Counter(parts) == dict.fromkeys(SUB_TASKS, 80)
+    assert list(dict.fromkeys(parts)) == SUB_TASKS
     assert [one.id for one in found] == [f"spec_bench/{number}" for number in range(81, 561)]
-    assert {len(one.turns) for one in found if one.category == "mt_bench"} == {2}
-    assert {len(one.turns) for one in found if one.category != "mt_bench"} == {1}
-    assert Counter(one.category for one in found if one.gold["reference"]) == {
+    assert [len(one.turns) for one in found] == [2] * 80 + [1] * 400
+    assert Counter(part for part, one in zip(parts, found, strict=True) if one.gold["reference"]) == {
         "mt_bench": 39, "translation": 80, "summarization": 80, "math_reasoning": 80, "rag": 80}
 
 
@@ -89,7 +88,7 @@ def test_real_rows_are_the_published_ones() -> None:
 def test_its_mt_bench_is_mt_bench() -> None:
     ours = TASKS.build("spec_bench:part=mt_bench").examples(DataSource(realdata.folder()))
     theirs = TASKS.build("mt_bench").examples(DataSource(realdata.folder()))
-    assert [one.gold["category"] for one in ours] == [one.category for one in theirs]
+    assert [one.category for one in ours] == [one.category for one in theirs]
     same = sum(one.turns == other.turns for one, other in zip(ours, theirs, strict=True))
     assert same == 80
 
@@ -105,10 +104,10 @@ def sample(number: int, part: str, spec: str, seconds: float, per_step: int) -> 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """Drafting is 4 times as fast on rag and half as fast on qa; greedy takes 12 s for 12 tokens."""
-    entry = runs.task("spec_bench:part=all", unscored="not scored").model_copy(update={"sub_tasks": True})
+    entry = runs.task("spec_bench:part=all", unscored="not scored").model_copy(update={"sub_tasks": {"writing": "qa"}})
     other = runs.task("nano_chat")
     entries = [runs.strategy(GREEDY), runs.strategy(DRAFT, "speculative")]
-    records = [sample(i, part, spec, seconds, per_step) for i, part in enumerate(["rag", "rag", "qa"])
+    records = [sample(i, part, spec, seconds, per_step) for i, part in enumerate(["rag", "rag", "writing"])
                for spec, seconds, per_step in ((GREEDY, 12.0, 1), (DRAFT, 3.0 if part == "rag" else 24.0,
                                                                    4 if part == "rag" else 2))]
     records.append(runs.record("nano_chat", "x", GREEDY, [runs.turn([1], [1.0])]).model_copy(

@@ -149,7 +149,7 @@ def test_checkers_of_row_header_and_knob() -> None:
 def test_the_header_says_how_the_task_is_run() -> None:
     header = {"max_new_tokens": 7, "stop": ["\n", "Q:"], "open_ended": True, "sub_tasks": True}
     task = made({"task": header}, PROMPT)
-    assert (task.max_new_tokens, task.stop, task.open_ended, task.sub_tasks) == (7, ("\n", "Q:"), True, True)
+    assert (task.max_new_tokens, task.stop, task.open_ended, task.sub_tasks) == (7, ("\n", "Q:"), True, {})
     assert [one.id for one in task.examples(DataSource())] == ["my/2"]
     plain = made(PROMPT)
     assert (plain.max_new_tokens, plain.stop, plain.open_ended) == (256, (), False)
