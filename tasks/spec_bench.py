@@ -29,6 +29,7 @@ HOME = Download(
 FIELDS = {"question_id": int, "category": str, "turns": list[str]}
 PARTS = ("mt_bench", "translation", "summarization", "qa", "math_reasoning", "rag")
 OF_MT_BENCH = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
+SUB_TASKS = dict.fromkeys(OF_MT_BENCH, PARTS[0])
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class SpecBench(Task):
     headline = "score"
     max_new_tokens = 1024
     chat = True
-    sub_tasks = dict.fromkeys(OF_MT_BENCH, PARTS[0])
+    sub_tasks = SUB_TASKS
     unscored = "not scored"
 
     def examples(self, data: DataSource) -> list[Example]:
@@ -57,7 +58,8 @@ class SpecBench(Task):
 
 
 def _part(row: Row) -> str:
-    return SpecBench.sub_tasks.get(row["category"], row["category"])
+    category = str(row["category"])
+    return SUB_TASKS.get(category, category)
 
 
 def _problem(row: Row) -> str | None:

@@ -82,8 +82,8 @@ def _settings(options: dict[str, Any]) -> "RunConfig":
     """What was asked for, over what the configuration file says."""
     from harness.config import RunConfig
 
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()
-             if value not in (None, [], ())}
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value
+                             for key, value in options.items() if value not in (None, [], ())}
     config, files = given.pop("config", None), given.pop("task_files", ())
     if files:
         given["tasks"] = (*given.get("tasks", ()), *map(_task_of, files))
