@@ -50,6 +50,9 @@ def question(i: int) -> Row:
 
 INPUTS = {
     "gsm8k": Input("gsm8k", "gsm8k/test.jsonl", problem),
+    "gsm8k_5shot": Input("gsm8k_5shot", "gsm8k/test.jsonl", problem, others=("gsm8k/train.jsonl",)),
+    "gsm8k_zeroshot": Input("gsm8k_zeroshot", "gsm8k/test.jsonl", problem),
+    "gsm8k_chat": Input("gsm8k_chat", "gsm8k/test.jsonl", problem),
     "humaneval": Input("humaneval", "humaneval/HumanEval.jsonl.gz", function, "task_id"),
     "mt_bench": Input("mt_bench", "mt_bench/question.jsonl", question, "question_id"),
     "spec_bench": Input("spec_bench", "spec_bench/question.jsonl", question, "question_id"),
