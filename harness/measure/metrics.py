@@ -94,17 +94,18 @@ class GSM8KAnswer(SampleMetric):
 class CodePasses(SampleMetric):
     """Whether a completed function passes its tests: `pass` and `timeout`, 0 or 1.
 
-    The program is that of OpenAI's human-eval: prompt + completion, the test, and a call of `check`. Gold holds
-    `prompt`, `test` and `entry_point`. It runs what the model wrote, in `harness.sandbox`.
+    The program is the prompt and the completion, as in OpenAI's human-eval; its tests are `test` and a call of `check`.
+    Gold holds `prompt`, `test` and `entry_point`. It runs what the model wrote, in `harness.sandbox`, where the tests
+    see the function of the entry point as it was completed, and everything else as the prompt has it.
     """
 
     SECONDS = 3.0
 
     def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
         """`pass` and `timeout` of one program."""
-        program = f"{gold['prompt']}{answers[-1]}\n{gold['test']}\ncheck({gold['entry_point']})"
-        status = run_program(program, timeout=self.SECONDS).status
-        return {"pass": float(status == "passed"), "timeout": float(status == "timeout")}
+        done = run_program(f"{gold['prompt']}{answers[-1]}\n", f"{gold['test']}\ncheck({gold['entry_point']})",
+                           setup=gold["prompt"], own=[gold["entry_point"]], timeout=self.SECONDS)
+        return {"pass": float(done.status == "passed"), "timeout": float(done.status == "timeout")}
 
 
 class FollowsRules(SampleMetric):

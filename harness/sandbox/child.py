@@ -1,0 +1,80 @@
+"""The first process of `harness.sandbox`: builds the walls, splits into program and judge, and imports no package.
+
+Arguments: the pipe for the verdict, seconds of processor time, MiB of address space, the walls to build where the
+kernel allows them. The pipe gets the walls that stand and the program's process id, then the verdict, a line each.
+"""
+
+import json
+import os
+import sys
+
+TYPE_CHECKING = False  # as in `typing`, whose import would take longer than everything here
+if TYPE_CHECKING:
+    from harness.sandbox import remote, walls
+else:
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import remote
+    import walls
+    sys.path.pop(0)
+
+
+def main() -> None:
+    """Give up rights, start the program and judge it."""
+    verdict, cpu_seconds, memory_mb = map(int, sys.argv[1:4])
+    wanted = sys.argv[4].split(",")
+    spaces = "namespaces" in wanted and walls.leave_namespaces()
+    walls.drop_root()
+    walls.hide_memory()
+    if spaces:
+        become_first(verdict)
+    walls.die_with_parent()
+    to_program, to_judge = os.pipe(), os.pipe()
+    program = os.fork()
+    if not program:
+        for pipe in (verdict, to_program[1], to_judge[0]):
+            os.close(pipe)
+        walls.die_with_parent()
+        enclose(wanted, cpu_seconds, memory_mb, [])
+        forget()
+        remote.serve(os.fdopen(to_program[0], "rb"), os.fdopen(to_judge[1], "wb"))
+    for pipe in (to_program[0], to_judge[1]):
+        os.close(pipe)
+    with open("job.json", encoding="ascii") as file:
+        job = json.load(file)
+    os.unlink("job.json")
+    stand = enclose(wanted, cpu_seconds, memory_mb, [job["path"]])
+    sys.path.append(job["path"])
+    judge = remote.Judge(os.fdopen(to_judge[0], "rb"), os.fdopen(to_program[1], "wb"), verdict)
+    judge.say(" ".join([*(["namespaces"] if spaces else []), *stand, str(program)]))
+    judge.run(job)
+
+
+def become_first(verdict: int) -> None:
+    """Return in the first process of the new tree, whose end takes all others along; wait for it here."""
+    walls.die_with_parent()
+    pid = os.fork()
+    if pid:
+        os.close(verdict)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF)
+
+
+def enclose(wanted: list[str], cpu_seconds: int, memory_mb: int, readable: list[str]) -> list[str]:
+    """Build the walls round this process; what stands."""
+    walls.set_limits(cpu_seconds, memory_mb)
+    builders = {"seccomp": walls.filter_calls, "landlock": lambda: walls.close_files(readable)}
+    stand = [name for name, build in builders.items() if name in wanted and build()]
+    if "seccomp" not in stand:
+        walls.hide_sockets()
+    return [*stand, "limits"]
+
+
+def forget() -> None:
+    """Leave nothing of this file where a program would find it by accident."""
+    sys.argv = ["program.py"]
+    sys.modules["__main__"] = type(sys)("__main__")
+    for name in ("remote", "walls", "json"):
+        sys.modules.pop(name, None)
+
+
+if __name__ == "__main__":
+    main()
