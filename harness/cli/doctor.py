@@ -72,9 +72,9 @@ def _evaluate() -> str:
 
 
 def _sandbox() -> str:
-    from harness.sandbox import isolation, walls
+    from harness.sandbox import isolation, standing
 
-    if not {"seccomp", "landlock"} <= set(walls()):
+    if not {"seccomp", "landlock"} <= set(standing()):
         raise _Missing(isolation(), "use Linux 5.13 or later, or run only programs of models that you trust")
     return isolation()
 

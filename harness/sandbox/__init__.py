@@ -60,14 +60,14 @@ def run_program(program: str, tests: str = "", *, setup: str = "", own: Sequence
 @functools.cache
 def isolation() -> str:
     """What programs are kept from on this machine, found by running an empty one."""
-    found = walls()
+    found = standing()
     holes = ["the network is only hidden from Python's sockets"] * (not {"namespaces", "seccomp"} & set(found))
     holes += ["files of others can be read"] * ("landlock" not in found)
     return "; ".join([*(WALLS[wall] for wall in found), *holes])
 
 
 @functools.cache
-def walls() -> tuple[str, ...]:
+def standing() -> tuple[str, ...]:
     """The names in `WALLS` of what stands between a program and this machine."""
     return _run({"program": "", "tests": "", "setup": "", "own": []}, 10.0, 1024)[0]
 

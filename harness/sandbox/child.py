@@ -61,11 +61,11 @@ def become_first(verdict: int) -> None:
 def enclose(wanted: list[str], cpu_seconds: int, memory_mb: int, readable: list[str]) -> list[str]:
     """Build the walls round this process; what stands."""
     walls.set_limits(cpu_seconds, memory_mb)
-    builders = {"seccomp": walls.filter_calls, "landlock": lambda: walls.close_files(readable)}
-    stand = [name for name, build in builders.items() if name in wanted and build()]
-    if "seccomp" not in stand:
+    filtered = "seccomp" in wanted and walls.filter_calls()
+    closed = "landlock" in wanted and walls.close_files(readable)
+    if not filtered:
         walls.hide_sockets()
-    return [*stand, "limits"]
+    return [*["seccomp"] * filtered, *["landlock"] * closed, "limits"]
 
 
 def forget() -> None:

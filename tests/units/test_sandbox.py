@@ -161,7 +161,7 @@ def test_waiting_for_a_processor_does_not_count(monkeypatch: pytest.MonkeyPatch)
     (("namespaces", "landlock"), "(namespaces); no files but its own (Landlock); limits on time, memory and files"),
 ])
 def test_the_level_of_isolation_is_named(walls: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "walls", lambda: (*walls, "limits"))
+    monkeypatch.setattr(sandbox, "standing", lambda: (*walls, "limits"))
     assert said in isolation.__wrapped__()
 
 

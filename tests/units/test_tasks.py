@@ -5,7 +5,6 @@ import hashlib
 import json
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ from harness.registry import TASKS
 from harness.task import Example, Task
 from tests import realdata
 
+REAL = realdata.folder()  # before the variable goes
 NANO = {f"nano_{kind}": kind for kind in sorted(KINDS)}
 GSM8K = ["gsm8k", "gsm8k_5shot", "gsm8k_chat", "gsm8k_zeroshot"]
-NAMES = [*GSM8K, "humaneval", "mt_bench", *NANO]
+NAMES = [*GSM8K, "humaneval", "humaneval_plus", "mbpp", "mt_bench", *NANO]
 HEAVY = {"evaluate", "datasets", "torch", "transformers", "pandas", "numpy"}
 
 
@@ -136,22 +136,7 @@ def test_nano_stops_do_not_cut_references(name: str) -> None:
 @realdata.needs_real_data
 @pytest.mark.parametrize(("name", "count"), [*((name, 1319) for name in GSM8K), ("humaneval", 164), ("mt_bench", 80)])
 def test_real_rows_are_the_published_ones(name: str, count: int) -> None:
-    source = DataSource(realdata.folder())
+    source = DataSource(REAL)
     found = TASKS.build(name).examples(source)
     assert len({example.id for example in found}) == len(found) == count
     assert source.warnings == []
-
-
-@realdata.needs_real_data
-def test_humaneval_solutions_pass_and_stubs_fail() -> None:
-    from tasks.humaneval import HUB
-
-    task, source = TASKS.build("humaneval"), DataSource(realdata.folder())
-    found = task.examples(source)
-    rows = source.rows("humaneval", "HumanEval.jsonl.gz", HUB, {"canonical_solution": str})
-    solved = [(example, row["canonical_solution"]) for example, row in zip(found, rows, strict=True)]
-    stubs = [(example, "    pass\n") for example in found]
-    with ThreadPoolExecutor(4) as pool:
-        scores = list(pool.map(lambda one: task.score(one[0], [one[1]]), solved + stubs))
-    assert [score["pass"] for score in scores] == [1.0] * 164 + [0.0] * 164
-    assert not any(score["timeout"] for score in scores)
