@@ -98,15 +98,17 @@ def make(config: RunConfig, command: str) -> Plan:
                for s in strategies}
     if config.scorer:
         find(config.scorer)
-    warnings = [*dict.fromkeys(warning for source in data for warning in source.warnings), *_warnings(target, chosen)]
+    entries = [_task_entry(task, examples, source, config) for (task, examples), source in zip(tasks, data, strict=True)]
+    sandbox = _sandbox(chosen, entries)
+    warnings = [*dict.fromkeys(warning for source in data for warning in source.warnings), *_warnings(target, chosen),
+                *sandbox.pop("warnings", ())]
     manifest = Manifest(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), command=command,
         baseline=strategies[0].spec(), config=_identity(config),
         strategies=[_strategy_entry(s, reasons[s.spec()]) for s in strategies],
-        tasks=[_task_entry(task, examples, source, config)
-               for (task, examples), source in zip(tasks, data, strict=True)],
+        tasks=entries,
         model=_model_entry(target, config), draft=_model_entry(draft, config) if draft else None,
-        environment=environment(device, threads), warnings=warnings)
+        environment=environment(device, threads) | sandbox, warnings=warnings)
     return Plan(config, manifest, tuple(s for s in strategies if not reasons[s.spec()]), tasks, target, draft)
 
 
@@ -262,6 +264,17 @@ def _warnings(target: Model, tasks: Sequence[Task]) -> list[str]:
     if any(task.chat for task in tasks) and not getattr(target.tokenizer, "chat_template", None):
         return [f"{target.name} has no chat template: chats are written as 'User: …' and 'Assistant: …'."]
     return []
+
+
+def _sandbox(tasks: Sequence[Task], entries: Sequence[TaskEntry]) -> dict[str, Any]:
+    """What programs are kept from, where a run has any, and a warning when that is not all that it should be."""
+    if not any(task.executes_code and not entry.unscored for task, entry in zip(tasks, entries, strict=True)):
+        return {}
+    from harness.sandbox import isolation, standing
+
+    weak = not {"seccomp", "landlock"} <= set(standing())
+    return {"sandbox": isolation(), "warnings": [f"Programs ran with this between them and the machine: {isolation()}."]
+            if weak else []}
 
 
 def _identity(config: RunConfig) -> dict[str, Any]:

@@ -143,7 +143,7 @@ PROGRAMS = {
     "ptrace": Hostile(_libc("if libc.ptrace(16, os.getppid(), 0, 0) < 0: raise OSError\nf = lambda x: x + 1")),
     # the rest of the machine
     "a file outside": Hostile("open('/tmp/MARKER', 'w').write('x')\nf = lambda x: None", FILES),
-    "a file beside": Hostile("open('../MARKER', 'w').write('x')\nf = lambda x: None"),
+    "a file beside": Hostile("open('../MARKER', 'w').write('x')\nf = lambda x: None", FILES),
     "a link outside": Hostile("import os\nos.symlink('/tmp/MARKER', 'x')\nopen('x', 'w').write('x')", FILES),
     "reads the machine's secrets": Hostile("open('/etc/shadow').read()\nf = lambda x: x + 1", FILES),
     "POSIX shared memory": Hostile("open('/dev/shm/MARKER', 'w').write('x')", FILES),

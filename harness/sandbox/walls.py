@@ -16,6 +16,7 @@ NOBODY = 65534
 NAMESPACES = 0x20000000 | 0x40000000 | 0x08000000  # process ids, network, IPC (linux/sched.h)
 USER_NAMESPACE = 0x10000000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 8, 22, 38
+PR_SET_CHILD_SUBREAPER = 36
 CAPABILITY_VERSION, DAC_READ_SEARCH = 0x20080522, 1 << 2  # linux/capability.h
 MIB = 1 << 20
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -86,6 +87,12 @@ def die_with_parent() -> None:
     """Have the kernel kill this process when its parent ends, however that ends."""
     if hasattr(LIBC, "prctl"):
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of all processes below this one whose own parents end."""
+    if hasattr(LIBC, "prctl"):
+        LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def set_limits(cpu_seconds: int, memory_mb: int) -> None:
