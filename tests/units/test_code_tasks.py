@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,17 @@ import jinja2
 import pytest
 import yaml
 
+from harness.config import RunConfig
 from harness.data import DataSource
 from harness.errors import UserError
 from harness.registry import TASKS
+from harness.runner import run
+from harness.sandbox import isolation, run_program
+from harness.store import Store
 from harness.task import Example, Task
 from tests import realdata
+from tests.pair import saved
+from tests.watch import Quiet
 
 REAL = realdata.folder()  # before the variable goes
 FILES = {"humaneval": "HumanEval.jsonl.gz", "humaneval_plus": "HumanEvalPlus.jsonl", "mbpp": "mbpp.jsonl"}
@@ -173,3 +180,22 @@ def test_humaneval_solutions_pass_and_stubs_fail(workers: int) -> None:
         scores = list(pool.map(lambda one: task.score(one[0], [one[1]]), solved + stubs))
     assert [score["pass"] for score in scores] == [1.0] * 164 + [0.0] * len(stubs)
     assert not any(score["timeout"] for score in scores)
+
+
+def test_programs_of_other_models_are_run_when_that_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = RunConfig(model=str(saved("llama")), tasks=("nano_code",), strategies=("greedy",), device="cpu", limit=1,
+                      max_new_tokens=4, threads=1, texts=False, output=tmp_path / "no")
+    ran: list[str] = []
+    monkeypatch.setattr("harness.measure.metrics.run_program",
+                        lambda program, *_, **__: ran.append(program) or run_program(program))
+    refused = Store.open(run(asked, Quiet(), "").folder)
+    assert ran == []
+    assert "sandbox" not in refused.manifest.environment
+    assert refused.manifest.tasks[0].unscored == "code not run: allow it with --allow-code-execution"
+    assert [record.scores for record in refused.records()] == [{}]
+    allowed = Store.open(run(replace(asked, allow_code_execution=True, output=tmp_path / "yes"), Quiet(), "").folder)
+    assert len(ran) == 1
+    assert allowed.manifest.environment["sandbox"] == isolation()
+    (kept,) = allowed.records()
+    assert set(kept.scores) == {"pass", "timeout"}
+    assert kept.turns[0].raw.startswith(kept.turns[0].text)
