@@ -24,7 +24,7 @@ class HumanEvalPlus(HumanEval):
     """164 problems with stricter tests; the headline is the share of completions that pass."""
 
     version = 1
-    source = "Liu et al. 2023, arXiv:2305.01210; evalplus/humanevalplus, Apache-2.0"
+    source = "Liu et al. 2023, arXiv:2305.01210; evalplus, Apache-2.0"
 
     def examples(self, data: DataSource) -> list[Example]:
         """The problems in published order."""

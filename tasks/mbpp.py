@@ -39,7 +39,7 @@ class MBPP(Task):
     """500 problems; the headline is the share of programs that pass."""
 
     version = 1
-    source = "Austin et al. 2021, arXiv:2108.07732; google-research-datasets/mbpp, CC BY 4.0"
+    source = "Austin et al. 2021, arXiv:2108.07732; google-research, CC BY 4.0"
     headline = "pass"
     max_new_tokens = 256
     stop = ("[DONE]",)
