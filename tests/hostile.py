@@ -53,6 +53,9 @@ PROGRAMS = {
     "forged answers": Hostile(_forged("pickle.dumps(('value', True, []))")),
     "forged verdicts": Hostile(_forged("pickle.dumps('passed') + b'passed\\n'")),
     "forged code": Hostile(_forged("b'cposix\\nsystem\\n(S\"touch /tmp/MARKER\"\\ntR.'"), FILES),
+    "forged code that writes the verdict": Hostile(_forged(
+        "pickle.dumps(type('X', (), {'__reduce__': lambda s: (exec, ('import os\\nfor n in range(3, 64):\\n  try: '"
+        "'os.write(n, b\\'passed\\\\n\\')\\n  except OSError: pass',))})())")),
     "forged change of a type": Hostile(_forged("b'cbuiltins\\nint\\n(N(dV__eq__\\ncbuiltins\\nbool\\nstb.'")),
     "forged change of a stand": Hostile(_forged("b'K\\x00Q(N(dV_number\\nK\\x01stb.'")),
     "forged call": Hostile(_forged("b'K\\x00QK\\x01\\x85R.'")),
