@@ -98,7 +98,8 @@ def make(config: RunConfig, command: str) -> Plan:
                for s in strategies}
     if config.scorer:
         find(config.scorer)
-    entries = [_task_entry(task, examples, source, config) for (task, examples), source in zip(tasks, data, strict=True)]
+    entries = [_task_entry(task, examples, source, config)
+               for (task, examples), source in zip(tasks, data, strict=True)]
     sandbox = _sandbox(chosen, entries)
     warnings = [*dict.fromkeys(warning for source in data for warning in source.warnings), *_warnings(target, chosen),
                 *sandbox.pop("warnings", ())]

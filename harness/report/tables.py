@@ -144,15 +144,15 @@ def notes(summary: pd.DataFrame) -> list[str]:
     unscored = named[named["quality_note"] != ""].drop_duplicates("task")
     cut = named[named["cut"] > 0].drop_duplicates("task")
     parted = named[named["parted"] > 0]
-    late = named[named["score_timeout"] > 0] if "score_timeout" in named else named.iloc[:0]
+    late = named[named["score_timeout"] > 0] if "score_timeout" in named else named[:0]
     failed = int(named["failed"].sum())
     return [
         *(f"{row['label']} is not supported: {row['unsupported']}" for _, row in absent.iterrows()),
         *(f"{row['task']} has no quality: {row['quality_note']}" for _, row in unscored.iterrows()),
         *(f"{row['task']}: {100 * row['cut']:.0f} % of the prompts lost their start to fit the model"
           for _, row in cut.iterrows()),
-        *(f"{row['label']} on {row['task']}: {round(row['score_timeout'] * row['samples'])} of {row['samples']} programs "
-          "ran out of time" for _, row in late.iterrows()),
+        *(f"{row['label']} on {row['task']}: {round(row['score_timeout'] * row['samples'])} of {row['samples']} "
+          "programs ran out of time" for _, row in late.iterrows()),
         *(f"{row['label']} on {row['task']}: {row['parted']} of {row['samples']} answers part from the baseline's, "
           f"though it is exact; the two tokens' logits are at most {row['margin']:.1g} apart there"
           for _, row in parted.iterrows()),
