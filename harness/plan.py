@@ -48,6 +48,10 @@ class Cell:
     block: int
     order: int
 
+    def at(self, example: Example) -> "Cell":
+        """This cell with the strategy at the temperature that the task sets for `example`, if it does."""
+        return self if example.temperature is None else replace(self, strategy=self.strategy.at(example.temperature))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -102,7 +106,7 @@ def make(config: RunConfig, command: str) -> Plan:
                for (task, examples), source in zip(tasks, data, strict=True)]
     sandbox = _sandbox(chosen, entries)
     warnings = [*dict.fromkeys(warning for source in data for warning in source.warnings), *_warnings(target, chosen),
-                *sandbox.pop("warnings", ())]
+                *_heated(tasks, strategies), *sandbox.pop("warnings", ())]
     manifest = Manifest(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), command=command,
         baseline=strategies[0].spec(), config=_identity(config),
@@ -276,6 +280,16 @@ def _sandbox(tasks: Sequence[Task], entries: Sequence[TaskEntry]) -> dict[str, A
     weak = not {"seccomp", "landlock"} <= set(standing())
     return {"sandbox": isolation(), "warnings": [f"Programs ran with this between them and the machine: {isolation()}."]
             if weak else []}
+
+
+def _heated(tasks: Sequence[tuple[Task, tuple[Example, ...]]], strategies: Sequence[Strategy]) -> list[str]:
+    found = []
+    for task, examples in tasks:
+        wanted = {one.temperature for one in examples if one.temperature is not None}
+        if wanted and (obey := [s.spec() for s in strategies if any(s.at(t) is not s for t in wanted)]):
+            found.append(f"{task.spec()} sets temperatures, which {', '.join(obey)} takes in place of its own; the "
+                         "other strategies decode as on every task.")
+    return found
 
 
 def _identity(config: RunConfig) -> dict[str, Any]:

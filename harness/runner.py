@@ -158,6 +158,7 @@ class Runner:
         """Every turn of one example, or what went wrong; raises `CacheFull`, after which it may be tried again."""
         config, turns, session = self.plan.config, list[Turn](), None
         try:
+            cell = cell.at(example)
             session = self.session(cell.strategy)
             while len(turns) < len(example.turns):
                 prompt = cell.task.prompt(example, [turn.text for turn in turns])
@@ -202,7 +203,8 @@ class Runner:
                 started: float) -> Record:
         where: dict[str, Any] = {"task": cell.task.spec(), "example": example.id, "strategy": cell.strategy.spec(),
                  "sample": cell.sample, "repeat": cell.repeat, "block": cell.block, "order": cell.order,
-                 "started": started, "seconds": seconds, "category": example.category}
+                 "started": started, "seconds": seconds, "category": example.category,
+                 "temperature": example.temperature if cell.at(example).strategy is not cell.strategy else None}
         try:
             if isinstance(turns, Exception):
                 raise turns

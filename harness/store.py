@@ -64,7 +64,8 @@ class Record(Stored):
     `seconds` is the wall time of its steps; samples decoded together share the wall time of all equally.
     `batch` is how many texts a forward of the model read on average while this one was decoded, `padding` the share
     of the places in those forwards that held no token. `peak_bytes` is the most memory held meanwhile: torch's on a
-    GPU, else the process's, with what it had taken before; None where that is not known.
+    GPU, else the process's, with what it had taken before; None where that is not known. `temperature` is the one
+    that the task set and the strategy obeyed.
     """
 
     task: str
@@ -79,6 +80,7 @@ class Record(Stored):
     batch: float = 1.0
     padding: float = 0.0
     peak_bytes: int | None = None
+    temperature: float | None = None
     category: str = ""
     status: Literal["ok", "failed"] = "ok"
     error: str | None = None

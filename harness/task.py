@@ -22,6 +22,7 @@ class Example:
     """One problem: the user's `turns` as text, and `gold`, whatever the scorer needs (JSON).
 
     `reference` is how the text goes on in the original, for tasks whose texts are compared with those of people.
+    `temperature` is one that the task sets and only plain sampling obeys, see `Strategy.at`.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Example:
     gold: Mapping[str, Any] = field(default_factory=dict)
     category: str = ""
     reference: str = ""
+    temperature: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The built-in tasks: their prompts, their gold, and that right answers score and wrong ones do not."""
 
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -20,7 +21,7 @@ from tests import realdata
 REAL = realdata.folder()  # before the variable goes
 NANO = {f"nano_{kind}": kind for kind in sorted(KINDS)}
 GSM8K = ["gsm8k", "gsm8k_5shot", "gsm8k_chat", "gsm8k_zeroshot"]
-NAMES = [*GSM8K, "humaneval", "humaneval_plus", "mbpp", "mt_bench", *NANO]
+NAMES = [*GSM8K, "humaneval", "humaneval_plus", "mbpp", "mt_bench", "mt_bench_official", *NANO]
 HEAVY = {"evaluate", "datasets", "torch", "transformers", "pandas", "numpy"}
 
 
@@ -134,9 +135,21 @@ def test_nano_stops_do_not_cut_references(name: str) -> None:
 
 
 @realdata.needs_real_data
-@pytest.mark.parametrize(("name", "count"), [*((name, 1319) for name in GSM8K), ("humaneval", 164), ("mt_bench", 80)])
+@pytest.mark.parametrize(("name", "count"), [*((name, 1319) for name in GSM8K), ("humaneval", 164), ("mt_bench", 80),
+                                             ("mt_bench_official", 80)])
 def test_real_rows_are_the_published_ones(name: str, count: int) -> None:
     source = DataSource(REAL)
     found = TASKS.build(name).examples(source)
     assert len({example.id for example in found}) == len(found) == count
     assert source.warnings == []
+
+
+def test_mt_bench_official_sets_the_temperature_of_each_category(tmp_path: Path) -> None:
+    published = {"writing": 0.7, "roleplay": 0.7, "reasoning": 0.0, "math": 0.0, "coding": 0.0, "extraction": 0.0,
+                 "stem": 0.1, "humanities": 0.1, "cooking": 0.7}
+    rows = [{"question_id": n, "category": one, "turns": ["Hello.", "Again."]} for n, one in enumerate(published)]
+    (tmp_path / "mt_bench").mkdir()
+    (tmp_path / "mt_bench" / "question.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plain, official = (TASKS.build(name).examples(DataSource(tmp_path)) for name in ("mt_bench", "mt_bench_official"))
+    assert {one.category: one.temperature for one in official} == published
+    assert [dataclasses.replace(one, temperature=None) for one in official] == plain
