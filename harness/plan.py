@@ -1,8 +1,6 @@
 """From a configuration to a plan: everything is looked up, loaded and checked before anything is written."""
 
 import datetime
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -27,7 +25,7 @@ from harness.prompts import warm_up
 from harness.registry import STRATEGIES, TASKS, add_plugin
 from harness.store import Manifest, ModelEntry, StrategyEntry, TaskEntry
 from harness.strategy import Strategy
-from harness.task import Example, Task
+from harness.task import Example, Task, data_hash
 
 NOT_IN_IDENTITY = {"output", "plugins", "data", "strategies", "tasks", "model", "draft", "allow_code_execution",
                    "baseline", "threads", "cache_gb", "texts", "scorer"}
@@ -83,7 +81,7 @@ def make(config: RunConfig, command: str) -> Plan:
     """Check `config` and load what it names; raises `UserError` before anything is written."""
     for path in config.plugins:
         add_plugin(path)
-    device = _device(config.device)
+    device = find_device(config.device)
     config = replace(config, device=device)
     strategies = _strategies(config)
     chosen = _unique([TASKS.build(spec) for spec in config.tasks or _default_tasks()])
@@ -127,7 +125,7 @@ def part(plan: Plan, strategies: Sequence[Strategy], examples: Sequence[Sequence
     wanted = _unique([STRATEGIES.build(plan.manifest.baseline), *strategies])
     entries = [known.get(s.spec()) or _strategy_entry(s, _unsupported(s, plan.config, "")
                                                       or _refused(s, engines, plan.target)) for s in wanted]
-    tasks = [entry.model_copy(update={"data_hash": _hash(own), "examples": len(own)})
+    tasks = [entry.model_copy(update={"data_hash": data_hash(own), "examples": len(own)})
              for entry, own in zip(plan.manifest.tasks, examples, strict=True)]
     return replace(
         plan, config=replace(plan.config, output=output),
@@ -144,7 +142,8 @@ def _refused(strategy: Strategy, engines: Sequence[Engine], target: Model) -> st
         return str(error)
 
 
-def _device(name: str) -> str:
+def find_device(name: str) -> str:
+    """The device to use; raises `UserError` when it cannot be."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -307,14 +306,9 @@ def _task_entry(task: Task, examples: Sequence[Example], data: DataSource, confi
     if task.executes_code and config.model not in nano.NAMES and not config.allow_code_execution:
         unscored = "code not run: allow it with --allow-code-execution"
     return TaskEntry(spec=task.spec(), version=task.version, headline=task.headline, unscored=unscored,
-                     data="; ".join(data.origins.values()) or "embedded", data_hash=_hash(examples),
+                     data="; ".join(data.origins.values()) or "embedded", data_hash=data_hash(examples),
                      examples=len(examples), max_new_tokens=config.max_new_tokens or task.max_new_tokens,
                      sub_tasks=task.sub_tasks)
-
-
-def _hash(examples: Sequence[Example]) -> str:
-    rows = [[e.id, e.turns, dict(e.gold), e.category] for e in examples]
-    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _model_entry(model: Model, config: RunConfig) -> ModelEntry:

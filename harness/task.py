@@ -1,5 +1,7 @@
 """The contract of a task: examples, how they are put to the model, and how an answer is scored."""
 
+import hashlib
+import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +14,10 @@ if TYPE_CHECKING:
 
     from harness.data import DataSource
 
-__all__ = ["Example", "Message", "Task", "knob"]
+__all__ = ["Example", "Message", "Task", "data_hash", "knob"]
 
 Message = dict[str, str]
+NO_JUDGE = "no judge"  # why a task is unscored whose answers `decodebench judge` can rate once the run is over
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,12 @@ class Example:
     category: str = ""
     reference: str = ""
     temperature: float | None = None
+
+
+def data_hash(examples: Sequence[Example]) -> str:
+    """What tells the examples of a task from others."""
+    rows = [[e.id, e.turns, dict(e.gold), e.category] for e in examples]
+    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from harness.measure.judged import records
 from harness.measure.raw import untold
 from harness.measure.summary import overall, run_labels
 from harness.report import plots, tables, texts
@@ -174,7 +175,7 @@ def _details(stores: Sequence[Store], found: Findings) -> dict[str, Any]:
         for (of_run, task, _), number in place.items():
             if of_run == run:
                 cells[number]["baseline"] = place.get((run, task, store.manifest.baseline))
-        for record in store.records(_first_examples(store, keys, cells, most)):
+        for record in records(store, _first_examples(store, keys, cells, most)):
             cells[place[run, record.task, record.strategy]]["samples"].append(_sample(record, texts))
     return {"texts": list(texts), "cells": cells}
 
