@@ -5,13 +5,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from harness import nano
 from harness.errors import UserError, suggestion
 from harness.judge.endpoint import OPENAI, Endpoint, Price
 from harness.judge.reply import Judge
-from harness.judge.verdicts import Mode
+from harness.judge.verdicts import MODES, Mode
 from harness.store import Store
 
 KEY = "OPENAI_API_KEY"
@@ -45,8 +45,8 @@ class Options:
 
     def __post_init__(self) -> None:
         """Refuse with a `UserError` what does not go together."""
-        if self.mode not in get_args(Mode):
-            raise UserError(f"There is no mode '{self.mode}'.{suggestion(self.mode, get_args(Mode))}")
+        if self.mode not in MODES:
+            raise UserError(f"There is no mode '{self.mode}'.{suggestion(self.mode, MODES)}")
         if self.max_price is not None and self.price.of(0, 0) is None:
             raise UserError("--max-price needs the prices of tokens: give --price-in and --price-out, per million.")
         if self.here and self.repeats > 1:

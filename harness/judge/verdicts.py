@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from harness.errors import UserError
 from harness.store import Stored
 
 Mode = Literal["single", "pairwise"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 Winner = Literal["strategy", "baseline", "tie"]
 Slot = tuple[str, str, str, str, int, int, int, str, bool, int]
 
@@ -96,9 +97,10 @@ def append(folder: Path, verdicts: Iterable[Verdict]) -> None:
 
 
 def latest(verdicts: Iterable[Verdict], mode: Mode) -> list[Verdict]:
-    """The verdicts of one mode by the judge that was asked last, each slot's newest only."""
+    """The verdicts of one mode, in each task those of the judge that was asked last, each slot's newest only."""
     of_mode = [one for one in verdicts if one.mode == mode]
-    return list({one.slot: one for one in of_mode if one.by == of_mode[-1].by}.values())
+    last = {one.task: one.by for one in of_mode}
+    return list({one.slot: one for one in of_mode if one.by == last[one.task]}.values())
 
 
 def rating(text: str) -> float | None:

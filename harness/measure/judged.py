@@ -8,13 +8,13 @@ several times the mean of its ratings counts.
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from scipy.stats import t
 
-from harness.judge.verdicts import Verdict, latest, load
+from harness.judge.verdicts import Mode, Verdict, latest, load
 from harness.stats.bootstrap import NOTHING, Interval, mean_interval
 from harness.store import Record, Store, TaskEntry
 
@@ -23,8 +23,6 @@ BEST = 10
 CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 NAN = float("nan")
 Key = tuple[str, str, str, int, int]
-COUNTED = ("verdicts", "odd", "reused", "unparsed", "failed", "wins", "ties", "losses", "disagreed", "pairs_reused",
-           "pairs_unparsed", "pairs_failed")
 WORTH = {"strategy": 1.0, "tie": 0.5, "baseline": 0.0}
 
 
@@ -50,48 +48,56 @@ def score_interval(ok: pd.DataFrame) -> Interval:
     return mean_interval(turns["value"], turns["example"]) if len(turns) else NOTHING
 
 
-def judge_table(store: Store, raw: object = None) -> pd.DataFrame:
-    """One row a (task, strategy) that a judge was asked about; what is unknown is NaN.
+def rating_table(store: Store, raw: object = None) -> pd.DataFrame:
+    """One row a (task, strategy) whose answers a judge was asked to rate; what is unknown is NaN.
 
     `score` and its parts are means over turns; `noise` is how far the scores of the same texts may lie apart when they
     are judged twice (95 %, as many judgings each time). `verdicts`, `reused`, `unparsed`, `failed` and `odd` (ratings
-    that are not from 1 to 10) count single ratings. `win_rate` is that against the baseline, a tie half a win; both
-    orders must agree, else it is a tie (`disagreed`: share). `pairs_unparsed` and `pairs_failed` count verdicts.
+    that are not from 1 to 10) count single ratings.
     """
-    verdicts = load(store.folder)
-    modes = {mode: _cells(latest(verdicts, mode)) for mode in ("single", "pairwise")}
-    rows = []
-    for task in store.manifest.tasks:
-        for strategy in store.manifest.strategies:
-            single, pairs = (modes[mode].get((task.spec, strategy.spec), []) for mode in modes)
-            if single or pairs:
-                rows.append({"task": task.spec, "strategy": strategy.spec, **_single(single), **_pairwise(pairs)})
-    found = pd.DataFrame(rows)
-    return found.reindex(columns=list(dict.fromkeys([*found, *CATEGORIES, *_single([]), *COUNTED]))) if rows else found
+    found = _table(store, "single", _rated)
+    return found.reindex(columns=list(dict.fromkeys([*found, *CATEGORIES]))) if len(found) else found
 
 
-def judge_notes(store: Store) -> Iterator[str]:
+def pair_table(store: Store, raw: object = None) -> pd.DataFrame:
+    """One row a (task, strategy) whose answers a judge was asked to compare with a baseline's.
+
+    `win_rate` is over the turns of which both orders have a verdict, a tie half a win; both orders must agree, else it
+    is a tie (`disagreed`: share). `verdicts`, `reused`, `unparsed` and `failed` count single verdicts.
+    """
+    return _table(store, "pairwise", _compared)
+
+
+def judge_notes(store: Store, mode: Mode) -> Iterator[str]:
     """What the figures of a judge depend on, a sentence each."""
-    verdicts = load(store.folder)
-    turns = _turns(store) if verdicts else {}
-    for mode in ("single", "pairwise"):
-        mine = latest(verdicts, mode)
-        if not mine:
-            continue
-        count = 1 + max(one.again for one in mine)
-        yield (f"{'rated' if mode == 'single' else 'compared with ' + mine[-1].against} by {mine[-1].judge}"
-               f" ({mine[-1].where}){f', {count} times' if count > 1 else ''}; {_called(mine)}")
-        if others := sorted({one.judge for one in verdicts if one.mode == mode and one.by != mine[-1].by}):
-            yield f"earlier verdicts of {', '.join(others)} with other settings are kept, and not shown"
-        for status, words in {"unparsed": "hold no verdict in the wanted form and count in no mean",
-                              "failed": "could not be had: the same command asks again"}.items():
-            if number := sum(one.status == status for one in mine):
-                yield f"{number} of {len(mine)} verdicts {words}"
-        if odd := sum(_odd(one) for one in mine):
-            yield f"{odd} ratings are not from 1 to {BEST}, and count as they are"
-        wanted = sum(number for (task, _), number in turns.items() if task in {one.task for one in mine})
-        if mode == "single" and len(mine) < wanted * count:
-            yield f"{len(mine)} of {wanted * count} turns were judged: the same command goes on"
+    verdicts = [one for one in load(store.folder) if one.mode == mode]
+    turns, judges = _turns(store) if verdicts else {}, defaultdict[tuple[str, ...], list[Verdict]](list)
+    for one in (mine := latest(verdicts, mode)):
+        judges[one.by].append(one)
+    for each in judges.values():
+        yield from _of_judge(each, turns, len(judges) > 1)
+    shown = {(one.task, one.by) for one in mine}
+    if others := sorted({one.judge for one in verdicts if (one.task, one.by) not in shown}):
+        yield f"earlier verdicts of {', '.join(others)} are kept, and not shown"
+
+
+def _of_judge(mine: Sequence[Verdict], turns: Mapping[tuple[str, str], int], several: bool) -> Iterator[str]:
+    """The notes about one judge, which name its tasks where there are several judges."""
+    last, count, tasks = mine[-1], 1 + max(one.again for one in mine), {one.task: None for one in mine}
+    calls, reused = sum(not one.reused for one in mine), sum(one.reused for one in mine)
+    yield (f"{', '.join(tasks) + ': ' if several else ''}"
+           f"{'rated' if last.mode == 'single' else 'compared with ' + last.against} by {last.judge} ({last.where})"
+           f"{f', {count} times' if count > 1 else ''}; {calls:,} verdicts asked for, {reused:,} taken from equal "
+           "answers")
+    for status, words in {"unparsed": "hold no verdict in the wanted form and count in no mean",
+                          "failed": "could not be had: the same command asks again"}.items():
+        if number := sum(one.status == status for one in mine):
+            yield f"{number:,} of {len(mine):,} verdicts of {last.judge} {words}"
+    if odd := sum(map(_odd, mine)):
+        yield f"{odd:,} ratings of {last.judge} are not from 1 to {BEST}, and count as they are"
+    wanted = count * sum(number for (task, _), number in turns.items() if task in tasks)
+    if last.mode == "single" and len(mine) < wanted:
+        yield f"{len(mine):,} of {wanted:,} verdicts of {last.judge} were asked for: the same command goes on"
 
 
 def _turns(store: Store) -> dict[tuple[str, str], int]:
@@ -100,11 +106,6 @@ def _turns(store: Store) -> dict[tuple[str, str], int]:
     for record in store.records():
         found[record.task, record.strategy] += min(2, len(record.turns))
     return found
-
-
-def _called(mine: Sequence[Verdict]) -> str:
-    calls, reused = sum(not one.reused for one in mine), sum(one.reused for one in mine)
-    return f"{calls:,} verdicts asked for, {reused:,} taken from equal answers"
 
 
 def _turn(number: int | str) -> str:
@@ -129,18 +130,20 @@ def _scores(mine: Sequence[Verdict]) -> dict[Key, dict[str, float]]:
             for key, found in turns.items()}
 
 
-def _cells(mine: Sequence[Verdict]) -> dict[tuple[str, str], list[Verdict]]:
-    found = defaultdict[tuple[str, str], list[Verdict]](list)
-    for one in mine:
-        found[one.task, one.strategy].append(one)
-    return found
+def _table(store: Store, mode: Mode, row: Callable[[Sequence[Verdict]], dict[str, float]]) -> pd.DataFrame:
+    cells = defaultdict[tuple[str, str], list[Verdict]](list)
+    for one in latest(load(store.folder), mode):
+        cells[one.task, one.strategy].append(one)
+    order = ((task.spec, strategy.spec) for task in store.manifest.tasks for strategy in store.manifest.strategies)
+    return pd.DataFrame([{"task": task, "strategy": strategy, **row(cells[task, strategy]),
+                          **_counted(cells[task, strategy])} for task, strategy in order if (task, strategy) in cells])
 
 
 def _odd(one: Verdict) -> bool:
     return one.rating is not None and not 1 <= one.rating <= BEST
 
 
-def _single(mine: Sequence[Verdict]) -> dict[str, float]:
+def _rated(mine: Sequence[Verdict]) -> dict[str, float]:
     ratings = _values(mine)
     flat = [(key[1], turn, statistics.fmean(values)) for (key, turn), values in ratings.items()]
     kinds = {one.example: one.category for one in mine}
@@ -150,14 +153,13 @@ def _single(mine: Sequence[Verdict]) -> dict[str, float]:
         **{f"turn_{n}": _mean([value for _, turn, value in flat if turn == n]) for n in (1, 2)},
         **{kind: _mean([value for example, _, value in flat if kinds[example] == kind])
            for kind in sorted(set(kinds.values()) - {""})},
-        "noise": _noise(list(ratings.values())),
-        **({} if not mine else {"verdicts": len(mine), "odd": sum(map(_odd, mine)), **_counted(mine, "")}),
+        "noise": _noise(list(ratings.values())), "odd": sum(map(_odd, mine)),
     }
 
 
-def _counted(mine: Sequence[Verdict], prefix: str) -> dict[str, float]:
-    return {f"{prefix}reused": sum(one.reused for one in mine),
-            **{f"{prefix}{status}": sum(one.status == status for one in mine) for status in ("unparsed", "failed")}}
+def _counted(mine: Sequence[Verdict]) -> dict[str, int]:
+    return {"verdicts": len(mine), "reused": sum(one.reused for one in mine),
+            **{status: sum(one.status == status for one in mine) for status in ("unparsed", "failed")}}
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -178,16 +180,15 @@ def _noise(ratings: Sequence[Sequence[float]]) -> float:
     return float(t.ppf(0.975, freedom)) * math.sqrt(2 * spread)
 
 
-def _pairwise(mine: Sequence[Verdict]) -> dict[str, float]:
+def _compared(mine: Sequence[Verdict]) -> dict[str, float]:
     games = defaultdict[tuple[Any, ...], list[Verdict]](list)
     for one in mine:
-        games[one.task, one.example, one.strategy, one.sample, one.repeat, one.turn, one.again].append(one)
+        games[one.example, one.sample, one.repeat, one.turn, one.again].append(one)
     played = [(one[0].example, {each.winner for each in one}) for one in games.values()
-              if {each.swapped for each in one} == {False, True} and None not in {each.winner for each in one}]
-    results = [(example, next(iter(winners)) if len(winners) == 1 else "tie") for example, winners in played]
-    rate = mean_interval([WORTH[str(result)] for _, result in results], [example for example, _ in results])
-    counts = {name: sum(result == kind for _, result in results)
-              for name, kind in {"wins": "strategy", "ties": "tie", "losses": "baseline"}.items()}
+              if len(one) == 2 and None not in {each.winner for each in one}]
+    results = [(example, str(next(iter(winners))) if len(winners) == 1 else "tie") for example, winners in played]
+    rate = mean_interval([WORTH[result] for _, result in results], [example for example, _ in results])
     return {"win_rate": rate.mean, "win_rate_low": rate.low, "win_rate_high": rate.high,
-            **({} if not mine else {**counts, "disagreed": _mean([float(len(each) > 1) for _, each in played]),
-                                    **_counted(mine, "pairs_")})}
+            **{name: sum(result == kind for _, result in results)
+               for name, kind in {"wins": "strategy", "ties": "tie", "losses": "baseline"}.items()},
+            "disagreed": _mean([float(len(winners) > 1) for _, winners in played])}

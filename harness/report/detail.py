@@ -6,14 +6,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from harness.measure.acceptance import acceptance_table
-from harness.measure.judged import judge_notes, judge_table
+from harness.measure.judged import judge_notes
 from harness.measure.limits import break_even, limits_table
 from harness.measure.parts import part_table
 from harness.measure.raw import read
 from harness.measure.speed import speed_table
 from harness.measure.summary import summarise, together
-from harness.report import tables, texts
-from harness.report.judge import JUDGE
+from harness.report import judge, tables, texts
 from harness.report.tables import QUALITY, SPEEDUP, TAU, Column, names
 from harness.report.texts import Kind, Section
 from harness.store import Store
@@ -138,8 +137,9 @@ def gather(stores: Sequence[Store]) -> Findings:
     """Read the records of each run once, and compute every table."""
     summaries, sections, keys = _tables(stores, (PARTS, *ON_REQUEST, LIMITS))
     several = [bool((frame["sample"] > 0).any()) for frame in keys]
-    sections += section_of(JUDGE, stores, [judge_table(store) for store in stores],
-                           list(dict.fromkeys(note for store in stores for note in judge_notes(store))))
+    for kind, mode in judge.KINDS:
+        notes = dict.fromkeys(note for store in stores for note in judge_notes(store, mode))
+        sections += section_of(kind, stores, [kind.make(store) for store in stores], list(notes))
     return Findings(summaries, together(stores, summaries), [*sections, *texts.sections(stores, several)], keys)
 
 

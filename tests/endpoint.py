@@ -1,6 +1,5 @@
 """A local OpenAI-compatible server whose every misbehaviour is scripted, and which remembers what it was asked."""
 
-import hashlib
 import json
 import re
 import threading
@@ -21,9 +20,16 @@ def right(prompt: str, number: int) -> str:
     return ""
 
 
-def rating(prompt: str) -> int:
-    """The rating that the server gives, from 1 to 10: by the hash of the answer that is judged."""
-    return 1 + int(hashlib.sha256(prompt.encode()).hexdigest(), 16) % 10
+def judged(prompt: str) -> str:
+    """A verdict that says the number in the last answer of the prompt: answers of tests are written `{7}`."""
+    return f"A good answer. Rating: [[{re.findall(r'{(.*?)}', prompt)[-1]}]]"
+
+
+def better(prompt: str) -> str:
+    """A verdict for the answer with the larger number of two: the last one of each assistant."""
+    found = [int(one) for one in re.findall(r"{(\d+)}", prompt)]
+    first, second = found[len(found) // 2 - 1], found[-1]
+    return f"[[{'A' if first > second else 'B' if second > first else 'C'}]]"
 
 
 class Server(ThreadingHTTPServer):
@@ -32,9 +38,9 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, wrong: Wrong = right, say: Callable[[str], str] | None = None) -> None:
+    def __init__(self, wrong: Wrong = right, say: Callable[[str], str] = judged) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.wrong, self.say = wrong, say or (lambda prompt: f"A good answer. Rating: [[{rating(prompt)}]]")
+        self.wrong, self.say = wrong, say
         self.seen, self.bodies, self.headers = Counter[str](), list[dict[str, Any]](), list[dict[str, str]]()
         self.busy = self.busiest = 0
         self.lock = threading.Lock()
@@ -107,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(wrong: Wrong = right, say: Callable[[str], str] | None = None) -> Iterator[Server]:
+def serving(wrong: Wrong = right, say: Callable[[str], str] = judged) -> Iterator[Server]:
     """A running server."""
     server = Server(wrong, say)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -118,8 +124,3 @@ def serving(wrong: Wrong = right, say: Callable[[str], str] | None = None) -> It
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def answer_in(prompt: str) -> str:
-    """The last answer that a single-mode prompt holds."""
-    return re.findall(r"\{(.*?)\}", prompt)[-1]
