@@ -75,8 +75,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.busy -= 1
 
     def _answer(self, wrong: str, prompt: str) -> None:
-        if wrong == "slow":
-            time.sleep(1.5)
+        if wrong in ("slow", "wait"):
+            time.sleep(1.5 if wrong == "slow" else 0.05)
         if wrong == "dropped":
             self.connection.close()
             self.close_connection = True

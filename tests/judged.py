@@ -1,4 +1,4 @@
-"""A finished MT-Bench run written by hand, with questions, prompts and references of its own, for the tests of judges."""
+"""A finished MT-Bench run written by hand, with questions, prompts and references of its own, for tests of judges."""
 
 import json
 from collections.abc import Mapping, Sequence

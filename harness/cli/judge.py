@@ -107,9 +107,13 @@ def _may_send(options: "Options") -> bool:
     """Whether requests may be sent; a person at a terminal is asked, a script must have said so."""
     if options.here or options.yes or options.max_price is not None:
         return True
-    if not sys.stdin.isatty():
+    if not _at_terminal():
         raise UserError("Requests may cost money: give --yes to send them, or --max-price with the prices of tokens.")
     return typer.confirm("Send the requests?", err=True)
+
+
+def _at_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _carry_out(store: "Store", judge: "Judge", work: "Work") -> int:

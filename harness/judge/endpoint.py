@@ -23,6 +23,7 @@ OPENAI = "https://api.openai.com/v1"
 AGAIN = (408, 409, 429)
 LONGEST, MOST_PATIENT = 60.0, 600.0  # seconds between two tries: of our own accord, and when asked to wait
 GIVE_UP = 5
+FRAME = 8  # tokens that a message takes beyond its text
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,9 @@ class Endpoint:
         return Reply(self._clean(text), tries=tries, tokens_in=read, tokens_out=written)
 
     def _most(self, messages: list[Message]) -> float:
-        return self.price.of(tokens(messages), longest(self.settings)) or 0.0
+        """What a request can cost: no token has less than a byte."""
+        size = sum(len(one["content"].encode()) + FRAME for one in messages)
+        return self.price.of(size, longest(self.settings)) or 0.0
 
     def _cost(self, reply: Reply, most: float) -> float:
         """What a reply cost: by its counts, else as much as it can have cost."""
@@ -157,7 +160,7 @@ class Endpoint:
 
 def tokens(messages: Sequence[Message]) -> int:
     """About how many tokens messages have: a quarter of their bytes, and a few for each."""
-    return sum(len(one["content"].encode()) // 4 + 8 for one in messages)
+    return sum(len(one["content"].encode()) // 4 for one in messages) + FRAME * len(messages)
 
 
 def longest(settings: Mapping[str, Any]) -> int:

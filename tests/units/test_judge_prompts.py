@@ -26,7 +26,8 @@ def _no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     ("Rating: [[5]]", 5), ("[[7.5]].", 7.5), ("[[10.]]", 10), ("first [[3]], then [[9]]", 3), ("Rating: [8]", 8),
     ("point [2] of the list. Rating: [[6]]", 6), ("[2] and [4]", 2), ("[[05]]", 5), ("[[0]]", 0), ("[[11]]", 11),
     ("[[-1]]", None), ("[[N/A]]", None), ("[[1,2]]", None), ("[[ 5 ]]", None), ("5/10", None), ("", None),
-    ("[[4.5.6]]", None), (f"[[{'9' * 400}]]", None), ("[[rating]] [[8]]", 8), ("[[[6]]]", 6), ("Rating: [[8/10]]", None),
+    ("[[4.5.6]]", None), (f"[[{'9' * 400}]]", None), ("[[rating]] [[8]]", 8), ("[[[6]]]", 6),
+    ("Rating: [[8/10]]", None),
 ])
 def test_ratings_are_read_as_published(text: str, value: float | None) -> None:
     assert rating(text) == value
