@@ -1,4 +1,4 @@
-"""`decodebench judge` as a person meets it: what it asks before, exit codes, a judge run here, keys that stay secret."""
+"""`decodebench judge` as a person meets it: what it asks before, exit codes, a judge run here, and secret keys."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -34,8 +34,8 @@ def store(tmp_path: Path) -> Store:
 
 def verdict(strategy: str, question: int, turn: int, rating: float | None = None, **more: Any) -> Verdict:
     status = more.pop("status", "unparsed" if rating is None else "ok")
-    return Verdict(**{"judge": "j", "where": "http://h/v1", "settings": {"temperature": 0}, "key": "k", "mode": "single",
-                      "task": "mt_bench", "example": f"mt_bench/{81 + question}", "strategy": strategy, "sample": 0,
+    return Verdict(**{"judge": "j", "where": "http://h/v1", "settings": {"temperature": 0}, "key": "k",
+                      "mode": "single", "task": "mt_bench", "example": f"mt_bench/{81 + question}", "strategy": strategy, "sample": 0,
                       "repeat": 0, "turn": turn, "category": CATEGORIES[question], "status": status, "rating": rating,
                       **more})
 
@@ -102,7 +102,7 @@ def test_the_noise_of_judging_again(store: Store) -> None:
     found = row(store, "greedy")
     assert found["score"] == 6
     assert found["noise"] == pytest.approx(4.302653 * (2 * 1 * (1 / 2 + 1 / 2) / 4) ** 0.5, rel=1e-6)
-    assert any("rated by j (http://h/v1), 2 times; 4 verdicts asked for, 0" in note for note in judge_notes(store, "single"))
+    assert next(judge_notes(store, "single")).startswith("rated by j (http://h/v1), 2 times; 4 verdicts asked for, 0")
 
 
 def test_several_ratings_of_a_turn_are_one_turn(store: Store) -> None:

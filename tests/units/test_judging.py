@@ -82,7 +82,7 @@ def test_misbehaviour_changes_no_verdict(store: Store, source: Path, wrong: str)
 
 def test_failures_are_asked_again_and_what_holds_no_rating_is_not(store: Store, source: Path) -> None:
     """Greedy's and so lossless's first answers {4} fail, all {5} are not parsed."""
-    with serving(lambda prompt, number: "400" if "<{4}>" in prompt else "unparsed" if "{5}" in prompt else "") as server:
+    with serving(lambda prompt, _: "400" if "<{4}>" in prompt else "unparsed" if "{5}" in prompt else "") as server:
         judge_all(store, source, endpoint(server.url))
         found = slots(store)
         count = Counter(one.status for one in found.values())
@@ -207,9 +207,10 @@ def test_other_questions_than_those_of_the_run_are_refused(store: Store, source:
 
 
 def test_a_run_without_anything_to_judge_is_refused(store: Store, source: Path) -> None:
-    with pytest.raises(UserError, match="has no task 'mt_bensh' to judge. Did you mean 'mt_bench'"):
+    with pytest.raises(UserError, match=r"has no task 'mt_bensh' to judge\. Did you mean 'mt_bench'"):
         examples_of(store, DataSource(source), ["mt_bensh"])
     (task,) = store.manifest.tasks
-    other = Store(store.folder, store.manifest.model_copy(update={"tasks": [task.model_copy(update={"unscored": None})]}))
+    scored = task.model_copy(update={"unscored": None})
+    other = Store(store.folder, store.manifest.model_copy(update={"tasks": [scored]}))
     with pytest.raises(UserError, match="no task that wants a judge; run mt_bench or mt_bench_official"):
         examples_of(other, DataSource(source))
