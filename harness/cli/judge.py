@@ -99,7 +99,7 @@ def _announce(work: "Work", judge: "Judge", options: "Options") -> None:
         usual, worst = options.price.of(reads, writes), options.price.of(reads, most)
         cost = "unknown, give --price-in and --price-out" if usual is None or worst is None else \
             f"about {usual:.2f}, at most {worst:.2f} and what is tried again"
-        typer.echo(f"About {reads:,} tokens to read and {writes:,} to write (at most {most:,}). Price: {cost}.",
+        typer.echo(f"About {reads:,} tokens to read and {writes:,} to write (at most {most:,}).\nPrice: {cost}.",
                    err=True)
 
 

@@ -35,7 +35,8 @@ def store(tmp_path: Path) -> Store:
 def verdict(strategy: str, question: int, turn: int, rating: float | None = None, **more: Any) -> Verdict:
     status = more.pop("status", "unparsed" if rating is None else "ok")
     return Verdict(**{"judge": "j", "where": "http://h/v1", "settings": {"temperature": 0}, "key": "k",
-                      "mode": "single", "task": "mt_bench", "example": f"mt_bench/{81 + question}", "strategy": strategy, "sample": 0,
+                      "mode": "single", "task": "mt_bench", "example": f"mt_bench/{81 + question}",
+                      "strategy": strategy, "sample": 0,
                       "repeat": 0, "turn": turn, "category": CATEGORIES[question], "status": status, "rating": rating,
                       **more})
 
