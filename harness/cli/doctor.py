@@ -86,6 +86,13 @@ def _vllm() -> str:
         raise _Missing("optional, a second backend", "pip install 'decodebench[vllm]'") from None
 
 
+def _openai() -> str:
+    try:
+        return version("openai")
+    except PackageNotFoundError:
+        raise _Missing("optional, judges behind an endpoint", "pip install 'decodebench[judge]'") from None
+
+
 def _data() -> str:
     folder = Path(os.environ.get("DECODEBENCH_DATA") or "DIR")
     if not folder.is_dir():
@@ -102,5 +109,6 @@ CHECKS = {
     "evaluate": (_evaluate, "pip install --force-reinstall evaluate"),
     "sandbox": (_sandbox, "leave out tasks that run code"),
     "vllm": (_vllm, ""),
+    "openai": (_openai, ""),
     "data": (_data, ""),
 }

@@ -333,7 +333,7 @@ def test_the_doctor_says_what_works() -> None:
     done = call("doctor")
     lines = [line.split() for line in done.stdout.splitlines() if not line.startswith(" ")]
     states = {line[1]: line[0] for line in lines}
-    assert list(states) == ["python", "packages", "torch", "nano", "evaluate", "sandbox", "vllm", "data"]
+    assert list(states) == ["python", "packages", "torch", "nano", "evaluate", "sandbox", "vllm", "openai", "data"]
     assert {states[name] for name in ("python", "torch", "evaluate")} == {"ok"}
     assert done.exit_code == ("broken" in states.values())
 
