@@ -44,6 +44,11 @@ def function(i: int) -> Row:
             "canonical_solution": "    pass\n"}
 
 
+def description(i: int) -> Row:
+    return {"task_id": 10 + i, "text": "Double a number.", "code": "def f(x): return 2 * x",
+            "test_list": ["assert f(1) == 2"]}
+
+
 def question(i: int) -> Row:
     return {"question_id": i, "category": "writing", "turns": ["Hello."]}
 
@@ -54,7 +59,10 @@ INPUTS = {
     "gsm8k_zeroshot": Input("gsm8k_zeroshot", "gsm8k/test.jsonl", problem),
     "gsm8k_chat": Input("gsm8k_chat", "gsm8k/test.jsonl", problem),
     "humaneval": Input("humaneval", "humaneval/HumanEval.jsonl.gz", function, "task_id"),
+    "humaneval_plus": Input("humaneval_plus", "humaneval_plus/HumanEvalPlus.jsonl.gz", function, "task_id"),
+    "mbpp": Input("mbpp", "mbpp/mbpp.jsonl", description, "task_id"),
     "mt_bench": Input("mt_bench", "mt_bench/question.jsonl", question, "question_id"),
+    "mt_bench_official": Input("mt_bench_official", "mt_bench/question.jsonl", question, "question_id"),
     "spec_bench": Input("spec_bench", "spec_bench/question.jsonl", question, "question_id"),
     "continuation": Input("continuation:file=my/rows.jsonl,prefix=3,target=2", "my/rows.jsonl",
                           lambda i: {"text": f"Text {i}"}),

@@ -138,7 +138,7 @@ def test_mbpp_prompts_are_those_of_lm_eval(tmp_path: Path) -> None:
     ("humaneval_plus", {"task_id": "x"}, "the field 'prompt' is missing"),
     ("mbpp", {**DOUBLE, "text": 5}, "the field 'text' must be text"),
     ("mbpp", {"task_id": 11, "code": "x", "test_list": ["x"]}, "the field 'text' is missing"),
-    ("mbpp", {**DOUBLE, "test_list": []}, "there is no test"),
+    ("mbpp", {**DOUBLE, "test_list": []}, "the field 'test_list' is empty"),
     ("mbpp", {**DOUBLE, "test_list": "assert"}, "the field 'test_list' must be a list of texts"),
     ("mbpp", {**DOUBLE, "code": "def f(:"}, "the code and its tests are no Python"),
     ("mbpp", {**DOUBLE, "task_id": 10}, "the task_id 10 was used before, in line 1"),
