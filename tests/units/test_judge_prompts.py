@@ -94,12 +94,12 @@ def test_what_is_missing_is_named_with_where_to_get_it(tmp_path: Path) -> None:
     path = source / "mt_bench" / "judge_prompts.jsonl"
     kept = path.read_text()
     path.unlink()
-    with pytest.raises(UserError, match=r"mt_bench/judge_prompts.jsonl is missing: get fastchat/llm_judge/data/judge_"
-                                        r"prompts.jsonl of github.com/lm-sys/FastChat, and give --data DIR with DIR/"):
+    with pytest.raises(UserError, match=r"download https://.*/fastchat/llm_judge/data/judge_prompts.jsonl as "
+                                        r"DIR/mt_bench/judge_prompts.jsonl, and give --data DIR"):
         loaded(source, "single")
     path.write_text(kept)
     (source / "mt_bench" / "reference_answer_gpt-4.jsonl").unlink()
-    with pytest.raises(UserError, match=r"reference_answer_gpt-4.jsonl is missing: get .*reference_answer/gpt-4.jsonl"):
+    with pytest.raises(UserError, match=r"download .*/reference_answer/gpt-4.jsonl as DIR/mt_bench/reference_answer_"):
         loaded(source, "single")
 
 
@@ -123,7 +123,7 @@ def test_bad_rows_are_named_by_file_and_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"judge_prompts\.jsonl has no prompt '{rows[0]['name']}'"):
         loaded(source, "single")
     lines(path, rows)
-    for choices in ([], ["x"], [{"turns": []}], [{"turns": [1, 2]}], [{}]):
+    for choices in (["x"], [{"turns": []}], [{"turns": [1, 2]}], [{}]):
         lines(references, [{"question_id": 82, "choices": choices}])
         with pytest.raises(UserError, match=r"gpt-4\.jsonl, line 1: the first of its choices must have 'turns'"):
             loaded(source, "single")
