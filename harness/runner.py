@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from harness.strategy import Request, Strategy
 from harness.task import Example, Message, Task
 from harness.texts import described, looked_at, missing
 
+PROGRAMS = 8  # that models wrote, run side by side
 SHARED = 16  # tokens: a shorter common start is read again rather than copied
 
 
@@ -130,8 +132,9 @@ class Runner:
         for engine in self.engines:
             engine.cache.trim(*self.room)
         forwards, positions, padding = (b - a for a, b in zip(before, now, strict=True))
-        records = [self._record(cell, example, turns, _seconds(turns) if len(examples) == 1 else share,
-                                start - self.began) for example, turns in zip(examples, done, strict=True)]
+        seconds = [_seconds(turns) if len(examples) == 1 else share for turns in done]
+        with ThreadPoolExecutor(PROGRAMS if cell.task.executes_code else 1) as pool:
+            records = list(pool.map(partial(self._record, cell, start - self.began), examples, done, seconds))
         reads = sum(sum(turn.steps.forwards) for record in records for turn in record.turns)
         return [record.model_copy(update={"peak_bytes": peak, "batch": reads / forwards if forwards else 0.0,
                                           "padding": padding / (positions + padding) if positions else 0.0})
@@ -199,8 +202,8 @@ class Runner:
                     prompt_shared=session.work.shared - shared, raw=raw, text=rule.before_stop(raw),
                     tokens=done.tokens, stop=stop, steps=done.steps)
 
-    def _record(self, cell: Cell, example: Example, turns: list[Turn] | Exception, seconds: float,
-                started: float) -> Record:
+    def _record(self, cell: Cell, started: float, example: Example, turns: list[Turn] | Exception,
+                seconds: float) -> Record:
         where: dict[str, Any] = {"task": cell.task.spec(), "example": example.id, "strategy": cell.strategy.spec(),
                  "sample": cell.sample, "repeat": cell.repeat, "block": cell.block, "order": cell.order,
                  "started": started, "seconds": seconds, "category": example.category,
