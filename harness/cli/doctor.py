@@ -2,6 +2,9 @@
 
 import os
 import platform
+import shutil
+import sys
+import textwrap
 from importlib.metadata import PackageNotFoundError, requires, version
 from itertools import islice
 from pathlib import Path
@@ -16,6 +19,7 @@ class _Missing(Exception):
 def command() -> int:
     """Check what works here, and say what to install for the rest."""
     broken = 0
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
     for name, (check, mend) in CHECKS.items():
         try:
             state, text, todo = "ok", check(), ""
@@ -23,7 +27,8 @@ def command() -> int:
             state, (text, todo) = "missing", missing.args
         except Exception as error:  # whatever is wrong with a machine is what there is to report
             state, text, todo, broken = "broken", next(iter(str(error).splitlines()), repr(error)), mend, 1
-        typer.echo(f"{state:9}{name:10}{text}" + (f"\n{'':19}→ {todo}" if todo else ""))
+        for line in (f"{state:9}{name:10}{text}", *([f"{'':19}→ {todo}"] if todo else [])):
+            typer.echo(textwrap.fill(line, width, subsequent_indent=" " * 19, break_on_hyphens=False))
     return broken
 
 
