@@ -100,6 +100,7 @@ def test_a_package_made_as_the_page_says_is_found(folder: Path, monkeypatch: pyt
     points = "\n".join(f"{name} = {value}" for name, value in table.items())
     (info / "entry_points.txt").write_text(f"[decodebench.tasks]\n{points}\n", encoding="utf-8")
     monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "my_package", raising=False)  # of another page
     registry = Registry("task", "tasks", Task)  # type: ignore[type-abstract]
     monkeypatch.setenv("DECODEBENCH_PLUGINS", "my-package")
     assert registry.build("capitals").spec() == "capitals:shots=1"
