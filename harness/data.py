@@ -4,9 +4,11 @@ import gzip
 import hashlib
 import json
 import os
+import types
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -14,7 +16,12 @@ from harness.errors import UserError
 
 Row = dict[str, Any]
 VARIABLE = "DECODEBENCH_DATA"
-NAMES = {str: "text", int: "a whole number", list[str]: "a list of texts"}
+LONGEST = 16 * 2**20  # bytes of a line: more is no row that a model could read
+TEXTS = list[str] | list[list[str]]
+ANSWER = str | int | float | list[str | int | float]
+NAMES: dict[Any, str] = {str: "text", int: "a whole number", bool: "true or false", list: "a list",
+                         list[str]: "a list of texts", TEXTS: "a list of texts, or of lists of texts",
+                         ANSWER: "a text, a number, or a list of these"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,14 @@ class Hub:
     revision: str
     rows_sha256: str | None = None
     adapt: Callable[[int, Row], Row] | None = None
+
+
+@dataclass(frozen=True)
+class Download:
+    """Where a data set that no hub holds can be downloaded, and the `digest` of its published rows."""
+
+    url: str
+    rows_sha256: str | None = None
 
 
 class DataSource:
@@ -53,33 +68,36 @@ class DataSource:
         self,
         name: str,
         file: str,
-        hub: Hub,
-        fields: Mapping[str, type],
+        hub: Hub | Download | None,
+        fields: Mapping[str, Any],
         *,
+        optional: Mapping[str, Any] = types.MappingProxyType({}),
         key: str | None = None,
         check: Callable[[Row], str | None] = lambda row: None,
+        fill: Callable[[Row], Row] = lambda row: row,
     ) -> list[Row]:
-        """The rows of the data set `name`, each with exactly `fields` (str, int or list[str]), in published order.
+        """The rows of the data set `name`, each with exactly `fields` (str, int, list[str] or `TEXTS`), in published
+        order; a row has those of the `optional` fields that it was given.
 
         `file` is JSONL, perhaps gzipped; `key` is a field whose values must differ; `check` says what else is wrong
-        with a row. Raises `UserError` that names the file and the line of a bad row, or what could not be fetched.
+        with a row; `fill` turns a row of another form of the file into one of this. `hub` is None for data that the
+        user brings. Raises `UserError` that names the file and the line of a bad row, or what could not be fetched.
         """
         path = self._find(name, file)
-        origin, place = (str(path), "line") if path else (f"{hub.repo} at {hub.revision}", "row")
-        rows: list[Row] = []
-        seen: dict[Any, int] = {}
-        for number, full in read_jsonl(path) if path else _fetch(name, file, hub):
-            where = f"{origin}, {place} {number}"
-            row = _pick(full, fields, where)
-            if problem := check(row):
-                raise UserError(f"{where}: {problem}.")
-            if key is not None and seen.setdefault(row[key], number) != number:
-                raise UserError(f"{where}: the {key} {row[key]!r} was used before, in {place} {seen[row[key]]}.")
-            rows.append(row)
-        if not rows:
-            raise UserError(f"{origin} has no rows.")
-        self._note(name, origin, rows, hub)
-        return rows
+        origin, place = (str(path), "line") if path or not isinstance(hub, Hub) else \
+            (f"{hub.repo} at {hub.revision}", "row")
+        rows = read_jsonl(path) if path else _fetch(name, file, hub)
+        filled = ((number, fill(row) if isinstance(row, dict) else row) for number, row in rows)
+        found = checked(filled, origin, fields, optional=optional, key=key, check=check, place=place)
+        self._note(name, origin, found, hub)
+        return found
+
+    def file(self, path: Path) -> Path:
+        """A file of the user's as it lies: where `path` says, or below a data folder; raises `UserError`."""
+        places = [path, *(folder / path for folder in self.folders)]
+        if found := next((place for place in places if place.is_file()), None):
+            return found
+        raise UserError(f"There is no file {path}, neither here nor below --data or ${VARIABLE}.")
 
     def _add(self, folder: Path, source: str) -> None:
         if not folder.is_dir():
@@ -92,9 +110,9 @@ class DataSource:
         paths = (folder / name / one for folder in self.folders for one in (file, twin))
         return next((path for path in paths if path.is_file()), None)
 
-    def _note(self, name: str, origin: str, rows: list[Row], hub: Hub) -> None:
+    def _note(self, name: str, origin: str, rows: list[Row], hub: Hub | Download | None) -> None:
         self.origins[name] = origin
-        if hub.rows_sha256 not in (None, digest(rows)):
+        if hub and hub.rows_sha256 not in (None, digest(rows)):
             self.warnings.append(f"The {len(rows)} rows of {name} from {origin} differ from the published ones: "
                                  "do not hold its scores against published figures.")
 
@@ -105,27 +123,71 @@ def digest(rows: list[Row]) -> str:
     return hashlib.sha256("".join(lines).encode("ascii")).hexdigest()
 
 
+def checked(
+    rows: Iterable[tuple[int, Any]],
+    origin: str,
+    fields: Mapping[str, Any],
+    *,
+    optional: Mapping[str, Any] = types.MappingProxyType({}),
+    key: str | None = None,
+    check: Callable[[Row], str | None] = lambda row: None,
+    place: str = "line",
+) -> list[Row]:
+    """The numbered `rows` of `origin` with the wanted fields only, as `DataSource.rows` has them.
+
+    Raises `UserError` that names the first bad row, or says that there is none.
+    """
+    found: list[Row] = []
+    seen: dict[Any, int] = {}
+    for number, full in rows:
+        where = f"{origin}, {place} {number}"
+        row = picked(full, fields, optional, where)
+        if problem := check(row):
+            raise UserError(f"{where}: {problem}.")
+        if key is not None and seen.setdefault(row[key], number) != number:
+            raise UserError(f"{where}: the {key} {row[key]!r} was used before, in {place} {seen[row[key]]}.")
+        found.append(row)
+    if not found:
+        raise UserError(f"{origin} has no rows.")
+    return found
+
+
 def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     """The JSON values of a file, perhaps gzipped, with their line numbers (from 1); blank lines are skipped.
 
     Raises `UserError` that names the file and the line of what cannot be read.
     """
-    try:
-        raw = path.read_bytes()
-        text = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
-    for number, line in enumerate(text.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    for number, line in read_lines(path):
         try:
             if line.strip():
-                yield number, json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError:
-            raise UserError(f"{path}, line {number}: this is not UTF-8 text.") from None
+                yield number, json.loads(line)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: this is not JSON ({error}).") from None
 
 
-def _fetch(name: str, file: str, hub: Hub) -> Iterator[tuple[int, Any]]:
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 file, perhaps gzipped, without their ends and numbered from 1; raises as `read_jsonl`."""
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for number in count(1):
+                line = file.readline(LONGEST + 1)
+                if not line:
+                    return
+                if len(line) > LONGEST:
+                    raise UserError(f"{path}, line {number}: this line has more than {LONGEST >> 20} MiB.")
+                yield number, line.removeprefix(b"\xef\xbb\xbf" if number == 1 else b"").decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}, line {number}: this is not UTF-8 text.") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+
+
+def _fetch(name: str, file: str, hub: Hub | Download | None) -> Iterator[tuple[int, Any]]:
+    if hub is None:
+        raise UserError(f"The rows of {name} are not fetched for you; give --data DIR with the file DIR/{name}/{file}.")
+    if isinstance(hub, Download):
+        raise UserError(f"The rows of {name} are on no hub: download {hub.url} as DIR/{name}/{file}, "
+                        "and give --data DIR.")
     try:
         import datasets
 
@@ -138,19 +200,31 @@ def _fetch(name: str, file: str, hub: Hub) -> Iterator[tuple[int, Any]]:
         yield index + 1, hub.adapt(index, row) if hub.adapt else row
 
 
-def _pick(row: Any, fields: Mapping[str, type], where: str) -> Row:
-    """Only the wanted fields of a row; raises `UserError` when one is missing or has the wrong type."""
+def picked(row: Any, fields: Mapping[str, Any], optional: Mapping[str, Any], where: str) -> Row:
+    """Only the wanted fields of a row; raises `UserError` when one is missing, empty or of the wrong type."""
     if not isinstance(row, dict):
         raise UserError(f"{where}: this is not a JSON object.")
-    for field, kind in fields.items():
+    given = {field: kind for field, kind in optional.items() if row.get(field) is not None}
+    for field, kind in {**fields, **given}.items():
         if field not in row:
             raise UserError(f"{where}: the field '{field}' is missing.")
         if not _fits(row[field], kind):
             raise UserError(f"{where}: the field '{field}' must be {NAMES[kind]}.")
-    return {field: row[field] for field in fields}
+        if field in fields and _empty(row[field]):
+            raise UserError(f"{where}: the field '{field}' is empty.")
+    return {field: row[field] for field in (*fields, *given)}
 
 
-def _fits(value: Any, kind: type) -> bool:
+def _empty(value: Any) -> bool:
+    """Whether a text is blank, a list has no item, or one of its items is so."""
+    if isinstance(value, list):
+        return not value or any(map(_empty, value))
+    return isinstance(value, str) and not value.strip()
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(kind, types.UnionType):
+        return any(_fits(value, one) for one in get_args(kind))
     if get_origin(kind) is list:
         return isinstance(value, list) and all(_fits(one, get_args(kind)[0]) for one in value)
     if type(value) is str:

@@ -1,6 +1,6 @@
 """Cells decoded by a backend of its own: from the questions of a task to turns like those of the reference."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from harness.backends.native import Answer, Ask, Native
 from harness.decoding.draw import PhiloxStream
@@ -28,15 +28,23 @@ def answers(plan: Plan, native: Native, cell: Cell, examples: Sequence[Example])
                                             [turn.text for turn in before])
                 except Exception as error:  # one bad sample must not end a run: it is recorded
                     done[place] = error
-        asks = [_ask(plan, cell, examples[place], number, each) for place, each in asked.items()]
-        size = 1 if plan.config.concurrency == 1 else max(1, len(asks))  # the backend does not know of this plan's
-        given = [answer for start in range(0, len(asks), size)
-                 for answer in native.decode(cell.strategy, asks[start:start + size])]
-        for (place, each), answer in zip(asked.items(), given, strict=True):
+        for place, answer in _decoded(plan, native, cell, examples, number, asked):
             before = done[place]
             assert isinstance(before, list)
-            done[place] = answer if isinstance(answer, Exception) else [*before, turn(each, answer)]
+            done[place] = answer if isinstance(answer, Exception) else [*before, turn(asked[place], answer)]
     return done
+
+
+def _decoded(plan: Plan, native: Native, cell: Cell, examples: Sequence[Example], number: int,
+             asked: Mapping[int, Question]) -> Iterator[tuple[int, Answer | Exception]]:
+    """Each place with its answer; examples whose task sets another temperature are another strategy's."""
+    of = {place: cell.at(examples[place]).strategy for place in asked}
+    for strategy in dict.fromkeys(of.values()):
+        places = [place for place in asked if of[place] == strategy]
+        asks = [_ask(plan, cell, examples[place], number, asked[place]) for place in places]
+        size = 1 if plan.config.concurrency == 1 else len(asks)  # the backend does not know of this plan's
+        for start in range(0, len(asks), size):
+            yield from zip(places[start:start + size], native.decode(strategy, asks[start:start + size]), strict=True)
 
 
 def warm(plan: Plan, native: Native) -> None:

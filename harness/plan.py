@@ -1,8 +1,6 @@
 """From a configuration to a plan: everything is looked up, loaded and checked before anything is written."""
 
 import datetime
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -28,7 +26,7 @@ from harness.prompts import warm_up
 from harness.registry import STRATEGIES, TASKS, add_plugin
 from harness.store import Manifest, ModelEntry, StrategyEntry, TaskEntry
 from harness.strategy import Strategy
-from harness.task import Example, Task
+from harness.task import Example, Task, data_hash
 
 NOT_IN_IDENTITY = {"output", "plugins", "data", "strategies", "tasks", "model", "draft", "allow_code_execution",
                    "baseline", "threads", "cache_gb", "texts", "scorer"}
@@ -48,6 +46,10 @@ class Cell:
     repeat: int
     block: int
     order: int
+
+    def at(self, example: Example) -> "Cell":
+        """This cell with the strategy at the temperature that the task sets for `example`, if it does."""
+        return self if example.temperature is None else replace(self, strategy=self.strategy.at(example.temperature))
 
 
 @dataclass(frozen=True)
@@ -94,39 +96,38 @@ def make(config: RunConfig, command: str) -> Plan:
     """Check `config` and load what it names; raises `UserError` before anything is written."""
     for path in config.plugins:
         add_plugin(path)
-    device = _device(config.device)
+    device = find_device(config.device)
     config = replace(config, device=device)
     strategies = _strategies(config)
     chosen = _unique([TASKS.build(spec) for spec in config.tasks or _default_tasks()])
     data = [DataSource(config.data) for _ in chosen]  # one each: it says where the rows came from
-    tasks = tuple((task, _examples(task, source, config.limit)) for task, source in zip(chosen, data, strict=True))
+    found = [_examples(task, source) for task, source in zip(chosen, data, strict=True)]
     torch.set_num_threads(1)  # until the size of the model is known
     if config.scorer:
         find(config.scorer)
     target = load(config.model, dtype=config.dtype, device=_reference(config), tokenizer=config.tokenizer,
                   compiled=config.compile)
     threads = use_threads(config, target)
+    tasks = tuple((task, _cut(task, examples, source, target, config.limit))
+                  for task, examples, source in zip(chosen, found, data, strict=True))
     draft, reason = _draft(config, target, strategies)
     engines = [model.engine for model in (target, draft) if model]
     _limit_caches(config, engines)
     native = connect(config, target, draft)
-    try:
-        reasons = {s.spec(): _unsupported(s, config, reason) or (native.refusal(s) if native else
-                                                                 _tried(s, engines, target)) for s in strategies}
-    except UserError:
-        if native:
-            native.close()
-        raise
+    reasons = {s.spec(): _unsupported(s, config, reason) or (_asked(native, s) if native else
+                                                             _tried(s, engines, target)) for s in strategies}
+    entries = [_task_entry(task, examples, source, config)
+               for (task, examples), source in zip(tasks, data, strict=True)]
+    sandbox = _sandbox(chosen, entries)
     warnings = [*dict.fromkeys(warning for source in data for warning in source.warnings), *_warnings(target, chosen),
-                *(native.warnings if native else ())]
+                *_heated(tasks, strategies), *sandbox.pop("warnings", ()), *(native.warnings if native else ())]
     manifest = Manifest(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), command=command,
         baseline=strategies[0].spec(), config=_identity(config),
         strategies=[_strategy_entry(s, reasons[s.spec()]) for s in strategies],
-        tasks=[_task_entry(task, examples, source, config)
-               for (task, examples), source in zip(tasks, data, strict=True)],
+        tasks=entries,
         model=_model_entry(target, config), draft=_model_entry(draft, config) if draft else None,
-        environment=environment(device, threads) | ({"backend": dict(native.facts)} if native else {}),
+        environment=environment(device, threads) | sandbox | ({"backend": dict(native.facts)} if native else {}),
         warnings=warnings)
     return Plan(config, manifest, tuple(s for s in strategies if not reasons[s.spec()]), tasks, target, draft, native)
 
@@ -141,13 +142,22 @@ def part(plan: Plan, strategies: Sequence[Strategy], examples: Sequence[Sequence
     wanted = _unique([STRATEGIES.build(plan.manifest.baseline), *strategies])
     entries = [known.get(s.spec()) or _strategy_entry(s, _unsupported(s, plan.config, "")
                                                       or _refused(s, engines, plan)) for s in wanted]
-    tasks = [entry.model_copy(update={"data_hash": _hash(own), "examples": len(own)})
+    tasks = [entry.model_copy(update={"data_hash": data_hash(own), "examples": len(own)})
              for entry, own in zip(plan.manifest.tasks, examples, strict=True)]
     return replace(
         plan, config=replace(plan.config, output=output),
         strategies=tuple(s for s, entry in zip(wanted, entries, strict=True) if not entry.unsupported),
         tasks=tuple((task, tuple(own)) for (task, _), own in zip(plan.tasks, examples, strict=True)),
         manifest=plan.manifest.model_copy(update={"strategies": entries, "tasks": tasks}))
+
+
+def _asked(native: Native, strategy: Strategy) -> str | None:
+    """Why another backend refuses a strategy; where it can run nothing, it is let go of."""
+    try:
+        return native.refusal(strategy)
+    except UserError:
+        native.close()
+        raise
 
 
 def _refused(strategy: Strategy, engines: Sequence[Engine], plan: Plan) -> str | None:
@@ -158,7 +168,8 @@ def _refused(strategy: Strategy, engines: Sequence[Engine], plan: Plan) -> str |
         return str(error)
 
 
-def _device(name: str) -> str:
+def find_device(name: str) -> str:
+    """The device to use; raises `UserError` when it cannot be."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -207,13 +218,30 @@ def _unique(plugins: Sequence[Any]) -> list[Any]:
     return list({plugin.spec(): plugin for plugin in plugins}.values())
 
 
-def _examples(task: Task, data: DataSource, limit: int | None) -> tuple[Example, ...]:
+def _examples(task: Task, data: DataSource) -> list[Example]:
     examples = task.examples(data)
     if not examples:
         raise UserError(f"The task '{task.name}' has no examples.")
     if len({example.id for example in examples}) != len(examples):
         raise UserError(f"The task '{task.name}' has two examples of the same id.")
-    return tuple(examples[:limit])
+    return examples
+
+
+def _cut(task: Task, examples: Sequence[Example], data: DataSource, target: Model,
+         limit: int | None) -> tuple[Example, ...]:
+    """The first `limit` examples as the model gets them; those that are left out are counted in a warning."""
+    kept, seen = list[Example](), 0
+    for example in examples:
+        if len(kept) == limit:
+            break
+        seen += 1
+        if (cut := task.cut(example, target.tokenizer)) is not None:
+            kept.append(cut)
+    if not kept:
+        raise UserError(f"No example of {task.spec()} is long enough; ask for fewer tokens of each.")
+    if len(kept) < seen:
+        data.warnings.append(f"{task.name}: {seen - len(kept)} of {seen} examples are too short and left out.")
+    return tuple(kept)
 
 
 def _draft(config: RunConfig, target: Model, strategies: Sequence[Strategy]) -> tuple[Model | None, str]:
@@ -274,6 +302,27 @@ def _warnings(target: Model, tasks: Sequence[Task]) -> list[str]:
     return []
 
 
+def _sandbox(tasks: Sequence[Task], entries: Sequence[TaskEntry]) -> dict[str, Any]:
+    """What programs are kept from, where a run has any, and a warning when that is not all that it should be."""
+    if not any(task.executes_code and not entry.unscored for task, entry in zip(tasks, entries, strict=True)):
+        return {}
+    from harness.sandbox import isolation, standing
+
+    weak = not {"seccomp", "landlock"} <= set(standing())
+    return {"sandbox": isolation(), "warnings": [f"Programs ran with this between them and the machine: {isolation()}."]
+            if weak else []}
+
+
+def _heated(tasks: Sequence[tuple[Task, tuple[Example, ...]]], strategies: Sequence[Strategy]) -> list[str]:
+    found = []
+    for task, examples in tasks:
+        wanted = {one.temperature for one in examples if one.temperature is not None}
+        if wanted and (obey := [s.spec() for s in strategies if any(s.at(t) is not s for t in wanted)]):
+            found.append(f"{task.spec()} sets temperatures, which {', '.join(obey)} takes in place of its own; the "
+                         "other strategies decode as on every task.")
+    return found
+
+
 def _identity(config: RunConfig) -> dict[str, Any]:
     return {key: value for key, value in vars(config).items() if key not in NOT_IN_IDENTITY and value != ()}
 
@@ -289,13 +338,9 @@ def _task_entry(task: Task, examples: Sequence[Example], data: DataSource, confi
     if task.executes_code and config.model not in nano.NAMES and not config.allow_code_execution:
         unscored = "code not run: allow it with --allow-code-execution"
     return TaskEntry(spec=task.spec(), version=task.version, headline=task.headline, unscored=unscored,
-                     data="; ".join(data.origins.values()) or "embedded", data_hash=_hash(examples),
-                     examples=len(examples), max_new_tokens=config.max_new_tokens or task.max_new_tokens)
-
-
-def _hash(examples: Sequence[Example]) -> str:
-    rows = [[e.id, e.turns, dict(e.gold), e.category] for e in examples]
-    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()[:16]
+                     data="; ".join(data.origins.values()) or "embedded", data_hash=data_hash(examples),
+                     examples=len(examples), max_new_tokens=config.max_new_tokens or task.max_new_tokens,
+                     sub_tasks=task.sub_tasks)
 
 
 def _model_entry(model: Model, config: RunConfig) -> ModelEntry:

@@ -10,7 +10,7 @@ from harness.strategy import Request, Words
 from harness.task import Message
 
 WARM_UP = "Once upon a time there was a small harness that measured how language models decode."
-CHAT = {"user": "User: {}\n", "assistant": "Assistant: {}\n"}
+CHAT = {"system": "{}\n", "user": "User: {}\n", "assistant": "Assistant: {}\n"}
 
 
 def shown(tokenizer: Any, prompt: str | list[Message]) -> str:

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +34,7 @@ from harness.task import Example, Task
 from harness.texts import described, looked_at, missing
 
 NAN = float("nan")
+PROGRAMS = 8  # that models wrote, run side by side
 SHARED = 16  # tokens: a shorter common start is read again rather than copied
 
 
@@ -138,8 +140,9 @@ class Runner:
         for engine in self.engines:
             engine.cache.trim(*self.room)
         forwards, positions, padding = (b - a for a, b in zip(before, now, strict=True))
-        records = [self._record(cell, example, turns, _seconds(turns) if len(examples) == 1 else share,
-                                start - self.began) for example, turns in zip(examples, done, strict=True)]
+        seconds = [_seconds(turns) if len(examples) == 1 else share for turns in done]
+        with ThreadPoolExecutor(PROGRAMS if cell.task.executes_code else 1) as pool:
+            records = list(pool.map(partial(self._record, cell, start - self.began), examples, done, seconds))
         reads = sum(sum(turn.steps.forwards) for record in records for turn in record.turns)
         return [record.model_copy(update={"peak_bytes": peak, "batch": reads / forwards if forwards else 0.0,
                                           "padding": padding / (positions + padding) if positions else 0.0})
@@ -150,8 +153,9 @@ class Runner:
         start = self.clock()
         done = answers(self.plan, native, cell, examples)
         share, alone = (self.clock() - start) / len(examples), self.plan.config.concurrency == 1
-        records = [self._record(cell, example, turns, _seconds(turns) if alone else share, start - self.began)
-                   for example, turns in zip(examples, done, strict=True)]
+        seconds = [_seconds(turns) if alone else share for turns in done]
+        with ThreadPoolExecutor(PROGRAMS if cell.task.executes_code else 1) as pool:
+            records = list(pool.map(partial(self._record, cell, start - self.began), examples, done, seconds))
         return [record.model_copy(update={} if alone else {"batch": NAN, "padding": NAN}) for record in records]
 
     def _prepare(self, task: Task) -> None:
@@ -175,6 +179,7 @@ class Runner:
         """Every turn of one example, or what went wrong; raises `CacheFull`, after which it may be tried again."""
         config, turns, session = self.plan.config, list[Turn](), None
         try:
+            cell = cell.at(example)
             session = self.session(cell.strategy)
             while len(turns) < len(example.turns):
                 own, common = (PhiloxStream(config.seed, cell.task.spec(), example.id, which, cell.repeat, len(turns))
@@ -200,11 +205,12 @@ class Runner:
         done = trace(cell.strategy, session, request, asked.rule, self.clock)
         return asked.turn(done, session.work.shared - shared)
 
-    def _record(self, cell: Cell, example: Example, turns: list[Turn] | Exception, seconds: float,
-                started: float) -> Record:
+    def _record(self, cell: Cell, started: float, example: Example, turns: list[Turn] | Exception,
+                seconds: float) -> Record:
         where: dict[str, Any] = {"task": cell.task.spec(), "example": example.id, "strategy": cell.strategy.spec(),
                  "sample": cell.sample, "repeat": cell.repeat, "block": cell.block, "order": cell.order,
-                 "started": started, "seconds": seconds, "category": example.category}
+                 "started": started, "seconds": seconds, "category": example.category,
+                 "temperature": example.temperature if cell.at(example).strategy is not cell.strategy else None}
         try:
             if isinstance(turns, Exception):
                 raise turns

@@ -1,6 +1,5 @@
 """A run on disk: a manifest written before the first token, and records that are only ever appended."""
 
-import os
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import UserError
+from harness.lines import append, first, mend
 
 SCHEMA = 1
 Stop = Literal["eos", "stop", "length", "context", "ended", "unknown"]
@@ -64,7 +64,8 @@ class Record(Stored):
     `seconds` is the wall time of its steps; samples decoded together share the wall time of all equally.
     `batch` is how many texts a forward of the model read on average while this one was decoded, `padding` the share
     of the places in those forwards that held no token. `peak_bytes` is the most memory held meanwhile: torch's on a
-    GPU, else the process's, with what it had taken before; None where that is not known.
+    GPU, else the process's, with what it had taken before; None where that is not known. `temperature` is the one
+    that the task set and the strategy obeyed.
     """
 
     task: str
@@ -79,6 +80,7 @@ class Record(Stored):
     batch: float = 1.0
     padding: float = 0.0
     peak_bytes: int | None = None
+    temperature: float | None = None
     category: str = ""
     status: Literal["ok", "failed"] = "ok"
     error: str | None = None
@@ -199,6 +201,7 @@ class TaskEntry(Stored):
     data_hash: str
     examples: int
     max_new_tokens: int
+    sub_tasks: dict[str, str] | None = None
 
 
 class StrategyEntry(Stored):
@@ -265,7 +268,7 @@ class Store:
             store = cls.open(folder)
             if difference := _difference(store.manifest.identity(), manifest.identity()):
                 raise UserError(f"{folder} holds another run ({difference} differs); choose another folder with -o.")
-            store._mend()
+            mend(store.path)
             return store
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} exists and is not a run of decodebench; choose another folder with -o.")
@@ -285,14 +288,11 @@ class Store:
         try:
             return cls(folder, Manifest.model_validate_json(path.read_text()))
         except ValidationError as error:
-            raise UserError(f"{path} was not written by this version of decodebench: {_first(error)}.") from None
+            raise UserError(f"{path} was not written by this version of decodebench: {first(error)}.") from None
 
     def append(self, record: Record) -> None:
         """Write one record as one line and hand it to the operating system before returning."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(record.model_dump_json() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append(self.path, [record])
 
     def records(self, wanted: Container[int] | None = None) -> Iterator[Record]:
         """Every finished record; a torn last line is skipped, any other bad line raises `UserError`.
@@ -311,7 +311,7 @@ class Store:
                     try:
                         yield Record.model_validate_json(line)
                     except ValidationError as error:
-                        raise UserError(f"{path}, line {place}: not a record ({_first(error)}).") from None
+                        raise UserError(f"{path}, line {place}: not a record ({first(error)}).") from None
 
     def explain(self, divergences: Iterable[Divergence]) -> None:
         """Write down, in place of what was known before, where answers part from the baseline's."""
@@ -329,7 +329,7 @@ class Store:
         try:
             return [Divergence.model_validate_json(line) for line in lines]
         except ValidationError as error:
-            raise UserError(f"{path}: not a list of divergences ({_first(error)}); run again to mend it.") from None
+            raise UserError(f"{path}: not a list of divergences ({first(error)}); run again to mend it.") from None
 
     def describe(self, texts: Texts) -> None:
         """Write down, in place of what was known before, what models make of the texts."""
@@ -341,7 +341,7 @@ class Store:
         try:
             return Texts.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
         except ValidationError as error:
-            raise UserError(f"{path}: not metrics of texts ({_first(error)}); remove it and run again.") from None
+            raise UserError(f"{path}: not metrics of texts ({first(error)}); remove it and run again.") from None
 
     def bound(self, limits: Limits) -> None:
         """Write down, in place of what was known before, what the machine of the run can do."""
@@ -353,15 +353,7 @@ class Store:
         try:
             return Limits.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
         except ValidationError as error:
-            raise UserError(f"{path}: not limits ({_first(error)}); remove it and measure again.") from None
-
-    def _mend(self) -> None:
-        """Cut a torn last line off, so that the next record starts on a line of its own."""
-        if self.path.exists():
-            data = self.path.read_bytes()
-            if not data.endswith(b"\n") and data:
-                with self.path.open("r+b") as file:
-                    file.truncate(data.rfind(b"\n") + 1)
+            raise UserError(f"{path}: not limits ({first(error)}); remove it and measure again.") from None
 
 
 def _write(path: Path, text: str) -> None:
@@ -369,11 +361,6 @@ def _write(path: Path, text: str) -> None:
     temporary = path.with_suffix(".part")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
-
-
-def _first(error: ValidationError) -> str:
-    where = error.errors()[0]
-    return f"{'.'.join(map(str, where['loc'])) or 'line'}: {where['msg']}"
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:

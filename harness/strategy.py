@@ -94,6 +94,10 @@ class Strategy(Plugin):
     def generate(self, session: "Session", request: Request) -> Iterator[Sequence[int]]:
         """Yield the token ids committed at each step, for as long as the caller asks."""
 
+    def at(self, temperature: float) -> "Strategy":
+        """What answers where the task sets a temperature: this strategy, unless it is plain sampling left as it is."""
+        return self
+
     def most_samples(self) -> int | None:
         """How many different samples one prompt can give (a beam's width); None when there is no limit."""
         return None

@@ -1,5 +1,7 @@
 """The contract of a task: examples, how they are put to the model, and how an answer is scored."""
 
+import hashlib
+import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +14,10 @@ if TYPE_CHECKING:
 
     from harness.data import DataSource
 
-__all__ = ["Example", "Message", "Task", "knob"]
+__all__ = ["Example", "Message", "Task", "data_hash", "knob"]
 
 Message = dict[str, str]
+NO_JUDGE = "no judge"  # why a task is unscored whose answers `decodebench judge` can rate once the run is over
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Example:
     """One problem: the user's `turns` as text, and `gold`, whatever the scorer needs (JSON).
 
     `reference` is how the text goes on in the original, for tasks whose texts are compared with those of people.
+    `temperature` is one that the task sets and only plain sampling obeys, see `Strategy.at`.
     """
 
     id: str
@@ -29,6 +33,13 @@ class Example:
     gold: Mapping[str, Any] = field(default_factory=dict)
     category: str = ""
     reference: str = ""
+    temperature: float | None = None
+
+
+def data_hash(examples: Sequence[Example]) -> str:
+    """What tells the examples of a task from others."""
+    rows = [[e.id, e.turns, dict(e.gold), e.category] for e in examples]
+    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,7 @@ class Task(Plugin):
     `executes_code` tasks run what the model wrote. A prompt that is too long for the model is refused, unless
     `may_cut` says that it may lose its start (few-shot exemplars, as lm-eval does).
     Of `open_ended` tasks the texts themselves are looked at: how varied, how likely, how much like the references.
+    `sub_tasks` has the sub-task of a category (its own name where it is not named) when they are reported one by one.
     """
 
     version: ClassVar[int]
@@ -51,11 +63,16 @@ class Task(Plugin):
     executes_code: ClassVar[bool] = False
     may_cut: ClassVar[bool] = False
     open_ended: ClassVar[bool] = False
+    sub_tasks: ClassVar[dict[str, str] | None] = None
     unscored: ClassVar[str | None] = None
 
     @abstractmethod
     def examples(self, data: "DataSource") -> list[Example]:
         """All test problems in their published order; raises `UserError` naming file and line of a bad row."""
+
+    def cut(self, example: Example, tokenizer: Any) -> Example | None:
+        """The example as a model with this tokenizer gets it, for tasks that count in tokens; None leaves it out."""
+        return example
 
     def prompt(self, example: Example, answers: Sequence[str]) -> str | list[Message]:
         """What the model reads for the turn after `answers`: raw text, or messages when `chat`."""

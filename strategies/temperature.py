@@ -3,7 +3,7 @@
 Ackley et al., A Learning Algorithm for Boltzmann Machines, 1985. `temperature` divides the logits; 1 is the model.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from harness.decoding import warp
@@ -21,3 +21,7 @@ class Temperature(Sampler):
     def kept(self) -> warp.Warp:
         """Every token."""
         return warp.identity
+
+    def at(self, temperature: float) -> "Temperature":
+        """The task's temperature, unless the knob was turned."""
+        return replace(self, temperature=temperature) if self.temperature == type(self).temperature else self

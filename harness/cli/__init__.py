@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from harness.cli import check, compare, doctor, export, limits, listing, report, run, show, sweep, verify
+from harness.cli import check, compare, doctor, export, judge, limits, listing, report, run, show, sweep, verify
 from harness.errors import UserError, wrong_input
 
 
@@ -32,9 +32,10 @@ class Program(TyperGroup):
 app = typer.Typer(cls=Program, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
                   no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
 COMMANDS: dict[str, Callable[..., Any]] = {
-    "run": run.command, "report": report.command, "compare": compare.command, "limits": limits.command,
-    "verify": verify.command, "check": check.command, "sweep": sweep.command, "list": listing.command,
-    "show": show.command, "export": export.command, "import": export.bring, "doctor": doctor.command,
+    "run": run.command, "report": report.command, "compare": compare.command, "judge": judge.command,
+    "limits": limits.command, "verify": verify.command, "check": check.command, "sweep": sweep.command,
+    "list": listing.command, "show": show.command, "export": export.command, "import": export.bring,
+    "doctor": doctor.command,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

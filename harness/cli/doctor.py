@@ -2,7 +2,10 @@
 
 import os
 import platform
-from importlib.metadata import requires, version
+import shutil
+import sys
+import textwrap
+from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -17,6 +20,7 @@ class _Missing(Exception):
 def command() -> int:
     """Check what works here, and say what to install for the rest."""
     broken = 0
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
     for name, (check, mend) in CHECKS.items():
         try:
             state, text, todo = "ok", check(), ""
@@ -24,7 +28,8 @@ def command() -> int:
             state, (text, todo) = "missing", missing.args
         except Exception as error:  # whatever is wrong with a machine is what there is to report
             state, text, todo, broken = "broken", next(iter(str(error).splitlines()), repr(error)), mend, 1
-        typer.echo(f"{state:9}{name:10}{text}" + (f"\n{'':19}→ {todo}" if todo else ""))
+        for line in (f"{state:9}{name:10}{text}", *([f"{'':19}→ {todo}"] if todo else [])):
+            typer.echo(textwrap.fill(line, width, subsequent_indent=" " * 19, break_on_hyphens=False))
     return broken
 
 
@@ -73,10 +78,10 @@ def _evaluate() -> str:
 
 
 def _sandbox() -> str:
-    from harness.sandbox import LEVELS, isolation
+    from harness.sandbox import isolation, standing
 
-    if isolation() != LEVELS["namespaces"]:
-        raise _Missing(isolation(), "allow user namespaces, or run only programs of models that you trust")
+    if not {"seccomp", "landlock"} <= set(standing()):
+        raise _Missing(isolation(), "use Linux 5.13 or later, or run only programs of models that you trust")
     return isolation()
 
 
@@ -95,6 +100,13 @@ def _vllm() -> str:
     return f"{name} {number}, with suffix decoding"
 
 
+def _openai() -> str:
+    try:
+        return version("openai")
+    except PackageNotFoundError:
+        raise _Missing("optional, judges behind an endpoint", "pip install 'decodebench[judge]'") from None
+
+
 def _data() -> str:
     folder = Path(os.environ.get("DECODEBENCH_DATA") or "DIR")
     if not folder.is_dir():
@@ -111,5 +123,6 @@ CHECKS = {
     "evaluate": (_evaluate, "pip install --force-reinstall evaluate"),
     "sandbox": (_sandbox, "leave out tasks that run code"),
     "vllm": (_vllm, ""),
+    "openai": (_openai, ""),
     "data": (_data, ""),
 }

@@ -3,10 +3,16 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Option
+
+from harness.errors import UserError
+from harness.plugin import stages
+
+if TYPE_CHECKING:
+    from harness.config import RunConfig
 
 Text = str | None
 Texts = list[str] | None
@@ -22,6 +28,8 @@ def command(
     strategies: Annotated[Texts, Option("-s", "--strategy", metavar="NAME[:k=v,…]",
                                         help="again for more [all]")] = None,
     tasks: Annotated[Texts, Option("-t", "--task", metavar="TASK", help="again for more [embedded ones]")] = None,
+    task_files: Annotated[list[Path] | None, Option("--task-file", metavar="FILE.jsonl",
+                                                    help="a task of your own: prompts and answers")] = None,
     limit: Annotated[Number, Option(metavar="N", help="first N examples of a task [all]")] = None,
     concurrency: Annotated[Number, Option(metavar="N", help="texts decoded together [1]")] = None,
     samples: Annotated[Number, Option(metavar="N", help="answers to each prompt [1]")] = None,
@@ -53,12 +61,7 @@ def command(
 
     The same command resumes a run that was stopped. Exit code 3: some samples failed.
     """
-    from harness.config import RunConfig
-
-    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value
-                             for key, value in context.params.items()
-                             if key != "config" and value not in (None, [], ())}
-    settings = RunConfig.from_toml(config, **given) if config else RunConfig(**given)
+    settings = _settings(context.params)
     try:
         from harness.cli.progress import watching
         from harness.cli.report import render
@@ -74,3 +77,23 @@ def command(
         typer.echo(f"{done.failed} of {done.samples} samples failed: see {page}, or the records in "
                    f"{done.folder / 'records'} whose status is \"failed\".", err=True)
     return 3 if done.failed else 0
+
+
+def _settings(options: dict[str, Any]) -> "RunConfig":
+    """What was asked for, over what the configuration file says."""
+    from harness.config import RunConfig
+
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value
+                             for key, value in options.items() if value not in (None, [], ())}
+    config, files = given.pop("config", None), given.pop("task_files", ())
+    if files:
+        given["tasks"] = (*given.get("tasks", ()), *map(_task_of, files))
+    return RunConfig.from_toml(config, **given) if config else RunConfig(**given)
+
+
+def _task_of(path: Path) -> str:
+    """The task that a file stands for."""
+    spec = f"task_file:file={path}"
+    if "," in spec or len(stages(spec)) > 1:
+        raise UserError(f"The name {path} has a comma or a plus sign where settings end; rename the file.")
+    return spec

@@ -16,6 +16,8 @@ from harness.strategy import Over, Strategy
 if TYPE_CHECKING:
     from rich.table import Table
 
+WIDE = 32  # what is longer is folded
+
 
 def command(
     name: Annotated[str, Argument(metavar="NAME", help="a strategy or a task", show_default=False)],
@@ -66,6 +68,8 @@ def _example(plugin: type[Plugin]) -> str:
     """The name, with the first knob that a sweep would turn, over another strategy if it goes over one."""
     below = "top_p+" if issubclass(plugin, Over) else ""
     for key, about in plugin.knobs().items():
+        if getattr(plugin, key) == "":
+            return f"{below}{plugin.name}:{key}={key.upper()}"
         if others := [value for value in about.sweep if value != getattr(plugin, key)]:
             return f"'{below}{plugin.name}:{key}={others[0]}'"
     return f"{below}{plugin.name}"
@@ -77,8 +81,9 @@ def _knobs(plugin: type[Plugin]) -> "Table":
 
     table = Table("knob", "default", "allowed", "sweep", "what it does", box=box.SIMPLE_HEAD, pad_edge=False,
                   collapse_padding=True)
-    for column in table.columns[:3]:
-        column.no_wrap = True
-    for row in described(plugin):
+    rows = described(plugin)
+    for row in rows:
         table.add_row(*row)
+    for place, column in enumerate(table.columns[:3]):
+        column.no_wrap = max(len(row[place]) for row in rows) <= WIDE
     return table

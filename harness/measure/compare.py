@@ -9,6 +9,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from harness.errors import UserError
+from harness.measure.judged import tasks as judged_tasks
 from harness.measure.raw import COUNTS
 from harness.measure.significance import repeats
 from harness.measure.summary import beside, first_difference, run_labels, samples
@@ -164,7 +165,7 @@ def settings(a: Manifest, b: Manifest) -> Iterator[str]:
 
 def relative(store: Store) -> pd.DataFrame:
     """`samples` with each sample's headline `score`, and `log_relative`: its speed over the baseline's, as a log."""
-    frame, scores = samples(store), {task.spec: f"score_{task.headline}" for task in store.manifest.tasks}
+    frame, scores = samples(store), {task.spec: f"score_{task.headline}" for task in judged_tasks(store)}
     frame = frame.assign(score=NAN)
     for task, column in scores.items():
         if column in frame:

@@ -94,17 +94,21 @@ class GSM8KAnswer(SampleMetric):
 class CodePasses(SampleMetric):
     """Whether a completed function passes its tests: `pass` and `timeout`, 0 or 1.
 
-    The program is that of OpenAI's human-eval: prompt + completion, the test, and a call of `check`. Gold holds
-    `prompt`, `test` and `entry_point`. It runs what the model wrote, in `harness.sandbox`.
+    The program is the prompt and the completion, as in OpenAI's human-eval; its tests are `test` and, where there is an
+    `entry_point`, a call of `check`. Gold holds `prompt`, `test`, and `entry_point`, or the names that are the
+    program's `own` and the `setup` of the tests. It runs what the model wrote, in `harness.sandbox`, where the tests
+    see the function of the entry point as it was completed, and everything else as the prompt has it.
     """
 
     SECONDS = 3.0
 
     def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
         """`pass` and `timeout` of one program."""
-        program = f"{gold['prompt']}{answers[-1]}\n{gold['test']}\ncheck({gold['entry_point']})"
-        status = run_program(program, timeout=self.SECONDS).status
-        return {"pass": float(status == "passed"), "timeout": float(status == "timeout")}
+        entry = gold.get("entry_point")
+        own, call = ([entry], f"\ncheck({entry})") if entry else (gold["own"], "")
+        done = run_program(f"{gold['prompt']}{answers[-1]}\n", gold["test"] + call, own=own,
+                           setup=gold.get("setup", gold["prompt"]), timeout=self.SECONDS)
+        return {"pass": float(done.status == "passed"), "timeout": float(done.status == "timeout")}
 
 
 class FollowsRules(SampleMetric):

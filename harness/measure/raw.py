@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from harness.measure.judged import records
 from harness.store import Record, Steps, Store, Turn
 
 NAN = float("nan")
@@ -85,7 +86,7 @@ def read(store: Store) -> Raw:
     What is not known of an imported answer is NaN too: counts of its steps, its tokens when it has only a text.
     """
     rows, found = list[dict[str, Any]](), dict[tuple[str, str], _Column]()
-    for number, record in enumerate(store.records()):
+    for number, record in enumerate(records(store)):
         rows.append(_row(record))
         if record.status == "ok":
             if (key := (record.task, record.strategy)) not in found:

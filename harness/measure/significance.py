@@ -43,18 +43,19 @@ def steadiness(of_task: pd.DataFrame, baseline: str) -> dict[str, dict[str, floa
 
     A time is the mean of a step after the first (of a forward of the target, where there are no later steps) over what
     a strategy does in one block. `far_times` of `times` are outliers among those of the same strategy. Of the whole
-    task are `drift` (1.1: times grew by 10 % from first to last) with `drift_p`, and `noise_floor`: the speed-up that
-    the baseline might well have over itself.
+    task are `drift` (1.1: times grew by 10 % from first to last, within categories) with `drift_p`, and `noise_floor`:
+    the speed-up that the baseline might well have over itself.
     """
     ok = of_task[of_task["status"] == "ok"]
     later = ok["decode_steps"] > 0
     each = ok.assign(elapsed=_elapsed(ok), spent=ok["decode_seconds"].where(later, ok["seconds"]),
                      work=ok["decode_steps"].where(later, ok["forwards"]))
     times = each.groupby(["strategy", "block"], sort=False, as_index=False).agg(
-        {"spent": "sum", "work": "sum", "elapsed": "mean"})
+        {"spent": "sum", "work": "sum", "elapsed": "mean", "category": "first"})
     times = times[(times["spent"] > 0) & (times["work"] > 0)]
     times["log"] = np.log(times["spent"].astype(float) / times["work"].astype(float))
-    trend = drift(times["log"] - times.groupby("strategy")["log"].transform("median"), times["elapsed"], times["block"])
+    trend = drift(times["log"] - times.groupby("strategy")["log"].transform("median"), times["elapsed"], times["block"],
+                  times["category"])
     task = {"drift": float(np.exp(trend.change)) if trend else NAN, "drift_p": trend.p_value if trend else NAN,
             "noise_floor": noise_floor(ok[ok["strategy"] == baseline])}
     cells = {str(strategy): logs for strategy, logs in times.groupby("strategy")["log"]}

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from harness.measure.acceptance import drafts
+from harness.measure.judged import BEST, SCORE, score_interval, tasks
 from harness.measure.passk import pass_at_k
 from harness.measure.raw import END_OF_TURN, NAN, NUMBERS, Raw, read
 from harness.measure.significance import against_baseline, corrected, steadiness, unknown
@@ -14,6 +15,7 @@ from harness.stats.bootstrap import NOTHING, ratio_interval, share_interval
 from harness.store import Store, StrategyEntry, TaskEntry
 
 BESIDE = ["log_speed", "tokens", "seconds", "decode_tokens", "decode_seconds", "ids", "row", "score"]
+USUAL_K = (1, 2, 4, 8, 10, 16, 32, 64, 100)  # those of human-eval and lm-evaluation-harness
 
 
 def samples(store: Store) -> pd.DataFrame:
@@ -43,7 +45,7 @@ def summarise(store: Store, raw: Raw | None = None) -> pd.DataFrame:
     manifest, frame, parted = store.manifest, (raw or read(store)).samples, store.divergences()
     cells = dict(iter(frame.groupby(["task", "strategy"], sort=False)))
     rows = []
-    for task in manifest.tasks:
+    for task in tasks(store):
         base = _ok(cells.get((task.spec, manifest.baseline), frame.iloc[:0]))
         steady = steadiness(frame[frame["task"] == task.spec], manifest.baseline)
         for strategy in manifest.strategies:
@@ -57,8 +59,10 @@ def summarise(store: Store, raw: Raw | None = None) -> pd.DataFrame:
 def overall(summary: pd.DataFrame) -> pd.DataFrame:
     """One row a strategy (and run): geometric mean of its speed-ups, plain mean of its qualities over scored tasks.
 
-    A task without a value makes the mean NaN: means over different tasks cannot be compared.
+    A judge's score, which goes to 10, counts as a tenth. A task without a value makes the mean NaN: means over
+    different tasks cannot be compared.
     """
+    quality = summary["quality"].where(summary["quality_metric"] != SCORE, summary["quality"] / BEST)
     scored = summary.groupby(_keys(summary, "task"))["quality"].transform(lambda column: column.notna().any())
     rows = []
     for _, group in summary.groupby(_keys(summary, "strategy"), sort=False):
@@ -67,7 +71,7 @@ def overall(summary: pd.DataFrame) -> pd.DataFrame:
         row |= {name: first[name] for name in ("name", "family", "guarantee", "unsupported")}
         row |= {"tasks": len(group), "samples": group["samples"].sum(), "failed": group["failed"].sum()}
         row["speedup"] = float(np.exp(np.log(group["speedup"]).mean(skipna=False)))
-        row["quality_mean"] = group.loc[scored[group.index], "quality"].mean(skipna=False)
+        row["quality_mean"] = quality[group.index][scored[group.index]].mean(skipna=False)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -135,7 +139,8 @@ def _together(ok: pd.DataFrame) -> dict[str, float]:
 
 def _quality(task: TaskEntry, ok: pd.DataFrame) -> dict[str, Any]:
     scored = ok.dropna(subset=[column]) if (column := f"score_{task.headline}") in ok else ok.iloc[:0]
-    found = NOTHING if scored.empty else share_interval(scored[column], scored["example"])
+    found = NOTHING if scored.empty else score_interval(ok) if task.headline == SCORE else \
+        share_interval(scored[column], scored["example"])
     return {"quality": found.mean, "quality_low": found.low, "quality_high": found.high,
             "quality_metric": task.headline, "quality_note": task.unscored or ""}
 
@@ -208,18 +213,17 @@ def first_difference(one: Any, other: Any) -> int | None:
 
 
 def _passes(task: TaskEntry, ok: pd.DataFrame) -> dict[str, float]:
-    """pass@1 and pass@n for a right-or-wrong score; repeats are the same answers again, and examples with fewer
-    than k samples say nothing about k."""
+    """pass@k for a right-or-wrong score and every usual k that all examples have samples for.
+
+    Repeats are the same answers again. A k that only some of the examples reach is left out, as OpenAI's human-eval
+    does: figures for different k are over the same examples.
+    """
     column = f"score_{task.headline}"
-    if column not in ok or ok.empty or not ok[column].isin([0, 1]).all():
+    if column not in ok or ok.empty or task.headline == SCORE or not ok[column].isin([0, 1]).all():
         return {}
     right = ok.drop_duplicates(["example", "sample"]).groupby("example")[column].agg(["count", "sum"])
-    most = int(right["count"].max())
+    most = int(right["count"].min())
     if most < 2:
         return {}
-    found = {}
-    for k in (1, most):
-        enough = right[right["count"] >= k]
-        chances = [pass_at_k(int(n), int(c), k) for n, c in zip(enough["count"], enough["sum"], strict=True)]
-        found[f"pass_at_{k}"] = float(np.mean(chances))
-    return found
+    return {f"pass_at_{k}": float(np.mean([pass_at_k(int(n), int(c), k) for n, c in right.itertuples(index=False)]))
+            for k in sorted({k for k in USUAL_K if k <= most} | {most})}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.measure import variety
+from harness.measure import judged, variety
 from harness.store import Record, Store, Texts, TextScore
 
 NAN = float("nan")
@@ -24,7 +24,7 @@ Records = Mapping[Key, Record]
 
 def finished(store: Store) -> Records:
     """The samples of a run that succeeded, by key, for the tables below."""
-    return {record.key: record for record in store.records() if record.status == "ok"}
+    return {record.key: record for record in judged.records(store) if record.status == "ok"}
 
 
 def text_table(store: Store, records: Records) -> pd.DataFrame:
@@ -61,7 +61,7 @@ def sample_table(store: Store, records: Records) -> pd.DataFrame:
     for record in records.values():
         if not record.repeat:
             cells.setdefault((record.task, record.strategy), {}).setdefault(record.example, []).append(record)
-    headline = {task.spec: task.headline for task in store.manifest.tasks}
+    headline = {task.spec: task.headline for task in judged.tasks(store)}
     for task in headline:
         for strategy in (entry.spec for entry in store.manifest.strategies):
             prompts = list(cells.get((task, strategy), {}).values())
@@ -84,7 +84,7 @@ def utility_table(store: Store, records: Records) -> pd.DataFrame:
     if texts is None:
         return pd.DataFrame()
     rows = []
-    for task in (one for one in store.manifest.tasks if one.spec in texts.tasks):
+    for task in (one for one in judged.tasks(store) if one.spec in texts.tasks):
         of_task = [(one, record.scores[task.headline]) for one in texts.scores
                    if one.task == task.spec and not one.repeat and one.tokens and (record := records.get(one.key))
                    and task.headline in record.scores]

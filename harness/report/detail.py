@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import pandas as pd
 
 from harness.measure.acceptance import acceptance_table
+from harness.measure.judged import judge_notes
 from harness.measure.limits import break_even, limits_table
+from harness.measure.parts import part_table
 from harness.measure.raw import read
 from harness.measure.speed import speed_table
 from harness.measure.summary import summarise, together
-from harness.report import texts
-from harness.report.tables import Column, names
+from harness.report import judge, tables, texts
+from harness.report.tables import QUALITY, SPEEDUP, TAU, Column, names
 from harness.report.texts import Kind, Section
 from harness.store import Store
 
@@ -108,6 +110,13 @@ LIMITS = Kind(
                "copied."),
         Column("of_bound", "of bound", "Share of that bound that was reached.", "share"),
     ))
+PARTS = Kind(
+    "parts", "Sub-tasks", "Each sub-task by itself, then all together.", part_table,
+    ("quality", "tokens_per_second", "speedup", "tau_pooled", "accept_rate"), (
+        Column("samples", "samples", "Samples that the figures are of.", "count"), QUALITY, tables.SPEED, SPEEDUP, TAU,
+        Column("accept_rate", "accepted", "Drafted tokens that the model accepted.", "share"),
+        Column("tokens_mean", "tokens", "Mean number of tokens of an answer.", "count"),
+    ))
 ON_REQUEST = (ACCEPTANCE, SPEED)  # long tables, which a terminal shows only when asked to
 
 
@@ -126,8 +135,11 @@ class Findings:
 
 def gather(stores: Sequence[Store]) -> Findings:
     """Read the records of each run once, and compute every table."""
-    summaries, sections, keys = _tables(stores, (*ON_REQUEST, LIMITS))
+    summaries, sections, keys = _tables(stores, (PARTS, *ON_REQUEST, LIMITS))
     several = [bool((frame["sample"] > 0).any()) for frame in keys]
+    for kind, mode in judge.KINDS:
+        notes = dict.fromkeys(note for store in stores for note in judge_notes(store, mode))
+        sections += section_of(kind, stores, [kind.make(store) for store in stores], list(notes))
     return Findings(summaries, together(stores, summaries), [*sections, *texts.sections(stores, several)], keys)
 
 

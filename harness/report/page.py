@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from harness.measure.judged import records
 from harness.measure.raw import untold
 from harness.measure.summary import overall, run_labels
 from harness.report import plots, tables, texts
@@ -121,10 +122,11 @@ def _texts(sections: Sequence[texts.Section], task: str) -> list[dict[str, Any]]
     """The tables below the main one of one task."""
     found = []
     for section in sections:
-        rows = section.rows[section.rows["task"] == task]
-        columns = section.present(rows)
-        if len(rows):
-            found.append({"title": section.kind.title, "about": section.kind.about, "columns": columns,
+        of_task = section.rows[section.rows["task"] == task]
+        for name, rows in section.groups(of_task):
+            columns = section.present(rows)
+            title = section.kind.title + name.removeprefix(task)
+            found.append({"title": title, "about": section.kind.about, "columns": columns,
                           "notes": section.notes,
                           "rows": [{"label": row["label"], "spec": row["strategy"],
                                     "figures": [_figure(column, row) for column in columns]}
@@ -173,7 +175,7 @@ def _details(stores: Sequence[Store], found: Findings) -> dict[str, Any]:
         for (of_run, task, _), number in place.items():
             if of_run == run:
                 cells[number]["baseline"] = place.get((run, task, store.manifest.baseline))
-        for record in store.records(_first_examples(store, keys, cells, most)):
+        for record in records(store, _first_examples(store, keys, cells, most)):
             cells[place[run, record.task, record.strategy]]["samples"].append(_sample(record, texts))
     return {"texts": list(texts), "cells": cells}
 

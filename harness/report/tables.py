@@ -132,19 +132,27 @@ def names(summary: pd.DataFrame) -> list[str]:
     return [f"{short[spec]} ({run})" for spec, run in zip(summary["strategy"], summary["run"], strict=True)]
 
 
+def briefly(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same rows with a short label for each task: paths of files are too long for narrow tables."""
+    return rows.assign(task=rows["task"].map(labels(rows["task"].unique())))
+
+
 def notes(summary: pd.DataFrame) -> list[str]:
     """What a reader must know beside the numbers: what could not run or be scored, and what failed."""
-    named = summary.assign(label=names(summary))
+    named = briefly(summary).assign(label=names(summary))
     absent = named[named["unsupported"] != ""].drop_duplicates("label")
     unscored = named[named["quality_note"] != ""].drop_duplicates("task")
     cut = named[named["cut"] > 0].drop_duplicates("task")
     parted = named[named["parted"] > 0]
+    late = named[named["score_timeout"] > 0] if "score_timeout" in named else named[:0]
     failed = int(named["failed"].sum())
     return [
         *(f"{row['label']} is not supported: {row['unsupported']}" for _, row in absent.iterrows()),
         *(f"{row['task']} has no quality: {row['quality_note']}" for _, row in unscored.iterrows()),
         *(f"{row['task']}: {100 * row['cut']:.0f} % of the prompts lost their start to fit the model"
           for _, row in cut.iterrows()),
+        *(f"{row['label']} on {row['task']}: {round(row['score_timeout'] * row['samples'])} of {row['samples']} "
+          "programs ran out of time" for _, row in late.iterrows()),
         *(f"{row['label']} on {row['task']}: {row['parted']} of {row['samples']} answers part from the baseline's, "
           f"though it is exact; the two tokens' logits are at most {row['margin']:.1g} apart there"
           for _, row in parted.iterrows()),
@@ -200,7 +208,7 @@ def terminal(summary: pd.DataFrame, manifest: Manifest) -> Table:
     shown = (QUALITY, SPEED, SPEEDUP, TAU, FORWARDS)
     for column in shown:
         table.add_column(column.title, justify="left" if column.ends else "right", no_wrap=True)
-    for task, rows in summary.groupby("task", sort=False):
+    for task, rows in briefly(summary).groupby("task", sort=False):
         metric = DASH if rows["quality_note"].iloc[0] else rows["quality_metric"].iloc[0]
         table.add_row(Text(str(task), style="bold"), Text(metric, style="dim"))
         for _, row in rows.iterrows():

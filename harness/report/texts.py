@@ -1,4 +1,4 @@
-"""The tables about texts: how varied and likely they are, several samples, and whether the likely is the good."""
+"""The tables beside the summary: of sub-tasks, of texts and of several samples, and whether the likely is the good."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from rich.text import Text
 from harness.measure.mauve import ENOUGH
 from harness.measure.summary import run_labels
 from harness.measure.texts import finished, sample_table, text_table, utility_table
-from harness.report.tables import Column, line, names
+from harness.report.tables import Column, briefly, line, names
 from harness.store import Store
 
 
@@ -29,7 +29,10 @@ class Kind:
 
 @dataclass(frozen=True)
 class Section:
-    """A table that has rows (each with `task` and `label`; several runs are under each other), and its notes."""
+    """A table that has rows (each with `task` and `label`; several runs are under each other), and its notes.
+
+    Rows are shown by `task`, and by `part` where they have one.
+    """
 
     kind: Kind
     rows: pd.DataFrame
@@ -38,6 +41,11 @@ class Section:
     def present(self, rows: pd.DataFrame) -> list[Column]:
         """The columns that have a value in some of `rows`."""
         return [column for column in self.kind.columns if column.key in rows and rows[column.key].notna().any()]
+
+    def groups(self, rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+        """The rows that are shown together, and what they are about."""
+        for name, group in rows.groupby(["task", *(["part"] if "part" in rows else [])], sort=False):
+            yield ": ".join(map(str, name)), group
 
 
 TEXTS = Kind(
@@ -134,6 +142,7 @@ def _notes(stores: Sequence[Store], rows: pd.DataFrame) -> Iterator[str]:
     for scorer, own in dict.fromkeys((texts.scorer, texts.own) for store in stores if (texts := store.texts())):
         yield f"scored by {scorer}, the evaluated model: it finds its own texts likely (--scorer names another)" \
             if own else f"scored by {scorer}"
+    rows = briefly(rows)
     few = rows.dropna(subset=["mauve"]).groupby("task", sort=False)["texts"].min()
     yield from (f"{task}: MAUVE of {count} texts, of which it wants {ENOUGH:,}: biased, and noisy"
                 for task, count in few.items() if count < ENOUGH)
@@ -151,9 +160,9 @@ def markdown(found: Sequence[Section]) -> str:
     """One GitHub table a task and kind, with every column that has a value there, and its notes."""
     lines = []
     for section in found:
-        for task, rows in section.rows.groupby("task", sort=False):
+        for name, rows in section.groups(section.rows):
             columns = section.present(rows)
-            lines += ["", f"### {task}: {section.kind.title}", "", section.kind.about, "",
+            lines += ["", f"### {name}: {section.kind.title}", "", section.kind.about, "",
                       line(["strategy", *(column.title for column in columns)]),
                       line(["---", *("---:" for _ in columns)])]
             lines += [line([f"`{row['label']}`", *(column.text(row) for column in columns)])
@@ -171,8 +180,8 @@ def terminal(section: Section) -> Table:
     table.add_column("strategy", overflow="fold", min_width=12)
     for column in shown:
         table.add_column(column.title, justify="right", no_wrap=True)
-    for task, rows in section.rows.groupby("task", sort=False):
-        table.add_row(Text(str(task), style="bold"))
+    for name, rows in section.groups(briefly(section.rows)):
+        table.add_row(Text(name, style="bold"))
         for _, row in rows.iterrows():
             label = Text(row["label"].replace(":", " ", 1).replace(",", " "))  # narrow tables fold at spaces
             table.add_row(label, *(column.text(row) for column in shown))

@@ -49,11 +49,12 @@ def noise(ratios: ArrayLike, clusters: ArrayLike) -> Noise | None:
                  (shift.high - shift.low) / 2, len(numbers))
 
 
-def drift(logs: ArrayLike, moments: ArrayLike, blocks: ArrayLike) -> Drift | None:
+def drift(logs: ArrayLike, moments: ArrayLike, blocks: ArrayLike, kinds: ArrayLike | None = None) -> Drift | None:
     """The trend of log times over the `moments` (seconds) at which they were taken; None below four blocks.
 
     Times of one block (all strategies on one example) share what is special about it, so the line of least squares goes
-    through the medians of blocks. Its p-value is that of Student's t for the slope.
+    through the medians of blocks. Blocks of different `kinds` (one for each log) may do different work: then both sides
+    of the line are taken from their means over a kind. Its p-value is that of Student's t for the slope.
     """
     numbers, when, groups = np.asarray(logs, dtype=float), np.asarray(moments, dtype=float), np.asarray(blocks)
     if not numbers.size:
@@ -61,12 +62,16 @@ def drift(logs: ArrayLike, moments: ArrayLike, blocks: ArrayLike) -> Drift | Non
     _, index = np.unique(groups, return_inverse=True)
     order = np.argsort(index, kind="stable")
     cuts = np.flatnonzero(np.diff(index[order])) + 1
-    heights = [float(np.median(part)) for part in np.split(numbers[order], cuts)]
-    places = [float(part.mean()) for part in np.split(when[order], cuts)]
+    heights = np.array([np.median(part) for part in np.split(numbers[order], cuts)])
+    places = np.array([part.mean() for part in np.split(when[order], cuts)])
+    span = np.ptp(places)
+    if kinds is not None:
+        _, kind = np.unique(np.asarray(kinds)[order][np.append(0, cuts)], return_inverse=True)
+        heights, places = (side - (np.bincount(kind, side) / np.bincount(kind))[kind] for side in (heights, places))
     if len(heights) < 4 or np.ptp(places) == 0:
         return None
     line = linregress(places, heights)
-    return Drift(float(line.slope * np.ptp(places)), float(line.pvalue), len(heights))
+    return Drift(float(line.slope * span), float(line.pvalue), len(heights))
 
 
 def robust_z(logs: ArrayLike) -> Numbers:

@@ -26,7 +26,7 @@ def test_the_first_examples_come_out_the_same(tmp_path: Path) -> None:
     before = {record.key: record for record in Store.open(ROOT / "results" / "demo").records()}
     for record in Store.open(outcome.folder).records():
         assert counts(record) == counts(before[record.key]), record.key
-        assert record.scores == before[record.key].scores
+        assert record.scores.items() >= before[record.key].scores.items(), "a task may have got more scores since"
 
 
 def test_the_reference_run_is_complete_and_lossless() -> None:

@@ -95,6 +95,7 @@ def test_a_package_made_as_the_page_says_is_found(folder: Path, monkeypatch: pyt
     points = "\n".join(f"{name} = {value}" for name, value in table.items())
     (info / "entry_points.txt").write_text(f"[decodebench.strategies]\n{points}\n", encoding="utf-8")
     monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "my_package", raising=False)  # of another page
     registry = Registry("strategy", "strategies", Strategy)  # type: ignore[type-abstract]
     monkeypatch.setenv("DECODEBENCH_PLUGINS", "my-package")
     assert registry.build("my_min_p").spec() == "my_min_p:share=0.1"

@@ -65,7 +65,7 @@ def test_help_lists_and_refusals_import_nothing_heavy(arguments: list[str]) -> N
 def test_help_names_the_commands_and_nothing_else() -> None:
     text = call("--help").stdout
     assert [line.split()[0] for line in text.partition("Commands:")[2].split("\n") if line.strip()] == [
-        "run", "report", "compare", "limits", "verify", "check", "sweep", "list", "show", "export", "import",
+        "run", "report", "compare", "judge", "limits", "verify", "check", "sweep", "list", "show", "export", "import",
         "doctor"]
     assert max(map(len, text.splitlines())) <= 80
     assert "..." not in text.partition("Commands:")[2], "a command's help does not fit on its line"
@@ -333,7 +333,7 @@ def test_the_doctor_says_what_works() -> None:
     done = call("doctor")
     lines = [line.split() for line in done.stdout.splitlines() if not line.startswith(" ")]
     states = {line[1]: line[0] for line in lines}
-    assert list(states) == ["python", "packages", "torch", "nano", "evaluate", "sandbox", "vllm", "data"]
+    assert list(states) == ["python", "packages", "torch", "nano", "evaluate", "sandbox", "vllm", "openai", "data"]
     assert {states[name] for name in ("python", "torch", "evaluate")} == {"ok"}
     assert done.exit_code == ("broken" in states.values())
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.data import DataSource, Hub, Row, digest
+from harness.data import LONGEST, TEXTS, DataSource, Download, Hub, Row, digest, read_lines
 from harness.errors import UserError
 
 FIELDS = {"id": str, "text": str}
@@ -138,6 +138,8 @@ def test_a_folder_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.Monkey
     (b'{"id": "a", "text": 1}', "line 1: the field 'text' must be text"),
     (b'{"id": "a", "text": "\\ud800"}', "line 1: the field 'text' must be text"),
     (jsonl([ROWS[0], ROWS[1], ROWS[0]]), "line 3: the id 'a' was used before, in line 1"),
+    (b'{"id": "a", "text": " "}', "line 1: the field 'text' is empty"),
+    (jsonl(ROWS) + b'{"id": "' + b"a" * LONGEST + b'"}', "line 3: this line has more than 16 MiB"),
     (b"", "has no rows"),
     (b"\n\n", "has no rows"),
 ])
@@ -157,7 +159,8 @@ def test_broken_gzip(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(("kind", "good", "bad"), [
-    (int, 1, True), (int, -3, 1.0), (list[str], [], [1]), (list[str], ["a", "b"], "ab"), (str, "", None),
+    (int, 1, True), (int, -3, 1.0), (list[str], ["a", "b"], [1]), (list[str], ["a", "b"], "ab"), (str, "a", None),
+    (TEXTS, [["a"], ["b", "c"]], ["a", ["b"]]),
 ])
 def test_types_of_fields(tmp_path: Path, kind: type, good: Any, bad: Any) -> None:
     write(tmp_path, jsonl([{"value": good}]))
@@ -172,3 +175,66 @@ def test_a_check_of_the_task_is_reported_with_the_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="line 2: too long"):
         DataSource(tmp_path).rows("set", "test.jsonl", HUB, FIELDS,
                                   check=lambda row: "too long" if len(row["text"]) > 3 else None)
+
+
+def test_optional_fields_are_kept_where_they_are_given(tmp_path: Path) -> None:
+    rows = [{"id": "a"}, {"id": "b", "note": ""}, {"id": "c", "note": None}, {"id": "d", "note": 1}]
+    write(tmp_path, jsonl(rows[:3]))
+
+    def found() -> list[Row]:
+        return DataSource(tmp_path).rows("set", "test.jsonl", HUB, {"id": str}, optional={"note": str})
+    assert found() == [{"id": "a"}, {"id": "b", "note": ""}, {"id": "c"}]
+    write(tmp_path, jsonl(rows))
+    with pytest.raises(UserError, match="line 4: the field 'note' must be text"):
+        found()
+
+
+def test_empty_items_of_lists(tmp_path: Path) -> None:
+    for value in ([], [""], ["a", " "]):
+        write(tmp_path, jsonl([{"value": value}]))
+        with pytest.raises(UserError, match="line 1: the field 'value' is empty"):
+            DataSource(tmp_path).rows("set", "test.jsonl", HUB, {"value": list[str]})
+
+
+def test_what_no_hub_has_is_downloaded_by_the_user(tmp_path: Path) -> None:
+    home = Download("https://example.org/rows.jsonl", digest(ROWS))
+    with pytest.raises(UserError, match=r"download https://example\.org/rows\.jsonl as DIR/set/test\.jsonl"):
+        DataSource(tmp_path).rows("set", "test.jsonl", home, FIELDS)
+    write(tmp_path, jsonl(ROWS))
+    source = DataSource(tmp_path)
+    assert source.rows("set", "test.jsonl", home, FIELDS) == ROWS
+    assert source.warnings == []
+
+
+def test_what_the_user_must_bring(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"give --data DIR with the file DIR/set/test\.jsonl"):
+        DataSource(tmp_path).rows("set", "test.jsonl", None, FIELDS)
+    path = write(tmp_path, jsonl([{"name": "a", "text": "one"}, {"name": 1, "text": "two"}]))
+    source = DataSource(tmp_path)
+    with pytest.raises(UserError, match=f"{path}, line 2: the field 'id' must be text"):
+        source.rows("set", "test.jsonl", None, FIELDS, fill=lambda row: {"id": row["name"], **row})
+    write(tmp_path, jsonl([{"name": "a", "text": "one"}]))
+    assert source.rows("set", "test.jsonl", None, FIELDS, fill=lambda row: {"id": row["name"], **row}) == ROWS[:1]
+    assert source.warnings == []
+
+
+def test_a_file_of_the_users_is_found_as_named_or_below_the_data_folder(tmp_path: Path,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "data"
+    below = write(data, b"x")
+    monkeypatch.chdir(tmp_path)
+    asked = Path("set/test.jsonl")
+    with pytest.raises(UserError, match=r"There is no file set/test\.jsonl"):
+        DataSource().file(asked)
+    assert DataSource(data).file(asked) == below
+    write(tmp_path, b"y")
+    assert DataSource(data).file(asked) == asked
+
+
+def test_lines_of_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\n\n \xe2\x80\xa8two\x0c\nlast")
+    assert list(read_lines(path)) == [(1, "one"), (2, ""), (3, " \u2028two\x0c"), (4, "last")]
+    path.write_bytes(b"good\n\xff\n")
+    with pytest.raises(UserError, match=r"text\.txt, line 2: this is not UTF-8 text\."):
+        list(read_lines(path))

@@ -50,6 +50,20 @@ def test_one_slow_strategy_of_a_block_moves_no_line() -> None:
     assert found.change == 0
 
 
+def test_kinds_of_work_one_after_the_other_are_no_drift() -> None:
+    rng, blocks = np.random.default_rng(5), np.arange(60)
+    kinds = np.repeat(["short", "middle", "long"], 20)
+    work = np.repeat([0.0, 1.0, 2.0], 20) + 0.02 * rng.normal(size=60)
+    blind, seeing = drift(work, blocks, blocks), drift(work, blocks, blocks, kinds)
+    assert blind is not None
+    assert seeing is not None
+    assert (blind.change > 1, abs(seeing.change) < 0.05) == (True, True)
+    slowing = drift(work + 0.01 * blocks, blocks, blocks, kinds)
+    assert slowing is not None
+    assert slowing.change == pytest.approx(0.59, abs=0.05)
+    assert slowing.p_value < 0.001
+
+
 def test_examples_that_differ_are_no_drift() -> None:
     """What is special about an example moves all strategies at once: taken one by one they would cry wolf."""
     rng, blocks, each = np.random.default_rng(4), np.repeat(np.arange(50), 8), 0

@@ -84,10 +84,13 @@ def test_built_ins_are_the_files(strategies: Registry[Strategy], tasks: Registry
     assert strategies.idea("greedy") == "Greedy decoding: always the likeliest next token."
 
 
-def test_every_built_in_can_be_built_and_names_itself(strategies: Registry[Strategy], tasks: Registry[Task]) -> None:
+def test_every_built_in_can_be_built_and_names_itself(strategies: Registry[Strategy], tasks: Registry[Task],
+                                                      tmp_path: Path) -> None:
+    path = write(tmp_path, "rows.jsonl", '{"prompt": "1 + 1 = ", "answer": 2}')
+    specs = {name: f"{name}:file={path}" for name in ("continuation", "task_file")}
     for registry in (strategies, tasks):
         for name in registry.built_in():
-            plugin = registry.build(name)
+            plugin = registry.build(specs.get(name, name))
             assert plugin.name == name
             assert registry.build(plugin.spec()) == plugin
             assert registry.idea(name).endswith("."), "the first line of the docstring is a sentence"

@@ -193,6 +193,16 @@ def test_a_task_may_let_its_prompts_be_cut(config: RunConfig, tmp_path: Path) ->
     assert "words: 33 % of the prompts lost their start to fit the model" in notes(summary)
 
 
+def test_programs_of_texts_decoded_together_run_side_by_side(config: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "words.py").write_text(TASK.replace("from typing", "import threading\nfrom typing").replace(
+        "    stop:", "    executes_code: ClassVar[bool] = True\n    meeting: ClassVar = threading.Barrier(3)\n    stop:"
+    ).replace("        return {", "        self.meeting.wait(timeout=60)\n        return {"))
+    outcome, records = go(replace(config, strategies=("greedy",), concurrency=3, allow_code_execution=True))
+    assert outcome.failed == 0
+    assert [r.scores["length"] for r in records] == [len(r.turns[0].text) for r in records]
+    assert [r.example for r in records] == ["0", "1", "2"]
+
+
 def test_the_context_ends_an_answer(config: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "words.py").write_text(TASK.replace('"three"', '"t" * 505').replace("12", "40"))
     _, records = go(config)

@@ -1,0 +1,173 @@
+"""Judges a run that has ended: what there is to ask, what is known already, what it will cost, and the asking."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.data import DataSource
+from harness.errors import UserError, suggestion
+from harness.judge import verdicts as disk
+from harness.judge.endpoint import longest, tokens
+from harness.judge.prompts import Prompts, turns
+from harness.judge.reply import Judge, Reply
+from harness.judge.verdicts import Mode, Verdict
+from harness.registry import TASKS
+from harness.store import Record, Store, TaskEntry
+from harness.task import NO_JUDGE, Example, Message, data_hash
+
+EXPECTED = 300  # tokens of a usual verdict, for the estimate of the price
+Answers = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One prompt, and everything that it is the verdict on."""
+
+    key: str
+    messages: list[Message]
+    slots: list[Verdict]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a judging has to do: verdicts `wanted`, those `known` from before or `reused`, and prompts to `ask`."""
+
+    wanted: int
+    known: int
+    ready: list[Verdict]
+    ask: list[Ask]
+
+    @property
+    def reused(self) -> int:
+        """Verdicts that cost no call: equal prompts, equal answers."""
+        return len(self.ready) + sum(len(one.slots) - 1 for one in self.ask)
+
+    def size(self, settings: Mapping[str, Any]) -> tuple[int, int, int]:
+        """About how many tokens it will read and write, and the most that it can write."""
+        most = longest(settings)
+        count = len(self.ask)
+        return sum(tokens(one.messages) for one in self.ask), count * min(EXPECTED, most), count * most
+
+
+def examples_of(store: Store, data: DataSource, wanted: Sequence[str] = ()) -> dict[str, dict[str, Example]]:
+    """The examples of the tasks of a run that want a judge (of `wanted`, when given), by spec and id.
+
+    Raises `UserError` when there are none, or when the data is not that of the run.
+    """
+    open_tasks = {task.spec: task for task in store.manifest.tasks if task.unscored == NO_JUDGE}
+    for spec in wanted:
+        if spec not in open_tasks:
+            raise UserError(f"{store.folder} has no task '{spec}' to judge.{suggestion(spec, open_tasks)}")
+    if not open_tasks:
+        raise UserError(f"{store.folder} has no task that wants a judge; run mt_bench or mt_bench_official.")
+    return {spec: _examples(store, task, data) for spec, task in open_tasks.items() if not wanted or spec in wanted}
+
+
+def _examples(store: Store, task: TaskEntry, data: DataSource) -> dict[str, Example]:
+    found = TASKS.build(task.spec).examples(data)[:store.manifest.config.get("limit")]
+    if data_hash(found) != task.data_hash:
+        raise UserError(f"The questions of {task.spec} are not those of the run in {store.folder}, which took them "
+                        f"from {task.data}; give the same with --data.")
+    return {one.id: one for one in found}
+
+
+def plan(store: Store, judge: Judge, mode: Mode, prompts: Prompts, examples: Mapping[str, Mapping[str, Example]], *,
+         baseline: str = "", repeats: int = 1) -> Work:
+    """Compare what is wanted with what is on disk; nothing is asked yet."""
+    old = disk.load(store.folder)
+    mine = {one.slot: one for one in old if one.by == _blank(judge, mode).by}
+    by_key = {one.key: one for one in old if one.status != "failed" and not one.reused}
+    wanted = known = 0
+    ready, asks = list[Verdict](), dict[str, Ask]()
+    for slot, messages in _slots(store, judge, mode, prompts, examples, baseline, repeats):
+        wanted += 1
+        before = mine.get(slot.slot)
+        if before and before.key == slot.key and before.status != "failed":
+            known += 1
+        elif not messages:
+            ready.append(changed(slot, status="ok", winner="tie", reused=True))
+        elif slot.key in by_key:
+            ready.append(_copy(slot, by_key[slot.key]))
+        else:
+            asks.setdefault(slot.key, Ask(slot.key, messages, [])).slots.append(slot)
+    return Work(wanted, known, ready, list(asks.values()))
+
+
+def carry_out(store: Store, judge: Judge, work: Work, told: Callable[[Verdict], None]) -> str | None:
+    """Ask, and write every verdict down at once; `told` hears of each reply. Returns why it ended early, if it did."""
+    disk.begin(store.folder)
+    disk.append(store.folder, work.ready)
+
+    def save(number: int, reply: Reply) -> None:
+        first, *others = work.ask[number].slots
+        verdict = _judged(first, reply)
+        disk.append(store.folder, [verdict, *(_copy(slot, verdict) for slot in others)])
+        told(verdict)
+
+    return judge.answer([one.messages for one in work.ask], save)
+
+
+def changed(one: Verdict, **changes: Any) -> Verdict:
+    """A verdict with other values."""
+    return one.model_copy(update=changes)
+
+
+def _slots(store: Store, judge: Judge, mode: Mode, prompts: Prompts, examples: Mapping[str, Mapping[str, Example]],
+           baseline: str, repeats: int) -> Iterator[tuple[Verdict, list[Message]]]:
+    """Every verdict that is wanted, and its prompt; no prompt where both answers are the same."""
+    kept = [one for one in store.records() if one.task in examples and one.status == "ok"]
+    answers: dict[tuple[Any, ...], Answers] = {one.key: tuple(t.text.strip() for t in one.turns) for one in kept}
+    blank = _blank(judge, mode)
+    for record in kept:
+        other = _beside(answers, record, baseline) if mode == "pairwise" else None
+        if mode == "pairwise" and (other is None or record.strategy == baseline):
+            continue
+        example, mine = examples[record.task][record.example], answers[record.key]
+        for turn in turns(example)[:len(mine)]:
+            for again in range(repeats):
+                for swapped in (False, True) if other is not None else (False,):
+                    pair = (mine[:turn],) if other is None else (mine[:turn], other[:turn])
+                    messages = prompts.messages(mode, example, turn, *(pair[::-1] if swapped else pair))
+                    same = len(pair) == 2 and pair[0] == pair[1]
+                    yield changed(
+                        blank, key=_key(judge, mode, messages, again), task=record.task, example=record.example,
+                        strategy=record.strategy, sample=record.sample, repeat=record.repeat, turn=turn,
+                        category=record.category, against=baseline, swapped=swapped, again=again,
+                    ), [] if same else messages
+
+
+def _beside(answers: Mapping[tuple[Any, ...], Answers], record: Record, baseline: str) -> Answers | None:
+    """The baseline's answer to the same prompt: of the same sample, else its only one."""
+    places = ((record.sample, record.repeat), (0, record.repeat))
+    return next((answers[key] for place in places
+                 if (key := (record.task, record.example, baseline, *place)) in answers), None)
+
+
+def _blank(judge: Judge, mode: Mode) -> Verdict:
+    return Verdict(judge=judge.judge, where=judge.where, settings=judge.settings, mode=mode, key="", task="",
+                   example="", strategy="", sample=0, repeat=0, turn=1, status="failed")
+
+
+def _key(judge: Judge, mode: Mode, messages: list[Message], again: int) -> str:
+    asked = [judge.judge, judge.where, judge.settings, mode, messages, again]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _judged(slot: Verdict, reply: Reply) -> Verdict:
+    counts = {"tries": reply.tries, "tokens_in": reply.tokens_in, "tokens_out": reply.tokens_out}
+    if reply.text is None:
+        return changed(slot, status="failed", error=reply.error or "no answer", **counts)
+    said: dict[str, Any] = {"rating": disk.rating(reply.text)} if slot.mode == "single" else \
+        {"winner": disk.winner(reply.text, slot.swapped)}
+    status = "unparsed" if None in said.values() else "ok"
+    return changed(slot, status=status, text=reply.text, **said, **counts)
+
+
+def _copy(slot: Verdict, of: Verdict) -> Verdict:
+    """The same verdict on another answer with the same prompt; a failure stays one and was not reused."""
+    winner = of.winner if of.swapped == slot.swapped or of.winner in (None, "tie") else \
+        "strategy" if of.winner == "baseline" else "baseline"
+    return changed(slot, status=of.status, rating=of.rating, winner=winner, error=of.error,
+                           reused=of.status != "failed")

@@ -1,0 +1,72 @@
+"""A judge that the harness runs itself: any model that it can load, decoding greedily."""
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from harness.backends.transformers import load
+from harness.decoding.cache import CacheFull
+from harness.decoding.draw import PhiloxStream
+from harness.decoding.schedule import together
+from harness.judge.endpoint import longest
+from harness.judge.reply import Reply, Save
+from harness.measure.trace import trace
+from harness.plan import find_device, opened
+from harness.prompts import encode
+from harness.registry import STRATEGIES
+from harness.stopping import StopRule
+from harness.strategy import Request
+from harness.task import Message
+
+PLAIN = "You are a helpful assistant."
+GROUP = 4  # prompts handed over together for each that is read at a time, so that few groups have a tail
+
+
+class Local:
+    """The model `judge`, loaded in `dtype` on `device`; its verdicts do not change when it is asked again.
+
+    Many chat templates know no system prompt, so it stands before the question under "[Instruction]", as FastChat does
+    for models without one. Raises `UserError` when the model cannot be loaded.
+    """
+
+    def __init__(self, judge: str, max_tokens: int, *, dtype: str = "float32", device: str = "auto",
+                 concurrency: int = 4) -> None:
+        self.model = load(judge, dtype=dtype, device=find_device(device))
+        self.judge, self.where, self.concurrency = judge, f"weights {self.model.fingerprint}", concurrency
+        self.settings: dict[str, Any] = {"temperature": 0, "max_tokens": max_tokens, "dtype": dtype}
+        self.greedy = STRATEGIES.build("greedy")
+
+    @torch.inference_mode()
+    def answer(self, asked: Sequence[list[Message]], save: Save) -> str | None:
+        """Answer all prompts, several at a time."""
+        size = self.concurrency * (GROUP if self.concurrency > 1 else 1)
+        for start in range(0, len(asked), size):
+            jobs = [partial(self.ask, messages) for messages in asked[start:start + size]]
+            for number, reply in enumerate(together([self.model.engine], jobs, self.concurrency), start=start):
+                save(number, Reply(error=f"{reply}") if isinstance(reply, CacheFull) else reply)
+        return None
+
+    def ask(self, messages: Sequence[Message]) -> Reply:
+        """One verdict, or why the prompt cannot be read."""
+        engine, most = self.model.engine, longest(self.settings)
+        prompt = encode(self.model, folded(messages))
+        room = engine.max_len - len(prompt)
+        if room < 1:
+            return Reply(error=f"the prompt has {len(prompt)} tokens and {self.judge} reads at most {engine.max_len}")
+        rule = StopRule(self.model.tokenizer, prompt, self.model.eos, ())
+        request = Request(tuple(prompt), min(most, room), PhiloxStream("judge"), self.model.eos)
+        session = opened(self.greedy, [engine])
+        try:
+            done = trace(self.greedy, session, request, rule, time.perf_counter)
+        finally:
+            session.close()
+        return Reply(rule.text(done.tokens), tokens_in=len(prompt), tokens_out=len(done.tokens))
+
+
+def folded(messages: Sequence[Message]) -> list[Message]:
+    """The messages with the system prompt at the start of the user's."""
+    system, user = (message["content"] for message in messages)
+    return [{"role": "user", "content": user if system == PLAIN else f"[Instruction]\n{system}\n\n{user}"}]

@@ -1,0 +1,97 @@
+"""What a judge reads: the published MT-Bench judge prompts and reference answers, filled with questions and answers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from string import Formatter
+
+from harness.data import DataSource, Download, Row
+from harness.errors import UserError
+from harness.judge.verdicts import Mode
+from harness.task import Example, Message
+
+NEEDS_REFERENCE = ("math", "reasoning", "coding")  # FastChat, common.py, NEED_REF_CATS
+PROMPTS, REFERENCES = "judge_prompts.jsonl", "reference_answer_gpt-4.jsonl"
+DATA = "https://raw.githubusercontent.com/lm-sys/FastChat/main/fastchat/llm_judge/data/"
+Answers = Sequence[str]
+
+ONE = {"single": {"question", "answer"}, "pairwise": {"question", "answer_a", "answer_b"}}
+TWO = {"single": {"question_1", "answer_1", "question_2", "answer_2"},
+       "pairwise": {"question_1", "answer_a_1", "answer_b_1", "question_2", "answer_a_2", "answer_b_2"}}
+NAMES: dict[tuple[Mode, bool, int], str] = {
+    ("single", False, 1): "single-v1", ("single", True, 1): "single-math-v1",
+    ("single", False, 2): "single-v1-multi-turn", ("single", True, 2): "single-math-v1-multi-turn",
+    ("pairwise", False, 1): "pair-v2", ("pairwise", True, 1): "pair-math-v1",
+    ("pairwise", False, 2): "pair-v2-multi-turn", ("pairwise", True, 2): "pair-math-v1-multi-turn",
+}
+BLANKS = {name: (ONE if turn == 1 else TWO)[mode] | {f"ref_answer_{n}" for n in range(1, turn + 1) if reference}
+          for (mode, reference, turn), name in NAMES.items()}
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The templates by name (system prompt and text), and the reference answers by question number."""
+
+    templates: Mapping[str, tuple[str, str]]
+    references: Mapping[int, Answers]
+
+    @classmethod
+    def load(cls, data: DataSource, mode: Mode, examples: Sequence[Example]) -> "Prompts":
+        """Read what judging `examples` needs; raises `UserError` that says what is missing or wrong, and where."""
+        rows = data.rows("mt_bench", PROMPTS, Download(DATA + PROMPTS),
+                         {"name": str, "system_prompt": str, "prompt_template": str}, key="name", check=_template)
+        templates = {row["name"]: (row["system_prompt"], row["prompt_template"]) for row in rows}
+        guided = [one for one in examples if one.category in NEEDS_REFERENCE]
+        needed = {NAMES[mode, one in guided, turn] for one in examples for turn in turns(one)}
+        if absent := sorted(needed - set(templates)):
+            raise UserError(f"{data.origins['mt_bench']} has no prompt '{absent[0]}'; download "
+                            f"{DATA}{PROMPTS} again.")
+        references = dict[int, Answers]()
+        if guided:
+            rows = data.rows("mt_bench", REFERENCES, Download(f"{DATA}mt_bench/reference_answer/gpt-4.jsonl"),
+                             {"question_id": int, "choices": list}, key="question_id", check=_reference)
+            references = {row["question_id"]: row["choices"][0]["turns"] for row in rows}
+        if without := [one.id for one in guided if len(references.get(_number(one), ())) < len(one.turns)]:
+            raise UserError(f"{data.origins['mt_bench']} has no reference answer for {without[0]}, which is needed to "
+                            f"judge {', '.join(NEEDS_REFERENCE)}.")
+        return cls(templates, references)
+
+    def messages(self, mode: Mode, example: Example, turn: int, *answers: Answers) -> list[Message]:
+        """The prompt for one turn of an answer, or of two: the first is that of assistant A."""
+        guided = example.category in NEEDS_REFERENCE
+        system, template = self.templates[NAMES[mode, guided, turn]]
+        given = dict[str, str]()
+        for name, texts in {"question": example.turns, **dict(zip(("answer",) if len(answers) == 1 else
+                                                                  ("answer_a", "answer_b"), answers, strict=True)),
+                            **({"ref_answer": self.references[_number(example)]} if guided else {})}.items():
+            given |= {f"{name}_{n}": text for n, text in enumerate(texts, start=1)} | {name: texts[0]}
+        return [{"role": "system", "content": system}, {"role": "user", "content": template.format(**given)}]
+
+
+def turns(example: Example) -> tuple[int, ...]:
+    """The turns that are judged: the first, and the second where there are just two."""
+    return (1, 2) if len(example.turns) == 2 else (1,)
+
+
+def _number(example: Example) -> int:
+    last = example.id.rpartition("/")[2]
+    return int(last) if last.isdecimal() else -1
+
+
+def _template(row: Row) -> str | None:
+    """What is wrong with a row; prompts of other names are nobody's concern."""
+    wanted = BLANKS.get(row["name"])
+    try:
+        blanks = {name for _, name, _, _ in Formatter().parse(row["prompt_template"]) if name is not None}
+    except ValueError as error:
+        return f"the prompt_template cannot be filled ({error})"
+    if wanted is None or blanks == wanted:
+        return None
+    return f"the prompt_template of '{row['name']}' must have the blanks {', '.join(sorted(wanted))}"
+
+
+def _reference(row: Row) -> str | None:
+    first = row["choices"][0] if row["choices"] else None
+    texts = first.get("turns") if isinstance(first, dict) else None
+    if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
+        return None
+    return "the first of its choices must have 'turns', a list of texts"

@@ -1,0 +1,194 @@
+"""From the verdicts of a judge to scores of samples, and to one row a (task, strategy) of what the judge said.
+
+The score of an answer is the mean of the ratings of its turns; that of a strategy the mean over all turns, as
+FastChat's `show_result.py` has it. What holds no rating counts in no mean and is counted. Of a prompt that was judged
+several times the mean of its ratings counts.
+"""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from scipy.stats import t
+
+from harness.judge.verdicts import Mode, Verdict, latest, load
+from harness.stats.bootstrap import NOTHING, Interval, mean_interval
+from harness.store import Record, Store, TaskEntry
+
+SCORE = "mt_bench_score"  # the headline of a task that was judged; 1 to 10
+BEST = 10
+CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
+NAN = float("nan")
+Key = tuple[str, str, str, int, int]
+WORTH = {"strategy": 1.0, "tie": 0.5, "baseline": 0.0}
+
+
+def records(store: Store, *wanted: Any) -> Iterator[Record]:
+    """The records of a run with what a judge gave them among their scores; `wanted` as for `Store.records`."""
+    scores = _scores(latest(load(store.folder), "single"))
+    for record in store.records(*wanted):
+        found = scores.get(record.key)
+        yield record.model_copy(update={"scores": record.scores | found}) if found else record
+
+
+def tasks(store: Store) -> list[TaskEntry]:
+    """The tasks of a run; one that was judged has the judge's score as its headline."""
+    judged = {one.task for one in latest(load(store.folder), "single") if one.status != "failed"}
+    return [task.model_copy(update={"headline": SCORE, "unscored": None}) if task.spec in judged else task
+            for task in store.manifest.tasks]
+
+
+def score_interval(ok: pd.DataFrame) -> Interval:
+    """The mean over the rated turns of samples with its 95 % interval, which resamples whole questions."""
+    turns = pd.concat([ok[["example"]].assign(value=ok[name]) for name in ok if str(name).startswith(_turn(""))] or
+                      [pd.DataFrame({"example": [], "value": []})]).dropna()
+    return mean_interval(turns["value"], turns["example"]) if len(turns) else NOTHING
+
+
+def rating_table(store: Store, raw: object = None) -> pd.DataFrame:
+    """One row a (task, strategy) whose answers a judge was asked to rate; what is unknown is NaN.
+
+    `score` and its parts are means over turns; `noise` is how far the scores of the same texts may lie apart when they
+    are judged twice (95 %, as many judgings each time). `verdicts`, `reused`, `unparsed`, `failed` and `odd` (ratings
+    that are not from 1 to 10) count single ratings.
+    """
+    found = _table(store, "single", _rated)
+    return found.reindex(columns=list(dict.fromkeys([*found, *CATEGORIES]))) if len(found) else found
+
+
+def pair_table(store: Store, raw: object = None) -> pd.DataFrame:
+    """One row a (task, strategy) whose answers a judge was asked to compare with a baseline's.
+
+    `win_rate` is over the turns of which both orders have a verdict, a tie half a win; both orders must agree, else it
+    is a tie (`disagreed`: share). `verdicts`, `reused`, `unparsed` and `failed` count single verdicts.
+    """
+    return _table(store, "pairwise", _compared)
+
+
+def judge_notes(store: Store, mode: Mode) -> Iterator[str]:
+    """What the figures of a judge depend on, a sentence each."""
+    verdicts = [one for one in load(store.folder) if one.mode == mode]
+    turns, judges = _turns(store) if verdicts else {}, defaultdict[tuple[str, ...], list[Verdict]](list)
+    for one in (mine := latest(verdicts, mode)):
+        judges[one.by].append(one)
+    for each in judges.values():
+        yield from _of_judge(each, turns, len(judges) > 1)
+    shown = {(one.task, one.by) for one in mine}
+    if others := sorted({one.judge for one in verdicts if (one.task, one.by) not in shown}):
+        yield f"earlier verdicts of {', '.join(others)} are kept, and not shown"
+
+
+def _of_judge(mine: Sequence[Verdict], turns: Mapping[tuple[str, str], int], several: bool) -> Iterator[str]:
+    """The notes about one judge, which name its tasks where there are several judges."""
+    last, count, tasks = mine[-1], 1 + max(one.again for one in mine), {one.task: None for one in mine}
+    calls, reused = sum(not one.reused for one in mine), sum(one.reused for one in mine)
+    yield (f"{', '.join(tasks) + ': ' if several else ''}"
+           f"{'rated' if last.mode == 'single' else 'compared with ' + last.against} by {last.judge} ({last.where})"
+           f"{f', {count} times' if count > 1 else ''}; {calls:,} verdicts asked for, {reused:,} taken from equal "
+           "answers")
+    for status, words in {"unparsed": "hold no verdict in the wanted form and count in no mean",
+                          "failed": "could not be had: the same command asks again"}.items():
+        if number := sum(one.status == status for one in mine):
+            yield f"{number:,} of {len(mine):,} verdicts of {last.judge} {words}"
+    if odd := sum(map(_odd, mine)):
+        yield f"{odd:,} ratings of {last.judge} are not from 1 to {BEST}, and count as they are"
+    wanted = count * sum(number for (task, _), number in turns.items() if task in tasks)
+    if last.mode == "single" and len(mine) < wanted:
+        yield f"{len(mine):,} of {wanted:,} verdicts of {last.judge} were asked for: the same command goes on"
+
+
+def _turns(store: Store) -> dict[tuple[str, str], int]:
+    """The turns to judge of each (task, strategy)."""
+    found = defaultdict[tuple[str, str], int](int)
+    for record in store.records():
+        found[record.task, record.strategy] += min(2, len(record.turns))
+    return found
+
+
+def _turn(number: int | str) -> str:
+    return f"score_{SCORE}_turn_{number}"
+
+
+def _values(mine: Sequence[Verdict]) -> dict[tuple[Key, int], list[float]]:
+    """The ratings of each turn of each sample."""
+    found = defaultdict[tuple[Key, int], list[float]](list)
+    for one in mine:
+        if one.rating is not None:
+            found[(one.task, one.example, one.strategy, one.sample, one.repeat), one.turn].append(one.rating)
+    return found
+
+
+def _scores(mine: Sequence[Verdict]) -> dict[Key, dict[str, float]]:
+    turns = defaultdict[Key, dict[int, float]](dict)
+    for (key, turn), ratings in _values(mine).items():
+        turns[key][turn] = statistics.fmean(ratings)
+    return {key: {SCORE: statistics.fmean(found.values()),
+                  **{_turn(turn).removeprefix("score_"): found[turn] for turn in sorted(found)}}
+            for key, found in turns.items()}
+
+
+def _table(store: Store, mode: Mode, row: Callable[[Sequence[Verdict]], dict[str, float]]) -> pd.DataFrame:
+    cells = defaultdict[tuple[str, str], list[Verdict]](list)
+    for one in latest(load(store.folder), mode):
+        cells[one.task, one.strategy].append(one)
+    order = ((task.spec, strategy.spec) for task in store.manifest.tasks for strategy in store.manifest.strategies)
+    return pd.DataFrame([{"task": task, "strategy": strategy, **row(cells[task, strategy]),
+                          **_counted(cells[task, strategy])} for task, strategy in order if (task, strategy) in cells])
+
+
+def _odd(one: Verdict) -> bool:
+    return one.rating is not None and not 1 <= one.rating <= BEST
+
+
+def _rated(mine: Sequence[Verdict]) -> dict[str, float]:
+    ratings = _values(mine)
+    flat = [(key[1], turn, statistics.fmean(values)) for (key, turn), values in ratings.items()]
+    kinds = {one.example: one.category for one in mine}
+    whole = mean_interval([value for *_, value in flat], [example for example, *_ in flat])
+    return {
+        "score": whole.mean, "score_low": whole.low, "score_high": whole.high,
+        **{f"turn_{n}": _mean([value for _, turn, value in flat if turn == n]) for n in (1, 2)},
+        **{kind: _mean([value for example, _, value in flat if kinds[example] == kind])
+           for kind in sorted(set(kinds.values()) - {""})},
+        "noise": _noise(list(ratings.values())), "odd": sum(map(_odd, mine)),
+    }
+
+
+def _counted(mine: Sequence[Verdict]) -> dict[str, int]:
+    return {"verdicts": len(mine), "reused": sum(one.reused for one in mine),
+            **{status: sum(one.status == status for one in mine) for status in ("unparsed", "failed")}}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else NAN
+
+
+def _noise(ratings: Sequence[Sequence[float]]) -> float:
+    """Half the 95 % interval of the difference of two means of the same prompts, from the scatter of their ratings.
+
+    Student's t with the pooled variance within a prompt; NaN when no prompt was judged twice.
+    """
+    again = [one for one in ratings if len(one) > 1]
+    freedom = sum(len(one) - 1 for one in again)
+    if not freedom:
+        return NAN
+    within = sum(statistics.variance(one) * (len(one) - 1) for one in again) / freedom
+    spread = within * sum(1 / len(one) for one in ratings) / len(ratings) ** 2
+    return float(t.ppf(0.975, freedom)) * math.sqrt(2 * spread)
+
+
+def _compared(mine: Sequence[Verdict]) -> dict[str, float]:
+    games = defaultdict[tuple[Any, ...], list[Verdict]](list)
+    for one in mine:
+        games[one.example, one.sample, one.repeat, one.turn, one.again].append(one)
+    played = [(one[0].example, {each.winner for each in one}) for one in games.values()
+              if len(one) == 2 and None not in {each.winner for each in one}]
+    results = [(example, str(next(iter(winners))) if len(winners) == 1 else "tie") for example, winners in played]
+    rate = mean_interval([WORTH[result] for _, result in results], [example for example, _ in results])
+    return {"win_rate": rate.mean, "win_rate_low": rate.low, "win_rate_high": rate.high,
+            **{name: sum(result == kind for _, result in results)
+               for name, kind in {"wins": "strategy", "ties": "tie", "losses": "baseline"}.items()},
+            "disagreed": _mean([float(len(winners) > 1) for _, winners in played])}

@@ -1,0 +1,24 @@
+"""The sub-tasks of a task, summarised one by one and then all together."""
+
+import pandas as pd
+
+from harness.measure.raw import Raw
+from harness.measure.summary import summarise
+from harness.store import Store
+
+OVERALL = "overall"
+
+
+def part_table(store: Store, raw: Raw) -> pd.DataFrame:
+    """The rows of `summarise` for each sub-task, in the order of the examples, and for all of them (`overall`).
+
+    They are of the tasks that have `sub_tasks` and more than one of them; `part` is the name.
+    """
+    frames = []
+    for task in (one for one in store.manifest.tasks if one.sub_tasks is not None):
+        alone = Store(store.folder, store.manifest.model_copy(update={"tasks": [task]}))
+        rows = raw.samples[raw.samples["task"] == task.spec]
+        parts = dict(iter(rows.groupby(rows["category"].replace(task.sub_tasks), sort=False)))
+        for part, of_part in {**parts, OVERALL: rows}.items() if len(parts) > 1 else ():
+            frames.append(summarise(alone, Raw(of_part, {})).assign(part=part))
+    return pd.concat(frames, ignore_index=True).drop(columns=["parted", "margin"]) if frames else pd.DataFrame()

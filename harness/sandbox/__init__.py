@@ -1,0 +1,186 @@
+"""Runs one untrusted program in a process with limits, and says whether its tests passed, failed or timed out.
+
+Two processes are made for each program. One runs the program, and nothing else. The other, the judge, runs the tests:
+it calls the program's functions through a pipe and compares what comes back, which is data and never code. No verdict
+can thus be reached from the program, by whatever means: it holds neither the tests nor the pipe of the verdict. What
+it can do is answer; a program that knows the tests by heart answers them right, here as in every other harness.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import json
+import math
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Literal
+
+CHILD = Path(__file__).with_name("child.py")
+START_SECONDS = 60.0
+MOST_BYTES = 4096
+PATIENCE = 20  # times the limit that a program may take when the machine keeps it waiting for a processor
+WALLS = {
+    "namespaces": "own network and process tree (namespaces)",
+    "seccomp": "no sockets, processes or signals (seccomp)",
+    "landlock": "no files but its own (Landlock)",
+    "limits": "limits on time, memory and files",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a program ended; `message` says why it did not pass."""
+
+    status: Literal["passed", "failed", "timeout"]
+    message: str = ""
+
+
+def run_program(program: str, tests: str = "", *, setup: str = "", own: Sequence[str] = (), timeout: float = 3.0,
+                memory_mb: int = 1024) -> Outcome:
+    """Run `program`, which has the standard library only, then `tests` on what it defines; both must reach their end.
+
+    The tests run in a process of their own. They see the names of `setup`, trusted code that is run there (none if it
+    is no Python), and those that the program defines besides; the names in `own` are always the program's. `timeout`
+    is the wall time of both in seconds, without the interpreter's start and without what they waited for a processor;
+    `memory_mb` the address space of each in MiB. Exit codes and output never count. Safe to call from many threads.
+    Raises `RuntimeError` when no process can be started.
+    """
+    return _run({"program": program, "tests": tests, "setup": setup, "own": list(own)}, timeout, memory_mb)[1]
+
+
+@functools.cache
+def isolation() -> str:
+    """What programs are kept from on this machine, found by running an empty one."""
+    found = standing()
+    holes = ["the network is only hidden from Python's sockets"] * (not {"namespaces", "seccomp"} & set(found))
+    holes += ["files of others can be read"] * ("landlock" not in found)
+    return "; ".join([*(WALLS[wall] for wall in found), *holes])
+
+
+@functools.cache
+def standing() -> tuple[str, ...]:
+    """The names in `WALLS` of what stands between a program and this machine."""
+    return _run({"program": "", "tests": "", "setup": "", "own": []}, 10.0, 1024)[0]
+
+
+def _run(job: dict[str, object], timeout: float, memory_mb: int) -> tuple[tuple[str, ...], Outcome]:
+    """The walls that stood, and the outcome."""
+    with (
+        tempfile.TemporaryDirectory(prefix="decodebench-", ignore_cleanup_errors=True) as folder,
+        _pipe() as (verdict_read, verdict_write),
+    ):
+        # The child removes it before the program starts, which must not read its tests.
+        Path(folder, "job.json").write_text(json.dumps({**job, "path": _numpy()}), encoding="ascii")
+        child = _start(folder, verdict_write.fileno(), math.ceil(timeout) + 1, memory_mb)
+        program = 0
+        try:
+            verdict_write.close()
+            level, _, number = (_line(verdict_read, START_SECONDS) or "no answer").rpartition(" ")
+            if not level.endswith("limits") or not number.isdigit():
+                raise RuntimeError(f"The sandbox's process did not start ({level} {number}).")
+            program = 0 if "namespaces" in level else int(number)
+            verdict = _verdict(verdict_read, child.pid, timeout)
+        finally:
+            child.terminate()  # it ends the judge, and the judge's end the program's; nothing is left for init to reap
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(program or child.pid, signal.SIGKILL if program else signal.SIGTERM)
+            _drain(verdict_read)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    return tuple(level.split()), _outcome(verdict, timeout)
+
+
+@contextlib.contextmanager
+def _pipe() -> Iterator[tuple[FileIO, FileIO]]:
+    read, write = os.pipe()
+    with FileIO(read, "rb") as reader, FileIO(write, "wb") as writer:
+        yield reader, writer
+
+
+@functools.cache
+def _numpy() -> str:
+    """The folder that holds NumPy, which the tests of HumanEval+ compare with; programs do not get it."""
+    found = importlib.util.find_spec("numpy")
+    return str(Path(found.origin).parents[1]) if found and found.origin else ""
+
+
+def _start(folder: str, verdict: int, cpu_seconds: int, memory_mb: int) -> subprocess.Popen[bytes]:
+    """Start the child in a session of its own, with nothing of ours but the pipe."""
+    environment = {"HOME": folder, "TMPDIR": folder, "PYTHONHASHSEED": "0", "PYTHONUTF8": "1",
+                   "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    if "LD_LIBRARY_PATH" in os.environ:  # some interpreters do not start without it
+        environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+    # -P -s -S -B are -I and no site, except that the hash seed above is read: results must not depend on it.
+    numbers = map(str, (verdict, cpu_seconds, memory_mb))
+    command = [sys.executable, "-P", "-s", "-S", "-B", str(CHILD), *numbers, ",".join(WALLS)]
+    null = subprocess.DEVNULL
+    try:
+        return subprocess.Popen(command, stdin=null, stdout=null, stderr=null, cwd=folder, env=environment,
+                                start_new_session=True, pass_fds=(verdict,))
+    except OSError as error:
+        raise RuntimeError(f"The sandbox could not start a process ({error}).") from error
+
+
+def _verdict(pipe: FileIO, child: int, timeout: float) -> str | None:
+    """The verdict, None when the time is over; time in which others had the processor does not count."""
+    start, waited, left = time.monotonic(), _kept_waiting(child), timeout
+    while (line := _line(pipe, left)) is None:
+        elapsed = time.monotonic() - start
+        left = timeout - elapsed + _kept_waiting(child) - waited
+        if left < 0.02 or elapsed > PATIENCE * timeout:
+            return None
+    return line
+
+
+def _kept_waiting(pid: int) -> float:
+    """Seconds that a process and those below it were ready to run and had no processor; 0 where Linux is not asked."""
+    try:
+        seconds = int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+        below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return seconds + sum(_kept_waiting(int(one)) for one in below)
+
+
+def _line(pipe: FileIO, seconds: float) -> str | None:
+    """The next line without its end; what there is at the end of file; None when the time is over."""
+    line = b""
+    for byte in _bytes(pipe, seconds, 1):
+        line += byte
+        if byte in (b"\n", b"") or len(line) == MOST_BYTES:
+            return line.decode("utf-8", "replace").rstrip("\n")
+    return None
+
+
+def _drain(pipe: FileIO) -> None:
+    """Wait a moment until no process holds the other end: then all of them have gone, and each was reaped."""
+    for piece in _bytes(pipe, 2.0, MOST_BYTES):
+        if not piece:
+            return
+
+
+def _bytes(pipe: FileIO, seconds: float, most: int) -> Iterator[bytes]:
+    """What arrives within `seconds`, at most `most` bytes at once; b"" at the end of file, again and again."""
+    end = time.monotonic() + seconds
+    waiting = select.poll()
+    waiting.register(pipe, select.POLLIN)
+    while waiting.poll(max(0.0, end - time.monotonic()) * 1000):
+        yield pipe.read(most) or b""
+
+
+def _outcome(verdict: str | None, timeout: float) -> Outcome:
+    if verdict is None:
+        return Outcome("timeout", f"no result after {timeout:g} s")
+    if verdict == "passed":
+        return Outcome("passed")
+    return Outcome("failed", verdict.removeprefix("failed: ") or "the judge ended before the tests did")

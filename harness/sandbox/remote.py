@@ -1,0 +1,285 @@
+"""Both ends of the pipe between a program and its judge: the judge asks, the program's process answers.
+
+What travels is pickled. The judge's end takes data only: numbers, texts, the containers of Python, dates, decimals.
+Anything else stays with the program and is known to the judge by its number (`Stand`). What comes from the program may
+be any bytes: `Data` makes nothing of them but those types, all of which are written in C and cannot be changed.
+"""
+
+import builtins
+import importlib
+import io
+import operator
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any, NoReturn
+
+SAFE = {
+    "builtins": {"bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "range", "set",
+                 "slice", "str", "tuple"},
+    "collections": {"deque"}, "decimal": {"Decimal"},
+    "datetime": {"date", "datetime", "time", "timedelta", "timezone"},
+}
+PLAIN = (int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset)
+CHANGEABLE = (list, dict, set, bytearray)
+ASK: dict[str, Callable[..., Any]] = {
+    "call": lambda it, given, named: it(*given, **named), "get": getattr, "set": setattr, "list": list, "len": len,
+    "item": operator.getitem,
+}
+MOST = 300  # characters of a message
+
+
+def describe(error: BaseException, file: str = "program.py", place: str = "") -> str:
+    """One short line: the type of the error, its text, and the last line of `file` that it passed."""
+    try:
+        line, step = 0, error.__traceback__
+        while step:
+            line = step.tb_lineno if step.tb_frame.f_code.co_filename == file else line
+            step = step.tb_next
+        text = " ".join(str(error).split())[:MOST]
+        return f"{type(error).__name__}{': ' if text else ''}{text}" + (f" (line {line}{place})" if line else "")
+    except BaseException:
+        return "an error that cannot be described"
+
+
+def _is_safe(kind: type) -> bool:
+    return kind.__name__ in SAFE.get(kind.__module__, ())
+
+
+class Objects(pickle.Pickler):
+    """The program's end: data goes over as it is, a subclass of a plain type as that type, and the rest as numbers."""
+
+    def __init__(self, file: Any, kept: list[Any]) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self.kept = kept
+
+    def persistent_id(self, value: Any) -> Any:
+        """The number of what is not data, the name of a module, None for data."""
+        kind = type(value)
+        if value is None or value is ... or isinstance(value, PLAIN) or _is_safe(kind) or (
+                isinstance(value, type) and _is_safe(value)):
+            return None
+        if kind is ModuleType:
+            return value.__name__
+        self.kept.append(value)
+        return len(self.kept) - 1
+
+    def reducer_override(self, value: Any) -> Any:
+        """How an instance of a subclass goes over: as one of the plain type."""
+        plain = next((one for one in PLAIN if isinstance(value, one) and type(value) is not one), None)
+        return (plain, (plain(value),)) if plain else NotImplemented
+
+
+class Kept(pickle.Unpickler):
+    """The program's end: numbers become the program's objects again."""
+
+    kept: list[Any]
+
+    def persistent_load(self, number: Any) -> Any:
+        """The object of a number."""
+        return self.kept[number]
+
+
+def serve(asked: Any, answers: Any) -> NoReturn:
+    """Run the program that the judge sends, then do what it asks; never returns."""
+    kept: list[Any] = []
+    source = pickle.load(asked)
+    try:
+        names: dict[str, Any] = {}
+        exec(compile(source, "program.py", "exec"), names)
+        answer: Any = {name: _parcel(value, kept) for name, value in names.items()
+                       if isinstance(name, str) and not (name.startswith("__") and name.endswith("__"))}
+    except BaseException as error:
+        answer = describe(error)
+    while True:
+        answers.write(_parcel(answer, kept))
+        answers.flush()
+        asking = Kept(asked)
+        asking.kept = kept
+        what, it, *more = asking.load()
+        try:
+            value = ASK[what](it, *more)
+            after = [one if type(one) in CHANGEABLE else None for one in more[0]] if what == "call" else []
+            answer = ("value", value, after)
+        except BaseException as error:
+            answer = ("error", [one.__name__ for one in type(error).__mro__], " ".join(str(error).split())[:MOST])
+
+
+def _parcel(value: Any, kept: list[Any]) -> bytes:
+    """The value as bytes, or the error that making them raised."""
+    file = io.BytesIO()
+    try:
+        Objects(file, kept).dump(value)
+    except Exception as error:
+        return pickle.dumps(("error", ["TypeError", "Exception"], f"a result cannot be handed over: {error}"[:MOST]))
+    return file.getvalue()
+
+
+class Stand:
+    """What stands in the judge for an object of the program: asking it asks the program; it equals only itself."""
+
+    __slots__ = ("_judge", "_number")
+    _judge: "Judge"
+    _number: int
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        """Call the program's function."""
+        return self._judge.call(self, given, named)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._judge.ask("get", self, name)[0]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._judge.ask("set", self, name, value)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._judge.ask("list", self)[0])
+
+    def __len__(self) -> int:
+        return int(self._judge.ask("len", self)[0])
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._judge.ask("item", self, key)[0]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stand) and self._number == other._number
+
+    def __hash__(self) -> int:
+        return hash(self._number)
+
+
+class Data(pickle.Unpickler):
+    """The judge's end: types of `SAFE`, stands for numbers, modules of the standard library, nothing else."""
+
+    judge: "Judge"
+
+    def find_class(self, module: str, name: str) -> Any:
+        """A type of `SAFE`; raises `UnpicklingError` for all else."""
+        if name not in SAFE.get(module, ()):
+            raise pickle.UnpicklingError(f"{module}.{name} is no data")
+        return getattr(importlib.import_module(module), name)
+
+    def persistent_load(self, number: Any) -> Any:
+        """What stands for an object of the program, or a module."""
+        if type(number) is int:
+            stand = Stand.__new__(Stand)
+            object.__setattr__(stand, "_judge", self.judge)
+            object.__setattr__(stand, "_number", number)
+            return stand
+        if number in sys.stdlib_module_names:
+            return importlib.import_module(number)
+        raise pickle.UnpicklingError("this is no data")
+
+
+class Numbers(pickle.Pickler):
+    """The judge's end: a stand becomes the number of its object."""
+
+    def persistent_id(self, value: Any) -> Any:
+        """The number of a stand, None for what goes over as it is."""
+        return value._number if type(value) is Stand else None
+
+
+class Judge:
+    """Runs the tests of a program that runs elsewhere, and writes one verdict."""
+
+    def __init__(self, answers: Any, asked: Any, verdict: int) -> None:
+        self.answers, self.asked, self.verdict, self.reading = answers, asked, verdict, False
+
+    def run(self, job: dict[str, Any]) -> NoReturn:
+        """Have the program run, then run the tests; the verdict is `passed` or `failed: ` and the reason."""
+        self._send(job["program"])
+        names = self._receive()
+        if not isinstance(names, dict):
+            self._end(f"failed: {names if isinstance(names, str) else 'the program answered nonsense'}"[:MOST + 90])
+        try:
+            exec(compile(job["tests"], "tests.py", "exec"), self._namespace(names, job))
+        except BaseException as error:
+            self._end(f"failed: {describe(error, 'tests.py', ' of the tests')}")
+        self._end("passed")
+
+    def say(self, line: str) -> None:
+        """Write a line to the harness."""
+        os.write(self.verdict, line.encode("utf-8", "replace") + b"\n")
+
+    def call(self, function: Stand, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Call a function of the program; what it changed in its arguments changes here."""
+        value, after = self.ask("call", function, given, named)
+        for one, now in zip(given, after, strict=False):
+            if type(one) in CHANGEABLE and type(now) is type(one) and now != one:
+                one.clear()
+                (one.extend if isinstance(one, list | bytearray) else one.update)(now)
+        return value
+
+    def ask(self, what: str, *about: Any) -> tuple[Any, list[Any]]:
+        """Have the program do something; raises the built-in exception that it did."""
+        if self.reading:  # a stand that is called by what came from the program, not by a test
+            raise pickle.UnpicklingError("this is no data")
+        self._send((what, *about))
+        answer = self._receive()
+        if not (isinstance(answer, tuple) and len(answer) == 3):
+            self._end("failed: the program answered nonsense")
+        kind, value, rest = answer
+        if kind == "value":
+            return value, rest if isinstance(rest, list) else []
+        names = value if isinstance(value, list) else []
+        found = (getattr(builtins, name, None) for name in names if isinstance(name, str))
+        raised = next((one for one in found if isinstance(one, type) and issubclass(one, BaseException)), Exception)
+        try:
+            error = raised(str(rest)[:MOST])
+        except TypeError:  # UnicodeDecodeError and its like want more
+            error = ValueError(str(rest)[:MOST])
+        raise error
+
+    def _namespace(self, names: dict[Any, Any], job: dict[str, Any]) -> dict[str, Any]:
+        """What the tests see: the names of the set-up, then the program's, but its own ones in any case."""
+        try:
+            setup = compile(job["setup"], "setup.py", "exec")
+        except (SyntaxError, ValueError):  # a prompt that ends in the middle of something
+            setup = compile("", "setup.py", "exec")
+        space: dict[str, Any] = {}
+        exec(setup, space)
+        for name in job["own"]:
+            space.pop(name, None)
+        for name, parcel in names.items():
+            known = name in space or (hasattr(builtins, name) and name not in job["own"])  # neither can be replaced
+            if not known and isinstance(parcel, bytes):
+                value = self._load(io.BytesIO(parcel))
+                if not isinstance(value, ModuleType) or value.__name__ == name:  # no other module by a known name
+                    space[name] = value
+        return space
+
+    def _send(self, value: Any) -> None:
+        file = io.BytesIO()
+        Numbers(file, pickle.HIGHEST_PROTOCOL).dump(value)
+        try:
+            self.asked.write(file.getvalue())
+            self.asked.flush()
+        except OSError:
+            self._end("failed: the program's process ended before its tests did")
+
+    def _receive(self) -> Any:
+        return self._load(self.answers)
+
+    def _load(self, file: Any) -> Any:
+        data = Data(file)
+        data.judge, self.reading = self, True
+        try:
+            return data.load()
+        except EOFError:
+            self._end("failed: the program's process ended before its tests did")
+        except BaseException as error:
+            self._end(f"failed: what the program answered is no data ({describe(error)})")
+        finally:
+            self.reading = False
+
+    def _end(self, verdict: str) -> NoReturn:
+        """Write the verdict and leave, whatever the tests catch."""
+        self.say(verdict)
+        os._exit(0)

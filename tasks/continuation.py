@@ -1,0 +1,87 @@
+"""Open-ended continuation of any text: the start of each document is read, and how it goes on is the reference.
+
+A document (a line of a text file, or the `text` of a row of a .jsonl file), and what is cut from it:
+
+    Robert Boulter is an English film, television and theatre actor. He had a guest role in 2000 and then played ...
+    prompt:    the first 32 tokens
+    reference: the next 128 tokens
+
+Call it with a file, which may lie below --data: `-t continuation:file=wikitext/test.txt`. `documents=blocks` takes what
+stands between blank lines as one document. `prefix` and `target` count tokens of the model under test, special tokens
+left out; shorter documents are left out, and the report says how many. The prompt is given as text: where its last
+token ends inside a character, the whole character belongs to it.
+
+Set-ups of papers, whose documents are WikiText-103, Wikinews and BookCorpus, one a row: contrastive search
+(arXiv:2202.06417) 32 and 128; momentum decoding (arXiv:2212.02175, its published scripts) and contrastive decoding
+(arXiv:2210.15097) 32 and 256. These scripts keep short documents, with shorter references.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from harness.data import DataSource, checked, read_jsonl, read_lines
+from harness.errors import UserError
+from harness.task import Example, Task, knob
+
+
+@dataclass(frozen=True)
+class Continuation(Task):
+    """The texts are looked at, not scored: variety, likelihood, and likeness to the references (MAUVE)."""
+
+    file: str = knob("", "a text or .jsonl file, perhaps gzipped")
+    prefix: int = knob(32, "tokens of each document that are read", low=1, sweep=(32, 64))
+    target: int = knob(128, "tokens to write, and of the reference", low=1, sweep=(128, 256))
+    documents: str = knob("lines", "what is a document of a text file", choices=("lines", "blocks"))
+
+    version = 1
+    source = "the user's own text"
+    headline = "score"
+    max_new_tokens = 128
+    open_ended = True
+    unscored = "open-ended"
+
+    def __post_init__(self) -> None:
+        """Answers are as long as the target."""
+        super().__post_init__()
+        object.__setattr__(self, "max_new_tokens", self.target)
+
+    def examples(self, data: DataSource) -> list[Example]:
+        """The documents in the order of the file, whole."""
+        if not self.file:
+            raise UserError("continuation needs a text to go on from: -t continuation:file=FILE.txt")
+        path = data.file(Path(self.file))
+        texts = [row["text"] for row in checked(self._rows(path), str(path), {"text": str})]
+        data.origins[self.spec()] = str(path)
+        return [Example(id=f"continuation/{number}", turns=(text.strip(),)) for number, text in enumerate(texts)]
+
+    def cut(self, example: Example, tokenizer: Any) -> Example | None:
+        """The first `prefix` tokens as the prompt and the `target` tokens after them as the reference."""
+        text = example.turns[0]
+        if not getattr(tokenizer, "is_fast", False):
+            raise UserError("continuation needs a model whose tokenizer says where in a text its tokens lie.")
+        ends = [end for _, end in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True,
+                                            verbose=False)["offset_mapping"]]
+        if len(ends) < self.prefix + self.target:
+            return None
+        start, end = ends[self.prefix - 1], ends[self.prefix + self.target - 1]
+        reference = text[start:end]
+        gold = {"reference": hashlib.sha256(reference.encode()).hexdigest()[:16]}  # part of what identifies the data
+        return Example(id=example.id, turns=(text[:start],), gold=gold, reference=reference)
+
+    def _rows(self, path: Path) -> Iterator[tuple[int, Any]]:
+        """The documents as rows, with the numbers of the lines that they begin in."""
+        if path.name.removesuffix(".gz").endswith((".jsonl", ".json")):
+            yield from read_jsonl(path)
+            return
+        lines = ((number, line) for number, line in read_lines(path))
+        if self.documents == "lines":
+            yield from ((number, {"text": line}) for number, line in lines if line.strip())
+            return
+        for blank, block in groupby(lines, key=lambda one: not one[1].strip()):
+            if not blank:
+                numbers, parts = zip(*block, strict=True)
+                yield numbers[0], {"text": "\n".join(parts)}

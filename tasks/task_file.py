@@ -1,0 +1,88 @@
+"""A task of your own without code: one row of a JSONL file is one problem, its answer, and how that is checked.
+
+A row:
+
+    {"prompt": "The capital of France is", "answer": "Paris", "checker": "contains"}
+
+`--task-file my.jsonl` is short for `-t task_file:file=my.jsonl`. A row says what is asked in one of three ways:
+`prompt` (raw text), `turns` (what the user says, turn by turn, in the model's chat template) or `messages` (a chat so
+far, the last one from the user). `answer` is a text, a number, or a list of which one must fit. `id`, `category` and
+`reference` (how the text goes on in the original) may be added; other fields are ignored. The checkers:
+
+    exact     the whole answer, without white space at its ends (the default)
+    contains  the answer has it somewhere
+    regex     the answer has a match of this pattern
+    number    the last number of the answer is equal: 1,200.0 is 1200
+    choice    the capital letter that the answer chooses
+    code      these tests pass on the function `entry_point`; a program is the prompt and the answer, or the last
+              fenced block of a chat's answer
+    none      nothing is scored
+
+A first row {"task": {"checker": "number", "max_new_tokens": 64, "stop": ["\\n"]}} holds for all rows that do not say
+otherwise; `open_ended` and `sub_tasks` may be there too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from harness.data import DataSource
+from harness.errors import UserError
+from harness.task import Example, Message, Task, knob
+from harness.taskfile import CHECKERS, read
+
+if TYPE_CHECKING:
+    from harness.measure.answers import CheckedAnswer
+
+
+@dataclass(frozen=True)
+class TaskFile(Task):
+    """The headline is the share of problems whose (last) answer the checker accepts."""
+
+    file: str = knob("", "a JSONL file, perhaps gzipped")
+    checker: str = knob("exact", "of rows and files that name none", choices=CHECKERS)
+
+    version = 1
+    source = "the user's own file"
+    headline = "correct"
+    max_new_tokens = 256
+    found: ClassVar[tuple[Example, ...]] = ()
+
+    def __post_init__(self) -> None:
+        """Read the file: it decides what kind of task this is."""
+        super().__post_init__()
+        if not self.file:
+            return
+        settings, examples = read(Path(self.file), self.checker)
+        checkers = {one.gold["checker"] for one in examples}
+        decided = {"found": tuple(examples), "executes_code": "code" in checkers,
+                   "chat": not all(one.gold["prompt"] for one in examples),
+                   "unscored": "no checker" if checkers == {"none"} else None,
+                   **settings, "sub_tasks": {} if settings.get("sub_tasks") else None}
+        for name, value in decided.items():
+            object.__setattr__(self, name, value)
+
+    def examples(self, data: DataSource) -> list[Example]:
+        """The problems in the order of the file."""
+        if not self.file:
+            raise UserError("task_file needs a file: --task-file FILE.jsonl")
+        data.origins[self.spec()] = self.file
+        return list(self.found)
+
+    def prompt(self, example: Example, answers: Sequence[str]) -> str | list[Message]:
+        """The prompt as it is, the messages as they are, or the turns as a chat with the model's own answers."""
+        messages: list[Message] = example.gold.get("messages", [])
+        return example.gold["prompt"] or messages or super().prompt(example, answers)
+
+    def answer(self, example: Example, text: str) -> str | None:
+        """The number or the letter that is checked, else the whole answer."""
+        from harness.measure.answers import read_off
+
+        return read_off(example.gold["checker"], text)
+
+    def metric(self) -> "CheckedAnswer | None":
+        """Checks each answer as its row says."""
+        from harness.measure.answers import CheckedAnswer
+
+        return None if self.unscored else CheckedAnswer()
