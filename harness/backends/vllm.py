@@ -37,10 +37,13 @@ GONE = ("The vLLM engine for {what} has ended in mid-run ({why}); what was finis
 
 
 def connect(config: RunConfig, target: Model, draft: Model | None) -> "Vllm":
-    """Prepare vLLM for a run; raises `UserError` when it is not installed."""
+    """Prepare vLLM for a run; raises `UserError` when it is not installed, or cannot take the device."""
     found = package()
     if found is None:
         raise UserError(f"--backend vllm needs vLLM, which is not installed: {COMMANDS['vllm']}.")
+    if config.device not in ("cpu", "cuda", "cuda:0"):
+        raise UserError(f"vLLM takes the first card that it sees: set CUDA_VISIBLE_DEVICES in place of --device "
+                        f"{config.device}.")
     return Vllm(config, target, draft, found)
 
 
@@ -64,7 +67,9 @@ class Worker:
         try:
             kind, *said = self.pipe.recv()
         except (EOFError, OSError):
-            raise Unsupported(f"vLLM ended while it started ({self._end()})") from None
+            why = self._end()
+            self.close()
+            raise Unsupported(f"vLLM ended while it started ({why})") from None
         if kind == "failed":
             self.close()
             raise Unsupported(reason(*said))

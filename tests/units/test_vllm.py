@@ -1,5 +1,6 @@
 """vLLM as a backend, as far as it can be tested without it: the table, its engines' processes, and their ends."""
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from harness.backends import vllm, vllm_mend, vllm_options
+from harness.backends.bending import bent
 from harness.backends.transformers import load
 from harness.backends.vllm_options import Call, call
 from harness.backends.vllm_worker import Engine, Text
@@ -225,6 +227,17 @@ def test_the_mend_gives_each_drafted_token_the_value_of_its_text() -> None:
     whole = vllm_mend.expanded(torch.tensor([5, 9]), torch.tensor([0, 2]), 2)
     assert whole.dtype == torch.int64
     assert whole.tolist() == [9, 9]
+
+
+def test_logits_are_bent_in_the_order_of_the_reference() -> None:
+    logits, prompt, answer = torch.tensor([2.0, 1.0, -1.0, 0.0]), [0], [1, 1, 2]
+    both = STRATEGIES.build("greedy+frequency_penalty:frequency=1+repetition_penalty:penalty=2")
+    assert bent(both)(prompt, answer, logits).tolist() == [1.0, 0.5 - 2, -2.0 - 1, 0.0]
+    new = STRATEGIES.build("greedy+repetition_penalty:penalty=2,prompt=false")
+    assert bent(new)(prompt, answer, logits).tolist() == [2.0, 0.5, -2.0, 0.0]
+    drawn = STRATEGIES.build("top_k:k=2,temperature=0.5+repetition_penalty:penalty=2")
+    assert bent(drawn)(prompt, answer, logits).tolist() == [2.0, 1.0, -math.inf, -math.inf]
+    assert logits.tolist() == [2.0, 1.0, -1.0, 0.0]
 
 
 class Scripted:
