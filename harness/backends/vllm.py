@@ -31,6 +31,7 @@ USUAL = ("draft_model", "ngram", "suffix")
 USUAL_LENGTH = 1024  # tokens for which the cache has room in every text, beside one text of the greatest length
 MORE = 4           # texts that it has room for beyond those asked together: beams
 LEAST = 64 << 20   # bytes of the smallest cache
+PATIENCE = 20      # seconds that it is given to end
 WAIT = 600         # seconds until an engine that has not started is given up
 GONE = ("The vLLM engine for {what} has ended in mid-run ({why}); what was finished is kept, and the same command "
         "goes on from there.")
@@ -94,9 +95,9 @@ class Worker:
         return f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, which lets go of what it shares with others if it is given the time."""
         self.pipe.close()
-        self.process.join(2)
+        self.process.join(PATIENCE)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
@@ -174,6 +175,8 @@ class Vllm:
 
     def close(self) -> None:
         """End all engines."""
+        for worker in self.workers.values():
+            worker.pipe.close()
         for worker in self.workers.values():
             worker.close()
         self.workers.clear()
