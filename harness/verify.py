@@ -90,6 +90,7 @@ class Report(Stored):
     draft: str | None
     dtype: str
     backend: str = "transformers"
+    warnings: list[str] = Field(default_factory=list)
     concurrency: int
     seed: int
     tie: float = TIE
@@ -147,7 +148,7 @@ def _verified(plan: Plan, cases: list[Case], skipped: dict[str, str], draws: int
         findings += [checker.sampled(strategy, law) for strategy, law in case.sampled]
     return Report(model=plan.target.name, draft=plan.draft.name if plan.draft else None, dtype=config.dtype,
                   backend=config.backend, concurrency=config.concurrency, seed=config.seed,
-                  findings=adjusted(findings), skipped=skipped,
+                  findings=adjusted(findings), skipped=skipped, warnings=plan.native.warnings if plan.native else [],
                   tokens=sum(len(turn.tokens) for record in checker.base.values() for turn in record.turns))
 
 

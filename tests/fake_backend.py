@@ -34,7 +34,7 @@ class Fake:
     max_len: int = 128
     asked: list[tuple[str, tuple[Ask, ...]]] = field(default_factory=list)
     closed: int = 0
-    warnings: tuple[str, ...] = ("a fake decodes",)
+    warnings: list[str] = field(default_factory=lambda: ["a fake decodes"])
 
     @property
     def facts(self) -> dict[str, Any]:

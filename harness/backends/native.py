@@ -59,7 +59,7 @@ class Native(Protocol):
         ...
 
     @property
-    def warnings(self) -> Sequence[str]:
+    def warnings(self) -> list[str]:
         """Sentences for the manifest, complete at the same time."""
         ...
 

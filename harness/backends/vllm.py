@@ -124,7 +124,7 @@ class Vllm:
                                for spec, (key, how) in self.calls.items()}}
 
     @property
-    def warnings(self) -> Sequence[str]:
+    def warnings(self) -> list[str]:
         """The set-up in a line, and what it changes."""
         one = next(iter(self.engines.values()), {})
         found = [f"decoded by {self.found[0]} {self.found[1]}, {'eager' if one.get('eager') else 'compiled'}, prefix "

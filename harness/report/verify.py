@@ -101,8 +101,9 @@ def notes(report: Report, most: int = 3) -> list[str]:
     alike = dict[str, list[str]]()
     for spec, reason in report.skipped.items():
         alike.setdefault(reason, []).append(spec)
-    return [*lines, *(f"{', '.join(specs)} {'was' if len(specs) == 1 else 'were'} not checked: {reason}"
-                      for reason, specs in alike.items())]
+    return [*lines, *report.warnings,
+            *(f"{', '.join(specs)} {'was' if len(specs) == 1 else 'were'} not checked: {reason}"
+              for reason, specs in alike.items())]
 
 
 def _set_up(report: Report) -> str:
