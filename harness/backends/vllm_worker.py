@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +48,8 @@ def serve(pipe: Any, options: dict[str, Any], plugins: Sequence[Path], threads: 
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
         os.dup2(output, stream)
+    tracker: Any = resource_tracker._resource_tracker
+    tracker._fd = tracker._pid = None  # one of its own: ours would complain of what a killed engine leaves behind
     try:
         engine, facts = _started(options, plugins)
         pipe.send(("ready", facts))
