@@ -295,8 +295,8 @@ def methods() -> list[str]:
 def reason(kind: str, text: str) -> str:
     """One sentence for what vLLM raised: memory, else the first line of what caused it."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and "validation error" not in line]
-    first = next((line for line in lines if " " in line), kind)
+    first = next((line for line in lines if " " in line), kind).partition(". ")[0].rstrip(".")
     if any(sign in text.lower() for sign in ("memory", "kv cache", "killed")):
-        return f"it does not fit into memory ({first[:160].rstrip('.')}); give less with --cache-gb, or a smaller model"
-    return f"{first[:240].rstrip('.')}"
-
+        return (f"it does not fit into memory ({first[:160]}); --cache-gb says what its cache may take, and --engine "
+                "max_model_len=N how long a text may be")
+    return first[:240]
