@@ -5,6 +5,7 @@ still run in turn; otherwise one after the other, which the manifest says.
 """
 
 import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
@@ -113,6 +114,10 @@ class Vllm:
         self.max_len = int(self.options["max_model_len"])
         self.workers, self.engines = dict[str, Worker](), dict[str, Mapping[str, Any]]()
         self.calls = dict[str, tuple[str, Call]]()
+        try:
+            self._known(self.options.get("speculative_config") or {})
+        except Unsupported as refused:
+            raise UserError(f"{refused}.") from None
         self.side_by_side = self._room()
 
     @property
@@ -126,9 +131,8 @@ class Vllm:
     @property
     def warnings(self) -> list[str]:
         """The set-up in a line, and what it changes."""
-        one = next(iter(self.engines.values()), {})
-        found = [f"decoded by {self.found[0]} {self.found[1]}, {'eager' if one.get('eager') else 'compiled'}, prefix "
-                 f"caching {'on' if one.get('prefix_caching') else 'off'}"]
+        found = [f"decoded by {self.found[0]} {self.found[1]}, {'eager' if one['eager'] else 'compiled'}, prefix "
+                 f"caching {'on' if one['prefix_caching'] else 'off'}" for one in [*self.engines.values()][:1]]
         if not self.found[1].startswith(f"{TESTED}."):
             found.append(f"vLLM {self.found[1]} is not a version that was tested ({TESTED})")
         if not self.side_by_side:
@@ -185,16 +189,19 @@ class Vllm:
         return place(self.draft.name) if self.draft else None
 
     def _check(self, how: Call) -> None:
-        """Raise `Unsupported` where the installed vLLM lacks the method, or would ignore what is asked for."""
-        speculative = how.speculative or self.options.get("speculative_config") or {}
+        """Raise `Unsupported` where the installed vLLM would ignore what is asked for."""
+        self._known(how.speculative or {})
+        if (how.speculative or self.options.get("speculative_config")) and (how.bends or "min_p" in how.sampling):
+            raise Unsupported("vLLM bends no logits, and leaves out min_p, while it speculates")
+
+    def _known(self, speculative: Mapping[str, Any]) -> None:
+        """Raise `Unsupported` for a method that the installed vLLM lacks, or takes for another one."""
         method = speculative.get("method")
         if method not in (None, *USUAL) and method not in (known := methods()):
             raise Unsupported(f"vLLM {self.found[1]} has no speculative method '{method}'; it has "
                               f"{', '.join(known)}")
         if speculative.get("rejection_sample_method", "standard") != "standard":
             raise Unsupported("vLLM accepts another rejection_sample_method and verifies token by token: leave it out")
-        if speculative and (how.bends or "min_p" in how.sampling):
-            raise Unsupported("vLLM bends no logits, and leaves out min_p, while it speculates")
 
     def _worker(self, key: str, how: Call, spec: str) -> Worker:
         """The engine of these options; where there is room for one only, in place of another."""
@@ -285,6 +292,7 @@ def methods() -> list[str]:
     """The speculative methods of the installed vLLM, those of single model families left out."""
     from typing import get_args
 
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     from vllm.config.speculative import SpeculativeMethod
 
     def flat(kind: Any) -> list[str]:
