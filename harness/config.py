@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from harness.errors import UserError, suggestion
 
-BACKENDS = ("transformers", "vllm")
+BACKENDS = ("transformers", "vllm", "openai")
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,9 @@ class RunConfig:
     again, `concurrency` is how many texts are decoded together. `draft` and `device` are chosen when None or "auto".
     `share_prefix` reads the start that all prompts of a task have in common only once, `cache_gb` limits the memory
     for keys and values (half of what is free when None), `compile` runs the forward through `torch.compile`.
-    `engine` holds options of another backend's engine, each as NAME=VALUE.
+    `engine` holds options of another backend's engine, each as NAME=VALUE. `base_url` is the address of a server, and
+    `key_variable` the environment variable that holds its key. With `request_rate` requests are sent to it as they
+    arrive, so many a second on average and at random times, however many are under way.
     `texts` asks for the metrics of texts in the end, in every task or in none; when None, in open-ended ones and where
     there are several samples. `scorer` is the model that judges them, the evaluated one when None.
     """
@@ -37,6 +39,9 @@ class RunConfig:
     seed: int = 0
     backend: str = "transformers"
     engine: tuple[str, ...] = ()
+    base_url: str | None = None
+    key_variable: str | None = None
+    request_rate: float | None = None
     dtype: str = "float32"
     device: str = "auto"
     threads: int | None = None
@@ -62,8 +67,25 @@ class RunConfig:
             raise UserError(f"--cache-gb must be above 0, not {self.cache_gb:g}.")
         if self.backend not in BACKENDS:
             raise UserError(f"There is no backend '{self.backend}'.{suggestion(self.backend, BACKENDS)}")
+        self._check_server()
         if self.backend == "transformers" and self.engine:
             raise UserError("--engine is for another backend's engine; name one with --backend, or leave it out.")
+
+    def _check_server(self) -> None:
+        """Refuse options of a server without one, and a rate that is none or that a concurrency would hold back."""
+        for key in ("base_url", "key_variable", "request_rate"):
+            if self.backend != "openai" and getattr(self, key) is not None:
+                raise UserError(f"--{key.replace('_', '-')} is for a server: give --backend openai, or leave it out.")
+        if self.request_rate is not None and not 0 < self.request_rate < float("inf"):
+            raise UserError(f"--request-rate must be above 0 requests a second, not {self.request_rate:g}.")
+        if self.request_rate is not None and self.concurrency > 1:
+            raise UserError("--request-rate sends a request when it arrives, however many are under way: "
+                            "leave --concurrency out.")
+
+    @property
+    def alone(self) -> bool:
+        """Whether texts are decoded one at a time."""
+        return self.concurrency == 1 and self.request_rate is None
 
     @classmethod
     def from_toml(cls, path: Path, **overrides: Any) -> Self:
@@ -90,9 +112,10 @@ def _typed(path: Path, key: str, value: Any, kind: str) -> Any:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise UserError(f"{path}: '{key}' must be a list of strings.")
         return tuple(Path(item) if "Path" in kind else item for item in value)
-    wanted: dict[str, tuple[type, str]] = {"int": (int, "a whole number"), "bool": (bool, "true or false"),
-                                           "Path": (str, "a path"), "str": (str, "a string")}
+    wanted: dict[str, tuple[tuple[type, ...], str]] = {
+        "int": ((int,), "a whole number"), "float": ((int, float), "a number"), "bool": ((bool,), "true or false"),
+        "Path": ((str,), "a path"), "str": ((str,), "a string")}
     python, words = wanted[kind.split(" |")[0].replace("pathlib.", "")]
-    if not isinstance(value, python) or (python is int and isinstance(value, bool)):
+    if not isinstance(value, python) or (isinstance(value, bool) and bool not in python):
         raise UserError(f"{path}: '{key}' must be {words}, not {value!r}.")
     return Path(str(value)) if "Path" in kind else value

@@ -45,9 +45,9 @@ def parting(one: Record, other: Record) -> tuple[int, int] | None:
 
 
 def margin(plan: Plan, task: Task, example: Example, one: Record, other: Record, turn: int, at: int) -> float | None:
-    """How far apart the logits of the two next tokens are; None when one answer had simply ended."""
+    """How far apart the logits of the two next tokens are; None when one answer had simply ended, or without weights."""
     mine, theirs = one.turns[turn], other.turns[turn]
-    if at >= min(len(mine.tokens), len(theirs.tokens)):
+    if at >= min(len(mine.tokens), len(theirs.tokens)) or not plan.target.here:
         return None
     prompt = encode(plan.target, task.prompt(example, [t.text for t in one.turns[:turn]]))[-mine.prompt_tokens:]
     session = Session(plan.target.engine)

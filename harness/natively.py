@@ -16,9 +16,13 @@ from harness.strategy import Strategy
 from harness.task import Example
 
 
-def answers(plan: Plan, native: Native, cell: Cell, examples: Sequence[Example]) -> list[list[Turn] | Exception]:
-    """Every turn of each example, or what went wrong with it; first turns are asked together, then second ones."""
-    done: list[list[Turn] | Exception] = [[] for _ in examples]
+def answers(plan: Plan, native: Native, cell: Cell,
+            examples: Sequence[Example]) -> list[tuple[list[Turn] | Exception, float]]:
+    """Every turn of each example, or what went wrong with it, and when the first was asked for (`Answer.sent`).
+
+    First turns are asked together, then second ones.
+    """
+    done, sent = list[list[Turn] | Exception]([] for _ in examples), [0.0] * len(examples)
     for number in range(max(len(example.turns) for example in examples)):
         asked = dict[int, Question]()
         for place, (example, before) in enumerate(zip(examples, done, strict=True)):
@@ -31,8 +35,11 @@ def answers(plan: Plan, native: Native, cell: Cell, examples: Sequence[Example])
         for place, answer in _decoded(plan, native, cell, examples, number, asked):
             before = done[place]
             assert isinstance(before, list)
-            done[place] = answer if isinstance(answer, Exception) else [*before, turn(asked[place], answer)]
-    return done
+            if isinstance(answer, Exception):
+                done[place] = answer
+            else:
+                done[place], sent[place] = [*before, turn(asked[place], answer)], answer.sent if not before else sent[place]
+    return list(zip(done, sent, strict=True))
 
 
 def _decoded(plan: Plan, native: Native, cell: Cell, examples: Sequence[Example], number: int,
@@ -42,7 +49,7 @@ def _decoded(plan: Plan, native: Native, cell: Cell, examples: Sequence[Example]
     for strategy in dict.fromkeys(of.values()):
         places = [place for place in asked if of[place] == strategy]
         asks = [_ask(plan, cell, examples[place], number, asked[place]) for place in places]
-        size = 1 if plan.config.concurrency == 1 else len(asks)  # the backend does not know of this plan's
+        size = 1 if plan.config.alone else len(asks)  # the backend does not know of this plan's
         for start in range(0, len(asks), size):
             yield from zip(places[start:start + size], native.decode(strategy, asks[start:start + size]), strict=True)
 

@@ -13,7 +13,7 @@ import torch
 
 from harness import nano
 from harness.backends.native import Native, connect
-from harness.backends.transformers import Model, find, load
+from harness.backends.transformers import Model, find, load, outline
 from harness.config import RunConfig
 from harness.data import DataSource
 from harness.decoding.cache import CacheFull
@@ -29,7 +29,7 @@ from harness.strategy import Strategy
 from harness.task import Example, Task, data_hash
 
 NOT_IN_IDENTITY = {"output", "plugins", "data", "strategies", "tasks", "model", "draft", "allow_code_execution",
-                   "baseline", "threads", "cache_gb", "texts", "scorer"}
+                   "baseline", "threads", "cache_gb", "texts", "scorer", "base_url", "key_variable"}
 BLOCK = 4  # texts of a block for each that is decoded at a time: rows are refilled, and few blocks have a tail
 SMALL = 50_000_000  # parameters below which a second thread gains little, and loses much when its core is busy
 THREADS = torch.get_num_threads()
@@ -83,6 +83,7 @@ class Plan:
         for repeat in range(self.config.repeats):
             for task, examples in self.tasks:
                 size = self.config.concurrency * (BLOCK if self.config.concurrency > 1 else 1)
+                size = len(examples) if self.config.request_rate else size
                 for start in range(0, len(examples), size):
                     group = examples[start:start + size]
                     order = shuffled(range(len(self.strategies)), self.config.seed, repeat, task.spec(), group[0].id)
@@ -105,13 +106,12 @@ def make(config: RunConfig, command: str) -> Plan:
     torch.set_num_threads(1)  # until the size of the model is known
     if config.scorer:
         find(config.scorer)
-    target = load(config.model, dtype=config.dtype, device=_reference(config), tokenizer=config.tokenizer,
-                  compiled=config.compile)
+    target = _target(config)
     threads = use_threads(config, target)
     tasks = tuple((task, _cut(task, examples, source, target, config.limit))
                   for task, examples, source in zip(chosen, found, data, strict=True))
     draft, reason = _draft(config, target, strategies)
-    engines = [model.engine for model in (target, draft) if model]
+    engines = [model.engine for model in (target, draft) if model and model.here]
     _limit_caches(config, engines)
     native = connect(config, target, draft)
     reasons = {s.spec(): _unsupported(s, config, reason) or (_asked(native, s) if native else
@@ -244,9 +244,19 @@ def _cut(task: Task, examples: Sequence[Example], data: DataSource, target: Mode
     return tuple(kept)
 
 
+def _target(config: RunConfig) -> Model:
+    """The model; of one that a server has only what its folder says of it, unless it is embedded."""
+    if config.backend != "openai":
+        return load(config.model, dtype=config.dtype, device=_reference(config), tokenizer=config.tokenizer,
+                    compiled=config.compile)
+    name = config.tokenizer or config.model
+    found = load(name, device="cpu") if name in nano.NAMES else outline(name)
+    return replace(found, name=config.model)
+
+
 def _draft(config: RunConfig, target: Model, strategies: Sequence[Strategy]) -> tuple[Model | None, str]:
     """The draft model if a strategy wants one, and why there is none otherwise."""
-    if not any("draft" in strategy.needs for strategy in strategies):
+    if config.backend == "openai" or not any("draft" in strategy.needs for strategy in strategies):
         return None, ""
     name = config.draft or (nano.NAMES[1] if config.model == nano.NAMES[0] else None)
     if name is None:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from harness.backends.native import Native
+from harness.backends.native import Counting, Gone, Native
 from harness.config import RunConfig
 from harness.decoding.cache import CacheFull
 from harness.decoding.draw import PhiloxStream
@@ -87,6 +87,8 @@ def carry_out(plan: Plan, watcher: Watcher, clock: Clock = time.perf_counter) ->
             store.append(record)
             failed += record.status == "failed"
             watcher.finished(record)
+        if runner.gone:
+            raise runner.gone
     if todo or not store.explained:
         store.explain(divergences(plan, store.records()))
     if missing(plan, store.texts()) or (todo and looked_at(plan)):
@@ -103,6 +105,7 @@ class Runner:
         self.unscored = {entry.spec: entry.unscored for entry in plan.manifest.tasks}
         self.engines = [plan.target.engine, *([plan.draft.engine] if plan.draft else [])]
         self.prepared: Task | None = None
+        self.gone: Gone | None = None  # what a backend said when it could answer no more
         self.room = (1, 1)  # rows and slots that plain decoding takes
 
     @torch.inference_mode()
@@ -150,13 +153,18 @@ class Runner:
 
     def _native(self, native: Native, cell: Cell, examples: Sequence[Example]) -> list[Record]:
         """Let a backend of its own decode the examples, and score them; what it shares among texts is not known."""
-        start = self.clock()
+        count = native.counters if isinstance(native, Counting) else dict
+        before, start = count(), self.clock()
         done = answers(self.plan, native, cell, examples)
-        share, alone = (self.clock() - start) / len(examples), self.plan.config.concurrency == 1
-        seconds = [_seconds(turns) if alone else share for turns in done]
+        share, alone, now = (self.clock() - start) / len(examples), self.plan.config.alone, count()
+        self.gone = next((turns for turns, _ in done if isinstance(turns, Gone)), None)
+        kept = [(example, *each) for example, each in zip(examples, done, strict=True) if not isinstance(each[0], Gone)]
         with ThreadPoolExecutor(PROGRAMS if cell.task.executes_code else 1) as pool:
-            records = list(pool.map(partial(self._record, cell, start - self.began), examples, done, seconds))
-        return [record.model_copy(update={} if alone else {"batch": NAN, "padding": NAN}) for record in records]
+            records = list(pool.map(lambda each: self._record(
+                cell, start - self.began + each[2], each[0], each[1], _seconds(each[1]) if alone else share), kept))
+        more: dict[str, Any] = {} if alone else {"batch": NAN, "padding": NAN}
+        more["counted"] = {name: (value - before.get(name, 0.0)) / len(examples) for name, value in now.items()}
+        return [record.model_copy(update=more) for record in records]
 
     def _prepare(self, task: Task) -> None:
         """Make room for the prompts of `task` and read what they all begin with."""

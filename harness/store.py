@@ -65,7 +65,8 @@ class Record(Stored):
     `batch` is how many texts a forward of the model read on average while this one was decoded, `padding` the share
     of the places in those forwards that held no token. `peak_bytes` is the most memory held meanwhile: torch's on a
     GPU, else the process's, with what it had taken before; None where that is not known. `temperature` is the one
-    that the task set and the strategy obeyed.
+    that the task set and the strategy obeyed. `counted` is what the own counters of a server counted meanwhile, whoever
+    asked it, shared in the same way.
     """
 
     task: str
@@ -86,6 +87,7 @@ class Record(Stored):
     error: str | None = None
     turns: list[Turn] = Field(default_factory=list)
     scores: dict[str, float] = Field(default_factory=dict)
+    counted: dict[str, float] = Field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str, str, int, int]:

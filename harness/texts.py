@@ -34,10 +34,13 @@ class Answer:
 
 
 def looked_at(plan: Plan) -> list[Task]:
-    """The tasks whose texts are looked at: as asked, else those that are open-ended or have several samples."""
+    """The tasks whose texts are looked at: as asked, else those that are open-ended or have several samples.
+
+    None where the model's weights are not here.
+    """
     config = plan.config
-    return [task for task, _ in plan.tasks
-            if (task.open_ended or config.samples > 1 if config.texts is None else config.texts)]
+    return [task for task, _ in plan.tasks if plan.target.here and
+            (task.open_ended or config.samples > 1 if config.texts is None else config.texts)]
 
 
 def missing(plan: Plan, known: Texts | None) -> bool:
@@ -104,7 +107,8 @@ def _answers(plan: Plan, tasks: Sequence[Task], records: Iterable[Record]) -> It
                                                                              "repeat")}
         identity["answer"] = _read_off(task, example, record.turns[-1].text)
         said = [one.text for one in record.turns]
-        yield Answer(identity, [Said(task.prompt(example, said[:turn]), one.prompt_cut, one.tokens, one.text)
+        yield Answer(identity, [Said(task.prompt(example, said[:turn]), one.prompt_cut,
+                                     one.tokens or _tokens(plan.target, one.raw), one.text)
                                 for turn, one in enumerate(record.turns)])
 
 

@@ -3,10 +3,11 @@
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from harness.backends.transformers import Model
 from harness.config import RunConfig
+from harness.errors import UserError
 from harness.store import Steps, Stop
 from harness.strategy import Strategy
 
@@ -33,6 +34,7 @@ class Answer:
     What a backend does not tell is unknown, as `Steps` says; never zero, and never a guess. `text` is only for one that
     tells no token ids; `stop` is then why the answer ended, and otherwise what ended it unless the harness finds out.
     `shared` tokens of the prompt were not read, because a cache held them.
+    `sent` is when it was asked for, in seconds since the cell began.
     """
 
     tokens: list[int]
@@ -40,6 +42,11 @@ class Answer:
     stop: Stop = "unknown"
     text: str | None = None
     shared: int = 0
+    sent: float = 0.0
+
+
+class Gone(UserError):
+    """The backend is gone, and with it this answer: those before it are kept, and the same command resumes the run."""
 
 
 class Native(Protocol):
@@ -70,12 +77,22 @@ class Native(Protocol):
     def decode(self, strategy: Strategy, asks: Sequence[Ask]) -> Sequence[Answer | Exception]:
         """The answer to each, `concurrency` of the configuration at a time; an error belongs to its ask alone.
 
-        Raises `UserError` when the backend itself is gone: the run ends, and the same command resumes it.
+        What was lost because the backend itself is gone is `Gone`, raised or in its place: the run ends then, and the
+        same command resumes it.
         """
         ...
 
     def close(self) -> None:
         """Let go of everything; may be called twice."""
+        ...
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A backend that has counters of its own."""
+
+    def counters(self) -> Mapping[str, float]:
+        """What it has counted of its own accord since it started; empty where that says nothing."""
         ...
 
 

@@ -1,5 +1,6 @@
 """Models of the transformers library: finding, loading and checking them."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -42,6 +43,11 @@ class Model:
         return int(self.engine.model.config.get_text_config().vocab_size)
 
     @property
+    def here(self) -> bool:
+        """Whether its weights are, so that it can be asked about texts."""
+        return bool(self.engine.device.type != "meta")
+
+    @property
     def parameters(self) -> int:
         """Numbers in all weights."""
         return sum(weight.numel() for weight in self.engine.model.parameters())
@@ -75,6 +81,22 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: s
         engine.compile()
         check(engine)
     return Model(name, engine, words, _eos(model, words), fingerprint(model))
+
+
+def outline(name: str) -> Model:
+    """What is known of a model that others run: its architecture and tokenizer, on weights that hold nothing.
+
+    Raises `UserError` when the folder or hub id has no configuration or no tokenizer.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    find(name)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(_place(name))).eval()
+    with contextlib.suppress(OSError):  # not every model says how it is to be run
+        model.generation_config = GenerationConfig.from_pretrained(_place(name))
+    words = _tokenizer(name)
+    return Model(name, Engine(model, _max_len(model)), words, _eos(model, words), "")
 
 
 def find(name: str) -> None:

@@ -27,6 +27,15 @@ class Drafts(Row):
     per_step_accepted: list[Count] | None = None
     per_step_drafted: list[Count] | None = None
 
+    def by_step(self, where: str) -> tuple[list[int], list[int]]:
+        """What each step accepted and drafted; raises `UserError` when the lists do not go together."""
+        if self.per_step_accepted is None:
+            accepted = serving.expanded(self.acceptance_histogram)
+            return accepted, spread(self.num_draft_tokens, len(accepted))
+        drafted = self.per_step_drafted or []
+        equally_long({"per_step_accepted": self.per_step_accepted, "per_step_drafted": drafted}, where)
+        return self.per_step_accepted, drafted
+
 
 class Metrics(Row):
     """`metrics` of a response."""
@@ -52,6 +61,7 @@ class Message(Row):
 class Choice(Row):
     """One of the `choices` of a response."""
 
+    index: int = 0
     text: str | None = None
     message: Message | None = None
     finish_reason: str | None = None
@@ -106,23 +116,17 @@ def _record(row: Response, example: str, where: str) -> Record:
     first, later = metrics.time_to_first_token_ms, metrics.generation_time_ms
     times = None if first is None else (first / 1000, (later or 0.0) / 1000)
     turn = serving.answer(text, row.usage.prompt_tokens, _steps(row.usage.completion_tokens, metrics, times, where),
-                          _stop(choice), ids=choice.token_ids or ())
+                          stop_of(choice), ids=choice.token_ids or ())
     return record(example, turns=[turn], seconds=sum(times) if times else 0.0)
 
 
 def _steps(tokens: int, metrics: Metrics, times: tuple[float, float] | None, where: str) -> Steps:
     drafts = metrics.speculative_decoding
-    if drafts is None:
-        return serving.verified(tokens, [], [], times)
-    if drafts.per_step_accepted is None:
-        accepted = serving.expanded(drafts.acceptance_histogram)
-        return serving.verified(tokens, accepted, spread(drafts.num_draft_tokens, len(accepted)), times)
-    drafted = drafts.per_step_drafted or []
-    equally_long({"per_step_accepted": drafts.per_step_accepted, "per_step_drafted": drafted}, where)
-    return serving.verified(tokens, drafts.per_step_accepted, drafted, times)
+    accepted, drafted = drafts.by_step(where) if drafts else ([], [])
+    return serving.verified(tokens, accepted, drafted, times)
 
 
-def _stop(choice: Choice) -> Stop:
+def stop_of(choice: Choice) -> Stop:
     """A stop without a reason is the EOS token; a number is another stop token, a text a stop string."""
     known: dict[str | None, Stop] = {"length": "length", "stop": "stop" if choice.stop_reason else "eos"}
     return known.get(choice.finish_reason, "unknown")

@@ -1,0 +1,211 @@
+"""A running server that speaks OpenAI's completions: vLLM, SGLang, llama.cpp or another, at --base-url.
+
+Prompts are sent as the token ids that the reference reads. Answers are streamed: a chunk is a burst at its time, tokens
+are counted by their ids where the server tells them, and else by its usage, never by chunks.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import accumulate, product
+from typing import Any
+
+from harness import nano
+from harness.backends.fields import NEUTRAL, Fields, fields
+from harness.backends.native import Answer, Ask, Gone
+from harness.backends.server import Server, look, read_counters
+from harness.backends.stream import Reply, read
+from harness.backends.transformers import Model
+from harness.config import RunConfig
+from harness.decoding.draw import PhiloxStream
+from harness.endpoint import REFUSED, Connection, Failed, key_for
+from harness.errors import Unsupported, UserError, suggestion
+from harness.prompts import WARM_UP, encode
+from harness.strategy import Strategy
+
+TRIES = 6
+GIVE_UP = 5  # failures in a row after which nobody is there any more
+NOT_THAT = (400, 415, 422, 501)  # a request with a field, or a prompt, that the server does not know
+EVEN = ("The server tells no token ids: tokens are counted by its usage and spread evenly over the chunks of an answer, "
+        "and where answers part is not known.")
+DRAFTS = ("The server drafts by itself, whatever the strategy: the counters in the records are its own. On a CPU "
+          "vLLM 0.32 samples wrongly while it drafts.")
+
+
+def connect(config: RunConfig, target: Model, draft: Model | None) -> "Served":
+    """The server at --base-url; raises `UserError` when it does not answer or does not serve the model."""
+    if not config.base_url:
+        raise UserError("--backend openai needs the address of a server: --base-url http://localhost:8000/v1.")
+    connection = Connection(config.base_url, key_for(config.base_url, config.key_variable), **_settings(config.engine))
+    folder = str(nano.weights(config.model)) if config.model in nano.NAMES else config.model
+    return Served(connection, look(connection, config.model, folder), config, target)
+
+
+class Served:
+    """The server as a backend: requests for the answers of a cell, as many at a time as asked, or as they arrive."""
+
+    side_by_side = True
+
+    def __init__(self, connection: Connection, server: Server, config: RunConfig, target: Model) -> None:
+        self.connection, self.server, self.config, self.tokenizer = connection, server, config, target.tokenizer
+        self.max_len = min(server.max_len or target.engine.max_len, target.engine.max_len)
+        self.as_text, self.told, self.failures, self.odd = False, True, 0, list[str]()
+        self._probe(target)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """The server's software, version and model, and what is known of how it answers."""
+        return {"name": "openai", "address": self.connection.where, **asdict(self.server),
+                "prompts": "text" if self.as_text else "token ids", "answers": "token ids" if self.told else "text"}
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What is not known of its answers."""
+        return [*self.odd, *([] if self.told else [EVEN]), *([DRAFTS] if self.server.speculates else [])]
+
+    def refusal(self, strategy: Strategy) -> str | None:
+        """Why a request cannot ask for this strategy, None when it can."""
+        try:
+            fields(strategy, self.server.kind, self.server.speculates)
+        except Unsupported as error:
+            return str(error)
+        return None
+
+    def decode(self, strategy: Strategy, asks: Sequence[Ask]) -> Sequence[Answer | Exception]:
+        """The answer to each, at once up to the concurrency; what came after the server was gone is `Gone`."""
+        wanted = fields(strategy, self.server.kind, self.server.speculates)
+        start, rate = time.perf_counter(), self.config.request_rate
+        due = arrivals(rate, len(asks), self.config.seed, asks[0].seed) if rate else [0.0] * len(asks)
+        self.failures = 0
+        self.connection.stopped.clear()
+        pool = ThreadPoolExecutor(len(asks) if rate else min(len(asks), self.config.concurrency))
+        try:
+            flying = [pool.submit(self._answer, wanted, ask, start, at) for ask, at in zip(asks, due, strict=True)]
+            return [_outcome(one) for one in flying]
+        finally:
+            self.connection.stopped.set()  # when interrupted, nobody waits and no stream is read to its end
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def counters(self) -> Mapping[str, float]:
+        """What the server has counted since it started, where it drafts."""
+        return read_counters(self.connection) if self.server.speculates else {}
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.connection.stopped.set()
+        self.connection.client.close()
+
+    def _answer(self, wanted: Fields, ask: Ask, start: float, due: float) -> Answer:
+        """One answer, asked for when it is due; raises `Gone` when nobody is there, `UserError` for this request."""
+        if (left := start + due - time.perf_counter()) > 0:
+            self.connection.stopped.wait(left)
+        if self.failures >= GIVE_UP or self.connection.stopped.is_set():
+            raise Gone(f"{self.connection.where} gave no answer before; the same command goes on.")
+        sent = time.perf_counter() - start
+        try:
+            answer, _ = self.connection.ask(lambda: self._reply(wanted, ask).answer())
+        except Failed as error:
+            raise self._meant(error) from None
+        self.failures = 0
+        return replace(answer, sent=sent)
+
+    def _reply(self, wanted: Fields, ask: Ask) -> Reply:
+        """What comes back in one try of a request; times start when it is sent."""
+        body = self._body(wanted, ask)
+        parts, start = list[tuple[float, bytes]](), time.perf_counter()
+        prompt: Any = self.tokenizer.decode(list(ask.prompt)) if self.as_text else list(ask.prompt)
+        with self.connection.client.completions.with_streaming_response.create(
+                model=self.server.model, prompt=prompt, extra_body=body) as response:
+            for part in response.iter_bytes():
+                parts.append((time.perf_counter() - start, part))  # read later: meanwhile others wait to be noted
+                if self.connection.stopped.is_set():
+                    raise ValueError("it was interrupted")
+        return read(parts, ask.sample if body.get("use_beam_search") else 0)
+
+    def _body(self, wanted: Fields, ask: Ask) -> dict[str, Any]:
+        """The fields of a request beside its prompt; a beam search is not streamed, and gives all its beams."""
+        body = {**wanted, "max_tokens": ask.most, "seed": ask.seed % 2**31}
+        if ask.stops:
+            body["stop"] = list(ask.stops)
+        if self.server.kind == "vLLM":
+            body["include_stop_str_in_output"] = True  # the harness cuts, as it does with the reference
+        if self.told:
+            body["return_token_ids"] = True
+        return body if "use_beam_search" in body else body | {"stream": True, "stream_options": {"include_usage": True}}
+
+    def _meant(self, error: Failed) -> Exception:
+        """What the failure of a request says about the server, or about the request alone."""
+        where = self.connection.where
+        if error.status in REFUSED:
+            return Gone(f"{where} refuses requests for '{self.server.model}' ({error}); check the server and the key: "
+                        "the same command resumes.")
+        if not (error.lost or (error.status or 0) >= 500):
+            return UserError(f"the server gave no answer: {error}")
+        self.failures += 1
+        if self.connection.stopped.is_set() or self.failures >= GIVE_UP or (error.lost and not self._there()):
+            self.connection.stopped.set()  # whoever waits for another try waits in vain
+            return Gone(f"{where} no longer answers ({error}); start it again: the same command resumes.")
+        return UserError(f"the server gave no answer in {error.tries} tries: {error}")
+
+    def _there(self) -> bool:
+        try:
+            return bool(self.connection.get(f"{self.connection.where}/models"))
+        except Failed as error:
+            return not error.lost
+
+    def _probe(self, target: Model) -> None:
+        """Find out whether prompts must be sent as text, whether token ids come back, and if the tokens are ours.
+
+        Raises `UserError` when the server completes no prompt at all.
+        """
+        ask = Ask(tuple(encode(target, WARM_UP)), 1, 0)
+        for self.as_text, self.told in product((False, True), (True, False)):
+            try:
+                self.told = self._tried(ask).told
+                break
+            except Failed as error:
+                if error.status not in NOT_THAT or self.as_text > self.told:
+                    raise UserError(f"The server at {self.connection.where} completes no prompt ({error}); it must "
+                                    "offer completions, and not only chats.") from None
+        ids, self.as_text = self.as_text, True
+        seen, self.as_text = self._tried(ask).counted, ids
+        if seen and seen.prompt_tokens != len(ask.prompt):
+            self.odd.append(f"The server makes {seen.prompt_tokens} tokens of a text of which the tokenizer of "
+                            f"{self.config.tokenizer or self.config.model} makes {len(ask.prompt)}: if they are not "
+                            "the same, name the right one with --tokenizer.")
+
+    def _tried(self, ask: Ask) -> Reply:
+        return self.connection.ask(partial(self._reply, NEUTRAL[self.server.kind], ask), 2)[0]
+
+
+def arrivals(rate: float, count: int, *parts: object) -> list[float]:
+    """When each of `count` requests is due, in seconds: a Poisson process of `rate` a second, the same for all `parts`.
+    """
+    gaps = -PhiloxStream("arrivals", *parts).uniform(count).log() / rate
+    return list(accumulate(gaps.tolist()))
+
+
+def _outcome(one: Future[Answer]) -> Answer | Exception:
+    try:
+        return one.result()
+    except Exception as error:
+        return error
+
+
+def _settings(given: Sequence[str]) -> dict[str, Any]:
+    """How the server is asked: `timeout` in seconds and `tries`, of --engine; raises `UserError` for others."""
+    kinds: dict[str, type[float] | type[int]] = {"timeout": float, "tries": int}
+    found: dict[str, Any] = {"tries": TRIES}
+    for text in given:
+        name, _, value = text.partition("=")
+        if name not in kinds:
+            raise UserError(f"--backend openai has no option '{name}'.{suggestion(name, kinds)}")
+        try:
+            found[name] = kinds[name](value)
+        except ValueError:
+            found[name] = 0
+        if not found[name] > 0:
+            raise UserError(f"--engine {name} must be a number above 0, not '{value}'.")
+    return found

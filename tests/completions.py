@@ -1,0 +1,222 @@
+"""A local server of OpenAI's completions whose every answer and misbehaviour is scripted, and which notes what it saw.
+
+It answers a prompt with the chunks of token ids that `say` gives, as vLLM does: with ids when asked for them and when
+it may, as text, and with usage at the end.
+"""
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from tests.models import EOS
+from tests.pair import tokenizer
+
+Body = Mapping[str, Any]
+Wrong = Callable[[Body, int], str]  # a request, and which try of it this is (from 0) → what goes wrong
+STATUS = {"429": 429, "429 soon": 429, "500": 500, "503": 503, "400": 400, "401": 401, "404": 404}
+
+
+def right(body: Body, number: int) -> str:
+    """Nothing goes wrong."""
+    return ""
+
+
+def counting(body: Body) -> list[list[int]]:
+    """Tokens after the prompt's last one, in chunks of 1, 2, 1, 2, … tokens."""
+    first = int(body["prompt"][-1]) if isinstance(body["prompt"], list) else 7
+    ids, chunks = [5 + (first + i) % 40 for i in range(body["max_tokens"])], list[list[int]]()
+    while ids:
+        size = 1 + len(chunks) % 2
+        chunks, ids = [*chunks, ids[:size]], ids[size:]
+    return chunks
+
+
+@dataclass
+class Script:
+    """How the server answers: `say` the chunks, `wrong` what fails, `owner` what it says it is.
+
+    `ids` tells whether token ids come back, `reads_ids` whether prompts may be ids, `fields` which fields it knows
+    (None: all), `usage` whether it counts. `counters` is the page of its counters, `late` seconds between two chunks.
+    """
+
+    say: Callable[[Body], list[list[int]]] = counting
+    wrong: Wrong = right
+    owner: str = "vllm"
+    model: Mapping[str, Any] = field(default_factory=lambda: {"id": "toy", "max_model_len": 128})
+    ids: bool = True
+    reads_ids: bool = True
+    fields: frozenset[str] | None = None
+    usage: bool = True
+    counters: Callable[["Server"], str] | None = None
+    metrics: Callable[[Body], Mapping[str, Any] | None] = lambda body: None
+    late: float = 0.0
+    tokenizer: Any = None
+
+
+class Server(ThreadingHTTPServer):
+    """`seen` counts tries by prompt and seed, `bodies` and `headers` keep requests, `times` when they came."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, script: Script) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.script, self.lock = script, threading.Lock()
+        self.tokenizer = script.tokenizer or tokenizer()
+        self.seen, self.bodies, self.headers = Counter[str](), list[dict[str, Any]](), list[dict[str, str]]()
+        self.times, self.busy, self.busiest, self.open = list[float](), 0, 0, set[Any]()
+
+    @property
+    def url(self) -> str:
+        """Its address, as --base-url wants it."""
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that hang up are expected."""
+
+    def kill(self) -> None:
+        """Be gone at once, in the middle of whatever is being sent."""
+        threading.Thread(target=self.shutdown).start()
+        self.socket.close()
+        for connection in list(self.open):
+            connection.shutdown(2)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.open.add(self.connection)
+
+    def finish(self) -> None:
+        self.server.open.discard(self.connection)
+        super().finish()
+
+    def do_GET(self) -> None:
+        script = self.server.script
+        if script.wrong({}, 0) in STATUS:
+            return self._send(STATUS[script.wrong({}, 0)], '{"error": {"message": "no"}}')
+        if script.wrong({}, 0) == "page":
+            return self._send(200, "<html>Sign in</html>", "text/html")
+        pages = {"/v1/models": json.dumps({"object": "list", "data": [
+            {"object": "model", "owned_by": script.owner, **script.model}]}), "/version": '{"version": "0.32.0"}'}
+        if script.counters:
+            pages["/metrics"] = script.counters(self.server)
+        self._send(200 if self.path in pages else 404, pages.get(self.path, "{}"))
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        key = json.dumps([body["prompt"], body.get("seed"), body.get("temperature")])
+        with self.server.lock:
+            number = self.server.seen[key]
+            self.server.seen[key] += 1
+            self.server.times.append(time.perf_counter())
+            self.server.bodies.append(body)
+            self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
+            self.server.busy += 1
+            self.server.busiest = max(self.server.busy, self.server.busiest)
+        try:
+            self._answer(body, self.server.script.wrong(body, number))
+        finally:
+            with self.server.lock:
+                self.server.busy -= 1
+
+    def _answer(self, body: Body, wrong: str) -> None:
+        script = self.server.script
+        unknown = [] if script.fields is None else sorted(set(body) - script.fields)
+        if unknown or (isinstance(body["prompt"], list) and not script.reads_ids):
+            return self._error(400, f"unknown field {unknown}" if unknown else "prompt must be a string")
+        if wrong == "kill":
+            return self.server.kill()
+        if wrong == "slow":
+            time.sleep(1.5)
+        if wrong == "dropped":
+            self.close_connection = True
+            self.connection.shutdown(2)
+        elif wrong in STATUS:
+            said = f"no, not with {self.headers.get('authorization')}"
+            self._error(STATUS[wrong], said, {"retry-after": "0.01"} if wrong == "429 soon" else {})
+        elif wrong == "page":
+            self._send(200, "<html>Sign in</html>", "text/html")
+        elif not body.get("stream"):
+            self._send(200, json.dumps(self._whole(body), indent=1))
+        else:
+            self._stream(body, wrong)
+
+    def _whole(self, body: Body) -> dict[str, Any]:
+        """A beam search: beam i has all tokens one higher."""
+        chunks = [token for chunk in self.server.script.say(body) for token in chunk]
+        choices = [self._choice(body, [token + i for token in chunks], "length", i) for i in range(body["n"])]
+        return {"choices": choices, "usage": self._usage(body, len(chunks) * body["n"])}
+
+    def _stream(self, body: Body, wrong: str) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        chunks, sent = self.server.script.say(body), 0
+        for place, chunk in enumerate(chunks):
+            if wrong == "cut" and place == 2:
+                return
+            if wrong == "error" and place == 2:
+                return self._event({"error": {"message": "the engine has died", "code": 500}})
+            time.sleep(self.server.script.late)
+            sent += len(chunk)
+            reason = None if place + 1 < len(chunks) else "length" if sent >= body["max_tokens"] else "stop"
+            self._event({"choices": [self._choice(body, chunk, reason, 0)]})
+        if self.server.script.usage and body.get("stream_options", {}).get("include_usage"):
+            more = self.server.script.metrics(body)
+            counted = self._usage(body, sent + (5 if wrong == "miscounted" else 0))
+            self._event({"choices": [], "usage": counted, **({"metrics": more} if more else {})})
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def _choice(self, body: Body, ids: Sequence[int], reason: str | None, index: int) -> dict[str, Any]:
+        text = self.server.tokenizer.decode([token for token in ids if token != EOS])
+        told = {"token_ids": list(ids)} if self.server.script.ids and body.get("return_token_ids") else {}
+        return {"index": index, "text": text, "finish_reason": reason, "stop_reason": None, **told}
+
+    def _usage(self, body: Body, written: int) -> dict[str, int]:
+        prompt = body["prompt"]
+        count = len(prompt) if isinstance(prompt, list) else len(self.server.tokenizer(prompt)["input_ids"])
+        return {"prompt_tokens": count, "completion_tokens": written, "total_tokens": count + written}
+
+    def _event(self, value: Mapping[str, Any]) -> None:
+        self.wfile.write(f": a comment\ndata: {json.dumps(value, ensure_ascii=False)}\n\n".encode())
+        self.wfile.flush()
+
+    def _error(self, status: int, said: str, headers: Mapping[str, str] | None = None) -> None:
+        self._send(status, json.dumps({"error": {"message": said}}), headers=headers or {})
+
+    def _send(self, status: int, text: str, kind: str = "application/json",
+              headers: Mapping[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"content-type": kind, "content-length": str(len(text.encode())), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def serving(**script: Any) -> Iterator[Server]:
+    """A running server."""
+    server = Server(Script(**script))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
