@@ -69,10 +69,16 @@ class Reply:
         if self.told:
             if self.counted and self.alone and self.counted.completion_tokens != len(self.ids):
                 raise ValueError(f"it counts {self.counted.completion_tokens} tokens and has {len(self.ids)}")
-            return Answer(self.ids, self._steps(len(self.ids)), stop_of(self.last))
+            return Answer(self.ids, self._steps(len(self.ids)), stop_of(self.last), shared=self._cached)
         if self.counted is None:
             raise ValueError("it counts no tokens: stream_options.include_usage is not understood")
-        return Answer([], self._steps(self.counted.completion_tokens), stop_of(self.last), self.text)
+        return Answer([], self._steps(self.counted.completion_tokens), stop_of(self.last), self.text, self._cached)
+
+    @property
+    def _cached(self) -> int:
+        """The tokens of the prompt that the server says it did not read."""
+        details = self.counted.prompt_tokens_details if self.counted else None
+        return (details.cached_tokens or 0) if details else 0
 
     def _steps(self, tokens: int) -> Steps:
         """Steps of the bursts; of drafts only what the server counts for this request."""

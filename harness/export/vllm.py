@@ -45,11 +45,18 @@ class Metrics(Row):
     speculative_decoding: Drafts | None = None
 
 
+class Details(Row):
+    """What `usage` says of a prompt, from a server with `--enable-prompt-tokens-details`."""
+
+    cached_tokens: Count | None = None
+
+
 class Usage(Row):
     """`usage` of a response."""
 
     prompt_tokens: Count
     completion_tokens: Count
+    prompt_tokens_details: Details | None = None
 
 
 class Message(Row):

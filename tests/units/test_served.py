@@ -122,7 +122,8 @@ def test_a_plain_server_is_asked_what_it_knows_and_in_text(config: RunConfig) ->
     assert [record.status for record in records] == ["ok"] * 6
     manifest = Store.open(config.output or Path()).manifest
     assert [entry.unsupported for entry in manifest.strategies] == [
-        None, None, "a request to an OpenAI-compatible server has no field top_k", "this server has no beam search"]
+        None, None, "a request to an OpenAI-compatible server has no top_k",
+        "an OpenAI-compatible server has no beam search"]
     assert manifest.environment["backend"]["prompts"] == "text"
 
 
@@ -296,7 +297,7 @@ def test_counters_of_a_server_that_drafts_are_recorded_as_its_own(config: RunCon
     manifest = Store.open(config.output or Path()).manifest
     assert any("drafts by itself" in warning for warning in manifest.warnings)
     assert [bool(entry.unsupported) for entry in manifest.strategies] == [False, True, True]
-    assert "ignores min_p" in str(manifest.strategies[1].unsupported)
+    assert "leaves out min_p" in str(manifest.strategies[1].unsupported)
     assert records[0].turns[0].steps.drafted == []  # not the strategy's doing
 
 

@@ -94,6 +94,14 @@ def test_of_several_choices_one_is_wanted_and_usage_adds_up_all() -> None:
         assert (found.tokens, found.steps.tokens, found.steps.seconds) == (ids, [2], [0.7])
 
 
+def test_what_a_cache_held_of_the_prompt_is_what_usage_says() -> None:
+    said = usage(1)
+    said["usage"]["prompt_tokens_details"] = {"cached_tokens": 4}
+    assert answer((0.1, event("a", [5], "length")), (0.1, said)).shared == 4
+    said["usage"]["prompt_tokens_details"] = {"cached_tokens": None, "audio_tokens": 0}
+    assert answer((0.1, event("a", None, "length")), (0.1, said)).shared == 0
+
+
 def drafts(**more: Any) -> dict[str, Any]:
     return {"metrics": {"speculative_decoding": {"acceptance_histogram": [1, 0, 1], "num_draft_tokens": 6, **more}}}
 
