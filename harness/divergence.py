@@ -45,7 +45,7 @@ def parting(one: Record, other: Record) -> tuple[int, int] | None:
 
 
 def margin(plan: Plan, task: Task, example: Example, one: Record, other: Record, turn: int, at: int) -> float | None:
-    """How far apart the logits of the two next tokens are; None when one answer had simply ended, or without weights."""
+    """How far apart the logits of the two next tokens are; None without weights, or when one answer had ended."""
     mine, theirs = one.turns[turn], other.turns[turn]
     if at >= min(len(mine.tokens), len(theirs.tokens)) or not plan.target.here:
         return None

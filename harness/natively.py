@@ -37,8 +37,9 @@ def answers(plan: Plan, native: Native, cell: Cell,
             assert isinstance(before, list)
             if isinstance(answer, Exception):
                 done[place] = answer
-            else:
-                done[place], sent[place] = [*before, turn(asked[place], answer)], answer.sent if not before else sent[place]
+                continue
+            done[place] = [*before, turn(asked[place], answer)]
+            sent[place] = sent[place] if before else answer.sent
     return list(zip(done, sent, strict=True))
 
 

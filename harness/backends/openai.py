@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
-from functools import partial
 from itertools import accumulate, product
 from typing import Any
 
@@ -28,8 +27,8 @@ from harness.strategy import Strategy
 TRIES = 6
 GIVE_UP = 5  # failures in a row after which nobody is there any more
 NOT_THAT = (400, 415, 422, 501)  # a request with a field, or a prompt, that the server does not know
-EVEN = ("The server tells no token ids: tokens are counted by its usage and spread evenly over the chunks of an answer, "
-        "and where answers part is not known.")
+EVEN = ("The server tells no token ids: tokens are counted by its usage and spread evenly over the chunks of an "
+        "answer, and where answers part is not known.")
 DRAFTS = ("The server drafts by itself, whatever the strategy: the counters in the records are its own. On a CPU "
           "vLLM 0.32 samples wrongly while it drafts.")
 
@@ -52,6 +51,7 @@ class Served:
         self.connection, self.server, self.config, self.tokenizer = connection, server, config, target.tokenizer
         self.max_len = min(server.max_len or target.engine.max_len, target.engine.max_len)
         self.as_text, self.told, self.failures, self.odd = False, True, 0, list[str]()
+        self.gone = Gone("interrupted: the same command resumes.")
         self._probe(target)
 
     @property
@@ -78,7 +78,6 @@ class Served:
         wanted = fields(strategy, self.server.kind, self.server.speculates)
         start, rate = time.perf_counter(), self.config.request_rate
         due = arrivals(rate, len(asks), self.config.seed, asks[0].seed) if rate else [0.0] * len(asks)
-        self.failures = 0
         self.connection.stopped.clear()
         pool = ThreadPoolExecutor(len(asks) if rate else min(len(asks), self.config.concurrency))
         try:
@@ -101,8 +100,8 @@ class Served:
         """One answer, asked for when it is due; raises `Gone` when nobody is there, `UserError` for this request."""
         if (left := start + due - time.perf_counter()) > 0:
             self.connection.stopped.wait(left)
-        if self.failures >= GIVE_UP or self.connection.stopped.is_set():
-            raise Gone(f"{self.connection.where} gave no answer before; the same command goes on.")
+        if self.connection.stopped.is_set():
+            raise self.gone
         sent = time.perf_counter() - start
         try:
             answer, _ = self.connection.ask(lambda: self._reply(wanted, ask).answer())
@@ -138,15 +137,18 @@ class Served:
     def _meant(self, error: Failed) -> Exception:
         """What the failure of a request says about the server, or about the request alone."""
         where = self.connection.where
+        if self.connection.stopped.is_set():
+            return self.gone
         if error.status in REFUSED:
             return Gone(f"{where} refuses requests for '{self.server.model}' ({error}); check the server and the key: "
                         "the same command resumes.")
         if not (error.lost or (error.status or 0) >= 500):
             return UserError(f"the server gave no answer: {error}")
         self.failures += 1
-        if self.connection.stopped.is_set() or self.failures >= GIVE_UP or (error.lost and not self._there()):
+        if self.failures >= GIVE_UP or (error.lost and not self._there()):
+            self.gone = Gone(f"{where} no longer answers ({error}); start it again: the same command resumes.")
             self.connection.stopped.set()  # whoever waits for another try waits in vain
-            return Gone(f"{where} no longer answers ({error}); start it again: the same command resumes.")
+            return self.gone
         return UserError(f"the server gave no answer in {error.tries} tries: {error}")
 
     def _there(self) -> bool:
@@ -177,7 +179,11 @@ class Served:
                             "the same, name the right one with --tokenizer.")
 
     def _tried(self, ask: Ask) -> Reply:
-        return self.connection.ask(partial(self._reply, NEUTRAL[self.server.kind], ask), 2)[0]
+        def read_through() -> Reply:
+            reply = self._reply(NEUTRAL[self.server.kind], ask)
+            reply.answer()
+            return reply
+        return self.connection.ask(read_through, 2)[0]
 
 
 def arrivals(rate: float, count: int, *parts: object) -> list[float]:

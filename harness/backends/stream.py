@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from pydantic import Field
+
 from harness.backends.native import Answer
 from harness.export.imported import Row, spread, steps
 from harness.export.serving import verified
@@ -15,7 +17,7 @@ from harness.store import Steps
 class Event(Row):
     """One event of a stream, or a whole response."""
 
-    choices: list[Choice] = []
+    choices: list[Choice] = Field(default_factory=list)
     usage: Usage | None = None
     metrics: Metrics | None = None
 

@@ -34,7 +34,7 @@ def test_what_an_unknown_server_is_sent_is_in_openais_own_reference() -> None:
 
 
 def test_neutral_values_change_nothing_in_any_server() -> None:
-    assert NEUTRAL["SGLang"]["top_k"] == -1 and NEUTRAL["vLLM"]["top_k"] == NEUTRAL["llama.cpp"]["top_k"] == 0
+    assert [NEUTRAL[kind]["top_k"] for kind in ("SGLang", "vLLM", "llama.cpp")] == [-1, 0, 0]
     order = NEUTRAL["llama.cpp"]["samplers"]
     assert order.index("temperature") < min(order.index(name) for name in ("top_k", "top_p", "min_p"))
 

@@ -1,4 +1,4 @@
-"""What a server's stream makes of an answer: bursts at their times, tokens by their ids or by usage, never by chunks."""
+"""What a stream makes of an answer: bursts at their times, tokens by their ids or by usage, never by chunks."""
 
 import json
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ def test_without_ids_usage_counts_and_what_chunks_hold_is_spread() -> None:
 def test_more_chunks_than_tokens_are_bursts_that_wait() -> None:
     found = answer((0.1, event("a")), (0.2, event("b")), (0.3, event("c")), (0.4, event("d", None, "length")),
                    (0.4, usage(3)))
-    assert sum(found.steps.tokens) == 3 and len(found.steps.tokens) == 4
+    assert (sum(found.steps.tokens), len(found.steps.tokens)) == (3, 4)
     assert found.steps.seconds == near([0.1] * 4)
 
 
