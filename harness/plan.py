@@ -123,7 +123,7 @@ def make(config: RunConfig, command: str) -> Plan:
                 *_heated(tasks, strategies), *sandbox.pop("warnings", ()), *(native.warnings if native else ())]
     manifest = Manifest(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), command=command,
-        baseline=strategies[0].spec(), config=_identity(config),
+        baseline=strategies[0].spec(), config=_identity(config) | _server(native),
         strategies=[_strategy_entry(s, reasons[s.spec()]) for s in strategies],
         tasks=entries,
         model=_model_entry(target, config), draft=_model_entry(draft, config) if draft else None,
@@ -242,6 +242,12 @@ def _cut(task: Task, examples: Sequence[Example], data: DataSource, target: Mode
     if len(kept) < seen:
         data.warnings.append(f"{task.name}: {seen - len(kept)} of {seen} examples are too short and left out.")
     return tuple(kept)
+
+
+def _server(native: Native | None) -> dict[str, Any]:
+    """What must be the same when a run is resumed on a server, at whatever address."""
+    facts = dict(native.facts) if native else {}
+    return {"server": facts["server"]} if "server" in facts else {}
 
 
 def _target(config: RunConfig) -> Model:

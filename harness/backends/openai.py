@@ -57,7 +57,7 @@ class Served:
     @property
     def facts(self) -> Mapping[str, Any]:
         """The server's software, version and model, and what is known of how it answers."""
-        return {"name": "openai", "address": self.connection.where, **asdict(self.server),
+        return {"name": "openai", "address": self.connection.where, "server": asdict(self.server),
                 "prompts": "text" if self.as_text else "token ids", "answers": "token ids" if self.told else "text"}
 
     @property

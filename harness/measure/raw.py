@@ -93,7 +93,7 @@ def read(store: Store) -> Raw:
                 found[key] = _Column()
             found[key].add(number, record.turns)
     frame = pd.DataFrame(rows, columns=None if rows else IDENTITY)
-    scores = [str(column) for column in frame if str(column).startswith("score_")]
+    scores = [str(column) for column in frame if str(column).startswith(("score_", "counted_"))]
     frame = frame.reindex(columns=[*IDENTITY, *NUMBERS, "cut", "truncated", "untold", "ids", *scores])
     cells = {key: column.cell() for key, column in found.items()}
     ok = (frame["status"] == "ok").to_numpy()
@@ -169,6 +169,7 @@ def _row(record: Record) -> dict[str, Any]:
         "ids": None if any(len(turn.tokens) < sum(turn.steps.tokens) or untold(turn) for turn in turns) else
         np.array([token for turn in turns for token in (*turn.tokens, END_OF_TURN)], dtype=np.int64),
     }
+    row |= {f"counted_{name}": value for name, value in record.counted.items()}
     return row | {f"score_{name}": value for name, value in record.scores.items()}
 
 

@@ -125,7 +125,19 @@ def _cell(
         "ttft_median": float(ok["ttft"].median()), "tokens_mean": float(ok["tokens"].mean()),
         "truncated": _share(ok["truncated"]), "cut": _share(ok["cut"]),
         **_cost(ok, strategy), **_together(ok), **_sameness(pairs), **_passes(task, ok), **_others(task, ok),
+        **_counted(ok),
     }
+
+
+def _counted(ok: pd.DataFrame) -> dict[str, float]:
+    """What a server's own counters say of its drafts meanwhile, and how much of what it wrote was for others."""
+    sums = {name: float(ok[f"counted_{name}"].sum()) for name in ("drafts", "drafted", "accepted", "written")
+            if f"counted_{name}" in ok}
+    if not sums.get("drafts"):
+        return {}
+    return {"server_accepted": _ratio(sums["accepted"], sums["drafted"]),
+            "server_tau": 1 + _ratio(sums["accepted"], sums["drafts"]),
+            "server_other": 1 - _ratio(float(ok["tokens"].sum()), sums["written"])}
 
 
 def _parting(margins: Sequence[float | None]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from harness.plugin import split_spec, stages
 from harness.store import Manifest
 
 DASH = "–"  # what is not known
+FOREIGN = 0.02  # of what a server wrote: more than that was asked for by others
 RARE = 0.02  # a larger share of outliers among the times of a task is worth a note
 
 
@@ -156,9 +157,21 @@ def notes(summary: pd.DataFrame) -> list[str]:
         *(f"{row['label']} on {row['task']}: {row['parted']} of {row['samples']} answers part from the baseline's, "
           f"though it is exact; the two tokens' logits are at most {row['margin']:.1g} apart there"
           for _, row in parted.iterrows()),
+        *_drafts(named),
         *_clock(named),
         *([f"{failed} {'sample' if failed == 1 else 'samples'} failed and count in no number"] if failed else []),
     ]
+
+
+def _drafts(named: pd.DataFrame) -> list[str]:
+    """What a server that drafts by itself counted, a sentence a cell."""
+    if "server_tau" not in named:
+        return []
+    return [f"{row['label']} on {row['task']}: the server drafted by itself; its own counters say that "
+            f"{100 * row['server_accepted']:.0f} % of its drafts were accepted, {row['server_tau']:.2f} tokens a step"
+            + (f", and that {100 * row['server_other']:.0f} % of what it wrote was for others"
+               if row["server_other"] > FOREIGN else "")
+            for _, row in named[named["server_tau"].notna()].iterrows()]
 
 
 def _clock(named: pd.DataFrame) -> list[str]:

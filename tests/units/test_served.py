@@ -19,7 +19,9 @@ from harness.config import RunConfig
 from harness.endpoint import Connection
 from harness.errors import UserError
 from harness.measure.raw import read
+from harness.measure.summary import summarise
 from harness.registry import STRATEGIES, TASKS
+from harness.report.tables import notes
 from harness.runner import run
 from harness.store import Record, Store
 from tests.completions import Server, serving
@@ -77,8 +79,8 @@ def test_a_run_stores_what_came_back(config: RunConfig) -> None:
     assert [record.scores for record in records] == [{"length": 12.0}] * 3
     facts = Store.open(config.output or Path()).manifest.environment["backend"]
     assert facts | {"address": ""} == {
-        "name": "openai", "address": "", "kind": "vLLM", "version": "0.32.0", "model": "toy", "max_len": 128,
-        "counts": False, "speculates": False, "prompts": "token ids", "answers": "token ids"}
+        "name": "openai", "address": "", "prompts": "token ids", "answers": "token ids", "server": {
+            "kind": "vLLM", "version": "0.32.0", "model": "toy", "max_len": 128, "counts": False, "speculates": False}}
 
 
 def test_answers_end_where_the_reference_ends_them(config: RunConfig) -> None:
@@ -284,7 +286,7 @@ vllm:spec_decode_num_draft_tokens_total{{engine="0",model_name="toy"}} {drafted}
 vllm:spec_decode_num_accepted_tokens_total{{engine="0",model_name="toy"}} 1e1
 vllm:spec_decode_num_accepted_tokens_total{{engine="1",model_name="toy"}} {drafts}
 vllm:spec_decode_num_accepted_tokens_per_pos_total{{engine="0",model_name="toy",position="1"}} {drafts}.0
-vllm:generation_tokens_total{{model_name="toy"}} 100.0
+vllm:generation_tokens_total{{model_name="toy"}} {written}
 python_info{{version="3.11"}} 1.0
 """
 
@@ -292,16 +294,26 @@ python_info{{version="3.11"}} 1.0
 def test_counters_of_a_server_that_drafts_are_recorded_as_its_own(config: RunConfig) -> None:
     def page(server: Server) -> str:
         done = len(asked(server))
-        return COUNTERS.format(drafts=3 * done, drafted=9 * done)
+        return COUNTERS.format(drafts=3 * done, drafted=9 * done, written=16 * done)
     with serving(counters=page) as server:
         records = go(config, server, strategies=("greedy", "min_p", "prompt_lookup"))
     assert {tuple(sorted(record.counted.items())) for record in records} == {
-        (("accepted", 3.0), ("accepted_at_1", 3.0), ("drafted", 9.0), ("drafts", 3.0), ("written", 0.0))}
+        (("accepted", 3.0), ("accepted_at_1", 3.0), ("drafted", 9.0), ("drafts", 3.0), ("written", 16.0))}
     manifest = Store.open(config.output or Path()).manifest
     assert any("drafts by itself" in warning for warning in manifest.warnings)
     assert [bool(entry.unsupported) for entry in manifest.strategies] == [False, True, True]
     assert "leaves out min_p" in str(manifest.strategies[1].unsupported)
     assert records[0].turns[0].steps.drafted == []  # not the strategy's doing
+    said, = (note for note in notes(summarise(Store.open(config.output or Path()))) if "own counters" in note)
+    assert said == ("greedy on words: the server drafted by itself; its own counters say that 33 % of its drafts were "
+                    "accepted, 2.00 tokens a step, and that 25 % of what it wrote was for others")
+
+
+def test_another_server_does_not_go_on_with_a_run(config: RunConfig) -> None:
+    with serving() as server:
+        go(config, server)
+    with serving(owner="sglang") as other, pytest.raises(UserError, match=r"holds another run \(config\.server differs"):
+        go(config, other)
 
 
 @pytest.fixture
