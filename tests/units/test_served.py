@@ -312,7 +312,7 @@ def test_counters_of_a_server_that_drafts_are_recorded_as_its_own(config: RunCon
 def test_another_server_does_not_go_on_with_a_run(config: RunConfig) -> None:
     with serving() as server:
         go(config, server)
-    with serving(owner="sglang") as other, pytest.raises(UserError, match=r"holds another run \(config\.server differs"):
+    with serving(owner="sglang") as other, pytest.raises(UserError, match=r"another run \(config\.server differs"):
         go(config, other)
 
 
