@@ -61,7 +61,7 @@ def numbered(*rows: Sequence[int]) -> list[tuple[str, str]]:
 def endpoint(url: str, key: str | None = None, **options: Any) -> Endpoint:
     """A judge that waits for nothing between two tries."""
     judge = Endpoint("judge-1", url, key, {"temperature": 0, "max_tokens": 64}, **options)
-    judge.pause = lambda seconds: None
+    judge.connection.pause = lambda seconds: None
     return judge
 
 

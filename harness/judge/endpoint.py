@@ -1,27 +1,19 @@
-"""A judge behind an OpenAI-compatible endpoint: asked side by side, again when that can help, and never for too much.
+"""A judge behind an OpenAI-compatible endpoint: asked side by side, and never for too much.
 
-What an endpoint does wrong is retried where trying again can help (no connection, no answer in time, 408, 409, 429,
-5xx, an answer that cannot be read) after 1, 2, 4, … seconds up to 60, each shortened by up to a half at random, but no
-sooner than it asks for. What stays wrong is a failure of that verdict; five of them in a row end the judging.
+A request that got no answer, after all tries of `harness.endpoint`, is a failure of that verdict; five of them in a row
+end the judging.
 """
 
-import email.utils
-import random
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from threading import Event
+from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
 
+from harness.endpoint import REFUSED, Connection, Failed
 from harness.errors import UserError
 from harness.judge.reply import Reply, Save
 from harness.task import Message
 
-OPENAI = "https://api.openai.com/v1"
-AGAIN = (408, 409, 429)
-LONGEST, MOST_PATIENT = 60.0, 600.0  # seconds between two tries: of our own accord, and when asked to wait
 GIVE_UP = 5
 FRAME = 8  # tokens that a message takes beyond its text
 
@@ -50,21 +42,9 @@ class Endpoint:
 
     def __init__(self, judge: str, where: str, key: str | None, settings: Mapping[str, Any], *, concurrency: int = 4,
                  timeout: float = 600.0, tries: int = 8, price: Price | None = None) -> None:
-        parts = urlsplit(where)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"--base-url must be an address such as {OPENAI}.")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise UserError("--base-url must hold no key and no password, for it is written beside the verdicts; "
-                            "put the key into a variable and name it with --key-variable.")
-        try:
-            import openai
-        except ImportError:
-            raise UserError("Judging through an endpoint needs the package openai: pip install 'openai>=2'.") from None
-        self.judge, self.where, self.settings = judge, where.rstrip("/"), dict(settings)
-        self.concurrency, self.tries, self.price = concurrency, tries, price or Price()
-        self.errors, self._key, self._stop = openai, key, Event()
-        self._client: Any = openai.OpenAI(base_url=self.where, api_key=key or "none", timeout=timeout, max_retries=0)
-        self.pause: Callable[[float], object] = self._stop.wait
+        self.connection = Connection(where, key, timeout=timeout, tries=tries)
+        self.judge, self.where, self.settings = judge, self.connection.where, dict(settings)
+        self.concurrency, self.price = concurrency, price or Price()
 
     def answer(self, asked: Sequence[list[Message]], save: Save) -> str | None:
         """Ask everything and hand each reply to `save` with its number; returns why it ended early, if it did.
@@ -74,7 +54,7 @@ class Endpoint:
         """
         waiting, flying = list(enumerate(asked))[::-1], dict[Future[Reply], tuple[int, float]]()
         spent, row, reason = 0.0, 0, ""
-        self._stop.clear()
+        self.connection.stopped.clear()
         pool = ThreadPoolExecutor(self.concurrency)
         try:
             while flying or (waiting and not reason):
@@ -96,7 +76,7 @@ class Endpoint:
                     if row >= GIVE_UP:
                         reason = f"{GIVE_UP} requests in a row failed, the last with: {reply.error}"
         finally:
-            self._stop.set()  # nobody waits for another try; what was sent is waited for, because it is paid for
+            self.connection.stopped.set()  # nobody tries again; what was sent is waited for, because it is paid for
             pool.shutdown(wait=True, cancel_futures=True)
             for future, (number, _) in flying.items():
                 if not (future.cancelled() or future.exception() or future.result().error):
@@ -105,29 +85,19 @@ class Endpoint:
 
     def ask(self, messages: list[Message]) -> Reply:
         """One verdict, or the error of the last try."""
-        error = ""
-        for number in range(1, self.tries + 1):
-            least = None
-            try:
-                return self._read(self._client.chat.completions.create(
-                    model=self.judge, messages=messages, **_sent(self.settings)), number)
-            except self.errors.APIStatusError as problem:
-                error, least = f"{problem.status_code}: {self._said(problem)}", _wanted(problem.response.headers)
-                if problem.status_code in (401, 403, 404):
-                    raise UserError(f"{self.where} refuses to judge with '{self.judge}' ({error}); check --judge, "
-                                    "--base-url and the key.") from None
-                if problem.status_code not in AGAIN and problem.status_code < 500:
-                    return Reply(error=error, tries=number)
-            except self.errors.APIConnectionError as problem:
-                error = self._said(problem)
-            except (self.errors.OpenAIError, ValueError, TypeError, AttributeError, LookupError) as problem:
-                error = f"an answer that cannot be read ({self._said(problem)})"
-            if self._stop.is_set() or number == self.tries or (least or 0) > MOST_PATIENT:
-                break
-            self.pause(max(least or 0.0, min(LONGEST, 2.0 ** (number - 1)) * random.uniform(0.5, 1)))
-        return Reply(error=error, tries=number)
+        def request() -> Reply:
+            return self._read(self.connection.client.chat.completions.create(
+                model=self.judge, messages=messages, **_sent(self.settings)))
+        try:
+            reply, tries = self.connection.ask(request)
+        except Failed as failed:
+            if failed.status in REFUSED:
+                raise UserError(f"{self.where} refuses to judge with '{self.judge}' ({failed}); check --judge, "
+                                "--base-url and the key.") from None
+            return Reply(error=str(failed), tries=failed.tries)
+        return replace(reply, tries=tries)
 
-    def _read(self, found: Any, tries: int) -> Reply:
+    def _read(self, found: Any) -> Reply:
         """The text and the counted tokens of an answer; raises when it has none."""
         choice = found.choices[0]
         text = choice.message.content
@@ -136,7 +106,7 @@ class Endpoint:
         usage = getattr(found, "usage", None)
         counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
         read, written = (max(0, one) if isinstance(one, int) else 0 for one in counts)
-        return Reply(self._clean(text), tries=tries, tokens_in=read, tokens_out=written)
+        return Reply(self.connection.clean(text), tokens_in=read, tokens_out=written)
 
     def _most(self, messages: list[Message]) -> float:
         """What a request can cost: no token has less than a byte."""
@@ -146,16 +116,6 @@ class Endpoint:
     def _cost(self, reply: Reply, most: float) -> float:
         """What a reply cost: by its counts, else as much as it can have cost."""
         return (self.price.of(reply.tokens_in, reply.tokens_out) or 0.0) if reply.tokens_in else most
-
-    def _said(self, problem: Exception) -> str:
-        body = getattr(problem, "body", None)
-        said = body.get("message") if isinstance(body, dict) else None
-        text = " ".join(str(said or problem).split()) or type(problem).__name__
-        return self._clean(text)[:300].rstrip(".")
-
-    def _clean(self, text: str) -> str:
-        """Text without the key, which some servers send back."""
-        return text.replace(self._key, "[key]") if self._key else text
 
 
 def tokens(messages: Sequence[Message]) -> int:
@@ -170,15 +130,3 @@ def longest(settings: Mapping[str, Any]) -> int:
 
 def _sent(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"extra_body": {name: value for name, value in settings.items() if value is not None}}
-
-
-def _wanted(headers: Mapping[str, str]) -> float | None:
-    """The seconds that an endpoint asks to wait (Retry-After, RFC 9110 §10.2.3), None when it asks for nothing."""
-    text = headers.get("retry-after", "").strip()
-    try:
-        seconds = float(text)
-    except ValueError:
-        date = email.utils.parsedate_tz(text)
-        seconds = email.utils.mktime_tz(date) - time.time() if date else -1.0
-        return max(0.0, seconds) if date else None
-    return seconds if 0 <= seconds < float("inf") else None

@@ -1,20 +1,18 @@
 """What a judging is asked to do, and the judge that this means."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness import nano
+from harness.endpoint import OPENAI, key_for
 from harness.errors import UserError, suggestion
-from harness.judge.endpoint import OPENAI, Endpoint, Price
+from harness.judge.endpoint import Endpoint, Price
 from harness.judge.reply import Judge
 from harness.judge.verdicts import MODES, Mode
 from harness.store import Store
-
-KEY = "OPENAI_API_KEY"
 
 
 @dataclass(frozen=True)
@@ -74,13 +72,9 @@ class Options:
             return Local(self.judge, self.max_tokens, dtype=self.dtype, device=self.device,
                          concurrency=self.concurrency)
         where = (self.base_url or OPENAI).rstrip("/")
-        variable = self.key_variable or (KEY if where == OPENAI else None)  # OpenAI's key is nobody else's business
-        key = os.environ.get(variable, "").strip() if variable else ""
-        if variable and not key:
-            raise UserError(f"The variable {variable} holds no key; set it, "
-                            "or name an endpoint that wants none with --base-url.")
-        return Endpoint(self.judge, where, key or None, sent(self.max_tokens, self.settings or ()),
-                        concurrency=self.concurrency, timeout=self.timeout, tries=self.tries, price=self.price)
+        key, settings = key_for(where, self.key_variable), sent(self.max_tokens, self.settings or ())
+        return Endpoint(self.judge, where, key, settings, concurrency=self.concurrency, timeout=self.timeout,
+                        tries=self.tries, price=self.price)
 
     def against(self, store: Store) -> str:
         """The strategy to compare with, by its spec; empty when none is."""

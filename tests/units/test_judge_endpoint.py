@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from harness.endpoint import _wanted
 from harness.errors import UserError
-from harness.judge.endpoint import Endpoint, Price, _wanted, longest, tokens
+from harness.judge.endpoint import Endpoint, Price, longest, tokens
 from harness.judge.reply import Reply
 from tests.endpoint import Wrong, right, serving
 from tests.judged import endpoint
@@ -75,7 +76,7 @@ def waits(kind: str) -> list[float]:
     found = list[float]()
     with serving(first(99, kind)) as server:
         judge = endpoint(server.url, tries=9)
-        judge.pause = found.append
+        judge.connection.pause = found.append
         judge.ask(asking())
     return found
 
@@ -104,7 +105,7 @@ def test_a_date_to_wait_for() -> None:
 
 
 def test_no_sooner_than_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.judge.endpoint._wanted", lambda headers: 90.0)
+    monkeypatch.setattr("harness.endpoint._wanted", lambda headers: 90.0)
     assert waits("429") == [90.0] * 8
 
 
