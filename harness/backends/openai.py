@@ -27,6 +27,7 @@ from harness.strategy import Strategy
 TRIES = 6
 GIVE_UP = 5  # failures in a row after which nobody is there any more
 NOT_THAT = (400, 415, 422, 501)  # a request with a field, or a prompt, that the server does not know
+BURSTS = "Steps are the chunks of the server's stream, not forwards of its model: τ is tokens a chunk."
 EVEN = ("The server tells no token ids: tokens are counted by its usage and spread evenly over the chunks of an "
         "answer, and where answers part is not known.")
 DRAFTS = ("The server drafts by itself, whatever the strategy: the counters in the records are its own. On a CPU "
@@ -63,7 +64,7 @@ class Served:
     @property
     def warnings(self) -> Sequence[str]:
         """What is not known of its answers."""
-        return [*self.odd, *([] if self.told else [EVEN]), *([DRAFTS] if self.server.speculates else [])]
+        return [BURSTS, *self.odd, *([] if self.told else [EVEN]), *([DRAFTS] if self.server.speculates else [])]
 
     def refusal(self, strategy: Strategy) -> str | None:
         """Why a request cannot ask for this strategy, None when it can."""

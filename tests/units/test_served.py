@@ -140,7 +140,7 @@ def test_a_server_with_another_tokenizer_is_noticed(config: RunConfig) -> None:
             return "x" * len(ids)
     with serving(tokenizer=Halves()) as server:
         go(config, server, tokenizer=str(other))
-    warning, = Store.open(config.output or Path()).manifest.warnings
+    _, warning = Store.open(config.output or Path()).manifest.warnings
     assert warning.startswith("The server makes 42 tokens of a text of which the tokenizer of")
     assert "makes 84: if they are not the same, name the right one with --tokenizer." in warning
 
