@@ -23,7 +23,9 @@ def serve(pipe: Any, options: dict[str, Any], plugins: Sequence[Path], threads: 
         return pipe.send(("failed", *START[wrong]))
     if wrong == "start":
         os._exit(7)
-    pipe.send(("ready", FACTS | {"pid": os.getpid(), "given": sorted(map(str, options))}))
+    asked = options.get("speculative_config", {}).get("method")
+    taken = {"method": "medusa" if wrong == "another" else asked}
+    pipe.send(("ready", FACTS | taken | {"pid": os.getpid(), "given": sorted(map(str, options))}))
     done = 0
     while True:
         try:

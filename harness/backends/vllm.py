@@ -217,7 +217,12 @@ class Vllm:
         if how.bends:
             options["logits_processors"] = ["harness.backends.vllm_logits:Bend"]
         worker = Worker(spec, options, self.config, threads(self.config))
-        self.engines[key] = {**worker.started(), "speculative": options.get("speculative_config")}
+        facts = worker.started()
+        asked = (options.get("speculative_config") or {}).get("method")
+        if asked not in (None, facts["method"]):
+            worker.close()
+            raise Unsupported(f"vLLM takes the drafting model for one of method '{facts['method']}', not '{asked}'")
+        self.engines[key] = {**facts, "speculative": options.get("speculative_config")}
         self.workers[key] = worker
         return worker
 

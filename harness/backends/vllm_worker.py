@@ -99,7 +99,8 @@ def _started(options: dict[str, Any], plugins: Sequence[Path]) -> tuple["Engine"
     facts = {"eager": bool(config.model_config.enforce_eager),
              "prefix_caching": bool(config.cache_config.enable_prefix_caching),
              "block": config.cache_config.block_size, "max_len": config.model_config.max_model_len,
-             "texts": config.scheduler_config.max_num_seqs, "runner": _runner(llm), "mended": mended}
+             "texts": config.scheduler_config.max_num_seqs, "runner": _runner(llm), "mended": mended,
+             "method": getattr(config.speculative_config, "method", None)}
     return Engine(llm), facts
 
 

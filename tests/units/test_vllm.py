@@ -189,6 +189,9 @@ def test_what_vllm_would_ignore_is_refused(config: RunConfig, monkeypatch: pytes
     assert "bends no logits" in (ngram["typical"] or "")
     with pytest.raises(UserError, match=r"vLLM 0\.32\.0 has no speculative method 'egle'; it has eagle, ngram\."):
         reasons('{"method": "egle"}')
+    with pytest.raises(UserError, match="takes the drafting model for one of method 'medusa', not 'eagle'"):
+        vllm.connect(replace(asked, engine=('speculative_config={"method": "eagle"}', "fake=another")),
+                     load(asked.model), None).refusal(STRATEGIES.build("greedy"))
     with pytest.raises(UserError, match="verifies token by token"):
         reasons('{"method": "ngram", "rejection_sample_method": "block"}')
 
