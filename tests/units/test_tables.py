@@ -387,7 +387,7 @@ def test_spec_bench_checks_something_at_each_step() -> None:
 def test_what_is_learnt_in_warm_up_is_forgotten() -> None:
     learnt, model = list[str](), load("nano")
     plan: Any = SimpleNamespace(manifest=SimpleNamespace(tasks=[]), target=model, draft=None, strategies=LEARNERS,
-                                config=SimpleNamespace(concurrency=1))
+                                config=SimpleNamespace(concurrency=1), native=None)
 
     class Noted(dict[str, Any]):
         def clear(self) -> None:
