@@ -49,6 +49,8 @@ def command(
     """
     if draws < 1:
         raise UserError(f"--draws must be at least 1, not {draws}.")
+    if backend == "openai":
+        raise UserError("verify asks no server: it needs the backend transformers or vllm.")
     if output and output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file; --output takes a folder.")
     config = RunConfig(model=model, draft=draft, strategies=tuple(strategies or ()), tasks=tuple(tasks or ()),
