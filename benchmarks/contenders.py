@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from harness.backends.transformers import Model
-from harness.decoding.draw import PhiloxStream
-from harness.decoding.schedule import together
-from harness.decoding.session import Session
+from harness.engine.batching import run_batched
+from harness.engine.random_stream import PhiloxStream
+from harness.engine.session import Session
+from harness.models.loading import Model
 from harness.nano import weights
-from harness.registry import STRATEGIES
-from harness.strategy import Request
+from harness.plugins.registry import STRATEGIES
+from harness.plugins.strategy import Request
 
 Texts = Sequence[list[int]]
 Contender = Callable[[], Texts]
@@ -39,7 +39,7 @@ def ours(spec: str, prompts: Texts, target: Model, draft: Model, new: int, concu
         jobs = [partial(one, prompt) for prompt in prompts]
         if concurrency == 1:
             return [job() for job in jobs]
-        return together([target.engine, draft.engine], jobs, concurrency)  # type: ignore[return-value]
+        return run_batched([target.engine, draft.engine], jobs, concurrency)  # type: ignore[return-value]
     return go
 
 

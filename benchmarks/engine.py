@@ -20,11 +20,11 @@ from transformers.utils import logging
 from benchmarks.contenders import assisted, bare, bare_batch, generated, library, ours
 from benchmarks.timing import Row, compare
 from benchmarks.whole import whole_task
-from harness.backends.transformers import Model, load
-from harness.decoding.session import pin
-from harness.environment import environment
-from harness.measure.forwards import forward_seconds
+from harness.engine.session import pin
+from harness.models.loading import Model, load
 from harness.nano.corpus import problems
+from harness.store.environment import environment
+from harness.verify.forwards import forward_seconds
 
 NEW = 96
 WIDTHS = (1, 2, 3, 4, 5, 6, 8, 11, 16, 32, 64, 128)

@@ -22,16 +22,16 @@ from rich.console import Console
 from rich.table import Table
 from transformers import DynamicCache
 
-from harness.backends.transformers import Model, load
 from harness.cli.progress import watching
-from harness.config import RunConfig
 from harness.errors import UserError
 from harness.measure.summary import samples
+from harness.models.loading import Model, load
 from harness.nano import weights
-from harness.registry import STRATEGIES
-from harness.runner import run
+from harness.plugins.registry import STRATEGIES
+from harness.run.runner import run
 from harness.stats.bootstrap import Interval, mean_interval, ratio_interval
-from harness.store import Store
+from harness.store.config import RunConfig
+from harness.store.folder import Store
 
 HEADLINES = {"math": "flexible", "code": "pass", "chat": "follows", "story": "fresh", "edit": "exact",
              "summary": "exact"}

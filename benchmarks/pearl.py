@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks.contenders import ours
 from benchmarks.timing import compare
-from harness.backends.transformers import load
+from harness.models.loading import load
 from harness.nano.corpus import problems
 
 TEXTS, NEW = 6, 64

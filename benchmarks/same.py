@@ -13,11 +13,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from harness.config import RunConfig
-from harness.divergence import margin, parting
-from harness.plan import Plan, make
-from harness.runner import Runner
-from harness.store import Record
+from harness.run.divergence import margin, parting
+from harness.run.plan import Plan, make
+from harness.run.runner import Runner
+from harness.store.config import RunConfig
+from harness.store.schema import Record
 
 TIE = 1e-3
 

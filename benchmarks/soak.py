@@ -15,14 +15,14 @@ from random import Random
 import psutil
 import torch
 
-from harness.backends.transformers import Model, load
-from harness.decoding.cache import CacheFull
-from harness.decoding.draw import PhiloxStream
-from harness.decoding.schedule import together
-from harness.decoding.session import Session
+from harness.engine.batching import run_batched
+from harness.engine.cache import CacheFull
+from harness.engine.random_stream import PhiloxStream
+from harness.engine.session import Session
+from harness.models.loading import Model, load
 from harness.nano.corpus import problems
-from harness.registry import STRATEGIES
-from harness.strategy import Request, Strategy
+from harness.plugins.registry import STRATEGIES
+from harness.plugins.strategy import Request, Strategy
 
 
 def sample(target: Model, draft: Model, strategy: Strategy, prompt: list[int], new: int, fails: bool) -> str:
@@ -61,7 +61,7 @@ def main() -> None:
         jobs: list[Callable[[], str]] = [
             partial(sample, target, draft, random.choice(kinds), random.choice(texts), random.randrange(2, 60),
                     random.random() < 0.1) for _ in range(options.samples // 10)]
-        said: list[str | CacheFull] = together(engines, jobs, options.concurrency)
+        said: list[str | CacheFull] = run_batched(engines, jobs, options.concurrency)
         gc.collect()
         memory.append(psutil.Process().memory_info().rss / 1e6)
         rows, caches = [e.open_rows for e in engines], [(e.cache.rows, e.cache.slots) for e in engines]

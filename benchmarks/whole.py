@@ -19,9 +19,9 @@ from transformers.utils import logging
 
 from benchmarks.contenders import library, lm_eval, lm_eval_answers
 from benchmarks.timing import quartiles
-from harness.config import RunConfig
-from harness.plan import Plan, make
-from harness.runner import Runner
+from harness.run.plan import Plan, make
+from harness.run.runner import Runner
+from harness.store.config import RunConfig
 
 OURS = (64, 128, 200)
 THEIRS = (16, 32, 64)

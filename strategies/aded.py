@@ -10,9 +10,9 @@ nearly always 1). The `choices` most visited paths, each with its likeliest next
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding.session import Session
 from harness.decoding.verified import Verified
-from harness.strategy import Request, knob
+from harness.engine.session import Session
+from harness.plugins.strategy import Request, knob
 from strategies.drafters.trigrams import Search, Size, Trigrams
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import ClassVar, cast
 
 from harness.decoding.search import Beams, EarlyStopping, Hypothesis, LengthRule, Search, Slots, divisor, walk
-from harness.decoding.session import Session
+from harness.engine.session import Session
 from harness.errors import UserError
-from harness.strategy import Request, knob
+from harness.plugins.strategy import Request, knob
 
 
 @dataclass(frozen=True)

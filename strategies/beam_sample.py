@@ -14,11 +14,11 @@ from typing import ClassVar, cast
 
 from torch import Tensor
 
-from harness.decoding import warp
-from harness.decoding.draw import gumbel
 from harness.decoding.search import Beams, EarlyStopping, Hypothesis, Search, best, divisor, walk
-from harness.decoding.session import Session
-from harness.strategy import Request, knob
+from harness.engine import logit_warps
+from harness.engine.random_stream import gumbel
+from harness.engine.session import Session
+from harness.plugins.strategy import Request, knob
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class BeamSample(Search):
         rule, stopping = divisor("power", self.length_penalty), cast(EarlyStopping, self.early_stopping)
         if not self.temperature:
             return Beams(self.width, rule, stopping, request)
-        law = warp.compose(warp.temperature(self.temperature), warp.top_p(self.p))
+        law = logit_warps.compose(logit_warps.temperature(self.temperature), logit_warps.top_p(self.p))
         return Drawn(self.width, rule, stopping, request, law=law)
 
     def generate(self, session: Session, request: Request) -> Iterator[tuple[int, ...]]:
@@ -61,7 +61,7 @@ class BeamSample(Search):
 class Drawn(Beams):
     """Beams whose candidates are drawn; a single beam draws one."""
 
-    law: warp.Warp = warp.identity
+    law: logit_warps.Warp = logit_warps.identity
 
     def scored(self, log_p: Tensor) -> Tensor:
         """(b, V) sums of log p after temperature and nucleus."""

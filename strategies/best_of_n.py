@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.decoding.samples import Chosen, first_best, log_p, mean
-from harness.decoding.session import Session
-from harness.strategy import Request, knob
+from harness.engine.session import Session
+from harness.plugins.strategy import Request, knob
 
 
 @dataclass(frozen=True)

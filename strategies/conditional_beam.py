@@ -4,7 +4,7 @@ Yoshida et al. 2023, "MAP's not dead yet" (arXiv 2311.08817). A prefix is ranked
 says that the whole text will not be degenerate: of its `ngram`-grams at most the share `repeated` are repeats. The
 second term is taken anew at every step and never adds up. `classifier` "rule" takes a prefix for safe until it repeats
 itself, and then gives it the chance `doubt`; "nano" or a file is a logistic regression on hidden states
-(`python -m strategies.parts.conditional_train`), for which the `candidates` likeliest tokens of each beam are read
+(`python -m strategies.tools.conditional_train`), for which the `candidates` likeliest tokens of each beam are read
 before they are ranked, still in one forward a step; the file says what A is. "none" takes all for safe. Of a finished
 text A is known, and one without it comes last. Sample i of a prompt is the i-th best hypothesis.
 """
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from harness.decoding.search import Hypothesis, Search, Slots, best, divisor, walk
-from harness.decoding.session import Session
-from harness.strategy import Request, knob
+from harness.engine.session import Session
+from harness.plugins.strategy import Request, knob
 from strategies.parts.conditional import Attribute, Certain, Judge, Rule, Trained
 
 

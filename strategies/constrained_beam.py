@@ -24,8 +24,8 @@ from torch import Tensor
 from harness.decoding.constrained import ConstrainedSearch, at
 from harness.decoding.constraints import Constraints, Turns
 from harness.decoding.search import Beams, Hypothesis
-from harness.decoding.session import Session
-from harness.strategy import Request, knob
+from harness.engine.session import Session
+from harness.plugins.strategy import Request, knob
 from strategies.dba import Banks
 
 BANK = 100.0  # what a bank weighs against log p in transformers 4.49

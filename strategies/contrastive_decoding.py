@@ -20,9 +20,9 @@ from torch import Tensor
 
 from harness.decoding.contrast import Contrast, Scored, Scorer, away, plausible
 from harness.decoding.search import Beams, Hypothesis, best, divisor, walk
-from harness.decoding.session import Session
+from harness.engine.session import Session
 from harness.errors import UserError
-from harness.strategy import Need, Request, knob
+from harness.plugins.strategy import Need, Request, knob
 
 VARIANTS = ("paper", "official", "cd2")
 

@@ -12,9 +12,9 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from harness.decoding.session import Session
-from harness.decoding.tree import ROOT, TokenTree
-from harness.strategy import Guarantee, Need, Request, Strategy, knob
+from harness.engine.session import Session
+from harness.engine.tree import ROOT, TokenTree
+from harness.plugins.strategy import Guarantee, Need, Request, Strategy, knob
 from strategies.parts.candidates import likeliest, weighed
 
 

@@ -14,13 +14,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from harness.decoding import warp
 from harness.decoding.contrast import Contrast, Scored, Scorer, exit_logits
-from harness.decoding.layers import Watch
-from harness.decoding.session import Session
-from harness.decoding.tree import EMPTY
+from harness.engine import logit_warps
+from harness.engine.hooks import Watch
+from harness.engine.session import Session
+from harness.engine.tree import EMPTY
 from harness.errors import UserError
-from harness.strategy import Request, knob
+from harness.plugins.strategy import Request, knob
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Deco(Contrast):
     def scores(self, last: Tensor, earlier: Tensor) -> Tensor:
         """(V,) from the logits (V,) of the last layer and (J, V) of the earlier ones; −∞ but for candidates."""
         texts: list[list[int]] = [[]]
-        few, mass = warp.top_k(self.k)(last[None], texts)[0], warp.top_p(self.tau)(last[None], texts)[0]
+        few, mass = logit_warps.top_k(self.k)(last[None], texts)[0], logit_warps.top_p(self.tau)(last[None], texts)[0]
         left_out = (few == -inf) | (mass == -inf)
         sure = earlier.softmax(-1).masked_fill(left_out, -1).amax(-1)  # (J,)
         layer = int(sure.argmax())

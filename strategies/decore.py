@@ -6,7 +6,7 @@ is above that of p; a never passes `cap` (the authors set none, and a law of no 
 `mask` "uniform", the authors' code, lets a masked head look everywhere alike, "zero" silences it. As theirs, q reads
 the prompt with all its heads, but for the last token, unless `mask_prefill`; their likelihoods are masked throughout.
 
-`scores` is a JSON file of retrieval scores, as `python -m strategies.parts.retrieval_heads` makes it for any model and
+`scores` is a JSON file of retrieval scores, as `python -m strategies.tools.retrieval_heads` makes it for any model and
 as the authors of Retrieval Head (2404.15574) publish them: "layer-head" to a number, or to a list whose mean counts.
 `scores` "nano" are those shipped for nano. Heads that never retrieve are not masked.
 """
@@ -22,12 +22,12 @@ from typing import ClassVar, Literal, cast
 from torch import Tensor
 
 from harness.decoding.contrast import Contrast, Scored, Scorer, away
-from harness.decoding.heads import Head, Masked, size_of
-from harness.decoding.layers import Parts
-from harness.decoding.session import Session
-from harness.decoding.tree import EMPTY
+from harness.engine.attention_hooks import Head, Masked, size_of
+from harness.engine.hooks import Parts
+from harness.engine.session import Session
+from harness.engine.tree import EMPTY
 from harness.errors import Unsupported, UserError
-from harness.strategy import Request, knob
+from harness.plugins.strategy import Request, knob
 
 NANO = Path(__file__).parent / "data" / "nano_heads.json"
 WEIGHTS = ("entropy", "constant", "gain")
@@ -62,21 +62,21 @@ class Decore(Contrast):
 
     def scorer(self, session: Session, request: Request) -> Scorer:
         """One text, and the same one as the masked model reads it."""
-        plan = Masked(frozenset(self.chosen(session.engine.parts)), cast(Literal["uniform", "zero"], self.mask))
+        hook = Masked(frozenset(self.chosen(session.engine.parts)), cast(Literal["uniform", "zero"], self.mask))
         other: Session | None = None
 
         def scored(text: Sequence[int]) -> Scored:
             nonlocal other
             session.follow(text)
             plain = session.read().logits[0]
-            if not plan.heads:
+            if not hook.heads:
                 return Scored(plain, plain)
             if other is None:
-                other = session.beside() if self.mask_prefill else session.fork()
+                other = session.new_sequence() if self.mask_prefill else session.fork()
                 other.borrows = not self.mask_prefill
                 other.follow([] if self.mask_prefill else request.prompt[:-1])
             other.follow(text)
-            return Scored(self.turned(plain, other.read(EMPTY, plan).logits[0]), plain)
+            return Scored(self.turned(plain, other.read(EMPTY, hook).logits[0]), plain)
         return scored
 
     def turned(self, plain: Tensor, masked: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class Decore(Contrast):
             return []
         found, (layers, heads) = ranked(self.file), size_of(parts)
         if any(layer >= layers or head >= heads for layer, head in found) or len(found) != layers * heads:
-            raise Unsupported("needs the retrieval heads of this model: let python -m strategies.parts.retrieval_heads "
+            raise Unsupported("needs the retrieval heads of this model: let python -m strategies.tools.retrieval_heads "
                               "write them and give the file as scores")
         return [head for head, score in found.items() if score > 0][:self.heads]
 
@@ -112,7 +112,7 @@ def ranked(path: Path) -> dict[Head, float]:
         good = False
     if not good:
         raise UserError(f"decore: {path} is not a JSON file of retrieval scores; python -m "
-                        "strategies.parts.retrieval_heads writes one.")
+                        "strategies.tools.retrieval_heads writes one.")
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 

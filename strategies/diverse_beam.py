@@ -18,9 +18,9 @@ from typing import ClassVar, cast
 from torch import Tensor
 
 from harness.decoding.search import Beams, EarlyStopping, Hypothesis, Search, divisor, walk
-from harness.decoding.session import Session
+from harness.engine.session import Session
 from harness.errors import UserError
-from harness.strategy import Request, knob
+from harness.plugins.strategy import Request, knob
 
 
 @dataclass(frozen=True)

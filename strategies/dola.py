@@ -18,11 +18,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from harness.decoding.contrast import Contrast, Scored, Scorer, away, exit_logits, plausible
-from harness.decoding.layers import Parts, Watch
-from harness.decoding.session import Session
-from harness.decoding.tree import EMPTY
+from harness.engine.hooks import Parts, Watch
+from harness.engine.session import Session
+from harness.engine.tree import EMPTY
 from harness.errors import Unsupported, UserError
-from harness.strategy import Request, knob
+from harness.plugins.strategy import Request, knob
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from harness.decoding.accept import Accept, rejection_without_replacement
-from harness.decoding.draw import Stream
 from harness.decoding.loop import Drafter, Step
-from harness.decoding.session import Session
-from harness.decoding.tree import ROOT, TokenTree
 from harness.decoding.verified import Verified
-from harness.strategy import Need, Request, knob
+from harness.engine.random_stream import Stream
+from harness.engine.session import Session
+from harness.engine.tree import ROOT, TokenTree
+from harness.plugins.strategy import Need, Request, knob
 from strategies.drafters.tree import Grown
 
 

@@ -7,9 +7,9 @@ Hewitt et al., Truncation Sampling as Language Model Desmoothing, 2022 (arXiv 22
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding import warp
 from harness.decoding.sampled import Sampler, heat
-from harness.strategy import knob
+from harness.engine import logit_warps
+from harness.plugins.strategy import knob
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,6 @@ class Epsilon(Sampler):
 
     paper: ClassVar[str] = "Hewitt et al. 2022, arXiv 2210.15191"
 
-    def kept(self) -> warp.Warp:
+    def kept(self) -> logit_warps.Warp:
         """What is probable enough."""
-        return warp.epsilon(self.least)
+        return logit_warps.epsilon(self.least)

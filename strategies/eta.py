@@ -7,9 +7,9 @@ The threshold is min(`least`, √`least` · exp(−entropy)); the likeliest toke
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding import warp
 from harness.decoding.sampled import Sampler, heat
-from harness.strategy import knob
+from harness.engine import logit_warps
+from harness.plugins.strategy import knob
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,6 @@ class Eta(Sampler):
 
     paper: ClassVar[str] = "Hewitt et al. 2022, arXiv 2210.15191"
 
-    def kept(self) -> warp.Warp:
+    def kept(self) -> logit_warps.Warp:
         """What is probable enough for its place."""
-        return warp.eta(self.least)
+        return logit_warps.eta(self.least)

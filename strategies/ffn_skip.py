@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from harness.decoding.layers import Parts, replaced
-from harness.decoding.session import Session
-from harness.decoding.tree import EMPTY
-from harness.strategy import Guarantee, Request, Strategy, knob
+from harness.engine.hooks import Parts, replaced
+from harness.engine.session import Session
+from harness.engine.tree import EMPTY
+from harness.plugins.strategy import Guarantee, Request, Strategy, knob
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class FfnSkip(Strategy):
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
         """Yield one token a step."""
-        text, plan = list(request.prompt), SkipAlike(self.threshold, self.share, self.cold)
+        text, hook = list(request.prompt), SkipAlike(self.threshold, self.share, self.cold)
         for step in count():
             session.follow(text)
-            text += session.read(EMPTY, plan if step > self.warm_up else None).best
+            text += session.read(EMPTY, hook if step > self.warm_up else None).best
             yield text[-1:]

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from harness.decoding import penalty
 from harness.decoding.penalty import Penalty
-from harness.decoding.warp import Warp
-from harness.strategy import knob
+from harness.engine.logit_warps import Warp
+from harness.plugins.strategy import knob
 
 
 @dataclass(frozen=True)

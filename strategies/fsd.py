@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding.session import Session
-from harness.strategy import Guarantee, Request, Strategy, knob
+from harness.engine.session import Session
+from harness.plugins.strategy import Guarantee, Request, Strategy, knob
 from strategies.parts.candidates import likeliest, newlines, softened, weighed
 from strategies.parts.grams import Grams
 

@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from harness.decoding.session import Session
-from harness.strategy import Guarantee, Need, Request, Strategy, knob
+from harness.engine.session import Session
+from harness.plugins.strategy import Guarantee, Need, Request, Strategy, knob
 from strategies.parts.candidates import likeliest, newlines, softened, weighed
 
 

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from harness.decoding.accept import greedy
 from harness.decoding.loop import one_by_one
-from harness.decoding.session import Session
-from harness.strategy import Guarantee, Request, Strategy
+from harness.engine.session import Session
+from harness.plugins.strategy import Guarantee, Request, Strategy
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from torch import Tensor
 from harness.decoding.constrained import Constrained, ConstrainedSearch
 from harness.decoding.constraints import Constraints, Grid
 from harness.decoding.search import Hypothesis
-from harness.decoding.session import Session
-from harness.strategy import Request, knob
+from harness.engine.session import Session
+from harness.plugins.strategy import Request, knob
 
 
 @dataclass(frozen=True)

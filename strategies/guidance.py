@@ -11,8 +11,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from harness.decoding.contrast import Contrast, Scorer, away
-from harness.decoding.session import Session
-from harness.strategy import Request, knob
+from harness.engine.session import Session
+from harness.plugins.strategy import Request, knob
 from strategies.parts.second_prompt import NOISES, against, second
 
 

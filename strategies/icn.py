@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from harness.decoding.samples import elected, nth, whole
-from harness.decoding.session import Session
-from harness.strategy import Over, Request, knob
+from harness.engine.session import Session
+from harness.plugins.strategy import Over, Request, knob
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,10 @@ class Icn(Over):
 
     def shown(self, request: Request, found: Sequence[list[int]], room: int) -> list[int]:
         """What follows the prompt when `found` are listed, in fewer than `room` tokens."""
-        answers = [request.words.decode(way).rstrip() for way in found] if self.listed else []
-        tail = request.words.prompt.rpartition("\n")[2] if answers else ""
+        answers = [request.as_text.decode(way).rstrip() for way in found] if self.listed else []
+        tail = request.as_text.prompt.rpartition("\n")[2] if answers else ""
         while answers:
-            tokens = request.words.tokens("".join(f"{answer}\n{tail}" for answer in answers))
+            tokens = request.as_text.tokens("".join(f"{answer}\n{tail}" for answer in answers))
             if len(tokens) < room:
                 return tokens
             del answers[0]
@@ -91,6 +91,6 @@ class Icn(Over):
         """The first answer that says what most of them say; the first of all where none says anything."""
         if len(found) == 1:
             return found[0]
-        votes = [request.words.answer(request.words.decode(way)) for way in found]
+        votes = [request.as_text.answer(request.as_text.decode(way)) for way in found]
         best = elected(votes)
         return found[votes.index(best[0]) if best else 0]

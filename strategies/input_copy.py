@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.decoding.loop import Step
-from harness.decoding.session import Session
-from harness.decoding.tree import TokenTree
 from harness.decoding.verified import Verified
+from harness.engine.session import Session
+from harness.engine.tree import TokenTree
 from harness.errors import UserError
-from harness.strategy import Request, knob
+from harness.plugins.strategy import Request, knob
 
 
 class SourceCopy:

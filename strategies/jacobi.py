@@ -13,10 +13,10 @@ from typing import ClassVar
 import torch
 
 from harness.decoding.loop import Step
-from harness.decoding.session import Session
-from harness.decoding.tree import TokenTree
 from harness.decoding.verified import Verified
-from harness.strategy import Request, knob
+from harness.engine.session import Session
+from harness.engine.tree import TokenTree
+from harness.plugins.strategy import Request, knob
 
 
 class Guesses:

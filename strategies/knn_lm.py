@@ -5,8 +5,8 @@ every place in a datastore; of the `k` nearest each votes for the token that fol
 exp(−d/`spread`), d the squared distance. The law is `lam` times the votes and 1 − `lam` times the model's own;
 `temperature` and `p` act on that. `store` "nano" is made of the embedded training corpus when it is first used, for
 the embedded models, and kept in the user's cache folder; for others name a folder made by
-`python -m strategies.parts.datastore`. Where its index is one of cells, `probes` of them are searched, and distances
-are those to the keys if `exact`, as in the authors' code, else those to the codes, as in knn-transformers.
+`python -m strategies.tools.knn_datastore`. Where its index is one of cells, `probes` of them are searched, and
+distances are those to the keys if `exact`, as in the authors' code, else those to the codes, as in knn-transformers.
 """
 
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from harness.decoding import warp
 from harness.decoding.accept import at
-from harness.decoding.session import Reading, Session
-from harness.decoding.tree import EMPTY
-from harness.strategy import Guarantee, Request, Strategy, knob
-from strategies.parts.datastore import named
+from harness.engine import logit_warps
+from harness.engine.session import Reading, Session
+from harness.engine.tree import EMPTY
+from harness.plugins.strategy import Guarantee, Request, Strategy, knob
 from strategies.parts.keys import NAME, WATCH
 from strategies.parts.neighbours import Datastore
+from strategies.tools.knn_datastore import named
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class KnnLm(Strategy):
     k: int = knob(1024, "neighbours", low=1, high=65536, sweep=(8, 64, 1024))
     lam: float = knob(0.25, "weight of the votes; 0 is the model alone", low=0, high=1, sweep=(0.1, 0.25, 0.4, 0.8))
     spread: float = knob(1.0, "divides squared distances", low=1e-6, high=1e6, sweep=(1.0, 10.0, 100.0))
-    store: str = knob("nano", "the embedded corpus, or a folder of python -m strategies.parts.datastore")
+    store: str = knob("nano", "the embedded corpus, or a folder of python -m strategies.tools.knn_datastore")
     probes: int = knob(32, "cells that are searched", low=1, high=65536, sweep=(8, 32))
     exact: bool = knob(True, "distances to the keys, not to their codes", sweep=(True, False))
     temperature: float = knob(0.0, "of the mixed law; 0 is greedy", low=0, high=10, sweep=(0.0, 0.7, 1.0))
@@ -47,14 +47,13 @@ class KnnLm(Strategy):
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
         """Yield one token a step; raises `Unsupported` when the datastore is not one of this model."""
         known = named(self.store, self.name, session.engine)
-        law = warp.compose(warp.temperature(self.temperature), warp.top_p(self.p)) if self.temperature \
-            else warp.identity
+        law = logit_warps.drawn_at(self.temperature, logit_warps.top_p(self.p))
         text, accept = list(request.prompt), at(self.temperature)
         if session.text == text:
             session.follow(text[:-1])  # its end was perhaps read without being watched
         while True:
             session.follow(text)
-            logits = law(self.mixed(session.read(plan=WATCH), known), [text])
+            logits = law(self.mixed(session.read(hook=WATCH), known), [text])
             text.append(accept(EMPTY, logits, request.stream)[1])
             yield text[-1:]
 

@@ -17,25 +17,25 @@ import torch
 from torch import Tensor
 
 from harness.decoding.accept import Accept, rejection
-from harness.decoding.draw import Stream
-from harness.decoding.layers import Plan
 from harness.decoding.loop import Step
-from harness.decoding.session import Session
-from harness.decoding.tree import TokenTree
 from harness.decoding.verified import Verified
-from harness.decoding.warp import Warp
-from harness.strategy import Request, knob
+from harness.engine.hooks import ForwardHook
+from harness.engine.logit_warps import Warp
+from harness.engine.random_stream import Stream
+from harness.engine.session import Session
+from harness.engine.tree import TokenTree
+from harness.plugins.strategy import Request, knob
 from strategies.drafters.sublayers import spread
 
 WANTED, RATE, MOVE, KEPT = 0.9, 0.5, 0.01, 0.9  # the authors' code: how theta follows acceptance
 
 
 class SelfChain:
-    """Drafts a chain with `plan`: the argmax each time when `stream` is None, else draws and keeps q (V,)."""
+    """Drafts a chain with `hook`: the argmax each time when `stream` is None, else draws and keeps q (V,)."""
 
-    def __init__(self, session: Session, plan: Plan, gamma: int, theta: float, adapt: bool, warp: Warp,
+    def __init__(self, session: Session, hook: ForwardHook, gamma: int, theta: float, adapt: bool, warp: Warp,
                  stream: Stream | None) -> None:
-        self.session, self.plan, self.warp, self.stream = session, plan, warp, stream
+        self.session, self.hook, self.warp, self.stream = session, hook, warp, stream
         self.gamma, self.theta, self.adapt, self.match = gamma, theta, adapt, WANTED
 
     def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
@@ -44,7 +44,7 @@ class SelfChain:
             self._learn(len(last.path), len(last.tree))
         tokens, probs, newest = list[int](), list[Tensor](), text[-1]
         while len(tokens) < min(self.gamma, limit):
-            logits = self.session.skim([newest], self.plan).logits
+            logits = self.session.draft_read([newest], self.hook).logits
             q = torch.softmax(self.warp(logits, [[*text, *tokens]])[0].double(), -1)
             newest = int(q.argmax()) if self.stream is None else self.stream.choose(q)
             tokens.append(newest)
@@ -76,8 +76,8 @@ class LayerSkip(Verified):
 
     def drafter(self, session: Session, request: Request) -> SelfChain:
         """The model without some of its sublayers."""
-        plan = spread(len(session.engine.parts.layers), self.share)
-        return SelfChain(session, plan, self.gamma, self.theta, self.adapt, self.law(), self.draws(request))
+        hook = spread(len(session.engine.parts.layers), self.share)
+        return SelfChain(session, hook, self.gamma, self.theta, self.adapt, self.law(), self.draws(request))
 
     def rule(self) -> Accept:
         """min(1, p/q)."""

@@ -16,10 +16,10 @@ from typing import ClassVar
 
 from harness.decoding.accept import Accept, rejection
 from harness.decoding.loop import Step
-from harness.decoding.session import Session
-from harness.decoding.tree import ROOT, TokenTree
 from harness.decoding.verified import Verified
-from harness.strategy import Request, knob
+from harness.engine.session import Session
+from harness.engine.tree import ROOT, TokenTree
+from harness.plugins.strategy import Request, knob
 from strategies.drafters.trie import trie
 
 

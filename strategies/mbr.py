@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from harness.decoding.samples import Chosen, first_best, log_p
-from harness.decoding.session import Session
-from harness.strategy import Request, knob
+from harness.engine.session import Session
+from harness.plugins.strategy import Request, knob
 from strategies.parts.alike import UTILITIES
 
 
@@ -36,7 +36,7 @@ class Mbr(Chosen):
 
     def choose(self, session: Session, request: Request, answers: Sequence[list[int]]) -> int:
         """The answer with the highest expected utility, the first one among equals."""
-        texts = [request.words.decode(answer) for answer in answers]
+        texts = [request.as_text.decode(answer) for answer in answers]
         if self.weights == "count":
             return best(texts, torch.ones(len(texts), dtype=torch.float64), self.utility, self.itself)
         own = [answers.index(list(answer)) for answer in dict.fromkeys(map(tuple, answers))]

@@ -7,9 +7,9 @@ left where the model is sure, many where it is not, so that high temperatures st
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding import warp
 from harness.decoding.sampled import Sampler, heat
-from harness.strategy import knob
+from harness.engine import logit_warps
+from harness.plugins.strategy import knob
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,6 @@ class MinP(Sampler):
 
     paper: ClassVar[str] = "Nguyen et al. 2024, arXiv 2407.01082"
 
-    def kept(self) -> warp.Warp:
+    def kept(self) -> logit_warps.Warp:
         """What is probable enough."""
-        return warp.min_p(self.share)
+        return logit_warps.min_p(self.share)

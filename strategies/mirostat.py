@@ -14,11 +14,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from harness.decoding import warp
 from harness.decoding.accept import rejection
 from harness.decoding.loop import one_by_one
-from harness.decoding.session import Session
-from harness.strategy import Guarantee, Request, Strategy, knob
+from harness.engine import logit_warps
+from harness.engine.session import Session
+from harness.plugins.strategy import Guarantee, Request, Strategy, knob
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Steered:
             self.mu -= self.knobs.rate * (float(self.surprise[texts[0][-1]]) - self.knobs.target)
         self.surprise = -torch.log_softmax(logits[0].double(), -1) / math.log(2)
         ordered = self.surprise.sort().values[:self.knobs.fitted + 1]
-        return warp.top_k(size(zipf(ordered * math.log(2)), self.mu, logits.shape[-1]))(logits, texts)
+        return logit_warps.top_k(size(zipf(ordered * math.log(2)), self.mu, logits.shape[-1]))(logits, texts)
 
 
 def zipf(surprise: Tensor) -> float:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from math import inf, log
 from typing import ClassVar
 
-from harness.decoding.session import Session
-from harness.strategy import Guarantee, Request, Strategy, knob
+from harness.engine.session import Session
+from harness.plugins.strategy import Guarantee, Request, Strategy, knob
 from strategies.parts.candidates import likeliest
 from strategies.parts.grams import Grams
 

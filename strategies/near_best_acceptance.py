@@ -10,7 +10,7 @@ from typing import ClassVar
 from harness.decoding.accept import Accept
 from harness.decoding.lossy import near_best
 from harness.decoding.verified import Lossy
-from harness.strategy import knob
+from harness.plugins.strategy import knob
 
 
 @dataclass(frozen=True)

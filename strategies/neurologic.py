@@ -20,8 +20,8 @@ from torch import Tensor
 from harness.decoding.constrained import Constrained, ConstrainedSearch, at
 from harness.decoding.constraints import Constraints, Matches
 from harness.decoding.search import Hypothesis, best
-from harness.decoding.session import Session
-from harness.strategy import Request, knob
+from harness.engine.session import Session
+from harness.plugins.strategy import Request, knob
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from torch import Tensor
 from harness.decoding.constrained import at
 from harness.decoding.constraints import Constraints, Phrase
 from harness.decoding.search import Hypothesis
-from harness.decoding.session import Session
-from harness.strategy import Request, knob
+from harness.engine.session import Session
+from harness.plugins.strategy import Request, knob
 from strategies.neurologic import Groups, NeuroLogic
 
 

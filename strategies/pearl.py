@@ -22,10 +22,10 @@ import torch
 
 from harness.decoding.accept import Accept, at, rejection
 from harness.decoding.loop import Step
-from harness.decoding.session import Reading, Session
-from harness.decoding.tree import EMPTY, Prefixes, TokenTree
 from harness.decoding.verified import Verified
-from harness.strategy import Need, Request, knob
+from harness.engine.session import Reading, Session
+from harness.engine.tree import EMPTY, Prefixes, TokenTree
+from harness.plugins.strategy import Need, Request, knob
 from strategies.drafters.chain import ModelChain
 
 Job = Callable[[], TokenTree]

@@ -16,10 +16,10 @@ prompt_lookup_max and prompt_lookup_min, both 5 by default.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding.session import Session
 from harness.decoding.verified import Verified
+from harness.engine.session import Session
 from harness.errors import UserError
-from harness.strategy import Request, knob
+from harness.plugins.strategy import Request, knob
 from strategies.drafters.ngram import NgramLookup
 
 FILLER = 100  # what Spec-Bench drafts when nothing is found

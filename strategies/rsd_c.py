@@ -11,9 +11,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from harness.decoding.accept import Accept, rejection_without_replacement
-from harness.decoding.session import Session
 from harness.decoding.verified import Verified
-from harness.strategy import Need, Request, knob
+from harness.engine.session import Session
+from harness.plugins.strategy import Need, Request, knob
 from strategies.drafters.tree import Child, LevelTree, distinct, numbers
 
 NODES = 1024

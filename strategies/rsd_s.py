@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from harness.decoding.accept import Accept, rejection_without_replacement
-from harness.decoding.draw import Stream, gumbel, truncated
-from harness.decoding.session import Session
 from harness.decoding.verified import Verified
-from harness.strategy import Need, Request, knob
+from harness.engine.random_stream import Stream, gumbel, truncated
+from harness.engine.session import Session
+from harness.plugins.strategy import Need, Request, knob
 from strategies.drafters.tree import Child, LevelTree
 
 

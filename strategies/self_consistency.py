@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 
 from harness.decoding.samples import Chosen, elected, first_best, log_p
-from harness.decoding.session import Session
-from harness.strategy import Request, knob
+from harness.engine.session import Session
+from harness.plugins.strategy import Request, knob
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class SelfConsistency(Chosen):
 
     def choose(self, session: Session, request: Request, answers: Sequence[list[int]]) -> int:
         """The first text with the elected answer."""
-        votes = [request.words.answer(request.words.decode(answer)) for answer in answers]
+        votes = [request.as_text.answer(request.as_text.decode(answer)) for answer in answers]
         best = elected(votes)
         if len(best) == 1:
             return votes.index(best[0])

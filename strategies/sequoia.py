@@ -4,7 +4,7 @@ Chen et al. 2024 (arXiv 2402.12374). `rates` says how often the first, second, â
 trees of at most `nodes` nodes and `depth` levels the one with the most expected tokens is drafted, siblings without
 replacement (at temperature 0 the likeliest tokens). `temperature` and `p` choose the law, which is kept exactly.
 The default rates were counted with `nano` and `nano-draft`: how often greedy's token is the draft's first, second, â€¦
-choice, over 797 tokens of the six embedded tasks. `python -m strategies.drafters.sequoia_size` measures rates, finds
+choice, over 797 tokens of the six embedded tasks. `python -m strategies.tools.sequoia_size` measures rates, finds
 the size that pays with other models or on another machine, and prints the knobs.
 """
 
@@ -15,11 +15,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from harness.decoding.accept import Accept, rejection_without_replacement
-from harness.decoding.draw import Stream
-from harness.decoding.session import Session
 from harness.decoding.verified import Verified
+from harness.engine.random_stream import Stream
+from harness.engine.session import Session
 from harness.errors import UserError
-from harness.strategy import Need, Request, knob
+from harness.plugins.strategy import Need, Request, knob
 from strategies.drafters.sequoia_plan import plan
 from strategies.drafters.tree import Child, LevelTree, distinct
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from harness.decoding.accept import Accept, k_seq
-from harness.decoding.draw import Stream
 from harness.decoding.loop import Step
-from harness.decoding.session import Session
-from harness.decoding.tree import TokenTree
 from harness.decoding.verified import Verified
-from harness.decoding.warp import Warp
-from harness.strategy import Need, Request, knob
+from harness.engine.logit_warps import Warp
+from harness.engine.random_stream import Stream
+from harness.engine.session import Session
+from harness.engine.tree import TokenTree
+from harness.plugins.strategy import Need, Request, knob
 from strategies.drafters.chain import ModelChain
 
 

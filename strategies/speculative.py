@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.decoding.accept import Accept, block, rejection
-from harness.decoding.session import Session
 from harness.decoding.verified import Verified
-from harness.strategy import Need, Request, knob
+from harness.engine.session import Session
+from harness.plugins.strategy import Need, Request, knob
 from strategies.drafters.chain import ModelChain
 from strategies.drafters.length import POLICIES, length
 

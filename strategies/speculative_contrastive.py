@@ -15,12 +15,12 @@ from torch import Tensor
 
 from harness.decoding.accept import likeliest, one_by_one, walk
 from harness.decoding.contrast import contrast
-from harness.decoding.draw import Likeliest, Stream
 from harness.decoding.loop import Step, draft_and_verify
-from harness.decoding.session import Session
-from harness.decoding.tree import TokenTree
 from harness.decoding.verified import Verified
-from harness.strategy import Guarantee, Need, Request, knob
+from harness.engine.random_stream import Likeliest, Stream
+from harness.engine.session import Session
+from harness.engine.tree import TokenTree
+from harness.plugins.strategy import Guarantee, Need, Request, knob
 from strategies.drafters.chain import ModelChain
 
 

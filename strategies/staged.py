@@ -15,10 +15,10 @@ from torch import Tensor
 
 from harness.decoding.accept import Accept, at, delta, rejection
 from harness.decoding.loop import Step
-from harness.decoding.session import Session
-from harness.decoding.tree import Prefixes, TokenTree
 from harness.decoding.verified import Verified
-from harness.strategy import Need, Request, knob
+from harness.engine.session import Session
+from harness.engine.tree import Prefixes, TokenTree
+from harness.plugins.strategy import Need, Request, knob
 from strategies.drafters.ngram import NgramLookup
 
 

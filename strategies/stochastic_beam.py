@@ -14,10 +14,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from harness.decoding.draw import Stream, gumbel, truncated
 from harness.decoding.search import Hypothesis, Search, Slots, divisor, walk
-from harness.decoding.session import Session
-from harness.strategy import Request, knob
+from harness.engine.random_stream import Stream, gumbel, truncated
+from harness.engine.session import Session
+from harness.plugins.strategy import Request, knob
 
 
 class Drawn(NamedTuple):

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding import warp
 from harness.decoding.accept import at
-from harness.decoding.session import Session
-from harness.decoding.tree import EMPTY
+from harness.engine import logit_warps
+from harness.engine.session import Session
+from harness.engine.tree import EMPTY
 from harness.errors import UserError
-from harness.strategy import Guarantee, Request, Strategy, knob
+from harness.plugins.strategy import Guarantee, Request, Strategy, knob
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Streaming(Strategy):
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
         """Yield one token a step."""
-        text, law = list(request.prompt), warp.compose(warp.temperature(self.temperature), warp.top_p(self.p))
+        text, law = list(request.prompt), logit_warps.drawn_at(self.temperature, logit_warps.top_p(self.p))
         while True:
             kept = text[:self.sinks] + text[self.sinks + self.dropped(len(text)):]
             session.follow(kept)

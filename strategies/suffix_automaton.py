@@ -15,10 +15,10 @@ from typing import ClassVar
 import numpy as np
 
 from harness.decoding.loop import Step
-from harness.decoding.session import Session
-from harness.decoding.tree import EMPTY, TokenTree
 from harness.decoding.verified import Verified
-from harness.strategy import Request, knob
+from harness.engine.session import Session
+from harness.engine.tree import EMPTY, TokenTree
+from harness.plugins.strategy import Request, knob
 from strategies.drafters import store
 from strategies.drafters.automaton import Cursor, SuffixAutomaton
 from strategies.drafters.recycled import Recycler

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.decoding.layers import Parts, replaced
-from harness.decoding.session import Session
+from harness.engine.hooks import Parts, replaced
+from harness.engine.session import Session
 from harness.errors import UserError
-from harness.strategy import Guarantee, Request, Strategy, knob
+from harness.plugins.strategy import Guarantee, Request, Strategy, knob
 from strategies.drafters.store import Store, named
 from strategies.parts.candidates import likeliest
 from strategies.parts.corpus import Floats, followed
@@ -42,7 +42,7 @@ class Draft(NamedTuple):
 
 @dataclass(frozen=True)
 class Mixed:
-    """A plan that reads, whatever the token, the sum of these tokens' embeddings by their weights."""
+    """A hook that reads, whatever the token, the sum of these tokens' embeddings by their weights."""
 
     tokens: tuple[int, ...]
     weights: tuple[float, ...]
@@ -92,10 +92,10 @@ class Superposed(Strategy):
     def search(self, session: Session, request: Request) -> list[Draft]:
         """Up to k drafts, the best first."""
         known = named(self.store, self.name, session) if self.store != "none" and self.alpha else None
-        text, live, ended, plan = list(request.prompt), [Draft()], list[Draft](), None
+        text, live, ended, hook = list(request.prompt), [Draft()], list[Draft](), None
         while True:
             session.follow(text)
-            grown = self.grown(live, session.read(plan=plan).logits[0], request.prompt, known)
+            grown = self.grown(live, session.read(hook=hook).logits[0], request.prompt, known)
             ends = [request.ends(draft.tokens) for draft in grown]
             ended += [draft for draft, end in zip(grown, ends, strict=True) if end]
             ended = sorted(ended, key=lambda draft: -draft.score)[:self.k]
@@ -104,7 +104,7 @@ class Superposed(Strategy):
                 return sorted([*live, *ended], key=lambda draft: -draft.rank)[:self.k]
             shares = mixture(live)
             text.append(max(shares, key=lambda token: shares[token]))
-            plan = Mixed(tuple(shares), tuple(shares.values())) if len(shares) > 1 else None
+            hook = Mixed(tuple(shares), tuple(shares.values())) if len(shares) > 1 else None
 
     def grown(self, live: Sequence[Draft], logits: Tensor, prompt: Sequence[int], known: Store | None) -> list[Draft]:
         """The 2k best continuations of the live drafts by one token, given logits (V,); ties by draft, then token."""

@@ -16,12 +16,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from harness.decoding.layers import Skip
 from harness.decoding.loop import Step
-from harness.decoding.session import Session
-from harness.decoding.tree import TokenTree
 from harness.decoding.verified import Verified
-from harness.strategy import Request, knob
+from harness.engine.hooks import Skip
+from harness.engine.session import Session
+from harness.engine.tree import TokenTree
+from harness.plugins.strategy import Request, knob
 from strategies.drafters import proposal
 from strategies.drafters.sublayers import left_out, spread
 
@@ -60,7 +60,7 @@ class Search:
     def __init__(self, session: Session, knobs: Swift, request: Request) -> None:
         self.session, self.knobs, self.request = session, knobs, request
         self.inner = range(1, len(session.engine.parts.layers) - 1)
-        self.plan = spread(len(session.engine.parts.layers), knobs.share)
+        self.hook = spread(len(session.engine.parts.layers), knobs.share)
         self.found, self.in_vain = -1.0, 0
         self.tried, self.scores = list[list[float]](), list[float]()  # 1 for each sublayer that was left out, and 0
 
@@ -70,18 +70,18 @@ class Search:
         if (written < knobs.window or self.found >= knobs.enough or self.in_vain >= knobs.patience
                 or len(self.tried) >= knobs.most):
             return
-        plan = self._next() if self.tried else self.plan
-        score = self.score(text, plan)
-        self.tried.append([float(i in part) for part in (plan.attention, plan.mlp) for i in self.inner])
+        hook = self._next() if self.tried else self.hook
+        score = self.score(text, hook)
+        self.tried.append([float(i in part) for part in (hook.attention, hook.mlp) for i in self.inner])
         self.scores.append(score)
         self.in_vain += 1
         if score > self.found:
-            self.plan, self.found, self.in_vain = plan, score, 0
+            self.hook, self.found, self.in_vain = hook, score, 0
 
-    def score(self, text: Sequence[int], plan: Skip) -> float:
+    def score(self, text: Sequence[int], hook: Skip) -> float:
         """Share of the last `window` tokens that are the likeliest ones when the tokens before them are given."""
         window = min(self.knobs.window, len(text) - 1)
-        said = self.session.skim(text[-window - 1:-1], plan, back=window).best
+        said = self.session.draft_read(text[-window - 1:-1], hook, back=window).best
         return sum(a == b for a, b in zip(said, text[-window:], strict=True)) / window
 
     def _next(self) -> Skip:
@@ -106,7 +106,7 @@ class Search:
 
 
 class Comb:
-    """Drafts a chain with the plan found so far, and beside each of its tokens the next likely ones."""
+    """Drafts a chain with the hook found so far, and beside each of its tokens the next likely ones."""
 
     def __init__(self, session: Session, knobs: Swift, search: Search) -> None:
         self.session, self.knobs, self.search = session, knobs, search
@@ -116,7 +116,7 @@ class Comb:
         self.search.step(text)
         levels, newest = list[list[int]](), text[-1]
         while len(levels) < min(self.knobs.gamma, limit):
-            probs = torch.softmax(self.session.skim([newest], self.search.plan).logits[0], -1)
+            probs = torch.softmax(self.session.draft_read([newest], self.search.hook).logits[0], -1)
             surest = float(probs.max())
             width = WIDTHS[self.knobs.temperature == 0][sum(surest <= bound for bound in SURE)]
             levels.append(probs.topk(min(width, len(probs))).indices.tolist())

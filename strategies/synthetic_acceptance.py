@@ -12,7 +12,7 @@ from harness.decoding.accept import Accept
 from harness.decoding.lossy import synthetic
 from harness.decoding.verified import Lossy
 from harness.errors import UserError
-from harness.strategy import knob
+from harness.plugins.strategy import knob
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ Ackley et al., A Learning Algorithm for Boltzmann Machines, 1985. `temperature` 
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from harness.decoding import warp
 from harness.decoding.sampled import Sampler, heat
+from harness.engine import logit_warps
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class Temperature(Sampler):
 
     paper: ClassVar[str] = "Ackley et al. 1985"
 
-    def kept(self) -> warp.Warp:
+    def kept(self) -> logit_warps.Warp:
         """Every token."""
-        return warp.identity
+        return logit_warps.identity
 
     def at(self, temperature: float) -> "Temperature":
         """The task's temperature, unless the knob was turned."""

@@ -11,9 +11,9 @@ law, which is kept exactly.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding.session import Session
 from harness.decoding.verified import Verified
-from harness.strategy import Request, knob
+from harness.engine.session import Session
+from harness.plugins.strategy import Request, knob
 from strategies.drafters.recycled import Recycler
 
 

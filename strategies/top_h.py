@@ -7,9 +7,9 @@ Potraghloo et al. 2025 (arXiv 2509.02510), as transformers has it: of the 100 li
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding import warp
 from harness.decoding.sampled import Sampler, heat
-from harness.strategy import knob
+from harness.engine import logit_warps
+from harness.plugins.strategy import knob
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,6 @@ class TopH(Sampler):
 
     paper: ClassVar[str] = "Potraghloo et al. 2025, arXiv 2509.02510"
 
-    def kept(self) -> warp.Warp:
+    def kept(self) -> logit_warps.Warp:
         """The tokens up to that share."""
-        return warp.top_h(self.share)
+        return logit_warps.top_h(self.share)

@@ -7,9 +7,9 @@ Fan et al., Hierarchical Neural Story Generation, 2018 (arXiv 1805.04833).
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding import warp
 from harness.decoding.sampled import Sampler, heat
-from harness.strategy import knob
+from harness.engine import logit_warps
+from harness.plugins.strategy import knob
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,6 @@ class TopK(Sampler):
 
     paper: ClassVar[str] = "Fan et al. 2018, arXiv 1805.04833"
 
-    def kept(self) -> warp.Warp:
+    def kept(self) -> logit_warps.Warp:
         """The likeliest `k`."""
-        return warp.top_k(self.k)
+        return logit_warps.top_k(self.k)

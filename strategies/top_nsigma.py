@@ -7,9 +7,9 @@ tokens are kept at every temperature.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding import warp
 from harness.decoding.sampled import Sampler, heat
-from harness.strategy import knob
+from harness.engine import logit_warps
+from harness.plugins.strategy import knob
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,6 @@ class TopNSigma(Sampler):
 
     paper: ClassVar[str] = "Tang et al. 2024, arXiv 2411.07641"
 
-    def kept(self) -> warp.Warp:
+    def kept(self) -> logit_warps.Warp:
         """What is near enough to the largest logit."""
-        return warp.top_nsigma(self.n)
+        return logit_warps.top_nsigma(self.n)

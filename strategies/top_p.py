@@ -7,9 +7,9 @@ Holtzman et al., The Curious Case of Neural Text Degeneration, 2019 (arXiv 1904.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding import warp
 from harness.decoding.sampled import Sampler, heat
-from harness.strategy import knob
+from harness.engine import logit_warps
+from harness.plugins.strategy import knob
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,6 @@ class TopP(Sampler):
 
     paper: ClassVar[str] = "Holtzman et al. 2019, arXiv 1904.09751"
 
-    def kept(self) -> warp.Warp:
+    def kept(self) -> logit_warps.Warp:
         """The nucleus."""
-        return warp.top_p(self.p)
+        return logit_warps.top_p(self.p)

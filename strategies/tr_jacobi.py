@@ -17,12 +17,12 @@ from typing import ClassVar
 
 import torch
 
-from harness.decoding.draw import Stream
 from harness.decoding.loop import Step
-from harness.decoding.session import Session
-from harness.decoding.tree import ROOT, TokenTree
 from harness.decoding.verified import Verified
-from harness.strategy import Request, knob
+from harness.engine.random_stream import Stream
+from harness.engine.session import Session
+from harness.engine.tree import ROOT, TokenTree
+from harness.plugins.strategy import Request, knob
 from strategies.drafters.ngram import NgramLookup
 from strategies.drafters.trie import trie
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.decoding.samples import Chosen, first_best, log_p, mean
-from harness.decoding.session import Session
-from harness.strategy import Request, knob
+from harness.engine.session import Session
+from harness.plugins.strategy import Request, knob
 
 BEFORE, AFTER = "Answer: ", "\nThe question that this answers is:"
 PHRASE = 4  # words
@@ -36,8 +36,8 @@ class TrlmRerank(Chosen):
 
     def choose(self, session: Session, request: Request, answers: Sequence[list[int]]) -> int:
         """The answer with the best score that is no echo, the first one among equals."""
-        texts = [request.words.decode(answer) for answer in answers]
-        echoes = [echo(text, request.words.prompt) > self.copied for text in texts]
+        texts = [request.as_text.decode(answer) for answer in answers]
+        echoes = [echo(text, request.as_text.prompt) > self.copied for text in texts]
         open_to = [i for i, bad in enumerate(echoes) if not bad] or range(len(answers))
         scores = [0.0] * len(open_to)
         if self.mix < 1:
@@ -49,7 +49,7 @@ class TrlmRerank(Chosen):
 
     def backward(self, session: Session, request: Request, texts: Sequence[str]) -> list[float]:
         """The mean log p of the question's tokens after each of the answers; the same answer is read once."""
-        words, known, other = request.words, dict[str, float](), session.beside()
+        words, known, other = request.as_text, dict[str, float](), session.new_sequence()
         question = words.tokens(" " + words.prompt.strip())[-min(self.most, other.engine.max_len // 2):]
         told = words.tokens(AFTER)
         room = other.engine.max_len - len(question)

@@ -7,9 +7,9 @@ to the entropy: the likeliest token may be left out. Equal ones are kept by thei
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding import warp
 from harness.decoding.sampled import Sampler, heat
-from harness.strategy import knob
+from harness.engine import logit_warps
+from harness.plugins.strategy import knob
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,6 @@ class Typical(Sampler):
 
     paper: ClassVar[str] = "Meister et al. 2022, arXiv 2202.00666"
 
-    def kept(self) -> warp.Warp:
+    def kept(self) -> logit_warps.Warp:
         """The typical set."""
-        return warp.typical(self.mass)
+        return logit_warps.typical(self.mass)

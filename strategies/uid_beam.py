@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from harness.decoding.search import Hypothesis, Search, Slots, divisor, walk
-from harness.decoding.session import Session
-from harness.strategy import Request, knob
+from harness.engine.session import Session
+from harness.plugins.strategy import Request, knob
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from harness.data import DataSource, checked, read_jsonl, read_lines
 from harness.errors import UserError
-from harness.task import Example, Task, knob
+from harness.plugins.data import DataSource, checked, read_jsonl, read_lines
+from harness.plugins.task import Example, Task, knob
 
 
 @dataclass(frozen=True)

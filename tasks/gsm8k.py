@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.data import DataSource, Hub, Row
-from harness.task import Example, Message, Task
+from harness.plugins.data import DataSource, Hub, Row
+from harness.plugins.task import Example, Message, Task
 
 if TYPE_CHECKING:
-    from harness.measure.metrics import GSM8KAnswer
+    from harness.scoring.metrics import GSM8KAnswer
 
 FIELDS = {"question": str, "answer": str}
 EXAMPLES = Path(__file__).parent / "data" / "gsm8k_cot.json"
@@ -63,13 +63,13 @@ class GSM8K(Task):
 
     def answer(self, example: Example, text: str) -> str | None:
         """The last number."""
-        from harness.measure.metrics import GSM8KAnswer
+        from harness.scoring.metrics import GSM8KAnswer
 
         return GSM8KAnswer.last_number(text)
 
     def metric(self) -> "GSM8KAnswer":
         """`strict` wants the phrase that the worked examples end in."""
-        from harness.measure.metrics import GSM8KAnswer
+        from harness.scoring.metrics import GSM8KAnswer
 
         return GSM8KAnswer(r"The answer is (\-?[0-9\.\,]+).")
 

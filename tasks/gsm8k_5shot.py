@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from harness.data import DataSource
 from harness.errors import UserError
-from harness.task import Example
+from harness.plugins.data import DataSource
+from harness.plugins.task import Example
 from tasks.gsm8k import FIELDS, GSM8K, HUB, problem
 
 if TYPE_CHECKING:
-    from harness.measure.metrics import GSM8KAnswer
+    from harness.scoring.metrics import GSM8KAnswer
 
 SEED, SHOTS = 1234, 5
 TRAIN = replace(HUB, split="train", rows_sha256="fced0849c018610984e1493088b43d38ac54c27c1cf387658e947cc40c54248b")
@@ -48,7 +48,7 @@ class GSM8K5Shot(GSM8K):
 
     def metric(self) -> "GSM8KAnswer":
         """`strict` wants the number after `####`."""
-        from harness.measure.metrics import GSM8KAnswer
+        from harness.scoring.metrics import GSM8KAnswer
 
         return GSM8KAnswer()
 

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.task import Example, Message
+from harness.plugins.task import Example, Message
 from tasks.gsm8k import GSM8K, worked_examples
 
 if TYPE_CHECKING:
-    from harness.measure.metrics import GSM8KAnswer
+    from harness.scoring.metrics import GSM8KAnswer
 
 ASK = ("Given the following problem, reason and give a final answer to the problem.\nProblem: {}\nYour response should "
        'end with "The final answer is [answer]" where [answer] is the response to the problem.\n')
@@ -39,6 +39,6 @@ class GSM8KChat(GSM8K):
 
     def metric(self) -> "GSM8KAnswer":
         """`strict` takes the last phrase, not the first."""
-        from harness.measure.metrics import GSM8KAnswer
+        from harness.scoring.metrics import GSM8KAnswer
 
         return GSM8KAnswer(r"The final answer is ((-?[$0-9.,]{2,})|(-?[0-9]+))", last=True)

@@ -8,7 +8,7 @@ scores are those of `gsm8k`. Few models write its phrase unasked, so `strict` sa
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.task import Example
+from harness.plugins.task import Example
 from tasks.gsm8k import GSM8K, ask
 
 

@@ -16,11 +16,11 @@ tokens, lm-evaluation-harness 1,024. `pass` is pass@1 of one sample, `timeout` t
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.data import DataSource, Hub, Row
-from harness.task import Example, Task
+from harness.plugins.data import DataSource, Hub, Row
+from harness.plugins.task import Example, Task
 
 if TYPE_CHECKING:
-    from harness.measure.metrics import CodePasses
+    from harness.scoring.metrics import CodePasses
 
 FIELDS = {"task_id": str, "prompt": str, "test": str, "entry_point": str}
 HUB = Hub(
@@ -49,7 +49,7 @@ class HumanEval(Task):
 
     def metric(self) -> "CodePasses":
         """Runs the completed program."""
-        from harness.measure.metrics import CodePasses
+        from harness.scoring.metrics import CodePasses
 
         return CodePasses()
 

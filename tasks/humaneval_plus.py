@@ -14,8 +14,8 @@ evalplus/humanevalplus on the hub. Prompt, stop strings and the limit of 3 s for
 
 from dataclasses import dataclass
 
-from harness.data import DataSource
-from harness.task import Example
+from harness.plugins.data import DataSource
+from harness.plugins.task import Example
 from tasks.humaneval import FIELDS, HumanEval, functions, problem
 
 

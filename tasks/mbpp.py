@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.data import DataSource, Row
-from harness.task import Example, Task
+from harness.plugins.data import DataSource, Row
+from harness.plugins.task import Example, Task
 
 if TYPE_CHECKING:
-    from harness.measure.metrics import CodePasses
+    from harness.scoring.metrics import CodePasses
 
 EXAMPLES = Path(__file__).parent / "data" / "mbpp_examples.json"
 FIELDS = {"task_id": int, "text": str, "code": str, "test_list": list[str]}
@@ -60,7 +60,7 @@ class MBPP(Task):
 
     def metric(self) -> "CodePasses":
         """Runs the program and its tests."""
-        from harness.measure.metrics import CodePasses
+        from harness.scoring.metrics import CodePasses
 
         return CodePasses()
 

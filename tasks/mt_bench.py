@@ -13,8 +13,8 @@ order of the questions 81 to 160.
 
 from dataclasses import dataclass
 
-from harness.data import DataSource, Hub, Row
-from harness.task import NO_JUDGE, Example, Task
+from harness.plugins.data import DataSource, Hub, Row
+from harness.plugins.task import NO_JUDGE, Example, Task
 
 FIELDS = {"question_id": int, "category": str, "turns": list[str]}
 

@@ -11,8 +11,8 @@ for stem and humanities, 0 for the rest. Every other strategy answers as in `mt_
 
 from dataclasses import dataclass, replace
 
-from harness.data import DataSource
-from harness.task import Example
+from harness.plugins.data import DataSource
+from harness.plugins.task import Example
 from tasks.mt_bench import MTBench
 
 # Facts from lm-sys/FastChat, fastchat/llm_judge/common.py, `temperature_config`; gen_model_answer.py has the default.

@@ -14,12 +14,12 @@ MT-Bench. Rules are checked by `harness.nano.rules`; a rule of the second turn m
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.data import DataSource
 from harness.nano.corpus import problems
-from harness.task import Example, Task
+from harness.plugins.data import DataSource
+from harness.plugins.task import Example, Task
 
 if TYPE_CHECKING:
-    from harness.measure.metrics import FollowsRules
+    from harness.scoring.metrics import FollowsRules
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,6 @@ class NanoChat(Task):
 
     def metric(self) -> "FollowsRules":
         """Checks each answer against its rule."""
-        from harness.measure.metrics import FollowsRules
+        from harness.scoring.metrics import FollowsRules
 
         return FollowsRules()

@@ -16,13 +16,13 @@ scores are those of HumanEval.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.data import DataSource
 from harness.nano.corpus import problems
-from harness.task import Example, Task
+from harness.plugins.data import DataSource
+from harness.plugins.task import Example, Task
 from tasks.humaneval import HumanEval
 
 if TYPE_CHECKING:
-    from harness.measure.metrics import CodePasses
+    from harness.scoring.metrics import CodePasses
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,6 @@ class NanoCode(Task):
 
     def metric(self) -> "CodePasses":
         """The metric of HumanEval."""
-        from harness.measure.metrics import CodePasses
+        from harness.scoring.metrics import CodePasses
 
         return CodePasses()

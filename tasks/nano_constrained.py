@@ -19,15 +19,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.data import DataSource
 from harness.nano.corpus import problems
 from harness.nano.problem import Problem
 from harness.nano.story_judge import sentences
 from harness.nano.story_words import WORDS
-from harness.task import Example, Task
+from harness.plugins.data import DataSource
+from harness.plugins.task import Example, Task
 
 if TYPE_CHECKING:
-    from harness.measure.coverage import CoveredStory
+    from harness.scoring.coverage import CoveredStory
 
 FEWEST, MOST = 2, 4
 LONGEST = 45  # words of the reference that the wanted ones are taken from: they fit into the answer
@@ -57,7 +57,7 @@ class NanoConstrained(Task):
 
     def metric(self) -> "CoveredStory":
         """Counts the words and judges each sentence by the facts of the story."""
-        from harness.measure.coverage import CoveredStory
+        from harness.scoring.coverage import CoveredStory
 
         return CoveredStory()
 

@@ -12,12 +12,12 @@ the prompt, as in code edits and rewriting, which is what drafting by lookup is 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.data import DataSource
 from harness.nano.corpus import problems
-from harness.task import Example, Task
+from harness.plugins.data import DataSource
+from harness.plugins.task import Example, Task
 
 if TYPE_CHECKING:
-    from harness.measure.copying import ExactText
+    from harness.scoring.copying import ExactText
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,6 @@ class NanoEdit(Task):
 
     def metric(self) -> "ExactText":
         """Compares with the passage as it should be."""
-        from harness.measure.copying import ExactText
+        from harness.scoring.copying import ExactText
 
         return ExactText()

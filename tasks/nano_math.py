@@ -13,12 +13,12 @@ Problems come from `harness.nano.corpus`, from the split that the models were no
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.data import DataSource
 from harness.nano.corpus import problems
-from harness.task import Example, Task
+from harness.plugins.data import DataSource
+from harness.plugins.task import Example, Task
 
 if TYPE_CHECKING:
-    from harness.measure.metrics import GSM8KAnswer
+    from harness.scoring.metrics import GSM8KAnswer
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class NanoMath(Task):
 
     def answer(self, example: Example, text: str) -> str | None:
         """The last number."""
-        from harness.measure.metrics import GSM8KAnswer
+        from harness.scoring.metrics import GSM8KAnswer
 
         return GSM8KAnswer.last_number(text)
 
     def metric(self) -> "GSM8KAnswer":
         """The metric of GSM8K."""
-        from harness.measure.metrics import GSM8KAnswer
+        from harness.scoring.metrics import GSM8KAnswer
 
         return GSM8KAnswer()

@@ -15,12 +15,12 @@ in circles here and hot sampling loses the facts; `fresh` counts the sentences t
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.data import DataSource
 from harness.nano.corpus import problems
-from harness.task import Example, Task
+from harness.plugins.data import DataSource
+from harness.plugins.task import Example, Task
 
 if TYPE_CHECKING:
-    from harness.measure.story import StoryText
+    from harness.scoring.story import StoryText
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,6 @@ class NanoStory(Task):
 
     def metric(self) -> "StoryText":
         """Judges each sentence by the facts of the story."""
-        from harness.measure.story import StoryText
+        from harness.scoring.story import StoryText
 
         return StoryText()

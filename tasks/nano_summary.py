@@ -14,12 +14,12 @@ the prompt; the rule is in `harness.nano.summaries`.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.data import DataSource
 from harness.nano.corpus import problems
-from harness.task import Example, Task
+from harness.plugins.data import DataSource
+from harness.plugins.task import Example, Task
 
 if TYPE_CHECKING:
-    from harness.measure.copying import SentencesKept
+    from harness.scoring.copying import SentencesKept
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,6 @@ class NanoSummary(Task):
 
     def metric(self) -> "SentencesKept":
         """Compares the sentences with the wanted ones."""
-        from harness.measure.copying import SentencesKept
+        from harness.scoring.copying import SentencesKept
 
         return SentencesKept()

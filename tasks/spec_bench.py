@@ -18,8 +18,8 @@ the file has, all but those of qa and half of mt_bench. The original runs Vicuna
 
 from dataclasses import dataclass
 
-from harness.data import TEXTS, DataSource, Download, Row
-from harness.task import Example, Task, knob
+from harness.plugins.data import TEXTS, DataSource, Download, Row
+from harness.plugins.task import Example, Task, knob
 
 HOME = Download(
     url="https://raw.githubusercontent.com/hemingkx/Spec-Bench/fd2c1cd7d2201ef71db4c5f4e455008f017967bf/"

@@ -27,13 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.data import DataSource
 from harness.errors import UserError
-from harness.task import Example, Message, Task, knob
-from harness.taskfile import CHECKERS, read
+from harness.plugins.data import DataSource
+from harness.plugins.task import Example, Message, Task, knob
+from harness.plugins.task_file import CHECKERS, read
 
 if TYPE_CHECKING:
-    from harness.measure.answers import CheckedAnswer
+    from harness.scoring.answers import CheckedAnswer
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class TaskFile(Task):
 
     def answer(self, example: Example, text: str) -> str | None:
         """The number or the letter that is checked, else the whole answer."""
-        from harness.measure.answers import read_off
+        from harness.scoring.answers import read_off
 
         return read_off(example.gold["checker"], text)
 
     def metric(self) -> "CheckedAnswer | None":
         """Checks each answer as its row says."""
-        from harness.measure.answers import CheckedAnswer
+        from harness.scoring.answers import CheckedAnswer
 
         return None if self.unscored else CheckedAnswer()

@@ -6,10 +6,10 @@ from itertools import product
 
 import torch
 
-from harness.decoding.draw import PhiloxStream, Stream
 from harness.decoding.search import Front, Hypothesis, Search
-from harness.decoding.session import Session
-from harness.strategy import Request
+from harness.engine.random_stream import PhiloxStream, Stream
+from harness.engine.session import Session
+from harness.plugins.strategy import Request
 from tests.markov import END, START, TABLE, letters, markov
 
 LENGTH = 4

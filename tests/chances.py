@@ -8,11 +8,11 @@ from itertools import product
 import torch
 from scipy.stats import chisquare
 
-from harness.decoding import warp
-from harness.decoding.draw import PhiloxStream
-from harness.decoding.engine import Engine
-from harness.decoding.schedule import together
-from harness.strategy import Strategy
+from harness.engine import logit_warps
+from harness.engine.batching import run_batched
+from harness.engine.engine import Engine
+from harness.engine.random_stream import PhiloxStream
+from harness.plugins.strategy import Strategy
 from tests.decode import decode, engine
 from tests.models import tiny_model
 
@@ -34,7 +34,7 @@ def draft() -> Engine:
 @cache
 def expected() -> dict[tuple[int, ...], float]:
     """The probability of every continuation of LENGTH tokens under temperature and nucleus."""
-    law = warp.compose(warp.temperature(TEMPERATURE), warp.top_p(MASS))
+    law = logit_warps.compose(logit_warps.temperature(TEMPERATURE), logit_warps.top_p(MASS))
 
     def following(text: list[int]) -> list[float]:
         with torch.inference_mode():
@@ -53,7 +53,7 @@ def p_value(strategy: Strategy, drafter: Callable[[], Engine] | None) -> float:
     small = drafter() if drafter else None
     jobs = [partial(decode, strategy, target(), PROMPT, draft=small, new=LENGTH, eos=None,
                     stream=PhiloxStream("law", strategy.spec(), i)) for i in range(DRAWS)]
-    said = together([target(), small] if small else [target()], jobs, 64)
+    said = run_batched([target(), small] if small else [target()], jobs, 64)
     seen = Counter(tuple(tokens) for tokens in said if isinstance(tokens, list))
     assert set(seen) <= set(expected())
     common = [text for text in product(range(VOCAB), repeat=LENGTH) if DRAWS * expected().get(text, 0) >= 5]

@@ -10,13 +10,13 @@ from zlib import crc32
 
 import torch
 
-from harness.decoding.draw import PhiloxStream, Stream
-from harness.decoding.engine import Engine
-from harness.decoding.session import Session, Work
-from harness.registry import STRATEGIES
-from harness.strategy import Request, Strategy, Words
+from harness.engine.engine import Engine
+from harness.engine.random_stream import PhiloxStream, Stream
+from harness.engine.session import Session, Work
+from harness.plugins.registry import STRATEGIES
+from harness.plugins.strategy import Request, RequestText, Strategy
 from strategies.drafters.store import Store
-from strategies.parts.datastore import made
+from strategies.tools.knn_datastore import made
 from tests.models import EOS, HEADS, LAYERS, MAX_POSITIONS, prompts, tiny_model
 
 torch.set_num_threads(1)
@@ -46,7 +46,7 @@ def engine(model: Any) -> Engine:
     return Engine(model, MAX_POSITIONS)
 
 
-def words(prompt: Sequence[int], vocab: int) -> Words:
+def words(prompt: Sequence[int], vocab: int) -> RequestText:
     """A prompt of a model that has no tokenizer as text: token 5 is `t5`, any other word is some token."""
     def ids(text: str) -> list[int]:
         return [int(word[1:]) if word[1:].isdigit() else 3 + crc32(word.encode()) % (vocab - 3)
@@ -54,8 +54,8 @@ def words(prompt: Sequence[int], vocab: int) -> Words:
 
     def text(tokens: Sequence[int]) -> str:
         return " ".join(f"t{token}" for token in tokens if token != EOS)
-    return Words(text(prompt), ids, ids, text, lambda answer: answer[-1:] or None, wanted=(("t9", "t11 t12"), ("t20",)),
-                 banned=("t7",))
+    return RequestText(text(prompt), ids, ids, text, lambda answer: answer[-1:] or None,
+                       wanted=(("t9", "t11 t12"), ("t20",)), banned=("t7",))
 
 
 def decode(strategy: Strategy, target: Engine, prompt: list[int], *, draft: Engine | None = None, new: int = 30,

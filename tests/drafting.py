@@ -2,13 +2,13 @@
 
 import pytest
 
-from harness.decoding.draw import Stream
-from harness.decoding.engine import Engine
 from harness.decoding.loop import Step
-from harness.decoding.session import Session, Work
-from harness.decoding.tree import EMPTY, TokenTree
 from harness.decoding.verified import Verified
-from harness.strategy import Request
+from harness.engine.engine import Engine
+from harness.engine.random_stream import Stream
+from harness.engine.session import Session, Work
+from harness.engine.tree import EMPTY, TokenTree
+from harness.plugins.strategy import Request
 from tests import chances
 from tests.decode import engine, traced
 from tests.models import prompts, tiny_model

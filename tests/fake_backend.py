@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from harness.backends.native import Answer, Ask
-from harness.backends.transformers import Model
-from harness.config import RunConfig
-from harness.decoding.draw import PhiloxStream
+from harness.engine.random_stream import PhiloxStream
 from harness.errors import UserError
-from harness.plan import opened
-from harness.store import Steps
-from harness.strategy import Request, Strategy
+from harness.models.loading import Model
+from harness.plugins.strategy import Request, Strategy
+from harness.run.plan import opened
+from harness.store.config import RunConfig
+from harness.store.schema import Steps
 
 GONE = "The engine has ended (killed in mid-run); the same command goes on from here."
 
@@ -80,5 +80,5 @@ def connected(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[Fake]:
             return None
         made.append(Fake(target, draft, **options))
         return made[-1]
-    monkeypatch.setattr("harness.plan.connect", connect)
+    monkeypatch.setattr("harness.run.plan.connect", connect)
     return made

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.data import DataSource
 from harness.judge.endpoint import Endpoint
 from harness.judge.judging import Work, carry_out, examples_of, plan
 from harness.judge.prompts import BLANKS, Prompts
 from harness.judge.verdicts import Mode, Verdict
-from harness.registry import TASKS
-from harness.store import Store
-from harness.task import NO_JUDGE, data_hash
+from harness.plugins.data import DataSource
+from harness.plugins.registry import TASKS
+from harness.plugins.task import NO_JUDGE, data_hash
+from harness.store.folder import Store
 from tests.runs import manifest, record, strategy, task, turn, write
 
 CATEGORIES = ("writing", "math", "stem")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.decoding.engine import Engine
+from harness.engine.engine import Engine
 
 START, A, B, END = 0, 1, 2, 3
 LETTERS = {A: "a", B: "b", END: "$"}

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.store import Manifest, Record, Store
+from harness.store.folder import Store
+from harness.store.schema import Manifest, Record
 from tests.runs import manifest, record, strategy, task, turn, write
 
 SPECS = ("greedy", "speculative:k=4,temperature=0", "momentum:k=5")

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from harness.decoding.accept import Accept, rejection, rejection_without_replacement
-from harness.decoding.draw import Likeliest, Stream
 from harness.decoding.loop import Drafter, Step, draft_and_verify
-from harness.decoding.session import Session
-from harness.decoding.tree import ROOT, TokenTree
-from harness.decoding.warp import Warp
-from harness.strategy import Request
+from harness.engine.logit_warps import Warp
+from harness.engine.random_stream import Likeliest, Stream
+from harness.engine.session import Session
+from harness.engine.tree import ROOT, TokenTree
+from harness.plugins.strategy import Request
 from strategies.drafters.chain import ModelChain
 from strategies.speculative import Speculative
 

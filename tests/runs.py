@@ -5,8 +5,9 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.plugin import split_spec
-from harness.store import Manifest, ModelEntry, Record, Steps, Stop, Store, StrategyEntry, TaskEntry, Turn
+from harness.plugins.plugin import split_spec
+from harness.store.folder import Store
+from harness.store.schema import Manifest, ModelEntry, Record, Steps, Stop, StrategyEntry, TaskEntry, Turn
 
 MODEL = ModelEntry(name="nano", architecture="LlamaForCausalLM", parameters=3_200_000, dtype="float32",
                    fingerprint="5f0c1d2e")
@@ -69,8 +70,8 @@ def write(folder: Path, manifest: Manifest, records: Sequence[Record]) -> Store:
 # spec, family, guarantee, tokens a step, seconds a step compared with greedy, quality compared with greedy
 STRATEGIES: list[tuple[str, str, str, float, float, float]] = [
     ("greedy", "greedy", "lossless", 1, 1.0, 0.0),
-    ("top_p:p=0.9,temperature=0.7", "sampling", "exact-law", 1, 1.05, -0.06),
-    ("top_p:p=0.95,temperature=1", "sampling", "exact-law", 1, 1.06, -0.15),
+    ("top_p:p=0.9,temperature=0.7", "sampling", "distribution-preserving", 1, 1.05, -0.06),
+    ("top_p:p=0.95,temperature=1", "sampling", "distribution-preserving", 1, 1.06, -0.15),
     ("beam:width=4,length_penalty=1", "search", "changes-output", 1, 2.6, 0.06),
     ("diverse_beam:width=4,groups=2,diversity=0.5", "search", "changes-output", 1, 2.9, 0.04),
     ("contrastive_search:k=4,alpha=0.6", "contrastive", "changes-output", 1, 1.9, 0.02),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.store import Record
+from harness.store.schema import Record
 
 
 class Quiet:

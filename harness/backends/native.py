@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from harness.backends.transformers import Model
-from harness.config import RunConfig
 from harness.errors import UserError
-from harness.store import Steps, Stop
-from harness.strategy import Strategy
+from harness.models.loading import Model
+from harness.plugins.strategy import Strategy
+from harness.store.config import RunConfig
+from harness.store.schema import Steps, Stop
 
 
 @dataclass(frozen=True)

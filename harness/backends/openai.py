@@ -12,17 +12,17 @@ from itertools import accumulate, product
 from typing import Any
 
 from harness import nano
-from harness.backends.fields import NEUTRAL, Fields, fields
 from harness.backends.native import Answer, Ask, Gone
-from harness.backends.server import Server, look, read_counters
-from harness.backends.stream import Reply, read
-from harness.backends.transformers import Model
-from harness.config import RunConfig
-from harness.decoding.draw import PhiloxStream
-from harness.endpoint import REFUSED, Connection, Failed, key_for
+from harness.backends.openai_connection import REFUSED, Connection, Failed, key_for
+from harness.backends.openai_fields import NEUTRAL, Fields, fields
+from harness.backends.openai_server import Server, look, read_counters
+from harness.backends.openai_stream import Reply, read
+from harness.engine.random_stream import PhiloxStream
 from harness.errors import Unsupported, UserError, suggestion
-from harness.prompts import WARM_UP, encode
-from harness.strategy import Strategy
+from harness.models.loading import Model
+from harness.models.prompts import WARM_UP, encode
+from harness.plugins.strategy import Strategy
+from harness.store.config import RunConfig
 
 TRIES = 6
 GIVE_UP = 5  # failures in a row after which nobody is there any more

@@ -17,15 +17,15 @@ import torch
 
 from harness import nano
 from harness.backends.native import Answer, Ask
-from harness.backends.transformers import Model
 from harness.backends.vllm_mend import SWITCH
 from harness.backends.vllm_options import COMMANDS, MOST_BEAMS, TESTED, Call, call, package
 from harness.backends.vllm_worker import Said, Text, serve
-from harness.config import RunConfig
 from harness.errors import Unsupported, UserError
-from harness.registry import STRATEGIES
-from harness.store import Steps
-from harness.strategy import Strategy
+from harness.models.loading import Model
+from harness.plugins.registry import STRATEGIES
+from harness.plugins.strategy import Strategy
+from harness.store.config import RunConfig
+from harness.store.schema import Steps
 
 PROCESS = 1 << 30  # bytes of an engine's process beside weights and cache
 USUAL = ("draft_model", "ngram", "suffix")

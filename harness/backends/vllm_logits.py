@@ -4,8 +4,8 @@ from typing import Any
 
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
-from harness.backends.bending import bent
-from harness.registry import STRATEGIES
+from harness.backends.strategy_warps import bent
+from harness.plugins.registry import STRATEGIES
 
 
 class Bend(AdapterLogitsProcessor):  # type: ignore[misc]

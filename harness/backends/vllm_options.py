@@ -9,7 +9,7 @@ from typing import Any
 from harness.decoding.penalty import Penalty
 from harness.decoding.sampled import Sampler
 from harness.errors import Unsupported
-from harness.strategy import Strategy
+from harness.plugins.strategy import Strategy
 
 Knobs = Mapping[str, Any]
 TESTED = "0.32"

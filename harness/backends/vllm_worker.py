@@ -89,7 +89,7 @@ def _started(options: dict[str, Any], plugins: Sequence[Path]) -> tuple["Engine"
     from vllm import LLM
 
     from harness.backends.vllm_mend import mend
-    from harness.registry import add_plugin
+    from harness.plugins.registry import add_plugin
 
     for path in plugins:
         add_plugin(path)

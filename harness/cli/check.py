@@ -9,8 +9,8 @@ from typer import Argument, Option
 from harness.errors import UserError
 
 if TYPE_CHECKING:
-    from harness.snapshot import Snapshot
-    from harness.store import Store
+    from harness.regression.snapshot import Snapshot
+    from harness.store.folder import Store
 
 
 def command(
@@ -32,9 +32,9 @@ def command(
     """
     if (baseline is None) == (write is None):
         raise UserError("Give either --baseline FILE, to check the run, or --write FILE, to make it a baseline.")
+    from harness.regression.snapshot import Snapshot
     from harness.report import put
-    from harness.snapshot import Snapshot
-    from harness.store import Store
+    from harness.store.folder import Store
 
     store = Store.open(run)
     found = Snapshot.of(store)
@@ -54,13 +54,13 @@ def _checked(store: "Store", run: "Snapshot", baseline: Path, rules: Path | None
              files: dict[str, Path | None]) -> int:
     from rich.console import Console
 
-    from harness.check import check
     from harness.export import github_benchmark
     from harness.measure.summary import summarise
+    from harness.regression.check import check
+    from harness.regression.rules import read
+    from harness.regression.snapshot import Snapshot
     from harness.report import check as shown
     from harness.report import put
-    from harness.rules import read
-    from harness.snapshot import Snapshot
 
     asked = read(rules)
     report = check(run, Snapshot.open(baseline), asked, (str(store.folder), str(baseline)), store.divergences(),

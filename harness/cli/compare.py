@@ -29,7 +29,7 @@ def command(
     from harness.measure.compare import compare
     from harness.report import compare as shown
     from harness.report import put
-    from harness.store import Store
+    from harness.store.folder import Store
 
     found = compare(Store.open(a), Store.open(b), force=force, texts=diffs)
     if as_json:

@@ -54,11 +54,11 @@ def _torch() -> str:
 def _nano() -> str:
     """The shipped models load and go on with a text."""
     from harness import nano
-    from harness.backends.transformers import load
-    from harness.decoding.draw import PhiloxStream
-    from harness.decoding.session import Session
-    from harness.registry import STRATEGIES
-    from harness.strategy import Request
+    from harness.engine.random_stream import PhiloxStream
+    from harness.engine.session import Session
+    from harness.models.loading import load
+    from harness.plugins.registry import STRATEGIES
+    from harness.plugins.strategy import Request
 
     said = []
     for model in map(load, nano.NAMES):
@@ -69,8 +69,8 @@ def _nano() -> str:
 
 
 def _evaluate() -> str:
-    from harness.data import DataSource
-    from harness.registry import TASKS
+    from harness.plugins.data import DataSource
+    from harness.plugins.registry import TASKS
 
     task = TASKS.build("nano_math")
     task.score(task.examples(DataSource())[0], ["1"])

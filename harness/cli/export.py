@@ -20,7 +20,7 @@ def command(
 ) -> None:
     """Write a run in the format of another tool."""
     from harness.export import export
-    from harness.store import Store
+    from harness.store.folder import Store
 
     done = export(Store.open(run), format, output or run / "export" / format)
     for note in done.notes:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from harness.judge.options import Options
     from harness.judge.reply import Judge
     from harness.judge.verdicts import Verdict
-    from harness.store import Store
+    from harness.store.folder import Store
 
 Text = str | None
 Money = float | None
@@ -70,11 +70,11 @@ def command(
 
 
 def _judge(options: "Options") -> int:
-    from harness.data import DataSource
     from harness.judge.judging import examples_of, plan
     from harness.judge.prompts import Prompts
-    from harness.registry import add_plugin
-    from harness.store import Store
+    from harness.plugins.data import DataSource
+    from harness.plugins.registry import add_plugin
+    from harness.store.folder import Store
 
     for path in options.plugins or ():
         add_plugin(path)

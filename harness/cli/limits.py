@@ -18,14 +18,14 @@ def command(
     """
     from rich.console import Console
 
-    from harness.measure.forwards import measure
     from harness.report import detail, texts
-    from harness.store import Store
+    from harness.store.folder import Store
+    from harness.verify.forwards import measure
 
     stores, console = [Store.open(run) for run in runs], Console()
     with Console(stderr=True).status("Measuring …") as status:
         for store in stores:
             if again or store.limits() is None:
-                store.bound(measure(store, lambda text: status.update(f"Measuring {text} …")))
+                store.write_limits(measure(store, lambda text: status.update(f"Measuring {text} …")))
     for section in detail.limits(stores):
         console.print(texts.terminal(section))

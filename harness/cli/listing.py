@@ -12,9 +12,9 @@ import typer
 from typer import Argument, Option
 
 from harness import nano
-from harness.config import BACKENDS
 from harness.errors import UserError, suggestion
-from harness.registry import STRATEGIES, TASKS, Registry, add_plugin
+from harness.plugins.registry import STRATEGIES, TASKS, Registry, add_plugin
+from harness.store.config import BACKENDS
 
 Rows = list[dict[str, str]]
 

@@ -24,7 +24,7 @@ def render(runs: Sequence[Path], folder: Path, details: bool = False) -> Path:
     from harness import report
     from harness.report import detail, texts
     from harness.report.tables import terminal
-    from harness.store import Store
+    from harness.store.folder import Store
 
     stores, console = [Store.open(run) for run in runs], Console()
     found = detail.gather(stores)

@@ -9,10 +9,10 @@ import typer
 from typer import Option
 
 from harness.errors import UserError
-from harness.plugin import stages
+from harness.plugins.plugin import stages
 
 if TYPE_CHECKING:
-    from harness.config import RunConfig
+    from harness.store.config import RunConfig
 
 Text = str | None
 Texts = list[str] | None
@@ -68,7 +68,7 @@ def command(
     try:
         from harness.cli.progress import watching
         from harness.cli.report import render
-        from harness.runner import run
+        from harness.run.runner import run
 
         with watching() as watcher:
             done = run(settings, watcher, shlex.join(["decodebench", *sys.argv[1:]]))
@@ -84,7 +84,7 @@ def command(
 
 def _settings(options: dict[str, Any]) -> "RunConfig":
     """What was asked for, over what the configuration file says."""
-    from harness.config import RunConfig
+    from harness.store.config import RunConfig
 
     given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value
                              for key, value in options.items() if value not in (None, [], ())}

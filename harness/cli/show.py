@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from harness.errors import UserError, suggestion
-from harness.plugin import Plugin, described, split_spec, stages
-from harness.registry import STRATEGIES, TASKS, add_plugin
-from harness.strategy import Over, Strategy
+from harness.plugins.plugin import Plugin, described, split_spec, stages
+from harness.plugins.registry import STRATEGIES, TASKS, add_plugin
+from harness.plugins.strategy import Over, Strategy
 
 if TYPE_CHECKING:
     from rich.table import Table

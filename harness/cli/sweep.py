@@ -57,7 +57,7 @@ def command(
         raise UserError(f"--budget must be at least 2 (the default and another setting), not {budget}.")
     if by is not None and by not in AIMS:
         raise UserError(f"There is no aim '{by}'.{suggestion(by, AIMS)}")
-    from harness.config import RunConfig
+    from harness.store.config import RunConfig
 
     given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value
                              for key, value in context.params.items()
@@ -73,11 +73,11 @@ def _swept(config: Any, grid: list[str], budget: int, dev: float, by: str | None
     from rich.console import Console
 
     from harness.cli.progress import watching
-    from harness.grid import read
-    from harness.registry import add_plugin
+    from harness.plugins.registry import add_plugin
     from harness.report import put
     from harness.report import sweep as shown
-    from harness.sweep import Asked, sweep
+    from harness.sweep.grid import read
+    from harness.sweep.sweep import Asked, sweep
 
     for path in config.plugins:
         add_plugin(path)

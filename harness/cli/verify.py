@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from harness.config import RunConfig
 from harness.errors import UserError
+from harness.store.config import RunConfig
 
 Text = str | None
 Texts = list[str] | None
@@ -70,9 +70,9 @@ def _report(config: RunConfig, pairs: list[tuple[float, float]] | None, draws: i
     from rich.console import Console
 
     from harness import report
-    from harness.measure.law import Law
     from harness.report import verify as shown
-    from harness.verify import verify
+    from harness.verify.checker import verify
+    from harness.verify.distribution import Law
 
     laws = None if pairs is None else [Law(*pair) for pair in pairs if pair[0]]
     for folder in filter(None, (output, as_json and as_json.parent)):

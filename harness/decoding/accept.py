@@ -6,8 +6,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from harness.decoding.draw import Stream
-from harness.decoding.tree import ROOT, TokenTree
+from harness.engine.random_stream import Stream
+from harness.engine.tree import ROOT, TokenTree
 from harness.errors import Unsupported
 
 Accept = Callable[[TokenTree, Tensor, Stream], tuple[list[int], int]]

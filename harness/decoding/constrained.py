@@ -11,8 +11,8 @@ from torch import Tensor
 
 from harness.decoding.constraints import Constraints
 from harness.decoding.search import Beams, Divisor, EarlyStopping, Hypothesis, LengthRule, Search, divisor, walk
-from harness.decoding.session import Session
-from harness.strategy import Guarantee, Request, knob
+from harness.engine.session import Session
+from harness.plugins.strategy import Guarantee, Request, knob
 
 
 @dataclass

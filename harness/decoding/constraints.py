@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from harness.strategy import Request
+from harness.plugins.strategy import Request
 
 Phrase = tuple[int, ...]
 Clause = tuple[Phrase, ...]
@@ -37,9 +37,9 @@ class Constraints:
         """Those of the request; none where it is given token ids only."""
         if request.text is None:
             return cls()
-        tokens = request.words.tokens
-        return cls(tuple(clause(phrases, tokens) for phrases in request.words.wanted),
-                   tuple(dict.fromkeys(form for phrase in request.words.banned for form in forms(phrase, tokens))))
+        tokens = request.as_text.tokens
+        return cls(tuple(clause(phrases, tokens) for phrases in request.as_text.wanted),
+                   tuple(dict.fromkeys(form for phrase in request.as_text.banned for form in forms(phrase, tokens))))
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:

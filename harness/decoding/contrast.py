@@ -9,12 +9,12 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from harness.decoding import warp
 from harness.decoding.accept import at
-from harness.decoding.layers import Parts
-from harness.decoding.session import Session
-from harness.decoding.tree import EMPTY
-from harness.strategy import Guarantee, Request, Strategy, knob
+from harness.engine import logit_warps
+from harness.engine.hooks import Parts
+from harness.engine.session import Session
+from harness.engine.tree import EMPTY
+from harness.plugins.strategy import Guarantee, Request, Strategy, knob
 
 ROUNDING = 1e-4  # scores that differ by less are equal: two readings of one text differ by about a tenth of it
 
@@ -85,8 +85,7 @@ class Contrast(Strategy):
 
     def pick(self, scored: Scored, text: Sequence[int], request: Request) -> int:
         """The token to write after `text`: of equal scores the one that the model prefers, and then the first."""
-        law = warp.compose(warp.temperature(self.temperature), warp.top_p(self.p)) if self.temperature else \
-            warp.identity
+        law = logit_warps.drawn_at(self.temperature, logit_warps.top_p(self.p))
         scores = scored.scores
         if not self.temperature:
             scores = scored.plain.masked_fill(scores < scores.max() - ROUNDING, -inf)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from harness.decoding.accept import Accept, follow, greedy
-from harness.decoding.session import Reading, Session
-from harness.decoding.tree import EMPTY, Prefixes, TokenTree
-from harness.decoding.warp import Warp, identity
-from harness.strategy import Request
+from harness.engine.logit_warps import Warp, identity
+from harness.engine.session import Reading, Session
+from harness.engine.tree import EMPTY, Prefixes, TokenTree
+from harness.plugins.strategy import Request
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from harness.decoding.accept import Accept, Level, greedy, likeliest, one_by_one, only_chains, ratio, rows, walk
-from harness.decoding.draw import Stream
-from harness.decoding.tree import ROOT, TokenTree, depths
+from harness.engine.random_stream import Stream
+from harness.engine.tree import ROOT, TokenTree, depths
 
 Judge = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`(p, rows, tokens) → pass?`: p (1 + N, V) after every row, and for each node the row above it and its token (N,)."""

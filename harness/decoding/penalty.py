@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.decoding.session import Session
-from harness.decoding.warp import Warp, identity
-from harness.strategy import Over, Request
+from harness.engine.logit_warps import Warp, identity
+from harness.engine.session import Session
+from harness.plugins.strategy import Over, Request
 
 
 def repetition(penalty: float, start: int = 0) -> Warp:
@@ -92,5 +92,5 @@ class Penalty(Over):
         if warp is identity:
             yield from self.over.generate(session, request)
         else:
-            with session.bent(warp):
+            with session.with_logit_warp(warp):
                 yield from self.over.generate(session, request)

@@ -4,11 +4,11 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from harness.decoding import warp
 from harness.decoding.accept import at
 from harness.decoding.loop import one_by_one
-from harness.decoding.session import Session
-from harness.strategy import Guarantee, Request, Strategy, knob
+from harness.engine import logit_warps
+from harness.engine.session import Session
+from harness.plugins.strategy import Guarantee, Request, Strategy, knob
 
 
 def heat() -> Any:
@@ -28,10 +28,10 @@ class Sampler(Strategy):
     guarantee: ClassVar[Guarantee] = "changes-output"
 
     @abstractmethod
-    def kept(self) -> warp.Warp:
+    def kept(self) -> logit_warps.Warp:
         """Leaves only those tokens that may be drawn."""
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
         """Yield one drawn token a step."""
-        law = warp.compose(warp.temperature(self.temperature), self.kept()) if self.temperature else warp.identity
+        law = logit_warps.drawn_at(self.temperature, self.kept())
         return one_by_one(session, at(self.temperature), request, law)

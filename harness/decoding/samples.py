@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from harness.decoding.search import Search
-from harness.decoding.session import Session
-from harness.decoding.tree import TokenTree
+from harness.engine.session import Session
+from harness.engine.tree import TokenTree
 from harness.errors import UserError
-from harness.strategy import Over, Request, Strategy
+from harness.plugins.strategy import Over, Request, Strategy
 
 CHUNK = 256  # tokens scored by one forward: logits of more rows take memory and gain nothing
 
@@ -71,7 +71,7 @@ def drawn(session: Session, request: Request, over: Strategy, n: int) -> list[li
         text.follow(request.prompt[:-1])  # the last token is left to the strategy, which may look into its forward
         if text.text:
             text.read()
-    return session.alongside([partial(_copied, session, each, over) for each in requests])
+    return session.run_batched([partial(_copied, session, each, over) for each in requests])
 
 
 def _copied(session: Session, request: Request, over: Strategy) -> list[int]:

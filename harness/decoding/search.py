@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from harness.decoding.session import Session
-from harness.decoding.tree import ROOT
-from harness.strategy import Guarantee, Request, Strategy
+from harness.engine.session import Session
+from harness.engine.tree import ROOT
+from harness.plugins.strategy import Guarantee, Request, Strategy
 
 EarlyStopping = Literal["false", "true", "never"]
 LengthRule = Literal["power", "gnmt", "sockeye", "full", "none"]

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from harness.decoding import warp
 from harness.decoding.accept import Accept, at, delta
-from harness.decoding.draw import Likeliest, Stream
 from harness.decoding.loop import Drafter, draft_and_verify
-from harness.decoding.session import Session
+from harness.engine import logit_warps
+from harness.engine.random_stream import Likeliest, Stream
+from harness.engine.session import Session
 from harness.errors import UserError
-from harness.registry import STRATEGIES
-from harness.strategy import Guarantee, Need, Request, Strategy, knob
+from harness.plugins.registry import STRATEGIES
+from harness.plugins.strategy import Guarantee, Need, Request, Strategy, knob
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Verified(Strategy):
     p: float = knob(1.0, "mass of the nucleus", low=0, high=1, sweep=(0.9, 1.0))
 
     family: ClassVar[str] = "speculative"
-    guarantee: ClassVar[Guarantee] = "exact-law"
+    guarantee: ClassVar[Guarantee] = "distribution-preserving"
 
     @abstractmethod
     def drafter(self, session: Session, request: Request) -> Drafter:
@@ -37,9 +37,9 @@ class Verified(Strategy):
         """How drafts are accepted above temperature 0."""
         return delta
 
-    def law(self) -> warp.Warp:
+    def law(self) -> logit_warps.Warp:
         """What draft and target go through alike before a token is drawn."""
-        return warp.compose(warp.temperature(self.temperature), warp.top_p(self.p))
+        return logit_warps.compose(logit_warps.temperature(self.temperature), logit_warps.top_p(self.p))
 
     def draws(self, request: Request) -> Stream | None:
         """Where drafts are drawn from; None at temperature 0, where they are the likeliest tokens."""

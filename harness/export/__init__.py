@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from harness.errors import UserError, suggestion
 
 if TYPE_CHECKING:
-    from harness.store import Store
+    from harness.store.folder import Store
 
 EXPORTS = ("spec-bench", "lm-eval", "latex", "parquet", "github-benchmark")
 IMPORTS = ("spec-bench", "lm-eval", "vllm", "sglang")

@@ -14,7 +14,7 @@ from harness.export import Written
 from harness.measure.summary import summarise
 from harness.report import put
 from harness.report.tables import labels
-from harness.store import Store
+from harness.store.folder import Store
 
 BIGGER = {"quality": "score", "tokens_per_second": "tokens/s", "speedup": "x", "tau_pooled": "tokens/step"}
 SMALLER = {"forwards_per_token": "forwards/token", "draft_forwards_per_token": "forwards/token",

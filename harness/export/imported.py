@@ -7,29 +7,16 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
-
-from harness.data import read_jsonl
 from harness.errors import UserError
-from harness.plugin import split_spec, stages
-from harness.store import Manifest, ModelEntry, Record, Steps, Store, StrategyEntry, TaskEntry
+from harness.plugins.data import read_jsonl
+from harness.plugins.plugin import split_spec, stages
+from harness.store.folder import Store
+from harness.store.schema import Manifest, ModelEntry, Record, StrategyEntry, TaskEntry
 
-Count = NonNegativeInt
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 UNSCORED = "the imported file has no scores"
-
-
-class Row(BaseModel):
-    """A row of a foreign file: only what is read of it, with its type."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-R = TypeVar("R", bound=Row)
 
 
 @dataclass(frozen=True)
@@ -92,46 +79,11 @@ def rows(path: Path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{path} has no rows.")
 
 
-def checked(kind: type[R], value: Any, where: str) -> R:
-    """The row as `kind`; raises `UserError` that says which field is missing or of the wrong type."""
-    try:
-        return kind.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "row"
-        raise UserError(f"{where}: the field '{field}' is not as it should be ({first['msg']}).") from None
-
-
-def equally_long(lists: Mapping[str, Sequence[Any]], where: str) -> None:
-    """Raise `UserError` unless the lists of a row have one entry for each of the same things."""
-    (first, one), *others = lists.items()
-    for name, other in others:
-        if len(other) != len(one):
-            raise UserError(f"{where}: '{name}' has {len(other)} entries and '{first}' {len(one)}.")
-
-
 def record(example: str, **facts: Any) -> Record:
     """A record that `assemble` completes."""
     unset: dict[str, Any] = {"task": "", "strategy": "", "sample": 0, "repeat": 0, "block": 0, "order": 0,
                              "started": 0.0}
     return Record(**unset | {"example": example} | facts)
-
-
-def spread(total: int, parts: int) -> list[int]:
-    """`total` as evenly over `parts` as whole numbers allow."""
-    return [(i + 1) * total // parts - i * total // parts for i in range(parts)]
-
-
-def fitted(lengths: Sequence[int], most: int) -> list[int]:
-    """The tokens of steps, cut where they are more than `most` together: an answer may end inside a step."""
-    ends = [min(most, end) for end in accumulate(lengths, initial=0)]
-    return [end - start for start, end in pairwise(ends)]
-
-
-def steps(tokens: Sequence[int], seconds: Sequence[float] = (), **counts: Sequence[int]) -> Steps:
-    """Steps of which only the tokens are sure to be known."""
-    return Steps(tokens=list(tokens), seconds=list(seconds) or [float("nan")] * len(tokens),
-                 **{name: list(values) for name, values in counts.items()})
 
 
 def assemble(found: Sequence[tuple[Source, Found]], format: str, folder: Path, command: str) -> Store:

@@ -13,7 +13,7 @@ from harness.export import Written
 from harness.measure.summary import summarise
 from harness.report import put
 from harness.report.tables import QUALITY, SPEEDUP, TAU, Column, names, notes, status, unscored
-from harness.store import Store
+from harness.store.folder import Store
 
 COLUMNS = ((QUALITY, "quality"), (SPEEDUP, "speed-up"), (TAU, r"$\tau$"))
 SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",

@@ -13,10 +13,12 @@ from pydantic import Field
 
 from harness.errors import UserError
 from harness.export import Written, file_names, left_out
-from harness.export.imported import Found, Row, Source, checked, equally_long, record, rows
+from harness.export.imported import Found, Source, record, rows
 from harness.report import put
 from harness.report.tables import labels
-from harness.store import Record, Steps, Stop, Store, TaskEntry, Turn
+from harness.store.folder import Store
+from harness.store.foreign import Row, checked, equally_long
+from harness.store.schema import Record, Steps, Stop, TaskEntry, Turn
 
 LACKS = "lm-eval logs no times, tokens or steps: only quality and texts are known."
 SEVERAL = "lm-eval scores all answers to a prompt as one: the score stands at the first."

@@ -12,7 +12,8 @@ from harness.export import Written
 from harness.measure.raw import COUNTS
 from harness.measure.summary import samples
 from harness.report import put
-from harness.store import Record, Store
+from harness.store.folder import Store
+from harness.store.schema import Record
 
 NAME = pa.dictionary(pa.int32(), pa.string())
 STEPS = pa.schema([("task", NAME), ("example", NAME), ("strategy", NAME), ("sample", pa.int32()),

@@ -7,20 +7,10 @@ from typing import Any
 from pydantic import Field
 
 from harness.errors import UserError
-from harness.export.imported import (
-    Count,
-    Found,
-    Row,
-    Seconds,
-    Source,
-    checked,
-    equally_long,
-    fitted,
-    record,
-    spread,
-    steps,
-)
-from harness.store import Record, Steps, Stop, Turn
+from harness.export.imported import Found, Source, record
+from harness.store.foreign import Count, Row, Seconds, checked, equally_long
+from harness.store.schema import Record, Steps, Stop, Turn
+from harness.store.steps import spread, steps
 
 Chunks = Callable[[int, Sequence[float]], tuple[list[int], list[float]]]
 LISTS = ("input_lens", "output_lens", "ttfts", "itls", "generated_texts", "errors")
@@ -88,25 +78,3 @@ def answer(text: str, prompt_tokens: int, done: Steps, stop: Stop = "unknown", p
     """The only turn of a request."""
     return Turn(prompt=prompt, prompt_tokens=prompt_tokens, text=text, raw=text, tokens=list(ids), stop=stop,
                 steps=done)
-
-
-def verified(tokens: int, accepted: Sequence[int], drafted: Sequence[int] = (),
-             times: tuple[float, float] | None = None) -> Steps:
-    """The steps of an answer of `tokens`: the prompt's (one token), each verification's, then those without a draft.
-
-    A verification emits what it `accepted` and one more. `times` are the seconds of the first step and of all others,
-    which share them equally.
-    """
-    if not tokens:
-        return Steps()
-    emitted = fitted([count + 1 for count in accepted], tokens - 1)
-    plain = tokens - 1 - sum(emitted)
-    counts = {"accepted": [0, *accepted, *[0] * plain]} | ({"drafted": [0, *drafted, *[0] * plain]} if drafted else {})
-    later = len(emitted) + plain
-    seconds = [times[0], *[times[1] / max(1, later)] * later] if times else []
-    return steps([1, *emitted, *[1] * plain], seconds, **counts)
-
-
-def expanded(histogram: Sequence[int]) -> list[int]:
-    """[39, 1, 0, 3] → 39 steps that accepted 0, one 1, and three 3."""
-    return [accepted for accepted, count in enumerate(histogram) for _ in range(count)]

@@ -11,8 +11,10 @@ from pydantic import AliasChoices, Field
 
 from harness.errors import UserError
 from harness.export import serving
-from harness.export.imported import Count, Found, Row, Seconds, Source, checked, record, rows, spread
-from harness.store import Record, Steps, Stop
+from harness.export.imported import Found, Source, record, rows
+from harness.store.foreign import Count, Row, Seconds, checked
+from harness.store.schema import Record, Steps, Stop
+from harness.store.steps import expanded, spread, verified
 
 UNORDERED = "SGLang notes how many steps accepted how much, not in which order; times of single steps are unknown."
 
@@ -86,12 +88,12 @@ def _record(row: Response, example: str) -> Record:
 def _steps(info: Info) -> Steps:
     """A verification accepts as the histogram says, else as many as all others."""
     if info.histogram is not None:
-        accepted = serving.expanded(info.histogram)
+        accepted = expanded(info.histogram)
     else:
         most = max(0, info.completion_tokens - 1 - info.spec_verify_ct)
         accepted = spread(most if info.accepted is None else info.accepted, info.spec_verify_ct)
     drafted = spread(info.drafted, len(accepted)) if info.drafted and accepted else []
-    return serving.verified(info.completion_tokens, accepted, drafted)
+    return verified(info.completion_tokens, accepted, drafted)
 
 
 def _stop(reason: Reason | None) -> Stop:

@@ -18,22 +18,13 @@ from pydantic import AliasChoices, Field
 
 from harness.errors import UserError
 from harness.export import Written, file_names, left_out
-from harness.export.imported import (
-    Count,
-    Found,
-    Row,
-    Seconds,
-    Source,
-    checked,
-    equally_long,
-    fitted,
-    record,
-    rows,
-    steps,
-)
+from harness.export.imported import Found, Source, record, rows
 from harness.report import put
 from harness.report.tables import labels
-from harness.store import Manifest, Record, Store, Turn
+from harness.store.folder import Store
+from harness.store.foreign import Count, Row, Seconds, checked, equally_long
+from harness.store.schema import Manifest, Record, Turn
+from harness.store.steps import fitted, steps
 
 
 def write(store: Store, folder: Path) -> Written:

@@ -11,69 +11,15 @@ from pydantic import Field
 
 from harness.errors import UserError
 from harness.export import serving
-from harness.export.imported import Count, Found, Row, Seconds, Source, checked, equally_long, record, rows, spread
-from harness.store import Record, Steps, Stop
+from harness.export.imported import Found, Source, record, rows
+from harness.store.completion import Choice, Metrics, Usage, stop_of
+from harness.store.foreign import Row, checked
+from harness.store.schema import Record, Steps
+from harness.store.steps import verified
 
 UNDRAFTED = "One token a step is assumed where a response counts no drafts (--per-request-spec-decode-metrics)."
 UNORDERED = "Where a response has only a histogram of its steps (…-metrics summary), their order is unknown."
 SHARED = "Times of single steps are unknown: those after the first share the decoding time of the answer equally."
-
-
-class Drafts(Row):
-    """`metrics.speculative_decoding` of a response."""
-
-    acceptance_histogram: list[Count]
-    num_draft_tokens: Count
-    per_step_accepted: list[Count] | None = None
-    per_step_drafted: list[Count] | None = None
-
-    def by_step(self, where: str) -> tuple[list[int], list[int]]:
-        """What each step accepted and drafted; raises `UserError` when the lists do not go together."""
-        if self.per_step_accepted is None:
-            accepted = serving.expanded(self.acceptance_histogram)
-            return accepted, spread(self.num_draft_tokens, len(accepted))
-        drafted = self.per_step_drafted or []
-        equally_long({"per_step_accepted": self.per_step_accepted, "per_step_drafted": drafted}, where)
-        return self.per_step_accepted, drafted
-
-
-class Metrics(Row):
-    """`metrics` of a response."""
-
-    time_to_first_token_ms: Seconds | None = None
-    generation_time_ms: Seconds | None = None
-    speculative_decoding: Drafts | None = None
-
-
-class Details(Row):
-    """What `usage` says of a prompt, from a server with `--enable-prompt-tokens-details`."""
-
-    cached_tokens: Count | None = None
-
-
-class Usage(Row):
-    """`usage` of a response."""
-
-    prompt_tokens: Count
-    completion_tokens: Count
-    prompt_tokens_details: Details | None = None
-
-
-class Message(Row):
-    """`message` of a chat's choice."""
-
-    content: str | None = None
-
-
-class Choice(Row):
-    """One of the `choices` of a response."""
-
-    index: int = 0
-    text: str | None = None
-    message: Message | None = None
-    finish_reason: str | None = None
-    stop_reason: int | str | None = None
-    token_ids: list[int] | None = None
 
 
 class Response(Row):
@@ -130,10 +76,4 @@ def _record(row: Response, example: str, where: str) -> Record:
 def _steps(tokens: int, metrics: Metrics, times: tuple[float, float] | None, where: str) -> Steps:
     drafts = metrics.speculative_decoding
     accepted, drafted = drafts.by_step(where) if drafts else ([], [])
-    return serving.verified(tokens, accepted, drafted, times)
-
-
-def stop_of(choice: Choice) -> Stop:
-    """A stop without a reason is the EOS token; a number is another stop token, a text a stop string."""
-    known: dict[str | None, Stop] = {"length": "length", "stop": "stop" if choice.stop_reason else "eos"}
-    return known.get(choice.finish_reason, "unknown")
+    return verified(tokens, accepted, drafted, times)

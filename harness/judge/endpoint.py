@@ -1,7 +1,7 @@
 """A judge behind an OpenAI-compatible endpoint: asked side by side, and never for too much.
 
-A request that got no answer, after all tries of `harness.endpoint`, is a failure of that verdict; five of them in a row
-end the judging.
+A request that got no answer, after all tries of the connection, is a failure of that verdict; five of them in a row end
+the judging.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.endpoint import REFUSED, Connection, Failed
+from harness.backends.openai_connection import REFUSED, Connection, Failed
 from harness.errors import UserError
 from harness.judge.reply import Reply, Save
-from harness.task import Message
+from harness.plugins.task import Message
 
 GIVE_UP = 5
 FRAME = 8  # tokens that a message takes beyond its text

@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.data import DataSource
 from harness.errors import UserError, suggestion
 from harness.judge import verdicts as disk
 from harness.judge.endpoint import longest, tokens
 from harness.judge.prompts import Prompts, turns
 from harness.judge.reply import Judge, Reply
 from harness.judge.verdicts import Mode, Verdict
-from harness.registry import TASKS
-from harness.store import Record, Store, TaskEntry
-from harness.task import NO_JUDGE, Example, Message, data_hash
+from harness.plugins.data import DataSource
+from harness.plugins.registry import TASKS
+from harness.plugins.task import NO_JUDGE, Example, Message, data_hash
+from harness.store.folder import Store
+from harness.store.schema import Record, TaskEntry
 
 EXPECTED = 300  # tokens of a usual verdict, for the estimate of the price
 Answers = tuple[str, ...]

@@ -7,19 +7,19 @@ from typing import Any
 
 import torch
 
-from harness.backends.transformers import load
-from harness.decoding.cache import CacheFull
-from harness.decoding.draw import PhiloxStream
-from harness.decoding.schedule import together
+from harness.engine.batching import run_batched
+from harness.engine.cache import CacheFull
+from harness.engine.random_stream import PhiloxStream
 from harness.judge.endpoint import longest
 from harness.judge.reply import Reply, Save
-from harness.measure.trace import trace
-from harness.plan import find_device, opened
-from harness.prompts import encode
-from harness.registry import STRATEGIES
-from harness.stopping import StopRule
-from harness.strategy import Request
-from harness.task import Message
+from harness.models.loading import load
+from harness.models.prompts import encode
+from harness.models.stop_rule import StopRule
+from harness.plugins.registry import STRATEGIES
+from harness.plugins.strategy import Request
+from harness.plugins.task import Message
+from harness.run.plan import find_device, opened
+from harness.run.trace import trace
 
 PLAIN = "You are a helpful assistant."
 GROUP = 4  # prompts handed over together for each that is read at a time, so that few groups have a tail
@@ -45,7 +45,7 @@ class Local:
         size = self.concurrency * (GROUP if self.concurrency > 1 else 1)
         for start in range(0, len(asked), size):
             jobs = [partial(self.ask, messages) for messages in asked[start:start + size]]
-            for number, reply in enumerate(together([self.model.engine], jobs, self.concurrency), start=start):
+            for number, reply in enumerate(run_batched([self.model.engine], jobs, self.concurrency), start=start):
                 save(number, Reply(error=f"{reply}") if isinstance(reply, CacheFull) else reply)
         return None
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from harness import nano
-from harness.endpoint import OPENAI, key_for
+from harness.backends.openai_connection import OPENAI, key_for
 from harness.errors import UserError, suggestion
 from harness.judge.endpoint import Endpoint, Price
 from harness.judge.reply import Judge
 from harness.judge.verdicts import MODES, Mode
-from harness.store import Store
+from harness.store.folder import Store
 
 
 @dataclass(frozen=True)

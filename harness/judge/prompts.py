@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
 
-from harness.data import DataSource, Download, Row
 from harness.errors import UserError
 from harness.judge.verdicts import Mode
-from harness.task import Example, Message
+from harness.plugins.data import DataSource, Download, Row
+from harness.plugins.task import Example, Message
 
 NEEDS_REFERENCE = ("math", "reasoning", "coding")  # FastChat, common.py, NEED_REF_CATS
 PROMPTS, REFERENCES = "judge_prompts.jsonl", "reference_answer_gpt-4.jsonl"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from harness.task import Message
+from harness.plugins.task import Message
 
 
 @dataclass(frozen=True)

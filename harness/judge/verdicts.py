@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
-from harness import lines
 from harness.errors import UserError
-from harness.store import Stored
+from harness.store import jsonl
+from harness.store.schema import Stored
 
 Mode = Literal["single", "pairwise"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -77,7 +77,7 @@ def file(folder: Path) -> Path:
 
 def load(folder: Path) -> list[Verdict]:
     """All verdicts on a run in the order in which they were given; a torn last line is skipped."""
-    return list(lines.read(file(folder), Verdict, "a verdict"))
+    return list(jsonl.read(file(folder), Verdict, "a verdict"))
 
 
 def begin(folder: Path) -> None:
@@ -86,14 +86,14 @@ def begin(folder: Path) -> None:
     try:
         path.parent.mkdir(exist_ok=True)
         path.touch()
-        lines.mend(path)
+        jsonl.mend(path)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); make it writable, or judge a copy.") from None
 
 
 def append(folder: Path, verdicts: Iterable[Verdict]) -> None:
     """Write verdicts to the disk before returning."""
-    lines.append(file(folder), verdicts)
+    jsonl.append(file(folder), verdicts)
 
 
 def latest(verdicts: Iterable[Verdict], mode: Mode) -> list[Verdict]:

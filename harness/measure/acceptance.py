@@ -10,14 +10,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.measure.raw import NAN, Cell, Raw
-from harness.store import Store, StrategyEntry
+from harness.store.folder import Store
+from harness.store.schema import StrategyEntry
 
 DEEPEST = 32  # places of a draft that have columns of their own
 
 
 def drafts(strategy: StrategyEntry) -> bool:
     """Whether the nodes that a strategy has read are drafts, and not the branches of a search."""
-    return strategy.guarantee in ("lossless", "exact-law") or strategy.family == "speculative"
+    return strategy.guarantee in ("lossless", "distribution-preserving") or strategy.family == "speculative"
 
 
 def acceptance_table(store: Store, raw: Raw) -> pd.DataFrame:

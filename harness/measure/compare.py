@@ -17,7 +17,8 @@ from harness.stats.bootstrap import Interval, ratio_interval
 from harness.stats.multiple import holm
 from harness.stats.paired import difference_interval, mean_test, paired_test
 from harness.stats.power import smallest_effect
-from harness.store import Manifest, Store
+from harness.store.folder import Store
+from harness.store.schema import Manifest
 
 KEY = ["task", "example", "strategy", "sample", "repeat"]
 COUNTED = ("tokens", *COUNTS)

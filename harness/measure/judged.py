@@ -16,7 +16,8 @@ from scipy.stats import t
 
 from harness.judge.verdicts import Mode, Verdict, latest, load
 from harness.stats.bootstrap import NOTHING, Interval, mean_interval
-from harness.store import Record, Store, TaskEntry
+from harness.store.folder import Store
+from harness.store.schema import Record, TaskEntry
 
 SCORE = "mt_bench_score"  # the headline of a task that was judged; 1 to 10
 BEST = 10

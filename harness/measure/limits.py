@@ -15,7 +15,8 @@ import pandas as pd
 from harness.measure.acceptance import ratio
 from harness.measure.raw import NAN, Cell, Raw
 from harness.measure.speed import speed_table
-from harness.store import Curve, Limits, Store
+from harness.store.folder import Store
+from harness.store.schema import Curve, Limits
 
 
 def limits_table(store: Store, raw: Raw) -> pd.DataFrame:

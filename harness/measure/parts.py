@@ -4,7 +4,7 @@ import pandas as pd
 
 from harness.measure.raw import Raw
 from harness.measure.summary import summarise
-from harness.store import Store
+from harness.store.folder import Store
 
 OVERALL = "overall"
 

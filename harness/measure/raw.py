@@ -11,7 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.measure.judged import records
-from harness.store import Record, Steps, Store, Turn
+from harness.store.folder import Store
+from harness.store.schema import Record, Steps, Turn
 
 NAN = float("nan")
 COUNTS = ("forwards", "positions", "drafted", "accepted", "draft_forwards", "draft_positions")

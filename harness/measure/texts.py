@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.measure import judged, variety
-from harness.store import Record, Store, Texts, TextScore
+from harness.measure import judged
+from harness.scoring import variety
+from harness.store.folder import Store
+from harness.store.schema import Record, Texts, TextScore
 
 NAN = float("nan")
 REFERENCE, ALL = "reference", "all strategies"  # rows beside those of the strategies
@@ -33,7 +35,7 @@ def text_table(store: Store, records: Records) -> pd.DataFrame:
     Those of the scorer are `scorer_figures`. `mauve` is the mean over the starts of its k-means, `mauve_spread` their
     standard deviation.
     """
-    texts = store.texts()
+    texts = store.text_metrics()
     if texts is None:
         return pd.DataFrame()
     rows, prompts = [], {key[:2]: _prompt(record) for key, record in records.items()}
@@ -55,7 +57,7 @@ def sample_table(store: Store, records: Records) -> pd.DataFrame:
     `unique` counts answers as the task reads them, `unique_texts` whole texts; `oracle_k` is the best score of all
     `samples`, `oracle_1` of one. Repeats are the same answers again.
     """
-    texts, rows = store.texts(), []
+    texts, rows = store.text_metrics(), []
     known = {one.key: one.answer for one in texts.scores} if texts else {}
     cells = dict[tuple[str, str], dict[str, list[Record]]]()
     for record in records.values():
@@ -80,7 +82,7 @@ def utility_table(store: Store, records: Records) -> pd.DataFrame:
     over `prompts` of tau among the different answers to one prompt (arXiv 2210.07228). A correlation with a constant is
     NaN.
     """
-    texts = store.texts()
+    texts = store.text_metrics()
     if texts is None:
         return pd.DataFrame()
     rows = []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness.report import page, plots, tables, texts
 from harness.report.detail import Findings, gather
-from harness.store import Store
+from harness.store.folder import Store
 
 
 def write(stores: Sequence[Store], folder: Path, found: Findings | None = None) -> Path:

@@ -5,11 +5,11 @@ from pathlib import Path
 import pandas as pd
 
 from harness.measure.summary import samples, summarise
-from harness.plugin import Plugin, described
-from harness.registry import STRATEGIES
+from harness.plugins.plugin import Plugin, described
+from harness.plugins.registry import STRATEGIES
+from harness.plugins.strategy import Over
 from harness.report.tables import labels
-from harness.store import Store
-from harness.strategy import Over
+from harness.store.folder import Store
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 

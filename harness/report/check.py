@@ -8,9 +8,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from harness.check import Finding, Report
+from harness.regression.check import Finding, Report
+from harness.regression.rules import KINDS
 from harness.report.tables import labels, line
-from harness.rules import KINDS
 
 MARK = "<!-- decodebench check -->"  # by which a bot finds its comment again
 MOST = 50                            # broken rules that a page or a terminal lists

@@ -15,7 +15,7 @@ from harness.measure.summary import summarise, together
 from harness.report import judge, tables, texts
 from harness.report.tables import QUALITY, SPEEDUP, TAU, Column, names
 from harness.report.texts import Kind, Section
-from harness.store import Store
+from harness.store.folder import Store
 
 SHOWN = 4  # places of a draft that are shown; the CSV has all
 

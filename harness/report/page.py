@@ -17,7 +17,8 @@ from harness.measure.raw import untold
 from harness.measure.summary import overall, run_labels
 from harness.report import plots, tables, texts
 from harness.report.detail import Findings, gather
-from harness.store import Manifest, Record, Store
+from harness.store.folder import Store
+from harness.store.schema import Manifest, Record
 
 TEMPLATES = Path(__file__).parent / "templates"
 TITLES = {"pareto": "quality against speed-up", "speedup": "speed-up of each strategy"}  # of figures, for readers

@@ -7,10 +7,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from harness.grid import changes
-from harness.plugin import split_spec, stages
+from harness.plugins.plugin import split_spec, stages
 from harness.report.tables import DASH, line
-from harness.sweep import Aim, Choice, Knob, Sweep, Swept
+from harness.sweep.grid import changes
+from harness.sweep.sweep import Aim, Choice, Knob, Sweep, Swept
 
 AIMS = {"quality": "quality", "speed": "speed-up over the baseline", "forwards": "tokens a forward"}
 TITLES = ("task", "setting", "dev", "held-out", "gain over the default")

@@ -8,8 +8,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from harness.plugin import split_spec, stages
-from harness.store import Manifest
+from harness.plugins.plugin import split_spec, stages
+from harness.store.schema import Manifest
 
 DASH = "–"  # what is not known
 FOREIGN = 0.02  # of what a server wrote: more than that was asked for by others

@@ -8,11 +8,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from harness.measure.mauve import ENOUGH
 from harness.measure.summary import run_labels
 from harness.measure.texts import finished, sample_table, text_table, utility_table
 from harness.report.tables import Column, briefly, line, names
-from harness.store import Store
+from harness.stats.mauve import ENOUGH
+from harness.store.folder import Store
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def sections(stores: Sequence[Store], several: Sequence[bool] | None = None) -> 
     A run that has neither these nor metrics of texts has no table, and its answers are not held in memory.
     """
     known = [any(record.sample for record in store.records()) for store in stores] if several is None else several
-    found, records = [], [finished(store) if more or store.texts() else {}
+    found, records = [], [finished(store) if more or store.text_metrics() else {}
                           for store, more in zip(stores, known, strict=True)]
     for kind in (TEXTS, SAMPLES, UTILITY):
         frames = [kind.make(store, known) for store, known in zip(stores, records, strict=True)]
@@ -139,7 +139,7 @@ def sections(stores: Sequence[Store], several: Sequence[bool] | None = None) -> 
 
 def _notes(stores: Sequence[Store], rows: pd.DataFrame) -> Iterator[str]:
     """What the figures of models depend on."""
-    for scorer, own in dict.fromkeys((texts.scorer, texts.own) for store in stores if (texts := store.texts())):
+    for scorer, own in dict.fromkeys((texts.scorer, texts.own) for store in stores if (texts := store.text_metrics())):
         yield f"scored by {scorer}, the evaluated model: it finds its own texts likely (--scorer names another)" \
             if own else f"scored by {scorer}"
     rows = briefly(rows)

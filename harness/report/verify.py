@@ -7,10 +7,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from harness.plugin import split_spec
+from harness.plugins.plugin import split_spec
 from harness.report.page import css, template
 from harness.report.tables import DASH, labels
-from harness.verify import Finding, Report
+from harness.verify.checker import Finding, Report
 
 TITLES = {
     "temperature": "0 is greedy decoding; above it tokens are drawn, from a nucleus where p is given.",

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from harness.decoding.draw import Stream
 from harness.decoding.loop import Step
-from harness.decoding.session import Session
-from harness.decoding.tree import TokenTree
-from harness.decoding.warp import Warp
+from harness.engine.logit_warps import Warp
+from harness.engine.random_stream import Stream
+from harness.engine.session import Session
+from harness.engine.tree import TokenTree
 from strategies.drafters.length import Fixed, Length
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from harness.decoding.loop import Step
-from harness.decoding.tree import TokenTree
+from harness.engine.tree import TokenTree
 
 
 class NgramLookup:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.decoding.draw import Stream
+from harness.engine.random_stream import Stream
 
 Sets = NDArray[np.float64]  # (N, D): 1 where one of D members is in the set
 BOLD = 2.5    # standard deviations on top of the mean

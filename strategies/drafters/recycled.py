@@ -5,7 +5,7 @@ from functools import cache
 from typing import NamedTuple
 
 from harness.decoding.loop import Step
-from harness.decoding.tree import ROOT, TokenTree
+from harness.engine.tree import ROOT, TokenTree
 
 LEVELS = (8, 21, 25, 15, 8, 3)  # nodes of each level of the paper's tree of 80
 

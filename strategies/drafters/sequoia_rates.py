@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from harness.decoding.accept import at
-from harness.decoding.draw import PhiloxStream
-from harness.decoding.engine import Engine
 from harness.decoding.loop import one_by_one
-from harness.decoding.session import Session
-from harness.decoding.tree import TokenTree
+from harness.engine.engine import Engine
+from harness.engine.random_stream import PhiloxStream
+from harness.engine.session import Session
+from harness.engine.tree import TokenTree
 from harness.errors import UserError
-from harness.plan import Plan
-from harness.prompts import encode
-from harness.strategy import Request
+from harness.models.prompts import encode
+from harness.plugins.strategy import Request
+from harness.run.plan import Plan
 from strategies.drafters.texts import given
 from strategies.drafters.tree import distinct
 from strategies.sequoia import Sequoia

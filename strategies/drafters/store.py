@@ -1,10 +1,8 @@
 """A corpus of token ids with a suffix array: what stood after these words is found by binary search.
 
-`python -m strategies.drafters.store --model nano --out store.npz` makes one of the embedded training corpus; `--texts`
-names a text file, or a folder of them, instead.
+`python -m strategies.tools.rest_datastore` makes one.
 """
 
-import argparse
 import zipfile
 from collections.abc import Iterable, Sequence
 from functools import cache, cached_property
@@ -14,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import nano
-from harness.decoding.session import Session
-from harness.errors import Unsupported, UserError, program
+from harness.engine.session import Session
+from harness.errors import Unsupported, UserError
 from strategies.drafters import texts
 from strategies.drafters.automaton import SuffixAutomaton
 
@@ -79,8 +77,8 @@ def named(name: str, strategy: str, session: Session) -> Store:
     known = embedded() if name == "nano" else load(Path(name))
     vocab = session.engine.model.config.get_text_config().vocab_size
     if known.vocab != vocab:
-        raise Unsupported(f"the datastore has {known.vocab} kinds of tokens and the model {vocab}: make one with "
-                          f"python -m strategies.drafters.store --model NAME --out FILE and give {strategy}:store=FILE")
+        raise Unsupported(f"the datastore has {known.vocab} kinds of tokens and the model {vocab}: give {strategy}:store="
+                          "FILE, made with python -m strategies.tools.rest_datastore --model NAME --out FILE")
     return known
 
 
@@ -91,7 +89,7 @@ def load(path: Path) -> Store:
         with np.load(path) as file:
             return Store(file["tokens"], int(file["vocab"]), file["order"])
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no datastore; make one with python -m strategies.drafters.store --model NAME "
+        raise UserError(f"{path} is no datastore; make one with python -m strategies.tools.rest_datastore --model NAME "
                         f"--out {path}.") from error
 
 
@@ -116,23 +114,3 @@ def _ordered(tokens: Ids) -> Ids:
         rank = np.empty_like(rank)
         rank[order], size = np.cumsum(new), 2 * size
     return order.astype(np.int32)
-
-
-def main() -> None:
-    """Make a datastore."""
-    from harness.backends.transformers import load as load_model
-
-    parser = argparse.ArgumentParser(description="Make the datastore of the strategies rest and suffix_automaton.")
-    parser.add_argument("--model", default=nano.NAMES[0], help="whose tokens: nano, a folder or a hub id")
-    parser.add_argument("--texts", type=Path, help="a text file or a folder of them; the embedded corpus without")
-    parser.add_argument("--out", type=Path, required=True, help="the .npz file to write")
-    options = parser.parse_args()
-    model = load_model(options.model)
-    found = texts.given(options.texts) if options.texts else texts.corpus()
-    store = Store.of(model.tokenizer(found).input_ids, model.vocab)
-    store.save(options.out)
-    print(f"{options.out}: {len(store.tokens)} tokens of {len(found)} texts")
-
-
-if __name__ == "__main__":
-    program(main)

@@ -1,6 +1,6 @@
 """Which sublayers a model leaves out when it drafts for itself."""
 
-from harness.decoding.layers import Skip
+from harness.engine.hooks import Skip
 
 
 def left_out(layers: int, share: float) -> int:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.data import read_jsonl
 from harness.errors import UserError
 from harness.nano.corpus import KINDS, problems
 from harness.nano.documents import parts
+from harness.plugins.data import read_jsonl
 
 OF_A_KIND = 200
 

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from harness.decoding.draw import Stream
 from harness.decoding.loop import Step
-from harness.decoding.session import Reading, Session
-from harness.decoding.tree import EMPTY, ROOT, TokenTree
-from harness.decoding.warp import Warp
+from harness.engine.logit_warps import Warp
+from harness.engine.random_stream import Stream
+from harness.engine.session import Reading, Session
+from harness.engine.tree import EMPTY, ROOT, TokenTree
 from harness.errors import UserError
 
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Sequence
 
-from harness.decoding.tree import ROOT, TokenTree
+from harness.engine.tree import ROOT, TokenTree
 
 
 def trie(paths: Iterable[Sequence[int]], most: int = sys.maxsize, limit: int = sys.maxsize) -> TokenTree:

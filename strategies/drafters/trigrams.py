@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from math import log, sqrt
 from typing import NamedTuple
 
-from harness.decoding.draw import Stream
 from harness.decoding.loop import Step
-from harness.decoding.tree import EMPTY, TokenTree
+from harness.engine.random_stream import Stream
+from harness.engine.tree import EMPTY, TokenTree
 from strategies.drafters.trie import trie
 
 MOST, SUCCESSORS = 3.0, 12  # the highest weight, and successors looked at

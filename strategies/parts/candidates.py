@@ -5,7 +5,7 @@ from math import inf
 
 from torch import Tensor
 
-from harness.strategy import Request
+from harness.plugins.strategy import Request
 
 
 def likeliest(logits: Tensor, count: int) -> tuple[Tensor, list[int]]:
@@ -29,7 +29,7 @@ def weighed(probs: Tensor, charges: Tensor, alpha: float) -> int:
 
 def newlines(request: Request) -> frozenset[int]:
     """The tokens that end a line or leave one empty, if there are some; raises `Unsupported` for a request of ids."""
-    return frozenset(tokens[-1] for text in ("\n", "\n\n") if (tokens := request.words.tokens(text)))
+    return frozenset(tokens[-1] for text in ("\n", "\n\n") if (tokens := request.as_text.tokens(text)))
 
 
 def softened(charges: Tensor, tokens: Sequence[int], some: Collection[int], factor: float) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.decoding.search import Hypothesis
 from harness.errors import UserError
-from harness.measure.variety import rep_n
+from harness.scoring.variety import rep_n
 
 SHIPPED = Path(__file__).parent.parent / "data"
 
@@ -94,7 +94,7 @@ class Trained:
         """Log of the sigmoid; raises `UserError` when it was trained on another model's states."""
         if hidden.shape[1] != len(self.weight):
             raise UserError(f"conditional_beam: the classifier reads {len(self.weight)} numbers and the model's hidden "
-                            f"state has {hidden.shape[1]}: train one with python -m strategies.parts.conditional_train")
+                            f"state has {hidden.shape[1]}: train one with python -m strategies.tools.conditional_train")
         logits = hidden.double() @ self.weight.to(hidden.device) + self.bias
         found: list[float] = torch.nn.functional.logsigmoid(logits).tolist()
         return found
@@ -118,4 +118,4 @@ class Trained:
                 return cls(attribute, torch.from_numpy(held["weight"]).double(), float(held["bias"]))
         except (OSError, KeyError, ValueError) as error:
             raise UserError(f"conditional_beam: no classifier in '{name}': give none, rule, nano or a file that "
-                            "python -m strategies.parts.conditional_train wrote.") from error
+                            "python -m strategies.tools.conditional_train wrote.") from error

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from harness.decoding.engine import Engine
-from harness.decoding.layers import Watch
+from harness.engine.engine import Engine
+from harness.engine.hooks import Watch
 
 NAME = "mlp:-1"
 WATCH = Watch((NAME,))

@@ -21,7 +21,7 @@ Floats = NDArray[np.floating[Any]]
 Ids = NDArray[np.int32]
 TRAINED = 1_000_000   # keys that cells and codes are fitted to at most
 ADDED = 100_000       # keys that go into an index at a time
-COMMAND = "python -m strategies.parts.datastore --model NAME --out"
+COMMAND = "python -m strategies.tools.knn_datastore --model NAME --out"
 
 
 @dataclass(frozen=True)

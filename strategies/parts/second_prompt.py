@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from harness.decoding.contrast import Scored, Scorer
-from harness.decoding.draw import Stream
-from harness.decoding.session import Session
-from harness.strategy import Request
+from harness.engine.random_stream import Stream
+from harness.engine.session import Session
+from harness.plugins.strategy import Request
 
 NOISES = ("none", "shuffled", "random", "opposite")
 OPPOSITE = "Whatever you are asked below, answer the very opposite of what is right."
@@ -49,14 +49,14 @@ def noisy(prompt: str, noise: str, dropped: float, stream: Stream) -> str:
 
 def second(request: Request, noise: str, dropped: float, room: int) -> list[int]:
     """Token ids of the noisy prompt, the last ones if the text could else not grow to its full length in `room`."""
-    words = request.words
+    words = request.as_text
     return words.encode(noisy(words.prompt, noise, dropped, request.stream))[-max(1, room - request.max_new_tokens):]
 
 
 def against(session: Session, request: Request, prompt: Sequence[int], scores: Callable[[Tensor, Tensor], Tensor]
             ) -> Scorer:
     """Scores from the logits (V,) after the text and after `prompt` with the same tokens written below it."""
-    other, start = session.beside(), len(request.prompt)
+    other, start = session.new_sequence(), len(request.prompt)
 
     def scored(text: Sequence[int]) -> Scored:
         other.follow([*prompt, *text[start:]])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.store import Store
+from harness.store.folder import Store
 from tests.pair import saved
 
 TASK = '''"""Eight short texts."""

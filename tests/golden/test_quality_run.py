@@ -6,7 +6,7 @@ import pandas as pd
 
 from harness.measure.summary import samples, summarise
 from harness.report.tables import labels
-from harness.store import Store
+from harness.store.folder import Store
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 

@@ -11,7 +11,7 @@ from harness.measure.acceptance import acceptance_table
 from harness.measure.raw import read
 from harness.measure.speed import speed_table
 from harness.measure.summary import summarise
-from harness.store import Store
+from harness.store.folder import Store
 from tests.runs import realistic
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,10 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from harness.config import RunConfig
 from harness.measure.summary import samples, summarise
-from harness.runner import run
-from harness.store import Record, Store
+from harness.run.runner import run
+from harness.store.config import RunConfig
+from harness.store.folder import Store
+from harness.store.schema import Record
 from tests.watch import Quiet
 
 ROOT = Path(__file__).resolve().parents[2]

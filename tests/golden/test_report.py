@@ -14,7 +14,7 @@ from harness import report
 from harness.cli import app
 from harness.measure.summary import summarise
 from harness.report import page, plots, tables
-from harness.store import Store
+from harness.store.folder import Store
 from tests.runs import manifest, realistic, record, strategy, task, turn, write
 
 EVIL = '</script><b>&"|\n<!-- <script>'

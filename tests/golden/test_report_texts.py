@@ -12,7 +12,8 @@ from rich.console import Console
 from harness import report
 from harness.measure.texts import finished, rank_correlation, sample_table, text_table, utility_table
 from harness.report import page, texts
-from harness.store import Likeness, Store, Texts, TextScore
+from harness.store.folder import Store
+from harness.store.schema import Likeness, Texts, TextScore
 from tests.runs import manifest, record, strategy, task, turn, write
 
 LOOP, PLAIN, OTHER, LONG = "a b a b a b c", "p q r s t", "p q r s u", "d e f g h"
@@ -76,7 +77,7 @@ SCORES = [
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    described = manifest([strategy("greedy"), strategy("top_p", "sampling", "exact-law")],
+    described = manifest([strategy("greedy"), strategy("top_p", "sampling", "distribution-preserving")],
                          [task("story"), task("math")])
     found = write(tmp_path / "run", described, [
         record("story", "a", "greedy", [turn([4], [0.1], text=LOOP)], 0),
@@ -87,7 +88,7 @@ def store(tmp_path: Path) -> Store:
         record("story", "b", "top_p", [turn([4], [0.1], text=LOOP, ids=[4, 5, 6, 7])], 1, sample=1),
         record("math", "c", "greedy", [turn([4], [0.1])], 1),
     ])
-    found.describe(Texts(scorer="big", own=False, tasks=["story"], scores=SCORES, likeness=[
+    found.write_text_metrics(Texts(scorer="big", own=False, tasks=["story"], scores=SCORES, likeness=[
         Likeness(task="story", strategy="greedy", texts=2, references=1, scores=[0.4, 0.6])]))
     return found
 
@@ -146,13 +147,13 @@ def test_likelihood_and_utility_by_hand(store: Store) -> None:
 
 
 def test_the_same_answer_of_two_strategies_is_one_answer(store: Store) -> None:
-    texts_known = store.texts()
+    texts_known = store.text_metrics()
     assert texts_known
     again = [one.model_copy(update={"strategy": "greedy"}) for one in texts_known.scores if one.example == "b"
              and one.strategy == "top_p" and not one.sample]
     kept = [one for one in texts_known.scores if (one.example, one.strategy) != ("b", "greedy")]
     records = finished(store) | {again[0].key: record("story", "b", "greedy", [turn([4], [0.1], text=LONG)], 0)}
-    store.describe(texts_known.model_copy(update={"scores": kept + again}))
+    store.write_text_metrics(texts_known.model_copy(update={"scores": kept + again}))
     assert row(utility_table(store, records), "all strategies")["answers"] == 5
 
 

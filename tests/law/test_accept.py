@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from harness.decoding.accept import Accept, delta, greedy, rejection, rejection_without_replacement
-from harness.decoding.draw import Stream
-from harness.decoding.tree import TokenTree
+from harness.engine.random_stream import Stream
+from harness.engine.tree import TokenTree
 
 P, Q = (0.5, 0.3, 0.2), (0.2, 0.3, 0.5)
 Law = dict[tuple[int, ...], float]

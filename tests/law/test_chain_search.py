@@ -5,11 +5,11 @@ from itertools import product
 
 import pytest
 
-from harness.decoding.draw import PhiloxStream
 from harness.decoding.search import Hypothesis, LengthRule, divisor
-from harness.decoding.session import Session
+from harness.engine.random_stream import PhiloxStream
+from harness.engine.session import Session
 from harness.errors import UserError
-from harness.strategy import Request
+from harness.plugins.strategy import Request
 from strategies.beam import Beam
 from strategies.diverse_beam import DiverseBeam
 from tests.chain import LENGTH, everything, found, told

@@ -5,10 +5,10 @@ from functools import cache, partial
 import pytest
 import torch
 
-from harness.decoding.engine import Engine
-from harness.decoding.schedule import together
-from harness.registry import STRATEGIES
-from harness.strategy import Strategy
+from harness.engine.batching import run_batched
+from harness.engine.engine import Engine
+from harness.plugins.registry import STRATEGIES
+from harness.plugins.strategy import Strategy
 from strategies.greedy import Greedy
 from tests.chances import MASS, TEMPERATURE, VOCAB, draft, p_value
 from tests.decode import built, decode, engine, traced
@@ -16,7 +16,7 @@ from tests.models import prompts, tiny_model
 
 EVERY = sorted(STRATEGIES.built_in())
 PROMISING = [name for name in EVERY if STRATEGIES.get(name).guarantee != "changes-output"]
-LAWFUL = [name for name in PROMISING if STRATEGIES.get(name).guarantee == "exact-law"]
+LAWFUL = [name for name in PROMISING if STRATEGIES.get(name).guarantee == "distribution-preserving"]
 
 
 @cache
@@ -55,7 +55,7 @@ def test_texts_side_by_side_get_the_tokens_they_have_alone(name: str) -> None:
     jobs = [partial(decode, strategy, target, prompt * 2, draft=draft, new=20) for prompt in prompts(18, 97, 5)]
     alone = [job() for job in jobs]
     assert len({tuple(tokens) for tokens in alone}) > 1
-    assert together([target, draft] if draft else [target], jobs, 16) == alone
+    assert run_batched([target, draft] if draft else [target], jobs, 16) == alone
     assert target.open_rows == 0
 
 

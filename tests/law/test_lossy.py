@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from harness.decoding.accept import Accept, greedy, rejection
-from harness.decoding.draw import Stream
 from harness.decoding.lossy import distance, ensemble, fly, kl, lenience, near_best, synthetic, top_k, typical
-from harness.decoding.tree import TokenTree
+from harness.engine.random_stream import Stream
+from harness.engine.tree import TokenTree
 from harness.errors import Unsupported
 from tests.law.test_accept import Branches, P, Q, conditional, drafted, law, logits, one_position, two_levels
 from tests.law.test_rules import autoregressive, complete, read, same, vector, written

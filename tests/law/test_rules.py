@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from harness.decoding.accept import Accept, block, delta, k_seq, rejection, scale
-from harness.decoding.draw import Stream
-from harness.decoding.tree import TokenTree
+from harness.engine.random_stream import Stream
+from harness.engine.tree import TokenTree
 from harness.errors import Unsupported
 from tests.law.test_accept import (
     P,

@@ -7,11 +7,11 @@ from itertools import pairwise
 import pytest
 import torch
 
-from harness.decoding.draw import PhiloxStream
-from harness.decoding.engine import Engine
 from harness.decoding.search import Hypothesis, LengthRule, Search, divisor
-from harness.decoding.session import Session
-from harness.strategy import Request
+from harness.engine.engine import Engine
+from harness.engine.random_stream import PhiloxStream
+from harness.engine.session import Session
+from harness.plugins.strategy import Request
 from strategies.beam import Beam
 from strategies.conditional_beam import ConditionalBeam
 from strategies.contrastive_decoding import ContrastiveDecoding

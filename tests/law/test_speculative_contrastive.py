@@ -10,10 +10,10 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from harness.decoding import accept
-from harness.decoding.draw import PhiloxStream
-from harness.decoding.engine import Engine
-from harness.decoding.session import Session
-from harness.strategy import Request
+from harness.engine.engine import Engine
+from harness.engine.random_stream import PhiloxStream
+from harness.engine.session import Session
+from harness.plugins.strategy import Request
 from strategies.greedy import Greedy
 from strategies.speculative import Speculative
 from strategies.speculative_contrastive import SpeculativeContrastive

@@ -8,10 +8,10 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from harness.decoding.draw import PhiloxStream
 from harness.decoding.search import Hypothesis
-from harness.decoding.session import Session
-from harness.strategy import Request
+from harness.engine.random_stream import PhiloxStream
+from harness.engine.session import Session
+from harness.plugins.strategy import Request
 from strategies.stochastic_beam import Perturbed, StochasticBeam, included, raised, weighed
 from tests.chain import everything, found, played, told
 from tests.chances import PROMPT, VOCAB, target

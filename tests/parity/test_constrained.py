@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from harness.decoding.constraints import Clause, Constraints, Turns
-from harness.decoding.draw import PhiloxStream
-from harness.decoding.engine import Engine
 from harness.decoding.search import Hypothesis, divisor
-from harness.decoding.session import Session
-from harness.strategy import Request
+from harness.engine.engine import Engine
+from harness.engine.random_stream import PhiloxStream
+from harness.engine.session import Session
+from harness.plugins.strategy import Request
 from strategies import constrained_beam
 from strategies.constrained_beam import ConstrainedBeam, Dealt, Official
 from tests.decode import engine

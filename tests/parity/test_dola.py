@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.decoding.engine import Engine
+from harness.engine.engine import Engine
 from strategies import dola
 from strategies.dola import Dola
 from tests.decode import decode, engine

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from harness.decoding.draw import PhiloxStream
-from harness.decoding.engine import Engine
 from harness.decoding.search import divisor
-from harness.decoding.session import Session
-from harness.strategy import Request
+from harness.engine.engine import Engine
+from harness.engine.random_stream import PhiloxStream
+from harness.engine.session import Session
+from harness.plugins.strategy import Request
 from strategies.contrastive_search import ContrastiveSearch
 from strategies.diverse_beam import DiverseBeam
 from tests.decode import decode, engine

@@ -16,10 +16,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.utils import postprocess_generated_text
 
-from harness.data import DataSource
-from harness.measure.metrics import GSM8KAnswer
-from harness.registry import TASKS
-from harness.stopping import StopRule
+from harness.models.stop_rule import StopRule
+from harness.plugins.data import DataSource
+from harness.plugins.registry import TASKS
+from harness.scoring.metrics import GSM8KAnswer
 from tests import realdata
 from tests.gsm8k_answers import ANSWERS, GOLDS
 

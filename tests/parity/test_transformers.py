@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 import torch
 
-from harness.decoding.engine import Engine
+from harness.engine.engine import Engine
 from strategies.beam import Beam
 from strategies.greedy import Greedy
 from strategies.prompt_lookup import PromptLookup

@@ -46,8 +46,8 @@ def test_it_is_listed_with_where_it_comes_from(installed: Path) -> None:
 
 
 def test_it_is_built_and_shown(installed: Path) -> None:
-    code = ("from harness.registry import STRATEGIES, TASKS\n"
-            "from harness.data import DataSource\n"
+    code = ("from harness.plugins.registry import STRATEGIES, TASKS\n"
+            "from harness.plugins.data import DataSource\n"
             "print(STRATEGIES.build('runner_up:rank=3').spec(), len(TASKS.build('counting').examples(DataSource())))")
     assert python(installed, "-c", code).stdout.strip() == "runner_up:rank=3 2"
     shown = python(installed, "-m", "harness.cli", "show", "runner_up")

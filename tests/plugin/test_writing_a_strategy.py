@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from harness import nano
-from harness.registry import Registry
-from harness.strategy import Strategy
+from harness.plugins.registry import Registry
+from harness.plugins.strategy import Strategy
 from strategies.greedy import Greedy
 from tests.decode import decode, engine
 from tests.models import prompts, tiny_model

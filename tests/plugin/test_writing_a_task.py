@@ -14,11 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli import app
-from harness.data import DataSource
-from harness.registry import STRATEGIES, TASKS, Registry
-from harness.store import Store
-from harness.task import Task
-from harness.taskfile import CHECKERS, HEADER
+from harness.plugins.data import DataSource
+from harness.plugins.registry import STRATEGIES, TASKS, Registry
+from harness.plugins.task import Task
+from harness.plugins.task_file import CHECKERS, HEADER
+from harness.store.folder import Store
 from tests.pair import saved
 
 ROOT = Path(__file__).resolve().parents[2]

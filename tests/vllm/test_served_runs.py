@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from harness import nano
-from harness.store import Record, Store
+from harness.store.folder import Store
+from harness.store.schema import Record
 
 ASKED = ("greedy", "temperature:temperature=0.7", "top_p:p=0.9", "greedy+repetition_penalty:penalty=1.3",
          "beam:width=3,length_rule=none", "typical", "prompt_lookup")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.store import Store
+from harness.store.folder import Store
 from tests.vllm.heads import DRAFTS, make
 from tests.vllm.test_vllm_runs import decodebench
 

@@ -9,7 +9,8 @@ import pytest
 
 from harness.cli.report import render
 from harness.measure.summary import combine
-from harness.store import Record, Store
+from harness.store.folder import Store
+from harness.store.schema import Record
 
 EXACT = ("greedy", "prompt_lookup", "speculative", "suffix_decoding", "greedy+repetition_penalty:penalty=1.3",
          "greedy+frequency_penalty:presence=0.5", "greedy+no_repeat_ngram:n=3",

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.data import DataSource
-from harness.decoding.session import Session
-from harness.strategy import Guarantee, Request, Strategy, knob
-from harness.task import Example, Task
+from harness.engine.session import Session
+from harness.plugins.data import DataSource
+from harness.plugins.strategy import Guarantee, Request, Strategy, knob
+from harness.plugins.task import Example, Task
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,56 @@
+"""From a strategy to the fields of a request: vLLM's options, as far as each kind of server has such fields.
+
+Every knob that a kind of server has is always sent, for some have defaults of the model's own (vLLM and SGLang read
+them from its generation_config.json) and others of theirs (llama.cpp cuts to 40 tokens).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness.backends.vllm_options import SPECULATIVE, call
+from harness.errors import Unsupported
+from harness.plugins.strategy import Strategy
+
+Fields = Mapping[str, Any]
+
+PLAIN: Fields = {"temperature": 0.0, "top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+NEUTRAL: Mapping[str, Fields] = {
+    "": PLAIN,
+    "vLLM": {**PLAIN, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0},
+    "SGLang": {**PLAIN, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
+    "llama.cpp": {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "typical_p": 1.0, "repeat_penalty": 1.0,
+                  "samplers": ["temperature", "top_k", "top_p", "min_p"]},
+}
+"""What each kind of server can be asked, at the value that changes nothing; temperature 0 is greedy in all of them.
+
+llama.cpp by default cuts before it divides by the temperature, and its penalties look at the prompt's last 64 tokens.
+"""
+
+
+def fields(strategy: Strategy, kind: str, speculates: bool = False) -> Fields:
+    """What a request for `strategy` holds; raises `Unsupported` with the reason when such a server cannot be asked."""
+    if strategy.name in SPECULATIVE:
+        raise Unsupported("drafts are a setting of the server, not of a request: run greedy or a sampler against one "
+                          "that drafts and one that does not")
+    how, name = call(strategy, None), kind or "an OpenAI-compatible server"
+    if how.bends:
+        raise Unsupported(f"a request to {name} cannot bend logits in this way; --backend vllm can")
+    if how.beam:
+        return {**NEUTRAL[kind], **_beam(how.beam, kind)}
+    for field in how.sampling:
+        if field not in NEUTRAL[kind]:
+            raise Unsupported(f"a request to {name} has no {field}")
+    if speculates and "min_p" in how.sampling:
+        raise Unsupported("this server drafts, and then leaves out min_p")
+    return {**NEUTRAL[kind], **how.sampling}
+
+
+def _beam(knobs: Fields, kind: str) -> Fields:
+    """vLLM's own beam search, which divides log p by a power of the length of prompt and answer."""
+    if kind != "vLLM":
+        raise Unsupported(f"{kind or 'an OpenAI-compatible server'} has no beam search")
+    if knobs["length_rule"] not in ("full", "none") and knobs["length_penalty"]:
+        raise Unsupported("vLLM's server divides log p by the length of prompt and answer: take length_rule=full "
+                          "or none, or --backend vllm")
+    penalty = 0.0 if knobs["length_rule"] == "none" else knobs["length_penalty"]
+    return {"use_beam_search": True, "n": knobs["width"], "length_penalty": penalty}

@@ -1,0 +1,224 @@
+"""Models of the transformers library: finding, loading and checking them."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import nano
+from harness.engine.engine import Engine
+from harness.engine.session import Session
+from harness.engine.tree import TokenTree
+from harness.errors import UserError, suggestion
+from harness.models.kernels import quicken
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PASSING = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}  # of a configuration, not of the model
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model: its engine, its tokenizer, and what identifies it."""
+
+    name: str
+    engine: Engine
+    tokenizer: Any
+    eos: frozenset[int]
+    fingerprint: str
+
+    @property
+    def vocab(self) -> int:
+        """Rows of the output layer."""
+        return int(self.engine.model.config.get_text_config().vocab_size)
+
+    @property
+    def here(self) -> bool:
+        """Whether its weights are, so that it can be asked about texts."""
+        return bool(self.engine.device.type != "meta")
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in all weights."""
+        return sum(weight.numel() for weight in self.engine.model.parameters())
+
+
+def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: str | None = None,
+         compiled: bool = False) -> Model:
+    """Load `nano`, `nano-draft`, a folder or a hub id; raises `UserError` when it cannot be found or used.
+
+    `compiled` runs its forwards through `torch.compile`, which takes a while at the first of each kind.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are summed up in our one sentence
+    if dtype not in DTYPES:
+        raise UserError(f"There is no dtype '{dtype}'.{suggestion(dtype, DTYPES)}")
+    if compiled and not (device.startswith("cuda") or any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++")))):
+        raise UserError("--compile needs a C++ compiler; install one such as g++, or leave --compile out.")
+    try:
+        model = _weights(_place(name), DTYPES[dtype]).to(device).eval()
+    except UserError:
+        raise
+    except Exception as error:  # the library raises errors of many kinds for a folder that is no model
+        raise UserError(f"The model '{name}' cannot be loaded: {_sentence(error)}.") from error
+    words = _tokenizer(tokenizer or name)
+    quicken(model)
+    engine = Engine(model, _max_len(model))
+    check(engine)
+    if compiled:
+        engine.compile()
+        check(engine)
+    return Model(name, engine, words, _eos(model, words), fingerprint(model))
+
+
+def outline(name: str) -> Model:
+    """What is known of a model that others run: its architecture and tokenizer, on weights that hold nothing.
+
+    Raises `UserError` when the folder or hub id has no configuration or no tokenizer.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    find(name)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(_place(name))).eval()
+    with contextlib.suppress(OSError):  # not every model says how it is to be run
+        model.generation_config = GenerationConfig.from_pretrained(_place(name))
+    words = _tokenizer(name)
+    return Model(name, Engine(model, _max_len(model)), words, _eos(model, words), "")
+
+
+def find(name: str) -> None:
+    """Raise `UserError` unless there is such a model, whose weights are not loaded yet."""
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(_place(name))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"The model '{name}' cannot be loaded: {_sentence(error)}.") from error
+
+
+def _weights(place: str, dtype: torch.dtype) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(place)
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"{place} is an encoder-decoder model ({config.model_type}); give a decoder-only one.")
+    wanted: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(place, attn_implementation="sdpa", **wanted)
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        model, info = AutoModelForCausalLM.from_pretrained(place, attn_implementation="eager", **wanted)
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(f"{place} lacks {len(missing)} of the model's weights ({missing[0]} for one), "
+                        "which would be random; give a complete model.")
+    return model
+
+
+def check(engine: Engine) -> None:
+    """Compare a tree read through the slot cache with plain forwards; raises `UserError` when they differ."""
+    model, size = engine.model, engine.model.config.get_text_config().vocab_size
+    text = [token % size for token in (5, 11, 3, 7)]
+    tree = TokenTree(tuple(token % size for token in (2, 9, 4)), (-1, 0, -1))
+    try:
+        session = Session(engine)
+        session.follow(text)
+        rows = session.read(tree).logits
+        session.close()
+        paths = [[], [tree.tokens[0]], list(tree.tokens[:2]), [tree.tokens[2]]]
+        plain = [_plain(engine, text + path) for path in paths]
+    except Exception as error:
+        raise UserError(f"{type(model).__name__} cannot be read through a slot cache ({_sentence(error)}); "
+                        "give a decoder-only model whose layers all use attention.") from error
+    worst = float((rows - torch.stack(plain)).abs().max())
+    scale = max(1.0, float(rows.abs().max()))
+    if not worst <= TOLERANCE[model.dtype] * scale:
+        raise UserError(f"{type(model).__name__} does not follow tree masks: its logits are off by {worst:.2g}, "
+                        "so no result could be trusted; give another model.")
+    engine.forwards = engine.positions = engine.padding = 0
+
+
+@torch.inference_mode()
+def _plain(engine: Engine, text: Sequence[int]) -> torch.Tensor:
+    ids = torch.tensor([list(text)], device=engine.device)
+    places = torch.arange(len(text), device=engine.device)[None]
+    logits: torch.Tensor = engine.model(input_ids=ids, position_ids=places, use_cache=False).logits[0, -1].float()
+    return logits
+
+
+def _place(name: str) -> str:
+    if name in nano.NAMES:
+        return str(nano.weights(name))
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"The folder {name} holds no model: config.json is missing.")
+        return name
+    if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
+        raise UserError(f"There is no model '{name}': give a folder, a hub id such as 'owner/name', or one of "
+                        f"{', '.join(nano.NAMES)}.{suggestion(name, nano.NAMES) if '/' not in name else ''}")
+    return name
+
+
+def _tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(_place(name))
+    except Exception as error:
+        raise UserError(f"'{name}' has no tokenizer that can be loaded ({_sentence(error)}); "
+                        "save one beside the model, or name one with --tokenizer.") from error
+
+
+def _eos(model: Any, tokenizer: Any) -> frozenset[int]:
+    found: set[int] = set()
+    for source in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
+        found |= set(source) if isinstance(source, list | tuple) else {source} if source is not None else set()
+    return frozenset(token for token in found if token < model.config.get_text_config().vocab_size)
+
+
+def _max_len(model: Any) -> int:
+    config = model.config.get_text_config()
+    longest = int(getattr(config, "max_position_embeddings", 0) or 1 << 20)
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", window is not None)
+    return min(longest, int(window)) if slides and window else longest
+
+
+def fingerprint(model: Any) -> str:
+    """A short hash of the configuration and of a thousand numbers of every weight.
+
+    It says nothing of where the model was loaded from, by which version of transformers, on what machine: sums of
+    weights would round differently on another.
+    """
+    config = {key: value for key, value in model.config.to_diff_dict().items() if key not in PASSING}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, weight in sorted(model.state_dict().items()):
+        flat = weight.detach().flatten()
+        digest.update(f"{name}{tuple(weight.shape)}".encode())
+        digest.update(flat[:: max(1, flat.numel() // 1024)].double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _sentence(error: Exception) -> str:
+    """The first sentence of an error, on one line and not too long."""
+    first = re.split(r"(?<=[a-z)'])[.:?!] ", " ".join(str(error).split()), maxsplit=1)[0]
+    return textwrap.shorten(first, 200, placeholder=" …").rstrip(".") or type(error).__name__
+
+

@@ -1,0 +1,179 @@
+"""Finds strategies and tasks: built in by file name, third parties' by entry point, or one file by path."""
+
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import os
+import pkgutil
+import re
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+from harness.errors import UserError, suggestion
+from harness.plugins.plugin import Plugin, split_spec, stages
+from harness.plugins.strategy import Over, Strategy
+from harness.plugins.task import Task
+
+P = TypeVar("P", bound=Plugin)
+
+
+class Registry(Generic[P]):
+    """The plugins of one kind. Listing imports none of them; `get` imports only the one asked for.
+
+    A name has one owner: two plugins of the same name raise `UserError` naming both files. Entry points are looked up
+    in the group `decodebench.<package>`; `$DECODEBENCH_PLUGINS` (comma-separated distribution names) limits them.
+    """
+
+    def __init__(self, kind: str, package: str, base: type[P]) -> None:
+        self.kind, self.package, self.base = kind, package, base
+        self._files: dict[str, Path] = {}
+
+    def built_in(self) -> dict[str, Path]:
+        """The files of the built-in plugins by name."""
+        folder = Path(__file__).resolve().parents[2] / self.package
+        return {m.name: folder / f"{m.name}.py" for m in pkgutil.iter_modules([str(folder)]) if not m.ispkg}
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted({*self.built_in(), *self._files, *self._foreign()})
+
+    def origin(self, name: str) -> str:
+        """Where `name` comes from: a file, or a distribution's entry point."""
+        path = self._files.get(name) or self.built_in().get(name)
+        return str(path) if path else _describe(self._foreign()[name])
+
+    def idea(self, name: str) -> str:
+        """The first line of the plugin's docstring, read without importing it; empty when it is not a local file."""
+        path = self._files.get(name) or self.built_in().get(name)
+        if path is None:
+            return ""
+        return (ast.get_docstring(_parsed(path)) or "").partition("\n")[0]
+
+    def add_file(self, path: Path) -> str:
+        """Register the plugin in one Python file and return its name; raises `UserError` when another one has it."""
+        name, path = path.stem, path.resolve()
+        if not path.is_file():
+            raise UserError(f"There is no plugin file {path}.")
+        if self._files.get(name) != path and name in self.names():
+            raise UserError(f"The {self.kind} '{name}' is defined twice: in {self.origin(name)} and in {path}; "
+                            "give your file another name.")
+        self._files[name] = path
+        return name
+
+    def get(self, name: str) -> type[P]:
+        """The class called `name`; raises `UserError` with the nearest name, or why it cannot be loaded."""
+        if name in self._files:
+            return self._class(_load_file(self._files[name]), name)
+        foreign = self._foreign()
+        if name in self.built_in():
+            return self._class(importlib.import_module(f"{self.package}.{name}"), name)
+        if name in foreign:
+            try:
+                loaded = foreign[name].load()
+            except Exception as error:
+                raise UserError(f"The {self.kind} '{name}' from {_describe(foreign[name])} "
+                                f"cannot be loaded: {error}.") from error
+            return self._class(loaded, name)
+        raise UserError(f"There is no {self.kind} '{name}'.{suggestion(name, self.names())}")
+
+    def build(self, spec: str) -> P:
+        """Build a plugin from `name:k=v,k=v`, or a strategy over another one from `other:k=v+name:k=v`."""
+        *below, last = stages(spec)
+        name, options = split_spec(last)
+        cls = self.get(name)
+        if issubclass(cls, Over):
+            over = self.build("+".join(below) or cls.usual)
+            return cls.configured(options, over=over)
+        if below:
+            raise UserError(f"The {self.kind} '{name}' does not work on another one; "
+                            f"in '{spec}' leave out what stands before it.")
+        return cls.configured(options)
+
+    def _foreign(self) -> dict[str, EntryPoint]:
+        allowed = os.environ.get("DECODEBENCH_PLUGINS")
+        only = None if allowed is None else {_normal(name) for name in allowed.split(",")}
+        found: dict[str, EntryPoint] = {}
+        for point in entry_points(group=f"decodebench.{self.package}"):
+            if only is not None and (point.dist is None or _normal(point.dist.name) not in only):
+                continue
+            other = found.get(point.name)
+            built_in = self.built_in().get(point.name)
+            if built_in or (other and other.value != point.value):
+                raise UserError(f"The {self.kind} '{point.name}' is defined twice: in "
+                                f"{built_in or _describe(other)} and in {_describe(point)}; uninstall one of them.")
+            found[point.name] = point
+        return found
+
+    def _class(self, loaded: ModuleType | type[P], name: str) -> type[P]:
+        """The one plugin class of a module (or the class itself), checked and named."""
+        if isinstance(loaded, ModuleType):
+            own = [c for c in vars(loaded).values() if isinstance(c, type) and issubclass(c, self.base)
+                   and c.__module__ == loaded.__name__ and not c.__name__.startswith("_")]
+            if len(own) != 1:
+                raise UserError(f"{loaded.__file__} must define exactly one subclass of {self.base.__name__}, "
+                                f"not {len(own)}.")
+            loaded = own[0]
+        params = getattr(loaded, "__dataclass_params__", None)
+        if not (isinstance(loaded, type) and issubclass(loaded, self.base) and dataclasses.is_dataclass(loaded)
+                and "__dataclass_params__" in vars(loaded) and params is not None and params.frozen):
+            raise UserError(f"The {self.kind} '{name}' must be a subclass of {self.base.__name__} "
+                            "decorated with @dataclass(frozen=True).")
+        loaded.name = name
+        return loaded
+
+
+def add_plugin(path: Path) -> None:
+    """Register a Python file as a task when a class of it has the base `Task`, else as a strategy, without running it.
+
+    Raises `UserError` when it is no Python file or its name is taken.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no plugin file {path}.")
+    bases = {base.attr if isinstance(base, ast.Attribute) else base.id for node in ast.walk(_parsed(path))
+             if isinstance(node, ast.ClassDef) for base in node.bases if isinstance(base, ast.Attribute | ast.Name)}
+    registry: Registry[Any] = TASKS if "Task" in bases else STRATEGIES
+    registry.add_file(path)
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} is not a Python file that can be read: {error}.") from None
+
+
+def _normal(name: str) -> str:
+    """A distribution's name as package indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
+def _load_file(path: Path) -> ModuleType:
+    """Import one file, once, under a module name that shadows nobody's."""
+    name = f"decodebench_plugin_{path.stem}"
+    if (known := sys.modules.get(name)) and getattr(known, "__file__", None) == str(path):
+        return known
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}.") from error
+    return module
+
+
+def _describe(point: EntryPoint | None) -> str:
+    if point is None:
+        return "?"
+    return f"the package '{point.dist.name if point.dist else '?'}' ({point.value})"
+
+
+STRATEGIES = Registry("strategy", "strategies", Strategy)  # type: ignore[type-abstract]
+TASKS = Registry("task", "tasks", Task)  # type: ignore[type-abstract]

@@ -1,0 +1,139 @@
+"""Reads the rows of a task that a user has written down as JSONL."""
+
+import ast
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError, suggestion
+from harness.plugins.data import ANSWER, Row, checked, picked, read_jsonl
+from harness.plugins.task import Example
+
+CHECKERS = ("exact", "contains", "regex", "number", "choice", "code", "none")
+ASKED = ("prompt", "turns", "messages")
+HEADER = {"checker": str, "max_new_tokens": int, "stop": list[str], "open_ended": bool, "sub_tasks": bool}
+FIELDS = {"prompt": str, "turns": list[str], "messages": list, "answer": ANSWER, "entry_point": str, "category": str,
+          "reference": str}
+ROLES = ("system", "user", "assistant")
+
+
+def read(path: Path, checker: str) -> tuple[Row, list[Example]]:
+    """What the header of a file says, and its examples; `checker` is that of rows and files that name none.
+
+    Raises `UserError` that names the file and the line of what is wrong.
+    """
+    rows = read_jsonl(path)
+    first = next(rows, None)
+    header: Row = {}
+    if first and isinstance(first[1], dict) and "task" in first[1] and not set(ASKED) & set(first[1]):
+        header = _header(first[1]["task"], f"{path}, line {first[0]}")
+    elif first:
+        rows = chain([first], rows)
+    given = _given(rows, header.pop("checker", checker))
+    found = checked(given, str(path), {"id": str, "checker": str}, optional=FIELDS, key="id", check=_problem)
+    return header, [_example(path.name.partition(".")[0], row, header) for row in found]
+
+
+def _header(given: Any, where: str) -> Row:
+    if not isinstance(given, dict):
+        raise UserError(f"{where}: the field 'task' must be an object of settings.")
+    for name in given:
+        if name not in HEADER:
+            raise UserError(f"{where}: there is no setting '{name}'.{suggestion(name, HEADER)}")
+    header = picked(given, {}, HEADER, where)
+    if header.get("checker", CHECKERS[0]) not in CHECKERS:
+        raise UserError(f"{where}: {_unknown(header['checker'])}.")
+    if header.get("max_new_tokens", 1) < 1:
+        raise UserError(f"{where}: 'max_new_tokens' must be at least 1, not {header['max_new_tokens']}.")
+    if "stop" in header:
+        header["stop"] = tuple(header["stop"])
+        if "" in header["stop"]:
+            raise UserError(f"{where}: a stop string is empty.")
+    return header
+
+
+def _given(rows: Iterator[tuple[int, Any]], checker: str) -> Iterator[tuple[int, Any]]:
+    """The rows with what they leave out: the number of the line as their id, and the checker."""
+    for number, row in rows:
+        if isinstance(row, dict):
+            row = {**row, "id": row.get("id", number), "checker": row.get("checker", checker)}
+            if type(row["id"]) is int:
+                row["id"] = str(row["id"])
+        yield number, row
+
+
+def _problem(row: Row) -> str | None:
+    """What is wrong with a row, None when it is sound."""
+    asked = [name for name in ASKED if name in row]
+    if len(asked) != 1:
+        return "give one of 'prompt', 'turns' and 'messages'" + (f", not {' and '.join(asked)}" if asked else "")
+    texts = row[asked[0]] if asked == ["turns"] else [row.get("prompt", "messages")]
+    if not texts or not all(text.strip() for text in texts):
+        return f"the field '{asked[0]}' is empty"
+    if asked == ["messages"] and (problem := _messages(row["messages"])):
+        return problem
+    if row["checker"] not in CHECKERS:
+        return _unknown(row["checker"])
+    if row["checker"] == "none":
+        return None
+    answers = _answers(row)
+    if not answers or not all(answer.strip() for answer in answers):
+        return f"the checker '{row['checker']}' needs an 'answer' that is not empty"
+    return next((problem for one in answers if (problem := _answer(row, one))), None)
+
+
+def _unknown(checker: str) -> str:
+    return f"there is no checker '{checker}', only {', '.join(CHECKERS)}"
+
+
+def _messages(messages: list[Any]) -> str | None:
+    if not all(isinstance(one, dict) and set(one) == {"role", "content"} and one["role"] in ROLES
+               and isinstance(one["content"], str) and one["content"].strip() for one in messages):
+        return "every message must have a 'role' (system, user or assistant) and a 'content' that is not empty"
+    return None if messages and messages[-1]["role"] == "user" else "the last message must be the user's"
+
+
+def _answers(row: Row) -> list[str]:
+    given = row.get("answer", [])
+    return [str(one) for one in (given if isinstance(given, list) else [given])]
+
+
+def _answer(row: Row, answer: str) -> str | None:
+    """What is wrong with an answer that the checker of its row is to be given."""
+    try:
+        if row["checker"] == "regex":
+            re.compile(answer)
+        elif row["checker"] == "number":
+            number(answer)
+        elif row["checker"] == "choice" and not re.fullmatch(r"\s*[A-Z]\s*", answer):
+            return f"the answer '{answer}' is not one capital letter"
+        elif row["checker"] == "code":
+            ast.parse(answer)
+            return None if row.get("entry_point", "").isidentifier() else \
+                "the checker 'code' needs an 'entry_point', the name of the function that is tested"
+    except (re.error, SyntaxError, ValueError) as error:
+        return f"the answer is no {'pattern' if row['checker'] == 'regex' else 'Python'} ({error})"
+    except ArithmeticError:
+        return f"the answer '{answer}' is no number"
+    return None
+
+
+def number(text: str) -> Decimal:
+    """A number as it is compared: 1,200.0 and $1200 are 1200; raises `ArithmeticError` for other texts."""
+    value = Decimal(text.strip().replace(",", "").replace("$", "").replace("\u2212", "-"))
+    if not value.is_finite():
+        raise ArithmeticError(text)
+    return value.normalize() + 0  # no trailing zeros, and no negative zero
+
+
+def _example(name: str, row: Row, header: Row) -> Example:
+    """A row as an example; `gold` has all that tells it from another one, the header and the reference included."""
+    messages = row.get("messages")
+    turns = row.get("turns") or [messages[-1]["content"] if messages else row["prompt"]]
+    extra: Row = {key: row[key] for key in ("messages", "reference", "entry_point") if key in row}
+    gold: Row = {"checker": row["checker"], "answer": _answers(row), "prompt": row.get("prompt", ""), **extra}
+    return Example(id=f"{name}/{row['id']}", turns=tuple(turns), gold=gold | ({"task": header} if header else {}),
+                   category=row.get("category", ""), reference=row.get("reference", ""))

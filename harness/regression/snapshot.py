@@ -1,0 +1,174 @@
+"""What of a run a check compares, small enough to be committed: counts, hashes of the tokens, qualities and times."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import ValidationError
+
+from harness.errors import UserError
+from harness.measure.raw import COUNTS
+from harness.measure.summary import samples
+from harness.store.folder import Store
+from harness.store.schema import Manifest, ModelEntry, Stored, StrategyEntry, TaskEntry
+
+SCHEMA = 1
+SAMPLE = ["example", "sample", "repeat"]
+EXACT = ("tokens", *COUNTS)
+COLUMNS = [*SAMPLE, "status", "hash", "truncated", *EXACT, "decode_tokens", "decode_steps", "seconds", "quality"]
+WHOLE = [name for name in COLUMNS if name in (*EXACT, "decode_tokens", "decode_steps")]
+
+
+class About(Stored):
+    """What a snapshot is of: the part of a manifest that says what was run, and on which hardware."""
+
+    schema_version: int = SCHEMA
+    created: str
+    baseline: str
+    config: dict[str, Any]
+    strategies: list[StrategyEntry]
+    tasks: list[TaskEntry]
+    model: ModelEntry
+    draft: ModelEntry | None
+    hardware: Any
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "About":
+        """The part of a manifest, without the places where data was found."""
+        tasks = [task.model_copy(update={"data": ""}) for task in manifest.tasks]
+        return cls(created=manifest.created, baseline=manifest.baseline, config=manifest.config,
+                   strategies=manifest.strategies, tasks=tasks, model=manifest.model, draft=manifest.draft,
+                   hardware=manifest.environment.get("hardware"))
+
+
+class Cell(Stored):
+    """The samples of one strategy on one task, a list each, in the order of `COLUMNS`."""
+
+    task: str
+    strategy: str
+    samples: list[list[str | bool | int | float | None]]
+
+
+class File(Stored):
+    """A snapshot as it is written."""
+
+    about: About
+    columns: list[str]
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run for a check: what it is, and a frame of `COLUMNS` for each (task, strategy) that has samples."""
+
+    about: About
+    cells: dict[tuple[str, str], pd.DataFrame]
+
+    @classmethod
+    def of(cls, store: Store) -> "Snapshot":
+        """The snapshot of a run on disk."""
+        frame = samples(store)
+        ids = [row if isinstance(row, np.ndarray) else np.array([], dtype=np.int64) for row in frame["ids"]]
+        frame = frame.assign(
+            hash=[hashlib.sha256(row.astype("<i8").tobytes()).hexdigest()[:12] for row in ids],
+            truncated=frame["truncated"].eq(True), quality=np.nan)
+        for task in store.manifest.tasks:
+            if (score := f"score_{task.headline}") in frame:
+                mine = frame["task"] == task.spec
+                frame.loc[mine, "quality"] = frame.loc[mine, score].astype(float)
+        return cls(About.of(store.manifest), {
+            (str(task), str(strategy)): cell[COLUMNS].reset_index(drop=True)
+            for (task, strategy), cell in frame.groupby(["task", "strategy"], sort=False)})
+
+    @classmethod
+    def open(cls, path: Path) -> "Snapshot":
+        """Read a committed snapshot, or take that of a run's folder; raises `UserError` when it is neither."""
+        if path.is_dir():
+            return cls.of(Store.open(path))
+        try:
+            found = File.model_validate_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"There is no baseline {path}; `decodebench check DIR --write {path}` makes one.") from None
+        except (ValidationError, UnicodeDecodeError):
+            raise UserError(f"{path} is no baseline of this version of decodebench; make it again with "
+                            f"`decodebench check DIR --write {path}`.") from None
+        if found.columns != COLUMNS:
+            raise UserError(f"{path} was written by another version of decodebench; make it again with "
+                            f"`decodebench check DIR --write {path}`.")
+        numbers = dict.fromkeys([*WHOLE, "seconds", "quality"], float)
+        return cls(found.about, {(cell.task, cell.strategy): pd.DataFrame(cell.samples, columns=COLUMNS).astype(numbers)
+                                 for cell in found.cells})
+
+    def text(self) -> str:
+        """The file to commit: a line a sample, so that a change of one is a change of one line."""
+        head = f'{{"about": {self.about.model_dump_json(indent=1)},\n"columns": {json.dumps(COLUMNS)},\n"cells": ['
+        cells = []
+        for (task, strategy), frame in self.cells.items():
+            frame = frame.sort_values(SAMPLE)
+            rows = ",\n".join(json.dumps([_plain(name, value) for name, value in zip(COLUMNS, row, strict=True)])
+                              for row in zip(*(frame[name] for name in COLUMNS), strict=True))
+            cells.append(f'{{"task": {json.dumps(task)}, "strategy": {json.dumps(strategy)}, "samples": [\n{rows}]}}')
+        return head + ",\n".join(cells) + "]}\n"
+
+    def cell(self, task: str, strategy: str) -> pd.DataFrame:
+        """The samples of a cell, none where it was not run."""
+        return self.cells.get((task, strategy), pd.DataFrame(columns=COLUMNS))
+
+    def samples_due(self) -> dict[tuple[str, str], int]:
+        """How many samples each (task, strategy) that could run should have."""
+        each = int(self.about.config.get("samples", 1)) * int(self.about.config.get("repeats", 1))
+        return {(task.spec, strategy.spec): task.examples * each for task in self.about.tasks
+                for strategy in self.about.strategies if not strategy.unsupported}
+
+
+def _plain(name: str, value: Any) -> str | bool | int | float | None:
+    """A value as JSON holds it: whole numbers whole, others to six digits, and nothing for NaN."""
+    if isinstance(value, str):
+        return value
+    if value != value:
+        return None
+    if name == "truncated":
+        return bool(value)
+    return int(value) if name in (*WHOLE, "sample", "repeat") else float(f"{value:.6g}")
+
+
+def difference(run: About, baseline: About) -> str:
+    """The first thing that keeps two snapshots from being compared, in words, or an empty string.
+
+    A setting that only one of them knows is not held against it, and neither is the hardware: counts do not depend on
+    it.
+    """
+    for name in ("model", "draft"):
+        mine, theirs = getattr(run, name), getattr(baseline, name)
+        if mine != theirs:
+            return f"the {name} is {_model(mine)}, not {_model(theirs)}"
+    if run.baseline != baseline.baseline:
+        return f"the baseline strategy is {run.baseline}, not {baseline.baseline}"
+    for key in sorted(run.config.keys() & baseline.config.keys() - {"limit"}):  # the data says what a limit left
+        if run.config[key] != baseline.config[key]:
+            return f"'{key}' is {run.config[key]}, not {baseline.config[key]}"
+    known = {task.spec: task for task in run.tasks}
+    for task in baseline.tasks:
+        if task.spec in known and (words := _task(known[task.spec], task)):
+            return f"{task.spec} {words}"
+    return ""
+
+
+def _task(mine: TaskEntry, theirs: TaskEntry) -> str:
+    if mine.version != theirs.version:
+        return f"has version {mine.version}, not {theirs.version}"
+    if mine.examples != theirs.examples:
+        return f"has {mine.examples} examples, not {theirs.examples}"
+    if mine.data_hash != theirs.data_hash:
+        return "has other examples"
+    if mine.max_new_tokens != theirs.max_new_tokens:
+        return f"stops at {mine.max_new_tokens} tokens, not {theirs.max_new_tokens}"
+    return ""
+
+
+def _model(entry: ModelEntry | None) -> str:
+    return "none" if entry is None else f"{entry.name} ({entry.dtype}, {entry.fingerprint[:12]})"

@@ -1,0 +1,150 @@
+"""What models make of the answers of a run, once it is over: nothing of this is timed, and no strategy is involved."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from harness.models.likelihood import Seen, fitted, look
+from harness.models.loading import Model, load
+from harness.models.prompts import encode
+from harness.plugins.task import Example, Message, Task
+from harness.run.plan import Plan, use_threads
+from harness.stats.mauve import SEEDS, mauve
+from harness.store.schema import Likeness, Record, Texts, TextScore
+
+
+class Said(NamedTuple):
+    """One turn: its prompt and how many tokens that lost at its start, and the answer as token ids and as text."""
+
+    prompt: str | list[Message]
+    cut: int
+    tokens: Sequence[int]
+    text: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer, or a reference: what identifies it in the store, and its turns."""
+
+    identity: dict[str, Any]
+    turns: list[Said]
+
+
+def looked_at(plan: Plan) -> list[Task]:
+    """The tasks whose texts are looked at: as asked, else those that are open-ended or have several samples.
+
+    None where the model's weights are not here.
+    """
+    config = plan.config
+    return [task for task, _ in plan.tasks if plan.target.here and
+            (task.open_ended or config.samples > 1 if config.texts is None else config.texts)]
+
+
+def missing(plan: Plan, known: Texts | None) -> bool:
+    """Whether there is something to find out about texts that is not known yet, or by another scorer."""
+    tasks = {task.spec() for task in looked_at(plan)}
+    if not tasks or known is None:
+        return bool(tasks)
+    return not tasks <= set(known.tasks) or known.scorer != _scorer_name(plan)
+
+
+def described(plan: Plan, records: Iterable[Record]) -> Texts:
+    """What the evaluated model and the scorer make of every answer, and of the references where the task has them.
+
+    Both read an answer after its prompt. The evaluated model reads the tokens that were decoded, EOS among them; the
+    scorer reads the text with its own tokenizer. References are cut to the length that answers may have.
+    """
+    own = _scorer_name(plan) == plan.target.name
+    tasks = looked_at(plan)
+    answers = [*_references(plan, tasks), *_answers(plan, tasks, records)]
+    mine = [[fitted(plan.target, encode(plan.target, turn.prompt)[turn.cut:], turn.tokens) for turn in answer.turns]
+            for answer in answers]
+    scorer = plan.target if own else load(_scorer_name(plan), device=plan.config.device)
+    use_threads(plan.config, scorer)
+    theirs = [[fitted(scorer, encode(scorer, turn.prompt), _tokens(scorer, turn.text)) for turn in answer.turns]
+              for answer in answers]
+    flat, other = [text for turns in mine for text in turns], [text for turns in theirs for text in turns]
+    seen = look(plan.target, flat + other if own else flat)  # most are the same, and are read once
+    judged = seen if own else look(scorer, other)
+    scores = [_score(answer, [seen[text] for text in one], [judged[text] for text in other])
+              for answer, one, other in zip(answers, mine, theirs, strict=True)]
+    features = [judged[turns[-1]].feature.numpy() for turns in theirs]
+    return Texts(scorer=scorer.name, own=own, tasks=[task.spec() for task in tasks], scores=scores,
+                 likeness=list(_likeness(scores, features)))
+
+
+def _scorer_name(plan: Plan) -> str:
+    return plan.config.scorer or plan.target.name
+
+
+def _tokens(model: Model, text: str) -> list[int]:
+    return list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _references(plan: Plan, tasks: Sequence[Task]) -> Iterator[Answer]:
+    for task, examples in plan.tasks:
+        for example in examples if task in tasks else ():
+            if example.reference:
+                most = plan.config.max_new_tokens or task.max_new_tokens
+                tokens = _tokens(plan.target, example.reference)[:most]
+                text = plan.target.tokenizer.decode(tokens, skip_special_tokens=True,
+                                                    clean_up_tokenization_spaces=False)
+                identity = {"task": task.spec(), "example": example.id, "text": text,
+                            "answer": _read_off(task, example, text)}
+                yield Answer(identity, [Said(task.prompt(example, []), 0, tokens, text)])
+
+
+def _answers(plan: Plan, tasks: Sequence[Task], records: Iterable[Record]) -> Iterator[Answer]:
+    known = {(task.spec(), one.id): (task, one) for task, all_ in plan.tasks if task in tasks for one in all_}
+    for record in records:
+        if record.status != "ok" or (record.task, record.example) not in known or not record.turns:
+            continue
+        task, example = known[record.task, record.example]
+        identity: dict[str, Any] = {name: getattr(record, name) for name in ("task", "example", "strategy", "sample",
+                                                                             "repeat")}
+        identity["answer"] = _read_off(task, example, record.turns[-1].text)
+        said = [one.text for one in record.turns]
+        yield Answer(identity, [Said(task.prompt(example, said[:turn]), one.prompt_cut,
+                                     one.tokens or _tokens(plan.target, one.raw), one.text)
+                                for turn, one in enumerate(record.turns)])
+
+
+def _read_off(task: Task, example: Example, text: str) -> str | None:
+    """What the task reads off an answer, in short: it is only ever compared."""
+    answer = task.answer(example, text)
+    return answer and hashlib.sha256(answer.encode()).hexdigest()[:12]
+
+
+def _score(answer: Answer, mine: Sequence[Seen], theirs: Sequence[Seen]) -> TextScore:
+    cosine = [one.cosine for one in theirs if one.cosine is not None]
+    return TextScore(
+        **answer.identity, tokens=sum(len(one.best) for one in mine), logp=sum(one.logp for one in mine),
+        greedy=_mean(mine, "greedy"), entropy=_mean(mine, "uncertainty"), uneven=_mean(mine, "uneven"),
+        rep=_mean(mine, "rep"), scorer_tokens=sum(len(one.best) for one in theirs),
+        scorer_logp=sum(one.logp for one in theirs), cosine=sum(cosine) / len(cosine) if cosine else None)
+
+
+def _mean(seen: Sequence[Seen], name: str) -> float | None:
+    """The mean over the turns, each weighing as much as it has tokens; None without a token."""
+    values = [(getattr(one, name), len(one.best)) for one in seen if one.best]
+    return sum(value * count for value, count in values) / sum(count for _, count in values) if values else None
+
+
+def _likeness(scores: Sequence[TextScore], features: Sequence[np.ndarray]) -> Iterator[Likeness]:
+    """MAUVE of each strategy's first answers and the references of its task: as many for every strategy."""
+    groups: dict[tuple[str, str], list[np.ndarray]] = {}
+    for score, feature in zip(scores, features, strict=True):
+        if not (score.sample or score.repeat):
+            groups.setdefault((score.task, score.strategy), []).append(feature)
+    known: dict[tuple[str, bytes], list[float]] = {}  # lossless strategies write the same texts
+    for (task, strategy), ours in groups.items():
+        theirs = groups.get((task, ""), [])
+        if strategy and theirs:
+            p, q = np.stack(theirs), np.stack(ours)
+            if (key := (task, q.tobytes())) not in known:
+                sound = np.isfinite(p).all() and np.isfinite(q).all()  # half precision may overflow
+                known[key] = [mauve(p, q, seed) for seed in SEEDS] if sound else []
+            yield Likeness(task=task, strategy=strategy, texts=len(ours), references=len(theirs), scores=known[key])

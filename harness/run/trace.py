@@ -1,0 +1,60 @@
+"""Runs a strategy on one prompt, stops it, and writes down what every step did and took."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from harness.engine.session import Session
+from harness.models.stop_rule import Cut, StopRule
+from harness.plugins.strategy import Request, Strategy
+from harness.store.schema import Steps, Stop
+
+Clock = Callable[[], float]
+
+
+@dataclass
+class Trace:
+    """An answer's token ids, why it stopped, and its steps."""
+
+    tokens: list[int] = field(default_factory=list)
+    stop: Stop = "ended"
+    steps: Steps = field(default_factory=Steps)
+
+
+def trace(strategy: Strategy, session: Session, request: Request, rule: StopRule, clock: Clock) -> Trace:
+    """Decode until EOS, a stop string, `request.max_new_tokens` or the strategy's own end; the last step is cut."""
+    result = Trace()
+    generator = iter(strategy.generate(session, request))
+    counts = _counts(session)
+    while True:
+        start = clock()
+        block = next(generator, None)
+        seconds = clock() - start
+        if block is None:
+            return result
+        result.tokens += block
+        cut = rule.cut(result.tokens, len(block))
+        if (cut.kept if cut else len(result.tokens)) > request.max_new_tokens:
+            cut = None
+        if cut is None and len(result.tokens) >= request.max_new_tokens:
+            cut = Cut(request.max_new_tokens, "length")
+        over = len(result.tokens) - cut.kept if cut else 0
+        counts = _note(result.steps, len(block) - over, seconds, counts, _counts(session))
+        if cut:
+            del result.tokens[cut.kept:]
+            result.stop = cut.reason
+            return result
+
+
+def _counts(session: Session) -> tuple[int, ...]:
+    work, draft = session.work, session.draft_work
+    return (work.forwards, work.positions, work.drafted, work.accepted, draft.forwards, draft.positions)
+
+
+def _note(steps: Steps, kept: int, seconds: float, before: tuple[int, ...], now: tuple[int, ...]) -> tuple[int, ...]:
+    steps.tokens.append(kept)
+    steps.seconds.append(seconds)
+    columns = (steps.forwards, steps.positions, steps.drafted, steps.accepted, steps.draft_forwards,
+               steps.draft_positions)
+    for column, old, new in zip(columns, before, now, strict=True):
+        column.append(new - old)
+    return now

@@ -1,0 +1,81 @@
+"""Checks an answer against what a user's file says: the checkers of `task_file`.
+
+Importing this module imports `evaluate` (seconds).
+"""
+
+import re
+from contextlib import suppress
+
+import regex
+
+from harness.plugins.task_file import number
+from harness.scoring.metrics import CodePasses, Gold, SampleMetric
+
+NUMBER = re.compile(r"(?<![\w.])[-−]?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+(?!\w))?")
+LETTER = (
+    re.compile(r"(?i:answer\s*(?:is|:)|choose|option)\s*\W{0,3}([A-Z])\b"),  # The answer is (B). **Answer:** B
+    re.compile(r"^\W{0,3}([A-Z])(?:[).:,]|\W*$)", re.MULTILINE),  # B) Paris, or a line that is B alone
+    re.compile(r"\(([A-Z])\)"),
+    re.compile(r"\b([B-HJ-Z]|[AI](?!'|\u2019|\s+(?!is\b)[a-z]))\b"),  # a letter that is no article or pronoun
+)
+FENCED = re.compile(r"^```[^\n]*\n(.*?)(?:^```|\Z)", re.MULTILINE | re.DOTALL)
+SECONDS = 1.0  # for a user's pattern on one answer: some take for ever
+
+
+class CheckedAnswer(SampleMetric):
+    """Whether the last answer is right: `correct`, 0 or 1, nothing when the checker is `none`.
+
+    Gold is `{"checker": name, "answer": [text, ...]}`, one of which must fit; `code` has a `prompt` and an
+    `entry_point` too. White space at the ends of answers is ignored, letter case is not.
+    """
+
+    def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
+        """`correct`, and for code `timeout`."""
+        if gold["checker"] == "none":
+            return {}
+        if gold["checker"] == "code":
+            text = answers[-1] if gold["prompt"] else program(answers[-1])
+            found = CodePasses().sample([text], _tests(gold))
+            return {"correct": found["pass"], "timeout": found["timeout"]}
+        return {"correct": float(any(fits(gold["checker"], answers[-1], wanted) for wanted in gold["answer"]))}
+
+
+def fits(checker: str, text: str, wanted: str) -> bool:
+    """Whether an answer is what is wanted; raises `TimeoutError` when a pattern takes longer than a second."""
+    if checker == "contains":
+        return wanted in text
+    if checker == "regex":
+        return regex.search(wanted, text, timeout=SECONDS) is not None
+    if checker == "number":
+        return read_off(checker, text) == str(number(wanted))
+    return read_off(checker, text) == wanted.strip()
+
+
+def read_off(checker: str, text: str) -> str | None:
+    """What an answer says in the end: its last number, the letter it chooses, or all of it; None when it is not there.
+
+    The letter is the last one after "answer is", "answer:", "choose" or "option", else the last one at the start of a
+    line, in brackets, or alone.
+    """
+    if checker == "number":
+        found = [match.group() for match in NUMBER.finditer(text)]
+        with suppress(ArithmeticError):  # it may be larger than any number that is reckoned with
+            return str(number(found[-1])) if found else None
+        return None
+    if checker == "choice":
+        letters = next((one for pattern in LETTER if (one := pattern.findall(text))), [])
+        return str(letters[-1]) if letters else None
+    return text.strip() or None
+
+
+def program(text: str) -> str:
+    """The last fenced block of a chat's answer, or all of it."""
+    blocks: list[str] = FENCED.findall(text)
+    return blocks[-1] if blocks else text
+
+
+def _tests(gold: Gold) -> Gold:
+    tests = "\n".join(gold["answer"])
+    if not re.search(r"^def check\(", tests, re.MULTILINE):
+        tests += "\n\ndef check(candidate):\n    pass\n"
+    return {"prompt": gold["prompt"], "test": tests, "entry_point": gold["entry_point"]}

@@ -1,0 +1,43 @@
+"""The scorers of tasks whose answer is in the prompt, more or less: a corrected passage, an extractive summary.
+
+Importing this module imports `evaluate` (seconds), so tasks import it when they score.
+"""
+
+import re
+from collections import Counter
+from difflib import SequenceMatcher
+
+from harness.scoring.metrics import Gold, SampleMetric
+
+
+class ExactText(SampleMetric):
+    """Whether a text is the wanted one: `exact`, 0 or 1, and how near it comes: `similarity`, 0 to 1.
+
+    `similarity` is the ratio of `difflib.SequenceMatcher` over words separated by white space. White space around the
+    answer is ignored. Gold is `{"text": ...}`.
+    """
+
+    def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
+        """`exact` and `similarity`."""
+        answer, wanted = answers[-1].strip(), gold["text"]
+        matcher = SequenceMatcher(None, answer.split(), wanted.split(), autojunk=False)
+        return {"exact": float(answer == wanted), "similarity": matcher.ratio()}
+
+
+class SentencesKept(SampleMetric):
+    """Whether an extractive summary is the wanted one: `exact`, 0 or 1, and the F1 of its sentences: `f1`, 0 to 1.
+
+    A sentence counts as often as it is in both, word for word. Gold is `{"text": ...}`.
+    """
+
+    def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
+        """`exact` and `f1`."""
+        answer, wanted = answers[-1].strip(), gold["text"]
+        given, right = Counter(sentences(answer)), Counter(sentences(wanted))
+        shared = (given & right).total()
+        return {"exact": float(answer == wanted), "f1": 2 * shared / (given.total() + right.total())}
+
+
+def sentences(text: str) -> list[str]:
+    """Return the sentences of a plain text: each ends with a full stop before white space or the end."""
+    return [one for one in re.split(r"(?<=\.)\s+", text.strip()) if one]

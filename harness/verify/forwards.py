@@ -1,0 +1,138 @@
+"""What forwards take on this machine: v(M) of the models of a run, and how fast memory is copied."""
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.engine.engine import Engine, Read
+from harness.engine.session import Session
+from harness.errors import UserError
+from harness.measure.raw import read
+from harness.models.loading import Model, load
+from harness.plugins.registry import STRATEGIES
+from harness.run.trace import Clock
+from harness.store.environment import environment
+from harness.store.folder import Store
+from harness.store.schema import Curve, Limits, Manifest, ModelEntry
+
+WIDTHS = (1, 2, 3, 4, 5, 6, 8, 11, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+ROUNDS = 40
+SAID = (5, 2)  # tokens that a forward reads when only its time matters; any will do
+
+
+@torch.inference_mode()
+def forward_seconds(engines: Sequence[Engine], context: Sequence[int], widths: Sequence[int], rounds: int,
+                    texts: int = 1, clock: Clock = time.perf_counter) -> list[dict[int, list[float]]]:
+    """For each engine, the seconds of `rounds` forwards by the new tokens that each of `texts` texts reads in them.
+
+    The tokens come after `context` (token ids) and are forgotten again. All are timed in turn: a machine that slows
+    down slows all alike.
+    """
+    sessions = [[_opened(engine, context) for _ in range(texts)] for engine in engines]
+    taken = [{width: list[float]() for width in widths} for _ in engines]
+    for number in range(1 + rounds):
+        for width in widths:
+            tokens, places = list(islice(cycle(SAID), width)), range(len(context), len(context) + width)
+            for rows, seconds in zip(sessions, taken, strict=True):
+                reads = [Read(session._row, len(context), tokens, places, None, width) for session in rows]
+                began = clock()
+                _ = rows[0].engine.run(reads)[0].best  # on another device, reading them waits for the forward
+                passed = clock() - began
+                seconds[width] += [passed] if number else []  # the first of each is not counted
+    for session in (session for rows in sessions for session in rows):
+        session.close()
+    return taken
+
+
+def _opened(engine: Engine, context: Sequence[int]) -> Session:
+    session = Session(engine)
+    session.follow(context)
+    session.read()
+    return session
+
+
+def copied_bytes_per_second(size: int, device: str, rounds: int = ROUNDS, clock: Clock = time.perf_counter) -> float:
+    """Bytes read and written a second by the fastest of `rounds` copies of `size` bytes."""
+    source = torch.ones(max(1, size // 4), device=device)
+    target, best = torch.empty_like(source), float("inf")
+    for _ in range(rounds):
+        began = clock()
+        target.copy_(source)
+        _ = target[-1].item()  # waits for the copy
+        best = min(best, clock() - began)
+    return 2 * 4 * source.numel() / best
+
+
+def measure(store: Store, say: Callable[[str], None], clock: Clock = time.perf_counter) -> Limits:
+    """Load the models of a run and time what its steps were made of.
+
+    Raises `UserError` when the models or the machine are not those of the run.
+    """
+    manifest, config = store.manifest, store.manifest.config
+    device, texts = str(config.get("device", "cpu")), int(config.get("concurrency", 1))
+    threads = int(manifest.environment.get("threads", 1))
+    torch.set_num_threads(threads)
+    hardware = environment(device, threads)["hardware"]
+    _same_machine(store, hardware)
+    say("the models")
+    models = [_loaded(entry, manifest, device) for entry in (manifest.model, manifest.draft) if entry]
+    context, widest = _typical(store, min(model.engine.max_len for model in models))
+    widths = WIDTHS[:1 + sum(width < widest for width in WIDTHS)]
+    say(f"forwards over {', '.join(map(str, widths))} tokens")
+    taken = forward_seconds([model.engine for model in models], list(islice(cycle(SAID), context)), widths, ROUNDS,
+                            texts, clock)
+    curves = [_curve(model, seconds) for model, seconds in zip(models, taken, strict=True)]
+    say("copies of the weights")
+    return Limits(context=context, texts=texts, hardware=hardware, target=curves[0],
+                  draft=curves[1] if len(curves) > 1 else None, drafting=list(_drafting(manifest)),
+                  bytes_per_second=copied_bytes_per_second(curves[0].weight_bytes, device, clock=clock))
+
+
+def _same_machine(store: Store, hardware: dict[str, Any]) -> None:
+    other = store.manifest.environment.get("hardware", {})
+    if changed := [name for name in ("device", "cpu", "cores") if other.get(name) != hardware[name]]:
+        raise UserError(f"{store.folder} was run on another machine ({changed[0]}: {other.get(changed[0])}, here "
+                        f"{hardware[changed[0]]}); its limits can only be measured there.")
+
+
+def _loaded(entry: ModelEntry, manifest: Manifest, device: str) -> Model:
+    config = manifest.config
+    model = load(entry.name, dtype=entry.dtype, device=device, tokenizer=config.get("tokenizer"),
+                 compiled=bool(config.get("compile")))
+    if model.fingerprint != entry.fingerprint:
+        raise UserError(f"'{entry.name}' is no longer the model of the run: its weights have changed.")
+    return model
+
+
+def _typical(store: Store, longest: int) -> tuple[int, int]:
+    """Tokens before the middle of a typical answer, and the most that a forward after the first step reads at once."""
+    cells = list(read(store).cells.values())
+    if not cells:
+        raise UserError(f"{store.folder} has no finished sample: run it first.")
+    widest = max((int((cell.later["positions"] / cell.later["forwards"].clip(lower=1)).max())
+                  for cell in cells if len(cell.later)), default=1)
+    widest = max(1, min(widest, WIDTHS[-1], longest // 2))
+    halves = np.concatenate([cell.turns["prompt_tokens"] + cell.per_turn(cell.steps["tokens"]) / 2 for cell in cells])
+    return max(1, min(int(np.median(halves)), longest - 2 * WIDTHS[sum(width < widest for width in WIDTHS)])), widest
+
+
+def _curve(model: Model, seconds: dict[int, list[float]]) -> Curve:
+    net = model.engine.model
+    weights = {weight.data_ptr(): weight.numel() * weight.element_size() for weight in net.parameters()}
+    table = net.get_input_embeddings().weight
+    if table is not net.get_output_embeddings().weight:  # a forward reads only its rows
+        weights.pop(table.data_ptr(), None)
+    return Curve(tokens=list(seconds), seconds=[median(taken) for taken in seconds.values()],
+                 weight_bytes=sum(weights.values()), token_bytes=model.engine.cache.slot_bytes())
+
+
+def _drafting(manifest: Manifest) -> list[str]:
+    """The strategies whose drafts are those of the draft model."""
+    known = set(STRATEGIES.names())
+    return [entry.spec for entry in manifest.strategies
+            if entry.name in known and "draft" in STRATEGIES.build(entry.spec).needs]

@@ -1,0 +1,144 @@
+"""The heads of a model that look things up in its prompt, found with a needle in a haystack.
+
+`python -m strategies.tools.retrieval_heads --model nano` writes a JSON file for the strategy decore. One sentence (the
+needle) stands somewhere in a text of others, all from problems of nano's that no task asks, and the model is asked for
+it. A head scores when it looks most at a token of the needle and the model writes that very token: one over the length
+of the needle for each (Wu et al. 2024, arXiv 2404.15574, §2). The mean is taken over the prompts whose answer holds
+more than half of the needle's words, for several lengths of text, depths of the needle, and needles.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from harness.engine.attention_hooks import Attention, size_of
+from harness.engine.engine import Engine
+from harness.engine.session import Session
+from harness.engine.tree import EMPTY
+from harness.errors import UserError
+from harness.nano.corpus import problems
+from harness.run.plan import make
+from harness.store.config import RunConfig
+from strategies.drafters.sequoia_rates import longest
+
+MOST = 50        # tokens of an answer
+SHORTEST = 64    # tokens of a haystack
+
+
+class Hidden(NamedTuple):
+    """A prompt (token ids), and where in it the needle stands."""
+
+    tokens: list[int]
+    needle: range
+
+
+def haystacks(encode: Callable[[str], list[int]], lengths: Sequence[int], depths: int, needles: int
+              ) -> Iterator[Hidden]:
+    """Prompts of about so many tokens with each needle at each of so many depths, from the start to the end."""
+    known = problems("summary", "dev", needles + max(lengths) // 12)
+    for about in known[:needles]:
+        _, _, question = about.turns[0].partition("\n")
+        needle, subject = about.answers[0].strip(), question.split()[-1].rstrip(":")
+        hay = (line for other in known if other is not about for line in _sentences(other.turns[0])
+               if subject.lower() not in line.lower())
+        lines = list(islice(hay, max(lengths) // 6))  # no sentence has fewer tokens
+        sizes = [len(encode(line)) for line in lines]
+        for length in lengths:
+            count = next((i for i in range(len(sizes)) if sum(sizes[:i]) >= length), len(sizes))
+            for depth in range(depths):
+                place = round(count * depth / max(1, depths - 1))
+                before = " ".join(["Text:", *lines[:place]])
+                within = f"{before} {needle}"
+                whole = encode(" ".join([within, *lines[place:count]]) + "\n" + question)
+                yield Hidden(whole, range(len(encode(before)), len(encode(within))))
+
+
+def _sentences(prompt: str) -> list[str]:
+    """Those of the text of a summary problem."""
+    text = prompt.partition("\n")[0].removeprefix("Text: ")
+    return [f"{line.strip().rstrip('.')}." for line in text.split(". ")]
+
+
+def scored(engine: Engine, prompt: Hidden, eos: frozenset[int]) -> tuple[list[int], dict[tuple[int, int], float]]:
+    """The answer (token ids), and what every head scores in it."""
+    layers, heads = size_of(engine.parts)
+    watch, text, session = Attention(tuple(range(layers))), list(prompt.tokens), Session(engine)
+    scores = {(layer, head): 0.0 for layer in range(layers) for head in range(heads)}
+    while len(text) < len(prompt.tokens) + MOST and text[-1] not in eos:
+        session.follow(text)
+        reading = session.read(EMPTY, watch)
+        tops = torch.stack([reading.seen(f"attention:{layer}")[0].argmax(-1) for layer in watch.layers]).tolist()
+        text.append(reading.best[0])
+        for layer, row in enumerate(tops):
+            for head, place in enumerate(row):
+                if place in prompt.needle and prompt.tokens[place] == text[-1]:
+                    scores[layer, head] += 1 / len(prompt.needle)
+    session.close()
+    return text[len(prompt.tokens):], scores
+
+
+def found(answer: str, needle: str) -> bool:
+    """Whether more than half of the words of `needle` are in `answer`."""
+    words = Counter(needle.lower().split())
+    return (words & Counter(answer.lower().split())).total() > words.total() / 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and write; the exit code is 2 when the input is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m strategies.tools.retrieval_heads",
+                                     description="Find a model's retrieval heads for the strategy decore.")
+    parser.add_argument("-m", "--model", default="nano", help="nano, a folder or a hub id")
+    parser.add_argument("-o", "--output", type=Path, default=Path("retrieval_heads.json"), help="the file to write")
+    parser.add_argument("--longest", type=int, default=512, help="tokens of the longest text")
+    parser.add_argument("--lengths", type=int, default=10, help="lengths of text, evenly apart")
+    parser.add_argument("--depths", type=int, default=10, help="places of the needle in each")
+    parser.add_argument("--needles", type=int, default=3, help="sentences that are looked for")
+    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, …")
+    try:
+        with torch.inference_mode():
+            print(_report(parser.parse_args(arguments)))
+    except (UserError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _report(o: argparse.Namespace) -> str:
+    for name, low, high in (("longest", SHORTEST, 1 << 20), ("lengths", 1, 100), ("depths", 1, 100),
+                            ("needles", 1, 100)):
+        if not low <= getattr(o, name) <= high:
+            raise UserError(f"--{name} must be from {low} to {high}, not {getattr(o, name)}.")
+    made = make(RunConfig(model=o.model, strategies=("greedy",), limit=1, dtype=o.dtype, device=o.device), "")
+    model = made.target
+    if o.longest + 3 * MOST > longest(made):
+        raise UserError(f"--longest must be at most {longest(made) - 3 * MOST} for {o.model}, not {o.longest}.")
+    lengths = [SHORTEST + round((o.longest - SHORTEST) * i / max(1, o.lengths - 1)) for i in range(o.lengths)]
+    prompts = list(haystacks(lambda text: list(model.tokenizer(text)["input_ids"]), lengths, o.depths, o.needles))
+    sums, runs = Counter[tuple[int, int]](), 0
+    for prompt in prompts:
+        answer, scores = scored(model.engine, prompt, model.eos)
+        needle = model.tokenizer.decode(prompt.tokens[prompt.needle.start:prompt.needle.stop])
+        if found(model.tokenizer.decode(answer), needle):
+            sums, runs = sums + Counter(scores), runs + 1
+    if not runs:
+        raise UserError(f"{o.model} found none of {len(prompts)} needles, so that its retrieval heads cannot be told; "
+                        "try a shorter --longest.")
+    layers, heads = size_of(model.engine.parts)
+    means = {f"{i}-{j}": round(sums[i, j] / runs, 4) for i in range(layers) for j in range(heads)}
+    about = {"model": o.model, "prompts": len(prompts), "found": runs, "longest": o.longest}
+    o.output.write_text(json.dumps(about | {"scores": means}) + "\n", encoding="utf-8")
+    best = sorted(means, key=lambda head: -means[head])[:8]
+    return (f"{o.output}: {runs} of {len(prompts)} needles found; the first heads are "
+            + ", ".join(f"{head} ({means[head]:.2f})" for head in best))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,359 @@
+"""The command line: what it imports, what it refuses and how, and one run from the first token to the report."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console, Group
+from typer.testing import CliRunner, Result
+
+from harness.cli import app
+from harness.cli.progress import Bar, Lines
+from harness.plugins.registry import STRATEGIES, TASKS
+from harness.run.runner import Outcome, Watcher
+from harness.store.config import BACKENDS, RunConfig
+from harness.store.folder import Store
+from harness.store.schema import Record
+from tests import runs
+from tests.pair import saved
+from tests.plugins import BROKEN, TASK
+
+ROOT = Path(__file__).resolve().parents[3]
+HEAVY = {"torch", "transformers", "evaluate", "datasets", "pandas", "matplotlib", "vllm", "numpy", "scipy"}
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(STRATEGIES, "_files", {})
+    monkeypatch.setattr(TASKS, "_files", {})
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="decodebench")
+
+
+def plugin(folder: Path, name: str, text: str) -> Path:
+    path = folder / f"{name}.py"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def options(folder: Path, *more: object) -> list[object]:
+    """A small run on a tiny saved model."""
+    return ["run", "-m", saved("llama"), "-t", "words", "--plugin", plugin(folder, "words", TASK), "--threads", 1,
+            "-o", folder / "run", *more]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["list", "strategies"], ["list", "tasks", "--json"],
+                                       ["list", "models"], ["list", "backends"], ["run", "--help"],
+                                       ["run", "--limit", "0"], ["run", "--nothing"]])
+def test_help_lists_and_refusals_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (f"import sys\nsys.argv = ['decodebench', *{arguments!r}]\nfrom harness.cli import main\n"
+            "try:\n    main()\nexcept SystemExit:\n    pass\n"
+            "print('|', *sorted({name.partition('.')[0] for name in sys.modules}))\n"
+            "print(*sorted(name for name in sys.modules if name.startswith(('strategies.', 'tasks.'))))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    *_, modules, plugins = done.stdout.splitlines()
+    assert not HEAVY & set(modules.split())
+    assert plugins == ""
+
+
+def test_help_names_the_commands_and_nothing_else() -> None:
+    text = call("--help").stdout
+    assert [line.split()[0] for line in text.partition("Commands:")[2].split("\n") if line.strip()] == [
+        "run", "report", "compare", "judge", "limits", "verify", "check", "sweep", "list", "show", "export", "import",
+        "doctor"]
+    assert max(map(len, text.splitlines())) <= 80
+    assert "..." not in text.partition("Commands:")[2], "a command's help does not fit on its line"
+
+
+def test_every_setting_has_an_option() -> None:
+    text = call("run", "--help").stdout
+    named = {"strategies": "--strategy", "tasks": "--task", "plugins": "--plugin"}
+    for field in RunConfig.__dataclass_fields__:
+        assert field == "baseline" or named.get(field, f"--{field.replace('_', '-')}") in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_version_is_printed() -> None:
+    assert call("--version").stdout.strip() == "0.1.0"
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["rn"], "No such command 'rn'. Did you mean 'run'?"),
+    (["run", "--limt", "3"], "No such option: --limt (Possible options: --limit)"),
+    (["run", "--limit"], "Option '--limit' requires an argument."),
+    (["run", "--limit", "x"], "Invalid value for '--limit'"),
+    (["run", "--limit", "0"], "--limit must be at least 1, not 0."),
+    (["run", "--samples", "-1"], "--samples must be at least 1, not -1."),
+    (["run", "--concurrency", "0"], "--concurrency must be at least 1, not 0."),
+    (["run", "--backend", "transformer"], "There is no backend 'transformer'. Did you mean 'transformers'?"),
+    (["run", "--config", "absent.toml"], "There is no configuration file absent.toml."),
+    (["run", "--plugin", "absent.py"], "There is no plugin file absent.py."),
+    (["run", "-s", "top_pp"], "There is no strategy 'top_pp'. Did you mean 'top_p'?"),
+    (["run", "-s", "top_p:q=1"], "top_p has no knob 'q'. Known: p, temperature."),
+    (["run", "-t", "nano_mat"], "There is no task 'nano_mat'. Did you mean 'nano_math'?"),
+    (["list"], "Missing argument 'KIND'."),
+    (["list", "strategy"], "There is no list of 'strategy'. Did you mean 'strategies'?"),
+    (["list", "tasks", "--plugin", "absent.py"], "There is no plugin file absent.py."),
+    (["show", "topp"], "There is no strategy or task 'topp'. Did you mean 'top_p'?"),
+    (["report"], "Missing argument 'DIR'."),
+    (["report", "absent"], "absent holds no run"),
+    (["compare", "absent", "too"], "absent holds no run"),
+    (["compare", "a"], "Missing argument 'B'."),
+    (["compare", "a", "b", "--diffs", "-1"], "--diffs must be at least 0, not -1."),
+])
+def test_wrong_input_is_one_sentence_and_exit_code_2(arguments: list[str], words: str, tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = call(*arguments)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"Error: {words}")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = call(*options(tmp_path, "-s", "greedy", "-o", tmp_path / "file" / "run"))
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[-1].startswith(f"Error: {tmp_path / 'file' / 'run'}")
+
+
+@pytest.mark.parametrize(("kind", "some"), [("strategies", "greedy"), ("tasks", "gsm8k"), ("models", "nano"),
+                                            ("backends", "transformers")])
+def test_lists_are_sorted_fit_and_say_what_each_thing_is(kind: str, some: str) -> None:
+    lines = call("list", kind).stdout.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    rows = json.loads(call("list", kind, "--json").stdout)
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == [row["name"] for row in rows]
+    known = [row["name"] for row in rows if row["name"].islower()]
+    assert some in known
+    assert known == sorted(known)
+    assert all(row["idea"] and set(row) == {"name", "idea", "origin"} for row in rows)
+    assert kind != "backends" or set(known) == set(BACKENDS)
+
+
+def test_a_plugin_file_is_listed_and_shown(tmp_path: Path) -> None:
+    words, broken = plugin(tmp_path, "words", TASK), plugin(tmp_path, "broken", BROKEN)
+    listed = call("list", "tasks", "--plugin", words, "--plugin", broken, "--json")
+    assert {"name": "words", "idea": "Words to go on from.", "origin": str(words)} in json.loads(listed.stdout)
+    shown = call("show", "broken", "--plugin", broken)
+    assert shown.exit_code == 0
+    assert "Fails at once." in shown.stdout
+    assert f"decodebench run -s broken --plugin {broken}" in " ".join(shown.stdout.split())
+
+
+@pytest.mark.parametrize("name", [*STRATEGIES.built_in(), *TASKS.built_in()])
+def test_everything_built_in_can_be_shown(name: str) -> None:
+    done = call("show", name)
+    assert done.exit_code == 0
+    text = " ".join(done.stdout.split())
+    registry, option = (STRATEGIES, "-s") if name in STRATEGIES.built_in() else (TASKS, "-t")
+    found = registry.get(name)
+    assert f"decodebench run {option} " in text
+    assert f"{name}.py" in text.replace(" ", "")
+    assert all(f" {knob} " in text for knob in found.knobs())
+    assert all(len(line) <= 80 or line.startswith("    ") for line in done.stdout.splitlines())
+
+
+def test_a_strategy_over_others_says_so() -> None:
+    text = " ".join(call("show", "top_p+self_consistency:n=3").stdout.split())
+    assert "over any other; temperature:temperature=0.7 where none is named" in text
+    assert "decodebench run -s 'top_p+self_consistency:n=5'" in text
+
+
+def test_a_spec_is_shown_as_its_strategy() -> None:
+    assert "mass of the nucleus" in call("show", "top_p:p=0.5").stdout
+
+
+def test_a_run_is_run_reported_resumed_and_reported_again(tmp_path: Path) -> None:
+    arguments = options(tmp_path, "-s", "top_p:p=0.9", "--limit", 2)
+    first = call(*arguments)
+    assert first.exit_code == 0, first.stderr
+    page = tmp_path / "run" / "report" / "index.html"
+    assert page.exists()
+    assert first.stdout.splitlines()[-1] == f"Report: {page}"
+    assert "words" in first.stdout
+    assert "top_p" in first.stdout
+    assert "4 samples in" in first.stderr
+    assert "4/4" in first.stderr
+    assert len(list(Store.open(tmp_path / "run").records())) == 4
+    again = call(*arguments)
+    assert again.exit_code == 0
+    assert "4 samples, 4 of them from before," in again.stderr
+    assert again.stdout == first.stdout
+    elsewhere = call("report", tmp_path / "run", "-o", tmp_path / "elsewhere")
+    assert elsewhere.exit_code == 0
+    assert (tmp_path / "elsewhere" / "index.html").exists()
+    assert call(*options(tmp_path, "--seed", 1)).exit_code == 2, "another run does not go into the same folder"
+
+
+def test_reports_of_several_runs_go_to_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        store = Store.begin(Path(folder), runs.manifest([runs.strategy("greedy")], [runs.task("words")]))
+        store.append(runs.record("words", "1", "greedy", [runs.turn([1, 1], [0.5, 0.5])], score=1.0))
+    done = call("report", "a", "b")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "Report: report/index.html"
+    assert done.stdout.count("greedy") >= 2
+
+
+def test_failed_samples_are_exit_code_3(tmp_path: Path) -> None:
+    done = call(*options(tmp_path, "--plugin", plugin(tmp_path, "broken", BROKEN), "-s", "broken"))
+    assert done.exit_code == 3
+    assert done.stderr.splitlines()[-1].startswith("3 of 6 samples failed: see ")
+    assert "3 failed" in done.stderr
+    assert "broken" in done.stdout
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """The configurations that runs were asked for; none is run."""
+    found: list[RunConfig] = []
+
+    def run(config: RunConfig, watcher: Watcher, command: str) -> Outcome:
+        found.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.run.runner.run", run)
+    return found
+
+
+def test_options_override_the_file(asked: list[RunConfig], tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('model = "nano-draft"\nstrategies = ["beam"]\nlimit = 3\nseed = 7\nallow_code_execution = true\n')
+    call("run", "--config", file)
+    call("run", "--config", file, "-s", "greedy", "-s", "top_p", "--seed", 0, "--truncate-prompts", "-o", "out")
+    assert asked[0] == RunConfig(model="nano-draft", strategies=("beam",), limit=3, seed=7, allow_code_execution=True)
+    assert asked[1] == RunConfig(model="nano-draft", strategies=("greedy", "top_p"), limit=3, seed=0,
+                                 allow_code_execution=True, truncate_prompts=True, output=Path("out"))
+
+
+def test_every_option_reaches_the_run(asked: list[RunConfig]) -> None:
+    call("run", "-m", "m", "--draft", "d", "--tokenizer", "t", "-s", "greedy", "-t", "gsm8k", "--limit", 1,
+         "--concurrency", 2, "--samples", 3, "--repeats", 4, "--max-new-tokens", 5, "--seed", 6, "--backend",
+         "transformers", "--dtype", "float16", "--device", "cpu", "--threads", 7, "--data", "data", "--plugin", "p.py",
+         "--allow-code-execution", "--truncate-prompts", "--no-texts", "--scorer", "s", "--output", "o")
+    assert asked == [RunConfig(
+        model="m", draft="d", tokenizer="t", strategies=("greedy",), tasks=("gsm8k",), limit=1, concurrency=2,
+        samples=3, repeats=4, max_new_tokens=5, seed=6, backend="transformers", dtype="float16", device="cpu",
+        threads=7, data=Path("data"), plugins=(Path("p.py"),), allow_code_execution=True,
+        truncate_prompts=True, texts=False, scorer="s", output=Path("o"))]
+    call("run")
+    assert asked[1] == RunConfig()
+
+
+def test_an_interrupted_run_says_how_to_go_on(asked: list[RunConfig]) -> None:
+    done = call("run")
+    assert done.exit_code == 130
+    assert done.stderr == "Stopped: the same command resumes.\n"
+
+
+def test_a_run_stopped_by_a_signal_is_resumed(tmp_path: Path) -> None:
+    arguments = [str(a) for a in options(tmp_path, "-s", "top_p", "--repeats", 60)]
+    records = tmp_path / "run" / "records" / "0000.jsonl"
+    with subprocess.Popen([sys.executable, "-m", "harness.cli", *arguments], cwd=ROOT, text=True,
+                          stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                          # a shell's background jobs ignore Ctrl-C, and so would this one if the tests are such a job
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) as process:
+        end = time.monotonic() + 120
+        while time.monotonic() < end and not (records.exists() and records.stat().st_size) and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1] == "Stopped: the same command resumes."
+    assert "Traceback" not in errors
+    done = call(*options(tmp_path, "-s", "top_p", "--repeats", 60))
+    assert done.exit_code == 0, done.stderr
+    assert "360 samples, " in done.stderr
+    keys = [record.key for record in Store.open(tmp_path / "run").records()]
+    assert len(keys) == len(set(keys)) == 360
+
+
+def finished(seconds: float, tokens: int, failed: bool = False) -> Record:
+    error = "RuntimeError: on purpose" if failed else None
+    return runs.record("words", "1", "greedy", [runs.turn([tokens], [seconds])], error=error)
+
+
+def test_lines_come_now_and_then() -> None:
+    now = 0.0
+    lines = Lines(Console(file=io.StringIO(), width=20), clock=lambda: now)
+    lines.planned(100, 20, Path("runs/x"), ["No chat template."])
+    lines.started("words · greedy")
+    for number in range(80):
+        now += 2.5
+        lines.finished(finished(2.0, 10, failed=number == 0))
+    assert isinstance(lines.console.file, io.StringIO)
+    first, note, *shown = lines.console.file.getvalue().splitlines()
+    assert first == "100 samples, 20 of them from before, in runs/x"
+    assert note == "Note: No chat template."
+    assert len(shown) == 8
+    assert shown[0] == "30/100 · 5 tok/s (mean 5) · 1 failed · words · greedy · 175 s left"
+    assert shown[-1].startswith("100/100 ")
+
+
+def test_lines_come_once_a_minute_at_least_and_every_ten_seconds_at_most() -> None:
+    now = 0.0
+    slow, fast = (Lines(Console(file=io.StringIO(), width=20), clock=lambda: now) for _ in range(2))
+    slow.planned(10_000, 0, Path("a"), [])
+    fast.planned(100, 0, Path("a"), [])
+    for _ in range(99):
+        now += 0.9
+        slow.finished(finished(1, 1))
+        fast.finished(finished(1, 1))
+    files = [lines.console.file for lines in (slow, fast)]
+    shown = [file.getvalue().count("\n") - 1 for file in files if isinstance(file, io.StringIO)]
+    assert shown[0] == 1
+    assert 5 <= shown[1] <= 8
+
+
+def test_the_bar_fits_a_terminal_of_80_columns() -> None:
+    bar = Bar(Console(file=io.StringIO(), force_terminal=True, width=80))
+    bar.planned(10, 2, Path("runs/x"), [])
+    bar.started("words · contrastive_search:k=4,alpha=0.6 and very many knobs that do not fit on one line")
+    bar.finished(finished(2.0, 30))
+    paper = Console(file=io.StringIO(), width=80)
+    paper.print(Group(*bar.progress.get_renderables()))
+    assert isinstance(paper.file, io.StringIO)
+    first, second = paper.file.getvalue().splitlines()
+    assert first.startswith("15 tok/s (mean 15) · words · contrastive_search:k=4,alpha=0.6 and")
+    assert "…" in first
+    assert " 3/10 " in second
+    assert max(len(first), len(second)) <= 80
+
+
+def test_the_doctor_says_what_works() -> None:
+    done = call("doctor")
+    lines = [line.split() for line in done.stdout.splitlines() if not line.startswith(" ")]
+    states = {line[1]: line[0] for line in lines}
+    assert list(states) == ["python", "packages", "torch", "nano", "evaluate", "sandbox", "vllm", "openai", "data"]
+    assert {states[name] for name in ("python", "torch", "evaluate")} == {"ok"}
+    assert done.exit_code == ("broken" in states.values())
+
+
+def test_the_doctor_tells_missing_from_broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from harness.cli import doctor
+
+    def fails() -> str:
+        raise ImportError("no such thing\nand more")
+
+    (tmp_path / "gsm8k").mkdir()
+    monkeypatch.setenv("DECODEBENCH_DATA", str(tmp_path))
+    monkeypatch.setattr(doctor, "CHECKS", {"data": doctor.CHECKS["data"]})
+    assert call("doctor").stdout == f"ok       data      {tmp_path}: gsm8k\n"
+    monkeypatch.delenv("DECODEBENCH_DATA")
+    missing = call("doctor")
+    assert missing.exit_code == 0
+    assert missing.stdout.startswith("missing  data      ")
+    monkeypatch.setattr(doctor, "CHECKS", {"torch": (fails, "pip install torch")})
+    broken = call("doctor")
+    assert broken.exit_code == 1
+    assert broken.stdout == f"broken   torch     no such thing\n{'':19}→ pip install torch\n"

@@ -1,0 +1,219 @@
+"""Limits of the machine by hand: ideal speed-ups from given forward times, crossings, and measuring a tiny model."""
+
+import json
+import math
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from harness.cli import app
+from harness.engine.engine import Engine
+from harness.errors import UserError
+from harness.measure.limits import break_even, crossing, limits_table
+from harness.measure.raw import read
+from harness.measure.summary import summarise
+from harness.models.loading import load
+from harness.report import detail, texts
+from harness.store.folder import Store
+from harness.store.schema import Curve, Limits, Record
+from harness.verify import forwards
+from harness.verify.forwards import copied_bytes_per_second, forward_seconds, measure
+from tests.models import tiny_model
+from tests.pair import saved
+from tests.runs import manifest, record, strategy, task, turn, write
+
+GREEDY, SPEC, OWN = "greedy", "speculative:k=4", "swift"
+STRATEGIES = [strategy(GREEDY), strategy(SPEC, "speculative"), strategy(OWN, "speculative")]
+RECORDS = [
+    record("math", "a", GREEDY, [turn([1, 1, 1, 1, 1], [9.0, 0.2, 0.2, 0.2, 0.2])]),
+    # Forwards over 5, 3 and 1 tokens; the drafts are one forward of the draft model for each token.
+    record("math", "a", SPEC, [turn([1, 4, 2, 1], [9.0, 0.3, 0.25, 0.2], drafted=[0, 4, 2, 0], accepted=[0, 3, 1, 0],
+                                    draft_forwards=[0, 4, 2, 0])]),
+    record("math", "a", OWN, [turn([1, 3], [9.0, 0.5], drafted=[0, 2], accepted=[0, 2], draft_forwards=[0, 2])]),
+]
+LIMITS = Limits(context=100, texts=1, hardware={}, drafting=[SPEC], bytes_per_second=1e6,
+                target=Curve(tokens=[1, 3, 7], seconds=[0.1, 0.12, 0.2], weight_bytes=10_000, token_bytes=20),
+                draft=Curve(tokens=[1, 7], seconds=[0.01, 0.02], weight_bytes=1_000, token_bytes=2))
+
+
+def with_positions(one: Record) -> Record:
+    """Each draft forward reads one token, as `turn` does not say."""
+    steps = one.turns[0].steps
+    whole = steps.model_copy(update={"draft_positions": steps.draft_forwards})
+    return one.model_copy(update={"turns": [one.turns[0].model_copy(update={"steps": whole})]})
+
+
+def made(folder: Path, records: list[Record] = RECORDS, limits: Limits | None = LIMITS, texts: int = 1) -> Store:
+    described = manifest(STRATEGIES, [task("math")])
+    described = described.model_copy(update={"config": {"concurrency": texts}})
+    store = write(folder, described, [with_positions(one) for one in records])
+    if limits:
+        store.write_limits(limits)
+    return store
+
+
+def rows(store: Store) -> dict[str, Any]:
+    return limits_table(store, read(store)).set_index("strategy").to_dict("index")
+
+
+def test_the_ideal_speedup_is_tau_over_what_forwards_cost(tmp_path: Path) -> None:
+    found = rows(made(tmp_path / "run"))
+    target, draft, steps = 0.16 + 0.12 + 0.1, 6 * 0.01, 3  # 5 tokens are halfway from 3 to 7
+    wanted = {"tau": 7 / 3, "v": target / steps / 0.1, "draft_cost": draft / steps / 0.1,
+              "ideal": 7 * 0.1 / (target + draft), "measured": (7 / 0.75) / (4 / 0.8),
+              "explained": (target + draft) / 0.75}
+    wanted["loss"] = 1 - wanted["measured"] / wanted["ideal"]
+    wanted["perfect"] = (1 + (3 + 2 + 0) / 3) * steps * 0.1 / (target + draft)  # at most 3 were ever accepted
+    assert {name: found[SPEC][name] for name in wanted} == pytest.approx(wanted)
+    assert found[GREEDY]["ideal"] == pytest.approx(1) == found[GREEDY]["measured"]
+    assert found[GREEDY]["explained"] == pytest.approx(0.5)
+
+
+def test_the_oracle_and_the_bound(tmp_path: Path) -> None:
+    found = rows(made(tmp_path / "run"))
+    assert (found[SPEC]["oracle"], found[SPEC]["oracle_tokens"]) == pytest.approx((7 * 0.1 / 0.2, 7))
+    each, drafted = 10_000 + 100 * 20, 1_000 + 100 * 2
+    assert found[GREEDY]["bound"] == pytest.approx(1e6 / each)
+    assert found[SPEC]["bound"] == pytest.approx(1e6 * 7 / (3 * each + 6 * drafted))
+    assert found[GREEDY]["of_bound"] == pytest.approx(4 / 0.8 * each / 1e6)
+
+
+def test_drafts_that_are_not_the_draft_models_have_no_known_cost(tmp_path: Path) -> None:
+    own = rows(made(tmp_path / "run"))[OWN]
+    assert own["tau"] == 3
+    assert all(math.isnan(own[name]) for name in ("draft_cost", "ideal", "loss", "explained", "perfect"))
+
+
+def test_several_texts_are_measured_end_to_end_and_share_the_weights(tmp_path: Path) -> None:
+    records = [one.model_copy(update={"batch": 4.0}) for one in RECORDS]
+    found = rows(made(tmp_path / "run", records, LIMITS.model_copy(update={"texts": 4}), texts=4))
+    assert found[SPEC]["measured"] == pytest.approx((8 / 9.75) / (5 / 9.8))
+    assert math.isnan(found[SPEC]["explained"])
+    assert found[GREEDY]["bound"] == pytest.approx(1e6 / (10_000 / 4 + 2_000))
+
+
+def test_runs_whose_limits_were_not_measured_have_no_table(tmp_path: Path) -> None:
+    store = made(tmp_path / "run", limits=None)
+    assert limits_table(store, read(store)).empty
+    assert detail.limits([store]) == []
+
+
+def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
+    store = made(tmp_path / "run")
+    (store.folder / "limits.json").write_text("{}")
+    with pytest.raises(UserError, match=r"limits\.json: not limits \(.*\); remove it and measure again\.$"):
+        store.limits()
+
+
+@pytest.mark.parametrize(("speedups", "where", "falls"), [
+    ({1: 2.0, 4: 0.5}, 2.0, True), ({1: 4.0, 2: 2.0, 32: 0.5}, math.sqrt(2 * 32), True),
+    ({1: 0.5, 16: 2.0}, 4.0, False), ({1: 2.0, 8: 1.0, 64: 0.5}, 8.0, True), ({1: 1.2, 8: 1.1}, math.nan, True),
+    ({1: 0.9, 8: 0.8}, math.nan, False)])
+def test_a_crossing_is_interpolated_between_logarithms(speedups: dict[int, float], where: float, falls: bool) -> None:
+    assert crossing({n: float(np.log(s)) for n, s in speedups.items()}) == (pytest.approx(where, nan_ok=True), falls)
+
+
+def timed(seconds: float) -> list[Record]:
+    """Greedy at 10 tokens a second, the other at 4 tokens in so many."""
+    return [record("math", example, spec, [turn([4], [0.4 if spec == GREEDY else seconds])])
+            for example in "ab" for spec in (GREEDY, SPEC)]
+
+
+def test_break_even_is_said_in_words(tmp_path: Path) -> None:
+    stores = [made(tmp_path / str(n), timed(seconds), None, n) for n, seconds in ((1, 0.2), (4, 0.8), (2, 0.3))]
+    (row,) = break_even(stores, [summarise(store) for store in stores]).to_dict("records")
+    wanted = {"speedup_at_1": 2.0, "speedup_at_2": 4 / 3, "speedup_at_4": 0.5}
+    assert {name: row[name] for name in wanted} == pytest.approx(wanted)
+    share = math.log(4 / 3) / (math.log(4 / 3) - math.log(0.5))
+    assert row["crossing"] == pytest.approx(2 * 2 ** share)
+    (section,) = detail.limits(stores)
+    assert section.notes == ("speculative on math stops paying at 2.5 texts at a time",)
+    assert "×1" in texts.markdown([section])
+    assert detail.limits(stores[:1]) == []
+
+
+def ticking(step: float) -> Callable[[], float]:
+    ticks = count()
+    return lambda: step * next(ticks)
+
+
+def test_forwards_are_timed_in_turn_and_leave_nothing_behind() -> None:
+    engines = [Engine(tiny_model("llama"), 256), Engine(tiny_model("llama", seed=1), 256)]
+    now, lasts = [0.0], {1: 1.0, 4: 2.0}
+    asked = list[tuple[int, int, int]]()
+
+    def watched(number: int, run: Callable[..., Any]) -> Callable[..., Any]:
+        def inner(reads: Any) -> Any:
+            asked.append((number, len(reads), len(reads[0].tokens)))
+            now[0] += lasts.get(len(reads[0].tokens), 0.0) * (10 if number else 1)
+            return run(reads)
+        return inner
+
+    for number, one in enumerate(engines):
+        one.run = watched(number, one.run)  # type: ignore[method-assign]
+    found = forward_seconds(engines, [5, 2, 7], (1, 4), 3, texts=2, clock=lambda: now[0])
+    assert found == [{1: [1.0] * 3, 4: [2.0] * 3}, {1: [10.0] * 3, 4: [20.0] * 3}]
+    assert asked[-4:] == [(0, 2, 1), (1, 2, 1), (0, 2, 4), (1, 2, 4)]
+    assert [one.open_rows for one in engines] == [0, 0]
+
+
+def test_a_copy_reads_and_writes() -> None:
+    assert copied_bytes_per_second(4_000, "cpu", 2, ticking(0.5)) == pytest.approx(2 * 4_000 / 0.5)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(forwards, "ROUNDS", 2)
+    arguments = ["run", "-m", saved("llama"), "--draft", saved("llama", 1), "-t", "nano_math", "-s", "speculative",
+                 "--limit", 1, "--max-new-tokens", 6, "--threads", 1, "--device", "cpu", "-o", tmp_path / "run"]
+    assert CliRunner().invoke(app, [str(argument) for argument in arguments]).exit_code == 0
+    return tmp_path / "run"
+
+
+def test_limits_are_measured_once_and_reported(run: Path) -> None:
+    done = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["limits", str(run)])
+    assert done.exit_code == 0, done.output
+    assert "ideal" in done.stdout
+    assert "speculative" in done.stdout
+    found = Store.open(run).limits()
+    assert found is not None
+    assert found.draft is not None
+    assert (found.target.tokens[0], found.target.tokens[-1]) == (1, 5), "gamma is 4"
+    assert [spec.partition(":")[0] for spec in found.drafting] == ["speculative"]
+    net = load(str(saved("llama"))).engine.model
+    assert found.target.weight_bytes == 4 * (sum(w.numel() for w in net.parameters())
+                                             - (0 if net.config.tie_word_embeddings else net.lm_head.weight.numel()))
+    heads = net.config.num_key_value_heads * net.config.head_dim
+    assert found.target.token_bytes == 4 * net.config.num_hidden_layers * 2 * heads
+    before = (run / "limits.json").read_bytes()
+    assert CliRunner().invoke(app, ["limits", str(run)]).exit_code == 0
+    assert (run / "limits.json").read_bytes() == before
+    assert CliRunner().invoke(app, ["report", str(run)]).exit_code == 0
+    assert (run / "report" / "limits.csv").read_text().startswith("task,strategy,tau,v,draft_cost,ideal")
+    assert Record.model_validate_json((run / "records" / "0000.jsonl").read_text().splitlines()[0]).peak_bytes
+
+
+def test_another_machine_or_model_is_refused(run: Path) -> None:
+    described = json.loads((run / "manifest.json").read_text())
+    for change, words in (({"cpu": "9 x Example"}, "was run on another machine (cpu: 9 x Example, here"),
+                          ({}, "is no longer the model of the run")):
+        other = json.loads(json.dumps(described))
+        other["environment"]["hardware"] |= change
+        other["model"]["fingerprint"] = "0"
+        (run / "manifest.json").write_text(json.dumps(other))
+        done = CliRunner().invoke(app, ["limits", str(run)])
+        assert done.exit_code == 2
+        assert words in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert not (run / "limits.json").exists()
+
+
+def test_a_run_without_answers_has_nothing_to_measure_for(run: Path) -> None:
+    (run / "records" / "0000.jsonl").write_text("")
+    with pytest.raises(UserError, match="has no finished sample: run it first"):
+        measure(Store.open(run), lambda text: None)

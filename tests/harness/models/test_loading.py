@@ -1,0 +1,139 @@
+"""Which models can be used, which are refused, and what is said of them."""
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from harness.engine.batching import run_batched
+from harness.errors import UserError
+from harness.models.loading import load
+from strategies.beam import Beam
+from strategies.greedy import Greedy
+from tests.decode import decode
+from tests.models import ARCHS
+from tests.pair import VOCAB, saved, tokenizer
+
+SIZES: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+                         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
+USABLE: dict[str, Callable[[], Any]] = {
+    "phi3": lambda: transformers.Phi3ForCausalLM(transformers.Phi3Config(**SIZES, pad_token_id=0)),
+    "gemma2, eager only": lambda: transformers.Gemma2ForCausalLM(transformers.Gemma2Config(
+        **SIZES, head_dim=16, sliding_window=256)),
+    "neox": lambda: transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(
+        vocab_size=VOCAB, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=256)),
+}
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "recurrent": (lambda: transformers.MambaForCausalLM(transformers.MambaConfig(
+        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, state_size=8)), "recurrent state"),
+    "hybrid": (lambda: transformers.JambaForCausalLM(transformers.JambaConfig(
+        vocab_size=VOCAB, hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, attn_layer_period=2, attn_layer_offset=1, num_experts=2, expert_layer_period=2,
+        use_mamba_kernels=False)), "recurrent state"),
+    "encoder-decoder": (lambda: transformers.T5ForConditionalGeneration(transformers.T5Config(
+        vocab_size=VOCAB, d_model=32, d_ff=64, num_layers=2, num_heads=2, d_kv=16)), "encoder-decoder"),
+    "own positions": (lambda: transformers.BloomForCausalLM(transformers.BloomConfig(
+        vocab_size=VOCAB, hidden_size=64, n_layer=2, n_head=4)), "slot cache|tree masks"),
+}
+
+
+def on_disk(model: Any, folder: Path) -> str:
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_classes_of_the_contract_load(arch: str) -> None:
+    model = load(str(saved(arch)))
+    assert (model.vocab, model.eos, model.engine.max_len) == (VOCAB, frozenset({2}), 512)
+    assert load(str(saved(arch))).fingerprint == model.fingerprint
+
+
+def test_a_model_is_known_wherever_it_lies_and_by_any_of_its_weights(tmp_path: Path) -> None:
+    model = saved("llama")
+    known = load(str(model)).fingerprint
+    assert load(str(shutil.copytree(model, tmp_path / "copy"))).fingerprint == known
+    config = json.loads((tmp_path / "copy" / "config.json").read_text())
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(config | {"transformers_version": "5.0.0"}))
+    assert load(str(tmp_path / "copy")).fingerprint == known
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-4}))
+    assert load(str(tmp_path / "copy")).fingerprint != known
+    other = transformers.AutoModelForCausalLM.from_pretrained(model)
+    with torch.no_grad():
+        other.model.layers[1].mlp.down_proj.weight *= 1.001
+    assert load(on_disk(other, tmp_path / "other")).fingerprint != known
+
+
+@pytest.mark.parametrize("name", USABLE)
+def test_other_attention_models_load(name: str, tmp_path: Path) -> None:
+    assert load(on_disk(USABLE[name](), tmp_path)).engine.max_len == 256
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_models_without_a_cache_of_slots_are_refused(name: str, tmp_path: Path) -> None:
+    make, message = REFUSED[name]
+    with pytest.raises(UserError, match=message) as caught:
+        load(on_disk(make(), tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_broken_folders_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "model"
+    place = on_disk(USABLE["neox"](), folder)
+    weights = folder / "model.safetensors"
+    whole = load_file(weights)
+    save_file({name: value for name, value in whole.items() if "layers.1" not in name}, weights, {"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks \d+ of the model's weights"):
+        load(place)
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load(place)
+    (folder / "config.json").write_text("{broken")
+    with pytest.raises(UserError, match="not a valid JSON file") as caught:
+        load(place)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_sliding_window_limits_the_length(tmp_path: Path) -> None:
+    config = transformers.MistralConfig(**SIZES, sliding_window=32)
+    assert load(on_disk(transformers.MistralForCausalLM(config), tmp_path)).engine.max_len == 32
+
+
+def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:
+    on_disk(transformers.Phi3ForCausalLM(transformers.Phi3Config(**SIZES, pad_token_id=0)), tmp_path)
+    for path in tmp_path.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(UserError, match="--tokenizer"):
+        load(str(tmp_path))
+    assert load(str(tmp_path), tokenizer=str(saved("llama"))).vocab == VOCAB
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_lower_precision_passes_the_self_check(dtype: str) -> None:
+    assert load(str(saved("qwen2")), dtype=dtype).engine.model.dtype != load(str(saved("qwen2"))).engine.model.dtype
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_model_decodes_the_same() -> None:
+    plain, compiled = load(str(saved("llama"))), load(str(saved("llama")), compiled=True)
+    for strategy in (Greedy(), Beam(width=3)):
+        assert decode(strategy, compiled.engine, [5, 6, 7]) == decode(strategy, plain.engine, [5, 6, 7])
+    prompts = [list(range(5, 5 + length)) for length in (3, 40, 9, 21)]
+    jobs = [partial(decode, Greedy(), compiled.engine, prompt) for prompt in prompts]
+    assert run_batched([compiled.engine], jobs) == [decode(Greedy(), plain.engine, prompt) for prompt in prompts]
+
+
+def test_compiling_without_a_compiler_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="needs a C\\+\\+ compiler"):
+        load(str(saved("llama")), compiled=True)

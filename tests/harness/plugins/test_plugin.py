@@ -1,0 +1,127 @@
+"""Specs and knobs: what is read, what is refused and in which words, and printing that reads back as the same."""
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import UserError, suggestion
+from harness.plugins.plugin import Plugin, knob, split_spec
+
+
+@dataclass(frozen=True)
+class Sample(Plugin):
+    width: int = knob(4, "beams", low=1, high=8, sweep=(1, 2))
+    share: float = knob(0.5, "of the mass", low=0, high=1)
+    latest: bool = knob(False, "the latest")
+    rule: str = knob("sum", "how", choices=("sum", "max"))
+    most: int | None = knob(None, "at most", low=2)
+    free: float = knob(1.0, "no range")
+
+
+@dataclass(frozen=True)
+class Bare(Plugin):
+    """No knobs."""
+
+
+DEFAULT = "test_plugin:width=4,share=0.5,latest=False,rule=sum,most=None,free=1"
+
+
+@pytest.mark.parametrize(("text", "name", "options"), [
+    ("greedy", "greedy", {}),
+    (" greedy ", "greedy", {}),
+    ("greedy:", "greedy", {}),
+    ("top_p:p=0.9,temperature=0.7", "top_p", {"p": "0.9", "temperature": "0.7"}),
+    (" top_p : p = 0.9 , temperature=1,", "top_p", {"p": "0.9", "temperature": "1"}),
+    ("a:path=C:\\x=y", "a", {"path": "C:\\x=y"}),
+])
+def test_specs_are_split(text: str, name: str, options: dict[str, str]) -> None:
+    assert split_spec(text) == (name, options)
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("top_p:p", "In 'top_p:p', write each knob as NAME=VALUE, not 'p'."),
+    ("top_p:p=", "In 'top_p:p=', write each knob as NAME=VALUE, not 'p='."),
+    ("top_p:p=1,p=0.5", "In 'top_p:p=1,p=0.5', the knob 'p' is given twice."),
+])
+def test_malformed_specs_are_refused(text: str, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        split_spec(text)
+    assert str(caught.value) == words
+
+
+def test_the_name_is_the_file_and_the_spec_names_every_knob() -> None:
+    assert Sample().spec() == DEFAULT
+    assert Bare().spec() == "test_plugin"
+    assert list(Sample.knobs()) == ["width", "share", "latest", "rule", "most", "free"]
+    assert Sample.knobs()["width"].sweep == (1, 2)
+
+
+@pytest.mark.parametrize(("options", "values"), [
+    ({"width": "8"}, {"width": 8}),
+    ({"share": "1"}, {"share": 1.0}),
+    ({"latest": "True"}, {"latest": True}),
+    ({"most": "none"}, {"most": None}),
+    ({"most": "3"}, {"most": 3}),
+    ({"rule": "max", "free": "-1e9"}, {"rule": "max", "free": -1e9}),
+])
+def test_text_becomes_values(options: dict[str, str], values: dict[str, object]) -> None:
+    built = Sample.configured(options)
+    for key, value in values.items():
+        assert getattr(built, key) == value
+        assert type(getattr(built, key)) is type(value)
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"widht": "3"}, "test_plugin has no knob 'widht'. Did you mean 'width'?"),
+    ({"zzz": "3"}, "test_plugin has no knob 'zzz'. Known: free, latest, most, rule, share, width."),
+    ({"width": "0"}, "test_plugin: knob 'width' must be at least 1, not 0."),
+    ({"width": "9"}, "test_plugin: knob 'width' must be at most 8, not 9."),
+    ({"width": "4.5"}, "test_plugin: knob 'width' must be a whole number, not '4.5'."),
+    ({"share": "x"}, "test_plugin: knob 'share' must be a number, not 'x'."),
+    ({"share": "nan"}, "test_plugin: knob 'share' must be at least 0, not nan."),
+    ({"free": "nan"}, "test_plugin: knob 'free' must be a number, not nan."),
+    ({"latest": "yes"}, "test_plugin: knob 'latest' must be true or false, not 'yes'."),
+    ({"rule": "min"}, "test_plugin: knob 'rule' must be one of sum, max, not min."),
+    ({"most": "1"}, "test_plugin: knob 'most' must be at least 2, not 1."),
+])
+def test_bad_options_are_refused_in_one_sentence(options: dict[str, str], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Sample.configured(options)
+    assert str(caught.value) == words
+
+
+def test_a_plugin_without_knobs_says_so() -> None:
+    with pytest.raises(UserError, match=r"has no knob 'p'\. It has no knobs\."):
+        Bare.configured({"p": "1"})
+
+
+def test_values_given_in_python_are_checked_too() -> None:
+    with pytest.raises(UserError, match="must be at most 1"):
+        Sample(share=2.0)
+
+
+@given(width=st.integers(1, 8), share=st.floats(0, 1), latest=st.booleans(), rule=st.sampled_from(["sum", "max"]),
+       most=st.none() | st.integers(2), free=st.floats(allow_nan=False))
+def test_what_is_printed_reads_back_as_the_same(width: int, share: float, latest: bool, rule: str, most: int | None,
+                                                free: float) -> None:
+    plugin = Sample(width, share, latest, rule, most, free)
+    name, options = split_spec(plugin.spec())
+    again = Sample.configured(options)
+    assert again == plugin
+    assert again.spec() == plugin.spec()
+    assert name == plugin.name
+
+
+def test_near_values_have_different_specs() -> None:
+    assert Sample(share=0.1234567).spec() != Sample(share=0.1234568).spec()
+    assert "share=0.9," in Sample(share=0.9).spec()
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("top_pp", " Did you mean 'top_p'?"), ("xyz", " Known: beam, top_p."),
+])
+def test_the_nearest_name_is_suggested(name: str, words: str) -> None:
+    assert suggestion(name, ["top_p", "beam"]) == words
+    assert suggestion(name, []) == ""

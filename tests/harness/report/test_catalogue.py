@@ -1,0 +1,12 @@
+"""Pages that are made from the code say what the code says."""
+
+from pathlib import Path
+
+from harness.report.catalogue import catalogue
+
+DOCS = Path(__file__).resolve().parents[3] / "docs"
+
+
+def test_the_catalogue_is_true() -> None:
+    assert (DOCS / "catalogue.md").read_text(encoding="utf-8") == catalogue(), \
+        "make it again: python -m harness.report.catalogue > docs/catalogue.md"

@@ -1,0 +1,181 @@
+"""Beam sampling against transformers and its identities; what every search of this family owes the engine."""
+
+from collections import Counter
+from functools import cache, partial
+
+import pytest
+import torch
+from scipy.stats import chi2_contingency, chisquare
+
+from harness.decoding.search import Search, divisor
+from harness.engine.batching import run_batched
+from harness.engine.engine import Engine
+from harness.engine.random_stream import PhiloxStream
+from harness.engine.session import Session
+from harness.plugins.strategy import Request
+from strategies.beam import Beam
+from strategies.beam_sample import BeamSample, Drawn
+from strategies.diverse_beam import DiverseBeam
+from strategies.greedy import Greedy
+from strategies.stochastic_beam import StochasticBeam
+from strategies.uid_beam import UidBeam
+from tests.chain import played, told
+from tests.decode import decode, engine
+from tests.markov import TABLE
+from tests.models import EOS, PAD, prompts, tiny_model
+
+VOCAB, NEW, RUNS = 8, 3, 3000
+PROMPT = [3, 4, 5, 3]
+
+
+@cache
+def target(arch: str = "llama", vocab: int = 97) -> Engine:
+    return engine(tiny_model(arch, vocab=vocab, sharpness=2.5 if vocab == 97 else 1.0))
+
+
+@cache
+def table() -> dict[tuple[int, ...], torch.Tensor]:
+    """Next-token log p (V,) after every text of fewer than NEW tokens below the prompt."""
+    said, texts = dict[tuple[int, ...], torch.Tensor](), [()]
+    for _ in range(NEW):
+        ids = torch.tensor([[*PROMPT, *text] for text in texts])
+        with torch.inference_mode():
+            log_p = target(vocab=VOCAB).model(ids).logits[:, -1].float().log_softmax(-1)
+        said.update(zip(texts, log_p, strict=True))
+        texts = [(*text, token) for text in texts for token in range(VOCAB)]
+    return said
+
+
+def sampled(strategy: BeamSample, key: int) -> list[tuple[int, ...]]:
+    """The pool of one search over the table."""
+    request = Request(tuple(PROMPT), NEW, PhiloxStream("pool", strategy.spec(), key), frozenset({EOS}))
+    front = strategy.front(request)
+    while not front.done:
+        front.advance(torch.stack([table()[h.tokens] for h in front.live]), torch.empty(0))
+    return [h.tokens for h in front.pool]
+
+
+@pytest.mark.parametrize(("temperature", "penalty", "p"), [
+    (1.0, 1.0, 1.0), (0.7, 0.0, 1.0), (1.4, 2.0, 1.0), (1.4, 1.0, 0.8)])
+def test_the_law_is_that_of_transformers(temperature: float, penalty: float, p: float) -> None:
+    """Two-sample chi-square over the best texts, and over whole pools."""
+    torch.manual_seed(1)
+    out = target(vocab=VOCAB).model.generate(
+        torch.tensor([PROMPT] * RUNS), attention_mask=torch.ones(RUNS, len(PROMPT)), max_new_tokens=NEW,
+        do_sample=True, num_beams=2, num_return_sequences=2, temperature=temperature, length_penalty=penalty,
+        top_k=0, top_p=p, pad_token_id=PAD)
+    texts = [tuple(row[len(PROMPT):].tolist()) for row in out]
+    texts = [text[:text.index(EOS) + 1] if EOS in text else text for text in texts]
+    strategy = BeamSample(width=2, temperature=temperature, length_penalty=penalty, p=p)
+    pools = [sampled(strategy, i) for i in range(RUNS)]
+    assert alike([(a, b) for a, b in zip(texts[::2], texts[1::2], strict=True)], [tuple(pool) for pool in pools]) > 1e-3
+    assert alike(texts[::2], [pool[0] for pool in pools]) > 1e-3
+
+
+def test_the_nucleus_is_that_of_the_law_at_its_temperature() -> None:
+    """As many tokens as hold .8 when log p is halved, one more than before; what is summed is not normalised again."""
+    log_p = torch.tensor([[2.0, 1.5, 1.0, 0.0, -1.0, -3.0]]).log_softmax(-1)
+    found = BeamSample(temperature=2.0, p=0.8).front(told()).scored(log_p)
+    assert found.isfinite().tolist() == [[True] * 4 + [False] * 2]
+    assert torch.allclose(found[0, :4], log_p[0, :4] / 2)
+
+
+def alike(theirs: list[tuple[object, ...]], ours: list[tuple[object, ...]]) -> float:
+    """The p value of two samples having one law; rare outcomes are pooled."""
+    a, b = Counter(theirs), Counter(ours)
+    common = [x for x in a | b if a[x] + b[x] >= 20]
+    rows = [[n[x] for x in common] + [RUNS - sum(n[x] for x in common)] for n in (a, b)]
+    kept = [pair for pair in zip(*rows, strict=True) if sum(pair)]
+    assert len(kept) > 8
+    return float(chi2_contingency(list(zip(*kept, strict=True))).pvalue)
+
+
+def test_it_is_no_sampler_of_the_law() -> None:
+    """What the docstring warns of: with more beams the likely texts come more often than they should."""
+    runs, shares = 800, []
+    best = max(table()[()].tolist())
+    for width in (1, 4):
+        strategy = BeamSample(width=width, length_penalty=0.0)
+        shares.append(sum(table()[()][sampled(strategy, i)[0][0]] == best for i in range(runs)) / runs)
+    assert shares[1] > shares[0] + 0.1
+
+
+def test_one_beam_is_plain_sampling() -> None:
+    runs = 3000
+    seen = Counter(sampled(BeamSample(width=1, temperature=0.8), i)[0][0] for i in range(runs))
+    law = (table()[()].double() / 0.8).softmax(-1)
+    common = [t for t in range(VOCAB) if runs * law[t] >= 5]
+    shares = [runs * float(law[t]) for t in common]
+    counts = [seen[t] for t in common]
+    assert chisquare([*counts, runs - sum(counts)], [*shares, runs - sum(shares)]).pvalue > 1e-3
+
+
+def test_drawn_without_replacement_and_the_best_live_on() -> None:
+    for i in range(200):
+        front = Drawn(2, divisor("none", 0.0), "never", told(stream=PhiloxStream(i)))
+        front.advance(TABLE[0][None].log(), torch.empty(0))
+        assert len({h.tokens for h in [*front.live, *front.pool]}) == len(front.live) + len(front.pool)
+        assert [h.score for h in front.live] == sorted((h.score for h in front.live), reverse=True)
+        played(front)
+        assert front.pool
+
+
+def test_a_small_nucleus_and_no_temperature_are_greedy() -> None:
+    for prompt in prompts(3, 97, 2):
+        greedy = decode(Greedy(), target(), prompt, new=15)
+        assert decode(BeamSample(width=3, p=0.0), target(), prompt, new=15) == greedy
+        assert decode(BeamSample(width=1, temperature=0.0), target(), prompt, new=15) == greedy
+        assert decode(StochasticBeam(width=1, temperature=0.01), target(), prompt, new=15) == greedy
+
+
+@pytest.mark.parametrize("arch", ["llama", "qwen2", "gpt2", "opt"])
+def test_without_temperature_it_is_beam_search(arch: str) -> None:
+    for prompt in prompts(2, 97, 3):
+        assert decode(BeamSample(width=3, temperature=0.0), target(arch), prompt, new=15) == \
+            decode(Beam(width=3), target(arch), prompt, new=15)
+
+
+SEARCHES: list[Search] = [
+    Beam(width=3, length_rule="gnmt", length_penalty=0.6), Beam(width=3, finished="kept"), BeamSample(width=3),
+    DiverseBeam(width=4, distance="cumulative"), DiverseBeam(width=4, distance="ngram"), StochasticBeam(width=3),
+    UidBeam(width=3, regulariser="variance"), UidBeam(width=3)]
+
+
+@pytest.mark.parametrize("strategy", SEARCHES, ids=lambda s: s.spec())
+@torch.inference_mode()
+def test_texts_side_by_side_get_the_tokens_they_have_alone(strategy: Search) -> None:
+    jobs = [partial(decode, strategy, target(), prompt, new=10) for prompt in prompts(16, 97, 5)]
+    alone = [job() for job in jobs]
+    assert run_batched([target()], jobs, 3) == alone
+    assert run_batched([target()], jobs, 16) == alone
+
+
+@pytest.mark.parametrize("strategy", SEARCHES, ids=lambda s: s.spec())
+def test_scores_are_what_the_model_says_of_the_text(strategy: Search) -> None:
+    """`log_p` of each text found is that of reading it in one piece, token for token."""
+    for prompt in prompts(2, 97, 6):
+        request = Request(tuple(prompt), 10, PhiloxStream(1), frozenset({EOS}))
+        for h in strategy.search(Session(target()), request):
+            with torch.inference_mode():
+                logits = target().model(torch.tensor([[*prompt, *h.tokens]])).logits[0].float().log_softmax(-1)
+            log_p = logits[len(prompt) - 1:-1].gather(1, torch.tensor(h.tokens)[:, None]).sum()
+            assert h.log_p == pytest.approx(float(log_p), abs=1e-3)
+            if isinstance(strategy, Beam):
+                assert h.score == pytest.approx(h.log_p, abs=1e-4)
+
+
+@pytest.mark.parametrize("strategy", SEARCHES, ids=lambda s: s.spec())
+def test_a_constant_added_to_the_logits_changes_nothing(strategy: Search) -> None:
+    prompt = prompts(1, 97, 7)[0]
+    expected = decode(strategy, target(), prompt, new=10)
+    session = Session(target())
+    request = Request(tuple(prompt), 10, PhiloxStream(0, *prompt, 0), frozenset({EOS}))
+    with session.with_logit_warp(lambda logits, texts: logits + 16):
+        assert list(next(iter(strategy.generate(session, request)))) == expected
+
+
+def test_samples_are_independent_searches() -> None:
+    prompt = prompts(1, 97, 8)[0]
+    texts = {tuple(decode(BeamSample(width=2), target(), prompt, new=10, sample=i)) for i in range(6)}
+    assert len(texts) > 3
+    assert BeamSample().most_samples() is None
