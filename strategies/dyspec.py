@@ -43,7 +43,7 @@ class DySpec(Verified):
         """The draft model, grown by `variant`."""
         stream = self.draws(request)
         kind = _Greedy if self.variant == "greedy" else _Threshold
-        return kind(self, Grown(session.draft, self.law(), stream), stream)
+        return kind(self, Grown(session.draft, self.logit_warp(), stream), stream)
 
     def rule(self) -> Accept:
         """Recursive rejection: what was turned down leaves q as well."""

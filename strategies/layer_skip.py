@@ -77,7 +77,7 @@ class LayerSkip(Verified):
     def drafter(self, session: Session, request: Request) -> SelfChain:
         """The model without some of its sublayers."""
         hook = spread(len(session.engine.parts.layers), self.share)
-        return SelfChain(session, hook, self.gamma, self.theta, self.adapt, self.law(), self.draws(request))
+        return SelfChain(session, hook, self.gamma, self.theta, self.adapt, self.logit_warp(), self.draws(request))
 
     def rule(self) -> Accept:
         """min(1, p/q)."""

@@ -44,7 +44,7 @@ class Pearl(Verified):
 
     def drafter(self, session: Session, request: Request) -> ModelChain:
         """The draft model, one token at a time."""
-        return ModelChain(session.draft, self.gamma, self.law(), self.draws(request))
+        return ModelChain(session.draft, self.gamma, self.logit_warp(), self.draws(request))
 
     def rule(self) -> Accept:
         """min(1, p/q)."""
@@ -70,7 +70,7 @@ class Pearl(Verified):
     def _judged(self, session: Session, request: Request, text: list[int], reading: Reading, waiting: TokenTree,
                 ahead: TokenTree) -> tuple[list[int], TokenTree]:
         """Commit what is right; the tokens that are certain now, and those that wait to be read."""
-        logits, judged = self.law()(reading.logits, Prefixes(text, waiting)), _joined(waiting, ahead)
+        logits, judged = self.logit_warp()(reading.logits, Prefixes(text, waiting)), _joined(waiting, ahead)
         if ahead.tokens:  # what is said after the first token ahead is not known yet, and never used
             logits = torch.cat([logits, logits[-1:]])
         path, token = at(self.temperature, self.rule())(judged, logits, request.stream)

@@ -40,7 +40,7 @@ class RsdC(Verified):
 
         def pick(level: int, depth: int, q: Tensor) -> list[Child]:
             return [(row, token, True) for row, law in enumerate(q) for token in distinct(law, counts[level], stream)]
-        return LevelTree(session.draft, len(counts), self.law(), stream, pick)
+        return LevelTree(session.draft, len(counts), self.logit_warp(), stream, pick)
 
     def rule(self) -> Accept:
         """Recursive rejection: what was turned down leaves q as well."""

@@ -33,7 +33,7 @@ class RsdS(Verified):
     def drafter(self, session: Session, request: Request) -> LevelTree:
         """The draft model, one forward a level."""
         stream = self.draws(request)
-        return LevelTree(session.draft, self.depth, self.law(), stream, StochasticBeam(self.width, stream).pick)
+        return LevelTree(session.draft, self.depth, self.logit_warp(), stream, StochasticBeam(self.width, stream).pick)
 
     def rule(self) -> Accept:
         """Recursive rejection: what was turned down leaves q as well."""

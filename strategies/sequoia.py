@@ -55,7 +55,7 @@ class Sequoia(Verified):
         """The draft model, one forward a level."""
         stream = self.draws(request)
         pick = _Planned(self.nodes, self.chances(), stream).pick
-        return LevelTree(session.draft, self.depth, self.law(), stream, pick)
+        return LevelTree(session.draft, self.depth, self.logit_warp(), stream, pick)
 
     def rule(self) -> Accept:
         """Recursive rejection: what was turned down leaves q as well."""

@@ -47,7 +47,7 @@ class SpecInfer(Verified):
                     tokens = [stream.choose(law) for _ in range(counts[level])]
                 found += [(row, token, token not in tokens[:i]) for i, token in enumerate(tokens)]
             return found
-        return LevelTree(session.draft, len(counts), self.law(), stream, pick)
+        return LevelTree(session.draft, len(counts), self.logit_warp(), stream, pick)
 
     def rule(self) -> Accept:
         """Multi-step rejection."""

@@ -64,8 +64,8 @@ class SpecTr(Verified):
         """The draft model, all chains together."""
         stream = self.draws(request)
         if stream is None:
-            return ModelChain(session.draft, self.length, self.law(), None)
-        return _Chains(session.draft, self.chains, self.length, self.law(), stream)
+            return ModelChain(session.draft, self.length, self.logit_warp(), None)
+        return _Chains(session.draft, self.chains, self.length, self.logit_warp(), stream)
 
     def rule(self) -> Accept:
         """k-seq."""

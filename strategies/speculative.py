@@ -40,7 +40,7 @@ class Speculative(Verified):
     def drafter(self, session: Session, request: Request) -> ModelChain:
         """The draft model, one token at a time."""
         policy = length(self.policy, self.gamma, self.threshold, self.cost)
-        return ModelChain(session.draft, policy, self.law(), self.draws(request))
+        return ModelChain(session.draft, policy, self.logit_warp(), self.draws(request))
 
     def rule(self) -> Accept:
         """min(1, p/q), or block verification."""

@@ -59,11 +59,11 @@ class _Contrast:
                 self.session.draft.follow(self.texts[row])
                 self.amateur.append(self.session.draft.read().logits[0])
             scores = contrast(expert, self.amateur[row], self.method.alpha, self.method.beta)
-        return torch.softmax(self.method.law()(scores[None], [self.texts[row]])[0].double(), -1)
+        return torch.softmax(self.method.logit_warp()(scores[None], [self.texts[row]])[0].double(), -1)
 
     def _noted(self, logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
         self.amateur.append(logits[0])
-        return self.method.law()(logits, texts)
+        return self.method.logit_warp()(logits, texts)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Staged(Verified):
 
 class _Stage:
     def __init__(self, owner: Staged, session: Session, request: Request) -> None:
-        self.session, self.gamma, self.law, self.request = session, owner.gamma, owner.law(), request
+        self.session, self.gamma, self.law, self.request = session, owner.gamma, owner.logit_warp(), request
         self.drawn = owner.draws(request) is not None
         self.lookup, self.check = NgramLookup(owner.max_ngram, owner.gamma), at(owner.temperature, delta)
 

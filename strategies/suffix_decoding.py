@@ -47,7 +47,7 @@ class SuffixDecoding(Verified):
         """Yield the accepted drafts and one more token at each step; the output is learnt at the end."""
         drafter = self.drafter(session, request)
         try:
-            yield from draft_and_verify(session, drafter, at(self.temperature, self.rule()), request, self.law())
+            yield from draft_and_verify(session, drafter, at(self.temperature, self.rule()), request, self.logit_warp())
         finally:
             drafter.learn()
 

@@ -22,7 +22,7 @@ class UnwarpedBonus(Speculative):
     """Draws the token after a draft that was accepted whole without temperature and nucleus."""
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
-        law = self.law()
+        law = self.logit_warp()
 
         def accept(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
             path, token = rejection(tree, law(logits, []), stream)
@@ -37,7 +37,7 @@ class SoftQ(Speculative):
     """Drafts the likeliest token but hands q over as if it had been drawn from it."""
 
     def drafter(self, session: Session, request: Request) -> ModelChain:
-        return ModelChain(session.draft, self.gamma, self.law(), Likeliest())
+        return ModelChain(session.draft, self.gamma, self.logit_warp(), Likeliest())
 
 
 class _Siblings:
@@ -64,7 +64,7 @@ class Siblings(Speculative):
     """Right: several first tokens drawn without replacement, tried in the order in which they were drawn."""
 
     def drafter(self, session: Session, request: Request) -> Drafter:
-        return _Siblings(session.draft, self.gamma, self.law(), self.draws(request))
+        return _Siblings(session.draft, self.gamma, self.logit_warp(), self.draws(request))
 
     def rule(self) -> Accept:
         return rejection_without_replacement
@@ -79,7 +79,7 @@ class Resorted(Siblings):
     """Tries the likeliest of the drawn siblings first."""
 
     def drafter(self, session: Session, request: Request) -> Drafter:
-        return _Resorted(session.draft, self.gamma, self.law(), self.draws(request))
+        return _Resorted(session.draft, self.gamma, self.logit_warp(), self.draws(request))
 
 
 def _discarding(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
@@ -96,7 +96,7 @@ class Discarded(Speculative):
     """Compares the draft with a sample of the target, and draws another one when they differ."""
 
     def drafter(self, session: Session, request: Request) -> ModelChain:
-        return ModelChain(session.draft, self.gamma, self.law(), None)
+        return ModelChain(session.draft, self.gamma, self.logit_warp(), None)
 
     def rule(self) -> Accept:
         return _discarding
@@ -122,4 +122,4 @@ class Leaky(Speculative):
 
     def drafter(self, session: Session, request: Request) -> ModelChain:
         _seen.append(request.prompt)
-        return ModelChain(session.draft, 1 + len(_seen) % 3, self.law(), self.draws(request))
+        return ModelChain(session.draft, 1 + len(_seen) % 3, self.logit_warp(), self.draws(request))

@@ -37,7 +37,7 @@ class Verified(Strategy):
         """How drafts are accepted above temperature 0."""
         return delta
 
-    def law(self) -> logit_warps.Warp:
+    def logit_warp(self) -> logit_warps.Warp:
         """What draft and target go through alike before a token is drawn."""
         return logit_warps.compose(logit_warps.temperature(self.temperature), logit_warps.top_p(self.p))
 
@@ -48,7 +48,7 @@ class Verified(Strategy):
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
         """Yield the accepted drafts and one more token at each step."""
         return draft_and_verify(session, self.drafter(session, request), at(self.temperature, self.rule()), request,
-                                self.law())
+                                self.logit_warp())
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Lossy(Verified):
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
         """Yield the accepted drafts and one more token at each step."""
-        return draft_and_verify(session, self.drafter(session, request), self.rule(), request, self.law())
+        return draft_and_verify(session, self.drafter(session, request), self.rule(), request, self.logit_warp())
 
     def _exact(self) -> Verified:
         exact = STRATEGIES.build(self.over.replace(";", ","))

@@ -27,7 +27,7 @@ Text = tuple[list[int], int]
 
 def ranks(target: Engine, draft: Engine, texts: Sequence[Text], strategy: Sequoia, most: int) -> tuple[list[int], int]:
     """How often the first, second, … of `most` siblings is the accepted one, and at how many places that was tried."""
-    counts, places, stream, law = [0] * most, 0, PhiloxStream("sequoia_size"), strategy.law()
+    counts, places, stream, law = [0] * most, 0, PhiloxStream("sequoia_size"), strategy.logit_warp()
     accept = at(strategy.temperature, strategy.rule())
     for tokens, start in texts:
         for p, q in zip(*(_rows(engine, tokens, start) for engine in (target, draft)), strict=True):
@@ -59,7 +59,7 @@ def prompted(made: Plan, strategy: Sequoia, new: int) -> list[Text]:
             prompt = encode(made.target, task.prompt(example, []))[-max(1, room - new):]
             request = Request(tuple(prompt), new, PhiloxStream(task.spec(), example.id))
             session, tokens = Session(made.target.engine), list(prompt)
-            for step in one_by_one(session, at(strategy.temperature), request, strategy.law()):
+            for step in one_by_one(session, at(strategy.temperature), request, strategy.logit_warp()):
                 tokens += step
                 if step[-1] in made.target.eos or len(tokens) >= min(len(prompt) + new, room):
                     break

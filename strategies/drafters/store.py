@@ -77,8 +77,8 @@ def named(name: str, strategy: str, session: Session) -> Store:
     known = embedded() if name == "nano" else load(Path(name))
     vocab = session.engine.model.config.get_text_config().vocab_size
     if known.vocab != vocab:
-        raise Unsupported(f"the datastore has {known.vocab} kinds of tokens and the model {vocab}: give {strategy}:store="
-                          "FILE, made with python -m strategies.tools.rest_datastore --model NAME --out FILE")
+        raise Unsupported(f"the datastore has {known.vocab} kinds of tokens and the model {vocab}: give {strategy}:"
+                          "store=FILE, made with python -m strategies.tools.rest_datastore --model NAME --out FILE")
     return known
 
 
