@@ -2,7 +2,7 @@
 
 TASK = '''"""Words to go on from."""
 from dataclasses import dataclass
-from harness.task import Example, Task
+from harness.plugins.task import Example, Task
 
 @dataclass(frozen=True)
 class Words(Task):
@@ -19,7 +19,7 @@ class Words(Task):
 '''
 BROKEN = '''"""Fails at once."""
 from dataclasses import dataclass
-from harness.strategy import Strategy
+from harness.plugins.strategy import Strategy
 
 @dataclass(frozen=True)
 class Broken(Strategy):

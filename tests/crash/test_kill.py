@@ -17,7 +17,7 @@ from tests.pair import saved
 TASK = '''"""Eight short texts."""
 from dataclasses import dataclass
 from typing import ClassVar
-from harness.task import Example, Task
+from harness.plugins.task import Example, Task
 
 @dataclass(frozen=True)
 class Eight(Task):

@@ -62,7 +62,7 @@ def test_few_prompts_find_no_five_per_cent_and_say_so() -> None:
 TASK = '''"""Words to go on from."""
 from dataclasses import dataclass
 from typing import ClassVar
-from harness.task import Example, Task
+from harness.plugins.task import Example, Task
 
 @dataclass(frozen=True)
 class Words(Task):
@@ -81,7 +81,7 @@ SLEEPY = '''"""Greedy that sleeps `doze` seconds before each token."""
 import time
 from dataclasses import dataclass
 from typing import ClassVar
-from harness.strategy import Strategy
+from harness.plugins.strategy import Strategy
 
 DOZE = 0.0
 

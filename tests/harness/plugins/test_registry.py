@@ -15,7 +15,7 @@ GOOD = '''"""A good idea.
 And more.
 """
 from dataclasses import dataclass
-from harness.strategy import Strategy, knob
+from harness.plugins.strategy import Strategy, knob
 
 @dataclass(frozen=True)
 class Good(Strategy):

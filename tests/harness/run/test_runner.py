@@ -24,7 +24,7 @@ from tests.watch import Quiet
 TASK = '''"""Three words to go on from."""
 from dataclasses import dataclass
 from typing import ClassVar
-from harness.task import Example, Task
+from harness.plugins.task import Example, Task
 
 @dataclass(frozen=True)
 class Words(Task):
@@ -43,7 +43,7 @@ class Words(Task):
 BROKEN = '''"""Fails on its second token."""
 from dataclasses import dataclass
 from typing import ClassVar
-from harness.strategy import Strategy
+from harness.plugins.strategy import Strategy
 
 @dataclass(frozen=True)
 class Broken(Strategy):
@@ -291,7 +291,7 @@ def test_what_all_prompts_begin_with_is_read_once(config: RunConfig, tmp_path: P
 LIAR = '''"""Claims to be greedy, and is not at its third token."""
 from dataclasses import dataclass
 from typing import ClassVar
-from harness.strategy import Strategy
+from harness.plugins.strategy import Strategy
 
 @dataclass(frozen=True)
 class Liar(Strategy):

@@ -27,7 +27,7 @@ from tests.watch import Quiet
 TASK = '''"""Words to go on from."""
 from dataclasses import dataclass
 from typing import ClassVar
-from harness.task import Example, Task
+from harness.plugins.task import Example, Task
 
 @dataclass(frozen=True)
 class NAME(Task):

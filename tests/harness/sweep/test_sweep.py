@@ -25,7 +25,7 @@ from tests.watch import Quiet
 SCRIPTED = '''"""Writes as many letters as it is told."""
 from dataclasses import dataclass
 from harness.errors import UserError
-from harness.strategy import Strategy, knob
+from harness.plugins.strategy import Strategy, knob
 
 CALLS = []
 
@@ -57,7 +57,7 @@ class Scripted(Strategy):
 # Its score is 1 - ((letters - goal) / 10)²: one length is best for each goal, and the middle is for both.
 LETTERS = '''"""As many letters as the goal."""
 from dataclasses import dataclass
-from harness.task import Example, Task, knob
+from harness.plugins.task import Example, Task, knob
 
 @dataclass(frozen=True)
 class Letters(Task):

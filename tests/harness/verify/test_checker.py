@@ -25,9 +25,8 @@ from harness.run.plan import make
 from harness.stats.distribution import Shares, any_of, independent, uniform
 from harness.stats.multiple import holm
 from harness.store.config import RunConfig
-from harness.verify import checker as module
-from harness.verify import distribution
-from harness.verify.checker import Checker, Finding, Report, adjusted, verify
+from harness.verify.checker import Checker, Finding, Report, adjusted, distribution, verify
+from harness.verify.checker import checker as module
 from harness.verify.distribution import Evidence, Law, plain
 from strategies.prompt_lookup import PromptLookup
 from strategies.speculative import Speculative
