@@ -36,7 +36,9 @@ def command(
                                               "judge]")] = None,
     repeats: Annotated[int, Option(metavar="N", help="times that each verdict is asked for [1]", min=1,
                                    show_default=False)] = 1,
-    concurrency: Annotated[int, Option(metavar="N", help="requests at a time [4]", min=1, show_default=False)] = 4,
+    concurrency: Annotated[int, Option("--concurrency", "--batch-size", metavar="N", min=1, show_default=False,
+                                       help="requests at a time, or of a judge run here sequences decoded in one batch "
+                                            "(continuous batching) [4]")] = 4,
     max_tokens: Annotated[int, Option(metavar="N", help="length of a verdict [2048]", min=1,
                                       show_default=False)] = 2048,
     settings: Annotated[list[str] | None, Option("--setting", metavar="K=V", help="sent with each request; again for "

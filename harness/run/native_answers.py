@@ -50,7 +50,7 @@ def _decoded(plan: Plan, native: Native, cell: Cell, examples: Sequence[Example]
     for strategy in dict.fromkeys(of.values()):
         places = [place for place in asked if of[place] == strategy]
         asks = [_ask(plan, cell, examples[place], number, asked[place]) for place in places]
-        size = 1 if plan.config.alone else len(asks)  # the backend does not know of this plan's
+        size = 1 if plan.config.one_at_a_time else len(asks)  # the backend does not know of this plan's
         for start in range(0, len(asks), size):
             yield from zip(places[start:start + size], native.decode(strategy, asks[start:start + size]), strict=True)
 

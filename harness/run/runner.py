@@ -158,7 +158,7 @@ class Runner:
         count = native.counters if isinstance(native, Counting) else dict
         before, start = count(), self.clock()
         done = answers(self.plan, native, cell, examples)
-        share, alone, now = (self.clock() - start) / len(examples), self.plan.config.alone, count()
+        share, alone, now = (self.clock() - start) / len(examples), self.plan.config.one_at_a_time, count()
         self.gone = next((turns for turns, _ in done if isinstance(turns, Gone)), None)
         kept = [(example, *each) for example, each in zip(examples, done, strict=True) if not isinstance(each[0], Gone)]
         with ThreadPoolExecutor(PROGRAMS if cell.task.executes_code else 1) as pool:

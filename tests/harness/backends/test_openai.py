@@ -335,7 +335,7 @@ WRONG: list[tuple[dict[str, Any], list[str], str]] = [
     ({}, ["--base-url", "URL", "--key-variable", "MY_KEY"], "The variable MY_KEY holds no key"),
     ({}, ["--base-url", "URL", "--engine", "retries=2"], "has no option 'retries'. Did you mean 'tries'?"),
     ({}, ["--base-url", "URL", "--engine", "timeout=soon"], "--engine timeout must be a number above 0, not 'soon'."),
-    ({}, ["--base-url", "URL", "--request-rate", "0"], "--request-rate must be above 0 requests a second, not 0."),
+    ({}, ["--base-url", "URL", "--request-rate", "0"], "--request-rate must be above 0, not 0.0."),
     ({}, ["--base-url", "URL", "--request-rate", "3", "--concurrency", "2"], "leave --concurrency out"),
     ({"model": {"id": "toys"}}, ["--base-url", "URL"], "has no model 'toy'. Did you mean 'toys'?"),
     ({"wrong": lambda body, number: "404"}, ["--base-url", "URL"], "check --base-url, which ends in /v1"),

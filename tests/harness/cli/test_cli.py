@@ -357,3 +357,15 @@ def test_the_doctor_tells_missing_from_broken(monkeypatch: pytest.MonkeyPatch, t
     broken = call("doctor")
     assert broken.exit_code == 1
     assert broken.stdout == f"broken   torch     no such thing\n{'':19}→ pip install torch\n"
+
+
+@pytest.mark.parametrize("command", ["run", "sweep", "verify", "judge"])
+def test_the_batch_size_is_named_beside_the_concurrency(command: str) -> None:
+    text = " ".join(call(command, "--help").stdout.split())
+    assert "--concurrency, --batch-size N" in text
+    assert "sequences decoded in one batch (continuous batching)" in text
+
+
+def test_the_batch_size_reaches_the_run(asked: list[RunConfig]) -> None:
+    call("run", "--batch-size", 4)
+    assert asked == [RunConfig(concurrency=4)]
