@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.plugins.plugin import split_spec
+from harness.plugins.spec import Spec
 from harness.store.folder import Store
 from harness.store.schema import Manifest, ModelEntry, Record, Steps, Stop, StrategyEntry, TaskEntry, Turn
 
@@ -16,9 +16,9 @@ MODEL = ModelEntry(name="nano", architecture="LlamaForCausalLM", parameters=3_20
 def strategy(spec: str, family: str = "greedy", guarantee: str = "lossless",
              unsupported: str | None = None) -> StrategyEntry:
     """A strategy of a manifest."""
-    name, knobs = split_spec(spec)
-    return StrategyEntry(spec=spec, name=name, family=family, guarantee=guarantee, paper="", knobs=dict(knobs),
-                         unsupported=unsupported)
+    parsed = Spec.parse(spec)
+    return StrategyEntry(spec=spec, name=parsed.name, family=family, guarantee=guarantee, paper="",
+                         knobs=dict(parsed.knobs), unsupported=unsupported)
 
 
 def task(spec: str, headline: str = "accuracy", unscored: str | None = None, examples: int = 2) -> TaskEntry:

@@ -9,7 +9,7 @@ import typer
 from typer import Option
 
 from harness.errors import UserError
-from harness.plugins.plugin import stages
+from harness.plugins.spec import Spec
 
 if TYPE_CHECKING:
     from harness.store.config import RunConfig
@@ -97,7 +97,7 @@ def _settings(options: dict[str, Any]) -> "RunConfig":
 
 def _task_of(path: Path) -> str:
     """The task that a file stands for."""
-    spec = f"task_file:file={path}"
-    if "," in spec or len(stages(spec)) > 1:
+    spec = Spec.of("task_file", file=str(path))
+    if not spec.readable:
         raise UserError(f"The name {path} has a comma or a plus sign where settings end; rename the file.")
-    return spec
+    return str(spec)

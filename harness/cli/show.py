@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from harness.errors import UserError, suggestion
-from harness.plugins.plugin import Plugin, described, split_spec, stages
+from harness.plugins.plugin import Plugin, described
 from harness.plugins.registry import STRATEGIES, TASKS, add_plugin
+from harness.plugins.spec import Spec
 from harness.plugins.strategy import Over, Strategy
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def command(
 
     for path in plugins or ():
         add_plugin(path)
-    name, _ = split_spec(stages(name)[-1])
+    name = Spec.parse(name).name
     found: list[type[Plugin]] = [kind.get(name) for kind in (STRATEGIES, TASKS) if name in kind.names()]
     if not found:
         known = {*STRATEGIES.names(), *TASKS.names()}

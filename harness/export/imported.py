@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.plugins.data import read_jsonl
-from harness.plugins.plugin import split_spec, stages
+from harness.plugins.spec import Spec
 from harness.store.folder import Store
 from harness.store.schema import Manifest, ModelEntry, Record, StrategyEntry, TaskEntry
 
@@ -124,8 +124,7 @@ def assemble(found: Sequence[tuple[Source, Found]], format: str, folder: Path, c
 def _spec(name: str) -> str:
     """A name that tables can take for a strategy's."""
     try:
-        for stage in stages(name):
-            split_spec(stage)
+        Spec.parse(name)
     except UserError:
         name = re.sub(r"[^\w.+-]+", "-", name)
     return re.sub(r"[^\w.:=,+-]+", "-", name).strip("-") or "unknown"
@@ -144,7 +143,7 @@ def _manifest(found: Sequence[tuple[Source, Found]], strategies: Sequence[str],
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), command=command,
         baseline=strategies[0],
         config={"imported": format, "files": files, "concurrency": max(one.concurrency for _, one in found)},
-        strategies=[StrategyEntry(spec=spec, name=split_spec(stages(spec)[-1])[0],
+        strategies=[StrategyEntry(spec=spec, name=Spec.parse(spec).name,
                                   family="speculative" if spec in drafting else "imported",
                                   guarantee="changes-output", paper="", knobs={}) for spec in strategies],
         tasks=[_task([one for _, one in found if one.task == task], known) for task, known in examples.items()],

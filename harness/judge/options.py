@@ -12,6 +12,7 @@ from harness.errors import UserError, suggestion
 from harness.judge.endpoint import Endpoint, Price
 from harness.judge.reply import Judge
 from harness.judge.verdicts import MODES, Mode
+from harness.plugins.spec import Spec
 from harness.store.folder import Store
 
 
@@ -82,7 +83,7 @@ class Options:
             return ""
         specs = [one.spec for one in store.manifest.strategies]
         wanted = self.baseline or store.manifest.baseline
-        named = [spec for spec in specs if spec == wanted] or [s for s in specs if s.partition(":")[0] == wanted]
+        named = [spec for spec in specs if spec == wanted] or [s for s in specs if Spec.parse(s).names == wanted]
         if len(named) != 1:
             raise UserError(f"The run has {'more than one' if named else 'no'} strategy '{wanted}'."
                             f"{suggestion(wanted, specs)}")

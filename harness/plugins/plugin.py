@@ -1,7 +1,6 @@
 """What a strategy and a task have in common: a frozen dataclass whose fields are its knobs."""
 
 import dataclasses
-import re
 import types
 import typing
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
 from harness.errors import UserError, suggestion
+from harness.plugins.spec import Spec
 
 T = TypeVar("T")
 Scalar = str | int | float | bool
@@ -98,8 +98,7 @@ class Plugin:
 
     def spec(self) -> str:
         """The canonical identity, `name:k=v,k=v`, with every knob in field order."""
-        options = ",".join(f"{key}={_written(value)}" for key, value in self.values().items())
-        return f"{self.name}:{options}" if options else self.name
+        return str(Spec.of(self.name, **{key: _written(value) for key, value in self.values().items()}))
 
 
 def described(cls: type[Plugin]) -> list[tuple[str, str, str, str, str]]:
@@ -110,25 +109,6 @@ def described(cls: type[Plugin]) -> list[tuple[str, str, str, str, str]]:
         rows.append((key, _written(getattr(cls, key)), ", ".join(map(str, about.choices)) or ends,
                      ", ".join(map(_written, about.sweep)), about.help))
     return rows
-
-
-def stages(text: str) -> list[str]:
-    """The plugins named in `a:k=v+b:k=v`, in their order; a `+` inside a number or a path separates nothing."""
-    return re.split(r"\+(?=[a-z]\w*(?::|\+|$))", text)
-
-
-def split_spec(text: str) -> tuple[str, dict[str, str]]:
-    """`top_p:p=0.9,temperature=0.7` → its name and text options; raises `UserError` when malformed."""
-    name, _, rest = text.partition(":")
-    options: dict[str, str] = {}
-    for item in filter(None, (part.strip() for part in rest.split(","))):
-        key, equals, value = item.partition("=")
-        if not equals or not value:
-            raise UserError(f"In '{text}', write each knob as NAME=VALUE, not '{item}'.")
-        if key.strip() in options:
-            raise UserError(f"In '{text}', the knob '{key.strip()}' is given twice.")
-        options[key.strip()] = value.strip()
-    return name.strip(), options
 
 
 def _written(value: Scalar | None) -> str:

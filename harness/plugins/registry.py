@@ -14,7 +14,8 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from harness.errors import UserError, suggestion
-from harness.plugins.plugin import Plugin, split_spec, stages
+from harness.plugins.plugin import Plugin
+from harness.plugins.spec import Spec
 from harness.plugins.strategy import Over, Strategy
 from harness.plugins.task import Task
 
@@ -80,18 +81,16 @@ class Registry(Generic[P]):
             return self._class(loaded, name)
         raise UserError(f"There is no {self.kind} '{name}'.{suggestion(name, self.names())}")
 
-    def build(self, spec: str) -> P:
+    def build(self, text: str | Spec) -> P:
         """Build a plugin from `name:k=v,k=v`, or a strategy over another one from `other:k=v+name:k=v`."""
-        *below, last = stages(spec)
-        name, options = split_spec(last)
-        cls = self.get(name)
+        spec = Spec.parse(text) if isinstance(text, str) else text
+        cls = self.get(spec.name)
         if issubclass(cls, Over):
-            over = self.build("+".join(below) or cls.usual)
-            return cls.configured(options, over=over)
-        if below:
-            raise UserError(f"The {self.kind} '{name}' does not work on another one; "
+            return cls.configured(spec.knobs, over=self.build(spec.below or cls.usual))
+        if spec.below:
+            raise UserError(f"The {self.kind} '{spec.name}' does not work on another one; "
                             f"in '{spec}' leave out what stands before it.")
-        return cls.configured(options)
+        return cls.configured(spec.knobs)
 
     def _foreign(self) -> dict[str, EntryPoint]:
         allowed = os.environ.get("DECODEBENCH_PLUGINS")

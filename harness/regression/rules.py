@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import UserError, suggestion
+from harness.plugins.spec import Spec
 
 Count = Literal["tokens", "forwards", "positions", "drafted", "accepted", "draft_forwards", "draft_positions"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -167,5 +168,5 @@ def _rule(path: Path, number: int, item: dict[str, Any]) -> AnyRule:
 
 
 def _named(spec: str, patterns: Sequence[str]) -> bool:
-    """Whether a pattern fits the whole spec or its name."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns for name in (spec, spec.partition(":")[0]))
+    """Whether a pattern fits the whole spec, or its names without knobs."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns for name in (spec, Spec.parse(spec).names))

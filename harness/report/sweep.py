@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from harness.plugins.plugin import split_spec, stages
+from harness.plugins.spec import Spec
 from harness.report.tables import DASH, line
 from harness.sweep.grid import changes
 from harness.sweep.sweep import Aim, Choice, Knob, Sweep, Swept
@@ -57,18 +57,18 @@ def notes(found: Sweep) -> list[str]:
 
 
 def _changes(spec: str, default: str) -> str:
-    return changes(*(split_spec(stages(text)[-1])[1] for text in (spec, default)))
+    return changes(Spec.parse(spec).knobs, Spec.parse(default).knobs)
 
 
 def _warning(one: Swept, knob: Knob) -> str:
     others = f"nor with any of {knob.looked} other values of theirs" if knob.looked else "which alone were tried"
-    return (f"Warning: knob '{knob.name}' of {stages(one.spec)[-1].partition(':')[0]} has no effect: "
+    return (f"Warning: knob '{knob.name}' of {Spec.parse(one.spec).name} has no effect: "
             f"{', '.join(knob.tried[1:])} gave the tokens and counts of {knob.tried[0]} on {knob.samples} samples "
             f"({knob.tokens:,} tokens) with the other knobs at their defaults, {others}")
 
 
 def _title(one: Swept) -> str:
-    return (f"{stages(one.spec)[-1].partition(':')[0]}: {one.settings} of {one.possible:,} settings, "
+    return (f"{Spec.parse(one.spec).name}: {one.settings} of {one.possible:,} settings, "
             f"by {AIMS[one.aim]}")
 
 

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from harness.plugins.plugin import split_spec, stages
+from harness.plugins.spec import Spec
 from harness.store.schema import Manifest
 
 DASH = "–"  # what is not known
@@ -112,16 +112,13 @@ def present(rows: pd.DataFrame) -> list[Column]:
 
 def labels(specs: Iterable[str]) -> dict[str, str]:
     """A short label for each spec: its name, and the knobs that tell it from others of that name."""
-    parts = {spec: [split_spec(stage) for stage in stages(spec)] for spec in specs}
-    short = {}
-    for spec, mine in parts.items():
-        others = [other for other in parts.values() if [name for name, _ in other] == [name for name, _ in mine]]
-        written = []
-        for place, (name, knobs) in enumerate(mine):
-            telling = [f"{key}={value}" for key, value in knobs.items()
-                       if any(other[place][1].get(key) != value for other in others)]
-            written.append(f"{name}:{','.join(telling)}" if telling else name)
-        short[spec] = "+".join(written)
+    parsed, short = {text: Spec.parse(text) for text in specs}, {}
+    for text, spec in parsed.items():
+        alike = [other for other in parsed.values() if other.names == spec.names]
+        stages = [stage.only({key for key, value in stage.knobs.items()
+                              if any(other.stages[place].knobs.get(key) != value for other in alike)})
+                  for place, stage in enumerate(spec.stages)]
+        short[text] = str(Spec(tuple(stages)))
     return short
 
 

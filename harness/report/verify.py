@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from harness.plugins.plugin import split_spec
+from harness.plugins.spec import Spec
 from harness.report.page import css, template
 from harness.report.tables import DASH, labels
 from harness.verify.checker import Finding, Report
@@ -31,9 +31,8 @@ def names(findings: Sequence[Finding]) -> list[str]:
 
 
 def _without_law(spec: str) -> str:
-    name, knobs = split_spec(spec)
-    rest = ",".join(f"{key}={value}" for key, value in knobs.items() if key not in ("temperature", "p"))
-    return f"{name}:{rest}" if rest else name
+    stages = Spec.parse(spec).stages
+    return str(Spec(tuple(stage.only(stage.knobs.keys() - {"temperature", "p"}) for stage in stages)))
 
 
 def cells(finding: Finding) -> list[str]:

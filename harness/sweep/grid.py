@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import product, zip_longest
 
 from harness.errors import UserError, suggestion
-from harness.plugins.plugin import split_spec, stages
 from harness.plugins.registry import STRATEGIES
+from harness.plugins.spec import Spec
 from harness.plugins.strategy import Strategy
 
 TRIES = 50  # draws for each setting that is still wanted: some combinations are refused, some come twice
@@ -97,9 +97,9 @@ def settings(spec: str, grid: Grid, budget: int, seed: int) -> Settings:
     return Settings(default, knobs, tuple(tried.values()), possible, alone, refused)
 
 
-def own(strategy: Strategy) -> dict[str, str]:
+def own(strategy: Strategy) -> Mapping[str, str]:
     """The strategy's knobs as text, without those of one that it works on."""
-    return split_spec(stages(strategy.spec())[-1])[1]
+    return Spec.parse(strategy.spec()).knobs
 
 
 def changes(knobs: Mapping[str, str], default: Mapping[str, str]) -> str:
@@ -109,10 +109,7 @@ def changes(knobs: Mapping[str, str], default: Mapping[str, str]) -> str:
 
 def turned(strategy: Strategy, changes: Mapping[str, str]) -> Strategy:
     """The strategy with other values of some knobs; raises `UserError` when it refuses them."""
-    *below, last = stages(strategy.spec())
-    name, knobs = split_spec(last)
-    written = ",".join(f"{key}={value}" for key, value in {**knobs, **changes}.items())
-    return STRATEGIES.build("+".join([*below, f"{name}:{written}" if written else name]))
+    return STRATEGIES.build(Spec.parse(strategy.spec()).changed(changes))
 
 
 def read(texts: Sequence[str], specs: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from harness.cli import app
 from harness.plugins.data import DataSource
 from harness.plugins.registry import STRATEGIES, TASKS, Registry
+from harness.plugins.spec import Spec
 from harness.plugins.task import Task
 from harness.plugins.task_file import CHECKERS, HEADER
 from harness.store.folder import Store
@@ -58,7 +59,7 @@ def test_commands_of_the_page_run(folder: Path, monkeypatch: pytest.MonkeyPatch)
         if run:
             records = list(Store.open(folder / f"run{number}").records())
             assert {record.status for record in records} == {"ok"}
-            assert {record.strategy.partition(":")[0] for record in records} == {"greedy", "top_p"}
+            assert {Spec.parse(record.strategy).name for record in records} == {"greedy", "top_p"}
             seen.update(record.task.partition(",")[0] for record in records)
     assert seen == {"task_file:file=my.jsonl": 6, "continuation:file=texts.txt": 4, "capitals:shots=1": 4,
                     "capitals:shots=2": 2}

@@ -12,6 +12,7 @@ from harness.errors import UserError
 from harness.measure.summary import combine, summarise
 from harness.models.stop_rule import StopRule
 from harness.plugins.registry import STRATEGIES, TASKS
+from harness.plugins.spec import Spec
 from harness.run.native_answers import fit, trace
 from harness.run.runner import run
 from harness.store.config import RunConfig
@@ -111,7 +112,7 @@ def test_strategies_that_cannot_be_kept_ready_come_one_after_the_other(config: R
                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     made = connected(monkeypatch, side_by_side=False)
     go(config)
-    order = [spec.partition(":")[0] for spec, _ in made[0].asked[4:]]
+    order = [Spec.parse(spec).name for spec, _ in made[0].asked[4:]]
     assert order == ["greedy"] * 3 + ["top_p"] * 3 + ["beam"] * 3 + ["prompt_lookup"] * 3
 
 

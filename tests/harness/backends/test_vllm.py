@@ -19,6 +19,7 @@ from harness.errors import Unsupported, UserError
 from harness.measure.raw import read
 from harness.models.loading import load
 from harness.plugins.registry import STRATEGIES, TASKS
+from harness.plugins.spec import Spec
 from harness.run.runner import run
 from harness.store.config import RunConfig
 from harness.store.folder import Store
@@ -151,7 +152,7 @@ def test_an_engine_that_is_killed_ends_the_run_with_a_sentence_and_it_resumes(co
 
 def test_one_cell_may_fail_while_the_engine_goes_on(config: RunConfig) -> None:
     records = go(replace(config, strategies=("min_p:share=0.5",)))
-    assert {r.strategy.partition(":")[0]: r.error for r in records} == {"greedy": None,
+    assert {Spec.parse(r.strategy).name: r.error for r in records} == {"greedy": None,
                                                                        "min_p": "RuntimeError: kernel trouble"}
 
 
@@ -168,7 +169,7 @@ def test_a_model_that_does_not_start_is_one_sentence_and_nothing_is_written(conf
 
 def test_a_method_that_does_not_start_is_a_cell_with_a_reason(config: RunConfig) -> None:
     records = go(replace(config, engine=("fake=method",)))
-    assert {r.strategy.partition(":")[0] for r in records} == {"greedy", "top_p", "beam"}
+    assert {Spec.parse(r.strategy).name for r in records} == {"greedy", "top_p", "beam"}
     entries = Store.open(config.output or Path()).manifest.strategies
     assert {s.name: s.unsupported for s in entries}["prompt_lookup"] == "Value error, no head is there"
 
@@ -200,7 +201,7 @@ def test_what_vllm_would_ignore_is_refused(config: RunConfig, monkeypatch: pytes
 def test_engines_that_do_not_fit_side_by_side_take_turns(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm.psutil, "virtual_memory", lambda: Some(available=1 << 30))
     records = go(config)
-    order = [record.strategy.partition(":")[0] for record in records]
+    order = [Spec.parse(record.strategy).name for record in records]
     assert order == ["greedy"] * 3 + ["top_p"] * 3 + ["beam"] * 3 + ["prompt_lookup"] * 3
     manifest = Store.open(config.output or Path()).manifest
     assert any("one after the other" in line for line in manifest.warnings)

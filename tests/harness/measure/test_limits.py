@@ -18,6 +18,7 @@ from harness.measure.limits import break_even, crossing, limits_table
 from harness.measure.raw import read
 from harness.measure.summary import summarise
 from harness.models.loading import load
+from harness.plugins.spec import Spec
 from harness.report import detail, texts
 from harness.store.folder import Store
 from harness.store.schema import Curve, Limits, Record
@@ -184,7 +185,7 @@ def test_limits_are_measured_once_and_reported(run: Path) -> None:
     assert found is not None
     assert found.draft is not None
     assert (found.target.tokens[0], found.target.tokens[-1]) == (1, 5), "gamma is 4"
-    assert [spec.partition(":")[0] for spec in found.drafting] == ["speculative"]
+    assert [Spec.parse(spec).name for spec in found.drafting] == ["speculative"]
     net = load(str(saved("llama"))).engine.model
     assert found.target.weight_bytes == 4 * (sum(w.numel() for w in net.parameters())
                                              - (0 if net.config.tie_word_embeddings else net.lm_head.weight.numel()))

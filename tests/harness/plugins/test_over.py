@@ -8,7 +8,6 @@ from harness.errors import Unsupported, UserError
 from harness.models.loading import load
 from harness.models.prompts import warm_up, words
 from harness.models.stop_rule import StopRule
-from harness.plugins.plugin import stages
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Over, Request, knob
 from harness.report.tables import labels
@@ -24,12 +23,6 @@ class Twice(Over):
     times: int = knob(2, "how often", low=1)
     family = "test"
     paper = "none"
-
-
-def test_a_plus_separates_strategies_and_nothing_else() -> None:
-    assert stages("top_p:p=0.9+best_of_n:n=8") == ["top_p:p=0.9", "best_of_n:n=8"]
-    assert stages("a+b+c") == ["a", "b", "c"]
-    assert stages("rest:store=c++/x.npz,n=1e+5") == ["rest:store=c++/x.npz,n=1e+5"]
 
 
 def test_identity_is_that_of_both_and_needs_are_those_of_both() -> None:

@@ -1,4 +1,4 @@
-"""Specs and knobs: what is read, what is refused and in which words, and printing that reads back as the same."""
+"""Knobs: what is read, what is refused and in which words, and printing that reads back as the same."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import UserError, suggestion
-from harness.plugins.plugin import Plugin, knob, split_spec
+from harness.plugins.plugin import Plugin, knob
+from harness.plugins.spec import Spec
 
 
 @dataclass(frozen=True)
@@ -26,29 +27,6 @@ class Bare(Plugin):
 
 
 DEFAULT = "test_plugin:width=4,share=0.5,latest=False,rule=sum,most=None,free=1"
-
-
-@pytest.mark.parametrize(("text", "name", "options"), [
-    ("greedy", "greedy", {}),
-    (" greedy ", "greedy", {}),
-    ("greedy:", "greedy", {}),
-    ("top_p:p=0.9,temperature=0.7", "top_p", {"p": "0.9", "temperature": "0.7"}),
-    (" top_p : p = 0.9 , temperature=1,", "top_p", {"p": "0.9", "temperature": "1"}),
-    ("a:path=C:\\x=y", "a", {"path": "C:\\x=y"}),
-])
-def test_specs_are_split(text: str, name: str, options: dict[str, str]) -> None:
-    assert split_spec(text) == (name, options)
-
-
-@pytest.mark.parametrize(("text", "words"), [
-    ("top_p:p", "In 'top_p:p', write each knob as NAME=VALUE, not 'p'."),
-    ("top_p:p=", "In 'top_p:p=', write each knob as NAME=VALUE, not 'p='."),
-    ("top_p:p=1,p=0.5", "In 'top_p:p=1,p=0.5', the knob 'p' is given twice."),
-])
-def test_malformed_specs_are_refused(text: str, words: str) -> None:
-    with pytest.raises(UserError) as caught:
-        split_spec(text)
-    assert str(caught.value) == words
 
 
 def test_the_name_is_the_file_and_the_spec_names_every_knob() -> None:
@@ -107,11 +85,11 @@ def test_values_given_in_python_are_checked_too() -> None:
 def test_what_is_printed_reads_back_as_the_same(width: int, share: float, latest: bool, rule: str, most: int | None,
                                                 free: float) -> None:
     plugin = Sample(width, share, latest, rule, most, free)
-    name, options = split_spec(plugin.spec())
-    again = Sample.configured(options)
+    spec = Spec.parse(plugin.spec())
+    again = Sample.configured(spec.knobs)
     assert again == plugin
     assert again.spec() == plugin.spec()
-    assert name == plugin.name
+    assert spec.name == plugin.name
 
 
 def test_near_values_have_different_specs() -> None:

@@ -12,6 +12,7 @@ import torch
 from harness.errors import UserError
 from harness.measure.summary import summarise
 from harness.plugins.registry import STRATEGIES, TASKS
+from harness.plugins.spec import Spec
 from harness.report.tables import notes
 from harness.run.plan import make
 from harness.run.runner import Outcome, run
@@ -78,7 +79,7 @@ def go(config: RunConfig, watcher: Quiet | None = None) -> tuple[Outcome, list[R
 def test_every_strategy_runs_every_example_once(config: RunConfig) -> None:
     outcome, records = go(config)
     assert (outcome.samples, outcome.failed, len({r.key for r in records}), len(records)) == (24, 0, 24, 24)
-    assert {r.strategy.partition(":")[0] for r in records} == {"greedy", "top_p", "beam", "diverse_beam", "momentum",
+    assert {Spec.parse(r.strategy).name for r in records} == {"greedy", "top_p", "beam", "diverse_beam", "momentum",
                                                                "contrastive_search", "speculative", "prompt_lookup"}
     greedy = {r.example: r.turns[0].tokens for r in records if r.strategy == "greedy"}
     for record in records:
@@ -155,7 +156,7 @@ def test_a_failed_sample_is_a_record(config: RunConfig) -> None:
 
 def test_samples(config: RunConfig) -> None:
     _, records = go(replace(config, samples=3, strategies=("top_p", "beam:width=3", "beam:width=2")))
-    texts = Counter((r.strategy.partition(":")[0], r.example) for r in records)
+    texts = Counter((Spec.parse(r.strategy).name, r.example) for r in records)
     assert set(texts.values()) == {3}
     beams = {tuple(r.turns[0].tokens) for r in records if r.strategy.startswith("beam") and r.example == "0"}
     assert len(beams) == 3

@@ -19,6 +19,7 @@ from harness.cli import app
 from harness.decoding import accept
 from harness.engine.session import Session
 from harness.plugins.registry import STRATEGIES, TASKS
+from harness.plugins.spec import Spec
 from harness.plugins.strategy import Request, Strategy
 from harness.report import verify as shown
 from harness.run.plan import make
@@ -200,7 +201,7 @@ def test_nothing_depends_on_concurrency(words: Path) -> None:
 def test_what_cannot_be_checked_is_listed(words: Path) -> None:
     report = verify(settings(words, draft=None, strategies=("speculative", "beam", "prompt_lookup")), laws=())
     assert report.skipped == {"beam": module.NO_PROMISE, "speculative": "needs a draft model: give one with --draft"}
-    assert [finding.strategy.partition(":")[0] for finding in report.findings] == ["greedy", "prompt_lookup"]
+    assert [Spec.parse(finding.strategy).name for finding in report.findings] == ["greedy", "prompt_lookup"]
     assert report.ok
 
 
