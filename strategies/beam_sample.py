@@ -1,11 +1,10 @@
 """Beam sampling: at every step draw the candidates of a beam search instead of taking the best.
 
-The rules of transformers' `generate(num_beams=…, do_sample=True)`: of all continuations of all beams, twice `width` are
-drawn without replacement in proportion to exp(score); the best `width` by score live on, and those among the first
-`width` drawn that end are finished. This is no sampler of the model's law: it favours likely texts, more so the more
-beams there are; `stochastic_beam` keeps the law. `temperature` divides log p and `p` cuts to the nucleus, neither
-normalised again, so that the score is the sum of what was divided. Sample i is the best hypothesis of a search of its
-own.
+The rules of `generate(num_beams=…, do_sample=True)` in transformers 5.24: of all continuations of all beams, twice
+`width` are drawn without replacement in proportion to exp(score) and sorted by score (5.23 kept the order of the draw).
+Those of the first `width` that end are finished; the best `width` of the others live on. The output does not have the
+distribution of the model: more beams make likely sequences more frequent; `stochastic_beam` keeps it. `temperature`
+divides log p and `p` cuts to the nucleus, neither renormalised. Each sample is a search of its own.
 """
 
 from collections.abc import Iterator
@@ -33,21 +32,21 @@ class BeamSample(Search):
     early_stopping: str = knob("false", "when a full pool ends the search", choices=("false", "true", "never"),
                                sweep=("false", "true", "never"))
 
-    paper: ClassVar[str] = "rules of transformers 5"
+    paper: ClassVar[str] = "rules of transformers 5.24"
 
     def search(self, session: Session, request: Request) -> list[Hypothesis]:
-        """The finished hypotheses of one search, best first; `score` is their log p after temperature."""
+        """Run one search and return its finished hypotheses, best first; `score` is log p after temperature."""
         front = self.front(request)
         walk(session, [front])
         return front.pool
 
     def front(self, request: Request) -> Beams:
-        """The search before its first step."""
+        """Return the search before its first step."""
         rule, stopping = divisor("power", self.length_penalty), cast(EarlyStopping, self.early_stopping)
         if not self.temperature:
             return Beams(self.width, rule, stopping, request)
-        law = logit_warps.compose(logit_warps.temperature(self.temperature), logit_warps.top_p(self.p))
-        return Drawn(self.width, rule, stopping, request, law=law)
+        warp = logit_warps.compose(logit_warps.temperature(self.temperature), logit_warps.top_p(self.p))
+        return Drawn(self.width, rule, stopping, request, logit_warp=warp)
 
     def generate(self, session: Session, request: Request) -> Iterator[tuple[int, ...]]:
         """Yield the best hypothesis whole."""
@@ -61,13 +60,14 @@ class BeamSample(Search):
 class Drawn(Beams):
     """Beams whose candidates are drawn; a single beam draws one."""
 
-    law: logit_warps.Warp = logit_warps.identity
+    logit_warp: logit_warps.Warp = logit_warps.identity
 
     def scored(self, log_p: Tensor) -> Tensor:
         """(b, V) sums of log p after temperature and nucleus."""
-        return super().scored(self.law(log_p, []))
+        return super().scored(self.logit_warp(log_p, []))
 
     def chosen(self, scores: Tensor, count: int) -> Tensor:
-        """Places drawn without replacement in proportion to exp(score), in the order of the draws."""
+        """Places drawn without replacement in proportion to exp(score), sorted by score."""
         noise = gumbel(self.request.stream, scores.numel()).to(scores.device)
-        return best(scores + noise, count if self.width > 1 else 1)
+        drawn = best(scores + noise, count if self.width > 1 else 1)
+        return drawn[best(scores[drawn], len(drawn))]

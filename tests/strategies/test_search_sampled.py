@@ -1,10 +1,13 @@
 """Beam sampling against transformers and its identities; what every search of this family owes the engine."""
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache, partial
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from scipy.stats import chi2_contingency, chisquare
 
 from harness.decoding.search import Search, divisor
@@ -55,21 +58,39 @@ def sampled(strategy: BeamSample, key: int) -> list[tuple[int, ...]]:
     return [h.tokens for h in front.pool]
 
 
-@pytest.mark.parametrize(("temperature", "penalty", "p"), [
-    (1.0, 1.0, 1.0), (0.7, 0.0, 1.0), (1.4, 2.0, 1.0), (1.4, 1.0, 0.8)])
-def test_the_law_is_that_of_transformers(temperature: float, penalty: float, p: float) -> None:
-    """Two-sample chi-square over the best texts, and over whole pools."""
+def transformers_pools(temperature: float, penalty: float, p: float) -> list[tuple[tuple[int, ...], ...]]:
+    """The two sequences of each of RUNS searches of the installed `generate`, best first."""
     torch.manual_seed(1)
     out = target(vocab=VOCAB).model.generate(
         torch.tensor([PROMPT] * RUNS), attention_mask=torch.ones(RUNS, len(PROMPT)), max_new_tokens=NEW,
         do_sample=True, num_beams=2, num_return_sequences=2, temperature=temperature, length_penalty=penalty,
         top_k=0, top_p=p, pad_token_id=PAD)
-    texts = [tuple(row[len(PROMPT):].tolist()) for row in out]
-    texts = [text[:text.index(EOS) + 1] if EOS in text else text for text in texts]
+    rows = [tuple(row[len(PROMPT):].tolist()) for row in out]
+    rows = [row[:row.index(EOS) + 1] if EOS in row else row for row in rows]
+    return list(zip(rows[::2], rows[1::2], strict=True))
+
+
+@pytest.mark.parametrize(("temperature", "penalty", "p"), [
+    (1.0, 1.0, 1.0), (0.7, 0.0, 1.0), (1.4, 2.0, 1.0), (1.4, 1.0, 0.8)])
+def test_the_distribution_is_that_of_transformers_5_24(temperature: float, penalty: float, p: float) -> None:
+    """Two-sample chi-square over the best sequences, and over whole pools."""
+    assert Version(transformers.__version__) >= Version("5.24"), "the rules of earlier versions differ"
+    expected = transformers_pools(temperature, penalty, p)
     strategy = BeamSample(width=2, temperature=temperature, length_penalty=penalty, p=p)
-    pools = [sampled(strategy, i) for i in range(RUNS)]
-    assert alike([(a, b) for a, b in zip(texts[::2], texts[1::2], strict=True)], [tuple(pool) for pool in pools]) > 1e-3
-    assert alike(texts[::2], [pool[0] for pool in pools]) > 1e-3
+    pools = [tuple(sampled(strategy, i)) for i in range(RUNS)]
+    assert alike(expected, pools) > 1e-3
+    assert alike([best for best, _ in expected], [pool[0] for pool in pools]) > 1e-3
+
+
+def test_the_order_of_the_draw_is_another_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule of transformers 5.23, which differs only in the order of the candidates, is told apart."""
+    def in_the_order_of_the_draw(self: Drawn, scores: torch.Tensor, count: int) -> torch.Tensor:
+        return torch.multinomial(scores.softmax(-1), count, generator=draws)
+
+    draws = torch.Generator().manual_seed(2)
+    monkeypatch.setattr(Drawn, "chosen", in_the_order_of_the_draw)
+    pools = [tuple(sampled(BeamSample(width=2), i)) for i in range(RUNS)]
+    assert alike(transformers_pools(1.0, 1.0, 1.0), pools) < 1e-6
 
 
 def test_the_nucleus_is_that_of_the_law_at_its_temperature() -> None:
@@ -80,9 +101,9 @@ def test_the_nucleus_is_that_of_the_law_at_its_temperature() -> None:
     assert torch.allclose(found[0, :4], log_p[0, :4] / 2)
 
 
-def alike(theirs: list[tuple[object, ...]], ours: list[tuple[object, ...]]) -> float:
-    """The p value of two samples having one law; rare outcomes are pooled."""
-    a, b = Counter(theirs), Counter(ours)
+def alike(one: Sequence[tuple[object, ...]], other: Sequence[tuple[object, ...]]) -> float:
+    """The p value of two samples having one distribution; rare outcomes are pooled."""
+    a, b = Counter(one), Counter(other)
     common = [x for x in a | b if a[x] + b[x] >= 20]
     rows = [[n[x] for x in common] + [RUNS - sum(n[x] for x in common)] for n in (a, b)]
     kept = [pair for pair in zip(*rows, strict=True) if sum(pair)]
@@ -103,11 +124,9 @@ def test_it_is_no_sampler_of_the_law() -> None:
 def test_one_beam_is_plain_sampling() -> None:
     runs = 3000
     seen = Counter(sampled(BeamSample(width=1, temperature=0.8), i)[0][0] for i in range(runs))
-    law = (table()[()].double() / 0.8).softmax(-1)
-    common = [t for t in range(VOCAB) if runs * law[t] >= 5]
-    shares = [runs * float(law[t]) for t in common]
-    counts = [seen[t] for t in common]
-    assert chisquare([*counts, runs - sum(counts)], [*shares, runs - sum(shares)]).pvalue > 1e-3
+    expected = runs * (table()[()].double() / 0.8).softmax(-1)
+    assert expected.min() > 5
+    assert chisquare([seen[token] for token in range(VOCAB)], expected.tolist()).pvalue > 1e-3
 
 
 def test_drawn_without_replacement_and_the_best_live_on() -> None:
