@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from harness.engine.batching import run_batched
+from harness.engine.engine import cache_argument
 from harness.engine.random_stream import PhiloxStream
 from harness.engine.session import Session
 from harness.models.loading import Model
@@ -57,7 +58,7 @@ def bare(prompts: Texts, model: Any, new: int) -> Contender:
     def one(prompt: list[int]) -> list[int]:
         cache, feed, tokens = DynamicCache(), torch.tensor([prompt]), list[int]()
         while len(tokens) < new:
-            logits = model(input_ids=feed, past_key_values=cache, logits_to_keep=1).logits
+            logits = model(input_ids=feed, logits_to_keep=1, **{cache_argument(model): cache}).logits
             tokens.append(int(logits[0, -1].argmax()))
             feed = torch.tensor([tokens[-1:]])
         return tokens
@@ -74,8 +75,8 @@ def bare_batch(prompts: Texts, target: Model, new: int) -> Contender:
         engine.cache.aim(0, count, end, places)
         causal = torch.arange(end) <= places[:, None, :, None]
         mask = torch.where(causal, 0.0, torch.finfo(torch.float32).min)
-        out = engine.model(input_ids=tokens, attention_mask=mask, position_ids=places, past_key_values=engine.cache,
-                           use_cache=True, logits_to_keep=1)
+        out = engine.model(input_ids=tokens, attention_mask=mask, position_ids=places, use_cache=True,
+                           logits_to_keep=1, **{engine.cache_argument: engine.cache})
         best: torch.Tensor = out.logits.argmax(-1)
         return best
 

@@ -207,10 +207,10 @@ def costs(model: Path, draft: Path) -> Iterator[Figure]:
 @torch.inference_mode()
 def _forward(model: Model, tokens: int) -> float:
     """Seconds of one forward over `tokens` tokens after a context of 100."""
-    cache = DynamicCache()
-    model.engine.model(input_ids=torch.arange(100)[None], past_key_values=cache)
+    cache = {model.engine.cache_argument: DynamicCache()}
+    model.engine.model(input_ids=torch.arange(100)[None], **cache)
     start = time.perf_counter()
-    model.engine.model(input_ids=torch.arange(tokens)[None], past_key_values=cache)
+    model.engine.model(input_ids=torch.arange(tokens)[None], **cache)
     return time.perf_counter() - start
 
 

@@ -1,6 +1,9 @@
 """The command line. Every command imports what it needs when it runs, so that help and lists come at once."""
 
+import logging
+import os
 import sys
+import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
@@ -56,6 +59,17 @@ def _program(shown: Annotated[bool, typer.Option("--version", callback=_version,
     """Quality and speed of decoding strategies for language models, side by side."""
 
 
+def _silence_libraries() -> None:
+    """Keep warnings, log lines and progress bars of libraries off the terminal, unless Python is run with `-W`."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+            os.environ.setdefault(name, "1")
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
 def main() -> None:
-    """The program `decodebench`."""
+    """Run the program `decodebench`."""
+    _silence_libraries()
     app(prog_name="decodebench")

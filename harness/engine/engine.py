@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cached_property, partial
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -105,6 +106,11 @@ class Prefix(NamedTuple):
     hidden: Tensor
 
 
+def cache_argument(model: Any) -> str:
+    """Name of the argument that gives a transformers model its KV cache; transformers 5.24 renamed it."""
+    return "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
+
+
 class Engine:
     """Runs the reads of many texts on one model; sessions hold its rows.
 
@@ -118,6 +124,7 @@ class Engine:
         self.device, self.kind = model.device, (model.dtype, model.device)
         self.forwards = self.positions = self.padding = 0
         self.cache = SlotCache(_layers(model), self.device)
+        self.cache_argument = cache_argument(model)
         self.submit: Callable[[Read], Outcome] = self._alone
         self.several: Callable[[Sequence[Callable[[], Any]]], Any] | None = None  # runs jobs where reads are merged
         self.prefixes = list[Prefix]()
@@ -220,8 +227,8 @@ class Engine:
             return *self._plain(*inputs), seen
 
     def _plain(self, tokens: Tensor, positions: Tensor, mask: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-        out = self.model(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=self.cache,
-                         use_cache=True, logits_to_keep=kept)
+        out = self.model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=True,
+                         logits_to_keep=kept, **{self.cache_argument: self.cache})
         assert self._hidden is not None
         return out.logits, self._hidden
 

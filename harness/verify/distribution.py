@@ -123,13 +123,13 @@ def _following(engine: Engine, prompt: Sequence[int], texts: Sequence[Sequence[i
     cache, device = DynamicCache(), engine.device
     start = torch.arange(len(prompt) - 1, device=device)[None]
     if len(prompt) > 1:
-        engine.model(input_ids=torch.tensor([prompt[:-1]], device=device), position_ids=start, past_key_values=cache,
-                     use_cache=True, logits_to_keep=1)
+        engine.model(input_ids=torch.tensor([prompt[:-1]], device=device), position_ids=start, use_cache=True,
+                     logits_to_keep=1, **{engine.cache_argument: cache})
         cache.batch_repeat_interleave(len(texts))
     rest = torch.tensor([[prompt[-1], *text[:-1]] for text in texts], device=device)
     places = torch.arange(rest.shape[1], device=device).expand_as(rest) + len(prompt) - 1
-    logits: Tensor = engine.model(input_ids=rest, position_ids=places, past_key_values=cache, use_cache=True,
-                                  logits_to_keep=0).logits
+    logits: Tensor = engine.model(input_ids=rest, position_ids=places, use_cache=True, logits_to_keep=0,
+                                  **{engine.cache_argument: cache}).logits
     return logits
 
 
