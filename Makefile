@@ -8,12 +8,15 @@ export TOKENIZERS_PARALLELISM ?= false
 # vLLM's own environment: it pins torch and transformers. The build for processors, whose wheels need no GPU.
 VLLM := .venv-vllm/bin
 
-.PHONY: demo test test-vllm lint check setup nano profile bench clean
+.PHONY: demo test test-all test-vllm lint check setup nano profile bench clean
 
 demo: setup
 	$(BIN)/decodebench run --config demo.toml
 
 test: setup
+	$(BIN)/python -m pytest -m quick
+
+test-all: setup
 	$(BIN)/python -m pytest
 
 test-vllm:

@@ -1,24 +1,28 @@
-"""The law of what a whole strategy writes, on a vocabulary so small that every continuation can be counted."""
+"""The distribution of what a whole strategy writes, on a vocabulary so small that every continuation can be counted."""
 
 from collections import Counter
 from collections.abc import Callable
 from functools import cache, partial
 from itertools import product
+from typing import Any
 
 import torch
 from scipy.stats import chisquare
 
-from harness.engine import logit_warps
 from harness.engine.batching import run_batched
 from harness.engine.engine import Engine
 from harness.engine.random_stream import PhiloxStream
-from harness.plugins.strategy import Strategy
+from harness.verify.distribution import Evidence, Law
 from tests.decode import decode, engine
 from tests.models import tiny_model
 
-VOCAB, LENGTH, DRAWS = 6, 4, 4000  # the first token is undrafted: four leave room for two drafted levels
+VOCAB = 6
 PROMPT = [3, 4, 5, 3, 4]
 TEMPERATURE, MASS = 0.8, 0.9
+DRAWS, LENGTH = 400, 8  # of `by_token`: as sure of a mistake as ten times as many whole continuations
+MANY, SHORT = 4000, 4   # of `by_continuation`: the first token is undrafted, four leave room for two drafted levels
+
+PValue = Callable[..., float]
 
 
 @cache
@@ -31,31 +35,44 @@ def draft() -> Engine:
     return engine(tiny_model("llama", vocab=VOCAB, seed=1, sharpness=0.8))
 
 
-@cache
-def expected() -> dict[tuple[int, ...], float]:
-    """The probability of every continuation of LENGTH tokens under temperature and nucleus."""
-    law = logit_warps.compose(logit_warps.temperature(TEMPERATURE), logit_warps.top_p(MASS))
-
-    def following(text: list[int]) -> list[float]:
-        with torch.inference_mode():
-            logits = target().model(torch.tensor([text])).logits[0, -1:].float()
-        return law(logits, [text])[0].double().softmax(-1).tolist()
-    found = {(): 1.0}
-    for _ in range(LENGTH):
-        found = {(*text, token): chance * p for text, chance in found.items()
-                 for token, p in enumerate(following([*PROMPT, *text])) if p}
-    return found
+def drawn(strategy: Any, on: Engine, small: Engine | None, draws: int, length: int) -> list[list[int]]:
+    """So many continuations of PROMPT, each with a random stream of its own."""
+    jobs = [partial(decode, strategy, on, PROMPT, draft=small, new=length, eos=None,
+                    stream=PhiloxStream("law", strategy.spec(), i)) for i in range(draws)]
+    texts = run_batched([on, small] if small else [on], jobs, 64)
+    assert all(isinstance(text, list) for text in texts), texts
+    return texts
 
 
 @torch.inference_mode()
-def p_value(strategy: Strategy, drafter: Callable[[], Engine] | None) -> float:
-    """Chi-square of the strategy's outputs against the exact law; rare continuations are pooled."""
-    small = drafter() if drafter else None
-    jobs = [partial(decode, strategy, target(), PROMPT, draft=small, new=LENGTH, eos=None,
-                    stream=PhiloxStream("law", strategy.spec(), i)) for i in range(DRAWS)]
-    said = run_batched([target(), small] if small else [target()], jobs, 64)
-    seen = Counter(tuple(tokens) for tokens in said if isinstance(tokens, list))
-    assert set(seen) <= set(expected())
-    common = [text for text in product(range(VOCAB), repeat=LENGTH) if DRAWS * expected().get(text, 0) >= 5]
-    counts, shares = [seen[text] for text in common], [DRAWS * expected()[text] for text in common]
-    return float(chisquare([*counts, DRAWS - sum(counts)], [*shares, DRAWS - sum(shares)]).pvalue)
+def by_token(strategy: Any, drafter: Callable[[], Engine] | None, on: Engine | None = None) -> float:
+    """p-value of every token held against its exact distribution given the tokens before it, as `verify` does."""
+    on, small = on or target(), drafter() if drafter else None
+    evidence = Evidence(Law(strategy.temperature, strategy.p))
+    evidence.add(on, small, PROMPT, drawn(strategy, on, small, DRAWS, LENGTH), 0)
+    assert evidence.tokens == DRAWS * LENGTH
+    return evidence.p_value()
+
+
+@torch.inference_mode()
+def by_continuation(strategy: Any, drafter: Callable[[], Engine] | None, on: Engine | None = None) -> float:
+    """Chi-square p-value of whole continuations against their exact probabilities; rare ones are pooled."""
+    on, small = on or target(), drafter() if drafter else None
+    law = Law(strategy.temperature, strategy.p)
+
+    def following(text: tuple[int, ...]) -> list[float]:
+        return law.probs(on.model(torch.tensor([[*PROMPT, *text]])).logits[0, -1]).tolist()
+    return chi_square(drawn(strategy, on, small, MANY, SHORT), following)
+
+
+def chi_square(texts: list[list[int]], following: Callable[[tuple[int, ...]], list[float]]) -> float:
+    """The same of `texts`, when `following` says the probabilities (V,) of the token after some tokens."""
+    expected, draws, length = {(): 1.0}, len(texts), len(texts[0])
+    for _ in range(length):
+        expected = {(*text, token): chance * p for text, chance in expected.items()
+                    for token, p in enumerate(following(text)) if p}
+    seen = Counter(map(tuple, texts))
+    assert set(seen) <= set(expected)
+    common = [text for text in product(range(VOCAB), repeat=length) if draws * expected.get(text, 0) >= 5]
+    counts, shares = [seen[text] for text in common], [draws * expected[text] for text in common]
+    return float(chisquare([*counts, draws - sum(counts)], [*shares, draws - sum(shares)]).pvalue)

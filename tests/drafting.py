@@ -1,7 +1,5 @@
 """Short runs of strategies with a draft model, on one prompt of a tiny model."""
 
-import pytest
-
 from harness.decoding.loop import Step
 from harness.decoding.verified import Verified
 from harness.engine.engine import Engine
@@ -9,7 +7,6 @@ from harness.engine.random_stream import Stream
 from harness.engine.session import Session, Work
 from harness.engine.tree import EMPTY, TokenTree
 from harness.plugins.strategy import Request
-from tests import chances
 from tests.decode import engine, traced
 from tests.models import prompts, tiny_model
 
@@ -22,17 +19,6 @@ def model(seed: int = 0) -> Engine:
 
 def run(strategy: Verified, new: int, draft: Engine) -> tuple[list[int], Work, Work]:
     return traced(strategy, model(), PROMPT, draft=draft, new=new, eos=None)
-
-
-def p_value(strategy: Verified, monkeypatch: pytest.MonkeyPatch, draws: int = 3000) -> float:
-    """As `chances.p_value` under the strategy's own knobs, for four tokens, so that two levels are drafted."""
-    for name, value in (("DRAWS", draws), ("LENGTH", 4), ("TEMPERATURE", strategy.temperature), ("MASS", strategy.p)):
-        monkeypatch.setattr(chances, name, value)
-    chances.expected.cache_clear()
-    try:
-        return chances.p_value(strategy, chances.draft)
-    finally:
-        chances.expected.cache_clear()
 
 
 def step(strategy: Verified, limit: int, stream: Stream) -> TokenTree:

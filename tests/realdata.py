@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ def folder() -> Path | None:
     return next((place for place in places if place.is_dir()), None)
 
 
-needs_real_data = pytest.mark.skipif(
-    folder() is None, reason="real data is absent: set DECODEBENCH_DATA to a folder with gsm8k, humaneval and mt_bench"
-)
+def needs_real_data(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test as one of real rows, which is skipped where there are none."""
+    absent = "real data is absent: set DECODEBENCH_DATA to a folder with gsm8k, humaneval and mt_bench"
+    return pytest.mark.real(pytest.mark.skipif(folder() is None, reason=absent)(test))

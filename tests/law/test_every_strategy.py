@@ -10,9 +10,10 @@ from harness.engine.engine import Engine
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Strategy
 from strategies.greedy import Greedy
-from tests.chances import MASS, TEMPERATURE, VOCAB, draft, p_value
+from tests.chances import MASS, TEMPERATURE, VOCAB, PValue, draft
 from tests.decode import built, decode, engine, traced
 from tests.models import prompts, tiny_model
+from tests.scale import scaled
 
 EVERY = sorted(STRATEGIES.built_in())
 PROMISING = [name for name in EVERY if STRATEGIES.get(name).guarantee != "changes-output"]
@@ -32,10 +33,10 @@ def with_draft(strategy: Strategy, arch: str, seed: int) -> Engine | None:
 @pytest.mark.parametrize("name", PROMISING)
 def test_greedy_tokens_at_temperature_zero(name: str, arch: str) -> None:
     """With a draft that is mostly wrong, with one that is always right, and where the text repeats itself."""
-    strategy, target = built(name), model(arch)
+    strategy, target, new = built(name), model(arch), scaled(24, 40)
     for seed, prompt in zip((1, 0, 1), prompts(3, 97, 1), strict=True):
-        expected = decode(Greedy(), target, prompt * 2, new=40)
-        assert decode(strategy, target, prompt * 2, draft=with_draft(strategy, arch, seed), new=40) == expected
+        expected = decode(Greedy(), target, prompt * 2, new=new)
+        assert decode(strategy, target, prompt * 2, draft=with_draft(strategy, arch, seed), new=new) == expected
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -52,14 +53,15 @@ def test_what_ran_before_changes_neither_tokens_nor_counts(name: str) -> None:
 def test_texts_side_by_side_get_the_tokens_they_have_alone(name: str) -> None:
     strategy, target = built(name), model("llama")
     draft = with_draft(strategy, "llama", 1)
-    jobs = [partial(decode, strategy, target, prompt * 2, draft=draft, new=20) for prompt in prompts(18, 97, 5)]
+    count, new = scaled(4, 18), scaled(12, 20)
+    jobs = [partial(decode, strategy, target, prompt * 2, draft=draft, new=new) for prompt in prompts(count, 97, 5)]
     alone = [job() for job in jobs]
     assert len({tuple(tokens) for tokens in alone}) > 1
-    assert run_batched([target, draft] if draft else [target], jobs, 16) == alone
+    assert run_batched([target, draft] if draft else [target], jobs, scaled(3, 16)) == alone
     assert target.open_rows == 0
 
 
 @pytest.mark.parametrize("name", LAWFUL)
-def test_the_law_is_kept(name: str) -> None:
+def test_the_law_is_kept(name: str, p_value: PValue) -> None:
     strategy = built(name, VOCAB, f"temperature={TEMPERATURE},p={MASS}")
     assert p_value(strategy, draft if "draft" in strategy.needs else None) > 1e-3

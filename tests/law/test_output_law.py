@@ -5,14 +5,14 @@ import pytest
 from harness.decoding import accept
 from strategies.speculative import Speculative
 from strategies.top_p import TopP
-from tests.chances import MASS, TEMPERATURE, draft, p_value
+from tests.chances import MASS, TEMPERATURE, PValue, draft
 
 
-def test_the_law_of_nucleus_sampling() -> None:
+def test_the_law_of_nucleus_sampling(p_value: PValue) -> None:
     assert p_value(TopP(p=MASS, temperature=TEMPERATURE), None) > 1e-3
 
 
-def test_a_planted_bug_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_bug_is_caught(monkeypatch: pytest.MonkeyPatch, p_value: PValue) -> None:
     """Drawing from p instead of what a rejection leaves of it is the classic mistake."""
     monkeypatch.setattr(accept, "_rejected", lambda p, q, token, replacement: (p, q))
     assert p_value(Speculative(gamma=2, temperature=TEMPERATURE, p=MASS), draft) < 1e-6

@@ -20,7 +20,7 @@ from strategies.speculative import Speculative
 from strategies.synthetic_acceptance import SyntheticAcceptance
 from strategies.top_k_acceptance import TopKAcceptance
 from strategies.typical_acceptance import TypicalAcceptance
-from tests.chances import MASS, TEMPERATURE, draft, p_value, target
+from tests.chances import MASS, TEMPERATURE, PValue, draft, target
 from tests.decode import decode
 from tests.strategies.test_strategies import PROMPTS, steps
 from tests.strategies.test_strategies import target as large
@@ -39,7 +39,7 @@ def counted(strategy: Strategy, new: int = 60) -> Session:
 
 @pytest.mark.parametrize("strategy", [Speculative(verify="block", temperature=TEMPERATURE, p=MASS, gamma=2),
                                       SpecTr(chains=2, length=2, temperature=TEMPERATURE, p=MASS)])
-def test_the_law_is_kept(strategy: Strategy) -> None:
+def test_the_law_is_kept(strategy: Strategy, p_value: PValue) -> None:
     assert p_value(strategy, draft) > 1e-3
 
 

@@ -28,6 +28,7 @@ from strategies.tools.knn_datastore import made, named
 from strategies.top_p import TopP
 from tests.decode import decode, engine
 from tests.models import prompts, tiny_model
+from tests.scale import scaled
 
 TINY = ("llama", "qwen2", "gpt2", "opt")
 KEPT = [text * 3 for text in prompts(20, 97, 7)]
@@ -188,7 +189,7 @@ def test_what_is_ruled_out_stays_so(folders: dict[str, str], lam: float) -> None
 def test_the_law_is_drawn_from(folders: dict[str, str]) -> None:
     """Temperature, then nucleus, after the mixture."""
     method = KnnLm(k=32, lam=0.5, spread=40, store=folders["gpt2"], temperature=0.7, p=0.9)
-    prompt, draws = prompts(1, 97, 8)[0], 1000
+    prompt, draws = prompts(1, 97, 8)[0], scaled(300, 1000)
     law = explicit("gpt2", prompt, 32, 0.5, 40) ** (1 / 0.7)
     law /= law.sum()
     values, order = law.sort(descending=True, stable=True)
@@ -208,7 +209,7 @@ def test_the_law_is_drawn_from(folders: dict[str, str]) -> None:
 def test_texts_side_by_side_get_the_tokens_they_have_alone(folders: dict[str, str], most: int) -> None:
     for method in (KnnLm(k=16, lam=0.5, spread=25, store=folders["llama"]),
                    KnnLm(k=16, lam=0.5, spread=25, store=folders["llama"], temperature=1, p=0.9)):
-        jobs = [partial(decode, method, target(), prompt, new=20) for prompt in prompts(16, 97, 9)]
+        jobs = [partial(decode, method, target(), prompt, new=20) for prompt in prompts(scaled(6, 16), 97, 9)]
         assert run_batched([target()], jobs, most) == [job() for job in jobs]
 
 

@@ -19,8 +19,9 @@ from strategies.greedy import Greedy
 from strategies.pearl import Pearl
 from strategies.speculative import Speculative
 from strategies.staged import Staged
+from tests.chances import by_token, draft
 from tests.decode import decode, traced
-from tests.drafting import PROMPT, model, p_value, run, step
+from tests.drafting import PROMPT, model, run, step
 
 BEST = {0.5: (5, 3, 2, 1), 0.6: (7, 4, 3, 2), 0.7: (9, 6, 4, 3), 0.8: (14, 8, 6, 4), 0.9: (24, 13, 10, 7)}
 
@@ -96,7 +97,7 @@ def test_stopping_at_unlikely_draws_is_caught(monkeypatch: pytest.MonkeyPatch) -
             kept = likely.index(False) if False in likely else len(likely)
             return TokenTree.chain(tree.tokens[:kept], [tree.probs[i - 1] for i in range(kept)])
     monkeypatch.setattr(speculative, "ModelChain", Careless)
-    assert p_value(Speculative(gamma=2, temperature=0.8, p=0.9), monkeypatch, 6000) < 1e-6
+    assert by_token(Speculative(gamma=2, temperature=0.8, p=0.9), draft) < 1e-6
 
 
 class Coin:

@@ -34,6 +34,7 @@ from strategies.temperature import Temperature
 from tests.decode import decode, engine
 from tests.markov import END, START, TABLE, A, B, letters, markov
 from tests.models import EOS, prompts, tiny_model
+from tests.scale import scaled
 
 LENGTH = 4
 TEXT = RequestText("^", lambda text: [START], lambda text: [],
@@ -100,7 +101,7 @@ def test_branches_of_a_stream() -> None:
 
 
 def test_answers_follow_the_law_and_are_independent() -> None:
-    session, pairs, law, draws = Session(markov()), Counter[tuple[int, int]](), outputs(), 1200
+    session, pairs, law, draws = Session(markov()), Counter[tuple[int, int]](), outputs(), scaled(600, 1200)
     seen: list[Counter[tuple[int, ...]]] = [Counter(), Counter(), Counter()]
     for number in range(draws):
         answers = drawn(session, asked(stream=PhiloxStream("law", number)), Temperature(), 3)
@@ -121,9 +122,9 @@ def test_the_prompt_is_read_once() -> None:
     assert session.work.positions <= len(prompt) + sum(map(len, answers))
 
 
-@pytest.mark.parametrize("size", [1, 3, 256])
-def test_log_p_is_that_of_the_model(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samples, "CHUNK", size)
+@pytest.mark.parametrize("chunk", [1, 3, 256])
+def test_log_p_is_that_of_the_model(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "CHUNK", chunk)
     session = Session(markov())
     for text, p in outputs().items():
         assert float(log_p(session, [START], text).sum()) == pytest.approx(math.log(p), abs=1e-5)
@@ -192,9 +193,9 @@ def test_what_samples_share_is_the_same_for_all_answers() -> None:
 @pytest.mark.parametrize("spec", ["best_of_n:n=1", "self_consistency:n=1", "mbr:n=1", "best_of_n:n=3,score=constant"])
 def test_one_answer_or_none_better_is_the_other_strategy(spec: str) -> None:
     target = engine(tiny_model("llama"))
-    for over in ("temperature", "greedy", "top_p:p=0.8", "beam:width=20"):
+    for over in ("temperature", "greedy", "top_p:p=0.8", f"beam:width={scaled(4, 20)}"):
         both = STRATEGIES.build(f"{over}+{spec}")
-        for prompt in prompts(3, seed=2):
+        for prompt in prompts(scaled(1, 3), seed=2):
             assert decode(both, target, prompt) == decode(STRATEGIES.build(over), target, prompt)
 
 
@@ -212,7 +213,7 @@ def test_other_strategies_keep_what_they_need(over: str) -> None:
 def test_best_of_all_is_the_mode_or_the_likeliest_per_token() -> None:
     assert written(BestOfN(over=ALL, n=31, score="sum")) == "$"
     assert written(BestOfN(over=ALL, n=31, score="mean")) == "abab"
-    assert written(BestOfN(over=Temperature(), n=300, score="sum")) == "$"
+    assert written(BestOfN(over=Temperature(), n=scaled(100, 300), score="sum")) == "$"
     assert written(BestOfN(over=Told(texts=spelt("bb$", "a$", "ab$", "a$")), n=4, score="sum")) == "a$"
 
 
@@ -249,7 +250,7 @@ def test_mbr_on_the_whole_law() -> None:
     assert gain.topk(3).values.tolist() == pytest.approx([0.59917, 0.59917, 0.55446], abs=5e-6)
     assert written(Mbr(over=ALL, n=31, utility="exact", weights="probability")) == "$"
     assert written(Mbr(over=ALL, n=31, utility="f1", weights="probability")) == "ab$"
-    assert written(Mbr(over=Temperature(), n=600, utility="exact")) == "$"
+    assert written(Mbr(over=Temperature(), n=scaled(200, 600), utility="exact")) == "$"
 
 
 def test_probability_counts_a_text_once_and_count_as_often_as_it_is_drawn() -> None:
@@ -305,7 +306,7 @@ def test_f1_counts_words_as_often_as_they_occur() -> None:
                                   "beam:width=3+best_of_n:n=3", "temperature+best_of_n:n=2+best_of_n:n=2"])
 def test_texts_side_by_side_get_the_tokens_they_have_alone(spec: str) -> None:
     strategy, target = STRATEGIES.build(spec), engine(tiny_model("llama"))
-    jobs = [partial(decode, strategy, target, prompt * 2, new=12) for prompt in prompts(16, 97, 5)]
+    jobs = [partial(decode, strategy, target, prompt * 2, new=12) for prompt in prompts(scaled(5, 16), 97, 5)]
     alone = [job() for job in jobs]
     assert run_batched([target], jobs, 3) == run_batched([target], jobs, 16) == alone
 

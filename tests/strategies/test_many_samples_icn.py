@@ -27,6 +27,7 @@ from strategies.trlm_rerank import TrlmRerank, echo
 from tests.decode import decode, engine
 from tests.markov import END, START, TABLE, A, B, Markov, letters, markov
 from tests.models import EOS, prompts, tiny_model
+from tests.scale import scaled
 
 IDS = {"a": A, "b": B, "$": END, "^": START}
 
@@ -179,7 +180,7 @@ def test_a_stop_string_may_begin_with_the_first_token() -> None:
                                   "temperature+trlm_rerank:n=3,mix=0.5"])
 def test_texts_side_by_side_get_the_tokens_they_have_alone(spec: str) -> None:
     strategy, target = STRATEGIES.build(spec), engine(tiny_model("llama"))
-    jobs = [partial(job, strategy, target, prompt) for prompt in prompts(16, 97, 5)]
+    jobs = [partial(job, strategy, target, prompt) for prompt in prompts(scaled(5, 16), 97, 5)]
     alone = [each() for each in jobs]
     assert run_batched([target], jobs, 3) == run_batched([target], jobs, 16) == alone
     assert target.open_rows == 0

@@ -21,6 +21,7 @@ from harness.plugins.registry import STRATEGIES
 from strategies.repetition_penalty import RepetitionPenalty
 from tests.decode import decode, engine
 from tests.models import EOS, PAD, prompts, tiny_model
+from tests.scale import scaled
 
 ARCHS = ("llama", "qwen2", "gpt2", "opt")
 INNER = ("greedy", "beam:width=3", "top_p:p=0.9", "momentum", "speculative", "speculative:temperature=1",
@@ -172,7 +173,7 @@ def test_penalties_add_up() -> None:
     ("greedy", "speculative", "beam", "top_p", "contrastive_search", "momentum"), PENALTIES * 2, strict=True)])
 @torch.inference_mode()
 def test_texts_side_by_side_get_the_tokens_they_have_alone(spec: str) -> None:
-    jobs = [partial(run, spec, prompt * 2, new=10) for prompt in prompts(16, 97, 5)]
+    jobs = [partial(run, spec, prompt * 2, new=10) for prompt in prompts(scaled(5, 16), 97, 5)]
     alone = [job() for job in jobs]
     for most in (3, 16):
         assert run_batched([target(), target(seed=1)], jobs, most) == alone

@@ -31,6 +31,7 @@ from strategies.parts.grams import Grams
 from tests.decode import decode, engine, traced
 from tests.markov import Markov
 from tests.models import prompts, tiny_model
+from tests.scale import scaled
 
 ARCHS = ("llama", "qwen2", "gpt2", "opt")
 
@@ -316,7 +317,7 @@ def test_line_breaks_may_be_charged_less(strategy: Fsd | FsdVec) -> None:
 @pytest.mark.parametrize("strategy", METHODS[:5], ids=lambda s: s.spec())
 @torch.inference_mode()
 def test_texts_side_by_side_get_the_tokens_they_have_alone(strategy: Strategy) -> None:
-    jobs = [partial(decode, strategy, target(), prompt * 2, new=20) for prompt in prompts(16, 97, 5)]
+    jobs = [partial(decode, strategy, target(), prompt * 2, new=20) for prompt in prompts(scaled(5, 16), 97, 5)]
     alone = [job() for job in jobs]
     for most in (3, 16):
         assert run_batched([target()], jobs, most) == alone

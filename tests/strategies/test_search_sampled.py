@@ -26,6 +26,7 @@ from tests.chain import played, told
 from tests.decode import decode, engine
 from tests.markov import TABLE
 from tests.models import EOS, PAD, prompts, tiny_model
+from tests.scale import scaled
 
 VOCAB, NEW, RUNS = 8, 3, 3000
 PROMPT = [3, 4, 5, 3]
@@ -163,7 +164,7 @@ SEARCHES: list[Search] = [
 @pytest.mark.parametrize("strategy", SEARCHES, ids=lambda s: s.spec())
 @torch.inference_mode()
 def test_texts_side_by_side_get_the_tokens_they_have_alone(strategy: Search) -> None:
-    jobs = [partial(decode, strategy, target(), prompt, new=10) for prompt in prompts(16, 97, 5)]
+    jobs = [partial(decode, strategy, target(), prompt, new=10) for prompt in prompts(scaled(5, 16), 97, 5)]
     alone = [job() for job in jobs]
     assert run_batched([target()], jobs, 3) == alone
     assert run_batched([target()], jobs, 16) == alone

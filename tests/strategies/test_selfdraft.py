@@ -31,9 +31,8 @@ from strategies.lookahead import Lookahead, Pool, Window
 from strategies.streaming import Streaming
 from strategies.swift import Search, Swift, comb
 from strategies.tr_jacobi import TrJacobi, shape, tail
-from tests import chances as law
 from tests import models
-from tests.chances import MASS, TEMPERATURE, p_value
+from tests.chances import MASS, TEMPERATURE, VOCAB, PValue
 from tests.decode import engine
 from tests.markov import Markov
 from tests.models import prompts, tiny_model
@@ -88,7 +87,7 @@ def test_tokens_are_those_of_greedy(strategy: Strategy, arch: str) -> None:
     TrJacobi(k=3, depth=2, nodes=6, temperature=TEMPERATURE, p=MASS),
     Lookahead(window=2, ngram=2, guesses=3, from_prompt=True, temperature=TEMPERATURE, p=MASS),
 ], ids=lambda s: s.name)
-def test_the_law_is_kept(strategy: Strategy) -> None:
+def test_the_law_is_kept(strategy: Strategy, p_value: PValue) -> None:
     assert p_value(strategy, None) > 1e-3
 
 
@@ -357,13 +356,8 @@ def test_drafts_of_many_texts_are_read_together(strategy: Strategy) -> None:
     LayerSkip(share=0.5, gamma=2, theta=0.3, temperature=TEMPERATURE, p=MASS),
     Swift(share=0.5, gamma=2, theta=0.3, window=1, temperature=TEMPERATURE, p=MASS),
 ], ids=lambda s: s.name)
-def test_the_law_of_a_deep_model_is_kept(strategy: Strategy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(law, "target", lambda: deep("llama", law.VOCAB, 0.8, 4))
-    law.expected.cache_clear()
-    try:
-        assert p_value(strategy, None) > 1e-3
-    finally:
-        law.expected.cache_clear()
+def test_the_law_of_a_deep_model_is_kept(strategy: Strategy, p_value: PValue) -> None:
+    assert p_value(strategy, None, deep("llama", VOCAB, 0.8, 4)) > 1e-3
 
 
 @torch.inference_mode()
@@ -569,7 +563,7 @@ def test_streaming_is_greedy_on_the_shortened_text(arch: str) -> None:
     assert session.work.positions < 30 * 4
 
 
-def test_the_law_of_a_text_that_fits_is_kept() -> None:
+def test_the_law_of_a_text_that_fits_is_kept(p_value: PValue) -> None:
     assert p_value(Streaming(temperature=TEMPERATURE, p=MASS), None) > 1e-3
 
 

@@ -30,6 +30,7 @@ from strategies.top_p import TopP
 from strategies.typical import Typical
 from tests.decode import decode
 from tests.markov import Markov
+from tests.scale import scaled
 from tests.strategies.test_sampling import D1, kept
 
 HOT = 2.0
@@ -116,7 +117,8 @@ def test_the_law_is_that_of_the_definition(strategy: Sampler, monkeypatch: pytes
     p, tokens = chances((D1[0] / HOT).tolist()), sorted(defined(hot, (D1[0] / HOT).tolist()))
     settled = isinstance(strategy, TopK | TopNSigma | Temperature)
     assert settled == (set(tokens) == defined(strategy, D1[0].tolist()))  # the order of the two is put to the test
-    stream, draws = PhiloxStream("D1", strategy.name), 100_000 if isinstance(strategy, TopP) else 8000
+    stream = PhiloxStream("D1", strategy.name)
+    draws = scaled(20_000, 100_000) if isinstance(strategy, TopP) else scaled(2000, 8000)
     bent = law(D1, [()])
     seen = Counter(accept(EMPTY, bent, stream)[1] for _ in range(draws))
     assert set(seen) <= set(tokens)

@@ -25,6 +25,7 @@ from strategies.parts.corpus import WEIGHTS, followed
 from strategies.superposed import Draft, Mixed, Superposed, mixture
 from tests.decode import decode, engine, traced
 from tests.models import ARCHS, EOS, prompts, tiny_model
+from tests.scale import scaled
 
 
 class Bag(nn.Module):
@@ -222,7 +223,7 @@ def test_no_weight_for_n_grams_is_no_store(tmp_path: Path) -> None:
 @torch.inference_mode()
 def test_texts_side_by_side_get_the_tokens_they_have_alone() -> None:
     strategy = Superposed(temperature=0.5)
-    jobs = [partial(decode, strategy, target("llama"), prompt, new=12) for prompt in prompts(16, 97, 5)]
+    jobs = [partial(decode, strategy, target("llama"), prompt, new=12) for prompt in prompts(scaled(5, 16), 97, 5)]
     alone = [job() for job in jobs]
     for most in (3, 16):
         assert run_batched([target("llama")], jobs, most) == alone

@@ -25,7 +25,8 @@ from strategies.sequoia import Sequoia
 from strategies.specinfer import SpecInfer
 from strategies.speculative import Speculative
 from strategies.staged import Staged
-from tests.drafting import PROMPT, model, p_value, run, step
+from tests.chances import PValue, by_token, draft
+from tests.drafting import PROMPT, model, run, step
 
 Tree = SpecInfer | RsdC | RsdS | Sequoia | DySpec
 
@@ -151,8 +152,8 @@ def test_drawing_without_replacement() -> None:
     Speculative(policy="confidence", threshold=0.6, verify="block", temperature=0.8, p=0.9),
     RsdC(branches="6-6", temperature=1.0), RsdS(width=4, depth=2, temperature=0.8, p=0.9),
 ], ids=lambda s: s.spec())
-def test_the_law(strategy: Verified, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert p_value(strategy, monkeypatch) > 1e-3
+def test_the_law(strategy: Verified, p_value: PValue) -> None:
+    assert p_value(strategy, draft) > 1e-3
 
 
 def test_siblings_sorted_by_probability_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +162,7 @@ def test_siblings_sorted_by_probability_are_caught(monkeypatch: pytest.MonkeyPat
         return sorted(distinct(q, count, stream), key=lambda token: -float(q[token]))
     monkeypatch.setattr(rsd_c, "distinct", resorted)
     assert growing.distinct is distinct
-    assert p_value(RsdC(branches="2-2", temperature=0.8, p=0.9), monkeypatch, 6000) < 1e-6
+    assert by_token(RsdC(branches="2-2", temperature=0.8, p=0.9), draft) < 1e-6
 
 
 def tokens_of(shape: Sequence[int], rates: Sequence[float]) -> float:

@@ -20,6 +20,7 @@ from harness.errors import Unsupported
 from harness.models.kernels import quicken
 from tests.decode import engine
 from tests.models import ARCHS, HEADS, HIDDEN, prompts, tiny_model
+from tests.scale import scaled
 
 SOME: frozenset[Head] = frozenset({(0, 1), (1, 0), (1, 3)})
 ALL = frozenset((layer, head) for layer in range(2) for head in range(HEADS))
@@ -157,7 +158,7 @@ def test_attention_is_what_transformers_returns(arch: str) -> None:
 
 @torch.inference_mode()
 def test_side_by_side_is_alone() -> None:
-    jobs = [partial(said, target("qwen2"), text, Masked(SOME)) for text in prompts(16, 97, 8)]
+    jobs = [partial(said, target("qwen2"), text, Masked(SOME)) for text in prompts(scaled(6, 16), 97, 8)]
     for one, other in zip(run_batched([target("qwen2")], jobs), [job() for job in jobs], strict=True):
         assert isinstance(one, Tensor)
         assert torch.allclose(one, other, atol=1e-4)

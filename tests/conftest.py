@@ -1,0 +1,46 @@
+"""What kind each test is, and what tests of several folders share."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests import scale
+
+HERE = Path(__file__).parent
+FOLDERS = ("law", "crash", "browser", "vllm")  # where every test is of the kind that its folder names
+REST = ("crash", "browser", "real", "vllm", "slow")  # what `make test` leaves to `make test-all`
+QUICK_ARCHS = ("llama", "gpt2")  # one with and one without rotary positions: masks and positions differ, little else
+
+settings.register_profile("quick", max_examples=50, deadline=None, database=None, derandomize=True)
+settings.register_profile("whole", max_examples=400, deadline=None, database=None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have tests do little in `make test`, the same every time, and all of it in other runs."""
+    scale.QUICK = config.option.markexpr == "quick"
+    settings.load_profile("quick" if scale.QUICK else "whole")
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are left out by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its kind; `quick` is whatever is of no kind that takes long or needs more than Python."""
+    for item in items:
+        folder = item.path.relative_to(HERE).parts[0]
+        if folder in FOLDERS:
+            item.add_marker(folder)
+        if "p_value" in getattr(item, "fixturenames", ()):
+            item.add_marker("law")
+        call = getattr(item, "callspec", None)
+        if call is not None and call.params.get("arch", QUICK_ARCHS[0]) not in QUICK_ARCHS:
+            item.add_marker("slow")
+        if not any(item.get_closest_marker(kind) for kind in REST):
+            item.add_marker("quick")
+
+
+@pytest.fixture(params=["token", pytest.param("continuation", marks=pytest.mark.slow)])
+def p_value(request: pytest.FixtureRequest) -> Callable[..., float]:
+    """How well a strategy's draws fit: of few draws by token, and slow, of many draws by continuation."""
+    from tests import chances  # imports torch, which the process that only hands out the tests does without
+    return chances.by_token if request.param == "token" else chances.by_continuation

@@ -1,0 +1,179 @@
+"""Mistakes planted one at a time in a copy of the project, each of which the quick tests named beside it must catch.
+
+    python -m tests.mutations [WORD…]      only those whose file or mistake contains a word
+
+Prints a line a mistake, killed or survived, and exits with 1 when one survived. A few seconds each.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LARGE = ("torch", "transformers.models.llama.modeling_llama", "scipy.stats", "pandas", "evaluate", "hypothesis")
+LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "runs", "demo", "reports", "*.egg-info")
+
+
+class Mutation(NamedTuple):
+    """A mistake: `old` occurs once in `file` and is replaced by `new`; `tests` are what must then fail."""
+
+    why: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTATIONS = (
+    Mutation("a rejected draft is replaced by a draw from p, not from what is left of it", "harness/decoding/accept.py",
+             "return (p - q).clamp_min(0)", "return p.clone()", "tests/law/test_accept.py"),
+    Mutation("a rejected sibling stays in q although it was drawn without replacement", "harness/decoding/accept.py",
+             "q[token] = 0", "q[token] += 0", "tests/law/test_accept.py"),
+    Mutation("the next token is read off the parent of the last accepted draft", "harness/decoding/accept.py",
+             "return path, best[node + 1]", "return path, best[path[-2] + 1 if len(path) > 1 else 0]",
+             "tests/law/test_accept.py"),
+    Mutation("a block of drafts is judged by the coins of single tokens", "harness/decoding/accept.py",
+             "mass / (mass + 1 - weights[i])", "mass", "tests/law/test_rules.py"),
+    Mutation("k-seq forgets its factor when it accepts", "harness/decoding/accept.py",
+             "rho * float(q[token])", "float(q[token])", "tests/law/test_rules.py"),
+    Mutation("typical acceptance loses its upper threshold", "harness/decoding/lossy.py",
+             ".clamp_max(epsilon)", ".clamp_max(1.0)", "tests/law/test_lossy.py"),
+    Mutation("an accepted path is moved one slot too far in the cache", "harness/engine/cache.py",
+             "[move.start + i for", "[move.start + i + 1 for", "tests/harness/engine/test_session.py"),
+    Mutation("a closed row is filled without the keys of the row that takes its place", "harness/engine/engine.py",
+             "self.cache.copy(last.index, row.index, last.end)", "self.cache.copy(last.index, row.index, 0)",
+             "tests/harness/engine/test_batching.py"),
+    Mutation("a node of a tree sees its parent but not what is above it", "harness/engine/tree.py",
+             "seen[node] |= seen[parent]", "seen[node, parent] = True", "tests/harness/engine/test_session.py"),
+    Mutation("all nodes of a tree get the position of its first level", "harness/engine/session.py",
+             "*[last + d for d in depths(tree.parents)]", "*[last + 1 for d in depths(tree.parents)]",
+             "tests/harness/engine/test_session.py"),
+    Mutation("after an accepted path the model's answer after its first node is used", "harness/engine/session.py",
+             "self._last = forest.said(path[-1])", "self._last = forest.said(path[0])",
+             "tests/harness/engine/test_session.py"),
+    Mutation("sequences whose forwards have different hooks share one", "harness/engine/batching.py",
+             "if (read.hook, read.draft) == (hook, draft)]", "if read is read]",
+             "tests/strategies/test_selfdraft.py -k read_together"),
+    Mutation("a nucleus leaves out the token that completes its mass", "harness/engine/logit_warps.py",
+             "probs.cumsum(-1) - probs < mass)\n    return identity if mass >= 1 else warp\n\n\ndef min_p",
+             "probs.cumsum(-1) < mass)\n    return identity if mass >= 1 else warp\n\n\ndef min_p",
+             "tests/strategies/test_sampling.py tests/strategies/test_sheet_sampling.py"),
+    Mutation("eta's threshold misses its square root", "harness/engine/logit_warps.py",
+             "math.log(least) / 2", "math.log(least)",
+             "tests/strategies/test_sampling.py tests/strategies/test_sheet_sampling.py"),
+    Mutation("all branches of a random stream are the same", "harness/engine/random_stream.py",
+             'PhiloxStream("branch", self._key, number)', 'PhiloxStream("branch", self._key)',
+             "tests/harness/engine/test_random_stream.py"),
+    Mutation("streams of (1, 23) and (12, 3) are the same", "harness/engine/random_stream.py",
+             'digest = hashlib.blake2b("\\x1f".join(map(str, parts)).encode(), digest_size=16)',
+             'digest = hashlib.blake2b("".join(map(str, parts)).encode(), digest_size=16)',
+             "tests/harness/engine/test_random_stream.py"),
+    Mutation("an answer loses its EOS", "harness/models/stop_rule.py",
+             'Cut(eos + 1, "eos")', 'Cut(eos, "eos")', "tests/harness/models/test_stop_rule.py"),
+    Mutation("the length penalty counts the token after the end", "harness/decoding/search.py",
+             "self.score / divisor(len(self.tokens))", "self.score / divisor(len(self.tokens) + 1)",
+             "tests/law/test_chain_search.py"),
+    Mutation("a beam that may finish counts among the best width + 1", "harness/decoding/search.py",
+             "for child in candidates[:self.width]:", "for child in candidates[:self.width + 1]:",
+             "tests/law/test_chain_search.py tests/parity/test_transformers.py"),
+    Mutation("early stopping never looks at the longest length", "harness/decoding/search.py",
+             "by = max(by, self.divisor(self.request.max_new_tokens))", "by = by + 0",
+             "tests/law/test_chain_search.py tests/parity/test_transformers.py"),
+    Mutation("the repetition penalty raises negative logits", "harness/decoding/penalty.py",
+             "said * penalty, said / penalty)", "said / penalty, said / penalty)",
+             "tests/strategies/test_penalties.py"),
+    Mutation("Holm multiplies every p-value alike, as Bonferroni does", "harness/stats/multiple.py",
+             "(len(made) - place)", "len(made)", "tests/harness/stats/test_paired.py"),
+    Mutation("standard errors of few clusters miss n / (n - 1)", "harness/stats/bootstrap.py",
+             "size / (size - 1)", "size / size",
+             "tests/harness/stats/test_bootstrap.py tests/harness/stats/test_paired.py"),
+    Mutation("a resample draws one cluster too few", "harness/stats/bootstrap.py",
+             "rng.integers(size, size=", "rng.integers(size - 1, size=", "tests/harness/stats/test_bootstrap.py"),
+    Mutation("a randomisation test may give p = 0", "harness/stats/paired.py",
+             "(1 + (np.abs(_flipped(some", "(0 + (np.abs(_flipped(some", "tests/harness/stats/test_paired.py"),
+    Mutation("GSM8K's flexible filter takes the first number", "harness/scoring/metrics.py",
+             "cls.normal(numbers[-1])", "cls.normal(numbers[0])", "tests/harness/scoring/test_metrics.py"),
+    Mutation("GSM8K's comparison keeps commas", "harness/scoring/metrics.py",
+             'map(re.compile, (",", r"\\$"', 'map(re.compile, (r"\\$"', "tests/harness/scoring/test_metrics.py"),
+    Mutation("a torn last line of the records is not cut off", "harness/store/jsonl.py",
+             "if not data.endswith(b\"\\n\") and data:", "if not data:",
+             "tests/harness/run/test_runner.py"),
+    Mutation("repeats of a sample count as done when the first one is", "harness/run/runner.py",
+             "key = (cell.strategy.spec(), cell.sample, cell.repeat)", "key = (cell.strategy.spec(), cell.sample, 0)",
+             "tests/harness/run/test_random_streams.py"),
+    Mutation("two examples draw from the same random stream", "harness/run/runner.py",
+             "cell.task.spec(), example.id, which,", "cell.task.spec(), which,",
+             "tests/harness/run/test_random_streams.py"),
+    Mutation("a program in the sandbox may open sockets", "harness/sandbox/walls.py",
+             '"socket": (41, 198), ', "", "tests/harness/sandbox/test_sandbox_hostile.py"),
+    Mutation("a program that ends before its tests passes", "harness/sandbox/__init__.py",
+             'if verdict == "passed":', 'if verdict == "passed" or verdict == "":',
+             "tests/harness/sandbox/test_sandbox.py"),
+    Mutation("a knob given twice is taken silently", "harness/plugins/plugin.py",
+             "if key.strip() in options:", "if key in ():", "tests/harness/plugins/test_plugin.py"),
+    Mutation("specs round the values of knobs", "harness/plugins/plugin.py",
+             'return f"{value:g}" if float(f"{value:g}") == value else repr(value)', 'return f"{value:g}"',
+             "tests/harness/plugins/test_plugin.py"),
+    Mutation("tokens a drafted step leave out the one after the drafts", "harness/measure/acceptance.py",
+             "1 + accepted.sum() / len(steps)", "accepted.sum() / len(steps)",
+             "tests/harness/measure tests/harness/report/test_tables.py"),
+    Mutation("verify takes tokens that cannot be drawn for rounding", "harness/verify/distribution.py",
+             "impossible = lost & (_at(wider, drawn) == 0)", "impossible = lost & (_at(wider, drawn) < 0)",
+             "tests/harness/verify/test_checker.py -k edge"),
+    Mutation("check gates on quality although the fall may be chance", "harness/regression/check.py",
+             "return two_sided / 2 if fall > 0", "return two_sided / 200 if fall > 0",
+             "tests/harness/regression/test_check.py"),
+)
+
+
+def outcome(mutation: Mutation, copy: Path) -> str:
+    """`killed` or `survived`, or what else pytest said; the copy is as it was afterwards."""
+    file = copy / mutation.file
+    text = file.read_text(encoding="utf-8")
+    if text.count(mutation.old) != 1:
+        return "its snippet is gone: write it anew"
+    file.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+    try:
+        return {0: "survived", 1: "killed"}.get(code := run(mutation.tests.split(), copy), f"pytest ended with {code}")
+    finally:
+        file.write_text(text, encoding="utf-8")
+
+
+def run(tests: list[str], copy: Path) -> int:
+    """The exit code of the quick ones of some tests, run in a fork: it finds large libraries imported already."""
+    child = os.fork()
+    if not child:
+        os.chdir(copy)
+        sys.dont_write_bytecode, sys.path[0] = True, str(copy)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+            del sys.modules[name]
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        os._exit(pytest.main(["-n", "0", "-m", "quick", "-x", "-p", "no:cacheprovider", *tests]))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main(words: list[str]) -> int:
+    """Try all mutations, or those with one of `words`; the exit code."""
+    chosen = [each for each in MUTATIONS if not words or any(word in each.why + each.file for word in words)]
+    missed = 0
+    for library in LARGE:
+        import_module(library)
+    with tempfile.TemporaryDirectory(prefix="decodebench-mutations-") as folder:
+        copy = Path(shutil.copytree(ROOT, Path(folder, "project"), ignore=LEFT_OUT))
+        for mutation in chosen:
+            said = outcome(mutation, copy)
+            missed += said != "killed"
+            print(f"{said:<10}{mutation.file:<36}{mutation.why}", flush=True)
+    print(f"{len(chosen) - missed} of {len(chosen)} killed")
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
