@@ -51,7 +51,7 @@ class Deco(Contrast):
         def scored(text: Sequence[int]) -> Scored:
             session.follow(text)
             reading = session.read(EMPTY, watch)
-            states = torch.stack([reading.seen(name)[0] for name in names])  # (J, D)
+            states = torch.stack([reading.captured(name)[0] for name in names])  # (J, D)
             return Scored(self.scores(reading.logits[0], exit_logits(parts, states, norm=True)), reading.logits[0])
         return scored
 

@@ -22,8 +22,8 @@ from typing import ClassVar, Literal, cast
 from torch import Tensor
 
 from harness.decoding.contrast import Contrast, Scored, Scorer, away
-from harness.engine.attention_hooks import Head, Masked, size_of
-from harness.engine.hooks import Parts
+from harness.engine.attention_hooks import Head, MaskedHeads, head_counts
+from harness.engine.hooks import ModelParts
 from harness.engine.session import Session
 from harness.engine.tree import EMPTY
 from harness.errors import Unsupported, UserError
@@ -62,7 +62,7 @@ class Decore(Contrast):
 
     def scorer(self, session: Session, request: Request) -> Scorer:
         """One text, and the same one as the masked model reads it."""
-        hook = Masked(frozenset(self.chosen(session.engine.parts)), cast(Literal["uniform", "zero"], self.mask))
+        hook = MaskedHeads(frozenset(self.chosen(session.engine.parts)), cast(Literal["uniform", "zero"], self.mask))
         other: Session | None = None
 
         def scored(text: Sequence[int]) -> Scored:
@@ -73,7 +73,7 @@ class Decore(Contrast):
                 return Scored(plain, plain)
             if other is None:
                 other = session.new_sequence() if self.mask_prefill else session.fork()
-                other.borrows = not self.mask_prefill
+                other.shares_prefixes = not self.mask_prefill
                 other.follow([] if self.mask_prefill else request.prompt[:-1])
             other.follow(text)
             return Scored(self.turned(plain, other.read(EMPTY, hook).logits[0]), plain)
@@ -89,11 +89,11 @@ class Decore(Contrast):
         weight = min(weight, self.cap)
         return away(p, q, weight, 1 + weight)
 
-    def chosen(self, parts: Parts) -> list[Head]:
+    def chosen(self, parts: ModelParts) -> list[Head]:
         """The heads to mask; raises `Unsupported` when the scores are those of another model."""
         if not self.heads:
             return []
-        found, (layers, heads) = ranked(self.file), size_of(parts)
+        found, (layers, heads) = ranked(self.file), head_counts(parts)
         if any(layer >= layers or head >= heads for layer, head in found) or len(found) != layers * heads:
             raise Unsupported("needs the retrieval heads of this model: let python -m strategies.tools.retrieval_heads "
                               "write them and give the file as scores")

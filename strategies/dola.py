@@ -18,7 +18,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from harness.decoding.contrast import Contrast, Scored, Scorer, away, exit_logits, plausible
-from harness.engine.hooks import Parts, Watch
+from harness.engine.hooks import ModelParts, Watch
 from harness.engine.session import Session
 from harness.engine.tree import EMPTY
 from harness.errors import Unsupported, UserError
@@ -55,7 +55,7 @@ class Dola(Contrast):
             reading = session.read(EMPTY, watch)
             last = reading.logits[0]
             exits = dict.fromkeys(bucket, last) | {
-                layer: exit_logits(parts, reading.seen(f"hidden:{layer}")[0], norm=self.norm) for layer in early}
+                layer: exit_logits(parts, reading.captured(f"hidden:{layer}")[0], norm=self.norm) for layer in early}
             return Scored(self.scores(last, [exits[layer] for layer in bucket]), last)
         return scored
 
@@ -65,7 +65,7 @@ class Dola(Contrast):
         apart = [float(divergence(p, q, self.variant)) for q in laws] if len(laws) > 1 else [0.0]
         return away(p, laws[apart.index(max(apart))], 1).masked_fill(~plausible(p, self.alpha), -inf)
 
-    def bucket(self, parts: Parts) -> list[int]:
+    def bucket(self, parts: ModelParts) -> list[int]:
         """The layers whose exits are read; raises `Unsupported` for one that the model does not have."""
         count = len(parts.layers)
         tied = getattr(parts.head, "weight", None) is parts.embedding.weight

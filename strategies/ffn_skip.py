@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from harness.engine.hooks import Parts, replaced
+from harness.engine.hooks import ModelParts, replaced
 from harness.engine.session import Session
 from harness.engine.tree import EMPTY
 from harness.plugins.strategy import Guarantee, Request, Strategy, knob
@@ -37,7 +37,7 @@ class SkipAlike:
     cold: int
 
     @contextmanager
-    def around(self, parts: Parts) -> Iterator[None]:
+    def applied_to(self, parts: ModelParts) -> Iterator[None]:
         """Watch the middle layers of one forward."""
         layers = parts.layers
         watch, forwards = Watch(self.threshold, int(self.share * len(layers))), dict[nn.Module, Callable[..., Any]]()

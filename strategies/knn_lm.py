@@ -72,7 +72,7 @@ class KnnLm(Strategy):
 
     def votes(self, reading: Reading, known: Datastore) -> Tensor:
         """The neighbours' law (1 + N, V) in float32; zeros where there are none."""
-        logits, queries = reading.logits, reading.seen(NAME).float().cpu().numpy()
+        logits, queries = reading.logits, reading.captured(NAME).float().cpu().numpy()
         distances, values = known.nearest(queries, self.k, self.probes, self.exact)
         weights = torch.softmax(torch.from_numpy(distances) / -self.spread, -1).nan_to_num()
         share = torch.zeros(logits.shape).scatter_add_(-1, torch.from_numpy(values).long(), weights)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.engine.hooks import Parts, replaced
+from harness.engine.hooks import ModelParts, replaced
 from harness.engine.session import Session
 from harness.errors import UserError
 from harness.plugins.strategy import Guarantee, Request, Strategy, knob
@@ -48,7 +48,7 @@ class Mixed:
     weights: tuple[float, ...]
 
     @contextmanager
-    def around(self, parts: Parts) -> Iterator[None]:
+    def applied_to(self, parts: ModelParts) -> Iterator[None]:
         """Let the embedding say so for one forward."""
         own = parts.embedding.forward
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.decoding.accept import at
 from harness.engine import logit_warps
-from harness.engine.hooks import Parts
+from harness.engine.hooks import ModelParts
 from harness.engine.session import Session
 from harness.engine.tree import EMPTY
 from harness.plugins.strategy import Guarantee, Request, Strategy, knob
@@ -59,7 +59,7 @@ def contrast(expert: Tensor, amateur: Tensor, alpha: float, beta: float) -> Tens
     return away(p, q, beta, 1 + beta).masked_fill(~plausible(p, alpha), -inf)
 
 
-def exit_logits(parts: Parts, hidden: Tensor, norm: bool) -> Tensor:
+def exit_logits(parts: ModelParts, hidden: Tensor, norm: bool) -> Tensor:
     """(…, V) logits in float32 of hidden states (…, D) that leave a layer early, through the final norm if `norm`."""
     with torch.inference_mode():
         out: Tensor = parts.head(parts.norm(hidden) if norm else hidden)

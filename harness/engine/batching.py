@@ -1,194 +1,195 @@
-"""Texts decoded side by side: each runs as plain code in a greenlet, and their reads are merged into forwards."""
+"""Continuous batching: sequences decode side by side in greenlets, and their requests are merged into forwards."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from greenlet import getcurrent, greenlet
 
 from harness.engine.cache import CacheFull
-from harness.engine.engine import Engine, Outcome, Read
+from harness.engine.forward import ForwardRequest, ForwardRows
+from harness.engine.grouping import grouped
+
+if TYPE_CHECKING:
+    from harness.engine.engine import Engine
 
 T = TypeVar("T")
-FORWARD = 32   # what a forward costs beyond its tokens, in tokens: more padding than that is dearer than a second one
-REFILL = 8     # one in so many places must be free before new texts start
-WIDEST = 1024  # tokens of one forward, padding counted: more gain nothing and take memory
+REFILL = 8  # one in so many places must be free before new jobs start: a choice between idle rows and more prefills
 
 
-def run_batched(engines: Sequence[Engine], jobs: Sequence[Callable[[], T]], most: int = 0) -> list[T | CacheFull]:
-    """Run `jobs`, at most `most` at a time (0: all), and return what they return, in their order.
+def run_batched(engines: Sequence["Engine"], jobs: Sequence[Callable[[], T]], limit: int = 0) -> list[T | CacheFull]:
+    """Run `jobs` in one batch, at most `limit` at a time (0: all), and return their results in order.
 
-    Every round, the waiting reads of one engine become as few forwards as padding allows. An engine is only asked when
-    no later one has anything to read, and for the whole model only when no read has a hook, so that drafts are
-    finished before the target checks all of them together. The
-    order depends on nothing but the jobs. A forward that fails raises in the jobs that caused it; what a job raises
-    ends the others too. When the cache is full the youngest job is told so; a job that lets `CacheFull` pass starts
-    anew once another has ended, with fewer at a time from then on, and gives that error when it does not fit alone.
+    Each round merges the waiting requests of one engine into as few forwards as padding allows. An engine runs only
+    when no later one in `engines` has requests waiting, and the unchanged model only when no request has a hook, so
+    drafts are complete before the target verifies all of them together. The order depends on the jobs alone.
+
+    A failing forward raises in the jobs that requested it, and an error that a job raises ends the others too. When
+    the KV cache is full, the youngest job gets `CacheFull`; if it does not catch it, it starts again after another
+    has ended, and fewer run at a time from then on. A job that does not fit alone has that error as its result.
     """
     if len(jobs) > 1:
-        return _Hub(engines, jobs, most or len(jobs)).run()
+        return BatchedExecutor(engines, jobs, limit or len(jobs)).run()
     try:
         return [job() for job in jobs]
     except CacheFull as error:
         return [error]
 
 
+class _Waiting(NamedTuple):
+    """A request that waits for its engine."""
+
+    engine: "Engine"
+    request: ForwardRequest
+
+
 @dataclass
-class _Family:
-    """Jobs that one task waits for: its `children` still at work, and what the others have returned by their number."""
+class _JobGroup:
+    """Jobs that one task waits for: those still running with their numbers, and the results of the others."""
 
     parent: greenlet
-    children: dict[greenlet, int] = field(default_factory=dict)
+    running: dict[greenlet, int] = field(default_factory=dict)
     results: dict[int, Any] = field(default_factory=dict)
 
 
-class _Hub(Generic[T]):
-    def __init__(self, engines: Sequence[Engine], jobs: Sequence[Callable[[], T]], most: int) -> None:
-        self.engines, self.jobs, self.most = engines, jobs, most
+class BatchedExecutor(Generic[T]):
+    """Runs jobs in greenlets, called tasks, which switch to the scheduler whenever they request something."""
+
+    merges = True
+
+    def __init__(self, engines: Sequence["Engine"], jobs: Sequence[Callable[[], T]], limit: int) -> None:
+        self.engines, self.jobs, self.limit = engines, jobs, limit
         self.queue, self.results = deque(range(len(jobs))), dict[int, T | CacheFull]()
-        self.live = dict[greenlet, int]()  # tasks and their jobs, in the order in which they started
-        self.families = list[_Family]()
-        self.waiting = dict[greenlet, tuple[Engine, Read]]()
-        self.here = getcurrent()
+        self.tasks = dict[greenlet, int]()  # the numbers of their jobs, in the order in which they started
+        self.groups = list[_JobGroup]()
+        self.waiting = dict[greenlet, _Waiting]()
+        self.scheduler = getcurrent()
+
+    def forward(self, engine: "Engine", request: ForwardRequest) -> ForwardRows:
+        """Called in a task: wait until the request has been run in a merged forward."""
+        output: ForwardRows = self.scheduler.switch(_Waiting(engine, request))
+        return output
+
+    def run_jobs(self, engines: Sequence["Engine"], jobs: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Called in a task: run jobs in the same batch as all others and wait for their results."""
+        if len(jobs) < 2:
+            return run_batched(engines, jobs)
+        results: list[Any] = self.scheduler.switch(list(jobs))
+        return results
 
     def run(self) -> list[T | CacheFull]:
-        plain = [(engine, engine.submit, engine.several) for engine in self.engines]
+        """Run all jobs as the executor of the engines and return their results in order."""
+        before = [(engine, engine.executor) for engine in self.engines]
         for engine in self.engines:
-            engine.submit = lambda read, engine=engine: self.here.switch((engine, read))  # type: ignore[misc]
-            engine.several = lambda jobs: self.here.switch(list(jobs))
+            engine.executor = self
         try:
-            while self.queue or self.live:
-                self._refill()
-                self._round()
+            while self.queue or self.tasks:
+                self._start_jobs()
+                self._run_round()
         finally:
-            for task in self.live:
+            for task in self.tasks:
                 self._end_children(task)
                 task.throw()
-            for engine, submit, several in plain:
-                engine.submit, engine.several = submit, several
+            for engine, executor in before:
+                engine.executor = executor
         return [self.results[i] for i in range(len(self.jobs))]
 
-    def _refill(self) -> None:
-        """Start jobs once there is room for several, so that their prompts are read in one forward."""
-        room = min(self.most - len(self.live), len(self.queue))
-        if room >= min(self.most // REFILL, len(self.queue)) or not self.live:
+    def _start_jobs(self) -> None:
+        """Start jobs once there is room for several, so that their prompts share a prefill."""
+        room = min(self.limit - len(self.tasks), len(self.queue))
+        if room >= min(self.limit // REFILL, len(self.queue)) or not self.tasks:
             for _ in range(room):
                 job = self.queue.popleft()
                 task = greenlet(self.jobs[job])
-                self.live[task] = job
+                self.tasks[task] = job
                 self._resume(task, task.switch)
 
-    def _round(self) -> None:
-        """Read what waits for the last engine that has something waiting, and hand it out."""
-        engine = next((e for e in self.engines[::-1] if any(e is wanted for wanted, _ in self.waiting.values())), None)
+    def _run_round(self) -> None:
+        """Run the requests that wait for the last engine that has any, and resume their tasks with the outputs."""
+        engine = next((engine for engine in self.engines[::-1]
+                       if any(engine is each.engine for each in self.waiting.values())), None)
         if engine is None:
             return
-        mine = [(task, read) for task, (wanted, read) in self.waiting.items() if wanted is engine]
-        hook, draft = next(((r.hook, r.draft) for _, r in mine if r.hook is not None or r.draft), (None, False))
-        mine = [(task, read) for task, read in mine if (read.hook, read.draft) == (hook, draft)]
-        said = dict[greenlet, Outcome | Exception]()
-        for group in merged([(read.row.index, len(read.tokens)) for _, read in mine]):
-            said |= self._read(engine, [mine[i][0] for i in group])
-        for task, outcome in said.items():
+        ready = [(task, each.request) for task, each in self.waiting.items() if each.engine is engine]
+        kind = next(((request.hook, request.draft) for _, request in ready
+                     if request.hook is not None or request.draft), (None, False))
+        ready = [(task, request) for task, request in ready if (request.hook, request.draft) == kind]
+        outputs = dict[greenlet, ForwardRows | Exception]()
+        for group in grouped([(request.row.index, len(request.tokens)) for _, request in ready], engine.costs):
+            outputs |= self._run_requests(engine, [ready[i][0] for i in group])
+        for task, output in outputs.items():
             if task in self.waiting:
-                self._resume(task, task.throw if isinstance(outcome, Exception) else task.switch, outcome)
+                self._resume(task, task.throw if isinstance(output, Exception) else task.switch, output)
 
-    def _read(self, engine: Engine, tasks: Sequence[greenlet]) -> dict[greenlet, Outcome | Exception]:
+    def _run_requests(self, engine: "Engine", tasks: Sequence[greenlet]) -> dict[greenlet, ForwardRows | Exception]:
+        """Run the requests of `tasks` in one forward; the result of a task is its output or the error it caused."""
         tasks = [task for task in tasks if task in self.waiting]
+        if not tasks:
+            return {}
         try:
-            return dict(zip(tasks, engine.run([self.waiting[task][1] for task in tasks]), strict=True)) if tasks else {}
+            return dict(zip(tasks, engine.run([self.waiting[task].request for task in tasks]), strict=True))
         except CacheFull as error:
-            youngest = list(self.live)[-1]
+            youngest = list(self.tasks)[-1]
             self._end_children(youngest)
             self._resume(youngest, youngest.throw, error)
-            return self._read(engine, tasks)
-        except Exception as error:  # belongs to the texts of this forward, which can be recorded as failed
+            return self._run_requests(engine, tasks)
+        except Exception as error:  # each task alone, so that only those whose requests fail are recorded as failed
             if len(tasks) == 1:
                 return {tasks[0]: error}
-            return {task: said for each in tasks for task, said in self._read(engine, [each]).items()}
+            return {task: output for each in tasks for task, output in self._run_requests(engine, [each]).items()}
 
-    def _resume(self, task: greenlet, go: Callable[..., Any], *given: object) -> None:
-        """Let a task go on until it reads, asks for others, or ends."""
+    def _resume(self, task: greenlet, switch: Callable[..., Any], *values: object) -> None:
+        """Let a task run until it requests a forward, starts jobs or ends."""
         self.waiting.pop(task, None)
-        family = next((each for each in self.families if task in each.children), None)
+        group = next((each for each in self.groups if task in each.running), None)
         try:
-            said = go(*given)
+            value = switch(*values)
         except Exception as error:
-            if family:
-                del family.children[task]
-                self._end_children(family.parent)
-                self._resume(family.parent, family.parent.throw, error)
+            if group:
+                del group.running[task]
+                self._end_children(group.parent)
+                self._resume(group.parent, group.parent.throw, error)
             elif isinstance(error, CacheFull):
-                self._full(self.live.pop(task), error)
+                self._put_off(self.tasks.pop(task), error)
             else:
                 raise
             return
-        if not task.dead and isinstance(said, tuple):
-            self.waiting[task] = said
+        if not task.dead and isinstance(value, _Waiting):
+            self.waiting[task] = value
         elif not task.dead:
-            self._start_children(task, said)
-        elif family:
-            family.results[family.children.pop(task)] = said
-            if not family.children:
-                self.families.remove(family)
-                results = [result for _, result in sorted(family.results.items())]
-                self._resume(family.parent, family.parent.switch, results)
+            self._start_children(task, value)
+        elif group:
+            group.results[group.running.pop(task)] = value
+            if not group.running:
+                self.groups.remove(group)
+                results = [result for _, result in sorted(group.results.items())]
+                self._resume(group.parent, group.parent.switch, results)
         else:
-            self.results[self.live.pop(task)] = said
+            self.results[self.tasks.pop(task)] = value
 
-    def _full(self, job: int, error: CacheFull) -> None:
-        """A job that does not fit beside the others is put off; one that does not fit alone fails."""
-        if self.live:
+    def _put_off(self, job: int, error: CacheFull) -> None:
+        """Queue a job that does not fit beside the others again; one that does not fit alone fails."""
+        if self.tasks:
             self.queue.appendleft(job)
-            self.most = len(self.live)
+            self.limit = len(self.tasks)
         else:
             self.results[job] = error
 
     def _start_children(self, parent: greenlet, jobs: Sequence[Callable[[], Any]]) -> None:
-        family = _Family(parent, {greenlet(job): number for number, job in enumerate(jobs)})
-        self.families.append(family)
-        for child in list(family.children):
-            if child in family.children:  # else an earlier one has failed, which ends the others
+        """Start the jobs that a task waits for."""
+        group = _JobGroup(parent, {greenlet(job): number for number, job in enumerate(jobs)})
+        self.groups.append(group)
+        for child in list(group.running):
+            if child in group.running:  # otherwise an earlier one has failed, which ends the others
                 self._resume(child, child.switch)
 
     def _end_children(self, parent: greenlet) -> None:
-        """End what a task waits for, and what that waits for."""
-        for family in [each for each in self.families if each.parent is parent]:
-            self.families.remove(family)
-            for child in family.children:
+        """End the jobs that a task waits for, and those that they wait for."""
+        for group in [each for each in self.groups if each.parent is parent]:
+            self.groups.remove(group)
+            for child in group.running:
                 self._end_children(child)
                 self.waiting.pop(child, None)
                 child.throw()
-            family.children.clear()
-
-
-def merged(reads: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Which reads, given as (row, tokens), share a forward: the grouping that computes least, padding counted.
-
-    Reads are sorted by length and cut where a second forward is cheaper than padding; rows in between that do not
-    read are padding too. Returns the groups' indices, the longest reads first.
-    """
-    order = sorted(range(len(reads)), key=lambda i: (-reads[i][1], reads[i][0]))
-    ends = [i for i in range(1, len(order) + 1) if i == len(order) or reads[order[i]][1] != reads[order[i - 1]][1]]
-    best: dict[int, tuple[int, list[list[int]]]] = {0: (0, [])}
-    for end in ends:
-        options = []
-        for start, (cost, groups) in best.items():
-            runs = list(_runs(sorted(order[start:end], key=lambda i: reads[i][0]), reads, reads[order[start]][1]))
-            more = sum(FORWARD + (reads[run[-1]][0] - reads[run[0]][0] + 1) * reads[order[start]][1] for run in runs)
-            options.append((cost + more, groups + runs))
-        best[end] = min(options, key=lambda option: option[0])
-    return best[len(order)][1]
-
-
-def _runs(group: Sequence[int], reads: Sequence[tuple[int, int]], width: int) -> Iterator[list[int]]:
-    """Cut a group, sorted by row, where the rows in between cost more than a forward, or where it grows too wide."""
-    run = [group[0]]
-    for i in group[1:]:
-        row = reads[i][0]
-        if (row - reads[run[-1]][0] - 1) * width > FORWARD or (row - reads[run[0]][0] + 1) * width > WIDEST:
-            yield run
-            run = []
-        run.append(i)
-    yield run
+            group.running.clear()

@@ -1,4 +1,4 @@
-"""Warps bend the logits before a token is drawn; draft and target of one strategy go through the same ones."""
+"""Logit warps change the logits before a token is drawn; a strategy applies the same ones to draft and target."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 
 Warp = Callable[[Tensor, Sequence[Sequence[int]]], Tensor]
-"""`(logits, texts) → logits`, both (N, V) float32; `texts[i]` is the text before row i, for warps that depend on it."""
+"""`(logits, sequences) → logits`, both (N, V) float32; `sequences[i]` are the token ids before row i."""
 
 
-def identity(logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+def identity(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
     """Leave the logits as they are."""
     return logits
 
 
 def temperature(value: float) -> Warp:
-    """Divide by `value` > 0; zero means greedy and is the acceptance rule's business, so it leaves them as they are."""
-    return identity if value in (0.0, 1.0) else lambda logits, texts: logits / value
+    """Divide by `value` > 0; zero means greedy, which the acceptance rule sees to, and changes nothing."""
+    return identity if value in (0.0, 1.0) else lambda logits, sequences: logits / value
 
 
 def drawn_at(value: float, *cuts: Warp) -> Warp:
@@ -26,31 +26,31 @@ def drawn_at(value: float, *cuts: Warp) -> Warp:
 
 
 def top_k(count: int) -> Warp:
-    """Keep the `count` > 0 likeliest tokens; equal ones by their id (Fan 2018, §4)."""
-    def warp(logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+    """Keep the `count` > 0 most likely tokens; ties go to the lower id (Fan 2018, §4)."""
+    def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
         order = logits.argsort(dim=-1, descending=True, stable=True)
         return _first(logits, order, torch.arange(logits.shape[-1], device=logits.device).expand_as(order) < count)
     return warp
 
 
 def top_p(mass: float) -> Warp:
-    """Keep the smallest set of likeliest tokens whose mass reaches `mass`, at least one (Holtzman 2019, §3.1)."""
-    def warp(logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+    """Keep the smallest set of most likely tokens whose mass reaches `mass`, at least one (Holtzman 2019, §3.1)."""
+    def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
         probs, order = torch.softmax(logits, -1).sort(dim=-1, descending=True, stable=True)
         return _first(logits, order, probs.cumsum(-1) - probs < mass)
     return identity if mass >= 1 else warp
 
 
 def min_p(share: float) -> Warp:
-    """Keep tokens at least `share` times as probable as the likeliest (Nguyen 2024, §3)."""
-    def warp(logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+    """Keep tokens at least `share` times as probable as the most likely one (Nguyen 2024, §3)."""
+    def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
         return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(share), -math.inf)
     return identity if share == 0 else warp
 
 
 def typical(mass: float) -> Warp:
     """Keep the smallest set of mass `mass` whose surprisals are nearest to the entropy (Meister 2022, §4)."""
-    def warp(logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+    def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
         surprise = -torch.log_softmax(logits, -1)
         order = (surprise - _entropy(surprise)[..., None]).abs().argsort(dim=-1, stable=True)
         probs = (-surprise).exp().gather(-1, order)
@@ -59,19 +59,19 @@ def typical(mass: float) -> Warp:
 
 
 def epsilon(least: float) -> Warp:
-    """Keep tokens of a probability of at least `least`, and always the likeliest (Hewitt 2022, §4.1)."""
+    """Keep tokens of probability `least` or more, and always the most likely one (Hewitt 2022, §4.1)."""
     return identity if least == 0 else _above(lambda surprise: math.log(least))
 
 
 def eta(least: float) -> Warp:
-    """Keep tokens above min(ε, √ε · exp(−entropy)), ε = `least`, and always the likeliest (Hewitt 2022, §4.2)."""
+    """Keep tokens above min(ε, √ε · exp(−entropy)), ε = `least`, and always the most likely one (Hewitt 2022, §4.2)."""
     return identity if least == 0 else _above(
         lambda surprise: (math.log(least) / 2 - _entropy(surprise)[..., None]).clamp(max=math.log(least)))
 
 
 def top_nsigma(count: float) -> Warp:
-    """Keep logits no further than `count` standard deviations of all below the largest (Tang 2024, §3)."""
-    def warp(logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+    """Keep logits within `count` standard deviations of the largest, by the deviation of all (Tang 2024, §3)."""
+    def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
         known = logits.isfinite()
         mean = logits.where(known, 0).sum(-1, keepdim=True) / known.sum(-1, keepdim=True)
         square = (logits - mean).where(known, 0).square().sum(-1, keepdim=True)
@@ -80,27 +80,27 @@ def top_nsigma(count: float) -> Warp:
     return warp
 
 
-def top_h(share: float, most: int = 100) -> Warp:
-    """Keep the likeliest tokens whose terms −p log p add up to `share` of the entropy of the `most` likeliest."""
-    def warp(logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+def top_h(share: float, limit: int = 100) -> Warp:
+    """Keep the most likely tokens whose terms −p log p add up to `share` of the entropy of the first `limit`."""
+    def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
         values, order = logits.sort(dim=-1, descending=True, stable=True)
-        surprise = -torch.log_softmax(values[..., :most], -1)
+        surprise = -torch.log_softmax(values[..., :limit], -1)
         terms = torch.nan_to_num(surprise * (-surprise).exp())
         kept = torch.zeros_like(order, dtype=torch.bool)
-        kept[..., :most] = terms.cumsum(-1) <= share * terms.sum(-1, keepdim=True)
+        kept[..., :limit] = terms.cumsum(-1) <= share * terms.sum(-1, keepdim=True)
         return _first(logits, order, kept)
     return warp
 
 
 def _first(logits: Tensor, order: Tensor, kept: Tensor) -> Tensor:
-    """Logits (N, V) without the tokens that are not `kept`; both that and `order` rank them, and the first stays."""
+    """Keep the logits (N, V) of the tokens in `order` (N, V) where `kept` (N, V) is true, and always of the first."""
     kept[..., 0] = True
     return logits.masked_fill(~torch.zeros_like(kept).scatter(-1, order, kept), -math.inf)
 
 
 def _above(least: Callable[[Tensor], Tensor | float]) -> Warp:
-    """Keep log-probabilities that are not below what `least` makes of the surprisals (N, V), and the likeliest."""
-    def warp(logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+    """Keep tokens whose log-probability is at least `least` of the surprisals (N, V), and the most likely one."""
+    def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
         surprise = -torch.log_softmax(logits, -1)
         low = (-surprise < least(surprise)) & (surprise > surprise.amin(-1, keepdim=True))
         return logits.masked_fill(low, -math.inf)
@@ -108,7 +108,7 @@ def _above(least: Callable[[Tensor], Tensor | float]) -> Warp:
 
 
 def _entropy(surprise: Tensor) -> Tensor:
-    """Nats (N,) of the law whose surprisals (N, V) these are."""
+    """Entropy (N,) in nats of distributions given by their surprisals (N, V)."""
     return torch.nan_to_num(surprise * (-surprise).exp()).sum(-1)
 
 
@@ -116,8 +116,8 @@ def compose(*warps: Warp) -> Warp:
     """Apply `warps` from left to right."""
     real = [warp for warp in warps if warp is not identity]
 
-    def composed(logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+    def composed(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
         for warp in real:
-            logits = warp(logits, texts)
+            logits = warp(logits, sequences)
         return logits
     return composed if real else identity

@@ -1,4 +1,4 @@
-"""Candidate tokens below a text: a chain is a tree without forks, a beam the newest leaves of a growing forest."""
+"""Candidate tokens below a sequence: a chain is a tree without forks, a beam the newest leaves of a growing forest."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +12,10 @@ ROOT = -1
 
 @dataclass(frozen=True)
 class TokenTree:
-    """Nodes with parents before children; parent −1 is the end of the text.
+    """Nodes with parents before children; parent −1 is the end of the sequence.
 
-    `tokens[i]` is node i's token id, `parents[i]` its parent. `probs` maps a node (or −1) to the distribution (V,)
-    that its children were drawn from, in the order they were drawn; a node that is absent chose its children
+    `tokens[i]` is the token id of node i and `parents[i]` its parent. `probs` maps a node (or −1) to the distribution
+    (V,) from which its children were drawn, in the order of drawing; the children of a node without one were chosen
     deterministically.
     """
 
@@ -25,18 +25,18 @@ class TokenTree:
 
     @classmethod
     def chain(cls, tokens: Sequence[int], probs: Sequence[Tensor] = ()) -> "TokenTree":
-        """One path; `probs[i]` is the distribution (V,) that `tokens[i]` was drawn from."""
+        """One path; `probs[i]` is the distribution (V,) from which `tokens[i]` was drawn."""
         return cls(tuple(tokens), tuple(range(-1, len(tokens) - 1)), {i - 1: q for i, q in enumerate(probs)})
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def children(self) -> dict[int, list[int]]:
-        """The children of every node that has some, in sibling order."""
-        found: dict[int, list[int]] = {}
+        """The children of every inner node, in the order of their numbers."""
+        children: dict[int, list[int]] = {}
         for node, parent in enumerate(self.parents):
-            found.setdefault(parent, []).append(node)
-        return found
+            children.setdefault(parent, []).append(node)
+        return children
 
     def path(self, node: int) -> list[int]:
         """The nodes from the top to `node`; empty for −1."""
@@ -52,49 +52,51 @@ EMPTY = TokenTree()
 
 @lru_cache(maxsize=512)
 def depths(parents: tuple[int, ...]) -> tuple[int, ...]:
-    """The depth of every node; children of the text have depth 1."""
-    found: list[int] = []
+    """The depth of every node; children of the sequence have depth 1."""
+    below: list[int] = []
     for parent in parents:
-        found.append(1 if parent == ROOT else found[parent] + 1)
-    return tuple(found)
+        below.append(1 if parent == ROOT else below[parent] + 1)
+    return tuple(below)
 
 
 @lru_cache(maxsize=512)
 def visible(parents: tuple[int, ...]) -> Tensor:
-    """(N, N) bool: whether the row's node may look at the column's node (itself or an ancestor)."""
-    seen = torch.eye(len(parents), dtype=torch.bool)
+    """(N, N) bool: whether the row's node attends to the column's node, which is itself or an ancestor."""
+    attended = torch.eye(len(parents), dtype=torch.bool)
     for node, parent in enumerate(parents):
         if parent != ROOT:
-            seen[node] |= seen[parent]
-    return seen
+            attended[node] |= attended[parent]
+    return attended
 
 
-def additive(seen: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zero where `seen` (bool) is true, the lowest number of `dtype` elsewhere."""
-    return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen.to(device), torch.finfo(dtype).min)
+def additive(attended: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An additive mask: zero where `attended` (bool) is true, the lowest number of `dtype` elsewhere."""
+    return torch.zeros(attended.shape, dtype=dtype, device=device).masked_fill_(
+        ~attended.to(device), torch.finfo(dtype).min)
 
 
 @lru_cache(maxsize=128)
-def block(unread: int, parents: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor | None:
-    """(U + N, U + N) additive: the unread text reads causally, every node sees that text and its own ancestors.
+def tree_mask(new: int, parents: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    """(M + N, M + N) additive mask of M = `new` tokens of the sequence and a tree of N nodes below them.
 
-    None for a chain, where everything sees all that stands before it.
+    Tokens of the sequence attend causally, nodes to these tokens and to their own ancestors. None for a chain, which is
+    causal throughout.
     """
     if parents == tuple(range(ROOT, len(parents) - 1)):
         return None
-    seen = torch.ones(unread + len(parents), unread + len(parents), dtype=torch.bool).tril_()
-    seen[unread:, unread:] = visible(parents)
-    return additive(seen, dtype, device)
+    attended = torch.ones(new + len(parents), new + len(parents), dtype=torch.bool).tril_()
+    attended[new:, new:] = visible(parents)
+    return additive(attended, dtype, device)
 
 
 class Prefixes(Sequence[list[int]]):
-    """The text before each row of a reading, made only when asked for: the text, then the text and each path."""
+    """The token ids before each row of a `Reading`, built on access: the sequence, then the sequence and each path."""
 
-    def __init__(self, text: Sequence[int], tree: TokenTree) -> None:
-        self._text, self._tree = text, tree
+    def __init__(self, sequence: Sequence[int], tree: TokenTree) -> None:
+        self._sequence, self._tree = sequence, tree
 
     def __len__(self) -> int:
         return 1 + len(self._tree)
 
     def __getitem__(self, row: int) -> list[int]:  # type: ignore[override]  # rows are never sliced
-        return [*self._text, *(self._tree.tokens[node] for node in self._tree.path(row - 1))]
+        return [*self._sequence, *(self._tree.tokens[node] for node in self._tree.path(row - 1))]

@@ -1,10 +1,10 @@
-"""Many texts at once on a processor: other kernels for the sums of a forward pass, equal up to rounding."""
+"""Kernels for large batches on a CPU, equal to those of torch up to rounding; on other devices nothing changes."""
 
 import sys
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,64 +16,68 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 PACKED = 1 << 30  # bytes of weights of which a packed copy is kept; those of larger models are packed in each forward
 LARGE = 1 << 19   # multiplications from which on oneDNN's product pays
-FEW = 16          # rows: fewer are read faster where they are than in groups
-GROUP = 8         # rows looked at together: their keys and values still fit into a core's own cache
+FEW = 16          # rows: fewer attend faster in one call than in groups
+GROUP = 8         # rows that attend together: their keys and values still fit into a core's own cache
 BLOCK = 32        # keys of one step of the compiled attention
 NAME = "decodebench"
 
 
-class Linear(nn.Linear):
-    """A linear layer without what a module's call costs: it runs no hooks, and its weights may not be replaced.
+class FastLinear(nn.Linear):
+    """A linear layer with the parameters of another, without the overhead of a module's call and its hooks.
 
-    `held` are its weight, its bias, the packed weight, and the size of an input from which on oneDNN multiplies: it is
-    as fast on AMD's processors as on Intel's, while MKL, torch's own choice, has less to prepare.
+    `weights` are its weight, its bias, the weight packed for oneDNN, and the size of an input from which on oneDNN
+    multiplies: it is as fast on AMD's processors as on Intel's, while MKL, torch's own choice, prepares less. They may
+    not be replaced later.
     """
 
-    held: tuple[Tensor, Tensor | None, Tensor, int]
+    def __init__(self, layer: nn.Linear, packed: Tensor, large: int) -> None:
+        super().__init__(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+        self.weight, self.bias = layer.weight, layer.bias
+        self.weights = layer.weight.detach(), None if layer.bias is None else layer.bias.detach(), packed, large
+        self.train(layer.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """(…, N) to (…, M)."""
         if torch.compiler.is_compiling():
             return functional.linear(input, self.weight, self.bias)
-        weight, bias, packed, large = self.held
+        weight, bias, packed, large = self.weights
         if input.numel() < large:
             return functional.linear(input, weight, bias)
         out: Tensor = torch.ops.mkldnn._linear_pointwise(input, packed, bias, "none", [], "")
         return out
 
     def __call__(self, input: Tensor) -> Tensor:
-        """`forward`, or what a plan of left-out sublayers has put in its place."""
-        own: Tensor = (self.__dict__.get("forward") or self.forward)(input)
-        return own
+        """Run `forward`, which a hook may have replaced."""
+        return self.forward(input)
 
 
-def quicken(model: Any) -> None:
-    """Let a float32 model on a processor use these kernels; leave any other as it is."""
+def use_cpu_kernels(model: Any) -> None:
+    """Let a float32 model on a CPU use these kernels; leave any other as it is."""
     if model.device.type != "cpu" or model.dtype != torch.float32:
         return
     if model.config._attn_implementation == "sdpa" and model._supports_attention_backend:
-        ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
+        ALL_ATTENTION_FUNCTIONS.register(NAME, attend)  # by its name in the configuration the model finds it for good
         ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
         model.config._attn_implementation = NAME
-    one = amd() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    layers = [layer for layer in model.modules() if type(layer) is nn.Linear and layer.weight.dtype == torch.float32]
-    small = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers) <= PACKED
-    for layer in layers:
-        weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, FEW) if one and small else weight
+    one_dnn = amd() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    layers = {name: layer for name, layer in model.named_modules()
+              if type(layer) is nn.Linear and layer.weight.dtype == torch.float32}
+    small = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers.values()) <= PACKED
+    for name, layer in layers.items():
+        weight = layer.weight.detach()
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, FEW) if one_dnn and small else weight
         large = max(layer.in_features + 1, LARGE // layer.out_features)  # a single token is always MKL's
-        layer.__class__ = Linear
-        cast(Linear, layer).held = weight, bias, packed, large if one else sys.maxsize
+        model.set_submodule(name, FastLinear(layer, packed, large if one_dnn else sys.maxsize))
 
 
 def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
            ) -> tuple[Tensor, None]:
-    """Attention of one new token a row, (B, H, 1, D), that reads little behind the end of a row; others as they are."""
+    """Attend for one new token a row, (B, H, 1, D), with few keys behind the end of each row; others as sdpa does."""
     compiling = torch.compiler.is_compiling()
     if (query.shape[2] > 1 or len(query) < (2 if compiling else FEW) or attention_mask is None
             or options.get("position_bias") is not None):
-        whole: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-        return whole
+        output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return output
     if compiling:
         return _blocks(query, key, value, _ends(attention_mask), options.get("scaling")), None
     groups, back = _groups(attention_mask)
@@ -84,30 +88,30 @@ def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mas
 
 
 def _blocks(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, scaling: float | None) -> Tensor:
-    """For the compiler: blocks of `BLOCK` keys behind the end (B,) of a row are not read. Returns (B, 1, H, D).
+    """Attend in a compiled forward without the blocks of `BLOCK` keys behind the end (B,) of a row: (B, 1, H, D).
 
-    A row looks at all slots before its end: the engine compiles no forward of single tokens that may not.
+    A row attends to all slots before its end, because the engine compiles no forward of single tokens with a mask.
     """
     rows, slots = query.shape[0], key.shape[2]  # their own sizes: the compiler takes those of the mask for others
     blocks = (slots + BLOCK - 1) // BLOCK
     order = torch.arange(blocks, dtype=torch.int32).expand(rows, 1, 1, blocks).contiguous()
-    near = BlockMask.from_kv_blocks(
+    mask = BlockMask.from_kv_blocks(
         ((ends + BLOCK - 1) // BLOCK).to(torch.int32).view(rows, 1, 1), order, BLOCK_SIZE=(BLOCK, BLOCK),
         mask_mod=lambda row, head, query, key: key < ends[row], seq_lengths=(1, slots))
-    out = flex_attention(query, key, value, block_mask=near, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
+    out = flex_attention(query, key, value, block_mask=mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
     assert isinstance(out, Tensor)
     return out.transpose(1, 2)
 
 
 def _ends(mask: Tensor) -> Tensor:
-    """The first slots (B,) behind all that the one token of each row may look at; the mask, (B, 1, 1, S), is added."""
-    seen = (mask > torch.finfo(mask.dtype).min / 2).any(1)[:, 0]
-    return (seen * torch.arange(1, mask.shape[-1] + 1)).amax(1)
+    """The first slots (B,) behind all to which the one token of each row attends, by an additive mask (B, 1, 1, S)."""
+    attended = (mask > torch.finfo(mask.dtype).min / 2).any(1)[:, 0]
+    return (attended * torch.arange(1, mask.shape[-1] + 1)).amax(1)
 
 
 @lru_cache(4)  # the layers of a forward are given the same mask, or one for each kind of layer
 def _groups(mask: Tensor) -> tuple[Sequence[tuple[Tensor, int, Tensor]], Tensor]:
-    """Rows of an additive mask (B, 1, 1, S) by length: those of each group, its end and mask; and the way back."""
+    """Group the rows of an additive mask (B, 1, 1, S) by length: rows, end and mask of each, and the order back."""
     lengths, order = _ends(mask).sort()
     ends, groups = lengths.tolist(), list[tuple[Tensor, int, Tensor]]()
     for first in range(0, len(ends), GROUP):

@@ -20,7 +20,7 @@ from harness.engine.engine import Engine
 from harness.engine.session import Session
 from harness.engine.tree import TokenTree
 from harness.errors import UserError, suggestion
-from harness.models.kernels import quicken
+from harness.models.kernels import use_cpu_kernels
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PASSING = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}  # of a configuration, not of the model
@@ -74,7 +74,7 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: s
     except Exception as error:  # the library raises errors of many kinds for a folder that is no model
         raise UserError(f"The model '{name}' cannot be loaded: {_sentence(error)}.") from error
     words = _tokenizer(tokenizer or name)
-    quicken(model)
+    use_cpu_kernels(model)
     engine = Engine(model, _max_len(model))
     check(engine)
     if compiled:

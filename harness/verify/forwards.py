@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.engine.engine import Engine, Read
+from harness.engine.engine import Engine
+from harness.engine.forward import ForwardRequest
 from harness.engine.session import Session
 from harness.errors import UserError
 from harness.measure.raw import read
@@ -39,9 +40,9 @@ def forward_seconds(engines: Sequence[Engine], context: Sequence[int], widths: S
         for width in widths:
             tokens, places = list(islice(cycle(SAID), width)), range(len(context), len(context) + width)
             for rows, seconds in zip(sessions, taken, strict=True):
-                reads = [Read(session._row, len(context), tokens, places, None, width) for session in rows]
+                requests = [ForwardRequest(session.row, len(context), tokens, places, None, width) for session in rows]
                 began = clock()
-                _ = rows[0].engine.run(reads)[0].best  # on another device, reading them waits for the forward
+                _ = rows[0].engine.run(requests)[0].best  # on another device, reading them waits for the forward
                 passed = clock() - began
                 seconds[width] += [passed] if number else []  # the first of each is not counted
     for session in (session for rows in sessions for session in rows):

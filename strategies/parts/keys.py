@@ -47,7 +47,7 @@ def keys(engine: Engine, found: Sequence[Passage]) -> Iterator[tuple[Passage, Te
     for group in _groups(found):
         width = max(len(each.tokens) for each in group)
         tokens = [[*each.tokens, *[0] * (width - len(each.tokens))] for each in group]
-        with WATCH.around(engine.parts) as seen:
+        with WATCH.applied_to(engine.parts) as seen:
             decoder(input_ids=torch.tensor(tokens, device=device), use_cache=False)
         rows = seen[NAME].view(len(group), width, -1)  # some MLPs are given the places of all texts in one row
         for each, row in zip(group, rows, strict=True):

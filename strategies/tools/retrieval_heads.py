@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import torch
 
-from harness.engine.attention_hooks import Attention, size_of
+from harness.engine.attention_hooks import WatchAttention, head_counts
 from harness.engine.engine import Engine
 from harness.engine.session import Session
 from harness.engine.tree import EMPTY
@@ -68,13 +68,13 @@ def _sentences(prompt: str) -> list[str]:
 
 def scored(engine: Engine, prompt: Hidden, eos: frozenset[int]) -> tuple[list[int], dict[tuple[int, int], float]]:
     """The answer (token ids), and what every head scores in it."""
-    layers, heads = size_of(engine.parts)
-    watch, text, session = Attention(tuple(range(layers))), list(prompt.tokens), Session(engine)
+    layers, heads = head_counts(engine.parts)
+    watch, text, session = WatchAttention(tuple(range(layers))), list(prompt.tokens), Session(engine)
     scores = {(layer, head): 0.0 for layer in range(layers) for head in range(heads)}
     while len(text) < len(prompt.tokens) + MOST and text[-1] not in eos:
         session.follow(text)
         reading = session.read(EMPTY, watch)
-        tops = torch.stack([reading.seen(f"attention:{layer}")[0].argmax(-1) for layer in watch.layers]).tolist()
+        tops = torch.stack([reading.captured(f"attention:{layer}")[0].argmax(-1) for layer in watch.layers]).tolist()
         text.append(reading.best[0])
         for layer, row in enumerate(tops):
             for head, place in enumerate(row):
@@ -131,7 +131,7 @@ def _report(o: argparse.Namespace) -> str:
     if not runs:
         raise UserError(f"{o.model} found none of {len(prompts)} needles, so that its retrieval heads cannot be told; "
                         "try a shorter --longest.")
-    layers, heads = size_of(model.engine.parts)
+    layers, heads = head_counts(model.engine.parts)
     means = {f"{i}-{j}": round(sums[i, j] / runs, 4) for i in range(layers) for j in range(heads)}
     about = {"model": o.model, "prompts": len(prompts), "found": runs, "longest": o.longest}
     o.output.write_text(json.dumps(about | {"scores": means}) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
-from harness.engine.attention_hooks import Masked
+from harness.engine.attention_hooks import MaskedHeads
 from harness.engine.batching import run_batched
 from harness.engine.engine import Engine
 from harness.engine.session import Session, pin
@@ -189,7 +189,7 @@ def test_deco_again_from_scratch() -> None:
 
 
 @torch.inference_mode()
-def masked_logits(engine: Engine, plan: Masked, text: list[int], plain: int) -> Tensor:
+def masked_logits(engine: Engine, plan: MaskedHeads, text: list[int], plain: int) -> Tensor:
     """(V,) after a text whose first `plain` tokens are read with all heads, and the rest without some."""
     mask = torch.full((1, 1, len(text), len(text)), torch.finfo(torch.float32).min).triu(1)
     places, cache = torch.arange(len(text))[None], DynamicCache()
@@ -200,13 +200,13 @@ def masked_logits(engine: Engine, plan: Masked, text: list[int], plain: int) -> 
         return said[0, -1]
     if plain:
         read(0, plain)
-    with plan.around(engine.parts):
+    with plan.applied_to(engine.parts):
         return read(plain, len(text))
 
 
 @pytest.mark.parametrize("mode", ["uniform", "zero"])
 def test_decore_again_from_scratch(mode: str, heads: str) -> None:
-    plan, changed = Masked(frozenset({(1, 2), (3, 0)}), mode), 0  # type: ignore[arg-type]
+    plan, changed = MaskedHeads(frozenset({(1, 2), (3, 0)}), mode), 0  # type: ignore[arg-type]
     for i, prompt in enumerate(prompts(scaled(16, 100), 97, 22)):
         arch, whole = FOUR[i % 4], bool(i // 4 % 2)
 
@@ -276,7 +276,7 @@ def test_masking_the_head_that_copies_ends_the_copying(tmp_path: Path) -> None:
     copied = [*TEXT[-PERIOD:]] * 3
     assert decode(Greedy(), copier(), TEXT, new=15) == copied[:15]
     for mode in ("uniform", "zero"):
-        quiet = masked_logits(copier(), Masked(frozenset({(0, 0)}), mode), TEXT, 0)  # type: ignore[arg-type]
+        quiet = masked_logits(copier(), MaskedHeads(frozenset({(0, 0)}), mode), TEXT, 0)  # type: ignore[arg-type]
         assert int(quiet.argmax()) == (5 if mode == "uniform" else 0)  # the commonest token; nothing at all
     path = tmp_path / "heads.json"
     path.write_text(json.dumps({"scores": {"0-0": 0.9}}))

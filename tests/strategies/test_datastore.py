@@ -41,7 +41,7 @@ def by_session(arch: str, text: list[int]) -> Floats:
     session, rows = Session(target(arch)), []
     for end in range(1, len(text)):
         session.follow(text[:end])
-        rows.append(session.read(hook=WATCH).seen(NAME))
+        rows.append(session.read(hook=WATCH).captured(NAME))
     session.close()
     found: Floats = torch.cat(rows).numpy()
     return found
@@ -270,6 +270,6 @@ def test_a_chain_of_nodes_is_watched_as_a_text_is() -> None:
     with torch.inference_mode():
         session = Session(target())
         session.follow(text[:1])
-        rows = session.read(TokenTree.chain(text[1:-1]), WATCH).seen(NAME).numpy()
+        rows = session.read(TokenTree.chain(text[1:-1]), WATCH).captured(NAME).numpy()
         assert np.allclose(rows, by_session("llama", text), atol=1e-4)
     session.close()

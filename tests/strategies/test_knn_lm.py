@@ -148,7 +148,7 @@ def test_a_text_of_the_store_finds_itself(folders: dict[str, str], arch: str) ->
     for text in KEPT[:4]:
         assert decode(method, target(arch), text[:3], new=len(text) - 3) == text[3:]
         session = read(arch, text[:5])
-        query = session.read(hook=WATCH).seen(NAME).numpy()
+        query = session.read(hook=WATCH).captured(NAME).numpy()
         session.close()
         distances, values = known.nearest(query, 2)
         assert distances[0, 0] < 1e-6 * float(np.square(query).sum())

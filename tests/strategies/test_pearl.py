@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from harness.engine.batching import run_batched
-from harness.engine.engine import Engine, Outcome, Read
+from harness.engine.engine import Engine
+from harness.engine.forward import ForwardRequest, ForwardRows
 from harness.engine.random_stream import PhiloxStream
 from harness.engine.session import Session
 from harness.errors import UserError
@@ -33,9 +34,9 @@ def readers(engine: Engine) -> list[str]:
     """Notes the name of the thread of every forward from now on."""
     plain, names = engine.run, list[str]()
 
-    def run(reads: Sequence[Read]) -> list[Outcome]:
+    def run(requests: Sequence[ForwardRequest]) -> list[ForwardRows]:
         names.append(threading.current_thread().name)
-        return plain(reads)
+        return plain(requests)
     engine.run = run  # type: ignore[method-assign]
     return names
 
@@ -70,10 +71,10 @@ def test_the_draft_is_written_while_the_target_reads(monkeypatch: pytest.MonkeyP
     def meeting(engine: Engine, when: int) -> None:
         plain, turn = engine.run, iter(range(10**6))
 
-        def run(reads: Sequence[Read]) -> list[Outcome]:
+        def run(requests: Sequence[ForwardRequest]) -> list[ForwardRows]:
             if next(turn) == when:
                 both.wait(timeout=30)
-            return plain(reads)
+            return plain(requests)
         monkeypatch.setattr(engine, "run", run)
     expected = decode(Pearl(), big, PROMPT, draft=small, eos=None)
     meeting(small, 0)
@@ -112,10 +113,10 @@ def test_what_either_side_raises_is_raised_here(side: str, workers: int, monkeyp
     engine, turn = small if side == "draft" else big, iter(range(10**6))
     plain = engine.run
 
-    def failing(reads: Sequence[Read]) -> list[Outcome]:
+    def failing(requests: Sequence[ForwardRequest]) -> list[ForwardRows]:
         if next(turn) == 6:
             raise UserError(f"the {side} is broken")
-        return plain(reads)
+        return plain(requests)
     with monkeypatch.context() as patch:
         patch.setattr(engine, "run", failing)
         with pytest.raises(UserError, match=f"the {side} is broken"):

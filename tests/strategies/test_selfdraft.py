@@ -15,7 +15,7 @@ from harness.decoding.loop import Step
 from harness.decoding.verified import Verified
 from harness.engine.batching import run_batched
 from harness.engine.engine import Engine
-from harness.engine.hooks import Skip, find
+from harness.engine.hooks import Skip, decoder_layers
 from harness.engine.random_stream import PhiloxStream
 from harness.engine.session import Session, Work
 from harness.engine.tree import EMPTY, TokenTree
@@ -223,7 +223,7 @@ def without(arch: str, skip: Skip) -> Engine:
     """The same model with the output weights of these sublayers set to zero."""
     model = deepcopy(deep(arch).model)
     model.get_decoder()._forward_hooks.clear()
-    for i, layer in enumerate(find(model)):
+    for i, layer in enumerate(decoder_layers(model)):
         for part in [layer.attention] * (i in skip.attention) + [layer.mlp[-1]] * (i in skip.mlp):
             ends = [m for name, m in part.named_modules() if name in ("", "o_proj", "out_proj", "c_proj", "down_proj")]
             for parameter in ends[-1].parameters():

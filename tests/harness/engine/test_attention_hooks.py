@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.engine.attention_hooks import Attention, Head, Masked, size_of
+from harness.engine.attention_hooks import Head, MaskedHeads, WatchAttention, head_counts
 from harness.engine.batching import run_batched
 from harness.engine.engine import Engine
 from harness.engine.hooks import ForwardHook, replaced
 from harness.engine.session import Session
 from harness.engine.tree import EMPTY, TokenTree
 from harness.errors import Unsupported
-from harness.models.kernels import quicken
+from harness.models.kernels import use_cpu_kernels
 from tests.decode import engine
 from tests.models import ARCHS, HEADS, HIDDEN, prompts, tiny_model
 from tests.scale import scaled
@@ -33,7 +33,7 @@ def target(arch: str, kind: str = "eager") -> Engine:
     if kind != "eager":
         model.set_attn_implementation("sdpa")
     if kind == "kernels":
-        quicken(model)
+        use_cpu_kernels(model)
     return engine(model)
 
 
@@ -75,7 +75,7 @@ def test_masked_heads_are_those_of_a_forward_by_hand(arch: str, mode: str) -> No
     plain = target(arch)
     for heads in (SOME, ALL):
         for text in prompts(3, 97, 4):
-            found = said(plain, text, Masked(heads, mode))  # type: ignore[arg-type]
+            found = said(plain, text, MaskedHeads(heads, mode))  # type: ignore[arg-type]
             mask = torch.full((1, 1, len(text), len(text)), torch.finfo(torch.float32).min).triu(1)
             with torch.inference_mode(), by_hand(plain.model, heads, mode):
                 expected = plain.model(torch.tensor([text]), attention_mask=mask,
@@ -89,7 +89,7 @@ def test_masked_heads_are_those_of_a_forward_by_hand(arch: str, mode: str) -> No
 def test_the_attention_function_makes_no_difference(arch: str, kind: str) -> None:
     tree, text = TokenTree((9, 4, 17), (-1, 0, -1)), prompts(1, 97, 4)[0]
     for mode in ("uniform", "zero"):
-        hook = Masked(SOME, mode)  # type: ignore[arg-type]
+        hook = MaskedHeads(SOME, mode)  # type: ignore[arg-type]
         assert torch.allclose(said(target(arch, kind), text, hook, tree), said(target(arch), text, hook, tree),
                               atol=2e-4)
     assert target(arch, kind).model.config._attn_implementation == {"sdpa": "sdpa", "kernels": "decodebench"}[kind]
@@ -99,11 +99,11 @@ def test_the_attention_function_makes_no_difference(arch: str, kind: str) -> Non
 def test_nothing_stays(kind: str) -> None:
     plain, text = target("llama", kind), prompts(1, 97, 4)[0]
     before, name = said(plain, text, None), plain.model.config._attn_implementation
-    said(plain, text, Masked(SOME))
+    said(plain, text, MaskedHeads(SOME))
     assert torch.equal(said(plain, text, None), before)
     broken = {plain.parts.layers[1].mlp[0]: _break}
     with pytest.raises(RuntimeError, match="broken"), replaced(broken):
-        said(plain, text, Masked(SOME))
+        said(plain, text, MaskedHeads(SOME))
     assert plain.model.config._attn_implementation == name
     assert torch.equal(said(plain, text, None), before)
 
@@ -114,11 +114,11 @@ def _break(*args: object, **kwargs: object) -> None:
 
 def test_no_heads_change_nothing_and_strange_ones_are_refused() -> None:
     plain, text = target("llama"), prompts(1, 97, 4)[0]
-    assert size_of(plain.parts) == (2, HEADS)
-    assert torch.equal(said(plain, text, Masked(frozenset())), said(plain, text, None))
+    assert head_counts(plain.parts) == (2, HEADS)
+    assert torch.equal(said(plain, text, MaskedHeads(frozenset())), said(plain, text, None))
     for head in ((2, 0), (0, HEADS), (-1, 0)):
         with pytest.raises(Unsupported, match="2 layers of 4 heads"):
-            said(plain, text, Masked(frozenset({head})))
+            said(plain, text, MaskedHeads(frozenset({head})))
 
 
 @torch.inference_mode()
@@ -130,7 +130,7 @@ def test_a_model_of_one_layer_with_all_heads_masked_pools() -> None:
     attention = single.parts.layers[0].attention
     handles = [attention.v_proj.register_forward_hook(lambda module, args, out: seen.append(out)),
                attention.out_proj.register_forward_pre_hook(lambda module, args: seen.append(args[0]))]
-    said(single, text, Masked(frozenset((0, head) for head in range(HEADS))))
+    said(single, text, MaskedHeads(frozenset((0, head) for head in range(HEADS))))
     for handle in handles:
         handle.remove()
     values, pooled = seen
@@ -144,21 +144,21 @@ def test_attention_is_what_transformers_returns(arch: str) -> None:
     for kind in ("eager", "kernels"):
         session = Session(target(arch, kind))
         session.follow(text)
-        reading = session.read(EMPTY, Attention((1,)))
+        reading = session.read(EMPTY, WatchAttention((1,)))
         session.close()
-        found = reading.seen("attention:1")
+        found = reading.captured("attention:1")
         assert found.shape[:2] == (1, HEADS)
         expected = plain.model(torch.tensor([text]), output_attentions=True).attentions[1][0, :, -1]
         assert torch.allclose(found[0, :, :len(text)], expected, atol=1e-4)
         assert float(found[0, :, len(text):].abs().max()) == 0
         assert torch.allclose(reading.logits, said(plain, text, None), atol=2e-4)
         with pytest.raises(KeyError):
-            reading.seen("attention:0")
+            reading.captured("attention:0")
 
 
 @torch.inference_mode()
 def test_side_by_side_is_alone() -> None:
-    jobs = [partial(said, target("qwen2"), text, Masked(SOME)) for text in prompts(scaled(6, 16), 97, 8)]
+    jobs = [partial(said, target("qwen2"), text, MaskedHeads(SOME)) for text in prompts(scaled(6, 16), 97, 8)]
     for one, other in zip(run_batched([target("qwen2")], jobs), [job() for job in jobs], strict=True):
         assert isinstance(one, Tensor)
         assert torch.allclose(one, other, atol=1e-4)

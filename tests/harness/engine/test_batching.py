@@ -6,12 +6,11 @@ from random import Random
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from harness.engine.batching import FORWARD, WIDEST, merged, run_batched
+from harness.engine.batching import run_batched
 from harness.engine.cache import CacheFull
-from harness.engine.engine import Engine, Outcome, Read
+from harness.engine.engine import Engine
+from harness.engine.forward import ForwardRequest, ForwardRows
 from harness.engine.session import Session, pin
 from harness.engine.tree import TokenTree
 from harness.plugins.registry import STRATEGIES
@@ -23,35 +22,6 @@ from tests.models import prompts, tiny_model
 
 VOCAB = 97
 ALL = sorted(STRATEGIES.built_in())
-
-
-def cost(groups: list[list[int]], reads: list[tuple[int, int]]) -> int:
-    """What `merged` minimises, computed the plain way."""
-    return sum(FORWARD + (max(reads[i][0] for i in g) - min(reads[i][0] for i in g) + 1) * max(reads[i][1] for i in g)
-               for g in groups)
-
-
-@given(st.lists(st.tuples(st.integers(0, 80), st.integers(1, 600)), min_size=1, max_size=24, unique_by=lambda r: r[0]))
-def test_groups_hold_every_read_once_and_cost_no_more_than_the_simple_ways(reads: list[tuple[int, int]]) -> None:
-    groups = merged(reads)
-    assert sorted(i for group in groups for i in group) == list(range(len(reads)))
-    assert cost(groups, reads) <= cost([[i] for i in range(len(reads))], reads)
-    rows = [row for row, _ in reads]
-    if (max(rows) - min(rows) + 1) * max(width for _, width in reads) <= WIDEST:
-        assert cost(groups, reads) <= cost([list(range(len(reads)))], reads)
-    for group in groups:
-        span = max(reads[i][0] for i in group) - min(reads[i][0] for i in group) + 1
-        assert len(group) == 1 or span * max(reads[i][1] for i in group) <= WIDEST
-
-
-@pytest.mark.parametrize(("reads", "groups"), [
-    ([(0, 1), (1, 1), (2, 1)], [[0, 1, 2]]),
-    ([(0, 1), (1, 5), (2, 4)], [[1, 2, 0]]),                # a few places of padding are cheaper than a forward
-    ([(0, 1), (1, 300), (2, 1)], [[1], [0, 2]]),            # a prompt reads alone; the row between costs one place
-    ([(0, 1), (60, 1)], [[0], [60 - 59]]),                  # rows far apart do not read what lies between
-])
-def test_what_shares_a_forward(reads: list[tuple[int, int]], groups: list[list[int]]) -> None:
-    assert [sorted(group) for group in merged(reads)] == [sorted(group) for group in groups]
 
 
 def engines() -> list[Engine]:
@@ -197,9 +167,9 @@ def test_texts_that_start_later_start_a_few_at_a_time(monkeypatch: pytest.Monkey
     big, greedy, starts = engines()[0], STRATEGIES.build("greedy"), list[int]()
     plain = big.run
 
-    def run(reads: Sequence[Read]) -> list[Outcome]:
-        starts.append(sum(len(read.tokens) > 1 for read in reads))
-        return plain(reads)
+    def run(requests: Sequence[ForwardRequest]) -> list[ForwardRows]:
+        starts.append(sum(len(request.tokens) > 1 for request in requests))
+        return plain(requests)
     monkeypatch.setattr(big, "run", run)
     run_batched([big], [job([big, big], greedy, (5, 6), 3 + i % 16) for i in range(64)], 16)
     assert (starts[0], sum(starts)) == (16, 64)

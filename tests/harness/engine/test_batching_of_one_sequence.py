@@ -58,7 +58,7 @@ def test_branches_of_many_texts_share_forwards_too() -> None:
     jobs = [partial(branches, target, prompt, [5, 9, 20], draft) for prompt in texts]
     assert run_batched([target, draft], jobs, 2) == [one_by_one(prompt, [5, 9, 20]) for prompt in texts]
     assert target.forwards < 5 * 7
-    assert (target.open_rows, draft.open_rows, target.several, target.merging) == (0, 0, None, False)
+    assert (target.open_rows, draft.open_rows, target.merging, draft.merging) == (0, 0, False, False)
 
 
 @torch.inference_mode()

@@ -43,12 +43,12 @@ def test_a_plan_sees_the_states_that_transformers_returns(arch: str) -> None:
     for row, path in enumerate(paths):
         expected = states(arch, [*text, *path])
         for layer in (0, 1):
-            assert torch.allclose(reading.seen(f"hidden:{layer}")[row], expected[layer][-1], atol=1e-4)
-        assert torch.allclose(parts.norm(reading.seen("hidden:-1")[row]), expected[-1][-1], atol=1e-3)
-    assert torch.allclose(parts.head(parts.norm(reading.seen("hidden:-1"))), reading.logits, atol=1e-3)
-    assert reading.seen("mlp:-1").shape == (5, parts.embedding.embedding_dim)
+            assert torch.allclose(reading.captured(f"hidden:{layer}")[row], expected[layer][-1], atol=1e-4)
+        assert torch.allclose(parts.norm(reading.captured("hidden:-1")[row]), expected[-1][-1], atol=1e-3)
+    assert torch.allclose(parts.head(parts.norm(reading.captured("hidden:-1"))), reading.logits, atol=1e-3)
+    assert reading.captured("mlp:-1").shape == (5, parts.embedding.embedding_dim)
     with pytest.raises(KeyError):
-        session.read(TREE).seen("hidden:0")
+        session.read(TREE).captured("hidden:0")
     session.close()
     assert target(arch).open_rows == 0
 
@@ -59,7 +59,7 @@ def test_what_is_seen_side_by_side_is_what_is_seen_alone() -> None:
         session = Session(target("opt"))
         session.follow(text)
         reading = session.read(TREE, Watch(("hidden:1", "mlp:0")))
-        out = torch.cat([reading.seen("hidden:1"), reading.seen("mlp:0")])
+        out = torch.cat([reading.captured("hidden:1"), reading.captured("mlp:0")])
         session.close()
         return out
     jobs = [partial(seen, text) for text in prompts(5, 97, 8)]

@@ -8,10 +8,11 @@ import pytest
 import torch
 import transformers
 
-from harness.engine.engine import Engine, Outcome, Read
+from harness.engine.engine import Engine
+from harness.engine.forward import ForwardRequest, ForwardRows
 from harness.engine.hooks import replaced
 from harness.models import kernels
-from harness.models.kernels import FEW, NAME, Linear, quicken
+from harness.models.kernels import FEW, NAME, FastLinear, use_cpu_kernels
 
 SIZES: dict[str, Any] = {"vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
                          "num_attention_heads": 4, "max_position_embeddings": 256, "attn_implementation": "sdpa"}
@@ -33,11 +34,11 @@ def decoded(target: Any, rows: int) -> list[torch.Tensor]:
     """Logits of texts of many lengths: their prompts, then three single tokens."""
     engine = Engine(target, 256)
     places = [engine.open_row() for _ in range(rows)]
-    said: list[Outcome] = []
+    said: list[ForwardRows] = []
     for step in range(4):
         news = [list(range(3, 4 + 7 * i % 60)) if not step else [5 + i % 9 + step] for i in range(rows)]
         starts = [row.end for row in places]
-        said += engine.run([Read(row, start, new, range(start, start + len(new)), None, 1)
+        said += engine.run([ForwardRequest(row, start, new, range(start, start + len(new)), None, 1)
                             for row, start, new in zip(places, starts, news, strict=True)])
     return [each.part(len(each.hidden) - 1, len(each.hidden)).logits for each in said]
 
@@ -50,10 +51,10 @@ def test_the_logits_are_those_of_the_plain_model(name: str, rows: int, amd: bool
     monkeypatch.setattr(kernels, "amd", lambda: amd)
     monkeypatch.setattr(kernels, "LARGE", 1)
     plain, quick = model(name), model(name)
-    quicken(quick)
+    use_cpu_kernels(quick)
     assert quick.config._attn_implementation == NAME
-    layers = [layer for layer in quick.modules() if type(layer) is Linear]
-    assert all((layer.held[3] == sys.maxsize) != amd for layer in layers)
+    layers = [layer for layer in quick.modules() if type(layer) is FastLinear]
+    assert all((layer.weights[3] == sys.maxsize) != amd for layer in layers)
     torch.testing.assert_close(decoded(quick, rows), decoded(plain, rows), atol=2e-5, rtol=1e-4)
 
 
@@ -62,7 +63,7 @@ def test_generate_writes_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(kernels, "amd", lambda: True)
     monkeypatch.setattr(kernels, "LARGE", 1)
     plain, quick = model("grouped queries"), model("grouped queries")
-    quicken(quick)
+    use_cpu_kernels(quick)
     ids = torch.randint(5, 97, (20, 9), generator=torch.Generator().manual_seed(0))
     options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 20, "pad_token_id": 0}
     for more in ({"do_sample": False}, {"num_beams": 3, "do_sample": False}):
@@ -74,14 +75,14 @@ def test_large_models_keep_no_second_copy_of_their_weights(monkeypatch: pytest.M
     monkeypatch.setattr(kernels, "PACKED", 1000)
     monkeypatch.setattr(kernels, "LARGE", 1)
     plain, quick = model("llama"), model("llama")
-    quicken(quick)
-    assert quick.lm_head.held[2].data_ptr() == quick.lm_head.weight.data_ptr()
+    use_cpu_kernels(quick)
+    assert quick.lm_head.weights[2].data_ptr() == quick.lm_head.weight.data_ptr()
     torch.testing.assert_close(decoded(quick, 20), decoded(plain, 20), atol=2e-5, rtol=1e-4)
 
 
 def test_a_layer_that_is_left_out_is_left_out() -> None:
     quick = model("llama")
-    quicken(quick)
+    use_cpu_kernels(quick)
     with replaced({quick.lm_head: torch.zeros_like}):
         assert not quick(input_ids=torch.tensor([[5, 6]])).logits.any()
     assert quick(input_ids=torch.tensor([[5, 6]])).logits.any()
@@ -89,7 +90,7 @@ def test_a_layer_that_is_left_out_is_left_out() -> None:
 
 def test_the_weights_keep_their_names() -> None:
     quick = model("llama")
-    quicken(quick)
+    use_cpu_kernels(quick)
     assert quick.state_dict().keys() == model("llama").state_dict().keys()
 
 
@@ -102,9 +103,9 @@ def test_other_models_are_left_as_they_are(change: str, monkeypatch: pytest.Monk
     else:
         other = other.bfloat16()
     before = other.config._attn_implementation
-    quicken(other)
+    use_cpu_kernels(other)
     assert other.config._attn_implementation == before
-    assert change == "eager" or not any(type(layer) is Linear for layer in other.modules())
+    assert change == "eager" or not any(type(layer) is FastLinear for layer in other.modules())
 
 
 def test_rows_are_grouped_by_the_last_place_they_see() -> None:

@@ -1,0 +1,41 @@
+"""How the forward passes that sessions request are run: one at a time, or merged with those of other sequences."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from harness.engine.batching import run_batched
+from harness.engine.forward import ForwardRequest, ForwardRows
+
+if TYPE_CHECKING:
+    from harness.engine.engine import Engine
+
+
+class Executor(Protocol):
+    """Runs the forwards of one or more engines, each of which holds its current executor.
+
+    `merges` says whether it merges the requests of several sequences; these then all run in one thread.
+    """
+
+    merges: bool
+
+    def forward(self, engine: "Engine", request: ForwardRequest) -> ForwardRows:
+        """Run one request on `engine` and return its output."""
+        ...
+
+    def run_jobs(self, engines: Sequence["Engine"], jobs: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Run jobs that use `engines` in one batch and return their results in order."""
+        ...
+
+
+class SerialExecutor:
+    """Runs every request at once in a forward of its own."""
+
+    merges = False
+
+    def forward(self, engine: "Engine", request: ForwardRequest) -> ForwardRows:
+        """Run one request on `engine` and return its output."""
+        return engine.run([request])[0]
+
+    def run_jobs(self, engines: Sequence["Engine"], jobs: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Run jobs under a batched executor of their own and return their results in order."""
+        return run_batched(engines, jobs)

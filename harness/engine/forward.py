@@ -1,0 +1,104 @@
+"""What one forward pass computes for whom: the request of a sequence, the output for a batch, and a sequence's rows."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from harness.engine.hooks import Captured, ForwardHook
+
+
+class Row:
+    """The row of the KV cache that one sequence holds.
+
+    `index` changes when other rows are closed; `end` is the first slot that has never been written.
+    """
+
+    __slots__ = ("end", "index")
+
+    def __init__(self, index: int) -> None:
+        self.index, self.end = index, 0
+
+
+class SharedPrefix(NamedTuple):
+    """A start that many sequences have in common: its token ids, its row, and its hidden states (T, D)."""
+
+    tokens: Sequence[int]
+    row: Row
+    hidden: Tensor
+
+
+class ForwardRequest(NamedTuple):
+    """New tokens of one sequence, to be written to its cache slots from `start` on.
+
+    Each token attends to every slot up to its own, unless `mask` (Q, Q'), additive, says how the Q tokens attend to
+    the last Q' slots. Logits are computed for the last `logits_to_keep` tokens. `hook` changes or watches the forward;
+    `draft` marks tokens that the model drafts for itself, which the engine does not count.
+    """
+
+    row: Row
+    start: int
+    tokens: Sequence[int]
+    positions: Sequence[int]
+    mask: Tensor | None
+    logits_to_keep: int
+    hook: ForwardHook | None = None
+    draft: bool = False
+
+
+class ForwardOutput:
+    """The output of one forward pass over B sequences of W tokens.
+
+    `logits` (B, W', V) are those of the last W' tokens, `hidden` is (B, W, D) after the final norm, and `captured` is
+    what the hook recorded.
+    """
+
+    def __init__(self, logits: Tensor, hidden: Tensor, captured: Captured | None = None) -> None:
+        self.logits, self.hidden, self.captured = logits, hidden, captured or {}
+        self._best: list[list[int]] | None = None
+
+    @property
+    def best(self) -> list[list[int]]:
+        """The most likely next token at every place: one transfer from the device for the whole batch."""
+        if self._best is None:
+            self._best = self.logits.argmax(-1).tolist()
+        return self._best
+
+
+class ForwardRows:
+    """The part of a forward's output that belongs to N consecutive tokens of one sequence, cut out on access."""
+
+    __slots__ = ("_first", "_last", "_output", "_row")
+
+    def __init__(self, output: ForwardOutput, row: int, first: int, last: int) -> None:
+        self._output, self._row, self._first, self._last = output, row, first, last
+
+    def part(self, first: int, last: int) -> "ForwardRows":
+        """Tokens `first` … `last` − 1 of these."""
+        return ForwardRows(self._output, self._row, self._first + first, self._first + last)
+
+    @property
+    def logits(self) -> Tensor:
+        """(N, V) in float32; only for tokens whose logits were kept."""
+        return self._output.logits[self._row, self._kept()].float()
+
+    @property
+    def best(self) -> list[int]:
+        """The most likely next token after each; only for tokens whose logits were kept."""
+        return self._output.best[self._row][self._kept()]
+
+    @property
+    def hidden(self) -> Tensor:
+        """(N, D) hidden states of the last layer after the final norm."""
+        return self._output.hidden[self._row, self._first:self._last]
+
+    def captured(self, name: str) -> Tensor:
+        """(N, …) of what the hook recorded under `name`; raises `KeyError` if there is none."""
+        batch = self._output.captured[name]
+        if batch.dim() == 2:  # some MLPs get the tokens of all sequences in one dimension
+            batch = batch.view(*self._output.hidden.shape[:2], -1)
+        return batch[self._row, self._first:self._last]
+
+    def _kept(self) -> slice:
+        without_logits = self._output.hidden.shape[1] - self._output.logits.shape[1]
+        return slice(self._first - without_logits, self._last - without_logits)

@@ -1,0 +1,61 @@
+"""What a session returns for a forward pass, and what its forward passes have cost."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from harness.engine.forward import ForwardRows
+
+
+@dataclass
+class Work:
+    """What one sequence has cost: its forward passes, tokens in them, tree nodes computed and tree nodes accepted.
+
+    `shared` counts tokens of the prompt that were copied from a shared prefix instead of computed.
+    """
+
+    forwards: int = 0
+    positions: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    shared: int = 0
+
+
+class Reading:
+    """The model's output: row 0 after the sequence, row 1 + i after the i-th node that this call computed.
+
+    `warp` changes its logits (1 + N, V).
+    """
+
+    def __init__(self, parts: Sequence[ForwardRows], warp: Callable[[Tensor], Tensor] | None = None) -> None:
+        self._parts, self._warp = parts, warp
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """(1 + N, V) in float32."""
+        logits = _joined([part.logits for part in self._parts])
+        return self._warp(logits) if self._warp else logits
+
+    @cached_property
+    def hidden(self) -> Tensor:
+        """(1 + N, D) hidden states of the last layer after the final norm."""
+        return _joined([part.hidden for part in self._parts])
+
+    @property
+    def best(self) -> list[int]:
+        """The most likely next token of every row; cheaper than `logits.argmax` when sequences share a forward."""
+        if self._warp:
+            best: list[int] = self.logits.argmax(-1).tolist()
+            return best
+        return self._parts[0].best if len(self._parts) == 1 else [t for part in self._parts for t in part.best]
+
+    def captured(self, name: str) -> Tensor:
+        """(1 + N, …) of what the hook recorded under `name`; raises `KeyError` if there is none."""
+        return _joined([part.captured(name) for part in self._parts])
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
