@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from harness.engine.attention_hooks import Head, MaskedHeads, WatchAttention, head_counts
 from harness.engine.batching import run_batched
@@ -99,12 +100,15 @@ def test_the_attention_function_makes_no_difference(arch: str, kind: str) -> Non
 def test_nothing_stays(kind: str) -> None:
     plain, text = target("llama", kind), prompts(1, 97, 4)[0]
     before, name = said(plain, text, None), plain.model.config._attn_implementation
+    registered = dict(ALL_ATTENTION_FUNCTIONS)
     said(plain, text, MaskedHeads(SOME))
     assert torch.equal(said(plain, text, None), before)
     broken = {plain.parts.layers[1].mlp[0]: _break}
     with pytest.raises(RuntimeError, match="broken"), replaced(broken):
         said(plain, text, MaskedHeads(SOME))
     assert plain.model.config._attn_implementation == name
+    assert dict(ALL_ATTENTION_FUNCTIONS) == registered
+    assert not any("forward" in module.__dict__ for module in plain.model.modules())
     assert torch.equal(said(plain, text, None), before)
 
 

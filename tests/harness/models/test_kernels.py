@@ -89,9 +89,12 @@ def test_a_layer_that_is_left_out_is_left_out() -> None:
 
 
 def test_the_weights_keep_their_names() -> None:
-    quick = model("llama")
+    plain, quick = model("llama"), model("llama")
+    weights = {name: weight.data_ptr() for name, weight in quick.named_parameters()}
     use_cpu_kernels(quick)
-    assert quick.state_dict().keys() == model("llama").state_dict().keys()
+    assert quick.state_dict().keys() == plain.state_dict().keys()
+    assert {name: weight.data_ptr() for name, weight in quick.named_parameters()} == weights
+    assert [module.training for module in quick.modules()] == [module.training for module in plain.modules()]
 
 
 @pytest.mark.parametrize("change", ["eager", "bfloat16"])
