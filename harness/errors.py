@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
-    """The user's input is wrong: the message is one sentence for the user, and the exit code is 2."""
+    """An error in the user's input: the message is one sentence for the user, and the exit code is 2."""
 
 
 class Unsupported(Exception):
@@ -14,7 +14,7 @@ class Unsupported(Exception):
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """` Did you mean 'x'?` for the nearest known name, or the list of known names when none is near."""
+    """Return ` Did you mean 'x'?` for the nearest known name, or the list of known names if none is similar."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if near:
@@ -23,7 +23,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def wrong_input(error: UserError | OSError) -> str:
-    """The sentence for the user; raises an error of the system that is not about a path, which nobody has given."""
+    """Return the sentence to print for an error; re-raises an OSError that is not about a file."""
     if isinstance(error, UserError):
         return str(error)
     if error.filename is None:
@@ -32,7 +32,7 @@ def wrong_input(error: UserError | OSError) -> str:
 
 
 def program(main: Callable[[], None]) -> None:
-    """Run a program of one function: wrong input ends it with one sentence and exit code 2."""
+    """Run `main` as a program that exits with one sentence and code 2 on wrong input."""
     try:
         main()
     except (UserError, OSError) as error:

@@ -1,4 +1,4 @@
-"""The command line. Every command imports what it needs when it runs, so that help and lists come at once."""
+"""The command line; every command imports its dependencies when it runs, so that `--help` and `list` are fast."""
 
 import logging
 import os
@@ -16,10 +16,10 @@ from harness.errors import UserError, wrong_input
 
 
 class Program(TyperGroup):
-    """Ends with the exit code that a command returns, and says in one sentence what is wrong with the user's input."""
+    """Exit with the code that a command returns, and print errors in the user's input as one sentence."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Parse and run one command line."""
+        """Parse and run one command line; returns the exit code if `standalone_mode` is false."""
         message = ""
         try:
             code = super().main(*args, **{**extra, "standalone_mode": False})
@@ -56,7 +56,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _program(shown: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
                                                  help="Show the version and exit.")] = False) -> None:
-    """Quality and speed of decoding strategies for language models, side by side."""
+    """Benchmark quality and speed of decoding strategies for language models."""
 
 
 def _silence_libraries() -> None:

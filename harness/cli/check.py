@@ -1,4 +1,4 @@
-"""`decodebench check`: whether a run keeps the rules, held against a baseline."""
+"""`decodebench check`: compare a run with a baseline and fail if a rule is broken."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 def command(
     run: Annotated[Path, Argument(metavar="DIR", help="a folder that `run` wrote", show_default=False)],
-    baseline: Annotated[Path | None, Option(metavar="FILE|DIR", help="what --write wrote, or another run")] = None,
-    rules: Annotated[Path | None, Option(metavar="FILE.toml", help="rules besides the default ones")] = None,
-    confirm: Annotated[Path | None, Option(metavar="DIR", help="the same run once more: only what is slow in both "
-                                                               "is broken")] = None,
-    junit: Annotated[Path | None, Option(metavar="FILE", help="JUnit XML for a CI server")] = None,
-    markdown: Annotated[Path | None, Option(metavar="FILE", help="Markdown for a pull request")] = None,
-    as_json: Annotated[Path | None, Option("--json", metavar="FILE", help="every finding as JSON")] = None,
-    benchmark: Annotated[Path | None, Option(metavar="FILE", help="figures for github-action-benchmark")] = None,
-    write: Annotated[Path | None, Option(metavar="FILE", help="make this run a baseline instead")] = None,
+    baseline: Annotated[Path | None, Option(metavar="FILE|DIR", help="file from --write, or a run folder")] = None,
+    rules: Annotated[Path | None, Option(metavar="FILE.toml", help="additional rules")] = None,
+    confirm: Annotated[Path | None, Option(metavar="DIR", help="second, identical run: a speed rule must be broken in "
+                                                               "both")] = None,
+    junit: Annotated[Path | None, Option(metavar="FILE", help="write JUnit XML")] = None,
+    markdown: Annotated[Path | None, Option(metavar="FILE", help="write Markdown for a pull request")] = None,
+    as_json: Annotated[Path | None, Option("--json", metavar="FILE", help="write every finding as JSON")] = None,
+    benchmark: Annotated[Path | None, Option(metavar="FILE", help="write figures for github-action-benchmark")] = None,
+    write: Annotated[Path | None, Option(metavar="FILE", help="write this run as a new baseline instead")] = None,
 ) -> int:
-    """Hold a run against a baseline: exit code 1 if a rule is broken.
+    """Compare a run with a baseline; exit code 1 if a rule is broken.
 
-    Without rules of your own: no missing or failed sample, the same counts, tokens and scores, lossless strategies are,
-    and no quality is significantly worse.
+    The default rules: no sample is missing or failed; counts, tokens and scores are unchanged; lossless strategies are
+    lossless; no quality is significantly worse.
     """
     if (baseline is None) == (write is None):
         raise UserError("Give either --baseline FILE, to check the run, or --write FILE, to make it a baseline.")
@@ -41,8 +41,8 @@ def command(
     if write:
         missing = [key for key, due in found.samples_due().items() if len(found.cell(*key)) < due]
         if missing:
-            raise UserError(f"{run} is not finished ({missing[0][1]} on {missing[0][0]}): the same `run` command again "
-                            "finishes it.")
+            raise UserError(f"{run} is not finished ({missing[0][1]} on {missing[0][0]}): repeat its `run` command "
+                            "to finish it.")
         typer.echo(f"Baseline: {put(write, found.text())}")
         return 0
     assert baseline is not None

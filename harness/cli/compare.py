@@ -9,18 +9,18 @@ from harness.errors import UserError
 
 
 def command(
-    a: Annotated[Path, Argument(metavar="A", help="folder of the run before", show_default=False)],
-    b: Annotated[Path, Argument(metavar="B", help="folder of the run after", show_default=False)],
+    a: Annotated[Path, Argument(metavar="A", help="folder of the old run", show_default=False)],
+    b: Annotated[Path, Argument(metavar="B", help="folder of the new run", show_default=False)],
     force: Annotated[bool, Option("--force", help="compare runs of different data, models or machines")] = False,
-    diffs: Annotated[int, Option(metavar="N", help="show the first N texts that changed [0]", show_default=False)] = 0,
-    as_json: Annotated[Path | None, Option("--json", metavar="FILE", help="everything that was found, as JSON")] = None,
-    as_markdown: Annotated[Path | None, Option("--markdown", metavar="FILE", help="words and tables for a pull "
+    diffs: Annotated[int, Option(metavar="N", help="show the first N changed answers [0]", show_default=False)] = 0,
+    as_json: Annotated[Path | None, Option("--json", metavar="FILE", help="write all results as JSON")] = None,
+    as_markdown: Annotated[Path | None, Option("--markdown", metavar="FILE", help="write a summary for a pull "
                                                                                   "request")] = None,
 ) -> None:
-    """Compare two runs: what changed, and what of it can be trusted.
+    """Compare two runs: what changed, and whether it is significant.
 
-    Samples are paired one by one. Speeds are relative to each run's own baseline, which cancels the speed of the
-    machine. Differences are no error: the exit code is 0.
+    Samples are paired. Speeds are relative to each run's own baseline, which cancels the speed of the machine. The exit
+    code is 0 even if the runs differ.
     """
     if diffs < 0:
         raise UserError(f"--diffs must be at least 0, not {diffs}.")

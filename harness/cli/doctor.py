@@ -1,4 +1,4 @@
-"""`decodebench doctor`: what works on this machine, and what to do about the rest."""
+"""`decodebench doctor`: what works on this machine, and how to fix the rest."""
 
 import os
 import platform
@@ -14,11 +14,11 @@ import typer
 
 
 class _Missing(Exception):
-    """Something optional is not there; the arguments are what, and what mends it."""
+    """An optional component is missing; the arguments are a description and how to install it."""
 
 
 def command() -> int:
-    """Check what works here, and say what to install for the rest."""
+    """Check what works on this machine, and print how to install the rest."""
     broken = 0
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
     for name, (check, mend) in CHECKS.items():
@@ -52,7 +52,7 @@ def _torch() -> str:
 
 
 def _nano() -> str:
-    """The shipped models load and go on with a text."""
+    """Load the embedded models and generate a few tokens with each."""
     from harness import nano
     from harness.engine.random_stream import PhiloxStream
     from harness.engine.session import Session
@@ -81,12 +81,12 @@ def _sandbox() -> str:
     from harness.sandbox import isolation, standing
 
     if not {"seccomp", "landlock"} <= set(standing()):
-        raise _Missing(isolation(), "use Linux 5.13 or later, or run only programs of models that you trust")
+        raise _Missing(isolation(), "use Linux 5.13 or later, or execute only programs of models that you trust")
     return isolation()
 
 
 def _vllm() -> str:
-    """vLLM, its version, and what a method of it needs besides."""
+    """Return the version of vLLM, and whether the package for suffix decoding is installed."""
     from harness.backends.vllm_options import COMMANDS, TESTED, package
 
     found = package()
@@ -110,7 +110,7 @@ def _openai() -> str:
 def _data() -> str:
     folder = Path(os.environ.get("DECODEBENCH_DATA") or "DIR")
     if not folder.is_dir():
-        raise _Missing("no local data sets: the Hugging Face hub is asked",
+        raise _Missing("no local data sets: they are downloaded from the Hugging Face hub",
                        f"put {folder}/gsm8k/test.jsonl there and export DECODEBENCH_DATA={folder}")
     return f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir() if path.is_dir())) or 'empty'}"
 

@@ -1,4 +1,4 @@
-"""`decodebench export` and `decodebench import`: runs in the formats of other tools, and their results as runs."""
+"""`decodebench export` and `decodebench import`: convert runs to and from the formats of other tools."""
 
 import shlex
 import sys
@@ -31,14 +31,15 @@ def command(
 
 def bring(
     files: Annotated[list[str], Argument(metavar="[NAME=]FILE…", show_default=False,
-                                         help="result files; the first strategy is the baseline, NAME names one")],
+                                         help="result files, optionally with the strategy's name; the first is the "
+                                              "baseline")],
     format: Annotated[str, Option("--format", metavar="FORMAT", help=f"one of {', '.join(IMPORTS)}",
                                   show_default=False)],
     output: Annotated[Path, Option("-o", "--output", metavar="DIR", help="folder of the run", show_default=False)],
 ) -> None:
-    """Make a run of another tool's results, for `report` and `compare`.
+    """Convert another tool's results to a run folder, for `report` and `compare`.
 
-    What a file does not say stays empty. Several files of one strategy are its repeats.
+    Values that a file does not contain stay empty. Several files of one strategy are its repeats.
     """
     from harness.export import bring
 

@@ -1,4 +1,4 @@
-"""`decodebench judge`: let a language model rate the answers of a run that has ended."""
+"""`decodebench judge`: let a language model rate the answers of a finished run."""
 
 import sys
 from pathlib import Path
@@ -23,44 +23,44 @@ Money = float | None
 def command(
     context: typer.Context,
     run: Annotated[Path, Argument(metavar="DIR", help="folder that `run` wrote", show_default=False)],
-    judge: Annotated[str, Option("-j", "--judge", metavar="MODEL", help="a model of the endpoint; or nano, a folder or "
-                                 "a hub id, run here [gpt-4]", show_default=False)] = "gpt-4",
+    judge: Annotated[str, Option("-j", "--judge", metavar="MODEL", help="model of the endpoint, or a local one: nano, "
+                                 "a folder or a hub id [gpt-4]", show_default=False)] = "gpt-4",
     base_url: Annotated[Text, Option("--base-url", metavar="URL", help="an OpenAI-compatible endpoint, ending in /v1 "
                                      "[OpenAI's]")] = None,
-    key_variable: Annotated[Text, Option(metavar="NAME", help="the variable that holds the key [OPENAI_API_KEY, for "
-                                         "OpenAI's only]")] = None,
+    key_variable: Annotated[Text, Option(metavar="NAME", help="environment variable with the API key [OPENAI_API_KEY, "
+                                         "for OpenAI only]")] = None,
     mode: Annotated[str, Option(metavar="MODE", help="single: rate each answer; pairwise: compare it with the "
                                 "baseline's [single]", show_default=False)] = "single",
     baseline: Annotated[Text, Option(metavar="S", help="strategy to compare with [the run's]")] = None,
-    tasks: Annotated[list[str] | None, Option("-t", "--task", metavar="TASK", help="again for more [all that want a "
-                                              "judge]")] = None,
-    repeats: Annotated[int, Option(metavar="N", help="times that each verdict is asked for [1]", min=1,
+    tasks: Annotated[list[str] | None, Option("-t", "--task", metavar="TASK", help="task to judge; repeatable [all "
+                                              "that need a judge]")] = None,
+    repeats: Annotated[int, Option(metavar="N", help="requests for each verdict [1]", min=1,
                                    show_default=False)] = 1,
     concurrency: Annotated[int, Option("--concurrency", "--batch-size", metavar="N", min=1, show_default=False,
-                                       help="requests at a time, or of a judge run here sequences decoded in one batch "
+                                       help="requests in flight, or for a local judge sequences decoded in one batch "
                                             "(continuous batching) [4]")] = 4,
-    max_tokens: Annotated[int, Option(metavar="N", help="length of a verdict [2048]", min=1,
+    max_tokens: Annotated[int, Option(metavar="N", help="maximum tokens of a verdict [2048]", min=1,
                                       show_default=False)] = 2048,
-    settings: Annotated[list[str] | None, Option("--setting", metavar="K=V", help="sent with each request; again for "
-                                                 "more; null takes one out [temperature=0]")] = None,
-    timeout: Annotated[float, Option(metavar="S", help="seconds to wait for an answer [600]", min=0.001,
+    settings: Annotated[list[str] | None, Option("--setting", metavar="K=V", help="request parameter; repeatable; null "
+                                                 "removes one [temperature=0]")] = None,
+    timeout: Annotated[float, Option(metavar="S", help="seconds to wait for a response [600]", min=0.001,
                                      show_default=False)] = 600.0,
-    tries: Annotated[int, Option(metavar="N", help="times that a request is tried [8]", min=1,
+    tries: Annotated[int, Option(metavar="N", help="maximum tries per request [8]", min=1,
                                  show_default=False)] = 8,
-    price_in: Annotated[Money, Option(metavar="P", help="of a million tokens read", min=0)] = None,
-    price_out: Annotated[Money, Option(metavar="P", help="of a million tokens written", min=0)] = None,
-    max_price: Annotated[Money, Option(metavar="P", help="spend no more than this", min=0)] = None,
-    yes: Annotated[bool, Option("-y", "--yes", help="do not ask before requests are sent")] = False,
-    data: Annotated[Path | None, Option(metavar="DIR", help="has mt_bench/judge_prompts.jsonl, …/reference_answer_"
-                                        "gpt-4.jsonl [$DECODEBENCH_DATA]")] = None,
-    dtype: Annotated[str, Option(metavar="D", help="of a judge run here [float32]", show_default=False)] = "float32",
-    device: Annotated[str, Option(metavar="D", help="of a judge run here [auto]", show_default=False)] = "auto",
-    plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py", help="a task of your own")] = None,
+    price_in: Annotated[Money, Option(metavar="P", help="price of a million prompt tokens", min=0)] = None,
+    price_out: Annotated[Money, Option(metavar="P", help="price of a million output tokens", min=0)] = None,
+    max_price: Annotated[Money, Option(metavar="P", help="maximum total price", min=0)] = None,
+    yes: Annotated[bool, Option("-y", "--yes", help="send requests without asking")] = False,
+    data: Annotated[Path | None, Option(metavar="DIR", help="folder with mt_bench/judge_prompts.jsonl and …/reference_"
+                                        "answer_gpt-4.jsonl [$DECODEBENCH_DATA]")] = None,
+    dtype: Annotated[str, Option(metavar="D", help="of a local judge [float32]", show_default=False)] = "float32",
+    device: Annotated[str, Option(metavar="D", help="of a local judge [auto]", show_default=False)] = "auto",
+    plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py", help="file with your own task")] = None,
 ) -> int:
-    """Let a model rate the answers of a run (MT-Bench), and report again.
+    """Let a language model rate the answers of a run (MT-Bench), and update its report.
 
-    Verdicts go to DIR/judge/verdicts.jsonl as they come; the same command resumes, and asks nothing twice. Exit code 3:
-    some verdicts could not be had.
+    Verdicts are appended to DIR/judge/verdicts.jsonl as they arrive; the same command resumes without repeating a
+    request. Exit code 3: some verdicts failed.
     """
     from harness.judge.options import Options
 
@@ -93,24 +93,25 @@ def _judge(options: "Options") -> int:
 
 
 def _announce(work: "Work", judge: "Judge", options: "Options") -> None:
-    """Say what there is to do and what it will cost."""
-    typer.echo(f"{work.wanted:,} verdicts of {judge.judge} ({judge.where}): {work.known:,} known from before, "
-               f"{work.reused:,} the same as others, {len(work.ask):,} to ask for.", err=True)
+    """Print how many verdicts are missing and what they will cost."""
+    typer.echo(f"{work.wanted:,} verdicts of {judge.judge} ({judge.where}): {work.known:,} done, "
+               f"{work.reused:,} reused, {len(work.ask):,} to request.", err=True)
     if work.ask and not options.here:
         reads, writes, most = work.size(judge.settings)
         usual, worst = options.price.of(reads, writes), options.price.of(reads, most)
         cost = "unknown, give --price-in and --price-out" if usual is None or worst is None else \
-            f"about {usual:.2f}, at most {worst:.2f} and what is tried again"
-        typer.echo(f"About {reads:,} tokens to read and {writes:,} to write (at most {most:,}).\nPrice: {cost}.",
+            f"about {usual:.2f}, at most {worst:.2f} plus retries"
+        typer.echo(f"About {reads:,} prompt tokens and {writes:,} output tokens (at most {most:,}).\nPrice: {cost}.",
                    err=True)
 
 
 def _may_send(options: "Options") -> bool:
-    """Whether requests may be sent; a person at a terminal is asked, a script must have said so."""
+    """Whether requests may be sent: asks at a terminal; a script needs --yes or --max-price."""
     if options.here or options.yes or options.max_price is not None:
         return True
     if not _at_terminal():
-        raise UserError("Requests may cost money: give --yes to send them, or --max-price with the prices of tokens.")
+        raise UserError("Requests may cost money: pass --yes to send them, or --max-price with --price-in and "
+                        "--price-out.")
     return typer.confirm("Send the requests?", err=True)
 
 
@@ -131,16 +132,16 @@ def _carry_out(store: "Store", judge: "Judge", work: "Work") -> int:
                   console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("judging", total=len(work.ask))
 
-        def told(verdict: "Verdict") -> None:
+        def show(verdict: "Verdict") -> None:
             counts[verdict.status] += 1
             words = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
             progress.update(bar, advance=1, description=words)
 
-        reason = carry_out(store, judge, work, told)
+        reason = carry_out(store, judge, work, show)
     page = render([store.folder], store.folder / "report")
     if reason:
         typer.echo(f"Stopped: {reason}. The same command resumes.", err=True)
     if counts["failed"]:
-        typer.echo(f"{counts['failed']} verdicts could not be had: see {page}, or the lines of "
+        typer.echo(f"{counts['failed']} verdicts failed: see {page}, or the lines of "
                    f"{store.folder / 'judge' / 'verdicts.jsonl'} whose status is \"failed\".", err=True)
     return 3 if reason or counts["failed"] else 0

@@ -1,4 +1,4 @@
-"""`decodebench limits`: what the machine of a run can do, and how near the run came."""
+"""`decodebench limits`: measure the highest speed-ups that a run's machine allows."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,13 +8,13 @@ from typer import Argument, Option
 
 def command(
     runs: Annotated[list[Path], Argument(metavar="DIR", help="folders that `run` wrote", show_default=False)],
-    again: Annotated[bool, Option("--again", help="measure once more what was measured")] = False,
+    again: Annotated[bool, Option("--again", help="repeat measurements that exist")] = False,
 ) -> None:
-    """Measure what forwards take, and print ideal speed-ups.
+    """Measure the cost of forward passes, and print ideal speed-ups.
 
-    Times forwards of the run's models over 1, 2, … tokens and copies of the weights, and keeps them in DIR/limits.json,
-    so that `report` shows them too. Runs of different --concurrency also give the concurrency at which a strategy stops
-    paying.
+    Times forward passes of the run's models over 1, 2, … tokens and copies of the weights, and stores the result in
+    DIR/limits.json for `report`. Runs with different --concurrency also show the batch size from which a strategy is
+    slower than the baseline.
     """
     from rich.console import Console
 

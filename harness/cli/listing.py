@@ -1,4 +1,4 @@
-"""`decodebench list`: what there is, without importing any of it."""
+"""`decodebench list`: strategies, tasks, models and backends, without importing any of them."""
 
 import ast
 import json
@@ -22,7 +22,7 @@ Rows = list[dict[str, str]]
 def command(
     kind: Annotated[str, Argument(metavar="KIND", help="strategies, tasks, models or backends", show_default=False)],
     as_json: Annotated[bool, Option("--json", help="print JSON")] = False,
-    plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py", help="a file to list too")] = None,
+    plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py", help="include this plugin")] = None,
 ) -> None:
     """List strategies, tasks, models or backends."""
     for path in plugins or ():
@@ -49,7 +49,7 @@ def _models() -> Rows:
     sizes = {name: json.loads(note.read_text())["parameters"] / 1e6 for name, note in notes.items() if note.exists()}
     known = {name: f"embedded, {sizes[name]:.1f} M parameters" if name in sizes else "embedded; `make nano` trains it"
              for name in nano.NAMES}
-    known |= {"FOLDER": "a model of transformers saved there", "OWNER/NAME": "a model of the Hugging Face hub"}
+    known |= {"FOLDER": "a saved transformers model", "OWNER/NAME": "a model on the Hugging Face hub"}
     return [{"name": name, "idea": idea, "origin": ""} for name, idea in known.items()]
 
 

@@ -1,4 +1,4 @@
-"""Shows on stderr how far a run is: a bar on a terminal, else a plain line now and then."""
+"""Progress of a run on stderr: a bar on a terminal, otherwise plain lines at intervals."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ from harness.store.schema import Record
 
 @contextmanager
 def watching() -> Iterator["Lines"]:
-    """A watcher for one run."""
+    """Yield a watcher that prints the progress of one run."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield Lines(console)
@@ -25,7 +25,7 @@ def watching() -> Iterator["Lines"]:
 
 
 class Lines:
-    """A line for every tenth of the run, but at most one in ten seconds and at least one a minute."""
+    """Print a line for every tenth of the run, but at most one per ten seconds and at least one per minute."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self.console, self.clock = console, clock
@@ -34,19 +34,19 @@ class Lines:
         self.label = ""
 
     def planned(self, total: int, done: int, folder: Path, warnings: Sequence[str]) -> None:
-        """Say what is ahead."""
+        """Print the number of samples, of those already done, the folder and the warnings."""
         self.total, self.done, self.resumed, self.shown = total, done, done, done
         self.began = self.shown_at = self.clock()
-        self.say(f"{total} samples{f', {done} of them from before,' if done else ''} in {folder}")
+        self.say(f"{total} samples{f' ({done} already done)' if done else ''} in {folder}")
         for warning in warnings:
             self.say(f"Note: {warning}")
 
     def started(self, label: str) -> None:
-        """A cell begins."""
+        """Note the label of the cell that starts now."""
         self.label = label
 
     def finished(self, record: Record) -> None:
-        """A sample is on disk."""
+        """Count a sample that was written to disk."""
         tokens, self.done = sum(len(turn.tokens) for turn in record.turns), self.done + 1
         self.failed += record.status == "failed"
         self.tokens, self.seconds = self.tokens + tokens, self.seconds + record.seconds
@@ -54,7 +54,7 @@ class Lines:
         self.show()
 
     def show(self) -> None:
-        """Print a line when it is time for one."""
+        """Print a line if one is due."""
         now = self.clock()
         waited, tenths = now - self.shown_at, 10 * (self.done - self.shown) / self.total
         if waited >= 60 or (waited >= 10 and tenths >= 1) or self.done == self.total:
@@ -63,18 +63,18 @@ class Lines:
             self.shown, self.shown_at = self.done, now
 
     def news(self) -> str:
-        """The cell, its speed and the mean speed in tokens a second, and how many samples failed."""
+        """Return the speed of the last sample and the mean (tokens per second), failed samples, and the cell."""
         mean = self.tokens / self.seconds if self.seconds else 0.0
         failed = f" · {self.failed} failed" if self.failed else ""
         return f"{self.last:.0f} tok/s (mean {mean:.0f}){failed} · {self.label}"
 
     def say(self, line: str) -> None:
-        """Print one line as it is."""
+        """Print one line without markup."""
         self.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 class Bar(Lines):
-    """Draws after every sample."""
+    """Redraw a progress bar after every sample."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -84,12 +84,12 @@ class Bar(Lines):
             auto_refresh=False)  # a thread that draws would disturb what is being timed
 
     def planned(self, total: int, done: int, folder: Path, warnings: Sequence[str]) -> None:
-        """Say what is ahead, and start the clock of the bar."""
+        """Print what `Lines.planned` does, and start the bar."""
         super().planned(total, done, folder, warnings)
         self.task = self.progress.add_task("", total=total, completed=done)
 
     def show(self) -> None:
-        """Draw the bar."""
+        """Redraw the bar."""
         self.progress.update(self.task, completed=self.done, description=self.news(), refresh=True)
 
 

@@ -1,4 +1,4 @@
-"""`decodebench report`: tables, plots and one page from runs on disk."""
+"""`decodebench report`: write tables, plots and an HTML page from runs on disk."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +10,15 @@ from typer import Argument, Option
 def command(
     runs: Annotated[list[Path], Argument(metavar="DIR", help="folders that `run` wrote", show_default=False)],
     output: Annotated[Path | None, Option("-o", "--output", metavar="DIR",
-                                          help="where to [DIR/report, ./report for several]")] = None,
-    details: Annotated[bool, Option("--details", help="print acceptance and speed in detail too")] = False,
+                                          help="output folder [DIR/report, ./report for several runs]")] = None,
+    details: Annotated[bool, Option("--details", help="also print acceptance and speed in detail")] = False,
 ) -> None:
-    """Write tables, plots and index.html of runs, and print the tables."""
+    """Write tables, plots and index.html for runs, and print the tables."""
     render(runs, output or (runs[0] / "report" if len(runs) == 1 else Path("report")), details)
 
 
 def render(runs: Sequence[Path], folder: Path, details: bool = False) -> Path:
-    """Write the report of `runs` into `folder`, print tables and the path of the page, and return it."""
+    """Write the report of `runs` to `folder`, print its tables, and print and return the path of the page."""
     from rich.console import Console
 
     from harness import report

@@ -1,4 +1,4 @@
-"""`decodebench show`: what one strategy or task is, its knobs, and how to call it."""
+"""`decodebench show`: describe one strategy or task, its knobs and how to call it."""
 
 import inspect
 import sys
@@ -22,9 +22,9 @@ WIDE = 32  # what is longer is folded
 
 def command(
     name: Annotated[str, Argument(metavar="NAME", help="a strategy or a task", show_default=False)],
-    plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py", help="a file to look in too")] = None,
+    plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py", help="include this plugin")] = None,
 ) -> None:
-    """Show a strategy or task: its knobs, its paper, how to call it."""
+    """Describe a strategy or task: its knobs, its paper, how to call it."""
     from rich.console import Console
 
     for path in plugins or ():
@@ -46,13 +46,13 @@ def command(
 
 
 def _facts(plugin: type[Any], files: str) -> str:
-    """What the plugin declares: every fact that is not empty, how to call it, and its file, one a line."""
+    """Return the plugin's declarations that are not empty, an example call and its file, one per line."""
     strategy = issubclass(plugin, Strategy)
     names = ("paper", "family", "guarantee", "needs", "stateful") if strategy else (
         "source", "version", "headline", "unscored", "max_new_tokens", "stop", "executes_code", "open_ended")
     facts = {name.replace("_", " "): value for name in names if (value := getattr(plugin, name))}
     if issubclass(plugin, Over):
-        facts["over"] = f"any other; {plugin.usual} where none is named"
+        facts["over"] = f"any strategy [{plugin.usual}]"
     facts["call"] = f"decodebench run {'-s' if strategy else '-t'} {_example(plugin)}{files}"
     facts["file"] = inspect.getsourcefile(plugin)
     lines = []
@@ -66,7 +66,7 @@ def _facts(plugin: type[Any], files: str) -> str:
 
 
 def _example(plugin: type[Plugin]) -> str:
-    """The name, with the first knob that a sweep would turn, over another strategy if it goes over one."""
+    """Return an example spec: the name with one knob changed, over `top_p` if it wraps another strategy."""
     below = "top_p+" if issubclass(plugin, Over) else ""
     for key, about in plugin.knobs().items():
         if getattr(plugin, key) == "":

@@ -1,4 +1,4 @@
-"""`decodebench verify`: whether lossless strategies are."""
+"""`decodebench verify`: test whether strategies keep their guarantees."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,42 +16,45 @@ Number = int | None
 
 def command(
     strategies: Annotated[Texts, Option("-s", "--strategy", metavar="NAME[:k=v,…]",
-                                        help="again for more [all that promise something]")] = None,
+                                        help="repeatable [all with a guarantee]")] = None,
     model: Annotated[str, Option("-m", "--model", metavar="MODEL", help="nano, a folder or a hub id [nano]",
                                  show_default=False)] = "nano",
-    draft: Annotated[Text, Option(metavar="MODEL", help="the small model that drafts")] = None,
-    tasks: Annotated[Texts, Option("-t", "--task", metavar="TASK", help="again for more [embedded ones]")] = None,
+    draft: Annotated[Text, Option(metavar="MODEL", help="draft model for speculative decoding")] = None,
+    tasks: Annotated[Texts, Option("-t", "--task", metavar="TASK", help="repeatable [the embedded ones]")] = None,
     limit: Annotated[int, Option(metavar="N", help="first N examples of a task [2]", show_default=False)] = 2,
-    max_new_tokens: Annotated[int, Option(metavar="N", help="length of an answer [48]", show_default=False)] = 48,
+    max_new_tokens: Annotated[int, Option(metavar="N", help="maximum tokens of an answer [48]",
+                                          show_default=False)] = 48,
     temperature: Annotated[Texts, Option("--temperature", metavar="T[,p=P]",
-                                         help="again for more; 0: tokens only [1 and 0.7,p=0.9]")] = None,
-    draws: Annotated[int, Option(metavar="N", help="texts drawn for each law [96]", show_default=False)] = 96,
+                                         help="temperature and top-p mass to test; repeatable; 0 tests tokens only "
+                                              "[1 and 0.7,p=0.9]")] = None,
+    draws: Annotated[int, Option(metavar="N", help="sequences sampled per distribution [96]",
+                                 show_default=False)] = 96,
     concurrency: Annotated[int, Option("--concurrency", "--batch-size", metavar="N", show_default=False,
                                        help="sequences decoded in one batch (continuous batching) [8]")] = 8,
     backend: Annotated[str, Option(metavar="NAME", help="transformers or vllm [transformers]",
                                    show_default=False)] = "transformers",
-    engine: Annotated[Texts, Option(metavar="NAME=VALUE", help="an option of its engine; again for more")] = None,
+    engine: Annotated[Texts, Option(metavar="NAME=VALUE", help="option of the backend; repeatable")] = None,
     dtype: Annotated[str, Option(metavar="D", help="float32, bfloat16 or float16 [float32]",
                                  show_default=False)] = "float32",
     device: Annotated[str, Option(metavar="D", help="cpu, cuda, cuda:1, … [auto]", show_default=False)] = "auto",
     threads: Annotated[Number, Option(metavar="N", help="CPU threads [1 for a small model]")] = None,
-    seed: Annotated[int, Option(metavar="N", help="seed of draws [0]", show_default=False)] = 0,
+    seed: Annotated[int, Option(metavar="N", help="seed of sampling [0]", show_default=False)] = 0,
     data: Annotated[Path | None, Option(metavar="DIR", help="data sets [$DECODEBENCH_DATA, then the hub]")] = None,
     plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py",
-                                                 help="a strategy or task of your own; again for more")] = None,
+                                                 help="file with your own strategy or task; repeatable")] = None,
     output: Annotated[Path | None, Option("-o", "--output", metavar="DIR",
                                           help="folder for verify.json and verify.html")] = None,
-    as_json: Annotated[Path | None, Option("--json", metavar="FILE", help="the findings as JSON")] = None,
+    as_json: Annotated[Path | None, Option("--json", metavar="FILE", help="write the results as JSON")] = None,
 ) -> int:
-    """Check that strategies are as lossless as they promise.
+    """Test that strategies keep their guarantees.
 
-    At temperature 0 their tokens are held against greedy's, above it each drawn token against the model's exact
-    probabilities. Exit code 1: a promise is broken, or a sample failed.
+    At temperature 0 their tokens are compared with greedy's, above it with the model's exact distribution. Exit code 1:
+    a guarantee is broken, or a sample failed.
     """
     if draws < 1:
         raise UserError(f"--draws must be at least 1, not {draws}.")
     if backend == "openai":
-        raise UserError("verify asks no server: it needs the backend transformers or vllm.")
+        raise UserError("verify cannot test a server: use --backend transformers or vllm.")
     if output and output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file; --output takes a folder.")
     config = RunConfig(model=model, draft=draft, strategies=tuple(strategies or ()), tasks=tuple(tasks or ()),
@@ -77,7 +80,7 @@ def _report(config: RunConfig, pairs: list[tuple[float, float]] | None, draws: i
 
     laws = None if pairs is None else [Law(*pair) for pair in pairs if pair[0]]
     for folder in filter(None, (output, as_json and as_json.parent)):
-        folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before anything is checked
+        folder.mkdir(parents=True, exist_ok=True)  # fail before the tests run if it cannot be written
     with Console(stderr=True).status("Loading …") as status:
         found = verify(config, laws, draws, lambda text: status.update(f"Checking {text} …"))
     Console().print(shown.terminal(found))
@@ -90,12 +93,12 @@ def _report(config: RunConfig, pairs: list[tuple[float, float]] | None, draws: i
 
 
 def _pair(text: str) -> tuple[float, float]:
-    """`0.7,p=0.9` → temperature and mass of the nucleus."""
-    heat, _, rest = text.partition(",")
+    """Parse `0.7,p=0.9` to temperature and top-p mass; raises `UserError` for anything else."""
+    temperature, _, top_p = text.partition(",")
     try:
-        pair = float(heat), float(rest.strip().removeprefix("p=")) if rest else 1.0
+        pair = float(temperature), float(top_p.strip().removeprefix("p=")) if top_p else 1.0
     except ValueError:
         raise UserError(f"Write --temperature as T or T,p=P, such as 0.7,p=0.9, not '{text}'.") from None
     if not (0 <= pair[0] <= 10 and 0 < pair[1] <= 1):
-        raise UserError(f"--temperature takes 0 … 10, and p above 0 up to 1, not '{text}'.")
+        raise UserError(f"--temperature must be from 0 to 10, and p above 0 and at most 1, not '{text}'.")
     return pair

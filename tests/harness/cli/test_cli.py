@@ -171,7 +171,7 @@ def test_everything_built_in_can_be_shown(name: str) -> None:
 
 def test_a_strategy_over_others_says_so() -> None:
     text = " ".join(call("show", "top_p+self_consistency:n=3").stdout.split())
-    assert "over any other; temperature:temperature=0.7 where none is named" in text
+    assert "over any strategy [temperature:temperature=0.7]" in text
     assert "decodebench run -s 'top_p+self_consistency:n=5'" in text
 
 
@@ -193,7 +193,7 @@ def test_a_run_is_run_reported_resumed_and_reported_again(tmp_path: Path) -> Non
     assert len(list(Store.open(tmp_path / "run").records())) == 4
     again = call(*arguments)
     assert again.exit_code == 0
-    assert "4 samples, 4 of them from before," in again.stderr
+    assert "4 samples (4 already done)" in again.stderr
     assert again.stdout == first.stdout
     elsewhere = call("report", tmp_path / "run", "-o", tmp_path / "elsewhere")
     assert elsewhere.exit_code == 0
@@ -300,7 +300,7 @@ def test_lines_come_now_and_then() -> None:
         lines.finished(finished(2.0, 10, failed=number == 0))
     assert isinstance(lines.console.file, io.StringIO)
     first, note, *shown = lines.console.file.getvalue().splitlines()
-    assert first == "100 samples, 20 of them from before, in runs/x"
+    assert first == "100 samples (20 already done) in runs/x"
     assert note == "Note: No chat template."
     assert len(shown) == 8
     assert shown[0] == "30/100 · 5 tok/s (mean 5) · 1 failed · words · greedy · 175 s left"

@@ -46,14 +46,14 @@ def test_a_judged_run_shows_its_scores_and_asks_nothing_again(store: Store) -> N
         found = call(store, *options, "--yes")
         assert found.exit_code == 0, found.output
         count = len(server.seen)
-        assert f"48 verdicts of m ({server.url}): 0 known from before, {48 - count} the same as others, {count} to " \
-               "ask for." in found.output
+        assert f"48 verdicts of m ({server.url}): 0 done, {48 - count} reused, {count} to " \
+               "request." in found.output
         assert "Price: about " in found.output
         assert "mt_bench_score" in found.output
         assert "Judge: ratings" in found.output
         again = call(store, *options)  # nothing to ask: nothing to agree to
         assert again.exit_code == 0
-        assert "48 known from before, 0 the same as others, 0 to ask for." in again.output
+        assert "48 done, 0 reused, 0 to request." in again.output
         assert set(server.seen.values()) == {1}
 
 
@@ -102,7 +102,7 @@ def test_failures_are_counted_and_the_exit_code_is_three(store: Store) -> None:
     with serving(lambda prompt, number: "400" if "{4}" in prompt else "") as server:
         found = call(store, "-j", "m", "--base-url", server.url, "--yes")
         assert found.exit_code == 3
-        assert "verdicts could not be had: see" in found.output
+        assert "verdicts failed: see" in found.output
         server.wrong = lambda prompt, number: ""
         assert call(store, "-j", "m", "--base-url", server.url, "--yes").exit_code == 0
 

@@ -123,7 +123,7 @@ def test_texts_that_are_no_xml_and_long_lists(tmp_path: Path) -> None:
     (["fine", "--baseline", "base.json", "--rules", "absent.toml"], "There is no rules file absent.toml."),
     (["fine", "--baseline", "base.json", "--rules", "wrong/manifest.json"], "wrong/manifest.json cannot be read"),
     (["fine", "--baseline", "other.json"], "fine cannot be held against other.json: 'seed' is 0, not 7; check "),
-    (["half", "--write", "half.json"], "half is not finished (beam:width=2 on words): the same `run` command again "),
+    (["half", "--write", "half.json"], "half is not finished (beam:width=2 on words): repeat its `run` command "),
 ])
 def test_wrong_input_is_one_sentence_and_exit_code_2(arguments: list[str], words: str, folders: Path) -> None:
     Path("other.json").write_text(Path("base.json").read_text().replace('"seed": 0', '"seed": 7'))

@@ -252,7 +252,7 @@ def test_the_command_prints_writes_and_fits(config: RunConfig, tmp_path: Path, m
     (["-s", "top_p", "--grid", "p"], "Write --grid as KNOB=VALUE,VALUE, such as p=0.8,0.9, not 'p'."),
     (["-s", "top_p", "--grid", "p=2"], "top_p: knob 'p' must be at most 1, not 2.0."),
     (["-s", "top_pp"], "There is no strategy 'top_pp'. Did you mean 'top_p'?"),
-    (["-s", "top_p", "--by", "sped"], "There is no aim 'sped'. Did you mean 'speed'?"),
+    (["-s", "top_p", "--by", "sped"], "--by must be quality, speed or forwards, not 'sped'. Did you mean 'speed'?"),
     (["-s", "top_p", "--budget", "1"], "--budget must be at least 2 (the default and another setting), not 1."),
     (["-s", "top_p", "--dev", "1"], "--dev must be between 0 and 1, not 1."),
     (["-s", "top_p", "-t", "nano_math", "--limit", "1"], "nano_math needs at least two examples to be swept"),

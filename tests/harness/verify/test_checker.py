@@ -308,9 +308,9 @@ def test_the_command_fails_what_is_not(words: Path, tmp_path: Path, name: str, t
 @pytest.mark.parametrize(("arguments", "said"), [
     (["--draws", 0], "--draws must be at least 1, not 0."),
     (["--limit", 0], "--limit must be at least 1, not 0."),
-    (["--backend", "openai"], "verify asks no server: it needs the backend transformers or vllm."),
+    (["--backend", "openai"], "verify cannot test a server: use --backend transformers or vllm."),
     (["--temperature", "warm"], "Write --temperature as T or T,p=P, such as 0.7,p=0.9, not 'warm'."),
-    (["--temperature", "-1"], "--temperature takes 0 … 10, and p above 0 up to 1, not '-1'."),
+    (["--temperature", "-1"], "--temperature must be from 0 to 10, and p above 0 and at most 1, not '-1'."),
     (["-s", "speculativ"], "There is no strategy 'speculativ'. Did you mean 'speculative'?"),
 ])
 def test_wrong_input_is_one_sentence(arguments: list[object], said: str) -> None:
