@@ -76,13 +76,13 @@ def _report(config: RunConfig, pairs: list[tuple[float, float]] | None, draws: i
     from harness import report
     from harness.report import verify as shown
     from harness.verify.checker import verify
-    from harness.verify.distribution import Law
+    from harness.verify.distribution import Distribution
 
-    laws = None if pairs is None else [Law(*pair) for pair in pairs if pair[0]]
+    distributions = None if pairs is None else [Distribution(*pair) for pair in pairs if pair[0]]
     for folder in filter(None, (output, as_json and as_json.parent)):
         folder.mkdir(parents=True, exist_ok=True)  # fail before the tests run if it cannot be written
     with Console(stderr=True).status("Loading …") as status:
-        found = verify(config, laws, draws, lambda text: status.update(f"Checking {text} …"))
+        found = verify(config, distributions, draws, lambda text: status.update(f"Checking {text} …"))
     Console().print(shown.terminal(found))
     text = found.model_dump_json(indent=1) + "\n"
     for path in filter(None, (as_json, output and output / "verify.json")):

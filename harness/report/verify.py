@@ -10,38 +10,38 @@ from rich.text import Text
 from harness.plugins.spec import Spec
 from harness.report.page import css, template
 from harness.report.tables import DASH, labels
-from harness.verify.checker import Finding, Report
+from harness.verify.checker import Report, StrategyResult
 
 TITLES = {
-    "temperature": "0 is greedy decoding; above it tokens are drawn, from a nucleus where p is given.",
-    "verdict": "What was found; a tie is two tokens whose logits rounding can swap.",
-    "same": "Answers whose tokens are all greedy's (one text at a time), of all answers; or texts drawn.",
-    "prefix": "Tokens of the shortest exact start among the answers that part.",
-    "margin": "Distance of the two tokens' logits where answers part: the smallest and the largest.",
-    "τ": "Tokens a step after the first step of each text.",
-    "p-value": "Chance of tokens at least this far from the promised law if it were kept, before Holm's correction.",
+    "temperature": "0 is greedy decoding; above 0 tokens are sampled, from a nucleus if p is given.",
+    "verdict": "The result; a tie is two tokens whose logits rounding can swap.",
+    "same": "Answers that equal greedy's at batch size 1, of all answers; or the number of sampled sequences.",
+    "prefix": "Tokens of the shortest matching prefix among the answers that differ.",
+    "margin": "Difference of the two tokens' logits at the first difference: the smallest and the largest.",
+    "τ": "Tokens per step after the first step of each answer.",
+    "p-value": "Probability of tokens at least this far from the guaranteed distribution, before Holm's correction.",
 }
 
 
-def names(findings: Sequence[Finding]) -> list[str]:
-    """A short label for each finding: the strategy, with the knobs that tell it from others of its name."""
-    plain = [_without_law(finding.strategy) for finding in findings]
+def names(findings: Sequence[StrategyResult]) -> list[str]:
+    """Return a short label for each result: the strategy, with the knobs that distinguish it."""
+    plain = [_without_temperature(finding.strategy) for finding in findings]
     short = labels(plain)
     return [short[spec] for spec in plain]
 
 
-def _without_law(spec: str) -> str:
+def _without_temperature(spec: str) -> str:
     stages = Spec.parse(spec).stages
     return str(Spec(tuple(stage.only(stage.knobs.keys() - {"temperature", "p"}) for stage in stages)))
 
 
-def cells(finding: Finding) -> list[str]:
-    """The texts of one line, in the order of `TITLES`."""
+def cells(finding: StrategyResult) -> list[str]:
+    """Return the cells of one table row, in the order of `TITLES`."""
     margins = [f"{each.margin:.2g}" for each in sorted(finding.partings, key=lambda p: p.margin or 0.0)
                if each.margin is not None]
     return [
         finding.temperature, finding.verdict,
-        f"{finding.total} texts" if finding.same is None else f"{finding.same}/{finding.total}",
+        f"{finding.total} samples" if finding.same is None else f"{finding.same}/{finding.total}",
         DASH if finding.prefix is None else str(finding.prefix),
         " … ".join(dict.fromkeys([margins[0], margins[-1]])) if margins else DASH,
         DASH if finding.tau is None else f"{finding.tau:.2f}",
@@ -50,28 +50,28 @@ def cells(finding: Finding) -> list[str]:
     ]
 
 
-def details(finding: Finding) -> list[str]:
-    """What else must be said of a finding, a sentence each."""
+def details(finding: StrategyResult) -> list[str]:
+    """Return remarks on a result, one sentence each."""
     lines = []
     if finding.error:
         lines.append(f"{finding.failed} failed: {finding.error}")
     if finding.again:
-        lines.append(f"the same prompt after others gives other {finding.again.replace('_', ' ')}")
+        lines.append(f"the same prompt, decoded again after others, gives different {finding.again.replace('_', ' ')}")
     if finding.impossible:
-        lines.append(f"{finding.impossible} tokens drawn that the law does not allow")
-    if finding.verdict == "law rejected":
+        lines.append(f"{finding.impossible} sampled tokens have probability 0")
+    if finding.verdict == "distribution rejected":
         worst = min(finding.tests, key=lambda name: finding.tests[name])
-        lines.append(f"the test '{worst}' shows it most (p = {finding.tests[worst]:.0e})")
+        lines.append(f"the test '{worst}' is the most significant (p = {finding.tests[worst]:.0e})")
     for each in finding.partings:
         place = f"{each.example} of {each.task}, turn {each.turn + 1}, token {each.at + 1}: {each.cause}"
         gap = "one answer ends there" if each.margin is None else f"logits {each.margin:.2g} apart"
-        below = "" if each.off is None else f"; a token {each.off:.2g} below the likeliest in a plain reading"
+        below = "" if each.off is None else f"; a token is {each.off:.2g} below the likeliest in a plain forward pass"
         lines.append(f"{place}, {gap}{below}")
     return lines
 
 
 def terminal(report: Report) -> Table:
-    """One line a strategy and temperature, for a terminal of 80 columns or more."""
+    """Return a table with one row per strategy and temperature, for a terminal of 80 columns or more."""
     bad = sum(not finding.ok for finding in report.findings)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title_justify="left",
                   title=Text(f"{report.model} ({_set_up(report)}): {_sum(report, bad)}"), caption_justify="left",
@@ -89,10 +89,10 @@ def terminal(report: Report) -> Table:
 
 
 def notes(report: Report, most: int = 3) -> list[str]:
-    """What a reader must know beside the table; at most `most` sentences a finding."""
+    """Return the notes below the table, at most `most` sentences per result."""
     named = list(zip(names(report.findings), report.findings, strict=True))
-    lines = [f"answers {report.concurrency} at a time against greedy alone ({report.tokens:,} tokens); a tie is at "
-             f"most {report.tie:g}; a law is rejected when Holm's p is below {report.alpha:g}"]
+    lines = [f"batch size {report.concurrency}, compared with greedy at batch size 1 ({report.tokens:,} tokens); a tie is "
+             f"at most {report.tie:g}; a distribution is rejected when Holm's p is below {report.alpha:g}"]
     for label, finding in named:
         found = details(finding)
         lines += [f"{label} at {finding.temperature}: {line}" for line in found[:most]]
@@ -115,7 +115,7 @@ def _sum(report: Report, bad: int) -> str:
 
 
 def html(report: Report) -> str:
-    """The whole report as one page that needs nothing else."""
+    """Return the report as one self-contained HTML page."""
     rows: list[dict[str, Any]] = [
         {"label": label, "finding": finding, "cells": cells(finding), "details": details(finding)}
         for label, finding in zip(names(report.findings), report.findings, strict=True)]

@@ -1,4 +1,4 @@
-"""Do lossless strategies keep their promise? Greedy's tokens at temperature 0, the target's law above it."""
+"""Tests the guarantees of strategies: greedy's tokens at temperature 0, the target's distribution above it."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,23 +28,24 @@ from harness.run.trace import Trace, trace
 from harness.stats.multiple import holm
 from harness.store.config import RunConfig
 from harness.store.schema import Record, Stored
-from harness.verify.distribution import Evidence, Law, plain
+from harness.verify.distribution import Distribution, Evidence, uncached_logits
 
-TIE = 1e-3       # logits that are no further apart may swap places in float32
-ALPHA = 1e-3     # chance that any of the correct laws of one report is rejected
-LAWS = (Law(1.0), Law(0.7, 0.9))
-PROMPTS = 3      # prompts that draws start from
-LENGTH = 12      # tokens of a draw
-BATCH = 8        # draws share their prompt, so that so many more are decoded at a time than answers
+TIE = 1e-3       # float32 rounding may change the order of logits that are no further apart
+ALPHA = 1e-3     # probability that a report without errors rejects any distribution
+DISTRIBUTIONS = (Distribution(1.0), Distribution(0.7, 0.9))
+PROMPTS = 3      # prompts to sample after
+LENGTH = 12      # tokens of a sampled sequence
+BATCH = 8        # samples share their prompt's prefill, so the batch may be larger than that of answers by this factor
 SAMPLERS = ("temperature", "top_p")
-NO_PROMISE = "promises neither greedy's tokens nor the target's law"
+NO_GUARANTEE = "guarantees neither greedy's tokens nor the target's distribution"
 
 
-class Parting(Stored):
-    """Where an answer parts from greedy's: example, turn and token, distance of the two logits, and why.
+class FirstDifference(Stored):
+    """The first token of an answer that differs from greedy's, and the cause.
 
-    `margin` is None when one answer had ended; `off` is how far below the likeliest token the first wrong one is, in
-    a plain float32 reading, None when there is none.
+    `at` is the token's index in the turn. `margin` is the difference of the two tokens' logits, None if one answer had
+    ended. `off` is the logit gap of the first wrong token to the likeliest one in a float32 forward pass without
+    cache, None if no token is wrong.
     """
 
     task: str
@@ -56,11 +57,11 @@ class Parting(Stored):
     cause: str
 
 
-class Finding(Stored):
-    """One strategy at one temperature: a verdict in words, whether it passes, and what it rests on.
+class StrategyResult(Stored):
+    """The result of one strategy at one temperature: a verdict, whether it passes, and the evidence.
 
-    `same` of `total` answers are greedy's; `prefix` is the shortest exact start (tokens) among those that part. `tau`
-    is tokens a step after the first. `p_value` is the law's, `adjusted` is Holm's for all laws of the report.
+    `same` of `total` answers equal greedy's; `prefix` is the shortest matching prefix (tokens) of the others. `tau` is
+    tokens per step after the first. `p_value` tests the distribution, `adjusted` is Holm's for the whole report.
     """
 
     strategy: str
@@ -71,7 +72,7 @@ class Finding(Stored):
     same: int | None = None
     prefix: int | None = None
     tau: float | None = None
-    partings: list[Parting] = Field(default_factory=list)
+    partings: list[FirstDifference] = Field(default_factory=list)
     again: str | None = None
     p_value: float | None = None
     adjusted: float | None = None
@@ -84,7 +85,7 @@ class Finding(Stored):
 
 
 class Report(Stored):
-    """All findings, the set-up they hold for, and what could not be checked, with the reason."""
+    """All results, the set-up they hold for, and the strategies that could not be tested, with the reason."""
 
     model: str
     draft: str | None
@@ -96,42 +97,43 @@ class Report(Stored):
     tie: float = TIE
     alpha: float = ALPHA
     tokens: int
-    findings: list[Finding]
+    findings: list[StrategyResult]
     skipped: dict[str, str]
 
     @property
     def ok(self) -> bool:
-        """Whether every promise that was checked is kept."""
+        """Whether every tested guarantee holds."""
         return all(finding.ok for finding in self.findings)
 
 
 @dataclass(frozen=True)
-class Case:
-    """A strategy to check: at temperature 0, and under laws above it."""
+class StrategyChecks:
+    """A strategy to test: at temperature 0 (`exact`), and with each distribution above it (`sampled`)."""
 
     spec: str
     exact: Strategy | None
-    sampled: tuple[tuple[Strategy, Law], ...] = ()
+    sampled: tuple[tuple[Strategy, Distribution], ...] = ()
 
     def variants(self) -> Iterator[Strategy]:
-        """All that must be run."""
+        """Yield the strategy at every temperature to test."""
         yield from [self.exact] if self.exact else []
         yield from (strategy for strategy, _ in self.sampled)
 
 
-def verify(config: RunConfig, laws: Sequence[Law] | None = None, draws: int = 96,
+def verify(config: RunConfig, distributions: Sequence[Distribution] | None = None, draws: int = 96,
            note: Callable[[str], None] = lambda text: None) -> Report:
-    """Check every strategy of `config` (all that promise something when it names none); `note` is told what runs.
+    """Test every strategy of `config`, or all that have a guarantee if it names none; `note` gets what is running.
 
-    `laws` replaces `LAWS`; `draws` texts are drawn under each. Raises `UserError` when something cannot be run.
+    `distributions` replaces `DISTRIBUTIONS`; `draws` sequences are sampled for each. Raises `UserError` if something
+    cannot run.
     """
-    cases, skipped = _cases(config, laws)
+    cases, skipped = _cases(config, distributions)
     specs = tuple(strategy.spec() for case in cases for strategy in case.variants())
     with closing(make(replace(config, strategies=specs or (config.baseline,)), "decodebench verify")) as plan:
         return _verified(plan, cases, skipped, draws, note)
 
 
-def _verified(plan: Plan, cases: list[Case], skipped: dict[str, str], draws: int, note: Callable[[str], None]
+def _verified(plan: Plan, cases: list[StrategyChecks], skipped: dict[str, str], draws: int, note: Callable[[str], None]
               ) -> Report:
     config, reasons = plan.config, {e.spec: e.unsupported for e in plan.manifest.strategies if e.unsupported}
     for case in cases:
@@ -145,61 +147,66 @@ def _verified(plan: Plan, cases: list[Case], skipped: dict[str, str], draws: int
         note(case.spec)
         if case.exact and case.exact.spec() != config.baseline:
             findings.append(checker.exact(case.exact))
-        findings += [checker.sampled(strategy, law) for strategy, law in case.sampled]
+        findings += [checker.sampled(strategy, distribution) for strategy, distribution in case.sampled]
     return Report(model=plan.target.name, draft=plan.draft.name if plan.draft else None, dtype=config.dtype,
                   backend=config.backend, concurrency=config.concurrency, seed=config.seed,
                   findings=adjusted(findings), skipped=skipped, warnings=plan.native.warnings if plan.native else [],
                   tokens=sum(len(turn.tokens) for record in checker.base.values() for turn in record.turns))
 
 
-def adjusted(findings: Sequence[Finding]) -> list[Finding]:
-    """The findings with Holm's p-values, and those laws rejected that are too unlikely."""
+def adjusted(findings: Sequence[StrategyResult]) -> list[StrategyResult]:
+    """Add Holm's p-values to the results, and reject distributions whose p-value is below `ALPHA`."""
     tested = [i for i, finding in enumerate(findings) if finding.p_value is not None]
     done = list(findings)
     for i, value in zip(tested, holm([findings[i].p_value or 0.0 for i in tested]), strict=True):
         bad = value < ALPHA
-        verdict = "impossible tokens" if bad and findings[i].impossible else "law rejected"
+        verdict = "impossible tokens" if bad and findings[i].impossible else "distribution rejected"
         done[i] = findings[i].model_copy(update={"adjusted": value, "ok": findings[i].ok and not bad,
                                                  **({"verdict": verdict} if bad else {})})
     return done
 
 
-def _cases(config: RunConfig, laws: Sequence[Law] | None) -> tuple[list[Case], dict[str, str]]:
-    """What to check, and what cannot be, with the reason."""
+def _cases(config: RunConfig, distributions: Sequence[Distribution] | None
+           ) -> tuple[list[StrategyChecks], dict[str, str]]:
+    """Return the strategies to test, and those that have no guarantee, with the reason."""
     for path in config.plugins:
         add_plugin(path)
-    names = [name for name in STRATEGIES.names() if _promises(config, STRATEGIES.get(name))]
-    cases, skipped = list[Case](), dict[str, str]()
+    names = [name for name in STRATEGIES.names() if _has_guarantee(config, STRATEGIES.get(name))]
+    cases, skipped = list[StrategyChecks](), dict[str, str]()
     for spec in dict.fromkeys(config.strategies or names):
         strategy = STRATEGIES.build(spec)
-        if not _promises(config, strategy):
-            skipped[spec] = NO_PROMISE
+        if not _has_guarantee(config, strategy):
+            skipped[spec] = NO_GUARANTEE
             continue
-        wanted = [] if "temperature" not in strategy.knobs() else laws if laws is not None else _own(strategy) or LAWS
-        sampled = {s.spec(): (s, law) for each in wanted if (law := _law(strategy, each))
-                   and (s := _at(strategy, law.temperature, law.p))}
-        cases.append(Case(spec, _at(strategy, 0.0, None), tuple(sampled.values())))
+        if distributions is None:
+            wanted = _own_distribution(strategy) or DISTRIBUTIONS
+        else:
+            wanted = tuple(distributions)
+        sampled = {s.spec(): (s, distribution) for each in wanted if "temperature" in strategy.knobs()
+                   and (distribution := _supported(strategy, each))
+                   and (s := _with_temperature(strategy, distribution.temperature, distribution.p))}
+        cases.append(StrategyChecks(spec, _with_temperature(strategy, 0.0, None), tuple(sampled.values())))
     return cases, skipped
 
 
-def _promises(config: RunConfig, strategy: Strategy | type[Strategy]) -> bool:
-    """Another backend's plain samplers promise a law, too."""
+def _has_guarantee(config: RunConfig, strategy: Strategy | type[Strategy]) -> bool:
+    """Whether the strategy has a guarantee; plain samplers do on another backend, whose sampler is tested."""
     return strategy.guarantee != "changes-output" or (config.backend != "transformers" and strategy.name in SAMPLERS)
 
 
-def _own(strategy: Strategy) -> tuple[Law, ...]:
-    """The law that a strategy's own knobs ask for, if it is one."""
+def _own_distribution(strategy: Strategy) -> tuple[Distribution, ...]:
+    """Return the distribution that the strategy's knobs set, or nothing at temperature 0."""
     values = strategy.values()
-    heat, mass = float(values["temperature"] or 0), float(values.get("p") or 1)
-    return (Law(heat, mass),) if heat else ()
+    temperature, top_p = float(values["temperature"] or 0), float(values.get("p") or 1)
+    return (Distribution(temperature, top_p),) if temperature else ()
 
 
-def _law(strategy: Strategy, law: Law) -> Law:
-    return law if "p" in strategy.knobs() else Law(law.temperature)
+def _supported(strategy: Strategy, distribution: Distribution) -> Distribution:
+    return distribution if "p" in strategy.knobs() else Distribution(distribution.temperature)
 
 
-def _at(strategy: Strategy, temperature: float, p: float | None) -> Strategy | None:
-    """The strategy with these knobs where it has them; None when it does not allow them."""
+def _with_temperature(strategy: Strategy, temperature: float, p: float | None) -> Strategy | None:
+    """Return the strategy with these knobs if it has them; None if it refuses their values."""
     knobs = {"temperature": temperature, **({"p": p} if p is not None else {})}
     try:
         return replace(strategy, **{key: value for key, value in knobs.items() if key in strategy.knobs()})
@@ -208,7 +215,7 @@ def _at(strategy: Strategy, temperature: float, p: float | None) -> Strategy | N
 
 
 class Checker:
-    """Runs the checks with the plan's models; `precise` holds them in float32."""
+    """Runs the tests with the plan's models; `precise` has the same models in float32."""
 
     def __init__(self, plan: Plan, precise: Plan, draws: int) -> None:
         self.plan, self.precise, self.draws = plan, precise, draws
@@ -217,64 +224,65 @@ class Checker:
         self.base = {record.key[:2]: record for record in self._records(self.baseline, 1)}
         self.prompts = list[tuple[int, ...]]()
 
-    def control(self) -> Finding:
-        """Greedy with others beside it against greedy alone, and that against plain readings without a cache."""
+    def control(self) -> StrategyResult:
+        """Compare batched greedy with greedy at batch size 1, and that with a forward pass without cache."""
         finding = self.exact(self.baseline)
         off = [wrong for record in self.base.values() if record.status == "ok"
-               and (wrong := self._wrong(record)) is not None]
+               and (wrong := self._logit_gap(record)) is not None]
         if off and finding.ok:
-            finding = finding.model_copy(update={"ok": False, "verdict": "parts from a plain reading"})
+            finding = finding.model_copy(update={"ok": False, "verdict": "differs from a forward pass without cache"})
         return finding
 
-    def exact(self, strategy: Strategy) -> Finding:
-        """Greedy's tokens on every prompt, and the same again after other prompts."""
-        first = self._first(strategy)
+    def exact(self, strategy: Strategy) -> StrategyResult:
+        """Test that the strategy gives greedy's tokens on every prompt, and the same again after other prompts."""
+        first = self._first_examples(strategy)
         records = list(self._records(strategy, self.plan.config.concurrency))
-        again = _changed(first, self._first(strategy), strategy)
+        again = _changed_field(first, self._first_examples(strategy), strategy)
         failed = [record for record in [*records, *first] if record.status == "failed"]
         pairs = [(record, self.base[record.key[:2]]) for record in records if record.status == "ok"
                  and self.base[record.key[:2]].status == "ok"]
-        partings = [self._parting(mine, other, *place) for mine, other in pairs if (place := parting(mine, other))]
+        partings = [self._first_difference(mine, other, *place) for mine, other in pairs
+                    if (place := parting(mine, other))]
         causes = {each.cause for each in partings}
         verdict = ("failed" if failed else "wrong token" if "algorithm" in causes else
-                   "keeps state" if again else "same but for where it stops" if "stop rule" in causes else
-                   "same but for ties" if causes else "same tokens")
-        return Finding(
+                   "keeps state" if again else "same except where it stops" if "stop rule" in causes else
+                   "same except ties" if causes else "same tokens")
+        return StrategyResult(
             strategy=strategy.spec(), temperature="0", verdict=verdict, total=len(records),
             ok=not failed and "algorithm" not in causes and not again, same=len(pairs) - len(partings),
-            prefix=min((_before(self.base[p.task, p.example], p) for p in partings), default=None),
+            prefix=min((_prefix_length(self.base[p.task, p.example], p) for p in partings), default=None),
             tau=_tau(turn.steps.tokens for record in records for turn in record.turns), partings=partings, again=again,
             failed=len(failed), error=failed[0].error if failed else None)
 
     def _records(self, strategy: Strategy, concurrency: int, few: int | None = None) -> Iterator[Record]:
-        """The answers to the first `few` examples of each task, unscored; prefixes are shared unless alone."""
+        """Decode the first `few` examples of each task without scoring; prefixes are shared above batch size 1."""
         config = replace(self.plan.config, concurrency=concurrency, share_prefix=concurrency > 1)
         runner = Runner(replace(self.plan, config=config), time.perf_counter)
         runner.unscored = dict.fromkeys(runner.unscored, "not scored here")
         for task, examples in self.plan.tasks[:few]:
             yield from runner.decode(Cell(task, examples[:few], strategy, 0, 0, 0, 0), examples[:few])
 
-    def _first(self, strategy: Strategy) -> list[Record]:
+    def _first_examples(self, strategy: Strategy) -> list[Record]:
         return list(self._records(strategy, 1, few=1))
 
-    def _parting(self, mine: Record, other: Record, turn: int, at: int) -> Parting:
+    def _first_difference(self, mine: Record, other: Record, turn: int, at: int) -> FirstDifference:
         gap = _margin(self.plan, *self.examples[mine.key[:2]], mine, other, turn, at)
-        off, a, b = self._wrong(mine), mine.turns[turn], other.turns[turn]
+        off, a, b = self._logit_gap(mine), mine.turns[turn], other.turns[turn]
         ended = at >= min(len(a.tokens), len(b.tokens))
         early = ended and len(a.tokens) < len(b.tokens) and a.stop == "ended"
         cause = "algorithm" if off is not None or early else "stop rule" if ended else "tie"
-        return Parting(task=mine.task, example=mine.example, turn=turn, at=at, margin=gap, off=off, cause=cause)
+        return FirstDifference(task=mine.task, example=mine.example, turn=turn, at=at, margin=gap, off=off, cause=cause)
 
-    def _wrong(self, record: Record) -> float | None:
-        """How far the first token that is not the likeliest is below it, when rounding does not explain it."""
+    def _logit_gap(self, record: Record) -> float | None:
+        """Return the logit gap of the first token that is not the likeliest, None if rounding explains all of them."""
         task, example = self.examples[record.key[:2]]
         for number, turn in enumerate(record.turns):
             prompt = encode(self.plan.target, task.prompt(example, [t.text for t in record.turns[:number]]))
             text, new = [*prompt[-turn.prompt_tokens:], *turn.tokens], len(turn.tokens)
-            logits = plain(self.precise.target.engine, text, new)
+            logits = uncached_logits(self.precise.target.engine, text, new)
             slack = TIE
-            if self.precise is not self.plan:  # two readings, each off by what this one is
-                gap = plain(self.plan.target.engine, text, new).to(logits.device) - logits
+            if self.precise is not self.plan:  # both logits have the rounding error of the lower precision
+                gap = uncached_logits(self.plan.target.engine, text, new).to(logits.device) - logits
                 slack = max(TIE, 2 * float((gap - gap.mean(-1, keepdim=True)).abs().max()))
             tokens = torch.tensor(turn.tokens, device=logits.device)
             below = logits.amax(-1) - logits.gather(-1, tokens[:, None])[:, 0]
@@ -282,33 +290,33 @@ class Checker:
                 return float(below[below > slack][0])
         return None
 
-    def sampled(self, strategy: Strategy, law: Law) -> Finding:
-        """Whether the tokens that a strategy draws follow `law`."""
-        plan, evidence, steps, errors = self.precise, Evidence(law), list[list[int]](), list[str]()
+    def sampled(self, strategy: Strategy, distribution: Distribution) -> StrategyResult:
+        """Test whether the tokens that a strategy samples follow `distribution`."""
+        plan, evidence, steps, errors = self.precise, Evidence(distribution), list[list[int]](), list[str]()
         draft = plan.draft.engine if plan.draft and "draft" in strategy.needs else None
-        self.prompts = self.prompts or self._uncertain()
+        self.prompts = self.prompts or self._uncertain_prompts()
         for number, prompt in enumerate(self.prompts):
             own = range(number, self.draws, len(self.prompts))
-            done = self._drawn(strategy, prompt, [PhiloxStream(plan.config.seed, strategy.spec(), i) for i in own])
+            done = self._draw(strategy, prompt, [PhiloxStream(plan.config.seed, strategy.spec(), i) for i in own])
             texts = [each.tokens for each in done if isinstance(each, Trace) and len(each.tokens) == LENGTH]
             errors += [_reason(each) for each in done if not isinstance(each, Trace) or len(each.tokens) < LENGTH]
             steps += [each.steps.tokens for each in done if isinstance(each, Trace)]
             if texts:
                 evidence.add(plan.target.engine, draft, prompt, texts, plan.config.seed)
         shares = {"rank": evidence.ranks, "copied": evidence.copies, "draft": evidence.drafts}
-        return Finding(
-            strategy=strategy.spec(), temperature=str(law), ok=not errors, total=self.draws, tau=_tau(steps),
-            verdict="failed" if errors else "law kept", p_value=evidence.p_value() if evidence.tokens else None,
-            tests=evidence.tests(), impossible=evidence.impossible, edge=evidence.edge, failed=len(errors),
+        return StrategyResult(
+            strategy=strategy.spec(), temperature=str(distribution), ok=not errors, total=self.draws, tau=_tau(steps),
+            verdict="failed" if errors else "distribution kept",
+            p_value=evidence.p_value() if evidence.tokens else None, tests=evidence.tests(), impossible=evidence.impossible, edge=evidence.edge, failed=len(errors),
             error=errors[0] if errors else None,
             shares={kind: {name: (float(seen), float(due)) for name, seen, due
                            in zip(each.names, each.seen, each.expected, strict=True)}
                     for kind, each in shares.items() if each.expected.any()})
 
     @torch.inference_mode()
-    def _drawn(self, strategy: Strategy, prompt: tuple[int, ...], streams: Sequence[PhiloxStream]
+    def _draw(self, strategy: Strategy, prompt: tuple[int, ...], streams: Sequence[PhiloxStream]
                ) -> list[Trace | Exception]:
-        """One text of `LENGTH` tokens after `prompt` for each stream; nothing ends a text before."""
+        """Sample one sequence of `LENGTH` tokens after `prompt` for each stream, without a stop rule."""
         rule = StopRule(self.precise.target.tokenizer, prompt, frozenset(), ())
         if self.precise.native:
             return drawn(self.precise.native, strategy, prompt, rule, LENGTH, [stream.number for stream in streams])
@@ -320,31 +328,31 @@ class Checker:
                 return trace(strategy, session, Request(prompt, LENGTH, stream), rule, time.perf_counter)
             except CacheFull:
                 raise
-            except Exception as error:  # a strategy's own failure is a finding
+            except Exception as error:  # a failure of the strategy is a result
                 return error
             finally:
                 session.close()
-        _share(self.precise, prompt)
+        _prefill(self.precise, prompt)
         return list(run_batched(runner.engines, [partial(job, stream) for stream in streams],
                              BATCH * self.precise.config.concurrency))
 
     @torch.inference_mode()
-    def _uncertain(self) -> list[tuple[int, ...]]:
-        """The prompts after which the target's next tokens are least certain: there a wrong law shows best."""
+    def _uncertain_prompts(self) -> list[tuple[int, ...]]:
+        """Return the prompts with the highest entropy of the next tokens, where a wrong distribution shows best."""
         plan, found = self.precise, dict[tuple[int, ...], float]()
         longest = min(engine.max_len for engine in Runner(plan, time.perf_counter).engines) - LENGTH
         for task, examples in plan.tasks:
             for example in examples:
                 prompt = tuple(encode(plan.target, task.prompt(example, []))[-longest:])
-                _share(plan, prompt)
-                texts = run_batched([plan.target.engine], [partial(_sampled, plan, prompt, i) for i in range(8)])
-                rows = torch.cat([plain(plan.target.engine, [*prompt, *text], LENGTH) for text in texts
+                _prefill(plan, prompt)
+                texts = run_batched([plan.target.engine], [partial(_plain_sample, plan, prompt, i) for i in range(8)])
+                rows = torch.cat([uncached_logits(plan.target.engine, [*prompt, *text], LENGTH) for text in texts
                                   if isinstance(text, list)])
                 found[prompt] = -float((rows.softmax(-1) * rows.log_softmax(-1)).sum(-1).mean())
         return sorted(found, key=lambda prompt: -found[prompt])[:PROMPTS]
 
 
-def _sampled(plan: Plan, prompt: tuple[int, ...], number: int) -> list[int]:
+def _plain_sample(plan: Plan, prompt: tuple[int, ...], number: int) -> list[int]:
     session, tokens = Session(plan.target.engine), list[int]()
     try:
         for step in one_by_one(session, rejection, Request(prompt, LENGTH, PhiloxStream("prompt", number))):
@@ -356,21 +364,21 @@ def _sampled(plan: Plan, prompt: tuple[int, ...], number: int) -> list[int]:
     return tokens
 
 
-def _share(plan: Plan, prompt: tuple[int, ...]) -> None:
-    """Read the prompt once for all texts that go on from it."""
+def _prefill(plan: Plan, prompt: tuple[int, ...]) -> None:
+    """Prefill the prompt once for all sequences that continue it."""
     for model in filter(None, (plan.target, plan.draft)):
         model.engine.unpin()
         try:
             pin(model.engine, list(prompt))
-        except CacheFull:  # then every text reads it
+        except CacheFull:  # then every sequence prefills it
             model.engine.unpin()
 
 
 _margin = torch.inference_mode()(margin)
 
 
-def _changed(first: Sequence[Record], then: Sequence[Record], strategy: Strategy) -> str | None:
-    """What of the same prompts' answers depends on what ran in between; a strategy that learns may change counts."""
+def _changed_field(first: Sequence[Record], then: Sequence[Record], strategy: Strategy) -> str | None:
+    """Name the first field in which two answers to the same prompts differ; a stateful strategy may change counts."""
     for a, b in zip(first, then, strict=True):
         for one, two in zip(a.turns, b.turns, strict=False):
             if one.tokens != two.tokens:
@@ -383,8 +391,8 @@ def _changed(first: Sequence[Record], then: Sequence[Record], strategy: Strategy
     return None
 
 
-def _before(base: Record, parting: Parting) -> int:
-    """Tokens of all turns up to where an answer parts."""
+def _prefix_length(base: Record, parting: FirstDifference) -> int:
+    """Count the tokens of all turns before the first difference."""
     return sum(len(turn.tokens) for turn in base.turns[:parting.turn]) + parting.at
 
 

@@ -1,4 +1,4 @@
-"""The metrics of sets of texts as metrics of Hugging Face `evaluate`, which need no download.
+"""Metrics of sets of texts as offline metrics of Hugging Face `evaluate`.
 
 Importing this module imports `evaluate` (seconds).
 """
@@ -20,7 +20,7 @@ TEXT, VECTOR = datasets.Value("string"), datasets.List(datasets.Value("float32")
 
 
 class CorpusMetric(evaluate.Metric):  # type: ignore[misc]
-    """A metric of all texts together, computed in memory; `columns` says what it reads of each."""
+    """A metric of a whole set of texts, computed in memory; `columns` are its input features."""
 
     columns: dict[str, Any]
 

@@ -239,7 +239,8 @@ def test_a_run_and_what_it_notices() -> None:
 
 
 @pytest.mark.parametrize(("file", "words"), [
-    ("absent.jsonl", "absent.jsonl cannot be read"), ("a,b.jsonl", "The file name a,b.jsonl must not contain a comma or a plus sign"),
+    ("absent.jsonl", "absent.jsonl cannot be read"),
+    ("a,b.jsonl", "The file name a,b.jsonl must not contain a comma or a plus sign"),
     ("a+b", "The file name a+b must not contain a comma or a plus sign"), (".", ". cannot be read"),
 ])
 def test_files_that_cannot_be_a_task(file: str, words: str) -> None:

@@ -24,9 +24,9 @@ from harness.run.plan import make
 from harness.stats.distribution import Shares, any_of, independent, uniform
 from harness.stats.multiple import holm
 from harness.store.config import RunConfig
-from harness.verify.checker import Checker, Finding, Report, adjusted, distribution, verify
+from harness.verify.checker import Checker, Report, StrategyResult, adjusted, distribution, verify
 from harness.verify.checker import checker as module
-from harness.verify.distribution import Evidence, Law, plain
+from harness.verify.distribution import Distribution, Evidence, uncached_logits
 from strategies.prompt_lookup import PromptLookup
 from strategies.speculative import Speculative
 from tests import planted
@@ -36,7 +36,7 @@ from tests.pair import saved
 from tests.plugins import BROKEN, TASK
 
 ROOT = Path(__file__).resolve().parents[3]
-HOT, COOL = Law(1.0), Law(0.7, 0.9)
+HOT, COOL = Distribution(1.0), Distribution(0.7, 0.9)
 WRONG = '''"""Writes one wrong token."""
 from dataclasses import dataclass
 from strategies.speculative import Speculative
@@ -85,13 +85,13 @@ def nano() -> Checker:
     return Checker(plan, plan, 120)
 
 
-def under(cls: type[Speculative] | type[PromptLookup], each: Law) -> Strategy:
+def under(cls: type[Speculative] | type[PromptLookup], each: Distribution) -> Strategy:
     return cls(temperature=each.temperature, p=each.p)
 
 
 @pytest.mark.parametrize("cls", [Speculative, planted.Siblings, PromptLookup])
 @pytest.mark.parametrize("each", [HOT, COOL], ids=str)
-def test_right_strategies_keep_the_law(nano: Checker, cls: type[Speculative], each: Law) -> None:
+def test_right_strategies_keep_the_law(nano: Checker, cls: type[Speculative], each: Distribution) -> None:
     finding = nano.sampled(under(cls, each), each)
     assert (finding.ok, finding.impossible, finding.failed) == (True, 0, 0)
     assert finding.p_value is not None
@@ -103,7 +103,7 @@ def test_right_strategies_keep_the_law(nano: Checker, cls: type[Speculative], ea
     (planted.UnwarpedBonus, COOL), (planted.SoftQ, HOT), (planted.SoftQ, COOL), (planted.Resorted, HOT),
     (planted.Resorted, COOL), (planted.Discarded, HOT), (planted.Discarded, COOL),
 ], ids=lambda value: getattr(value, "__name__", str(value)))
-def test_planted_laws_are_caught(nano: Checker, cls: type[Speculative], each: Law) -> None:
+def test_planted_laws_are_caught(nano: Checker, cls: type[Speculative], each: Distribution) -> None:
     nano.draws = 400 if cls in (planted.UnwarpedBonus, planted.Discarded) else 200
     finding = nano.sampled(under(cls, each), each)
     nano.draws = 120
@@ -111,7 +111,7 @@ def test_planted_laws_are_caught(nano: Checker, cls: type[Speculative], each: La
     assert finding.p_value < 1e-4
     rejected = adjusted([finding])[0]
     assert not rejected.ok
-    assert rejected.verdict == ("impossible tokens" if finding.impossible else "law rejected")
+    assert rejected.verdict == ("impossible tokens" if finding.impossible else "distribution rejected")
 
 
 def test_drawing_from_p_after_a_rejection_is_caught(words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_one_wrong_token_is_found(words: Path) -> None:
 def test_close_logits_are_a_tie(words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TIE", 1e6)
     finding = checker(words).exact(planted.WrongOnce())
-    assert (finding.verdict, finding.ok, finding.partings[0].cause) == ("same but for ties", True, "tie")
+    assert (finding.verdict, finding.ok, finding.partings[0].cause) == ("same except ties", True, "tie")
 
 
 def test_state_that_is_kept_is_found(words: Path) -> None:
@@ -177,11 +177,11 @@ def test_a_shorter_context_is_the_stop_rule(words: Path) -> None:
     assert check.plan.draft is not None
     check.plan.draft.engine.max_len = 20
     finding = check.exact(Speculative())
-    assert (finding.verdict, finding.ok) == ("same but for where it stops", True)
+    assert (finding.verdict, finding.ok) == ("same except where it stops", True)
 
 
 def test_another_dtype_is_replayed_in_float32(words: Path) -> None:
-    report = verify(settings(words, dtype="bfloat16", strategies=("speculative",)), laws=())
+    report = verify(settings(words, dtype="bfloat16", strategies=("speculative",)), distributions=())
     assert report.ok, report.findings
     plan = make(settings(words, dtype="bfloat16"), "test")
     check = Checker(plan, make(settings(words), "test"), 1)
@@ -189,7 +189,7 @@ def test_another_dtype_is_replayed_in_float32(words: Path) -> None:
 
 
 def test_nothing_depends_on_concurrency(words: Path) -> None:
-    one, many = (verify(settings(words, concurrency=n), laws=[HOT], draws=40) for n in (1, 7))
+    one, many = (verify(settings(words, concurrency=n), distributions=[HOT], draws=40) for n in (1, 7))
     for a, b in zip(one.findings, many.findings, strict=True):
         assert a.model_dump(exclude={"p_value", "adjusted", "tests", "shares"}) == \
             b.model_dump(exclude={"p_value", "adjusted", "tests", "shares"})
@@ -197,8 +197,8 @@ def test_nothing_depends_on_concurrency(words: Path) -> None:
 
 
 def test_what_cannot_be_checked_is_listed(words: Path) -> None:
-    report = verify(settings(words, draft=None, strategies=("speculative", "beam", "prompt_lookup")), laws=())
-    assert report.skipped == {"beam": module.NO_PROMISE, "speculative": "needs a draft model: give one with --draft"}
+    report = verify(settings(words, draft=None, strategies=("speculative", "beam", "prompt_lookup")), distributions=())
+    assert report.skipped == {"beam": module.NO_GUARANTEE, "speculative": "needs a draft model: give one with --draft"}
     assert [Spec.parse(finding.strategy).name for finding in report.findings] == ["greedy", "prompt_lookup"]
     assert report.ok
 
@@ -213,13 +213,13 @@ def test_distributions_are_those_of_a_plain_forward(arch: str) -> None:
     target = engine(tiny_model(arch))
     for prompt in ([5], [5, 6, 7, 5]):
         texts = [[5, 9, 3], [8, 8, 8]]
-        for row, text in zip(distribution._following(target, prompt, texts), texts, strict=True):
-            assert torch.allclose(row, plain(target, [*prompt, *text], 3), atol=1e-4)
+        for row, text in zip(distribution._continuation_logits(target, prompt, texts), texts, strict=True):
+            assert torch.allclose(row, uncached_logits(target, [*prompt, *text], 3), atol=1e-4)
 
 
 def test_groups_of_copies() -> None:
     """4 was followed by 5 and then by 6; 7 is new."""
-    groups = distribution._copies(torch.tensor([[4, 5, 4, 6, 4, 7]]), 2, 9)[0].tolist()
+    groups = distribution._copy_groups(torch.tensor([[4, 5, 4, 6, 4, 7]]), 2, 9)[0].tolist()
     assert groups[1] == [3, 3, 3, 3, 2, 1, 0, 3, 3]
     assert groups[0] == [3, 3, 3, 3, 2, 2, 2, 3, 3]
 
@@ -230,7 +230,7 @@ def test_plain_sampling_passes_as_often_as_it_should() -> None:
     for seed in range(60):
         rng, texts = torch.Generator().manual_seed(seed), [list[int]() for _ in range(60)]
         for _ in range(6):
-            rows = torch.stack([row[-1] for row in distribution._following(target, prompt, [[*t, 0] for t in texts])])
+            rows = torch.stack([row[-1] for row in distribution._continuation_logits(target, prompt, [[*t, 0] for t in texts])])
             for text, token in zip(texts, COOL.probs(rows).multinomial(1, generator=rng)[:, 0].tolist(), strict=True):
                 text.append(token)
         evidence = Evidence(COOL)
@@ -243,11 +243,11 @@ def test_plain_sampling_passes_as_often_as_it_should() -> None:
 
 def test_the_edge_of_a_nucleus_is_no_impossible_token() -> None:
     """0.5 + 0.4 reaches 0.9 or just does not: the third token is left out of the tests, not held against anyone."""
-    target, evidence = engine(tiny_model("llama", vocab=40)), Evidence(Law(1.0, 0.9))
+    target, evidence = engine(tiny_model("llama", vocab=40)), Evidence(Distribution(1.0, 0.9))
     logits = torch.tensor([0.5 + 1e-6, 0.4, 0.1 - 1e-6]).log().expand(2, 1, 3)
     evidence._take(logits, None, torch.tensor([[0, 2], [0, 1]]), 0, np.random.default_rng(0))
     assert (evidence.impossible, evidence.edge, evidence.tokens) == (0, 1, 2)
-    evidence = Evidence(Law(1.0, 0.8))
+    evidence = Evidence(Distribution(1.0, 0.8))
     evidence._take(logits, None, torch.tensor([[0, 2], [0, 1]]), 0, np.random.default_rng(0))
     assert (evidence.impossible, evidence.p_value()) == (1, 0.0)
     assert target.forwards == 0
@@ -288,7 +288,7 @@ def test_the_command_passes_what_is_right(words: Path, tmp_path: Path) -> None:
     found = json.loads((tmp_path / "found.json").read_text())
     assert found == json.loads((tmp_path / "out" / "verify.json").read_text())
     assert [(each["temperature"], each["verdict"]) for each in found["findings"]] == \
-        [("0", "same tokens"), ("0", "same tokens"), ("0.8, p=0.95", "law kept")]
+        [("0", "same tokens"), ("0", "same tokens"), ("0.8, p=0.95", "distribution kept")]
     page = (tmp_path / "out" / "verify.html").read_text()
     assert "<html" in page
     assert "same tokens" in page
@@ -319,8 +319,8 @@ def test_wrong_input_is_one_sentence(arguments: list[object], said: str) -> None
 
 
 def test_texts_of_a_finding_fit_and_are_escaped() -> None:
-    finding = Finding(strategy="speculative:temperature=0,p=1,gamma=4", temperature="0", verdict="failed", ok=False,
-                      total=3, same=0, failed=3, error="ValueError: <b>[red]no[/red]</b>")
+    finding = StrategyResult(strategy="speculative:temperature=0,p=1,gamma=4", temperature="0", verdict="failed",
+                             ok=False, total=3, same=0, failed=3, error="ValueError: <b>[red]no[/red]</b>")
     report = Report(model="nano", draft=None, dtype="float32", concurrency=8, seed=0, tokens=1,
                     findings=[finding, replace_spec(finding, 8)], skipped={"x": "<i>"})
     assert shown.names(report.findings) == ["speculative:gamma=4", "speculative:gamma=8"]
@@ -330,7 +330,7 @@ def test_texts_of_a_finding_fit_and_are_escaped() -> None:
     assert "[red]no[/red]" in console.export_text()
 
 
-def replace_spec(finding: Finding, gamma: int) -> Finding:
+def replace_spec(finding: StrategyResult, gamma: int) -> StrategyResult:
     return finding.model_copy(update={"strategy": f"speculative:temperature=0,p=1,gamma={gamma}"})
 
 
