@@ -6,10 +6,10 @@ TESTS = "assert f(1) == 2\nassert f(2) == 3\nassert not f(3) == 5"
 
 
 class Hostile(NamedTuple):
-    """A program, and the walls of which one must stand to contain it (none: it is contained in any case)."""
+    """A program, and the protections of which one must stand to contain it (none: it is contained in any case)."""
 
     source: str
-    walls: tuple[str, ...] = ()
+    protections: tuple[str, ...] = ()
 
 
 def _libc(code: str) -> str:

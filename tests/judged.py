@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.judge.endpoint import Endpoint
-from harness.judge.judging import Work, carry_out, examples_of, plan
+from harness.judge.judging import JudgePlan, examples_of, plan, request_verdicts
 from harness.judge.prompts import BLANKS, Prompts
 from harness.judge.verdicts import Mode, Verdict
 from harness.plugins.data import DataSource
@@ -65,7 +65,7 @@ def endpoint(url: str, key: str | None = None, **options: Any) -> Endpoint:
     return judge
 
 
-def planned(store: Store, source: Path, judge: Any, mode: Mode = "single", **options: Any) -> Work:
+def planned(store: Store, source: Path, judge: Any, mode: Mode = "single", **options: Any) -> JudgePlan:
     found = DataSource(source)
     examples = examples_of(store, found)
     prompts = Prompts.load(found, mode, [one for each in examples.values() for one in each.values()])
@@ -74,6 +74,6 @@ def planned(store: Store, source: Path, judge: Any, mode: Mode = "single", **opt
 
 def judge_all(store: Store, source: Path, judge: Any, mode: Mode = "single", **options: Any) -> list[Verdict]:
     """Judge a run; returns what the judge was asked and said, in that order."""
-    told = list[Verdict]()
-    carry_out(store, judge, planned(store, source, judge, mode, **options), told.append)
-    return told
+    on_verdict = list[Verdict]()
+    request_verdicts(store, judge, planned(store, source, judge, mode, **options), on_verdict.append)
+    return on_verdict

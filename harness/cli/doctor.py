@@ -18,7 +18,7 @@ class _Missing(Exception):
 
 
 def command() -> int:
-    """Check what works on this machine, and print how to install the rest."""
+    """Check this machine, and print how to install what is missing."""
     broken = 0
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
     for name, (check, mend) in CHECKS.items():
@@ -78,9 +78,9 @@ def _evaluate() -> str:
 
 
 def _sandbox() -> str:
-    from harness.sandbox import isolation, standing
+    from harness.sandbox import active_protections, isolation
 
-    if not {"seccomp", "landlock"} <= set(standing()):
+    if not {"seccomp", "landlock"} <= set(active_protections()):
         raise _Missing(isolation(), "use Linux 5.13 or later, or execute only programs of models that you trust")
     return isolation()
 

@@ -37,7 +37,7 @@ def bring(
                                   show_default=False)],
     output: Annotated[Path, Option("-o", "--output", metavar="DIR", help="folder of the run", show_default=False)],
 ) -> None:
-    """Convert another tool's results to a run folder, for `report` and `compare`.
+    """Convert another tool's results to a run folder.
 
     Values that a file does not contain stay empty. Several files of one strategy are its repeats.
     """

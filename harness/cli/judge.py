@@ -10,7 +10,7 @@ from typer import Argument, Option
 from harness.errors import UserError
 
 if TYPE_CHECKING:
-    from harness.judge.judging import Work
+    from harness.judge.judging import JudgePlan
     from harness.judge.options import Options
     from harness.judge.reply import Judge
     from harness.judge.verdicts import Verdict
@@ -57,7 +57,7 @@ def command(
     device: Annotated[str, Option(metavar="D", help="of a local judge [auto]", show_default=False)] = "auto",
     plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py", help="file with your own task")] = None,
 ) -> int:
-    """Let a language model rate the answers of a run (MT-Bench), and update its report.
+    """Let a language model rate the answers of a run (MT-Bench).
 
     Verdicts are appended to DIR/judge/verdicts.jsonl as they arrive; the same command resumes without repeating a
     request. Exit code 3: some verdicts failed.
@@ -92,11 +92,11 @@ def _judge(options: "Options") -> int:
     return _carry_out(store, judge, work)
 
 
-def _announce(work: "Work", judge: "Judge", options: "Options") -> None:
+def _announce(work: "JudgePlan", judge: "Judge", options: "Options") -> None:
     """Print how many verdicts are missing and what they will cost."""
     typer.echo(f"{work.wanted:,} verdicts of {judge.judge} ({judge.where}): {work.known:,} done, "
                f"{work.reused:,} reused, {len(work.ask):,} to request.", err=True)
-    if work.ask and not options.here:
+    if work.ask and not options.local:
         reads, writes, most = work.size(judge.settings)
         usual, worst = options.price.of(reads, writes), options.price.of(reads, most)
         cost = "unknown, give --price-in and --price-out" if usual is None or worst is None else \
@@ -107,7 +107,7 @@ def _announce(work: "Work", judge: "Judge", options: "Options") -> None:
 
 def _may_send(options: "Options") -> bool:
     """Whether requests may be sent: asks at a terminal; a script needs --yes or --max-price."""
-    if options.here or options.yes or options.max_price is not None:
+    if options.local or options.yes or options.max_price is not None:
         return True
     if not _at_terminal():
         raise UserError("Requests may cost money: pass --yes to send them, or --max-price with --price-in and "
@@ -119,12 +119,12 @@ def _at_terminal() -> bool:
     return sys.stdin.isatty()
 
 
-def _carry_out(store: "Store", judge: "Judge", work: "Work") -> int:
+def _carry_out(store: "Store", judge: "Judge", work: "JudgePlan") -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from harness.cli.report import render
-    from harness.judge.judging import carry_out
+    from harness.judge.judging import request_verdicts
 
     counts = dict.fromkeys(("ok", "unparsed", "failed"), 0)
     console = Console(stderr=True)
@@ -137,7 +137,7 @@ def _carry_out(store: "Store", judge: "Judge", work: "Work") -> int:
             words = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
             progress.update(bar, advance=1, description=words)
 
-        reason = carry_out(store, judge, work, show)
+        reason = request_verdicts(store, judge, work, show)
     page = render([store.folder], store.folder / "report")
     if reason:
         typer.echo(f"Stopped: {reason}. The same command resumes.", err=True)

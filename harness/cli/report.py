@@ -13,7 +13,7 @@ def command(
                                           help="output folder [DIR/report, ./report for several runs]")] = None,
     details: Annotated[bool, Option("--details", help="also print acceptance and speed in detail")] = False,
 ) -> None:
-    """Write tables, plots and index.html for runs, and print the tables."""
+    """Write tables, plots and index.html, and print the tables."""
     render(runs, output or (runs[0] / "report" if len(runs) == 1 else Path("report")), details)
 
 

@@ -24,7 +24,7 @@ def command(
     name: Annotated[str, Argument(metavar="NAME", help="a strategy or a task", show_default=False)],
     plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py", help="include this plugin")] = None,
 ) -> None:
-    """Describe a strategy or task: its knobs, its paper, how to call it."""
+    """Describe a strategy or task: knobs, paper, example call."""
     from rich.console import Console
 
     for path in plugins or ():

@@ -17,7 +17,7 @@ IMPORTS = ("spec-bench", "lm-eval", "vllm", "sglang")
 
 
 @dataclass(frozen=True)
-class Written:
+class ExportedFiles:
     """The files of an export, and what a reader of them must know."""
 
     files: list[Path]
@@ -40,9 +40,9 @@ def file_names(labels: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def export(store: "Store", format: str, folder: Path) -> Written:
+def export(store: "Store", format: str, folder: Path) -> ExportedFiles:
     """Write a run in one of `EXPORTS` into `folder`; raises `UserError` for another format."""
-    done: Written = import_module(_module(format, EXPORTS, "export")).write(store, folder)
+    done: ExportedFiles = import_module(_module(format, EXPORTS, "export")).write(store, folder)
     return done
 
 
@@ -52,9 +52,9 @@ def bring(files: Sequence[str], format: str, folder: Path, command: str) -> "Sto
     Raises `UserError` that names the file and the line of what cannot be read, before anything is written.
     """
     module = import_module(_module(format, IMPORTS, "import"))
-    from harness.export.imported import assemble, settled, sources
+    from harness.export.imported import assemble, require_empty, sources
 
-    settled(folder)
+    require_empty(folder)
     return assemble([(source, found) for source in sources(files) for found in module.read(source)], format, folder,
                     command)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.export import Written
+from harness.export import ExportedFiles
 from harness.measure.summary import summarise
 from harness.report import put
 from harness.report.tables import labels
@@ -21,10 +21,10 @@ SMALLER = {"forwards_per_token": "forwards/token", "draft_forwards_per_token": "
            "positions_per_token": "positions/token", "ttft_median": "s"}
 
 
-def write(store: Store, folder: Path) -> Written:
+def write(store: Store, folder: Path) -> ExportedFiles:
     """`bigger.json` and `smaller.json`: one entry for each figure that a cell of the summary has."""
     summary = summarise(store)
-    return Written([put(folder / f"{name}.json", text(summary, units))
+    return ExportedFiles([put(folder / f"{name}.json", text(summary, units))
                     for name, units in (("bigger", BIGGER), ("smaller", SMALLER))])
 
 

@@ -28,7 +28,7 @@ class Source:
 
 
 @dataclass
-class Found:
+class ImportedRun:
     """The answers of one strategy to one task, once: records whose `task`, `strategy` and `repeat` are set later.
 
     `identity` says of each example what must be the same wherever it was answered.
@@ -57,7 +57,7 @@ def _source(text: str) -> Source:
     raise UserError(f"There is no file {text}; give a path, or NAME=PATH.")
 
 
-def settled(folder: Path) -> None:
+def require_empty(folder: Path) -> None:
     """Raise `UserError` unless a new run can be made in `folder`."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty; choose another folder with -o.")
@@ -86,7 +86,7 @@ def record(example: str, **facts: Any) -> Record:
     return Record(**unset | {"example": example} | facts)
 
 
-def assemble(found: Sequence[tuple[Source, Found]], format: str, folder: Path, command: str) -> Store:
+def assemble(found: Sequence[tuple[Source, ImportedRun]], format: str, folder: Path, command: str) -> Store:
     """Write the run; the first strategy is the baseline, and several files of one strategy and task are repeats.
 
     Raises `UserError` when two files give one example different prompts, or when `folder` is taken.
@@ -130,7 +130,7 @@ def _spec(name: str) -> str:
     return re.sub(r"[^\w.:=,+-]+", "-", name).strip("-") or "unknown"
 
 
-def _manifest(found: Sequence[tuple[Source, Found]], strategies: Sequence[str],
+def _manifest(found: Sequence[tuple[Source, ImportedRun]], strategies: Sequence[str],
               examples: Mapping[str, Mapping[str, str]], records: Sequence[Record], format: str,
               command: str) -> Manifest:
     drafting = {each.strategy for each in records if any(turn.steps.drafted for turn in each.turns)}
@@ -152,7 +152,7 @@ def _manifest(found: Sequence[tuple[Source, Found]], strategies: Sequence[str],
         draft=None, environment={}, warnings=list(dict.fromkeys(warnings)))
 
 
-def _task(found: Sequence[Found], examples: Mapping[str, str]) -> TaskEntry:
+def _task(found: Sequence[ImportedRun], examples: Mapping[str, str]) -> TaskEntry:
     headline = next((one.headline for one in found if one.headline), "")
     digest = hashlib.sha256(json.dumps(examples, sort_keys=True).encode()).hexdigest()
     return TaskEntry(spec=found[0].task, version=0, headline=headline, unscored=None if headline else UNSCORED,

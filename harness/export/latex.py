@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.export import Written
+from harness.export import ExportedFiles
 from harness.measure.summary import summarise
 from harness.report import put
 from harness.report.tables import QUALITY, SPEEDUP, TAU, Column, names, notes, status, unscored
@@ -23,9 +23,9 @@ SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciit
 DASH = "--"
 
 
-def write(store: Store, folder: Path) -> Written:
+def write(store: Store, folder: Path) -> ExportedFiles:
     """`summary.tex`: a table for each task of the run."""
-    return Written([put(folder / "summary.tex", tables(summarise(store), store))])
+    return ExportedFiles([put(folder / "summary.tex", tables(summarise(store), store))])
 
 
 def tables(summary: pd.DataFrame, store: Store) -> str:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from harness.errors import UserError
-from harness.export import Written, file_names, left_out
-from harness.export.imported import Found, Source, record, rows
+from harness.export import ExportedFiles, file_names, left_out
+from harness.export.imported import ImportedRun, Source, record, rows
 from harness.report import put
 from harness.report.tables import labels
 from harness.store.folder import Store
@@ -24,7 +24,7 @@ LACKS = "lm-eval logs no times, tokens or steps: only quality and texts are know
 SEVERAL = "lm-eval scores all answers to a prompt as one: the score stands at the first."
 
 
-def write(store: Store, folder: Path) -> Written:
+def write(store: Store, folder: Path) -> ExportedFiles:
     """One STRATEGY/samples_TASK_DATE.jsonl a strategy and task; failed samples are left out.
 
     A row is one sample: several samples of a problem have the same `doc_id`. Each row also has our `model`, `task`,
@@ -45,7 +45,7 @@ def write(store: Store, folder: Path) -> Written:
     date = re.sub(r"\+.*", "", store.manifest.created).replace(":", "-")
     paths = [put(folder / names[spec] / f"samples_{titles[task]}_{date}.jsonl", "".join(lines))
              for (spec, task), lines in files.items() if lines]
-    return Written(paths, left_out(failed))
+    return ExportedFiles(paths, left_out(failed))
 
 
 def _row(one: Record, number: int, task: TaskEntry) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
-class Logged(Row):
+class LoggedSample(Row):
     """One row; the fields from `model` on are in our own files only."""
 
     doc_id: int | str
@@ -90,11 +90,11 @@ class Problem(NamedTuple):
     """One sample of a problem, over all filters."""
 
     where: str
-    row: Logged
+    row: LoggedSample
     scores: dict[str, float]
 
 
-def read(source: Source) -> list[Found]:
+def read(source: Source) -> list[ImportedRun]:
     """The answers of one file; raises `UserError` for a bad row, or a task that compares likelihoods.
 
     The task is read off the file's name, the model off its folder's, the strategy off the requests' settings. A score
@@ -102,16 +102,16 @@ def read(source: Source) -> list[Found]:
     """
     problems, odd = _problems(source)
     name, place = re.sub(r"^samples_|_\d{4}-\d{2}-\d{2}T.*$", "", source.path.stem), source.path.resolve().parent.name
-    runs: dict[int, Found] = {}
+    runs: dict[int, ImportedRun] = {}
     for where, row, scores in problems:
-        run = runs.setdefault(row.repeat, Found(row.task or name, source.name or row.strategy or _settings(row),
+        run = runs.setdefault(row.repeat, ImportedRun(row.task or name, source.name or row.strategy or _settings(row),
                                                 model=row.model or place, warnings=[LACKS, *odd]))
         run.headline = run.headline or next(iter(scores), "")
         _add(run, row, scores, where)
     return list(runs.values())
 
 
-def _settings(row: Logged) -> str:
+def _settings(row: LoggedSample) -> str:
     """A strategy's name from how the requests were made, so that other settings have another one."""
     given = next(iter(row.arguments.values())).get("arg_1")
     knobs = {key: value for key, value in given.items() if isinstance(value, int | float | str)
@@ -121,7 +121,7 @@ def _settings(row: Logged) -> str:
 
 def _problems(source: Source) -> tuple[list[Problem], list[str]]:
     """The rows of each problem as one, and what must be said of scores that are no numbers."""
-    parsed = [(where, checked(Logged, value, where), value) for where, value in rows(source.path)]
+    parsed = [(where, checked(LoggedSample, value, where), value) for where, value in rows(source.path)]
     several = len({row.filter for _, row, _ in parsed}) > 1
     found, filters, odd = dict[Any, Problem](), set[Any](), dict[str, None]()
     for where, row, value in parsed:
@@ -138,7 +138,7 @@ def _problems(source: Source) -> tuple[list[Problem], list[str]]:
     return list(found.values()), list(odd)
 
 
-def _add(run: Found, row: Logged, scores: dict[str, float], where: str) -> None:
+def _add(run: ImportedRun, row: LoggedSample, scores: dict[str, float], where: str) -> None:
     """A record for each answer to a problem, the first one with the scores; those of several requests are its turns."""
     requests, example = list(row.arguments.values()), row.example or f"{run.task}/{row.doc_id}"
     equally_long({"arguments": requests, "resps": row.resps}, where)

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.export import Written
+from harness.export import ExportedFiles
 from harness.measure.raw import COUNTS
 from harness.measure.summary import samples
 from harness.report import put
@@ -25,7 +25,7 @@ REAL = {"seconds", "batch", "padding", "started", "ttft", "log_speed", "decode_s
 ROWS = 200_000  # steps of a row group
 
 
-def write(store: Store, folder: Path) -> Written:
+def write(store: Store, folder: Path) -> ExportedFiles:
     """`samples.parquet`, the table behind the summary with texts and token ids, and `steps.parquet`, the raw steps.
 
     What is unknown is null. Prompts, texts, stops and token ids are lists with one entry a turn.
@@ -41,7 +41,7 @@ def write(store: Store, folder: Path) -> Written:
         table = table.append_column(TEXTS.field(name), pa.array([row[name] for row in texts], TEXTS.field(name).type))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    return Written([put(folder / "samples.parquet", sink.getvalue().to_pybytes()), steps])
+    return ExportedFiles([put(folder / "samples.parquet", sink.getvalue().to_pybytes()), steps])
 
 
 def _samples(store: Store) -> pa.Table:

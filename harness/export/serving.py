@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from harness.errors import UserError
-from harness.export.imported import Found, Source, record
+from harness.export.imported import ImportedRun, Source, record
 from harness.store.foreign import Count, Row, Seconds, checked, equally_long
 from harness.store.schema import Record, Steps, Stop, Turn
 from harness.store.steps import spread, steps
@@ -35,7 +35,7 @@ class Benchmark(Row):
     backend: str = ""
 
 
-def benchmark(source: Source, value: dict[str, Any], where: str, chunks: Chunks, switch: str) -> Found:
+def benchmark(source: Source, value: dict[str, Any], where: str, chunks: Chunks, switch: str) -> ImportedRun:
     """The requests of one run; `chunks` makes steps of an answer's tokens and gaps.
 
     Raises `UserError` when there are no single requests, naming the `switch` that keeps them.
@@ -44,7 +44,7 @@ def benchmark(source: Source, value: dict[str, Any], where: str, chunks: Chunks,
         raise UserError(f"{where}: this has no single requests; run the benchmark with {switch}.")
     run = checked(Benchmark, value, where)
     equally_long({name: getattr(run, name) for name in LISTS}, where)
-    found = Found(task="requests", strategy=source.name or source.path.stem, model=run.model_id,
+    found = ImportedRun(task="requests", strategy=source.name or source.path.stem, model=run.model_id,
                   concurrency=run.max_concurrency or len(run.input_lens), warnings=[ORDER])
     share = None if found.concurrency == 1 else run.duration / len(run.input_lens)
     for place in range(len(run.input_lens)):

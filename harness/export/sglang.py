@@ -11,7 +11,7 @@ from pydantic import AliasChoices, Field
 
 from harness.errors import UserError
 from harness.export import serving
-from harness.export.imported import Found, Source, record, rows
+from harness.export.imported import ImportedRun, Source, record, rows
 from harness.store.foreign import Count, Row, Seconds, checked
 from harness.store.schema import Record, Steps, Stop
 from harness.store.steps import expanded, spread, verified
@@ -51,9 +51,9 @@ class Response(Row):
     output_ids: list[int] = Field(default_factory=list)
 
 
-def read(source: Source) -> list[Found]:
+def read(source: Source) -> list[ImportedRun]:
     """The requests of one file, each run of a benchmark by itself; raises `UserError` that names a bad line."""
-    runs, responses = list[Found](), Found("requests", source.name or source.path.stem,
+    runs, responses = list[ImportedRun](), ImportedRun("requests", source.name or source.path.stem,
                                            warnings=[serving.ORDER, UNORDERED])
     for where, value in rows(source.path):
         if "meta_info" in value:

@@ -17,8 +17,8 @@ from typing import Any
 from pydantic import AliasChoices, Field
 
 from harness.errors import UserError
-from harness.export import Written, file_names, left_out
-from harness.export.imported import Found, Source, record, rows
+from harness.export import ExportedFiles, file_names, left_out
+from harness.export.imported import ImportedRun, Source, record, rows
 from harness.report import put
 from harness.report.tables import labels
 from harness.store.folder import Store
@@ -27,7 +27,7 @@ from harness.store.schema import Manifest, Record, Turn
 from harness.store.steps import fitted, steps
 
 
-def write(store: Store, folder: Path) -> Written:
+def write(store: Store, folder: Path) -> ExportedFiles:
     """One STRATEGY.jsonl a strategy, in a folder a repeat when there are several; failed samples are left out.
 
     Each row also has our `task` and `example`. Raises `UserError` for a run without times.
@@ -48,7 +48,7 @@ def write(store: Store, folder: Path) -> Written:
                  for key, choices in sorted(answers.items(), key=lambda item: numbers[item[0]]))
         place = folder / f"run_{repeat + 1}" if several else folder
         paths.append(put(place / f"{names[spec]}.jsonl", "".join(lines)))
-    return Written(paths, left_out(len(records) - len(done)))
+    return ExportedFiles(paths, left_out(len(records) - len(done)))
 
 
 def _question_ids(records: Iterable[Record]) -> dict[tuple[str, str], int]:
@@ -112,18 +112,18 @@ class Answer(Row):
     model: str = "unknown"
 
 
-def read(source: Source) -> list[Found]:
+def read(source: Source) -> list[ImportedRun]:
     """The answers of one file; raises `UserError` that names the line of a bad row.
 
     The strategy is the name given, or the `model_id`. What a step read and took is unknown, and so are the prompts.
     """
-    found, lines = dict[str, Found](), dict[int, str]()
+    found, lines = dict[str, ImportedRun](), dict[int, str]()
     for where, value in rows(source.path):
         row = checked(Answer, value, where)
         if (number := row.question_id) in lines:
             raise UserError(f"{where}: the question {number} was answered before, in {lines[number]}.")
         lines[number] = where
-        one = found.setdefault(row.task, Found(row.task, source.name or row.model_id or source.path.stem,
+        one = found.setdefault(row.task, ImportedRun(row.task, source.name or row.model_id or source.path.stem,
                                                model=row.model))
         example = row.example or f"{row.task}/{number}"
         one.identity[example] = json.dumps([number, row.category])

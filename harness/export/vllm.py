@@ -11,7 +11,7 @@ from pydantic import Field
 
 from harness.errors import UserError
 from harness.export import serving
-from harness.export.imported import Found, Source, record, rows
+from harness.export.imported import ImportedRun, Source, record, rows
 from harness.store.completion import Choice, Metrics, Usage, stop_of
 from harness.store.foreign import Row, checked
 from harness.store.schema import Record, Steps
@@ -31,9 +31,10 @@ class Response(Row):
     metrics: Metrics | None = None
 
 
-def read(source: Source) -> list[Found]:
+def read(source: Source) -> list[ImportedRun]:
     """The requests of one file, each run of a benchmark by itself; raises `UserError` that names a bad line."""
-    runs, responses = list[Found](), Found("requests", source.name or source.path.stem, warnings=[serving.ORDER])
+    runs = list[ImportedRun]()
+    responses = ImportedRun("requests", source.name or source.path.stem, warnings=[serving.ORDER])
     for where, value in rows(source.path):
         if "choices" in value or "custom_id" in value:
             _add(responses, value, where)
@@ -44,7 +45,7 @@ def read(source: Source) -> list[Found]:
     return [*runs, responses] if responses.records else runs
 
 
-def _add(found: Found, value: dict[str, Any], where: str) -> None:
+def _add(found: ImportedRun, value: dict[str, Any], where: str) -> None:
     example = str(value.get("custom_id") or f"requests/{len(found.records):06}")
     if example in found.identity:
         raise UserError(f"{where}: the request {example} came before.")

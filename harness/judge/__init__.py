@@ -1,1 +1,1 @@
-"""Verdicts of a language model on the answers of a run that has ended (LLM as a judge, arXiv 2306.05685)."""
+"""A language model as judge of the answers of a finished run (arXiv 2306.05685)."""

@@ -1,7 +1,6 @@
-"""A judge behind an OpenAI-compatible endpoint: asked side by side, and never for too much.
+"""A judge behind an OpenAI-compatible endpoint, with concurrent requests and a limit on the total price.
 
-A request that got no answer, after all tries of the connection, is a failure of that verdict; five of them in a row end
-the judging.
+A verdict fails if every try of its request does; five failures in a row end the judging.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,29 +14,29 @@ from harness.judge.reply import Reply, Save
 from harness.plugins.task import Message
 
 GIVE_UP = 5
-FRAME = 8  # tokens that a message takes beyond its text
+FRAME = 8  # tokens of a message besides its text
 
 
 @dataclass(frozen=True)
 class Price:
-    """What a million tokens cost, read and written, in any currency, and what may be spent; None when unknown."""
+    """Prices of a million prompt (`reading`) and output (`writing`) tokens, and the maximum total; None if unknown."""
 
     reading: float | None = None
     writing: float | None = None
     most: float | None = None
 
     def of(self, tokens_in: int, tokens_out: int) -> float | None:
-        """What these tokens cost."""
+        """Return the price of these tokens, None if prices are unknown."""
         if self.reading is None or self.writing is None:
             return None
         return (tokens_in * self.reading + tokens_out * self.writing) / 1e6
 
 
 class Endpoint:
-    """The model `judge` at `where`, an address that ends in /v1; `key` is sent to it and written nowhere.
+    """The model `judge` at `where`, a URL ending in /v1; `key` is sent to it and never written to disk.
 
-    `settings` are sent with every request. `timeout` is in seconds, `tries` counts all tries of one request.
-    Raises `UserError` when the address cannot be used or the client is not installed.
+    `settings` are sent with every request. `timeout` is in seconds, `tries` is the maximum per request. Raises
+    `UserError` if the URL is invalid or the client is not installed.
     """
 
     def __init__(self, judge: str, where: str, key: str | None, settings: Mapping[str, Any], *, concurrency: int = 4,
@@ -47,10 +46,10 @@ class Endpoint:
         self.concurrency, self.price = concurrency, price or Price()
 
     def answer(self, asked: Sequence[list[Message]], save: Save) -> str | None:
-        """Ask everything and hand each reply to `save` with its number; returns why it ended early, if it did.
+        """Send all prompts and pass each reply to `save` with its index; returns why it stopped early, or None.
 
-        When interrupted it waits for what was sent, saves it, and raises on. Raises `UserError` when the endpoint
-        refuses the key or the model.
+        On an interrupt it waits for requests in flight, saves their replies and re-raises. Raises `UserError` if the
+        endpoint refuses the key or the model.
         """
         waiting, flying = list(enumerate(asked))[::-1], dict[Future[Reply], tuple[int, float]]()
         spent, row, reason = 0.0, 0, ""
@@ -76,7 +75,7 @@ class Endpoint:
                     if row >= GIVE_UP:
                         reason = f"{GIVE_UP} requests in a row failed, the last with: {reply.error}"
         finally:
-            self.connection.stopped.set()  # nobody tries again; what was sent is waited for, because it is paid for
+            self.connection.stopped.set()  # no retries; requests in flight are awaited because they are paid for
             pool.shutdown(wait=True, cancel_futures=True)
             for future, (number, _) in flying.items():
                 if not (future.cancelled() or future.exception() or future.result().error):
@@ -84,7 +83,7 @@ class Endpoint:
         return reason or None
 
     def ask(self, messages: list[Message]) -> Reply:
-        """One verdict, or the error of the last try."""
+        """Request one verdict; returns the reply, or the error of the last try."""
         def request() -> Reply:
             return self._read(self.connection.client.chat.completions.create(
                 model=self.judge, messages=messages, **_sent(self.settings)))
@@ -98,7 +97,7 @@ class Endpoint:
         return replace(reply, tries=tries)
 
     def _read(self, found: Any) -> Reply:
-        """The text and the counted tokens of an answer; raises when it has none."""
+        """Return the text and token counts of a response; raises ValueError if it has no text."""
         choice = found.choices[0]
         text = choice.message.content
         if not isinstance(text, str):
@@ -109,22 +108,22 @@ class Endpoint:
         return Reply(self.connection.clean(text), tokens_in=read, tokens_out=written)
 
     def _most(self, messages: list[Message]) -> float:
-        """What a request can cost: no token has less than a byte."""
+        """Return the maximum price of a request, assuming one token per byte."""
         size = sum(len(one["content"].encode()) + FRAME for one in messages)
-        return self.price.of(size, longest(self.settings)) or 0.0
+        return self.price.of(size, max_verdict_tokens(self.settings)) or 0.0
 
     def _cost(self, reply: Reply, most: float) -> float:
-        """What a reply cost: by its counts, else as much as it can have cost."""
+        """Return the price of a reply by its token counts, or `most` if it has none."""
         return (self.price.of(reply.tokens_in, reply.tokens_out) or 0.0) if reply.tokens_in else most
 
 
-def tokens(messages: Sequence[Message]) -> int:
-    """About how many tokens messages have: a quarter of their bytes, and a few for each."""
+def estimate_tokens(messages: Sequence[Message]) -> int:
+    """Estimate the tokens of messages: a quarter of their bytes, plus a few per message."""
     return sum(len(one["content"].encode()) // 4 for one in messages) + FRAME * len(messages)
 
 
-def longest(settings: Mapping[str, Any]) -> int:
-    """The most tokens that a verdict may have."""
+def max_verdict_tokens(settings: Mapping[str, Any]) -> int:
+    """Return the maximum number of tokens of a verdict."""
     return max(int(settings.get(name) or 0) for name in ("max_tokens", "max_completion_tokens"))
 
 

@@ -1,4 +1,4 @@
-"""Judges a run that has ended: what there is to ask, what is known already, what it will cost, and the asking."""
+"""Judges a finished run: plans the missing verdicts, estimates their cost, and requests them."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.errors import UserError, suggestion
 from harness.judge import verdicts as disk
-from harness.judge.endpoint import longest, tokens
+from harness.judge.endpoint import estimate_tokens, max_verdict_tokens
 from harness.judge.prompts import Prompts, turns
 from harness.judge.reply import Judge, Reply
 from harness.judge.verdicts import Mode, Verdict
@@ -18,13 +18,13 @@ from harness.plugins.task import NO_JUDGE, Example, Message, data_hash
 from harness.store.folder import Store
 from harness.store.schema import Record, TaskEntry
 
-EXPECTED = 300  # tokens of a usual verdict, for the estimate of the price
+EXPECTED = 300  # tokens of a typical verdict, to estimate the price
 Answers = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One prompt, and everything that it is the verdict on."""
+class JudgeRequest:
+    """One prompt, and all verdicts that its reply decides."""
 
     key: str
     messages: list[Message]
@@ -32,56 +32,56 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a judging has to do: verdicts `wanted`, those `known` from before or `reused`, and prompts to `ask`."""
+class JudgePlan:
+    """The verdicts of a judging: how many are `wanted`, `known` or `reused`, and the requests to send (`ask`)."""
 
     wanted: int
     known: int
     ready: list[Verdict]
-    ask: list[Ask]
+    ask: list[JudgeRequest]
 
     @property
     def reused(self) -> int:
-        """Verdicts that cost no call: equal prompts, equal answers."""
+        """Count verdicts that need no request, because prompts or answers are equal."""
         return len(self.ready) + sum(len(one.slots) - 1 for one in self.ask)
 
     def size(self, settings: Mapping[str, Any]) -> tuple[int, int, int]:
-        """About how many tokens it will read and write, and the most that it can write."""
-        most = longest(settings)
+        """Estimate prompt tokens and output tokens, and return the maximum of output tokens."""
+        most = max_verdict_tokens(settings)
         count = len(self.ask)
-        return sum(tokens(one.messages) for one in self.ask), count * min(EXPECTED, most), count * most
+        return sum(estimate_tokens(one.messages) for one in self.ask), count * min(EXPECTED, most), count * most
 
 
 def examples_of(store: Store, data: DataSource, wanted: Sequence[str] = ()) -> dict[str, dict[str, Example]]:
-    """The examples of the tasks of a run that want a judge (of `wanted`, when given), by spec and id.
+    """Return the examples of a run's tasks that need a judge (only of `wanted`, if given), by spec and id.
 
-    Raises `UserError` when there are none, or when the data is not that of the run.
+    Raises `UserError` if there are none, or if the data differs from the run's.
     """
     open_tasks = {task.spec: task for task in store.manifest.tasks if task.unscored == NO_JUDGE}
     for spec in wanted:
         if spec not in open_tasks:
             raise UserError(f"{store.folder} has no task '{spec}' to judge.{suggestion(spec, open_tasks)}")
     if not open_tasks:
-        raise UserError(f"{store.folder} has no task that wants a judge; run mt_bench or mt_bench_official.")
+        raise UserError(f"{store.folder} has no task that needs a judge; run mt_bench or mt_bench_official.")
     return {spec: _examples(store, task, data) for spec, task in open_tasks.items() if not wanted or spec in wanted}
 
 
 def _examples(store: Store, task: TaskEntry, data: DataSource) -> dict[str, Example]:
     found = TASKS.build(task.spec).examples(data)[:store.manifest.config.get("limit")]
     if data_hash(found) != task.data_hash:
-        raise UserError(f"The questions of {task.spec} are not those of the run in {store.folder}, which took them "
-                        f"from {task.data}; give the same with --data.")
+        raise UserError(f"The questions of {task.spec} differ from those of the run in {store.folder}, which were read "
+                        f"from {task.data}; pass the same data with --data.")
     return {one.id: one for one in found}
 
 
 def plan(store: Store, judge: Judge, mode: Mode, prompts: Prompts, examples: Mapping[str, Mapping[str, Example]], *,
-         baseline: str = "", repeats: int = 1) -> Work:
-    """Compare what is wanted with what is on disk; nothing is asked yet."""
+         baseline: str = "", repeats: int = 1) -> JudgePlan:
+    """Plan which verdicts to request, given those on disk; sends no request."""
     old = disk.load(store.folder)
     mine = {one.slot: one for one in old if one.by == _blank(judge, mode).by}
     by_key = {one.key: one for one in old if one.status != "failed" and not one.reused}
     wanted = known = 0
-    ready, asks = list[Verdict](), dict[str, Ask]()
+    ready, asks = list[Verdict](), dict[str, JudgeRequest]()
     for slot, messages in _slots(store, judge, mode, prompts, examples, baseline, repeats):
         wanted += 1
         before = mine.get(slot.slot)
@@ -92,12 +92,12 @@ def plan(store: Store, judge: Judge, mode: Mode, prompts: Prompts, examples: Map
         elif slot.key in by_key:
             ready.append(_copy(slot, by_key[slot.key]))
         else:
-            asks.setdefault(slot.key, Ask(slot.key, messages, [])).slots.append(slot)
-    return Work(wanted, known, ready, list(asks.values()))
+            asks.setdefault(slot.key, JudgeRequest(slot.key, messages, [])).slots.append(slot)
+    return JudgePlan(wanted, known, ready, list(asks.values()))
 
 
-def carry_out(store: Store, judge: Judge, work: Work, told: Callable[[Verdict], None]) -> str | None:
-    """Ask, and write every verdict down at once; `told` hears of each reply. Returns why it ended early, if it did."""
+def request_verdicts(store: Store, judge: Judge, work: JudgePlan, on_verdict: Callable[[Verdict], None]) -> str | None:
+    """Request the verdicts, append each to disk and pass it to `on_verdict`; returns why it stopped early, or None."""
     disk.begin(store.folder)
     disk.append(store.folder, work.ready)
 
@@ -105,19 +105,19 @@ def carry_out(store: Store, judge: Judge, work: Work, told: Callable[[Verdict], 
         first, *others = work.ask[number].slots
         verdict = _judged(first, reply)
         disk.append(store.folder, [verdict, *(_copy(slot, verdict) for slot in others)])
-        told(verdict)
+        on_verdict(verdict)
 
     return judge.answer([one.messages for one in work.ask], save)
 
 
 def changed(one: Verdict, **changes: Any) -> Verdict:
-    """A verdict with other values."""
+    """Return a copy of a verdict with changed fields."""
     return one.model_copy(update=changes)
 
 
 def _slots(store: Store, judge: Judge, mode: Mode, prompts: Prompts, examples: Mapping[str, Mapping[str, Example]],
            baseline: str, repeats: int) -> Iterator[tuple[Verdict, list[Message]]]:
-    """Every verdict that is wanted, and its prompt; no prompt where both answers are the same."""
+    """Yield every verdict to obtain and its prompt; the prompt is empty if both answers are equal."""
     kept = [one for one in store.records() if one.task in examples and one.status == "ok"]
     answers: dict[tuple[Any, ...], Answers] = {one.key: tuple(t.text.strip() for t in one.turns) for one in kept}
     blank = _blank(judge, mode)
@@ -140,7 +140,7 @@ def _slots(store: Store, judge: Judge, mode: Mode, prompts: Prompts, examples: M
 
 
 def _beside(answers: Mapping[tuple[Any, ...], Answers], record: Record, baseline: str) -> Answers | None:
-    """The baseline's answer to the same prompt: of the same sample, else its only one."""
+    """Return the baseline's answer to the same prompt: of the same sample, otherwise of sample 0."""
     places = ((record.sample, record.repeat), (0, record.repeat))
     return next((answers[key] for place in places
                  if (key := (record.task, record.example, baseline, *place)) in answers), None)
@@ -160,14 +160,14 @@ def _judged(slot: Verdict, reply: Reply) -> Verdict:
     counts = {"tries": reply.tries, "tokens_in": reply.tokens_in, "tokens_out": reply.tokens_out}
     if reply.text is None:
         return changed(slot, status="failed", error=reply.error or "no answer", **counts)
-    said: dict[str, Any] = {"rating": disk.rating(reply.text)} if slot.mode == "single" else \
+    parsed: dict[str, Any] = {"rating": disk.rating(reply.text)} if slot.mode == "single" else \
         {"winner": disk.winner(reply.text, slot.swapped)}
-    status = "unparsed" if None in said.values() else "ok"
-    return changed(slot, status=status, text=reply.text, **said, **counts)
+    status = "unparsed" if None in parsed.values() else "ok"
+    return changed(slot, status=status, text=reply.text, **parsed, **counts)
 
 
 def _copy(slot: Verdict, of: Verdict) -> Verdict:
-    """The same verdict on another answer with the same prompt; a failure stays one and was not reused."""
+    """Copy a verdict to another answer with the same prompt; failures are not marked as reused."""
     winner = of.winner if of.swapped == slot.swapped or of.winner in (None, "tie") else \
         "strategy" if of.winner == "baseline" else "baseline"
     return changed(slot, status=of.status, rating=of.rating, winner=winner, error=of.error,

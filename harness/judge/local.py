@@ -1,4 +1,4 @@
-"""A judge that the harness runs itself: any model that it can load, decoding greedily."""
+"""A local judge: any model that the harness can load, decoded greedily."""
 
 import time
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch
 from harness.engine.batching import run_batched
 from harness.engine.cache import CacheFull
 from harness.engine.random_stream import PhiloxStream
-from harness.judge.endpoint import longest
+from harness.judge.endpoint import max_verdict_tokens
 from harness.judge.reply import Reply, Save
 from harness.models.loading import load
 from harness.models.prompts import encode
@@ -22,14 +22,14 @@ from harness.run.plan import find_device, opened
 from harness.run.trace import trace
 
 PLAIN = "You are a helpful assistant."
-GROUP = 4  # prompts handed over together for each that is read at a time, so that few groups have a tail
+GROUP = 4  # prompts per row of the batch that are submitted together, so that the batch stays full
 
 
 class Local:
-    """The model `judge`, loaded in `dtype` on `device`; its verdicts do not change when it is asked again.
+    """The model `judge`, loaded in `dtype` on `device`; its verdicts are deterministic.
 
-    Many chat templates know no system prompt, so it stands before the question under "[Instruction]", as FastChat does
-    for models without one. Raises `UserError` when the model cannot be loaded.
+    Many chat templates have no system prompt, so it precedes the question under "[Instruction]", as in FastChat. Raises
+    `UserError` if the model cannot be loaded.
     """
 
     def __init__(self, judge: str, max_tokens: int, *, dtype: str = "float32", device: str = "auto",
@@ -41,7 +41,7 @@ class Local:
 
     @torch.inference_mode()
     def answer(self, asked: Sequence[list[Message]], save: Save) -> str | None:
-        """Answer all prompts, several at a time."""
+        """Answer all prompts in batches."""
         size = self.concurrency * (GROUP if self.concurrency > 1 else 1)
         for start in range(0, len(asked), size):
             jobs = [partial(self.ask, messages) for messages in asked[start:start + size]]
@@ -50,12 +50,13 @@ class Local:
         return None
 
     def ask(self, messages: Sequence[Message]) -> Reply:
-        """One verdict, or why the prompt cannot be read."""
-        engine, most = self.model.engine, longest(self.settings)
-        prompt = encode(self.model, folded(messages))
+        """Generate one verdict; the reply has an error if the prompt exceeds the model's context."""
+        engine, most = self.model.engine, max_verdict_tokens(self.settings)
+        prompt = encode(self.model, merge_system_prompt(messages))
         room = engine.max_len - len(prompt)
         if room < 1:
-            return Reply(error=f"the prompt has {len(prompt)} tokens and {self.judge} reads at most {engine.max_len}")
+            return Reply(error=f"the prompt has {len(prompt)} tokens but the context of {self.judge} is "
+                               f"{engine.max_len}")
         rule = StopRule(self.model.tokenizer, prompt, self.model.eos, ())
         request = Request(tuple(prompt), min(most, room), PhiloxStream("judge"), self.model.eos)
         session = opened(self.greedy, [engine])
@@ -66,7 +67,7 @@ class Local:
         return Reply(rule.text(done.tokens), tokens_in=len(prompt), tokens_out=len(done.tokens))
 
 
-def folded(messages: Sequence[Message]) -> list[Message]:
-    """The messages with the system prompt at the start of the user's."""
+def merge_system_prompt(messages: Sequence[Message]) -> list[Message]:
+    """Return one user message that begins with the system prompt."""
     system, user = (message["content"] for message in messages)
     return [{"role": "user", "content": user if system == PLAIN else f"[Instruction]\n{system}\n\n{user}"}]

@@ -1,4 +1,4 @@
-"""What a judging is asked to do, and the judge that this means."""
+"""Options of `decodebench judge`, and the judge that they select."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from harness.store.folder import Store
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `decodebench judge`, as they are named there; prices are those of a million tokens."""
+    """The options of `decodebench judge`, under the same names; prices are per million tokens."""
 
     run: Path
     judge: str = "gpt-4"
@@ -43,32 +43,31 @@ class Options:
     plugins: Sequence[Path] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse with a `UserError` what does not go together."""
+        """Raise `UserError` for options that contradict each other."""
         if self.mode not in MODES:
             raise UserError(f"There is no mode '{self.mode}'.{suggestion(self.mode, MODES)}")
         if self.max_price is not None and self.price.of(0, 0) is None:
-            raise UserError("--max-price needs the prices of tokens: give --price-in and --price-out, per million.")
-        if self.here and self.repeats > 1:
-            raise UserError("A judge that is run here says the same each time: leave --repeats out, "
-                            "or give --base-url.")
-        if self.here and self.settings:
-            raise UserError("--setting is for endpoints: a judge that is run here decodes greedily.")
+            raise UserError("--max-price needs --price-in and --price-out, the prices of a million tokens.")
+        if self.local and self.repeats > 1:
+            raise UserError("A local judge is deterministic: omit --repeats, or use an endpoint with --base-url.")
+        if self.local and self.settings:
+            raise UserError("--setting works with endpoints only: a local judge decodes greedily.")
 
     @property
     def price(self) -> Price:
-        """What tokens cost, and what may be spent."""
+        """Return the prices of tokens and the maximum total."""
         return Price(self.price_in, self.price_out, self.max_price)
 
     @property
-    def here(self) -> bool:
-        """Whether the judge is a model that the harness loads, rather than one behind an endpoint."""
+    def local(self) -> bool:
+        """Whether the judge is a local model rather than one behind an endpoint."""
         known = self.judge in nano.NAMES or "/" in self.judge or Path(self.judge).is_dir()
         return self.base_url is None and known
 
     def build(self) -> Judge:
-        """The judge; raises `UserError` when its model, its address or its key cannot be used."""
-        if self.here:
-            from harness.judge.local import Local  # torch is of no use to an endpoint
+        """Return the judge; raises `UserError` if its model, URL or key is invalid."""
+        if self.local:
+            from harness.judge.local import Local  # an endpoint does not need torch
 
             return Local(self.judge, self.max_tokens, dtype=self.dtype, device=self.device,
                          concurrency=self.concurrency)
@@ -78,7 +77,7 @@ class Options:
                         tries=self.tries, price=self.price)
 
     def against(self, store: Store) -> str:
-        """The strategy to compare with, by its spec; empty when none is."""
+        """Return the spec of the strategy to compare with; empty in mode `single`."""
         if self.mode == "single":
             return ""
         specs = [one.spec for one in store.manifest.strategies]
@@ -91,7 +90,7 @@ class Options:
 
 
 def sent(max_tokens: int, given: Sequence[str]) -> dict[str, Any]:
-    """What is sent with every request: what FastChat's judge sends, changed by `given`, each NAME=VALUE."""
+    """Return the parameters of every request: those of FastChat's judge, changed by `given`, each NAME=VALUE."""
     found: dict[str, Any] = {"temperature": 0, "max_tokens": max_tokens}
     for text in given:
         name, equals, value = text.partition("=")

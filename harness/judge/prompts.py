@@ -1,4 +1,4 @@
-"""What a judge reads: the published MT-Bench judge prompts and reference answers, filled with questions and answers."""
+"""Prompts for the judge: the published MT-Bench templates, filled with questions, answers and reference answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Prompts:
 
     @classmethod
     def load(cls, data: DataSource, mode: Mode, examples: Sequence[Example]) -> "Prompts":
-        """Read what judging `examples` needs; raises `UserError` that says what is missing or wrong, and where."""
+        """Load the templates and references for `examples`; raises `UserError` if something is missing or invalid."""
         rows = data.rows("mt_bench", PROMPTS, Download(DATA + PROMPTS),
                          {"name": str, "system_prompt": str, "prompt_template": str}, key="name", check=_template)
         templates = {row["name"]: (row["system_prompt"], row["prompt_template"]) for row in rows}
@@ -56,7 +56,7 @@ class Prompts:
         return cls(templates, references)
 
     def messages(self, mode: Mode, example: Example, turn: int, *answers: Answers) -> list[Message]:
-        """The prompt for one turn of an answer, or of two: the first is that of assistant A."""
+        """Return the prompt for one turn of one answer, or of two; the first is assistant A's."""
         guided = example.category in NEEDS_REFERENCE
         system, template = self.templates[NAMES[mode, guided, turn]]
         given = dict[str, str]()
@@ -68,7 +68,7 @@ class Prompts:
 
 
 def turns(example: Example) -> tuple[int, ...]:
-    """The turns that are judged: the first, and the second where there are just two."""
+    """Return the turns to judge: the first, and the second if there are exactly two."""
     return (1, 2) if len(example.turns) == 2 else (1,)
 
 
@@ -78,7 +78,7 @@ def _number(example: Example) -> int:
 
 
 def _template(row: Row) -> str | None:
-    """What is wrong with a row; prompts of other names are nobody's concern."""
+    """Return what is wrong with a template, None if it is valid or unused."""
     wanted = BLANKS.get(row["name"])
     try:
         blanks = {name for _, name, _, _ in Formatter().parse(row["prompt_template"]) if name is not None}

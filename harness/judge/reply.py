@@ -1,4 +1,4 @@
-"""What every judge is: something that answers prompts, one reply each."""
+"""The interface of judges."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from harness.plugins.task import Message
 
 @dataclass(frozen=True)
 class Reply:
-    """The text of a verdict, or the error in its place, with the calls it took and the tokens that were counted."""
+    """The text of a verdict or an error, with the number of tries and the token counts."""
 
     text: str | None = None
     error: str | None = None
@@ -22,15 +22,15 @@ Save = Callable[[int, Reply], None]
 
 
 class Judge(Protocol):
-    """A model that judges: its name, where it is, and what it is asked with."""
+    """A model that judges: its name, its URL or weights, and its request settings."""
 
     judge: str
     where: str
     settings: dict[str, Any]
 
     def answer(self, asked: Sequence[list[Message]], save: Save) -> str | None:
-        """Answer each prompt, handing every reply to `save` with the prompt's number as soon as it is there.
+        """Answer each prompt, and pass every reply to `save` with the prompt's index as soon as it arrives.
 
-        Returns why it ended before all was answered, None when it did not.
+        Returns why it stopped early, None if it answered all prompts.
         """
         ...

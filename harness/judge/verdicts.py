@@ -1,4 +1,4 @@
-"""Verdicts on disk: `judge/verdicts.jsonl` beside the records of a run, only ever appended to."""
+"""Verdicts on disk: the append-only file `judge/verdicts.jsonl` in a run folder."""
 
 import json
 import re
@@ -24,13 +24,13 @@ LETTERS = ("A", "B", "C")
 
 
 class Verdict(Stored):
-    """What a judge said of one turn of one answer, or why it said nothing (`status` failed).
+    """A judge's verdict on one turn of one answer, or the error (`status` failed).
 
-    `judge`, `where` (an endpoint, or the weights of a local model) and `settings` say who judged; `key` is the hash of
-    them, of the whole prompt and of `again`, the number of the judging. In `pairwise` mode the answer stands against
-    that of the strategy `against`, and comes second where `swapped`. An `unparsed` text holds no verdict in the wanted
-    form. A `reused` verdict cost no call: another answer had the same prompt, or both answers were the same (a tie).
-    `tokens_in` and `tokens_out` are those that the endpoint counted, `tries` its calls.
+    `judge`, `where` (an endpoint, or the weights of a local model) and `settings` identify the judge. `key` is the hash
+    of them, the whole prompt and `again`, the index of the repetition. In `pairwise` mode the answer is compared with
+    that of the strategy `against`, and is shown second if `swapped`. An `unparsed` text contains no verdict. A `reused`
+    verdict needed no request: another answer had the same prompt, or both answers were equal (a tie). `tokens_in` and
+    `tokens_out` are the endpoint's counts, `tries` the number of requests.
     """
 
     judge: str
@@ -60,58 +60,59 @@ class Verdict(Stored):
 
     @property
     def slot(self) -> Slot:
-        """What it is a verdict on, whoever judged."""
+        """Return what the verdict is about, independent of the judge."""
         return (self.mode, self.task, self.example, self.strategy, self.sample, self.repeat, self.turn, self.against,
                 self.swapped, self.again)
 
     @property
     def by(self) -> tuple[str, str, str]:
-        """Who judged, and how."""
+        """Return the identity of the judge: model, endpoint and settings."""
         return (self.judge, self.where, json.dumps(self.settings, sort_keys=True))
 
 
 def file(folder: Path) -> Path:
-    """Where the verdicts on the run in `folder` lie."""
+    """Return the path of the verdicts of the run in `folder`."""
     return folder / "judge" / "verdicts.jsonl"
 
 
 def load(folder: Path) -> list[Verdict]:
-    """All verdicts on a run in the order in which they were given; a torn last line is skipped."""
+    """Load all verdicts of a run in the order of the file; a torn last line is skipped."""
     return list(jsonl.read(file(folder), Verdict, "a verdict"))
 
 
 def begin(folder: Path) -> None:
-    """Make the file ready to be appended to; raises `UserError` when it cannot be."""
+    """Prepare the file for appending; raises `UserError` if it cannot be written."""
     path = file(folder)
     try:
         path.parent.mkdir(exist_ok=True)
         path.touch()
         jsonl.mend(path)
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); make it writable, or judge a copy.") from None
+        raise UserError(f"{path} cannot be written ({error.strerror}); make it writable, or judge a copy of the run."
+                        ) from None
 
 
 def append(folder: Path, verdicts: Iterable[Verdict]) -> None:
-    """Write verdicts to the disk before returning."""
+    """Append verdicts, and flush them to disk before returning."""
     jsonl.append(file(folder), verdicts)
 
 
 def latest(verdicts: Iterable[Verdict], mode: Mode) -> list[Verdict]:
-    """The verdicts of one mode, in each task those of the judge that was asked last, each slot's newest only."""
+    """Return the newest verdict of each slot in one mode, for each task only those of the judge used last."""
     of_mode = [one for one in verdicts if one.mode == mode]
     last = {one.task: one.by for one in of_mode}
     return list({one.slot: one for one in of_mode if one.by == last[one.task]}.values())
 
 
 def rating(text: str) -> float | None:
-    """The first number in double brackets, else the first in single ones, else None (FastChat, `run_judge_single`)."""
+    """Parse the first number in double brackets, else in single ones, else None (FastChat, `run_judge_single`)."""
     found = RATING.search(text) or RATING_BACKUP.search(text)
     value = float(found[1]) if found else float("inf")
     return value if value < float("inf") else None
 
 
 def winner(text: str, swapped: bool) -> Winner | None:
-    """Who won: `[[A]]` counts before `[[B]]` and that before `[[C]]`, a tie (FastChat, `run_judge_pair`)."""
+    """Parse the winner: `[[A]]` takes precedence over `[[B]]`, and that over `[[C]]`, a tie (`run_judge_pair`)."""
     letter = next((one for one in LETTERS if f"[[{one}]]" in text), None)
     first, second = ("baseline", "strategy") if swapped else ("strategy", "baseline")
     wins: dict[str, Winner] = {"A": first, "B": second, "C": "tie"}  # type: ignore[dict-item]

@@ -10,7 +10,7 @@ from rich.text import Text
 from harness.plugins.spec import Spec
 from harness.report.tables import DASH, line
 from harness.sweep.grid import changes
-from harness.sweep.sweep import Aim, Choice, Knob, Sweep, Swept
+from harness.sweep.sweep import Aim, Choice, Knob, StrategySweep, Sweep
 
 AIMS = {"quality": "quality", "speed": "speed-up over the baseline", "forwards": "tokens a forward"}
 TITLES = ("task", "setting", "dev", "held-out", "gain over the default")
@@ -29,7 +29,7 @@ def terminal(found: Sweep) -> Group:
             table.add_row(*cells)
         knobs = Table(*KNOBS, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for knob in one.knobs:
-            texts = _knob(knob, one.aim)
+            texts = _knob_effect(knob, one.aim)
             knobs.add_row(*texts[:-1], Text(texts[-1], style="red" if knob.alive is False else ""))
         parts += [table, knobs]
     return Group(*parts, *(Text(text, style="yellow" if text.startswith("Warning") else "") for text in notes(found)))
@@ -42,7 +42,7 @@ def markdown(found: Sweep) -> str:
         lines += [f"### `{one.spec}`", "", _title(one), "", line(TITLES), line(["---"] * len(TITLES))]
         lines += [line(cells) for cells in _rows(one)]
         lines += ["", *(f"- {text}" for text in _facts(one)), "", line(KNOBS), line(["---"] * len(KNOBS))]
-        lines += [line(_knob(knob, one.aim)) for knob in one.knobs] + [""]
+        lines += [line(_knob_effect(knob, one.aim)) for knob in one.knobs] + [""]
     return "\n".join([*lines, *(f"- {text}" for text in notes(found))]).rstrip() + "\n"
 
 
@@ -52,7 +52,7 @@ def notes(found: Sweep) -> list[str]:
     left = [f"{spec} was left out: {reason}" for one in found.swept for spec, reason in one.left_out.items()]
     sizes = ", ".join(f"{found.dev[task]} + {found.held_out[task]} of {task}" for task in found.dev)
     return [*dead, *left, *(f"{spec} was not swept: {reason}" for spec, reason in found.skipped.items()), *found.failed,
-            f"chosen on dev and judged on held-out examples: {sizes}; at most {found.budget} settings a strategy; "
+            f"chosen on dev and on_held_out on held-out examples: {sizes}; at most {found.budget} settings a strategy; "
             "95 % intervals"]
 
 
@@ -60,19 +60,19 @@ def _changes(spec: str, default: str) -> str:
     return changes(Spec.parse(spec).knobs, Spec.parse(default).knobs)
 
 
-def _warning(one: Swept, knob: Knob) -> str:
+def _warning(one: StrategySweep, knob: Knob) -> str:
     others = f"nor with any of {knob.looked} other values of theirs" if knob.looked else "which alone were tried"
     return (f"Warning: knob '{knob.name}' of {Spec.parse(one.spec).name} has no effect: "
             f"{', '.join(knob.tried[1:])} gave the tokens and counts of {knob.tried[0]} on {knob.samples} samples "
             f"({knob.tokens:,} tokens) with the other knobs at their defaults, {others}")
 
 
-def _title(one: Swept) -> str:
+def _title(one: StrategySweep) -> str:
     return (f"{Spec.parse(one.spec).name}: {one.settings} of {one.possible:,} settings, "
             f"by {AIMS[one.aim]}")
 
 
-def _rows(one: Swept) -> Iterator[list[str]]:
+def _rows(one: StrategySweep) -> Iterator[list[str]]:
     for default, fixed, best in zip(one.default, one.fixed, one.best, strict=True):
         rows: Sequence[tuple[str, Choice]] = (("default", default), ("best fixed", fixed), ("best here", best))
         for place, (label, choice) in enumerate(rows):
@@ -83,7 +83,7 @@ def _rows(one: Swept) -> Iterator[list[str]]:
                    _gain(choice, one.aim) if choice.spec != one.spec else ""]
 
 
-def _facts(one: Swept) -> list[str]:
+def _facts(one: StrategySweep) -> list[str]:
     """The sensitivity in words."""
     found = []
     if one.regret is not None:
@@ -93,7 +93,7 @@ def _facts(one: Swept) -> list[str]:
     return found
 
 
-def _knob(knob: Knob, aim: Aim) -> list[str]:
+def _knob_effect(knob: Knob, aim: Aim) -> list[str]:
     effect = "not tried" if knob.alive is None else "none" if not knob.alive else \
         f"with {knob.needs[0]}" + (f" and {len(knob.needs) - 1} others" if len(knob.needs) > 1 else "") \
         if knob.needs else f"none for {', '.join(knob.same)}" if knob.same else "yes"

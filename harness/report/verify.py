@@ -91,8 +91,8 @@ def terminal(report: Report) -> Table:
 def notes(report: Report, most: int = 3) -> list[str]:
     """Return the notes below the table, at most `most` sentences per result."""
     named = list(zip(names(report.findings), report.findings, strict=True))
-    lines = [f"batch size {report.concurrency}, compared with greedy at batch size 1 ({report.tokens:,} tokens); a tie is "
-             f"at most {report.tie:g}; a distribution is rejected when Holm's p is below {report.alpha:g}"]
+    lines = [f"batch size {report.concurrency}, compared with greedy at batch size 1 ({report.tokens:,} tokens); a tie "
+             f"is at most {report.tie:g}; a distribution is rejected when Holm's p is below {report.alpha:g}"]
     for label, finding in named:
         found = details(finding)
         lines += [f"{label} at {finding.temperature}: {line}" for line in found[:most]]

@@ -322,9 +322,9 @@ def _sandbox(tasks: Sequence[Task], entries: Sequence[TaskEntry]) -> dict[str, A
     """What programs are kept from, where a run has any, and a warning when that is not all that it should be."""
     if not any(task.executes_code and not entry.unscored for task, entry in zip(tasks, entries, strict=True)):
         return {}
-    from harness.sandbox import isolation, standing
+    from harness.sandbox import active_protections, isolation
 
-    weak = not {"seccomp", "landlock"} <= set(standing())
+    weak = not {"seccomp", "landlock"} <= set(active_protections())
     return {"sandbox": isolation(), "warnings": [f"Programs ran with this between them and the machine: {isolation()}."]
             if weak else []}
 

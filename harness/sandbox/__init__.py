@@ -1,9 +1,9 @@
-"""Runs one untrusted program in a process with limits, and says whether its tests passed, failed or timed out.
+"""Runs one untrusted program in a sandbox, and reports whether its tests passed, failed or timed out.
 
-Two processes are made for each program. One runs the program, and nothing else. The other, the judge, runs the tests:
-it calls the program's functions through a pipe and compares what comes back, which is data and never code. No verdict
-can thus be reached from the program, by whatever means: it holds neither the tests nor the pipe of the verdict. What
-it can do is answer; a program that knows the tests by heart answers them right, here as in every other harness.
+Each program gets two processes. One runs only the program. The other, the judge, runs the tests: it calls the program's
+functions through a pipe and compares the results, which are data and never code. The program therefore cannot forge the
+verdict: it has neither the tests nor the pipe of the verdict. It can only return values; a program that has memorised
+the tests passes, as in any other harness.
 """
 
 import contextlib
@@ -27,8 +27,8 @@ from typing import Literal
 CHILD = Path(__file__).with_name("child.py")
 START_SECONDS = 60.0
 MOST_BYTES = 4096
-PATIENCE = 20  # times the limit that a program may take when the machine keeps it waiting for a processor
-WALLS = {
+PATIENCE = 20  # maximum wall time as a multiple of the limit, when the process has to wait for a CPU
+PROTECTIONS = {
     "namespaces": "own network and process tree (namespaces)",
     "seccomp": "no sockets, processes or signals (seccomp)",
     "landlock": "no files but its own (Landlock)",
@@ -38,7 +38,7 @@ WALLS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program ended; `message` says why it did not pass."""
+    """The result of a program; `message` is the reason if it did not pass."""
 
     status: Literal["passed", "failed", "timeout"]
     message: str = ""
@@ -46,39 +46,39 @@ class Outcome:
 
 def run_program(program: str, tests: str = "", *, setup: str = "", own: Sequence[str] = (), timeout: float = 3.0,
                 memory_mb: int = 1024) -> Outcome:
-    """Run `program`, which has the standard library only, then `tests` on what it defines; both must reach their end.
+    """Run `program` with the standard library only, then `tests` on its definitions; both must run to their end.
 
-    The tests run in a process of their own. They see the names of `setup`, trusted code that is run there (none if it
-    is no Python), and those that the program defines besides; the names in `own` are always the program's. `timeout`
-    is the wall time of both in seconds, without the interpreter's start and without what they waited for a processor;
-    `memory_mb` the address space of each in MiB. Exit codes and output never count. Safe to call from many threads.
-    Raises `RuntimeError` when no process can be started.
+    The tests run in a separate process. They see the names of `setup`, trusted code that runs there (ignored if it is
+    not valid Python), and all other names of the program; names in `own` are always the program's. `timeout` is the
+    wall time of both in seconds, without the start of the interpreter and without waiting for a CPU; `memory_mb` is the
+    address space of each in MiB. Exit codes and output are ignored. Thread-safe. Raises `RuntimeError` if no process
+    can be started.
     """
     return _run({"program": program, "tests": tests, "setup": setup, "own": list(own)}, timeout, memory_mb)[1]
 
 
 @functools.cache
 def isolation() -> str:
-    """What programs are kept from on this machine, found by running an empty one."""
-    found = standing()
+    """Describe the active protections and their gaps on this machine, found by running an empty program."""
+    found = active_protections()
     holes = ["the network is only hidden from Python's sockets"] * (not {"namespaces", "seccomp"} & set(found))
     holes += ["files of others can be read"] * ("landlock" not in found)
-    return "; ".join([*(WALLS[wall] for wall in found), *holes])
+    return "; ".join([*(PROTECTIONS[name] for name in found), *holes])
 
 
 @functools.cache
-def standing() -> tuple[str, ...]:
-    """The names in `WALLS` of what stands between a program and this machine."""
+def active_protections() -> tuple[str, ...]:
+    """Return the names in `PROTECTIONS` that are active on this machine."""
     return _run({"program": "", "tests": "", "setup": "", "own": []}, 10.0, 1024)[0]
 
 
 def _run(job: dict[str, object], timeout: float, memory_mb: int) -> tuple[tuple[str, ...], Outcome]:
-    """The walls that stood, and the outcome."""
+    """Run a job; returns the active protections and the outcome."""
     with (
         tempfile.TemporaryDirectory(prefix="decodebench-", ignore_cleanup_errors=True) as folder,
         _pipe() as (verdict_read, verdict_write),
     ):
-        # The child removes it before the program starts, which must not read its tests.
+        # The child deletes this file before the program starts, so that the program cannot read its tests.
         Path(folder, "job.json").write_text(json.dumps({**job, "path": _numpy()}), encoding="ascii")
         child = _start(folder, verdict_write.fileno(), math.ceil(timeout) + 1, memory_mb)
         program = 0
@@ -90,7 +90,7 @@ def _run(job: dict[str, object], timeout: float, memory_mb: int) -> tuple[tuple[
             program = 0 if "namespaces" in level else int(number)
             verdict = _verdict(verdict_read, child.pid, timeout)
         finally:
-            child.terminate()  # it ends the judge, and the judge's end the program's; nothing is left for init to reap
+            child.terminate()  # ends the judge, whose end kills the program; no zombie is left
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(program or child.pid, signal.SIGKILL if program else signal.SIGTERM)
             _drain(verdict_read)
@@ -109,20 +109,20 @@ def _pipe() -> Iterator[tuple[FileIO, FileIO]]:
 
 @functools.cache
 def _numpy() -> str:
-    """The folder that holds NumPy, which the tests of HumanEval+ compare with; programs do not get it."""
+    """Return the folder of NumPy, which tests of HumanEval+ need; programs cannot import it."""
     found = importlib.util.find_spec("numpy")
     return str(Path(found.origin).parents[1]) if found and found.origin else ""
 
 
 def _start(folder: str, verdict: int, cpu_seconds: int, memory_mb: int) -> subprocess.Popen[bytes]:
-    """Start the child in a session of its own, with nothing of ours but the pipe."""
+    """Start the child in a new session; it inherits only the pipe."""
     environment = {"HOME": folder, "TMPDIR": folder, "PYTHONHASHSEED": "0", "PYTHONUTF8": "1",
                    "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     if "LD_LIBRARY_PATH" in os.environ:  # some interpreters do not start without it
         environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
-    # -P -s -S -B are -I and no site, except that the hash seed above is read: results must not depend on it.
+    # -P -s -S -B equal -I without site, except that the hash seed above applies: results must not depend on it.
     numbers = map(str, (verdict, cpu_seconds, memory_mb))
-    command = [sys.executable, "-P", "-s", "-S", "-B", str(CHILD), *numbers, ",".join(WALLS)]
+    command = [sys.executable, "-P", "-s", "-S", "-B", str(CHILD), *numbers, ",".join(PROTECTIONS)]
     null = subprocess.DEVNULL
     try:
         return subprocess.Popen(command, stdin=null, stdout=null, stderr=null, cwd=folder, env=environment,
@@ -132,7 +132,7 @@ def _start(folder: str, verdict: int, cpu_seconds: int, memory_mb: int) -> subpr
 
 
 def _verdict(pipe: FileIO, child: int, timeout: float) -> str | None:
-    """The verdict, None when the time is over; time in which others had the processor does not count."""
+    """Wait for the verdict, None after the time limit; time spent waiting for a CPU does not count."""
     start, waited, left = time.monotonic(), _kept_waiting(child), timeout
     while (line := _line(pipe, left)) is None:
         elapsed = time.monotonic() - start
@@ -143,7 +143,7 @@ def _verdict(pipe: FileIO, child: int, timeout: float) -> str | None:
 
 
 def _kept_waiting(pid: int) -> float:
-    """Seconds that a process and those below it were ready to run and had no processor; 0 where Linux is not asked."""
+    """Return the seconds that a process and its children waited for a CPU; 0 on systems other than Linux."""
     try:
         seconds = int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
         below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -153,7 +153,7 @@ def _kept_waiting(pid: int) -> float:
 
 
 def _line(pipe: FileIO, seconds: float) -> str | None:
-    """The next line without its end; what there is at the end of file; None when the time is over."""
+    """Read the next line without its end, or the rest at end of file; None after `seconds`."""
     line = b""
     for byte in _bytes(pipe, seconds, 1):
         line += byte
@@ -163,14 +163,14 @@ def _line(pipe: FileIO, seconds: float) -> str | None:
 
 
 def _drain(pipe: FileIO) -> None:
-    """Wait a moment until no process holds the other end: then all of them have gone, and each was reaped."""
+    """Wait up to 2 s until no process holds the other end, so that all of them have ended."""
     for piece in _bytes(pipe, 2.0, MOST_BYTES):
         if not piece:
             return
 
 
 def _bytes(pipe: FileIO, seconds: float, most: int) -> Iterator[bytes]:
-    """What arrives within `seconds`, at most `most` bytes at once; b"" at the end of file, again and again."""
+    """Yield what arrives within `seconds`, at most `most` bytes at a time; b"" repeatedly at end of file."""
     end = time.monotonic() + seconds
     waiting = select.poll()
     waiting.register(pipe, select.POLLIN)

@@ -1,7 +1,7 @@
-"""The first process of `harness.sandbox`: builds the walls, splits into program and judge, and imports no package.
+"""The first process of `harness.sandbox`: sets up protections, forks into program and judge, imports no package.
 
-Arguments: the pipe for the verdict, seconds of processor time, MiB of address space, the walls to build where the
-kernel allows them. The pipe gets the walls that stand and the program's process id, then the verdict, a line each.
+Arguments: the pipe for the verdict, seconds of CPU time, MiB of address space, the protections to set up if the kernel
+supports them. It writes a line with the active protections and the program's process id to the pipe, then the verdict.
 """
 
 import contextlib
@@ -12,29 +12,29 @@ import sys
 
 TYPE_CHECKING = False  # as in `typing`, whose import would take longer than everything here
 if TYPE_CHECKING:
-    from harness.sandbox import remote, walls
+    from harness.sandbox import protections, remote
 else:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import protections
     import remote
-    import walls
     sys.path.pop(0)
 
 
 def main() -> None:
-    """Give up rights, start the program and judge it."""
+    """Drop privileges, start the program and judge it."""
     verdict, cpu_seconds, memory_mb = map(int, sys.argv[1:4])
     wanted = sys.argv[4].split(",")
-    spaces = "namespaces" in wanted and walls.leave_namespaces()
-    walls.drop_root()
-    walls.hide_memory()
+    spaces = "namespaces" in wanted and protections.leave_namespaces()
+    protections.drop_root()
+    protections.hide_memory()
     split_off()
-    walls.die_with_parent()
+    protections.die_with_parent()
     to_program, to_judge = os.pipe(), os.pipe()
     program = os.fork()
     if not program:
         for pipe in (verdict, to_program[1], to_judge[0]):
             os.close(pipe)
-        walls.die_with_parent()
+        protections.die_with_parent()
         enclose(wanted, cpu_seconds, memory_mb, [])
         forget()
         remote.serve(os.fdopen(to_program[0], "rb"), os.fdopen(to_judge[1], "wb"))
@@ -51,15 +51,15 @@ def main() -> None:
 
 
 def split_off() -> None:
-    """Return in a new process, the first of its tree where there are namespaces; end it and reap all of them here."""
-    walls.die_with_parent()
-    walls.adopt_orphans()
+    """Fork: return in the child (process 1 of a namespace, if any); the parent waits for it and all its children."""
+    protections.die_with_parent()
+    protections.adopt_orphans()
     pid = os.fork()
     if not pid:
         return
 
     def end(*_: object) -> None:
-        with contextlib.suppress(ProcessLookupError):  # it may end by itself just now
+        with contextlib.suppress(ProcessLookupError):  # it may have ended already
             os.kill(pid, signal.SIGKILL)
     signal.signal(signal.SIGTERM, end)
     with contextlib.suppress(ChildProcessError):
@@ -69,20 +69,20 @@ def split_off() -> None:
 
 
 def enclose(wanted: list[str], cpu_seconds: int, memory_mb: int, readable: list[str]) -> list[str]:
-    """Build the walls round this process; what stands."""
-    walls.set_limits(cpu_seconds, memory_mb)
-    filtered = "seccomp" in wanted and walls.filter_calls()
-    closed = "landlock" in wanted and walls.close_files(readable)
+    """Set up the protections of this process; returns the active ones."""
+    protections.set_limits(cpu_seconds, memory_mb)
+    filtered = "seccomp" in wanted and protections.filter_calls()
+    closed = "landlock" in wanted and protections.close_files(readable)
     if not filtered:
-        walls.hide_sockets()
+        protections.hide_sockets()
     return [*["seccomp"] * filtered, *["landlock"] * closed, "limits"]
 
 
 def forget() -> None:
-    """Leave nothing of this file where a program would find it by accident."""
+    """Remove the modules and arguments of this file from `sys`, so that the program does not see them."""
     sys.argv = ["program.py"]
     sys.modules["__main__"] = type(sys)("__main__")
-    for name in ("remote", "walls", "json"):
+    for name in ("remote", "protections", "json"):
         sys.modules.pop(name, None)
 
 

@@ -1,8 +1,8 @@
-"""Both ends of the pipe between a program and its judge: the judge asks, the program's process answers.
+"""Both ends of the pipe between a program and its judge: the judge sends requests, the program's process replies.
 
-What travels is pickled. The judge's end takes data only: numbers, texts, the containers of Python, dates, decimals.
-Anything else stays with the program and is known to the judge by its number (`Stand`). What comes from the program may
-be any bytes: `Data` makes nothing of them but those types, all of which are written in C and cannot be changed.
+Messages are pickled. The judge accepts data only: numbers, strings, Python's containers, dates, decimals. Any other
+object stays in the program's process, and the judge refers to it by a number (`Proxy`). The program may send any bytes:
+`DataUnpickler` creates only those types, all of which are implemented in C and cannot be patched.
 """
 
 import builtins
@@ -32,7 +32,7 @@ MOST = 300  # characters of a message
 
 
 def describe(error: BaseException, file: str = "program.py", place: str = "") -> str:
-    """One short line: the type of the error, its text, and the last line of `file` that it passed."""
+    """Describe an error in one short line: its type, its text, and the last line of `file` in its traceback."""
     try:
         line, step = 0, error.__traceback__
         while step:
@@ -48,15 +48,15 @@ def _is_safe(kind: type) -> bool:
     return kind.__name__ in SAFE.get(kind.__module__, ())
 
 
-class Objects(pickle.Pickler):
-    """The program's end: data goes over as it is, a subclass of a plain type as that type, and the rest as numbers."""
+class ProgramPickler(pickle.Pickler):
+    """The program's end: sends data as it is, instances of subclasses as the plain type, other objects as numbers."""
 
     def __init__(self, file: Any, kept: list[Any]) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
         self.kept = kept
 
     def persistent_id(self, value: Any) -> Any:
-        """The number of what is not data, the name of a module, None for data."""
+        """Return the number of an object that is not data, the name of a module, None for data."""
         kind = type(value)
         if value is None or value is ... or isinstance(value, PLAIN) or _is_safe(kind) or (
                 isinstance(value, type) and _is_safe(value)):
@@ -67,23 +67,23 @@ class Objects(pickle.Pickler):
         return len(self.kept) - 1
 
     def reducer_override(self, value: Any) -> Any:
-        """How an instance of a subclass goes over: as one of the plain type."""
+        """Reduce an instance of a subclass of a plain type to the plain type."""
         plain = next((one for one in PLAIN if isinstance(value, one) and type(value) is not one), None)
         return (plain, (plain(value),)) if plain else NotImplemented
 
 
-class Kept(pickle.Unpickler):
-    """The program's end: numbers become the program's objects again."""
+class ProgramUnpickler(pickle.Unpickler):
+    """The program's end: turns numbers back into the program's objects."""
 
     kept: list[Any]
 
     def persistent_load(self, number: Any) -> Any:
-        """The object of a number."""
+        """Return the object with this number."""
         return self.kept[number]
 
 
 def serve(asked: Any, answers: Any) -> NoReturn:
-    """Run the program that the judge sends, then do what it asks; never returns."""
+    """Run the program that the judge sends, then serve its requests; never returns."""
     kept: list[Any] = []
     source = pickle.load(asked)
     try:
@@ -96,7 +96,7 @@ def serve(asked: Any, answers: Any) -> NoReturn:
     while True:
         answers.write(_parcel(answer, kept))
         answers.flush()
-        asking = Kept(asked)
+        asking = ProgramUnpickler(asked)
         asking.kept = kept
         what, it, *more = asking.load()
         try:
@@ -108,17 +108,17 @@ def serve(asked: Any, answers: Any) -> NoReturn:
 
 
 def _parcel(value: Any, kept: list[Any]) -> bytes:
-    """The value as bytes, or the error that making them raised."""
+    """Pickle the value, or the error that pickling raised."""
     file = io.BytesIO()
     try:
-        Objects(file, kept).dump(value)
+        ProgramPickler(file, kept).dump(value)
     except Exception as error:
         return pickle.dumps(("error", ["TypeError", "Exception"], f"a result cannot be handed over: {error}"[:MOST]))
     return file.getvalue()
 
 
-class Stand:
-    """What stands in the judge for an object of the program: asking it asks the program; it equals only itself."""
+class Proxy:
+    """The judge's proxy of an object of the program: forwards operations to it, and equals only itself."""
 
     __slots__ = ("_judge", "_number")
     _judge: "Judge"
@@ -149,51 +149,51 @@ class Stand:
         return self._judge.ask("item", self, key)[0]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Stand) and self._number == other._number
+        return isinstance(other, Proxy) and self._number == other._number
 
     def __hash__(self) -> int:
         return hash(self._number)
 
 
-class Data(pickle.Unpickler):
-    """The judge's end: types of `SAFE`, stands for numbers, modules of the standard library, nothing else."""
+class DataUnpickler(pickle.Unpickler):
+    """The judge's end: creates types of `SAFE`, proxies for numbers, standard library modules, and nothing else."""
 
     judge: "Judge"
 
     def find_class(self, module: str, name: str) -> Any:
-        """A type of `SAFE`; raises `UnpicklingError` for all else."""
+        """Return a type of `SAFE`; raises `UnpicklingError` for anything else."""
         if name not in SAFE.get(module, ()):
             raise pickle.UnpicklingError(f"{module}.{name} is no data")
         return getattr(importlib.import_module(module), name)
 
     def persistent_load(self, number: Any) -> Any:
-        """What stands for an object of the program, or a module."""
+        """Return the proxy of an object of the program, or a module."""
         if type(number) is int:
-            stand = Stand.__new__(Stand)
-            object.__setattr__(stand, "_judge", self.judge)
-            object.__setattr__(stand, "_number", number)
-            return stand
+            proxy = Proxy.__new__(Proxy)
+            object.__setattr__(proxy, "_judge", self.judge)
+            object.__setattr__(proxy, "_number", number)
+            return proxy
         if number in sys.stdlib_module_names:
             return importlib.import_module(number)
         raise pickle.UnpicklingError("this is no data")
 
 
-class Numbers(pickle.Pickler):
-    """The judge's end: a stand becomes the number of its object."""
+class JudgePickler(pickle.Pickler):
+    """The judge's end: sends a proxy as the number of its object."""
 
     def persistent_id(self, value: Any) -> Any:
-        """The number of a stand, None for what goes over as it is."""
-        return value._number if type(value) is Stand else None
+        """Return the number of a proxy, None for data."""
+        return value._number if type(value) is Proxy else None
 
 
 class Judge:
-    """Runs the tests of a program that runs elsewhere, and writes one verdict."""
+    """Runs the tests of a program in another process, and writes one verdict."""
 
     def __init__(self, answers: Any, asked: Any, verdict: int) -> None:
         self.answers, self.asked, self.verdict, self.reading = answers, asked, verdict, False
 
     def run(self, job: dict[str, Any]) -> NoReturn:
-        """Have the program run, then run the tests; the verdict is `passed` or `failed: ` and the reason."""
+        """Run the program, then the tests; the verdict is `passed` or `failed: ` and the reason."""
         self._send(job["program"])
         names = self._receive()
         if not isinstance(names, dict):
@@ -208,8 +208,8 @@ class Judge:
         """Write a line to the harness."""
         os.write(self.verdict, line.encode("utf-8", "replace") + b"\n")
 
-    def call(self, function: Stand, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        """Call a function of the program; what it changed in its arguments changes here."""
+    def call(self, function: Proxy, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Call a function of the program; its changes to mutable arguments are copied back."""
         value, after = self.ask("call", function, given, named)
         for one, now in zip(given, after, strict=False):
             if type(one) in CHANGEABLE and type(now) is type(one) and now != one:
@@ -218,8 +218,8 @@ class Judge:
         return value
 
     def ask(self, what: str, *about: Any) -> tuple[Any, list[Any]]:
-        """Have the program do something; raises the built-in exception that it did."""
-        if self.reading:  # a stand that is called by what came from the program, not by a test
+        """Send a request to the program; raises the built-in exception that it raised."""
+        if self.reading:  # a proxy that unpickling calls, not a test
             raise pickle.UnpicklingError("this is no data")
         self._send((what, *about))
         answer = self._receive()
@@ -238,7 +238,7 @@ class Judge:
         raise error
 
     def _namespace(self, names: dict[Any, Any], job: dict[str, Any]) -> dict[str, Any]:
-        """What the tests see: the names of the set-up, then the program's, but its own ones in any case."""
+        """Return the tests' namespace: names of the set-up, then the program's, which win for names in `own`."""
         try:
             setup = compile(job["setup"], "setup.py", "exec")
         except (SyntaxError, ValueError):  # a prompt that ends in the middle of something
@@ -257,7 +257,7 @@ class Judge:
 
     def _send(self, value: Any) -> None:
         file = io.BytesIO()
-        Numbers(file, pickle.HIGHEST_PROTOCOL).dump(value)
+        JudgePickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
         try:
             self.asked.write(file.getvalue())
             self.asked.flush()
@@ -268,7 +268,7 @@ class Judge:
         return self._load(self.answers)
 
     def _load(self, file: Any) -> Any:
-        data = Data(file)
+        data = DataUnpickler(file)
         data.judge, self.reading = self, True
         try:
             return data.load()
@@ -280,6 +280,6 @@ class Judge:
             self.reading = False
 
     def _end(self, verdict: str) -> NoReturn:
-        """Write the verdict and leave, whatever the tests catch."""
+        """Write the verdict and exit, whatever exceptions the tests catch."""
         self.say(verdict)
         os._exit(0)

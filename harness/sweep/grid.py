@@ -1,4 +1,4 @@
-"""Which settings of a strategy a sweep tries: its knobs' values, alone and together, within a budget."""
+"""The settings of a strategy that a sweep tries: values of its knobs, alone and combined, within a budget."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -11,18 +11,17 @@ from harness.plugins.registry import STRATEGIES
 from harness.plugins.spec import Spec
 from harness.plugins.strategy import Strategy
 
-TRIES = 50  # draws for each setting that is still wanted: some combinations are refused, some come twice
+TRIES = 50  # draws per setting of the budget: some combinations are refused, some are drawn twice
 
 Grid = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A strategy's settings to try, its default (as it was asked for) first.
+    """The settings of a strategy to try, the default (the strategy as given) first.
 
-    `knobs` holds the values that were wanted, as text and the default's first, `whole` says whether all combinations
-    are there, `alone` how many of the settings change one knob only. `refused` are combinations that the strategy does
-    not allow.
+    `knobs` has the values of each knob as text, the default's first. `possible` counts all combinations, `alone` the
+    settings that change one knob only, `refused` the combinations that the strategy does not allow.
     """
 
     default: Strategy
@@ -37,46 +36,46 @@ class Settings:
         """Whether every combination that the strategy allows is tried."""
         return len(self.tried) + self.refused >= self.possible
 
-    def alike(self, knob: str) -> list[list[str]]:
-        """The specs of settings that differ in this knob alone, in groups of two or more."""
+    def groups_differing_in(self, knob: str) -> list[list[str]]:
+        """Return groups of two or more specs that differ in this knob only."""
         groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
         for strategy in self.tried:
-            rest = tuple((key, value) for key, value in own(strategy).items() if key != knob)
+            rest = tuple((key, value) for key, value in knob_values(strategy).items() if key != knob)
             groups.setdefault(rest, []).append(strategy.spec())
         return [group for group in groups.values() if len(group) > 1]
 
-    def line(self, knob: str) -> list[Strategy]:
-        """The default, and the settings that differ from it in this knob alone."""
-        mine = own(self.default)
+    def varying(self, knob: str) -> list[Strategy]:
+        """Return the default and the settings that differ from it in this knob only."""
+        mine = knob_values(self.default)
         return [strategy for strategy in self.tried
-                if all(value == mine[key] for key, value in own(strategy).items() if key != knob)]
+                if all(value == mine[key] for key, value in knob_values(strategy).items() if key != knob)]
 
-    def contexts(self, knob: str) -> list[tuple[Strategy, Strategy]]:
-        """Pairs that differ in this knob alone, each with one value of one other knob changed that was tried."""
+    def pairs_in_context(self, knob: str) -> list[tuple[Strategy, Strategy]]:
+        """Return pairs that differ in this knob only, each with one other knob changed to a value that was tried."""
         if len(self.knobs[knob]) < 2:
             return []
-        others = [strategy for other in self.knobs if other != knob for strategy in self.line(other)[1:]]
+        others = [strategy for other in self.knobs if other != knob for strategy in self.varying(other)[1:]]
         found = []
         for strategy in others:
             with suppress(UserError):
-                found.append((strategy, turned(strategy, {knob: self.knobs[knob][-1]})))
+                found.append((strategy, with_knobs(strategy, {knob: self.knobs[knob][-1]})))
         return found
 
 
 def settings(spec: str, grid: Grid, budget: int, seed: int) -> Settings:
-    """At most `budget` settings of the strategy `spec`: the default, each value alone, then seeded draws of the rest.
+    """Return at most `budget` settings of `spec`: the default, each value alone, then combinations drawn by the seed.
 
-    `grid` names knobs with their values; without one every knob takes the values that its strategy declares for a
-    sweep. All combinations are tried when they fit. Knobs take turns, so a budget that is too small for all values
-    leaves each knob some. Raises `UserError` for a value that the strategy refuses.
+    `grid` maps knobs to values; an empty one means the values that the strategy declares for sweeps. All combinations
+    are tried if they fit. A small budget is shared between the knobs in turn. Raises `UserError` for a value that the
+    strategy refuses.
     """
     default = STRATEGIES.build(spec)
-    mine, declared = own(default), type(default).knobs()
+    mine, declared = knob_values(default), type(default).knobs()
     wanted = {key: values for key, values in grid.items() if key in declared} if grid else \
         {key: tuple(map(str, about.sweep)) for key, about in declared.items() if about.sweep}
     knobs = {}
     for key, values in wanted.items():
-        texts = [own(turned(default, {key: value}))[key] for value in values]
+        texts = [knob_values(with_knobs(default, {key: value}))[key] for value in values]
         knobs[key] = tuple(dict.fromkeys([mine[key], *texts]))
     possible, refused = 1, 0
     for values in knobs.values():
@@ -97,23 +96,23 @@ def settings(spec: str, grid: Grid, budget: int, seed: int) -> Settings:
     return Settings(default, knobs, tuple(tried.values()), possible, alone, refused)
 
 
-def own(strategy: Strategy) -> Mapping[str, str]:
-    """The strategy's knobs as text, without those of one that it works on."""
+def knob_values(strategy: Strategy) -> Mapping[str, str]:
+    """Return the strategy's knobs as text, without those of a wrapped strategy."""
     return Spec.parse(strategy.spec()).knobs
 
 
 def changes(knobs: Mapping[str, str], default: Mapping[str, str]) -> str:
-    """What a setting changes of the default, in words; empty when nothing."""
+    """Return the knobs in which a setting differs from the default, as text; empty if none."""
     return ", ".join(f"{key}={value}" for key, value in knobs.items() if default[key] != value)
 
 
-def turned(strategy: Strategy, changes: Mapping[str, str]) -> Strategy:
-    """The strategy with other values of some knobs; raises `UserError` when it refuses them."""
+def with_knobs(strategy: Strategy, changes: Mapping[str, str]) -> Strategy:
+    """Return the strategy with changed knobs; raises `UserError` if it refuses them."""
     return STRATEGIES.build(Spec.parse(strategy.spec()).changed(changes))
 
 
 def read(texts: Sequence[str], specs: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """`k=v1,v2` → the values of each knob; raises `UserError` when no strategy has the knob."""
+    """Parse `k=v1,v2` to the values of each knob; raises `UserError` if no strategy has the knob."""
     known = {key for spec in specs for key in type(STRATEGIES.build(spec)).knobs()}
     grid: dict[str, tuple[str, ...]] = {}
     for text in texts:
@@ -128,9 +127,9 @@ def read(texts: Sequence[str], specs: Sequence[str]) -> dict[str, tuple[str, ...
 
 
 def _add(tried: dict[str, Strategy], default: Strategy, changes: Mapping[str, str]) -> bool:
-    """Note a setting; False when the strategy does not allow the combination."""
+    """Add a setting; returns False if the strategy does not allow the combination."""
     try:
-        strategy = turned(default, changes)
+        strategy = with_knobs(default, changes)
     except UserError:
         return False
     tried.setdefault(strategy.spec(), strategy)

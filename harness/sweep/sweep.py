@@ -1,4 +1,4 @@
-"""Which setting of a strategy to use: chosen on some examples, judged on others, and which knobs matter at all."""
+"""Selects a strategy's settings on dev examples, reports them on held-out ones, and measures which knobs matter."""
 
 import math
 import random
@@ -25,19 +25,19 @@ from harness.stats.paired import difference_interval
 from harness.store.config import RunConfig
 from harness.store.folder import Store
 from harness.store.schema import Stored
-from harness.sweep.grid import Grid, Settings, changes, own, settings
+from harness.sweep.grid import Grid, Settings, changes, knob_values, settings
 
 Aim = Literal["quality", "speed", "forwards"]
 NAN = float("nan")
 
 
 class Knob(Stored):
-    """What one knob does on the dev examples, the others at their defaults: `tried` of its `values`, the default first.
+    """The effect of one knob on the dev examples: `tried` of its `values`, the default first.
 
-    `range` is the best value's worth less the worst's; `alive` whether any two settings that differ in this knob alone
-    differ in a token or a count; None where no second value could be tried. `same` are values that change nothing.
-    `needs` are values of other knobs with which one that changes nothing at their defaults does, `looked` how many of
-    them were tried; `samples` and `tokens` are what the default wrote.
+    `range` is the difference of the best and the worst value, other knobs at their defaults. `alive` is whether any two
+    settings that differ in this knob only differ in a token or a count; None if no second value could be tried. `same`
+    are values without effect. `needs` are values of other knobs that give this one an effect, `looked` how many were
+    tried. `samples` and `tokens` count the default's output.
     """
 
     name: str
@@ -53,9 +53,9 @@ class Knob(Stored):
 
 
 class Choice(Stored):
-    """A setting for one task: its worth on the dev examples it was chosen on, and what it is worth on the others.
+    """A setting selected for one task, and its value on the dev examples and on the held-out ones.
 
-    `gain` compares it with the default on the same held-out samples: a difference of quality, or a ratio less one.
+    `gain` compares it with the default on the same held-out samples: a difference of quality, or a ratio minus one.
     """
 
     task: str
@@ -67,11 +67,11 @@ class Choice(Stored):
     gain_high: float | None
 
 
-class Swept(Stored):
-    """A strategy's sweep: how many settings were tried, and three ways to choose one.
+class StrategySweep(Stored):
+    """The sweep of one strategy: the number of settings, and three choices of one.
 
-    `regret` is what a setting taken at random loses against the best fixed one, `per_task` what one setting for all
-    tasks loses against one for each; both on the dev examples, in the units of `range`.
+    `regret` is the average loss of a random setting against the best fixed one, `per_task` the loss of one setting for
+    all tasks against the best one per task; both on the dev examples, in the units of `range`.
     """
 
     spec: str
@@ -88,9 +88,9 @@ class Swept(Stored):
 
 
 class Sweep(Stored):
-    """All strategies of a sweep; `dev` and `held_out` count examples by task, `skipped` says why one was not swept.
+    """The sweep of all strategies; `dev` and `held_out` count examples by task, `skipped` has reasons.
 
-    `failed` names settings with failed samples; they are not chosen.
+    `failed` names settings with failed samples, which are never selected.
     """
 
     model: str
@@ -98,14 +98,14 @@ class Sweep(Stored):
     budget: int
     dev: dict[str, int]
     held_out: dict[str, int]
-    swept: list[Swept]
+    swept: list[StrategySweep]
     skipped: dict[str, str]
     failed: list[str]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What to sweep: values of knobs (declared ones when empty), settings a strategy, the dev share, and the aim."""
+class SweepOptions:
+    """Options of a sweep: values of knobs (empty: the declared ones), settings per strategy, dev share, and aim."""
 
     grid: Grid
     budget: int = 32
@@ -113,61 +113,62 @@ class Asked:
     aim: Aim | None = None
 
 
-def sweep(config: RunConfig, asked: Asked, watcher: Watcher, command: str, say: Callable[[str], None]
+def sweep(config: RunConfig, asked: SweepOptions, watcher: Watcher, command: str, say: Callable[[str], None]
           ) -> tuple[Path, Sweep]:
-    """Run a sweep, or go on with it; gives its folder, with the runs `dev` and `held-out`, and what was found.
+    """Run or resume a sweep; returns its folder, with the runs `dev` and `held-out`, and the results.
 
-    Settings are chosen by `asked.aim`: quality, or speed for strategies that do not change the output. Raises
-    `UserError` before anything is written.
+    Settings are selected by `asked.aim`, by default quality, or speed for strategies that do not change the output.
+    Raises `UserError` before anything is written.
     """
     for path in config.plugins:
         add_plugin(path)
     every = [settings(spec, asked.grid, asked.budget, config.seed) for spec in dict.fromkeys(config.strategies)]
     plan = make(replace(config, texts=False, strategies=tuple(one.default.spec() for one in every)), command)
-    aims = {one.default.spec(): asked.aim or _usual(one) for one in every}
+    aims = {one.default.spec(): asked.aim or _default_aim(one) for one in every}
     reasons = {entry.spec: entry.unsupported for entry in plan.manifest.strategies if entry.unsupported}
     skipped = {spec: reasons[spec] for spec in aims if spec in reasons}
     every = [one for one in every if one.default.spec() not in skipped]
     if not every:
-        raise UserError(f"None of the strategies can be swept here: {next(iter(skipped.values()))}.")
+        raise UserError(f"None of the strategies can run here: {next(iter(skipped.values()))}.")
     if any(aims[one.default.spec()] == "quality" for one in every) and all(t.unscored for t in plan.manifest.tasks):
-        raise UserError("None of the tasks has scores to choose by; use --by speed or --by forwards.")
+        raise UserError("None of the tasks has scores to select by; use --by speed or --by forwards.")
     dev, rest = zip(*(split(own_, asked.share, config.seed, task.spec()) for task, own_ in plan.tasks), strict=True)
     tried = part(plan, [strategy for one in every for strategy in one.tried], dev, Path())
     root = config.output or folder(tried.manifest, f"sweep-{config.model}")
-    for line in _ahead(every, plan, dev, rest):
+    for line in _announcement(every, plan, dev, rest):
         say(line)
     carry_out(replace(tried, config=replace(tried.config, output=root / "dev")), watcher)
-    learnt = Learnt.of(Store.open(root / "dev"))
-    chosen = {one.default.spec(): _choose(one, learnt, aims[one.default.spec()]) for one in every}
+    on_dev = RunResults.of(Store.open(root / "dev"))
+    chosen = {one.default.spec(): _choose(one, on_dev, aims[one.default.spec()]) for one in every}
     wanted = [spec for fixed, best in chosen.values() for spec in (fixed, *best.values())]
     place = root / (f"held-out-{asked.aim}" if asked.aim else "held-out")  # another aim chooses other settings
     carry_out(part(plan, [STRATEGIES.build(spec) for spec in (*chosen, *wanted)], rest, place), watcher)
-    judged = Learnt.of(Store.open(place))
-    first = [_swept(one, learnt, judged, aims[one.default.spec()], *chosen[one.default.spec()]) for one in every]
+    on_held_out = RunResults.of(Store.open(place))
+    first = [_strategy_sweep(one, on_dev, on_held_out, aims[one.default.spec()], *chosen[one.default.spec()])
+             for one in every]
     again = partial(part, plan, examples=[own_[:1] for own_ in dev], output=root / "alive")
-    swept = _looked_at_again(every, first, again, watcher, say)
+    swept = _with_inert_knobs_retried(every, first, again, watcher, say)
     sizes = [{task.spec(): len(own) for (task, _), own in zip(plan.tasks, side, strict=True)} for side in (dev, rest)]
     return root, Sweep(model=plan.target.name, seed=config.seed, budget=asked.budget, dev=sizes[0], held_out=sizes[1],
-                       swept=swept, skipped=skipped, failed=_failed(learnt, judged))
+                       swept=swept, skipped=skipped, failed=_failed(on_dev, on_held_out))
 
 
 def split(examples: Sequence[Example], share: float, seed: int, task: str) -> tuple[list[Example], list[Example]]:
-    """A task's dev and held-out examples, in their order: disjoint, drawn by the seed, none of them empty."""
+    """Split a task's examples by the seed into dev and held-out ones, in their order; neither half is empty."""
     if len(examples) < 2:
-        raise UserError(f"{task} needs at least two examples to be swept: some to choose on, and others to judge by.")
+        raise UserError(f"{task} needs at least two examples for a sweep: raise --limit.")
     count = min(max(round(share * len(examples)), 1), len(examples) - 1)
     ids = {example.id for example in random.Random(f"{seed} {task}").sample(list(examples), count)}
     return [e for e in examples if e.id in ids], [e for e in examples if e.id not in ids]
 
 
-def _usual(one: Settings) -> Aim:
+def _default_aim(one: Settings) -> Aim:
     return "quality" if one.default.guarantee == "changes-output" else "speed"
 
 
-def _ahead(every: Sequence[Settings], plan: Plan, dev: Sequence[Sequence[Example]], rest: Sequence[Sequence[Example]]
-           ) -> Iterator[str]:
-    """What the sweep will run, in words."""
+def _announcement(every: Sequence[Settings], plan: Plan, dev: Sequence[Sequence[Example]],
+                  rest: Sequence[Sequence[Example]]) -> Iterator[str]:
+    """Yield lines that say how many settings and samples the sweep will run."""
     for one in every:
         drawn = len(one.tried) - 1 - one.alone
         how = "all combinations" if one.whole else f"the default, {one.alone} that change one knob" + (
@@ -176,146 +177,149 @@ def _ahead(every: Sequence[Settings], plan: Plan, dev: Sequence[Sequence[Example
     each = plan.config.samples * plan.config.repeats
     total = each * sum(map(len, dev)) * (1 + sum(len(one.tried) for one in every))
     most = each * sum(map(len, rest)) * (1 + len(every) * (2 + len(dev)))
-    yield f"{total:,} samples to choose on, then at most {most:,} to judge by"
+    yield f"{total:,} dev samples, then at most {most:,} held-out samples"
 
 
 @dataclass(frozen=True)
-class Learnt:
-    """What a run of many settings says: the samples of each cell, with their worth for every aim, and all traces."""
+class RunResults:
+    """The results of a run of many settings: samples of each cell with their value for every aim, and all traces."""
 
     shot: Snapshot
     cells: dict[tuple[str, str], pd.DataFrame]
     traces: dict[str, tuple[object, ...]]
 
     @classmethod
-    def of(cls, store: Store) -> "Learnt":
-        """Read a finished run; worth is the score, the log of tokens a second, or the log of tokens a forward."""
+    def of(cls, store: Store) -> "RunResults":
+        """Load a finished run; a value is the score, or the log of tokens per second or per forward pass."""
         shot, cells = Snapshot.of(store), {}
         for key, cell in shot.cells.items():
             numbers = cell[["tokens", "seconds", "forwards"]].astype(float)
             logs = np.log(numbers.where(numbers > 0))
-            cells[key] = cell.assign(worth_quality=cell["quality"], worth_speed=logs["tokens"] - logs["seconds"],
-                                     worth_forwards=logs["tokens"] - logs["forwards"])
+            cells[key] = cell.assign(value_quality=cell["quality"], value_speed=logs["tokens"] - logs["seconds"],
+                                     value_forwards=logs["tokens"] - logs["forwards"])
         return cls(shot, cells, {entry.spec: _trace(shot, entry.spec) for entry in shot.about.strategies})
 
-    def worth(self, task: str, spec: str, aim: Aim) -> float:
-        """The mean worth of a setting, of speed above the baseline's; NaN when a sample failed or has none."""
+    def value(self, task: str, spec: str, aim: Aim) -> float:
+        """Return a setting's mean value (speed relative to the baseline); NaN if a sample failed or has none."""
         cell, base = self.cells.get((task, spec)), self.cells.get((task, self.shot.about.baseline))
         if cell is None or base is None or (cell["status"] == "failed").any():
             return NAN
-        return float((_gains(cell, base, aim) if aim == "speed" else cell)[f"worth_{aim}"].mean())
+        return float((_paired_gains(cell, base, aim) if aim == "speed" else cell)[f"value_{aim}"].mean())
 
     def total(self, spec: str, aim: Aim, tasks: Sequence[str]) -> float:
-        """The mean worth over tasks; NaN when one of them has none."""
-        return float(np.mean([self.worth(task, spec, aim) for task in tasks])) if tasks else NAN
+        """Return the mean value over tasks; NaN if one of them has none."""
+        return float(np.mean([self.value(task, spec, aim) for task in tasks])) if tasks else NAN
 
     def tasks(self, spec: str, aim: Aim) -> list[str]:
-        """The tasks on which a setting has a worth."""
-        return [task.spec for task in self.shot.about.tasks if not math.isnan(self.worth(task.spec, spec, aim))]
+        """Return the tasks on which a setting has a value."""
+        return [task.spec for task in self.shot.about.tasks if not math.isnan(self.value(task.spec, spec, aim))]
 
 
 def _trace(shot: Snapshot, spec: str) -> tuple[object, ...]:
-    """Tokens and counts of every sample: equal for two settings that do exactly the same."""
+    """Return tokens and counts of every sample: equal for two settings with identical behaviour."""
     cells = [shot.cell(task.spec, spec).sort_values(SAMPLE) for task in shot.about.tasks]
     return tuple(tuple(cell[["status", "hash", *EXACT]].fillna(-1).itertuples(index=False, name=None))
                  for cell in cells)
 
 
-def _gains(cell: pd.DataFrame, base: pd.DataFrame, aim: Aim) -> pd.DataFrame:
-    """The samples of one cell beside another's, and in the column of worth how much more the first is worth."""
-    name = f"worth_{aim}"
+def _paired_gains(cell: pd.DataFrame, base: pd.DataFrame, aim: Aim) -> pd.DataFrame:
+    """Pair the samples of two cells; the column of values is the first cell's minus the second's."""
+    name = f"value_{aim}"
     pairs = beside(cell[cell["status"] == "ok"], base[base["status"] == "ok"], [name], "_base")
     return pairs.assign(**{name: pairs[name] - pairs[f"{name}_base"]}).dropna(subset=[name])
 
 
-def _choose(one: Settings, learnt: Learnt, aim: Aim) -> tuple[str, dict[str, str]]:
-    """The best setting for all tasks together, and the best for each; the default wins ties."""
-    specs, tasks = [strategy.spec() for strategy in one.tried], learnt.tasks(one.default.spec(), aim)
-    fixed = _first_best(specs, lambda spec: learnt.total(spec, aim, tasks))
-    return fixed, {task: _first_best(specs, partial(learnt.worth, task, aim=aim)) for task in tasks}
+def _choose(one: Settings, on_dev: RunResults, aim: Aim) -> tuple[str, dict[str, str]]:
+    """Return the best setting over all tasks, and the best for each task; the default wins ties."""
+    specs, tasks = [strategy.spec() for strategy in one.tried], on_dev.tasks(one.default.spec(), aim)
+    fixed = _first_best(specs, lambda spec: on_dev.total(spec, aim, tasks))
+    return fixed, {task: _first_best(specs, partial(on_dev.value, task, aim=aim)) for task in tasks}
 
 
-def _first_best(specs: Sequence[str], worth: Callable[[str], float]) -> str:
-    return max(specs, key=lambda spec: -math.inf if math.isnan(value := worth(spec)) else round(value, 9))
+def _first_best(specs: Sequence[str], value_of: Callable[[str], float]) -> str:
+    return max(specs, key=lambda spec: -math.inf if math.isnan(value := value_of(spec)) else round(value, 9))
 
 
-def _swept(one: Settings, learnt: Learnt, judged: Learnt, aim: Aim, fixed: str, best: Mapping[str, str]) -> Swept:
+def _strategy_sweep(one: Settings, on_dev: RunResults, on_held_out: RunResults, aim: Aim, fixed: str,
+                    best: Mapping[str, str]) -> StrategySweep:
     default, tasks = one.default.spec(), list(best)
-    entries = {entry.spec: entry.unsupported for entry in learnt.shot.about.strategies if entry.unsupported}
+    entries = {entry.spec: entry.unsupported for entry in on_dev.shot.about.strategies if entry.unsupported}
     ran = [strategy.spec() for strategy in one.tried if strategy.spec() not in entries]
-    totals = [total for spec in ran if not math.isnan(total := learnt.total(spec, aim, tasks))]
-    top = learnt.total(fixed, aim, tasks)
-    apart = float(np.mean([learnt.worth(task, spec, aim) for task, spec in best.items()])) - top if best else NAN
-    return Swept(
+    totals = [total for spec in ran if not math.isnan(total := on_dev.total(spec, aim, tasks))]
+    top = on_dev.total(fixed, aim, tasks)
+    apart = float(np.mean([on_dev.value(task, spec, aim) for task, spec in best.items()])) - top if best else NAN
+    return StrategySweep(
         spec=default, aim=aim, settings=len(ran), possible=one.possible,
         left_out={strategy.spec(): entries[strategy.spec()] for strategy in one.tried if strategy.spec() in entries},
-        knobs=[_knob(name, one, learnt, aim, tasks) for name in one.knobs],
-        default=[_choice(task, default, default, learnt, judged, aim) for task in tasks],
-        fixed=[_choice(task, fixed, default, learnt, judged, aim) for task in tasks],
-        best=[_choice(task, spec, default, learnt, judged, aim) for task, spec in best.items()],
-        regret=_size(top - float(np.mean(totals)), aim) if totals else None, per_task=_size(apart, aim))
+        knobs=[_knob_effect(name, one, on_dev, aim, tasks) for name in one.knobs],
+        default=[_choice(task, default, default, on_dev, on_held_out, aim) for task in tasks],
+        fixed=[_choice(task, fixed, default, on_dev, on_held_out, aim) for task in tasks],
+        best=[_choice(task, spec, default, on_dev, on_held_out, aim) for task, spec in best.items()],
+        regret=_difference(top - float(np.mean(totals)), aim) if totals else None, per_task=_difference(apart, aim))
 
 
-def _knob(name: str, one: Settings, learnt: Learnt, aim: Aim, tasks: Sequence[str]) -> Knob:
-    ran = {strategy.spec() for strategy in one.tried if any((t, strategy.spec()) in learnt.cells for t in tasks)}
-    line = [strategy for strategy in one.line(name) if strategy.spec() in ran]
-    usually = [cell for (_, spec), cell in learnt.cells.items() if spec == one.default.spec()]
-    groups = [kept for group in one.alike(name) if len(kept := [spec for spec in group if spec in ran]) > 1]
-    usual = learnt.traces[one.default.spec()]
-    worths = [total for s in line if not math.isnan(total := learnt.total(s.spec(), aim, tasks))]
+def _knob_effect(name: str, one: Settings, on_dev: RunResults, aim: Aim, tasks: Sequence[str]) -> Knob:
+    ran = {strategy.spec() for strategy in one.tried if any((t, strategy.spec()) in on_dev.cells for t in tasks)}
+    line = [strategy for strategy in one.varying(name) if strategy.spec() in ran]
+    usually = [cell for (_, spec), cell in on_dev.cells.items() if spec == one.default.spec()]
+    groups = [kept for group in one.groups_differing_in(name)
+              if len(kept := [spec for spec in group if spec in ran]) > 1]
+    usual = on_dev.traces[one.default.spec()]
+    values = [total for s in line if not math.isnan(total := on_dev.total(s.spec(), aim, tasks))]
     return Knob(
-        name=name, values=list(one.knobs[name]), tried=[own(s)[name] for s in line],
-        range=_size(max(worths) - min(worths), aim) if len(worths) > 1 else None,
-        alive=any(len({learnt.traces[spec] for spec in group}) > 1 for group in groups) if groups else None,
-        same=[own(s)[name] for s in line if s is not one.default and learnt.traces[s.spec()] == usual],
+        name=name, values=list(one.knobs[name]), tried=[knob_values(s)[name] for s in line],
+        range=_difference(max(values) - min(values), aim) if len(values) > 1 else None,
+        alive=any(len({on_dev.traces[spec] for spec in group}) > 1 for group in groups) if groups else None,
+        same=[knob_values(s)[name] for s in line if s is not one.default and on_dev.traces[s.spec()] == usual],
         samples=sum(map(len, usually)), tokens=int(sum(cell["tokens"].sum() for cell in usually)))
 
 
-def _looked_at_again(every: Sequence[Settings], swept: Sequence[Swept], planned: Callable[[Sequence[Strategy]], Plan],
-                     watcher: Watcher, say: Callable[[str], None]) -> list[Swept]:
-    """The same, once the knobs that change nothing were tried with other values of the other knobs."""
-    pairs = {(one.default.spec(), knob.name): one.contexts(knob.name) for one, found in zip(every, swept, strict=True)
-             for knob in found.knobs if knob.alive is False}
+def _with_inert_knobs_retried(every: Sequence[Settings], swept: Sequence[StrategySweep],
+                              planned: Callable[[Sequence[Strategy]], Plan], watcher: Watcher,
+                              say: Callable[[str], None]) -> list[StrategySweep]:
+    """Update the results after running knobs without effect again, combined with other values of the other knobs."""
+    pairs = {(one.default.spec(), knob.name): one.pairs_in_context(knob.name)
+             for one, found in zip(every, swept, strict=True) for knob in found.knobs if knob.alive is False}
     wanted = [strategy for each in pairs.values() for pair in each for strategy in pair]
     if not wanted:
         return list(swept)
-    say("knobs that changed nothing are tried once more, with other values of the other knobs")
+    say("knobs without effect are run again with other values of the other knobs")
     plan = planned(wanted)
     carry_out(plan, watcher)
     assert plan.config.output
-    traces = Learnt.of(Store.open(plan.config.output)).traces
+    traces = RunResults.of(Store.open(plan.config.output)).traces
 
     def again(spec: str, knob: Knob) -> Knob:
         tried = pairs.get((spec, knob.name), [])
-        default = own(STRATEGIES.build(spec))
-        needs = [changes(own(a), default) for a, b in tried if traces[a.spec()] != traces[b.spec()]]
+        default = knob_values(STRATEGIES.build(spec))
+        needs = [changes(knob_values(a), default) for a, b in tried if traces[a.spec()] != traces[b.spec()]]
         return knob.model_copy(update={"needs": needs, "looked": len(tried), "alive": knob.alive or bool(needs)}) \
             if tried else knob
     return [one.model_copy(update={"knobs": [again(one.spec, knob) for knob in one.knobs]}) for one in swept]
 
 
-def _choice(task: str, spec: str, default: str, learnt: Learnt, judged: Learnt, aim: Aim) -> Choice:
-    pairs = _gains(judged.cells[task, spec], judged.cells[task, default], aim)
-    gain = (difference_interval if aim == "quality" else mean_interval)(pairs[f"worth_{aim}"], pairs["example"])
+def _choice(task: str, spec: str, default: str, on_dev: RunResults, on_held_out: RunResults, aim: Aim) -> Choice:
+    pairs = _paired_gains(on_held_out.cells[task, spec], on_held_out.cells[task, default], aim)
+    gain = (difference_interval if aim == "quality" else mean_interval)(pairs[f"value_{aim}"], pairs["example"])
     if spec == default:
         gain = Interval(0.0, NAN, NAN)
-    low, mid, high = (_size(value, aim) for value in (gain.low, gain.mean, gain.high))
-    dev, held_out = (_shown(run.worth(task, spec, aim), aim) for run in (learnt, judged))
+    low, mid, high = (_difference(value, aim) for value in (gain.low, gain.mean, gain.high))
+    dev, held_out = (_displayed(run.value(task, spec, aim), aim) for run in (on_dev, on_held_out))
     return Choice(task=task, spec=spec, dev=dev, held_out=held_out, gain=mid, gain_low=low, gain_high=high)
 
 
-def _size(value: float, aim: Aim) -> float | None:
-    """A difference of worth: points of quality, or a ratio less one."""
+def _difference(value: float, aim: Aim) -> float | None:
+    """Convert a difference of values to points of quality, or a ratio minus one."""
     return None if math.isnan(value) else value if aim == "quality" else math.expm1(value)
 
 
-def _shown(value: float, aim: Aim) -> float | None:
-    """A worth: a score, a speed-up, or tokens a forward."""
+def _displayed(value: float, aim: Aim) -> float | None:
+    """Convert a value to a score, a speed-up, or tokens per forward pass."""
     return None if math.isnan(value) else value if aim == "quality" else math.exp(value)
 
 
-def _failed(*runs: Learnt) -> list[str]:
-    """Which settings failed, in words."""
+def _failed(*runs: RunResults) -> list[str]:
+    """Return a sentence for each setting with failed samples."""
     failed = {(task, spec): int((cell["status"] == "failed").sum()) for run in runs
               for (task, spec), cell in run.cells.items() if (cell["status"] == "failed").any()}
     return [f"{spec} failed on {count} samples of {task}" for (task, spec), count in failed.items()]

@@ -41,11 +41,10 @@ NO_GUARANTEE = "guarantees neither greedy's tokens nor the target's distribution
 
 
 class FirstDifference(Stored):
-    """The first token of an answer that differs from greedy's, and the cause.
+    """The first token of an answer that differs from greedy's, at index `at` of its turn, and the cause.
 
-    `at` is the token's index in the turn. `margin` is the difference of the two tokens' logits, None if one answer had
-    ended. `off` is the logit gap of the first wrong token to the likeliest one in a float32 forward pass without
-    cache, None if no token is wrong.
+    `margin` is the difference of the two tokens' logits, None if one answer had ended. `off` is the logit gap of the
+    first wrong token to the likeliest in a float32 forward pass without cache, None if no token is wrong.
     """
 
     task: str
@@ -124,8 +123,7 @@ def verify(config: RunConfig, distributions: Sequence[Distribution] | None = Non
            note: Callable[[str], None] = lambda text: None) -> Report:
     """Test every strategy of `config`, or all that have a guarantee if it names none; `note` gets what is running.
 
-    `distributions` replaces `DISTRIBUTIONS`; `draws` sequences are sampled for each. Raises `UserError` if something
-    cannot run.
+    `distributions` replaces `DISTRIBUTIONS`; `draws` sequences are sampled for each. Raises `UserError`.
     """
     cases, skipped = _cases(config, distributions)
     specs = tuple(strategy.spec() for case in cases for strategy in case.variants())
@@ -178,13 +176,10 @@ def _cases(config: RunConfig, distributions: Sequence[Distribution] | None
         if not _has_guarantee(config, strategy):
             skipped[spec] = NO_GUARANTEE
             continue
-        if distributions is None:
-            wanted = _own_distribution(strategy) or DISTRIBUTIONS
-        else:
-            wanted = tuple(distributions)
-        sampled = {s.spec(): (s, distribution) for each in wanted if "temperature" in strategy.knobs()
-                   and (distribution := _supported(strategy, each))
-                   and (s := _with_temperature(strategy, distribution.temperature, distribution.p))}
+        wanted = (_own_distribution(strategy) or DISTRIBUTIONS) if distributions is None else distributions
+        wanted = [each if "p" in strategy.knobs() else Distribution(each.temperature) for each in wanted]
+        sampled = {s.spec(): (s, each) for each in wanted if "temperature" in strategy.knobs()
+                   and (s := _with_temperature(strategy, each.temperature, each.p))}
         cases.append(StrategyChecks(spec, _with_temperature(strategy, 0.0, None), tuple(sampled.values())))
     return cases, skipped
 
@@ -197,12 +192,8 @@ def _has_guarantee(config: RunConfig, strategy: Strategy | type[Strategy]) -> bo
 def _own_distribution(strategy: Strategy) -> tuple[Distribution, ...]:
     """Return the distribution that the strategy's knobs set, or nothing at temperature 0."""
     values = strategy.values()
-    temperature, top_p = float(values["temperature"] or 0), float(values.get("p") or 1)
+    temperature, top_p = float(values.get("temperature") or 0), float(values.get("p") or 1)
     return (Distribution(temperature, top_p),) if temperature else ()
-
-
-def _supported(strategy: Strategy, distribution: Distribution) -> Distribution:
-    return distribution if "p" in strategy.knobs() else Distribution(distribution.temperature)
 
 
 def _with_temperature(strategy: Strategy, temperature: float, p: float | None) -> Strategy | None:
@@ -306,9 +297,9 @@ class Checker:
         shares = {"rank": evidence.ranks, "copied": evidence.copies, "draft": evidence.drafts}
         return StrategyResult(
             strategy=strategy.spec(), temperature=str(distribution), ok=not errors, total=self.draws, tau=_tau(steps),
-            verdict="failed" if errors else "distribution kept",
-            p_value=evidence.p_value() if evidence.tokens else None, tests=evidence.tests(), impossible=evidence.impossible, edge=evidence.edge, failed=len(errors),
-            error=errors[0] if errors else None,
+            verdict="failed" if errors else "distribution kept", tests=evidence.tests(),
+            p_value=evidence.p_value() if evidence.tokens else None, impossible=evidence.impossible,
+            edge=evidence.edge, failed=len(errors), error=errors[0] if errors else None,
             shares={kind: {name: (float(seen), float(due)) for name, seen, due
                            in zip(each.names, each.seen, each.expected, strict=True)}
                     for kind, each in shares.items() if each.expected.any()})

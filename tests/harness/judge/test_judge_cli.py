@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from harness.cli import app
 from harness.judge import verdicts as disk
-from harness.judge.local import Local, folded
+from harness.judge.local import Local, merge_system_prompt
 from harness.judge.reply import Reply
 from harness.measure.judged import judge_notes
 from harness.report import write
@@ -67,7 +67,7 @@ def test_nothing_is_sent_before_somebody_agrees(store: Store) -> None:
         found = call(store, "-j", "m", "--base-url", server.url)
         assert found.exit_code == 2
         assert "Price: unknown, give --price-in and --price-out." in found.output
-        assert "give --yes to send them, or --max-price with the prices of tokens" in found.output
+        assert "pass --yes to send them, or --max-price with --price-in and --price-out" in found.output
         assert not server.seen
     assert not (store.folder / "judge").exists()
 
@@ -109,10 +109,10 @@ def test_failures_are_counted_and_the_exit_code_is_three(store: Store) -> None:
 
 @pytest.mark.parametrize(("options", "words"), [
     (["--mode", "singel"], "There is no mode 'singel'. Did you mean 'single'?"),
-    (["--max-price", "1"], "--max-price needs the prices of tokens"),
+    (["--max-price", "1"], "--max-price needs --price-in and --price-out"),
     (["-j", "gpt-4"], "The variable OPENAI_API_KEY holds no key"),
     (["-j", "m", "--base-url", LOCAL, "--key-variable", "MY_KEY"], "The variable MY_KEY holds no key"),
-    (["-j", "nano", "--repeats", "2"], "A judge that is run here says the same each time"),
+    (["-j", "nano", "--repeats", "2"], "A local judge is deterministic: omit --repeats"),
     (["-j", "nano", "--setting", "seed=1"], "--setting is for endpoints"),
     (["-j", "m", "--base-url", LOCAL, "--setting", "seed"], "--setting must be NAME=VALUE, not 'seed'"),
     (["--mode", "pairwise", "--baseline", "beam"], "The run has no strategy 'beam'."),
@@ -167,8 +167,9 @@ def test_a_judge_that_is_run_here_decodes_greedily(store: Store) -> None:
 
 def test_system_prompts_are_put_before_the_question() -> None:
     user = {"role": "user", "content": "Q"}
-    assert folded([{"role": "system", "content": "You are a helpful assistant."}, user]) == [user]
-    assert folded([{"role": "system", "content": "Judge."}, user])[0]["content"] == "[Instruction]\nJudge.\n\nQ"
+    assert merge_system_prompt([{"role": "system", "content": "You are a helpful assistant."}, user]) == [user]
+    merged, = merge_system_prompt([{"role": "system", "content": "Judge."}, user])
+    assert merged["content"] == "[Instruction]\nJudge.\n\nQ"
 
 
 @pytest.mark.usefixtures("_no_report")

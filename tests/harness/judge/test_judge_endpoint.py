@@ -8,7 +8,7 @@ import pytest
 
 from harness.backends.openai_connection import _wanted
 from harness.errors import UserError
-from harness.judge.endpoint import Endpoint, Price, longest, tokens
+from harness.judge.endpoint import Endpoint, Price, estimate_tokens, max_verdict_tokens
 from harness.judge.reply import Reply
 from tests.endpoint import Wrong, right, serving
 from tests.judged import endpoint
@@ -144,7 +144,7 @@ def test_no_more_is_spent_than_allowed(most: float, answered: int) -> None:
     After 7 of them 1.4 are spent, and an eighth might cost more than the 0.6 that are left of 2.
     """
     price = Price(1e6 * 0.1 / 100, 1e6 * 0.1 / 10, most)
-    assert (tokens(asking("<{9}>")), longest({"max_tokens": 64})) == (1 + 1 + 16, 64)
+    assert (estimate_tokens(asking("<{9}>")), max_verdict_tokens({"max_tokens": 64})) == (1 + 1 + 16, 64)
     with serving() as server:
         asked = [asking("<{9}>") for n in range(30)]
         reason = endpoint(server.url, concurrency=4, price=price).answer(asked, lambda number, reply: None)

@@ -9,7 +9,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.judge import verdicts as disk
-from harness.judge.judging import carry_out, examples_of
+from harness.judge.judging import examples_of, request_verdicts
 from harness.judge.verdicts import Verdict
 from harness.plugins.data import DataSource
 from harness.store.folder import Store
@@ -104,17 +104,17 @@ def test_failures_are_asked_again_and_what_holds_no_rating_is_not(store: Store, 
 
 @pytest.mark.parametrize("after", [1, 7, 20])
 def test_an_interrupted_judging_asks_nothing_twice(store: Store, source: Path, after: int) -> None:
-    told = list[Verdict]()
+    seen = list[Verdict]()
 
     def stop(verdict: Verdict) -> None:
-        told.append(verdict)
-        if len(told) == after:
+        seen.append(verdict)
+        if len(seen) == after:
             raise KeyboardInterrupt
 
     with serving() as server:
         judge = endpoint(server.url, concurrency=5)
         with pytest.raises(KeyboardInterrupt):
-            carry_out(store, judge, planned(store, source, judge), stop)
+            request_verdicts(store, judge, planned(store, source, judge), stop)
         before = len(server.seen)
         assert after <= before < after + 10  # with those that were under way
         assert sum(not one.reused for one in slots(store).values()) == before
@@ -202,7 +202,7 @@ def test_a_verdict_is_reused_when_the_roles_are_swapped(store: Store, source: Pa
 def test_other_questions_than_those_of_the_run_are_refused(store: Store, source: Path) -> None:
     path = source / "mt_bench" / "question.jsonl"
     path.write_text(path.read_text().replace("First 3?", "First three?"))
-    with pytest.raises(UserError, match="The questions of mt_bench are not those of the run in"):
+    with pytest.raises(UserError, match="The questions of mt_bench differ from those of the run in"):
         examples_of(store, DataSource(source))
 
 
@@ -212,5 +212,5 @@ def test_a_run_without_anything_to_judge_is_refused(store: Store, source: Path) 
     (task,) = store.manifest.tasks
     scored = task.model_copy(update={"unscored": None})
     other = Store(store.folder, store.manifest.model_copy(update={"tasks": [scored]}))
-    with pytest.raises(UserError, match="no task that wants a judge; run mt_bench or mt_bench_official"):
+    with pytest.raises(UserError, match="no task that needs a judge; run mt_bench or mt_bench_official"):
         examples_of(other, DataSource(source))

@@ -19,7 +19,7 @@ from harness.sandbox import Outcome, isolation, run_program
 @pytest.fixture(params=[("namespaces", "seccomp", "landlock"), ("seccomp", "landlock"), ()], ids="+".join)
 def anywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run once as this machine allows, then as if its kernel allowed less."""
-    monkeypatch.setattr(sandbox, "WALLS", {**dict.fromkeys(request.param, ""), "limits": ""})
+    monkeypatch.setattr(sandbox, "PROTECTIONS", {**dict.fromkeys(request.param, ""), "limits": ""})
 
 
 @pytest.mark.usefixtures("anywhere")
@@ -155,13 +155,14 @@ def test_waiting_for_a_processor_does_not_count(monkeypatch: pytest.MonkeyPatch)
     assert run_program("import time\ntime.sleep(600)", timeout=0.1).status == "timeout"  # but not for ever
 
 
-@pytest.mark.parametrize(("walls", "said"), [
+@pytest.mark.parametrize(("protections", "said"), [
     ((), "files; the network is only hidden from Python's sockets; files of others can be read"),
     (("seccomp",), "no sockets, processes or signals (seccomp); limits on time, memory and files; files of others"),
     (("namespaces", "landlock"), "(namespaces); no files but its own (Landlock); limits on time, memory and files"),
 ])
-def test_the_level_of_isolation_is_named(walls: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "standing", lambda: (*walls, "limits"))
+def test_the_level_of_isolation_is_named(protections: tuple[str, ...], said: str,
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "active_protections", lambda: (*protections, "limits"))
     assert said in isolation.__wrapped__()
 
 

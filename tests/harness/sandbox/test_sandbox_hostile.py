@@ -21,7 +21,7 @@ from harness.sandbox import run_program
 from tests.hostile import PROGRAMS, TESTS
 
 LEVELS = {
-    "all walls": ("namespaces", "seccomp", "landlock"),
+    "all protections": ("namespaces", "seccomp", "landlock"),
     "no namespaces": ("seccomp", "landlock"),
     "no system call filter": ("namespaces", "landlock"),
     "no Landlock": ("namespaces", "seccomp"),
@@ -91,13 +91,13 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Su
     around.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the walls are Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="the protections are Linux's")
 @pytest.mark.parametrize("level", LEVELS)
 def test_none_passes_and_nothing_is_left(level: str, surroundings: Surroundings,
                                          monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "WALLS", {**dict.fromkeys(LEVELS[level], ""), "limits": ""})
+    monkeypatch.setattr(sandbox, "PROTECTIONS", {**dict.fromkeys(LEVELS[level], ""), "limits": ""})
     stand = sandbox._run({"program": "", "tests": "", "setup": "", "own": []}, 10, 1024)[0]
-    chosen = {name: one for name, one in PROGRAMS.items() if not one.walls or set(one.walls) & set(stand)}
+    chosen = {name: one for name, one in PROGRAMS.items() if not one.protections or set(one.protections) & set(stand)}
     assert len(chosen) >= 25
     with ThreadPoolExecutor(4) as pool:
         sources = [surroundings.fill(one.source) for one in chosen.values()]

@@ -17,7 +17,7 @@ from harness.report import sweep as shown
 from harness.store.config import RunConfig
 from harness.store.folder import Store
 from harness.sweep.grid import read, settings
-from harness.sweep.sweep import Asked, Sweep, split, sweep
+from harness.sweep.sweep import Sweep, SweepOptions, split, sweep
 from tests.pair import saved
 from tests.watch import Quiet
 
@@ -87,7 +87,7 @@ def config(tmp_path: Path) -> Iterator[RunConfig]:
     TASKS._files.clear()
 
 
-def go(config: RunConfig, asked: Asked, watcher: Quiet | None = None) -> tuple[Sweep, list[str]]:
+def go(config: RunConfig, asked: SweepOptions, watcher: Quiet | None = None) -> tuple[Sweep, list[str]]:
     said: list[str] = []
     folder, found = sweep(config, asked, watcher or Quiet(), "decodebench sweep", said.append)
     assert folder == config.output
@@ -95,10 +95,10 @@ def go(config: RunConfig, asked: Asked, watcher: Quiet | None = None) -> tuple[S
 
 
 def test_the_default_the_best_fixed_and_the_best_for_each_task(config: RunConfig) -> None:
-    found, said = go(config, Asked({}, budget=48))
+    found, said = go(config, SweepOptions({}, budget=48))
     [one] = found.swept
     assert said[0] == "scripted:length=2,late=False,dead=0.5: 40 of 48 settings (all combinations)"
-    assert said[1] == f"{41 * 2 * 4:,} samples to choose on, then at most {5 * 2 * 3} to judge by"
+    assert said[1] == f"{41 * 2 * 4:,} dev samples, then at most {5 * 2 * 3} held-out samples"
     assert (one.settings, one.possible, one.aim) == (40, 48, "quality")
     assert [choice.spec.split(",")[0] for choice in one.best] == ["scripted:length=3", "scripted:length=7"]
     assert {choice.spec for choice in one.fixed} == {"scripted:length=5,late=False,dead=0.5"}, "the default's rest"
@@ -115,7 +115,7 @@ def test_the_default_the_best_fixed_and_the_best_for_each_task(config: RunConfig
 
 
 def test_a_knob_that_does_nothing_is_named_and_one_that_sometimes_does_is_not(config: RunConfig) -> None:
-    found, said = go(config, Asked({}, budget=11))
+    found, said = go(config, SweepOptions({}, budget=11))
     [one] = found.swept
     length, late, dead = one.knobs
     assert said[0].endswith("11 of 48 settings (the default, 10 that change one knob)")
@@ -131,7 +131,7 @@ def test_a_knob_that_does_nothing_is_named_and_one_that_sometimes_does_is_not(co
 
 
 def test_settings_are_chosen_on_other_examples_than_they_are_judged_on(config: RunConfig, tmp_path: Path) -> None:
-    found, _ = go(config, Asked({"length": ("3", "5")}, share=0.4))
+    found, _ = go(config, SweepOptions({"length": ("3", "5")}, share=0.4))
     dev, rest = (list(Store.open(tmp_path / "sweep" / name).records()) for name in ("dev", "held-out"))
     assert not {record.example for record in dev} & {record.example for record in rest}
     assert len({record.example for record in (*dev, *rest)}) == 14
@@ -143,10 +143,10 @@ def test_settings_are_chosen_on_other_examples_than_they_are_judged_on(config: R
 
 def test_the_same_command_goes_on_and_repeats_nothing(config: RunConfig) -> None:
     with pytest.raises(KeyboardInterrupt):
-        go(config, Asked({}, budget=6), Quiet(stop_after=20))
+        go(config, SweepOptions({}, budget=6), Quiet(stop_after=20))
     rest, nothing = Quiet(), Quiet()
-    found, _ = go(config, Asked({}, budget=6), rest)
-    again, _ = go(config, Asked({}, budget=6), nothing)
+    found, _ = go(config, SweepOptions({}, budget=6), rest)
+    again, _ = go(config, SweepOptions({}, budget=6), nothing)
     assert found == again
     assert nothing.records == []
     keys = [record.key for record in Store.open(config.output / "dev").records()] if config.output else []
@@ -154,7 +154,7 @@ def test_the_same_command_goes_on_and_repeats_nothing(config: RunConfig) -> None
 
 
 def test_a_setting_that_fails_is_noted_and_not_chosen(config: RunConfig) -> None:
-    found, _ = go(config, Asked({"length": ("99", "98", "4")}))
+    found, _ = go(config, SweepOptions({"length": ("99", "98", "4")}))
     assert {choice.spec.split(",")[0] for choice in found.swept[0].fixed} == {"scripted:length=4"}
     assert any(note.startswith("scripted:length=98") for note in found.failed), "where it did not, it was the best"
     assert "scripted:length=99,late=False,dead=0.5 failed on 4 samples of letters:goal=3" in found.failed
@@ -164,13 +164,13 @@ def test_unscored_tasks_ask_for_another_aim(config: RunConfig, tmp_path: Path) -
     path = tmp_path / "letters.py"
     path.write_text(LETTERS.replace("unscored = None", "unscored = 'no judge'"))
     with pytest.raises(UserError, match="use --by speed"):
-        go(config, Asked({"length": ("4",)}))
+        go(config, SweepOptions({"length": ("4",)}))
     assert not (tmp_path / "sweep").exists()
 
 
 def test_lossless_strategies_are_chosen_by_speed_and_a_knob_may_need_another(config: RunConfig) -> None:
     found, _ = go(replace(config, strategies=("top_p:temperature=0", "prompt_lookup"), tasks=("letters",)),
-                  Asked({"p": ("0.5",), "temperature": ("1",), "length": ("2",)}))
+                  SweepOptions({"p": ("0.5",), "temperature": ("1",), "length": ("2",)}))
     sampling, lookup = found.swept
     assert (sampling.aim, lookup.aim) == ("quality", "speed")
     assert {knob.name: (knob.alive, knob.needs) for knob in sampling.knobs} == {
@@ -208,9 +208,9 @@ def test_a_strategy_over_another_one_turns_its_own_knobs() -> None:
 
 def test_settings_that_differ_in_one_knob() -> None:
     whole = settings("contrastive_search", {"k": ("3", "4"), "alpha": ("0.1", "0.6")}, 9, 0)
-    groups = [sorted(spec.partition(":")[2] for spec in group) for group in whole.alike("alpha")]
+    groups = [sorted(spec.partition(":")[2] for spec in group) for group in whole.groups_differing_in("alpha")]
     assert sorted(groups) == [["k=3,alpha=0.1", "k=3,alpha=0.6"], ["k=4,alpha=0.1", "k=4,alpha=0.6"]]
-    assert [strategy.spec().partition(":")[2] for strategy in whole.line("k")] == ["k=4,alpha=0.6", "k=3,alpha=0.6"]
+    assert [strategy.spec().partition(":")[2] for strategy in whole.varying("k")] == ["k=4,alpha=0.6", "k=3,alpha=0.6"]
 
 
 @pytest.mark.parametrize("count", [2, 3, 10])
@@ -255,7 +255,7 @@ def test_the_command_prints_writes_and_fits(config: RunConfig, tmp_path: Path, m
     (["-s", "top_p", "--by", "sped"], "--by must be quality, speed or forwards, not 'sped'. Did you mean 'speed'?"),
     (["-s", "top_p", "--budget", "1"], "--budget must be at least 2 (the default and another setting), not 1."),
     (["-s", "top_p", "--dev", "1"], "--dev must be between 0 and 1, not 1."),
-    (["-s", "top_p", "-t", "nano_math", "--limit", "1"], "nano_math needs at least two examples to be swept"),
+    (["-s", "top_p", "-t", "nano_math", "--limit", "1"], "nano_math needs at least two examples for a sweep"),
     ([], "Missing option '-s' / '--strategy'.")])
 def test_wrong_input_is_one_sentence_and_exit_code_2(arguments: list[str], words: str, tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:

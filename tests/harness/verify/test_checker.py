@@ -24,8 +24,9 @@ from harness.run.plan import make
 from harness.stats.distribution import Shares, any_of, independent, uniform
 from harness.stats.multiple import holm
 from harness.store.config import RunConfig
-from harness.verify.checker import Checker, Report, StrategyResult, adjusted, distribution, verify
-from harness.verify.checker import checker as module
+from harness.verify import checker as module
+from harness.verify import distribution
+from harness.verify.checker import Checker, Report, StrategyResult, adjusted, verify
 from harness.verify.distribution import Distribution, Evidence, uncached_logits
 from strategies.prompt_lookup import PromptLookup
 from strategies.speculative import Speculative
@@ -230,7 +231,8 @@ def test_plain_sampling_passes_as_often_as_it_should() -> None:
     for seed in range(60):
         rng, texts = torch.Generator().manual_seed(seed), [list[int]() for _ in range(60)]
         for _ in range(6):
-            rows = torch.stack([row[-1] for row in distribution._continuation_logits(target, prompt, [[*t, 0] for t in texts])])
+            logits = distribution._continuation_logits(target, prompt, [[*t, 0] for t in texts])
+            rows = torch.stack([row[-1] for row in logits])
             for text, token in zip(texts, COOL.probs(rows).multinomial(1, generator=rng)[:, 0].tolist(), strict=True):
                 text.append(token)
         evidence = Evidence(COOL)

@@ -1,4 +1,4 @@
-"""What Linux offers to keep a process from the rest of the machine, asked for through the C library.
+"""Protections of Linux that isolate a process from the rest of the machine, called through the C library.
 
 Sources: the manual pages namespaces(7), capabilities(7), seccomp(2), landlock(7), prctl(2), getrlimit(2), and the
 kernel's own tables of call numbers.
@@ -21,8 +21,8 @@ CAPABILITY_VERSION, DAC_READ_SEARCH = 0x20080522, 1 << 2  # linux/capability.h
 MIB = 1 << 20
 LIBC = ctypes.CDLL(None, use_errno=True)
 
-# What a program is denied: the network, other processes, System V and POSIX memory and queues, and the kernel's odder
-# doors. Numbers of x86-64 and of 64-bit ARM; -1: not there.
+# Denied system calls: network, other processes, System V and POSIX memory and queues, rarely used kernel interfaces.
+# Numbers of x86-64 and of 64-bit ARM; -1: does not exist.
 DENIED = {
     "socket": (41, 198), "io_uring_setup": (425, 425), "fork": (57, -1), "vfork": (58, -1), "clone": (56, 220),
     "clone3": (435, 435), "execve": (59, 221), "execveat": (322, 281), "setpgid": (109, 154), "setsid": (112, 157),
@@ -42,7 +42,7 @@ ALLOW, KILL, REFUSE, BUSY = 0x7FFF0000, 0x80000000, 0x50000 | errno.EPERM, 0x500
 LOAD, EQUAL, AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06  # instructions of BPF
 NUMBER, MACHINE, FIRST = 0, 4, 16  # where `struct seccomp_data` has the call, the machine, the first argument
 
-# Landlock: every right on files that version 1 knows, then what later versions added; of these the ones to read.
+# Landlock: file access rights by version, then the read rights among them.
 RIGHTS = {1: 0x1FFF, 2: 0x3FFF, 3: 0x7FFF, 4: 0x7FFF}
 LATER_RIGHTS, READ = 0xFFFF, 0x4 | 0x8
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # the same on all machines
@@ -51,15 +51,15 @@ READABLE = ("/usr", "/lib", "/lib64", "/nix/store", "/etc/ld.so.cache", "/etc/lo
 
 
 def leave_namespaces() -> bool:
-    """Leave the network and the processes of the machine behind, where the kernel allows it."""
+    """Enter new network, process and IPC namespaces; returns False if the kernel does not allow it."""
     flags = NAMESPACES if os.getuid() == 0 else NAMESPACES | USER_NAMESPACE
     return hasattr(LIBC, "unshare") and LIBC.unshare(flags) == 0
 
 
 def drop_root() -> None:
-    """As root, become nobody: root may write anywhere, and limits on processes do not bind it.
+    """As root, become nobody, because root may write anywhere and is exempt from process limits.
 
-    Where nobody cannot read the standard library (an interpreter in root's home), the right to read is kept.
+    The right to read is kept if nobody cannot read the standard library (an interpreter in root's home).
     """
     if os.getuid() != 0 or not hasattr(LIBC, "capset"):
         return
@@ -69,7 +69,7 @@ def drop_root() -> None:
         os.setgid(NOBODY)
         LIBC.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0)
         os.setuid(NOBODY)
-    except OSError:  # a container that knows no such user
+    except OSError:  # a container without this user
         return
     kept = 0 if os.access(os.__file__, os.R_OK) else DAC_READ_SEARCH
     rights = (kept, kept, 0, 0, 0, 0)  # effective, permitted, inheritable; twice 32 bits
@@ -78,25 +78,25 @@ def drop_root() -> None:
 
 
 def hide_memory() -> None:
-    """Keep processes of the same user from reading this one's memory, and that of those it forks."""
+    """Prevent processes of the same user from reading the memory of this process and its children."""
     if hasattr(LIBC, "prctl"):
         LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends, however that ends."""
+    """Let the kernel kill this process when its parent ends."""
     if hasattr(LIBC, "prctl"):
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def adopt_orphans() -> None:
-    """Become the parent of all processes below this one whose own parents end."""
+    """Become the parent of all descendants whose own parent ends."""
     if hasattr(LIBC, "prctl"):
         LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def set_limits(cpu_seconds: int, memory_mb: int) -> None:
-    """Bound processor time, memory, files and processes; a limit that the system does not know is left out."""
+    """Limit CPU time, memory, files and processes; limits that the system does not support are skipped."""
     wanted = {"CPU": cpu_seconds, "AS": memory_mb * MIB, "FSIZE": 16 * MIB, "NOFILE": 64, "NPROC": 0, "CORE": 0,
               "MEMLOCK": 0, "MSGQUEUE": 0, "SIGPENDING": 64}
     for name, most in wanted.items():
@@ -107,7 +107,7 @@ def set_limits(cpu_seconds: int, memory_mb: int) -> None:
 
 
 def hide_sockets() -> None:
-    """Take sockets out of Python, where the kernel offers nothing better; C code still reaches the network."""
+    """Disable Python's sockets if the kernel has no better protection; C code can still reach the network."""
     import _socket
 
     def refused(*_: object, **__: object) -> None:
@@ -116,7 +116,7 @@ def hide_sockets() -> None:
 
 
 def filter_calls() -> bool:
-    """Have the kernel refuse the calls of `DENIED`, and those of `OWN_ONLY` for other processes; False if it cannot."""
+    """Deny the calls of `DENIED`, and those of `OWN_ONLY` on other processes; False if seccomp is unavailable."""
     if os.uname().machine not in MACHINES or sys.maxsize < 2**32:
         return False
     code = b"".join(struct.pack("HBBI", *one) for one in _filter(*MACHINES[os.uname().machine], os.getpid()))
@@ -126,7 +126,7 @@ def filter_calls() -> bool:
 
 
 def _filter(column: int, machine: int, me: int) -> list[tuple[int, int, int, int]]:
-    """Instructions as (code, jump if true, jump if false, value)."""
+    """Return BPF instructions as (code, jump if true, jump if false, value)."""
     program = [(LOAD, 0, 0, MACHINE), (EQUAL, 1, 0, machine), (RETURN, 0, 0, KILL), (LOAD, 0, 0, NUMBER),
                (AT_LEAST, 0, 1, 0x40000000), (RETURN, 0, 0, REFUSE)]  # the second table of x86-64
     for name, numbers in DENIED.items():
@@ -143,7 +143,7 @@ def _filter(column: int, machine: int, me: int) -> list[tuple[int, int, int, int
 
 
 def close_files(readable: list[str]) -> bool:
-    """Leave this folder to write in, the interpreter and `readable` to read; False if the kernel has no Landlock."""
+    """Allow writing to this folder and reading the interpreter and `readable` only; False if there is no Landlock."""
     version = LIBC.syscall(CREATE_RULESET, None, 0, 1) if sys.platform == "linux" else -1
     if version < 1:
         return False
