@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from harness.plugins.spec import Spec
@@ -60,15 +60,16 @@ def record(task: str, example: str, strategy: str, turns: Sequence[Turn] = (), s
                   scores={} if score is None else {"accuracy": score})
 
 
-def write(folder: Path, manifest: Manifest, records: Sequence[Record]) -> Store:
+def write(folder: Path, manifest: Manifest, records: Iterable[Record]) -> Store:
     """A run on disk."""
-    store = Store.begin(folder, manifest)
-    store.path.write_text("".join(one.model_dump_json() + "\n" for one in records), encoding="utf-8")
+    with Store.begin(folder, manifest) as store, store.path.open("w", encoding="utf-8") as file:
+        file.writelines(one.model_dump_json() + "\n" for one in records)
     return store
 
 
+Row = tuple[str, str, str, float, float, float]
 # spec, family, guarantee, tokens a step, seconds a step compared with greedy, quality compared with greedy
-STRATEGIES: list[tuple[str, str, str, float, float, float]] = [
+STRATEGIES: list[Row] = [
     ("greedy", "greedy", "lossless", 1, 1.0, 0.0),
     ("top_p:p=0.9,temperature=0.7", "sampling", "distribution-preserving", 1, 1.05, -0.06),
     ("top_p:p=0.95,temperature=1", "sampling", "distribution-preserving", 1, 1.06, -0.15),
@@ -83,25 +84,26 @@ WORDS = ["Tom", "has", "seven", "red", "apples", "and", "gives", "three", "of", 
          "many", "are", "left", "now", "?"]
 
 
-def realistic(folder: Path, examples: int = 12) -> Store:
-    """A seeded run of many strategies on four tasks, one of them unscored and one strategy unsupported."""
-    tasks = [task("nano_math", examples=examples), task("nano_code", examples=examples),
-             task("nano_chat", examples=examples),
+def realistic(folder: Path, examples: int = 12, strategies: Sequence[Row] = STRATEGIES,
+              lengths: tuple[int, int] = (20, 50), more: Sequence[str] = ()) -> Store:
+    """A seeded run of many strategies on four tasks and `more`, one of them unscored and one strategy unsupported."""
+    tasks = [*(task(name, examples=examples) for name in ("nano_math", "nano_code", "nano_chat", *more)),
              task("mt_bench", unscored="needs a judge: --judge MODEL", examples=examples)]
-    entries = [strategy(spec, family, guarantee) for spec, family, guarantee, *_ in STRATEGIES]
+    entries = [strategy(spec, family, guarantee) for spec, family, guarantee, *_ in strategies]
     entries.append(strategy("medusa:heads=4", "speculative", "lossless", "the model has no extra heads"))
-    rng, records = random.Random(0), []
-    for entry in tasks:
-        for number in range(examples):
-            length, right = rng.randint(20, 50), rng.random()
-            for row in STRATEGIES:
-                records.append(_drawn(rng, entry, number, row, length, right))
+    rng = random.Random(0)
+
+    def records() -> Iterator[Record]:
+        for entry in tasks:
+            for number in range(examples):
+                length, right = rng.randint(*lengths), rng.random()
+                for row in strategies:
+                    yield _drawn(rng, entry, number, row, length, right)
     warnings = ["the clock of the processor is not fixed: times vary by 4 %"]
-    return write(folder, manifest(entries, tasks, warnings), records)
+    return write(folder, manifest(entries, tasks, warnings), records())
 
 
-def _drawn(rng: random.Random, entry: TaskEntry, number: int, row: tuple[str, str, str, float, float, float],
-           length: int, right: float) -> Record:
+def _drawn(rng: random.Random, entry: TaskEntry, number: int, row: Row, length: int, right: float) -> Record:
     spec, _, guarantee, per_step, cost, better = row
     example = f"{entry.spec}/{number}"
     if spec.startswith("contrastive") and number == 3:

@@ -33,7 +33,7 @@ def command(
     if (baseline is None) == (write is None):
         raise UserError("Give either --baseline FILE, to check the run, or --write FILE, to make it a baseline.")
     from harness.regression.snapshot import Snapshot
-    from harness.report import put
+    from harness.store.files import replace_file
     from harness.store.folder import Store
 
     store = Store.open(run)
@@ -43,7 +43,7 @@ def command(
         if missing:
             raise UserError(f"{run} is not finished ({missing[0][1]} on {missing[0][0]}): repeat its `run` command "
                             "to finish it.")
-        typer.echo(f"Baseline: {put(write, found.text())}")
+        typer.echo(f"Baseline: {replace_file(write, found.text())}")
         return 0
     assert baseline is not None
     return _checked(store, found, baseline, rules, confirm, {
@@ -60,7 +60,7 @@ def _checked(store: "Store", run: "Snapshot", baseline: Path, rules: Path | None
     from harness.regression.rules import read
     from harness.regression.snapshot import Snapshot
     from harness.report import check as shown
-    from harness.report import put
+    from harness.store.files import replace_file
 
     asked = read(rules)
     report = check(run, Snapshot.open(baseline), asked, (str(store.folder), str(baseline)), store.divergences(),
@@ -71,5 +71,5 @@ def _checked(store: "Store", run: "Snapshot", baseline: Path, rules: Path | None
              "benchmark": lambda: github_benchmark.text(summarise(store))}
     for name, path in files.items():
         if path:
-            put(path, texts[name]())
+            replace_file(path, texts[name]())
     return 1 if report.broken else 0

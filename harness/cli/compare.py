@@ -28,12 +28,12 @@ def command(
 
     from harness.measure.compare import compare
     from harness.report import compare as shown
-    from harness.report import put
+    from harness.store.files import replace_file
     from harness.store.folder import Store
 
     found = compare(Store.open(a), Store.open(b), force=force, texts=diffs)
     if as_json:
-        put(as_json, found.model_dump_json(indent=2) + "\n")
+        replace_file(as_json, found.model_dump_json(indent=2) + "\n")
     if as_markdown:
-        put(as_markdown, shown.markdown(found))
+        replace_file(as_markdown, shown.markdown(found))
     Console(highlight=False).print(shown.terminal(found))

@@ -77,6 +77,7 @@ def _judge(options: "Options") -> int:
     from harness.plugins.data import DataSource
     from harness.plugins.registry import add_plugin
     from harness.store.folder import Store
+    from harness.store.lock import locked
 
     for path in options.plugins or ():
         add_plugin(path)
@@ -84,12 +85,13 @@ def _judge(options: "Options") -> int:
     against, examples = options.against(store), examples_of(store, data, options.tasks or ())
     prompts = Prompts.load(data, options.mode, [one for found in examples.values() for one in found.values()])
     judge = options.build()
-    work = plan(store, judge, options.mode, prompts, examples, baseline=against, repeats=options.repeats)
-    _announce(work, judge, options)
-    if work.ask and not _may_send(options):
-        typer.echo("Nothing was sent.", err=True)
-        return 0
-    return _carry_out(store, judge, work)
+    with locked(store.folder):
+        work = plan(store, judge, options.mode, prompts, examples, baseline=against, repeats=options.repeats)
+        _announce(work, judge, options)
+        if work.ask and not _may_send(options):
+            typer.echo("Nothing was sent.", err=True)
+            return 0
+        return _carry_out(store, judge, work)
 
 
 def _announce(work: "JudgePlan", judge: "Judge", options: "Options") -> None:

@@ -20,12 +20,14 @@ def command(
 
     from harness.report import detail, texts
     from harness.store.folder import Store
+    from harness.store.lock import locked
     from harness.verify.forwards import measure
 
     stores, console = [Store.open(run) for run in runs], Console()
     with Console(stderr=True).status("Measuring …") as status:
         for store in stores:
             if again or store.limits() is None:
-                store.write_limits(measure(store, lambda text: status.update(f"Measuring {text} …")))
+                with locked(store.folder):
+                    store.write_limits(measure(store, lambda text: status.update(f"Measuring {text} …")))
     for section in detail.limits(stores):
         console.print(texts.terminal(section))

@@ -76,8 +76,8 @@ def _strategy_sweep(config: Any, grid: list[str], budget: int, dev: float, by: s
 
     from harness.cli.progress import watching
     from harness.plugins.registry import add_plugin
-    from harness.report import put
     from harness.report import sweep as shown
+    from harness.store.files import replace_file
     from harness.sweep.grid import read
     from harness.sweep.sweep import SweepOptions, sweep
 
@@ -88,6 +88,6 @@ def _strategy_sweep(config: Any, grid: list[str], budget: int, dev: float, by: s
         command = shlex.join(["decodebench", *sys.argv[1:]])
         folder, found = sweep(config, SweepOptions(**asked), watcher, command, watcher.say)
     Console(highlight=False).print(shown.terminal(found))
-    put(folder / "sweep.md", shown.markdown(found))
-    typer.echo(f"Sweep: {put(folder / 'sweep.json', found.model_dump_json(indent=1) + chr(10))}")
+    replace_file(folder / "sweep.md", shown.markdown(found))
+    typer.echo(f"Sweep: {replace_file(folder / 'sweep.json', found.model_dump_json(indent=1) + chr(10))}")
     return 3 if found.failed else 0

@@ -73,8 +73,8 @@ def _report(config: RunConfig, pairs: list[tuple[float, float]] | None, draws: i
             as_json: Path | None) -> int:
     from rich.console import Console
 
-    from harness import report
     from harness.report import verify as shown
+    from harness.store.files import replace_file
     from harness.verify.checker import verify
     from harness.verify.distribution import Distribution
 
@@ -86,9 +86,9 @@ def _report(config: RunConfig, pairs: list[tuple[float, float]] | None, draws: i
     Console().print(shown.terminal(found))
     text = found.model_dump_json(indent=1) + "\n"
     for path in filter(None, (as_json, output and output / "verify.json")):
-        report.put(path, text)
+        replace_file(path, text)
     if output:
-        typer.echo(f"Report: {report.put(output / 'verify.html', shown.html(found))}")
+        typer.echo(f"Report: {replace_file(output / 'verify.html', shown.html(found))}")
     return 0 if found.ok else 1
 
 

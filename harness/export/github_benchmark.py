@@ -12,8 +12,8 @@ import pandas as pd
 
 from harness.export import ExportedFiles
 from harness.measure.summary import summarise
-from harness.report import put
 from harness.report.tables import labels
+from harness.store.files import replace_file
 from harness.store.folder import Store
 
 BIGGER = {"quality": "score", "tokens_per_second": "tokens/s", "speedup": "x", "tau_pooled": "tokens/step"}
@@ -24,7 +24,7 @@ SMALLER = {"forwards_per_token": "forwards/token", "draft_forwards_per_token": "
 def write(store: Store, folder: Path) -> ExportedFiles:
     """`bigger.json` and `smaller.json`: one entry for each figure that a cell of the summary has."""
     summary = summarise(store)
-    return ExportedFiles([put(folder / f"{name}.json", text(summary, units))
+    return ExportedFiles([replace_file(folder / f"{name}.json", text(summary, units))
                     for name, units in (("bigger", BIGGER), ("smaller", SMALLER))])
 
 

@@ -14,6 +14,7 @@ from harness.errors import UserError
 from harness.plugins.data import read_jsonl
 from harness.plugins.spec import Spec
 from harness.store.folder import Store
+from harness.store.jsonl import append
 from harness.store.schema import Manifest, ModelEntry, Record, StrategyEntry, TaskEntry
 
 UNSCORED = "the imported file has no scores"
@@ -112,12 +113,12 @@ def assemble(found: Sequence[tuple[Source, ImportedRun]], format: str, folder: P
     manifest = _manifest(found, strategies, examples, records, format, command)
     staging = folder.resolve().with_name(folder.resolve().name + ".part")
     shutil.rmtree(staging, ignore_errors=True)
-    store = Store.begin(staging, manifest)
-    store.path.write_text("".join(each.model_dump_json() + "\n" for each in records), encoding="utf-8")
+    with Store.begin(staging, manifest) as store:
+        append(store.path, records)
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("records", "manifest.json"):  # the manifest last: it is what makes a folder a run
         (staging / name).replace(folder / name)
-    staging.rmdir()
+    shutil.rmtree(staging)
     return Store.open(folder)
 
 

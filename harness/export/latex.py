@@ -11,8 +11,8 @@ import pandas as pd
 
 from harness.export import ExportedFiles
 from harness.measure.summary import summarise
-from harness.report import put
 from harness.report.tables import QUALITY, SPEEDUP, TAU, Column, names, notes, status, unscored
+from harness.store.files import replace_file
 from harness.store.folder import Store
 
 COLUMNS = ((QUALITY, "quality"), (SPEEDUP, "speed-up"), (TAU, r"$\tau$"))
@@ -25,7 +25,7 @@ DASH = "--"
 
 def write(store: Store, folder: Path) -> ExportedFiles:
     """`summary.tex`: a table for each task of the run."""
-    return ExportedFiles([put(folder / "summary.tex", tables(summarise(store), store))])
+    return ExportedFiles([replace_file(folder / "summary.tex", tables(summarise(store), store))])
 
 
 def tables(summary: pd.DataFrame, store: Store) -> str:

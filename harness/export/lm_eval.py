@@ -14,8 +14,8 @@ from pydantic import Field
 from harness.errors import UserError
 from harness.export import ExportedFiles, file_names, left_out
 from harness.export.imported import ImportedRun, Source, record, rows
-from harness.report import put
 from harness.report.tables import labels
+from harness.store.files import replace_file
 from harness.store.folder import Store
 from harness.store.foreign import Row, checked, equally_long
 from harness.store.schema import Record, Steps, Stop, TaskEntry, Turn
@@ -43,7 +43,7 @@ def write(store: Store, folder: Path) -> ExportedFiles:
             files[one.strategy, one.task].append(json.dumps(row, ensure_ascii=False) + "\n")
         failed += one.status == "failed"
     date = re.sub(r"\+.*", "", store.manifest.created).replace(":", "-")
-    paths = [put(folder / names[spec] / f"samples_{titles[task]}_{date}.jsonl", "".join(lines))
+    paths = [replace_file(folder / names[spec] / f"samples_{titles[task]}_{date}.jsonl", "".join(lines))
              for (spec, task), lines in files.items() if lines]
     return ExportedFiles(paths, left_out(failed))
 

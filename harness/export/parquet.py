@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from harness.export import ExportedFiles
 from harness.measure.raw import COUNTS
 from harness.measure.summary import samples
-from harness.report import put
+from harness.store.files import replace_file
 from harness.store.folder import Store
 from harness.store.schema import Record
 
@@ -35,13 +35,13 @@ def write(store: Store, folder: Path) -> ExportedFiles:
         for rows in _batches(store, texts):
             writer.write_table(pa.table({name: pa.array(values, STEPS.field(name).type)
                                          for name, values in rows.items()}, schema=STEPS))
-    steps = put(folder / "steps.parquet", sink.getvalue().to_pybytes())
+    steps = replace_file(folder / "steps.parquet", sink.getvalue().to_pybytes())
     table = _samples(store)
     for name in TEXTS.names:
         table = table.append_column(TEXTS.field(name), pa.array([row[name] for row in texts], TEXTS.field(name).type))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    return ExportedFiles([put(folder / "samples.parquet", sink.getvalue().to_pybytes()), steps])
+    return ExportedFiles([replace_file(folder / "samples.parquet", sink.getvalue().to_pybytes()), steps])
 
 
 def _samples(store: Store) -> pa.Table:

@@ -19,8 +19,8 @@ from pydantic import AliasChoices, Field
 from harness.errors import UserError
 from harness.export import ExportedFiles, file_names, left_out
 from harness.export.imported import ImportedRun, Source, record, rows
-from harness.report import put
 from harness.report.tables import labels
+from harness.store.files import replace_file
 from harness.store.folder import Store
 from harness.store.foreign import Count, Row, Seconds, checked, equally_long
 from harness.store.schema import Manifest, Record, Turn
@@ -47,7 +47,7 @@ def write(store: Store, folder: Path) -> ExportedFiles:
         lines = (json.dumps(_row(choices, numbers[key], store.manifest), ensure_ascii=False) + "\n"
                  for key, choices in sorted(answers.items(), key=lambda item: numbers[item[0]]))
         place = folder / f"run_{repeat + 1}" if several else folder
-        paths.append(put(place / f"{names[spec]}.jsonl", "".join(lines)))
+        paths.append(replace_file(place / f"{names[spec]}.jsonl", "".join(lines)))
     return ExportedFiles(paths, left_out(len(records) - len(done)))
 
 

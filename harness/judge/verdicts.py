@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
-from harness.errors import UserError
 from harness.store import jsonl
+from harness.store.files import cannot_write
 from harness.store.schema import Stored
 
 Mode = Literal["single", "pairwise"]
@@ -88,8 +88,7 @@ def begin(folder: Path) -> None:
         path.touch()
         jsonl.mend(path)
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); make it writable, or judge a copy of the run."
-                        ) from None
+        raise cannot_write(path, error) from None
 
 
 def append(folder: Path, verdicts: Iterable[Verdict]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from harness.report import page, plots, tables, texts
 from harness.report.detail import Findings, gather
+from harness.store.files import replace_file
 from harness.store.folder import Store
 
 
@@ -18,24 +19,12 @@ def write(stores: Sequence[Store], folder: Path, found: Findings | None = None) 
     found = found or gather(stores)
     summary, figures = found.summary, {}
     for section in found.sections:
-        put(folder / f"{section.kind.name}.csv", texts.csv(section))
-    put(folder / "summary.csv", tables.csv(summary))
-    put(folder / "summary.md", tables.markdown(summary) + texts.markdown(found.sections))
+        replace_file(folder / f"{section.kind.name}.csv", texts.csv(section))
+    replace_file(folder / "summary.csv", tables.csv(summary))
+    replace_file(folder / "summary.md", tables.markdown(summary) + texts.markdown(found.sections))
     for task in summary["task"].unique():
         figures[task], name = plots.of_task(summary, task), re.sub(r"[^\w.=+-]+", "-", task)
         for kind, figure in figures[task].items():
-            put(folder / "plots" / f"{name}.{kind}.png", plots.png(figure))
-            put(folder / "plots" / f"{name}.{kind}.svg", plots.svg(figure))
-    return put(folder / "index.html", page.render(stores, found, figures))
-
-
-def put(path: Path, content: str | bytes) -> Path:
-    """Write beside `path`, then replace it, so that no half-written file ever has its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    try:
-        part.write_bytes(content.encode("utf-8", "replace") if isinstance(content, str) else content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+            replace_file(folder / "plots" / f"{name}.{kind}.png", plots.png(figure))
+            replace_file(folder / "plots" / f"{name}.{kind}.svg", plots.svg(figure))
+    return replace_file(folder / "index.html", page.render(stores, found, figures))

@@ -72,9 +72,12 @@ def run(config: RunConfig, watcher: Watcher, command: str, clock: Clock = time.p
 
 def carry_out(plan: Plan, watcher: Watcher, clock: Clock = time.perf_counter) -> Outcome:
     """Run or resume a plan; raises `UserError` before anything is written when its folder holds another run."""
-    store = Store.begin(plan.config.output or folder(plan.manifest, plan.config.model), plan.manifest)
-    records = list(store.records())
-    done, failed = {record.key for record in records}, sum(record.status == "failed" for record in records)
+    with Store.begin(plan.config.output or folder(plan.manifest, plan.config.model), plan.manifest) as store:
+        return _carry_out(plan, store, watcher, clock)
+
+
+def _carry_out(plan: Plan, store: Store, watcher: Watcher, clock: Clock) -> Outcome:
+    done, failed = store.finished()
     cells = list(plan.cells())
     watcher.planned(sum(len(cell.examples) for cell in cells), len(done), store.folder, plan.manifest.warnings)
     runner, todo = Runner(plan, clock), any(_left(cell, done) for cell in cells)

@@ -1,14 +1,19 @@
 """The folder of a run: a manifest written before the first token, and records that are only ever appended."""
 
 from collections.abc import Container, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from harness.errors import UserError
+from harness.store.files import cannot_write, replace_file
 from harness.store.jsonl import append, first, mend
-from harness.store.schema import Divergence, Limits, Manifest, Record, Texts
+from harness.store.lock import HOLDER, LOCK, locked
+from harness.store.schema import Divergence, Key, Limits, Manifest, Record, Sample, Texts
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class Store:
@@ -23,22 +28,29 @@ class Store:
         return self.folder / "records" / "0000.jsonl"
 
     @classmethod
-    def begin(cls, folder: Path, manifest: Manifest) -> "Store":
-        """Start a run in `folder`, or resume the same one; raises `UserError` when another run lives there."""
-        if (folder / "manifest.json").exists():
-            store = cls.open(folder)
-            if difference := _difference(store.manifest.identity(), manifest.identity()):
-                raise UserError(f"{folder} holds another run ({difference} differs); choose another folder with -o.")
-            mend(store.path)
-            return store
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    @contextmanager
+    def begin(cls, folder: Path, manifest: Manifest) -> Iterator["Store"]:
+        """Start a run in `folder`, or resume the same one, and hold its lock until the block ends.
+
+        Raises `UserError` when the folder holds something else or cannot be written, or another process holds its lock.
+        """
+        if folder.exists() and not _may_hold_run(folder):
             raise UserError(f"{folder} exists and is not a run of decodebench; choose another folder with -o.")
-        try:
-            (folder / "records").mkdir(parents=True, exist_ok=True)
-            _write(folder / "manifest.json", manifest.model_dump_json(indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"{folder} cannot be written ({error.strerror}); choose another folder with -o.") from None
-        return cls(folder, manifest)
+        with locked(folder):
+            store = cls(folder, manifest)
+            if (folder / "manifest.json").exists():
+                store = cls.open(folder)
+                if difference := _difference(store.manifest.identity(), manifest.identity()):
+                    raise UserError(f"{folder} holds another run ({difference} differs); choose another folder with "
+                                    "-o.")
+            else:
+                replace_file(folder / "manifest.json", manifest.model_dump_json(indent=2) + "\n")
+            try:
+                store.path.parent.mkdir(exist_ok=True)
+            except OSError as error:
+                raise cannot_write(store.path, error) from None
+            mend(store.path)
+            yield store
 
     @classmethod
     def open(cls, folder: Path) -> "Store":
@@ -56,10 +68,14 @@ class Store:
         append(self.path, [record])
 
     def records(self, wanted: Container[int] | None = None) -> Iterator[Record]:
-        """Every finished record; a torn last line is skipped, any other bad line raises `UserError`.
+        """Every finished record, one at a time; a torn last line is skipped, any other bad line raises `UserError`.
 
-        With `wanted` only those whose number, counted from 0, is in it; the others are not looked at.
+        With `wanted` only those whose number, counted from 0, is in it; the others are not parsed.
         """
+        return self.parts_of_records(Record, wanted)
+
+    def parts_of_records(self, kind: type[M], wanted: Container[int] | None = None) -> Iterator[M]:
+        """The fields of every record that `kind` has, as `records` gives whole ones; the fewer fields, the faster."""
         number = -1
         for path in sorted((self.folder / "records").glob("*.jsonl")):
             with path.open("rb") as file:
@@ -70,13 +86,21 @@ class Store:
                     if wanted is not None and number not in wanted:
                         continue
                     try:
-                        yield Record.model_validate_json(line)
+                        yield kind.model_validate_json(line)
                     except ValidationError as error:
                         raise UserError(f"{path}, line {place}: not a record ({first(error)}).") from None
 
+    def finished(self) -> tuple[set[Key], int]:
+        """The keys of the finished samples, and how many of them failed."""
+        keys, failed, names = set[Key](), 0, dict[str, str]()
+        for sample in self.parts_of_records(Sample):
+            keys.add(sample.key(names))
+            failed += sample.status == "failed"
+        return keys, failed
+
     def write_divergences(self, divergences: Iterable[Divergence]) -> None:
         """Write down, in place of what was known before, where answers part from the baseline's."""
-        _write(self.folder / "divergences.jsonl", "".join(d.model_dump_json() + "\n" for d in divergences))
+        replace_file(self.folder / "divergences.jsonl", "".join(d.model_dump_json() + "\n" for d in divergences))
 
     @property
     def has_divergences(self) -> bool:
@@ -94,7 +118,7 @@ class Store:
 
     def write_text_metrics(self, texts: Texts) -> None:
         """Write down, in place of what was known before, what models make of the texts."""
-        _write(self.folder / "texts.json", texts.model_dump_json() + "\n")
+        replace_file(self.folder / "texts.json", texts.model_dump_json() + "\n")
 
     def text_metrics(self) -> Texts | None:
         """What models make of the texts, None when that was never asked for."""
@@ -106,7 +130,7 @@ class Store:
 
     def write_limits(self, limits: Limits) -> None:
         """Write down, in place of what was known before, what the machine of the run can do."""
-        _write(self.folder / "limits.json", limits.model_dump_json(indent=1) + "\n")
+        replace_file(self.folder / "limits.json", limits.model_dump_json(indent=1) + "\n")
 
     def limits(self) -> Limits | None:
         """What the machine of the run can do, None when that was never measured."""
@@ -117,11 +141,12 @@ class Store:
             raise UserError(f"{path}: not limits ({first(error)}); remove it and measure again.") from None
 
 
-def _write(path: Path, text: str) -> None:
-    """Replace `path` in one move, so that no reader sees half of it."""
-    temporary = path.with_suffix(".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def _may_hold_run(folder: Path) -> bool:
+    """Whether a run can begin or go on in a folder that exists: there is nothing else in it."""
+    if not folder.is_dir():
+        return False
+    names = [path.name for path in folder.iterdir()]
+    return "manifest.json" in names or all(name in (LOCK, HOLDER) or name.endswith(".part") for name in names)
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -8,16 +8,30 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import UserError
+from harness.store.files import cannot_write
 
 M = TypeVar("M", bound=BaseModel)
+BLOCK = 1 << 16  # bytes
 
 
 def append(path: Path, rows: Iterable[BaseModel]) -> None:
-    """Write each row as one line and hand all of them to the disk before returning."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(row.model_dump_json() + "\n" for row in rows))
-        file.flush()
-        os.fsync(file.fileno())
+    """Write each row as one line and hand all of them to the disk before returning.
+
+    Raises `UserError` when they cannot be written, and then leaves the file as it was.
+    """
+    data = memoryview("".join(row.model_dump_json() + "\n" for row in rows).encode())
+    try:
+        with path.open("ab", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                while data:
+                    data = data[file.write(data):]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+    except OSError as error:
+        raise cannot_write(path, error) from None
 
 
 def read(path: Path, kind: type[M], what: str) -> Iterator[M]:
@@ -35,12 +49,23 @@ def read(path: Path, kind: type[M], what: str) -> Iterator[M]:
 
 
 def mend(path: Path) -> None:
-    """Cut a torn last line off, so that the next row starts on a line of its own."""
-    if path.exists():
-        data = path.read_bytes()
-        if not data.endswith(b"\n") and data:
-            with path.open("r+b") as file:
-                file.truncate(data.rfind(b"\n") + 1)
+    """Cut a torn last line off, so that the next row starts on a line of its own; raises `UserError` if it cannot."""
+    try:
+        with path.open("rb") as file:
+            size = end = file.seek(0, os.SEEK_END)
+            while end:  # from the end: a file may be larger than the memory
+                start = max(0, end - BLOCK)
+                file.seek(start)
+                if (newline := file.read(end - start).rfind(b"\n")) >= 0:
+                    end = start + newline + 1
+                    break
+                end = start
+        if end < size:
+            os.truncate(path, end)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise cannot_write(path, error) from None
 
 
 def first(error: ValidationError) -> str:

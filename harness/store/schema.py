@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 SCHEMA = 1
 Stop = Literal["eos", "stop", "length", "context", "ended", "unknown"]
+Key = tuple[str, str, str, int, int]  # task, example, strategy, sample, repeat
 
 
 class Stored(BaseModel):
@@ -85,9 +86,25 @@ class Record(Stored):
     counted: dict[str, float] = Field(default_factory=dict)
 
     @property
-    def key(self) -> tuple[str, str, str, int, int]:
+    def key(self) -> Key:
         """What makes the sample unique in a run."""
         return (self.task, self.example, self.strategy, self.sample, self.repeat)
+
+
+class Sample(BaseModel):
+    """What of a record says which sample it is, and whether it succeeded; the rest of the line is not kept."""
+
+    task: str
+    example: str
+    strategy: str
+    sample: int
+    repeat: int
+    status: Literal["ok", "failed"]
+
+    def key(self, names: dict[str, str]) -> Key:
+        """The key of the record; equal names are one object, taken from `names`, so that many keys fit in memory."""
+        task, example, strategy = (names.setdefault(name, name) for name in (self.task, self.example, self.strategy))
+        return (task, example, strategy, self.sample, self.repeat)
 
 
 class Divergence(Stored):
@@ -134,7 +151,7 @@ class TextScore(Stored):
     cosine: float | None
 
     @property
-    def key(self) -> tuple[str, str, str, int, int]:
+    def key(self) -> Key:
         """The key of the record that it is about."""
         return (self.task, self.example, self.strategy, self.sample, self.repeat)
 

@@ -1,7 +1,8 @@
-"""`kill -9` at random moments, then the same command: no sample lost, none twice, the same tokens as without a kill."""
+"""`kill -9`, two starts at once and a full disk, then the same command: no sample lost, none twice, the same tokens."""
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.store.folder import Store
+from harness.store.lock import HOLDER
 from tests.pair import saved
 
 TASK = '''"""Eight short texts."""
@@ -57,6 +59,7 @@ def test_killed_runs_resume(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         kills += 1
+        assert (tmp_path / "run" / HOLDER).exists(), "it held the lock"
     assert kills >= 1, "the run ended before it could be killed"
     done = subprocess.run(command(tmp_path / "run", plugin), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -81,3 +84,39 @@ def test_a_torn_line_is_dropped_and_redone(tmp_path: Path, torn: bytes) -> None:
     again = path.read_bytes().splitlines(keepends=True)
     assert again[:-3] == lines[:-3]
     assert len(again) == len(lines) == len({record.key for record in Store.open(tmp_path / "run").records()})
+
+
+def test_of_two_starts_one_runs_and_the_other_names_it(tmp_path: Path) -> None:
+    plugin = tmp_path / "eight.py"
+    plugin.write_text(TASK)
+    both = [subprocess.Popen(command(tmp_path / "run", plugin), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                             text=True) for _ in range(2)]
+    said = [process.communicate()[1] for process in both]
+    runs, refused = sorted(range(2), key=lambda i: both[i].returncode)
+    assert [both[runs].returncode, both[refused].returncode] == [0, 2], said
+    assert f"run is in use by process {both[runs].pid} on " in said[refused]
+    assert "Traceback" not in said[refused]
+    keys = Counter(record.key for record in Store.open(tmp_path / "run").records())
+    assert len(keys) == 32
+    assert set(keys.values()) == {1}
+
+
+def test_a_full_disk_ends_a_run_that_goes_on_later(tmp_path: Path) -> None:
+    plugin, run = tmp_path / "eight.py", tmp_path / "run"
+    plugin.write_text(TASK)
+
+    def little_space() -> None:  # a limit on the size of a file stops a write half-way, as a full disk does
+        resource.setrlimit(resource.RLIMIT_FSIZE, (25_000, resource.RLIM_INFINITY))
+    full = subprocess.run(command(run, plugin), capture_output=True, text=True, preexec_fn=little_space)
+    assert full.returncode == 2
+    assert "0000.jsonl cannot be written (File too large): free some space on that disk, and the same command goes " \
+        "on." in full.stderr
+    assert "Traceback" not in full.stderr
+    before = (run / "records" / "0000.jsonl").read_bytes()
+    assert before.endswith(b"\n")
+    assert 0 < before.count(b"\n") < 32
+    assert subprocess.run(command(run, plugin), capture_output=True).returncode == 0
+    assert (run / "records" / "0000.jsonl").read_bytes().startswith(before)
+    keys = Counter(record.key for record in Store.open(run).records())
+    assert len(keys) == 32
+    assert set(keys.values()) == {1}

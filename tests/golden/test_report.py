@@ -182,13 +182,3 @@ def test_an_empty_run_still_has_a_report(tmp_path: Path) -> None:
     store = write(tmp_path / "run", manifest([strategy("greedy")], [task("math")]), [])
     assert "not run" in report.write([store], tmp_path / "report").read_text()
     assert Console(width=80).render_lines(tables.terminal(summarise(store), store.manifest))
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "summary.csv"
-    path.write_text("old")
-    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        report.put(path, "new")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]

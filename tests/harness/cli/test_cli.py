@@ -204,8 +204,8 @@ def test_a_run_is_run_reported_resumed_and_reported_again(tmp_path: Path) -> Non
 def test_reports_of_several_runs_go_to_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for folder in ("a", "b"):
-        store = Store.begin(Path(folder), runs.manifest([runs.strategy("greedy")], [runs.task("words")]))
-        store.append(runs.record("words", "1", "greedy", [runs.turn([1, 1], [0.5, 0.5])], score=1.0))
+        runs.write(Path(folder), runs.manifest([runs.strategy("greedy")], [runs.task("words")]),
+                   [runs.record("words", "1", "greedy", [runs.turn([1, 1], [0.5, 0.5])], score=1.0)])
     done = call("report", "a", "b")
     assert done.exit_code == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "Report: report/index.html"
