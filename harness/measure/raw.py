@@ -1,9 +1,11 @@
 """All records of a run as flat tables, read once: what every figure of it is computed from."""
 
+import sys
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,9 @@ NUMBERS = ["seconds", "prompt_tokens", "prompt_shared", "batch", "padding", "sta
            "log_speed", *SUMS]
 END_OF_TURN = -1  # stands between the token ids of two turns
 UNKNOWN = -1  # a count that another tool did not note
+OF_TURNS = ("prompt_tokens", "prompt_shared")  # numbers of turns, added up
+WHOLE = (*OF_TURNS, "block", "peak_bytes")
+PACKED = 4096  # steps that are packed together
 
 
 @dataclass(frozen=True)
@@ -74,71 +79,97 @@ class Raw:
     """A run as tables: one row a sample in the order they ran, and the turns and steps of each (task, strategy)."""
 
     samples: pd.DataFrame
-    cells: Mapping[tuple[str, str], Cell]
+    packed: Mapping[tuple[str, str], "PackedCell"]
 
     def cell(self, task: str, strategy: str) -> Cell:
-        """The turns and steps of one task and strategy; empty when none was run."""
-        return self.cells.get((task, strategy), EMPTY)
+        """The turns and steps of one task and strategy, unpacked at each call; empty when none was run."""
+        packed = self.packed.get((task, strategy))
+        return packed.cell() if packed else EMPTY
 
 
 def read(store: Store) -> Raw:
     """Read every record once; a failed sample has NaN for every number, and no turns.
 
     What is not known of an imported answer is NaN too: counts of its steps, its tokens when it has only a text.
+    A run of 400,000 samples is read in less than 2 GB: records go one by one into narrow columns.
     """
-    rows, found = list[dict[str, Any]](), dict[tuple[str, str], _Column]()
+    table, packed = SampleColumns(), dict[tuple[str, str], PackedCell]()
     for number, record in enumerate(records(store)):
-        rows.append(_row(record))
+        table.add(record)
         if record.status == "ok":
-            if (key := (record.task, record.strategy)) not in found:
-                found[key] = _Column()
-            found[key].add(number, record.turns)
-    frame = pd.DataFrame(rows, columns=None if rows else IDENTITY)
-    scores = [str(column) for column in frame if str(column).startswith(("score_", "counted_"))]
-    frame = frame.reindex(columns=[*IDENTITY, *NUMBERS, "cut", "truncated", "untold", "ids", *scores])
-    cells = {key: column.cell() for key, column in found.items()}
+            if (key := (record.task, record.strategy)) not in packed:
+                packed[key] = PackedCell()
+            packed[key].add(number, record.turns)
+    frame = table.frame()
     ok = (frame["status"] == "ok").to_numpy()
     sums = {name: np.where(ok & (name != "ttft"), 0.0, NAN) for name in (*SUMS, "ttft")}
-    for cell in cells.values():
-        _fill(sums, cell)
-    untold = frame.pop("untold").eq(True).to_numpy()
+    for each in packed.values():
+        _fill(sums, each.cell())
+    text_only = np.array(table.text_only, dtype=bool)
     for name in ("tokens", *COUNTS):
-        sums[name][untold] = NAN
+        sums[name][text_only] = NAN
     frame = frame.assign(**sums)
     timed = frame[["tokens", "seconds"]].where((frame[["tokens", "seconds"]] > 0).all(axis=1)).astype(float)
-    return Raw(frame.assign(log_speed=np.log(timed["tokens"]) - np.log(timed["seconds"])), cells)
+    return Raw(frame.assign(log_speed=np.log(timed["tokens"]) - np.log(timed["seconds"])), packed)
 
 
-class _Column:
-    """The steps of one cell while they are read: numbers side by side; a list of another length is unknown."""
+class PackedCell:
+    """The turns and steps of one cell in as few bytes as their numbers need, so that those of a large run fit."""
 
     def __init__(self) -> None:
-        self.samples, self.lengths, self.first = array("q"), array("q"), list[bool]()
+        self.samples, self.lengths, self.first = array("q"), array("q"), array("b")
         self.stops, self.prompts = list[str](), array("q")
-        self.steps = {name: array("d" if name == "seconds" else "i") for name in Steps.model_fields}
+        self.steps = {name: array(_code(name)) for name in Steps.model_fields}  # not packed yet
+        self.packed: dict[str, list[NDArray[Any]]] = {name: [] for name in Steps.model_fields}
 
     def add(self, number: int, turns: list[Turn]) -> None:
+        """Take in the turns of the sample in row `number`; a list of another length than `tokens` is unknown."""
         for place, turn in enumerate(turns):
             count = len(turn.steps.tokens)
             self.samples.append(number)
             self.lengths.append(count)
             self.first.append(not place)
-            self.stops.append(turn.stop)
+            self.stops.append(sys.intern(turn.stop))
             self.prompts.append(turn.prompt_tokens)
             for name, column in self.steps.items():
                 values = getattr(turn.steps, name)
                 column.fromlist(values if len(values) == count else [UNKNOWN] * count)
+        if len(self.steps["tokens"]) >= PACKED:
+            self._pack()
 
     def cell(self) -> Cell:
+        """The tables of the cell."""
+        self._pack()
         lengths = np.array(self.lengths)
         ends = lengths.cumsum()
-        steps = {name: _known(np.frombuffer(column, column.typecode)) for name, column in self.steps.items() if column}
-        steps = steps or {name: EMPTY.steps[name].to_numpy() for name in self.steps}
+        steps = {name: _known(np.concatenate(parts).astype(np.dtype(_code(name)), copy=False))
+                 for name, parts in self.packed.items() if parts}
+        steps = steps or {name: EMPTY.steps[name].to_numpy() for name in self.packed}
         place = np.arange(lengths.sum()) - np.repeat(ends - lengths, lengths)
-        return Cell(pd.DataFrame({"sample": np.array(self.samples), "first": self.first,
+        return Cell(pd.DataFrame({"sample": np.array(self.samples), "first": np.array(self.first, dtype=bool),
                                   "stop": pd.Categorical(self.stops), "prompt_tokens": np.array(self.prompts)}),
                     pd.DataFrame({**steps, "turn": np.repeat(np.arange(len(lengths)), lengths), "place": place},
                                  copy=False))
+
+    def _pack(self) -> None:
+        for name, column in self.steps.items():
+            if column:
+                self.packed[name].append(_narrow(np.array(column)))
+                self.steps[name] = array(column.typecode)
+
+
+def _code(name: str) -> str:
+    """The type of a column of steps, as `array` and numpy call it."""
+    return "d" if name == "seconds" else "i"
+
+
+def _narrow(values: NDArray[Any]) -> NDArray[Any]:
+    """The same values in the narrowest type; equal values are stored once."""
+    if (values == values[0]).all():
+        return np.broadcast_to(values[0], values.shape)
+    if values.dtype.kind == "i":
+        return values.astype(np.promote_types(np.min_scalar_type(values.min()), np.min_scalar_type(values.max())))
+    return values
 
 
 def _known(column: NDArray[Any]) -> NDArray[Any]:
@@ -146,32 +177,72 @@ def _known(column: NDArray[Any]) -> NDArray[Any]:
     return np.where(unknown, NAN, column) if unknown.any() else column
 
 
-def untold(turn: Turn) -> bool:
+def has_text_only(turn: Turn) -> bool:
     """Whether an answer has a text and no steps: it was imported from a file that does not count tokens."""
     return bool(turn.raw) and not turn.steps.tokens
 
 
-def _row(record: Record) -> dict[str, Any]:
-    row: dict[str, Any] = {name: getattr(record, name) for name in IDENTITY}
-    row["error"] = record.error or ""
-    if record.status == "failed":
-        return row
-    turns = record.turns
-    row |= {
-        "seconds": record.seconds, "batch": record.batch, "padding": record.padding,
-        "started": record.started, "block": record.block,
-        "peak_bytes": NAN if record.peak_bytes is None else record.peak_bytes,
-        "prompt_tokens": sum(turn.prompt_tokens for turn in turns),
-        "prompt_shared": sum(turn.prompt_shared for turn in turns),
-        "cut": any(turn.prompt_cut for turn in turns),
-        "truncated": NAN if any(turn.stop == "unknown" for turn in turns) else
-        any(turn.stop in ("length", "context") for turn in turns),
-        "untold": any(map(untold, turns)),
-        "ids": None if any(len(turn.tokens) < sum(turn.steps.tokens) or untold(turn) for turn in turns) else
-        np.array([token for turn in turns for token in (*turn.tokens, END_OF_TURN)], dtype=np.int64),
-    }
-    row |= {f"counted_{name}": value for name, value in record.counted.items()}
-    return row | {f"score_{name}": value for name, value in record.scores.items()}
+class SampleColumns:
+    """The columns of the table of samples while records are read."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, list[str]] = {name: [] for name in IDENTITY if name not in ("sample", "repeat")}
+        self.whole = {name: array("q") for name in ("sample", "repeat")}
+        self.numbers = {name: array("d") for name in NUMBERS if name not in (*SUMS, "ttft", "log_speed")}
+        self.flags: dict[str, list[bool | float]] = {"cut": [], "truncated": []}
+        self.text_only, self.ids = array("b"), list[Any]()
+        self.scores: dict[str, "array[float]"] = {}
+
+    def add(self, record: Record) -> None:
+        """Take in one record; equal names are kept as one object."""
+        for name, names in self.names.items():
+            names.append(sys.intern(getattr(record, name) or ""))
+        for name, whole in self.whole.items():
+            whole.append(getattr(record, name))
+        ok = record.status == "ok"
+        self._add_numbers(record if ok else None)
+        turns = record.turns
+        unknown = any(turn.stop == "unknown" for turn in turns)
+        truncated = any(turn.stop in ("length", "context") for turn in turns)
+        self.flags["cut"].append(any(turn.prompt_cut for turn in turns) if ok else NAN)
+        self.flags["truncated"].append(NAN if unknown or not ok else truncated)
+        self.text_only.append(ok and any(map(has_text_only, turns)))
+        self.ids.append(_ids(turns) if ok else NAN)
+        named = {f"counted_{name}": value for name, value in record.counted.items()}
+        named |= {f"score_{name}": value for name, value in record.scores.items()}
+        for name, value in named.items() if ok else ():
+            column = self.scores.setdefault(name, array("d"))
+            column.extend([NAN] * (len(self.ids) - 1 - len(column)))
+            column.append(value)
+
+    def _add_numbers(self, record: Record | None) -> None:
+        for name, column in self.numbers.items():
+            value = NAN if record is None else sum(getattr(turn, name) for turn in record.turns) \
+                if name in OF_TURNS else getattr(record, name)
+            column.append(NAN if value is None else value)
+
+    def frame(self) -> pd.DataFrame:
+        """The table, with NaN in the columns that are computed from steps."""
+        rows, order = len(self.ids), [*IDENTITY, *NUMBERS, "cut", "truncated", "ids", *self.scores]
+        if not rows:
+            return pd.DataFrame(columns=IDENTITY).reindex(columns=order)
+        columns: dict[str, Any] = {**self.names, **{name: np.array(column) for name, column in self.whole.items()}}
+        columns |= {name: _whole(name, np.array(column)) for name, column in self.numbers.items()}
+        scores = {name: np.append(column, [NAN] * (rows - len(column))) for name, column in self.scores.items()}
+        frame = pd.DataFrame({**columns, **self.flags, **scores}).assign(ids=pd.Series(self.ids, dtype=object))
+        return frame.reindex(columns=order)
+
+
+def _whole(name: str, column: NDArray[np.float64]) -> NDArray[Any]:
+    """Numbers that are whole and all known become integers."""
+    return column.astype(np.int64) if name in WHOLE and not np.isnan(column).any() else column
+
+
+def _ids(turns: Sequence[Turn]) -> NDArray[np.int32] | None:
+    """The token ids of all turns, each turn ended by `END_OF_TURN`; None when some are not known."""
+    if any(len(turn.tokens) < sum(turn.steps.tokens) or has_text_only(turn) for turn in turns):
+        return None
+    return np.array(list(chain.from_iterable((*turn.tokens, END_OF_TURN) for turn in turns)), dtype=np.int32)
 
 
 def _fill(sums: dict[str, NDArray[np.float64]], cell: Cell) -> None:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from harness.measure.judged import records
-from harness.measure.raw import untold
+from harness.measure.raw import has_text_only
 from harness.measure.summary import overall, run_labels
 from harness.report import plots, tables, texts
 from harness.report.detail import Findings, gather
@@ -199,7 +199,7 @@ def _sample(record: Record, texts: dict[str, int]) -> dict[str, Any]:
         "example": record.example, "sample": record.sample, "repeat": record.repeat, "error": record.error,
         "scores": {name: value if math.isfinite(value) else None for name, value in record.scores.items()},
         "turns": [{"prompt": number(turn.prompt), "text": number(turn.text), "stop": turn.stop,
-                   "tokens": None if untold(turn) else sum(turn.steps.tokens),
+                   "tokens": None if has_text_only(turn) else sum(turn.steps.tokens),
                    "seconds": round(seconds, 6) if math.isfinite(seconds := sum(turn.steps.seconds)) else None}
                   for turn in record.turns],
     }
