@@ -48,7 +48,7 @@ def _lengths(cell: Cell, questions: "pd.Series[Any]") -> dict[str, float]:
     codes = pd.factorize(questions)[0]
     return {
         "questions": len(np.unique(codes)), "turns": len(cell.turns), "steps": steps.sum(),
-        "tau_pooled": ratio(tokens.sum(), steps.sum()),
+        "tau_pooled": tau_pooled(tokens.sum(), steps.sum()),
         "tau_turn_mean": mean_ratio(tokens, steps),
         "tau_question_mean": mean_ratio(np.bincount(codes, tokens), np.bincount(codes, steps)),
         "tau_turn_mean_first": mean_ratio(all_tokens, all_steps),
@@ -63,7 +63,7 @@ def _drafts(cell: Cell) -> dict[str, float]:
     drafted, accepted = (steps[name].to_numpy() for name in ("drafted", "accepted"))
     found = {
         "drafts": len(steps), "drafted": drafted.sum(), "accepted": accepted.sum(),
-        "tau_drafts": 1 + accepted.sum() / len(steps), "draft_accept_rate": accepted.sum() / drafted.sum(),
+        "tau_drafts": tau_drafts(accepted.sum(), len(steps)), "draft_accept_rate": accepted.sum() / drafted.sum(),
         "drafted_mean": drafted.mean(), "drafted_max": drafted.max(), "accepted_max": accepted.max(),
     }
     for place in range(1, min(int(drafted.max()), DEEPEST) + 1):
@@ -72,6 +72,19 @@ def _drafts(cell: Cell) -> dict[str, float]:
         found[f"accept_pos_uncond_{place}"] = reached / len(steps)
         found[f"accept_pos_cond_{place}"] = ratio(reached, tried)
     return found
+
+
+def tau_pooled(tokens: float, steps: float) -> float:
+    """Tokens a decode step, over all steps together (Spec-Bench's mean accepted tokens); NaN without a step.
+
+    Both count what comes after the first step of each turn, which is the prefill.
+    """
+    return ratio(tokens, steps)
+
+
+def tau_drafts(accepted: float, drafts: float) -> float:
+    """Tokens a step that drafted, from accepted tokens and the number of drafts: vLLM's mean acceptance length."""
+    return 1 + ratio(accepted, drafts)
 
 
 def ratio(above: float, below: float) -> float:

@@ -12,19 +12,29 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from pydantic import BaseModel
 from scipy.stats import t
 
 from harness.judge.verdicts import Mode, Verdict, latest, load
 from harness.stats.bootstrap import NOTHING, Interval, mean_interval
 from harness.store.folder import Store
-from harness.store.schema import Record, TaskEntry
+from harness.store.schema import Key, Record, Sample, TaskEntry
 
 SCORE = "mt_bench_score"  # the headline of a task that was judged; 1 to 10
 BEST = 10
 CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 NAN = float("nan")
-Key = tuple[str, str, str, int, int]
 WORTH = {"strategy": 1.0, "tie": 0.5, "baseline": 0.0}
+
+
+class AnyTurn(BaseModel):
+    """A turn of which nothing is kept."""
+
+
+class JudgedSample(Sample):
+    """The fields of a record that say how many turns there are to judge."""
+
+    turns: list[AnyTurn]
 
 
 def records(store: Store, *wanted: Any) -> Iterator[Record]:
@@ -104,7 +114,7 @@ def _of_judge(mine: Sequence[Verdict], turns: Mapping[tuple[str, str], int], sev
 def _turns(store: Store) -> dict[tuple[str, str], int]:
     """The turns to judge of each (task, strategy)."""
     found = defaultdict[tuple[str, str], int](int)
-    for record in store.records():
+    for record in store.parts_of_records(JudgedSample):
         found[record.task, record.strategy] += min(2, len(record.turns))
     return found
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.measure.acceptance import ratio
+from harness.measure.acceptance import ratio, tau_pooled
 from harness.measure.raw import NAN, Cell, Raw
 from harness.measure.speed import speed_table
 from harness.store.folder import Store
@@ -52,14 +52,14 @@ def _cell(limits: Limits, cell: Cell, speed: Mapping[Any, Any], batch: float) ->
     if later["draft_forwards"].any():
         known = limits.draft is not None and speed["strategy"] in limits.drafting
         draft = _seconds(limits.draft, later["draft_forwards"], later["draft_positions"]) if known else NAN
-    cost = (target + draft) / (steps * one)
+    cost, tau = (target + draft) / (steps * one), tau_pooled(tokens, steps)
     drafted, deepest = later["drafted"], later["accepted"].max()
     alone = limits.texts == 1
     measured = speed["decode_speedup_totals" if alone else "speedup_totals"]
-    ideal, bound = ratio(tokens / steps, cost), _bound(limits, later, tokens, batch)
+    ideal, bound = ratio(tau, cost), _bound(limits, later, tokens, batch)
     widest = max(zip(limits.target.tokens, limits.target.seconds, strict=True), key=lambda pair: pair[0] / pair[1])
     return {
-        "tau": tokens / steps, "v": target / (steps * one), "draft_cost": draft / (steps * one),
+        "tau": tau, "v": target / (steps * one), "draft_cost": draft / (steps * one),
         "ideal": ideal, "measured": measured, "loss": 1 - measured / ideal,
         "explained": (target + draft) / float(later["seconds"].sum()) if alone else NAN,
         "perfect": (1 + float(np.minimum(drafted, deepest).mean())) / cost if drafted.any() else NAN,

@@ -2,7 +2,7 @@
 
 import sys
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -85,6 +85,10 @@ class Raw:
         """The turns and steps of one task and strategy, unpacked at each call; empty when none was run."""
         packed = self.packed.get((task, strategy))
         return packed.cell() if packed else EMPTY
+
+    def cells(self) -> Iterator[Cell]:
+        """The turns and steps of every (task, strategy) that was run, one at a time."""
+        return (packed.cell() for packed in self.packed.values())
 
 
 def read(store: Store) -> Raw:
@@ -191,7 +195,7 @@ class SampleColumns:
         self.numbers = {name: array("d") for name in NUMBERS if name not in (*SUMS, "ttft", "log_speed")}
         self.flags: dict[str, list[bool | float]] = {"cut": [], "truncated": []}
         self.text_only, self.ids = array("b"), list[Any]()
-        self.scores: dict[str, "array[float]"] = {}
+        self.scores: dict[str, array[float]] = {}
 
     def add(self, record: Record) -> None:
         """Take in one record; equal names are kept as one object."""

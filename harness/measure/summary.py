@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.measure.acceptance import drafts
+from harness.measure.acceptance import drafts, tau_drafts, tau_pooled
 from harness.measure.judged import BEST, SCORE, score_interval, tasks
 from harness.measure.raw import END_OF_TURN, NAN, NUMBERS, Raw, read
 from harness.measure.significance import against_baseline, corrected, steadiness, unknown
@@ -137,7 +137,7 @@ def _counted(ok: pd.DataFrame) -> dict[str, float]:
     if not sums.get("drafts"):
         return {}
     return {"server_accepted": _ratio(sums["accepted"], sums["drafted"]),
-            "server_tau": 1 + _ratio(sums["accepted"], sums["drafts"]),
+            "server_tau": tau_drafts(sums["accepted"], sums["drafts"]),
             "server_other": 1 - _ratio(float(ok["tokens"].sum()), sums["written"])}
 
 
@@ -202,7 +202,7 @@ def _cost(ok: pd.DataFrame, strategy: StrategyEntry) -> dict[str, float]:
         "forwards_per_token": _ratio(total["forwards"], total["tokens"]),
         "draft_forwards_per_token": _ratio(total["draft_forwards"], total["tokens"]),
         "positions_per_token": _ratio(total["positions"], total["tokens"]),
-        "tau_pooled": _ratio(total["decode_tokens"], total["decode_steps"]),
+        "tau_pooled": tau_pooled(total["decode_tokens"], total["decode_steps"]),
         "accept_rate": _ratio(total["accepted"], total["drafted"]) if drafts(strategy) else NAN,
     }
 

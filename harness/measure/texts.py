@@ -4,9 +4,13 @@ Words are separated by white space. Figures of a set of texts depend on how many
 over its first answer to each prompt.
 """
 
+import hashlib
 import math
+import sys
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,21 +19,48 @@ import pandas as pd
 from harness.measure import judged
 from harness.scoring import variety
 from harness.store.folder import Store
-from harness.store.schema import Record, Texts, TextScore
+from harness.store.schema import Key, Texts, TextScore, shared_key
 
 NAN = float("nan")
 REFERENCE, ALL = "reference", "all strategies"  # rows beside those of the strategies
 COPY = 8  # words of a passage that counts as copied
-Key = tuple[str, str, str, int, int]
-Records = Mapping[Key, Record]
 
 
-def finished(store: Store) -> Records:
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The parts of a successful sample that the tables of texts need, in little memory.
+
+    `prompt` is that of the first turn, `texts` and `stops` have one entry a turn, `tokens` the token ids of all turns,
+    and `score` is the headline score of the task, None without one.
+    """
+
+    key: Key
+    prompt: str
+    texts: tuple[str, ...]
+    stops: tuple[str, ...]
+    tokens: "array[int]"
+    score: float | None
+
+
+Answers = Mapping[Key, Answer]
+
+
+def answers_of(store: Store) -> Answers:
     """The samples of a run that succeeded, by key, for the tables below."""
-    return {record.key: record for record in judged.records(store) if record.status == "ok"}
+    headline, names = {task.spec: task.headline for task in judged.tasks(store)}, dict[str, str]()
+    found = dict[Key, Answer]()
+    for record in judged.records(store):
+        if record.status == "ok":
+            turns, key = record.turns, shared_key(record.key, names)
+            prompt = turns[0].prompt if turns else ""
+            found[key] = Answer(key, names.setdefault(prompt, prompt), tuple(turn.text for turn in turns),
+                                tuple(sys.intern(turn.stop) for turn in turns),
+                                array("i", chain.from_iterable(turn.tokens for turn in turns)),
+                                record.scores.get(headline[record.task]))
+    return found
 
 
-def text_table(store: Store, records: Records) -> pd.DataFrame:
+def text_table(store: Store, answers: Answers) -> pd.DataFrame:
     """One row a strategy of each task whose texts were looked at, after one of the references; NaN is unknown.
 
     Those of the scorer are `scorer_figures`. `mauve` is the mean over the starts of its k-means, `mauve_spread` their
@@ -38,20 +69,21 @@ def text_table(store: Store, records: Records) -> pd.DataFrame:
     texts = store.text_metrics()
     if texts is None:
         return pd.DataFrame()
-    rows, prompts = [], {key[:2]: _prompt(record) for key, record in records.items()}
+    rows, prompts = [], {key[:2]: answer.prompt for key, answer in answers.items()}
+    known = dict[bytes, dict[str, float]]()
     for task in texts.tasks:
         of_task = [one for one in texts.scores if one.task == task and not (one.sample or one.repeat)]
         for strategy in ("", *(entry.spec for entry in store.manifest.strategies)):
             if scores := [one for one in of_task if one.strategy == strategy]:
-                answers = [records.get(score.key) for score in scores]
+                of_cell = [answers.get(score.key) for score in scores]
                 rows.append({"task": task, "strategy": strategy or REFERENCE, "texts": len(scores),
-                             **_variety(tuple(map(_words, scores, answers)),
-                                        tuple(prompts.get((task, one.example), ()) for one in scores)),
-                             **_models(scores), **_mauve(texts, task, strategy), **_ends(answers)})
+                             **_variety(list(map(_whole, scores, of_cell)),
+                                        [prompts.get((task, one.example), "") for one in scores], known),
+                             **_models(scores), **_mauve(texts, task, strategy), **_ends(of_cell)})
     return pd.DataFrame(rows)
 
 
-def sample_table(store: Store, records: Records) -> pd.DataFrame:
+def sample_table(store: Store, answers: Answers) -> pd.DataFrame:
     """One row a cell with several samples of a prompt: how the answers to one prompt differ, in the mean over prompts.
 
     `unique` counts answers as the task reads them, `unique_texts` whole texts; `oracle_k` is the best score of all
@@ -59,22 +91,22 @@ def sample_table(store: Store, records: Records) -> pd.DataFrame:
     """
     texts, rows = store.text_metrics(), []
     known = {one.key: one.answer for one in texts.scores} if texts else {}
-    cells = dict[tuple[str, str], dict[str, list[Record]]]()
-    for record in records.values():
-        if not record.repeat:
-            cells.setdefault((record.task, record.strategy), {}).setdefault(record.example, []).append(record)
-    headline = {task.spec: task.headline for task in judged.tasks(store)}
-    for task in headline:
+    cells = dict[tuple[str, str], dict[str, list[Answer]]]()
+    for answer in answers.values():
+        task, example, strategy, _, repeat = answer.key
+        if not repeat:
+            cells.setdefault((task, strategy), {}).setdefault(example, []).append(answer)
+    for task in (entry.spec for entry in store.manifest.tasks):
         for strategy in (entry.spec for entry in store.manifest.strategies):
             prompts = list(cells.get((task, strategy), {}).values())
             most = max(map(len, prompts), default=0)
             if most > 1:
                 rows.append({"task": task, "strategy": strategy, "samples": most,
-                             **_several([one for one in prompts if len(one) == most], known, headline[task])})
+                             **_several([one for one in prompts if len(one) == most], known)})
     return pd.DataFrame(rows)
 
 
-def utility_table(store: Store, records: Records) -> pd.DataFrame:
+def utility_table(store: Store, answers: Answers) -> pd.DataFrame:
     """One row a strategy of each scored task whose texts were looked at, and one of all strategies together.
 
     `tau` and `rho` are Kendall's (tau-b) and Spearman's rank correlation of the mean log p of a token and the score,
@@ -87,9 +119,9 @@ def utility_table(store: Store, records: Records) -> pd.DataFrame:
         return pd.DataFrame()
     rows = []
     for task in (one for one in judged.tasks(store) if one.spec in texts.tasks):
-        of_task = [(one, record.scores[task.headline]) for one in texts.scores
-                   if one.task == task.spec and not one.repeat and one.tokens and (record := records.get(one.key))
-                   and task.headline in record.scores]
+        of_task = [(one, answer.score) for one in texts.scores
+                   if one.task == task.spec and not one.repeat and one.tokens and (answer := answers.get(one.key))
+                   and answer.score is not None]
         wanted = [one.logp / one.tokens for one in texts.scores
                   if (one.task, one.strategy) == (task.spec, "") and one.tokens]
         for strategy in (ALL, *(entry.spec for entry in store.manifest.strategies)):
@@ -133,16 +165,22 @@ def _mean(values: Sequence[float | None]) -> float:
     return math.fsum(found) / len(found) if found else NAN
 
 
-def _words(score: TextScore, answer: Record | None) -> tuple[str, ...]:
-    return tuple((" ".join(turn.text for turn in answer.turns) if answer else score.text).split())
+def _whole(score: TextScore, answer: Answer | None) -> str:
+    return " ".join(answer.texts) if answer else score.text
 
 
-def _prompt(answer: Record) -> tuple[str, ...]:
-    return tuple(answer.turns[0].prompt.split()) if answer.turns else ()
+def _variety(whole: Sequence[str], all_prompts: Sequence[str], known: dict[bytes, dict[str, float]]
+             ) -> dict[str, float]:
+    """Figures of a set of texts; `known` has those of other sets by digest: lossless strategies write the same texts.
+    """
+    digest = hashlib.sha256(repr((whole, all_prompts)).encode("utf-8", "surrogatepass")).digest()
+    if digest not in known:
+        known[digest] = _variety_of([tuple(text.split()) for text in whole],
+                                    [tuple(prompt.split()) for prompt in all_prompts])
+    return known[digest]
 
 
-@lru_cache(maxsize=512)  # a report needs them for every table, and lossless strategies write the same texts
-def _variety(texts: tuple[tuple[str, ...], ...], prompts: tuple[tuple[str, ...], ...]) -> dict[str, float]:
+def _variety_of(texts: Sequence[tuple[str, ...]], prompts: Sequence[tuple[str, ...]]) -> dict[str, float]:
     found = variety.figures(texts)
     pairs = [(text, prompt) for text, prompt in zip(texts, prompts, strict=True) if prompt]
     found["copied"] = _mean([variety.copied(text, prompt, COPY) for text, prompt in pairs])
@@ -172,17 +210,17 @@ def _mauve(texts: Texts, task: str, strategy: str) -> dict[str, float]:
     return {"mauve": _mean(found), "mauve_spread": float(np.std(found, ddof=1)) if len(found) > 1 else NAN}
 
 
-def _ends(answers: Sequence[Record | None]) -> dict[str, float]:
-    turns = [[turn.stop for turn in one.turns] for one in answers if one]
+def _ends(answers: Sequence[Answer | None]) -> dict[str, float]:
+    turns = [one.stops for one in answers if one]
     return {"eos": _mean([stops[-1] == "eos" for stops in turns]),
             "truncated": _mean([any(stop in ("length", "context") for stop in stops) for stops in turns])}
 
 
-def _several(prompts: Sequence[Sequence[Record]], known: dict[Key, str | None], headline: str) -> dict[str, float]:
-    def mean(figure: Callable[[Sequence[Any]], float | None], of: Callable[[Record], Any]) -> float:
-        return _mean([figure([of(record) for record in records]) for records in prompts])
+def _several(prompts: Sequence[Sequence[Answer]], known: dict[Key, str | None]) -> dict[str, float]:
+    def mean(figure: Callable[[Sequence[Any]], float | None], of: Callable[[Answer], Any]) -> float:
+        return _mean([figure([of(answer) for answer in answers]) for answers in prompts])
 
-    scores = [[record.scores.get(headline) for record in records] for records in prompts]
+    scores = [[answer.score for answer in answers] for answers in prompts]
     scored = [[score for score in one if score is not None] for one in scores if None not in one]
     return {
         "prompts": len(prompts),
@@ -191,18 +229,18 @@ def _several(prompts: Sequence[Sequence[Record]], known: dict[Key, str | None], 
         "distinct_2": mean(lambda texts: variety.distinct_n(texts, 2), lambda one: _text(one).split()),
         "div_2": mean(lambda texts: variety.div_n(texts, 2), lambda one: _text(one).split()),
         "self_bleu_4": mean(variety.self_bleu, lambda one: _text(one).split()),
-        "hamming": mean(variety.hamming, lambda one: [token for turn in one.turns for token in turn.tokens]),
+        "hamming": mean(variety.hamming, lambda one: one.tokens),
         "oracle_1": _mean([variety.oracle_at_k(one, 1) for one in scored]),
         "oracle_k": _mean([variety.oracle_at_k(one, len(one)) for one in scored]),
     }
 
 
-def _all_known(prompts: Sequence[Sequence[Record]], known: dict[Key, str | None]) -> bool:
-    return all(record.key in known for records in prompts for record in records)
+def _all_known(prompts: Sequence[Sequence[Answer]], known: dict[Key, str | None]) -> bool:
+    return all(answer.key in known for answers in prompts for answer in answers)
 
 
-def _text(record: Record) -> str:
-    return "\n".join(turn.text for turn in record.turns)
+def _text(answer: Answer) -> str:
+    return "\n".join(answer.texts)
 
 
 def _aligned(pairs: Sequence[tuple[TextScore, float]]) -> dict[str, float]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import UserError
+from harness.measure.acceptance import tau_pooled
 from harness.measure.summary import beside
 from harness.regression.rules import (
     KINDS,
@@ -315,7 +316,8 @@ def _logs(own: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
 
 
 def _tau(rule: Tau, case: Case) -> Found | None:
-    now, was = (_ratio(case.pairs, "decode_tokens", "decode_steps", end) for end in ("", "_was"))
+    now, was = (tau_pooled(case.pairs[f"decode_tokens{end}"].sum(), case.pairs[f"decode_steps{end}"].sum())
+                for end in ("", "_was"))
     return _fallen("tau", now, was, rule.tolerance * was)
 
 

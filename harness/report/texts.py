@@ -9,10 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.measure.summary import run_labels
-from harness.measure.texts import finished, sample_table, text_table, utility_table
+from harness.measure.texts import answers_of, sample_table, text_table, utility_table
 from harness.report.tables import Column, briefly, line, names
 from harness.stats.mauve import ENOUGH
 from harness.store.folder import Store
+from harness.store.schema import Sample
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,9 @@ def sections(stores: Sequence[Store], several: Sequence[bool] | None = None) -> 
 
     A run that has neither these nor metrics of texts has no table, and its answers are not held in memory.
     """
-    known = [any(record.sample for record in store.records()) for store in stores] if several is None else several
-    found, records = [], [finished(store) if more or store.text_metrics() else {}
+    known = [any(one.sample for one in store.parts_of_records(Sample)) for store in stores] if several is None \
+        else several
+    found, records = [], [answers_of(store) if more or store.text_metrics() else {}
                           for store, more in zip(stores, known, strict=True)]
     for kind in (TEXTS, SAMPLES, UTILITY):
         frames = [kind.make(store, known) for store, known in zip(stores, records, strict=True)]

@@ -94,7 +94,7 @@ def _carry_out(plan: Plan, store: Store, watcher: Watcher, clock: Clock) -> Outc
         if runner.gone:
             raise runner.gone
     if todo or not store.has_divergences:
-        store.write_divergences(divergences(plan, store.records()))
+        store.write_divergences(divergences(plan, store))
     if missing(plan, store.text_metrics()) or (todo and looked_at(plan)):
         watcher.started("the metrics of texts")
         store.write_text_metrics(described(plan, store.records()))
@@ -245,8 +245,8 @@ def _seconds(turns: list[Turn] | Exception) -> float:
 
 
 def _left(cell: Cell, done: set[tuple[str, str, str, int, int]]) -> list[Example]:
-    key = (cell.strategy.spec(), cell.sample, cell.repeat)
-    return [example for example in cell.examples if (cell.task.spec(), example.id, *key) not in done]
+    task, key = cell.task.spec(), (cell.strategy.spec(), cell.sample, cell.repeat)
+    return [example for example in cell.examples if (task, example.id, *key) not in done]
 
 
 def folder(manifest: Manifest, model: str) -> Path:

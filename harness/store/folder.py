@@ -11,7 +11,7 @@ from harness.errors import UserError
 from harness.store.files import cannot_write, replace_file
 from harness.store.jsonl import append, first, mend
 from harness.store.lock import HOLDER, LOCK, locked
-from harness.store.schema import Divergence, Key, Limits, Manifest, Record, Sample, Texts
+from harness.store.schema import Divergence, Key, Limits, Manifest, Record, Sample, Texts, shared_key
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -94,7 +94,7 @@ class Store:
         """The keys of the finished samples, and how many of them failed."""
         keys, failed, names = set[Key](), 0, dict[str, str]()
         for sample in self.parts_of_records(Sample):
-            keys.add(sample.key(names))
+            keys.add(shared_key(sample.key, names))
             failed += sample.status == "failed"
         return keys, failed
 

@@ -9,6 +9,12 @@ Stop = Literal["eos", "stop", "length", "context", "ended", "unknown"]
 Key = tuple[str, str, str, int, int]  # task, example, strategy, sample, repeat
 
 
+def shared_key(key: Key, names: dict[str, str]) -> Key:
+    """The same key with equal names as one object, taken from `names`, so that many keys fit in memory."""
+    task, example, strategy = (names.setdefault(name, name) for name in key[:3])
+    return (task, example, strategy, key[3], key[4])
+
+
 class Stored(BaseModel):
     """Base of everything written to disk: unknown fields are errors, and NaN is kept as the text that JSON can hold."""
 
@@ -101,10 +107,10 @@ class Sample(BaseModel):
     repeat: int
     status: Literal["ok", "failed"]
 
-    def key(self, names: dict[str, str]) -> Key:
-        """The key of the record; equal names are one object, taken from `names`, so that many keys fit in memory."""
-        task, example, strategy = (names.setdefault(name, name) for name in (self.task, self.example, self.strategy))
-        return (task, example, strategy, self.sample, self.repeat)
+    @property
+    def key(self) -> Key:
+        """The key of the record."""
+        return (self.task, self.example, self.strategy, self.sample, self.repeat)
 
 
 class Divergence(Stored):

@@ -16,6 +16,7 @@ from harness.engine.cache import CacheFull
 from harness.engine.random_stream import PhiloxStream
 from harness.engine.session import Session, pin
 from harness.errors import UserError
+from harness.measure.acceptance import tau_pooled
 from harness.models.prompts import encode
 from harness.models.stop_rule import StopRule
 from harness.plugins.registry import STRATEGIES, add_plugin
@@ -389,7 +390,7 @@ def _prefix_length(base: Record, parting: FirstDifference) -> int:
 
 def _tau(steps: Iterable[Sequence[int]]) -> float | None:
     after = [count for each in steps for count in each[1:]]
-    return sum(after) / len(after) if after else None
+    return tau_pooled(sum(after), len(after)) if after else None
 
 
 def _reason(done: Trace | Exception) -> str:

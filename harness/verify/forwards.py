@@ -112,14 +112,15 @@ def _loaded(entry: ModelEntry, manifest: Manifest, device: str) -> Model:
 
 def _typical(store: Store, longest: int) -> tuple[int, int]:
     """Tokens before the middle of a typical answer, and the most that a forward after the first step reads at once."""
-    cells = list(read(store).cells.values())
-    if not cells:
+    widths, halves = [1], []
+    for cell in read(store).cells():
+        halves.append(cell.turns["prompt_tokens"] + cell.per_turn(cell.steps["tokens"]) / 2)
+        if len(cell.later):
+            widths.append(int((cell.later["positions"] / cell.later["forwards"].clip(lower=1)).max()))
+    if not halves:
         raise UserError(f"{store.folder} has no finished sample: run it first.")
-    widest = max((int((cell.later["positions"] / cell.later["forwards"].clip(lower=1)).max())
-                  for cell in cells if len(cell.later)), default=1)
-    widest = max(1, min(widest, WIDTHS[-1], longest // 2))
-    halves = np.concatenate([cell.turns["prompt_tokens"] + cell.per_turn(cell.steps["tokens"]) / 2 for cell in cells])
-    return max(1, min(int(np.median(halves)), longest - 2 * WIDTHS[sum(width < widest for width in WIDTHS)])), widest
+    widest = max(1, min(max(widths), WIDTHS[-1], longest // 2))
+    return max(1, min(int(np.median(np.concatenate(halves))), longest - 2 * WIDTHS[sum(width < widest for width in WIDTHS)])), widest
 
 
 def _curve(model: Model, seconds: dict[int, list[float]]) -> Curve:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from harness import report
-from harness.measure.texts import finished, rank_correlation, sample_table, text_table, utility_table
+from harness.measure.texts import answers_of, rank_correlation, sample_table, text_table, utility_table
 from harness.report import page, texts
 from harness.store.folder import Store
 from harness.store.schema import Likeness, Texts, TextScore
@@ -102,7 +102,7 @@ def test_markdown(store: Store) -> None:
 
 
 def test_figures_of_texts_by_hand(store: Store) -> None:
-    frame = text_table(store, finished(store))
+    frame = text_table(store, answers_of(store))
     greedy = row(frame, "greedy")
     assert greedy[["rep_2", "rep_3", "rep_4"]].tolist() == pytest.approx([3 / 10, 2 / 8, 1 / 6])
     assert greedy[["rep_2_simctg", "diversity_simctg"]].tolist() == pytest.approx([3 / 8, 5 / 8 * 4 / 6 * 3 / 4])
@@ -116,7 +116,7 @@ def test_figures_of_texts_by_hand(store: Store) -> None:
 
 
 def test_figures_of_several_samples_by_hand(store: Store) -> None:
-    several = row(sample_table(store, finished(store)), "top_p")
+    several = row(sample_table(store, answers_of(store)), "top_p")
     assert several["unique"] == pytest.approx((1 / 2 + 1) / 2)  # the task reads the same off two texts
     assert several["unique_texts"] == 1
     assert several["distinct_2"] == pytest.approx((5 / 8 + 7 / 10) / 2)
@@ -128,15 +128,15 @@ def test_figures_of_several_samples_by_hand(store: Store) -> None:
 
 def test_several_samples_need_no_model(store: Store) -> None:
     (store.folder / "texts.json").unlink()
-    several = row(sample_table(store, finished(store)), "top_p")
+    several = row(sample_table(store, answers_of(store)), "top_p")
     assert math.isnan(several["unique"])
     assert several["unique_texts"] == 1
-    assert text_table(store, finished(store)).empty
-    assert utility_table(store, finished(store)).empty
+    assert text_table(store, answers_of(store)).empty
+    assert utility_table(store, answers_of(store)).empty
 
 
 def test_likelihood_and_utility_by_hand(store: Store) -> None:
-    frame = utility_table(store, finished(store))
+    frame = utility_table(store, answers_of(store))
     drawn, every = row(frame, "top_p"), row(frame, "all strategies")
     assert drawn["tau"] == pytest.approx(3 / math.sqrt((6 - 1) * (6 - 2)))
     assert (drawn["tau_within"], drawn["prompts"]) == (1, 2)
@@ -152,7 +152,7 @@ def test_the_same_answer_of_two_strategies_is_one_answer(store: Store) -> None:
     again = [one.model_copy(update={"strategy": "greedy"}) for one in texts_known.scores if one.example == "b"
              and one.strategy == "top_p" and not one.sample]
     kept = [one for one in texts_known.scores if (one.example, one.strategy) != ("b", "greedy")]
-    records = finished(store) | {again[0].key: record("story", "b", "greedy", [turn([4], [0.1], text=LONG)], 0)}
+    records = answers_of(store) | {again[0].key: record("story", "b", "greedy", [turn([4], [0.1], text=LONG)], 0)}
     store.write_text_metrics(texts_known.model_copy(update={"scores": kept + again}))
     assert row(utility_table(store, records), "all strategies")["answers"] == 5
 

@@ -22,7 +22,7 @@ from harness.plugins.spec import Spec
 from harness.report import detail, texts
 from harness.store.folder import Store
 from harness.store.schema import Curve, Limits, Record
-from harness.verify.checker import forwards
+from harness.verify import forwards
 from harness.verify.forwards import copied_bytes_per_second, forward_seconds, measure
 from tests.models import tiny_model
 from tests.pair import saved
