@@ -19,7 +19,7 @@ from tests.models import tiny_model
 VOCAB = 6
 PROMPT = [3, 4, 5, 3, 4]
 TEMPERATURE, MASS = 0.8, 0.9
-DRAWS, LENGTH = 400, 8  # of `by_token`: as sure of a mistake as ten times as many whole continuations
+DRAWS, LENGTH = 300, 6  # of `by_token`: as sure of a mistake as ten times as many whole continuations
 MANY, SHORT = 4000, 4   # of `by_continuation`: the first token is undrafted, four leave room for two drafted levels
 
 PValue = Callable[..., float]

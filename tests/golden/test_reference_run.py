@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from harness.measure.summary import samples, summarise
 from harness.run.runner import run
 from harness.store.config import RunConfig
@@ -20,6 +22,7 @@ def counts(record: Record) -> list[object]:
              turn.steps.accepted, turn.steps.draft_forwards) for turn in record.turns]
 
 
+@pytest.mark.slow
 def test_the_first_examples_come_out_the_same(tmp_path: Path) -> None:
     config = replace(RunConfig.from_toml(ROOT / "demo.toml"), limit=EXAMPLES, output=tmp_path / "run")
     outcome = run(config, Quiet(), "decodebench run --config demo.toml")

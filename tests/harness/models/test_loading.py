@@ -123,6 +123,7 @@ def test_lower_precision_passes_the_self_check(dtype: str) -> None:
     assert load(str(saved("qwen2")), dtype=dtype).engine.model.dtype != load(str(saved("qwen2"))).engine.model.dtype
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_model_decodes_the_same() -> None:
     plain, compiled = load(str(saved("llama"))), load(str(saved("llama")), compiled=True)
