@@ -11,7 +11,8 @@ from tests import scale
 HERE = Path(__file__).parent
 FOLDERS = ("law", "crash", "browser", "vllm")  # where every test is of the kind that its folder names
 REST = ("crash", "browser", "real", "vllm", "slow")  # what `make test` leaves to `make test-all`
-QUICK_ARCHS = ("llama", "gpt2")  # one with and one without rotary positions: masks and positions differ, little else
+QUICK_ARCHS = ("llama", "gpt2")  # with rotary positions and without: architectures differ in positions and masks,
+ABOVE = ("strategies", "law")    # of which tests of these folders see nothing: one architecture is enough for them
 
 settings.register_profile("quick", max_examples=50, deadline=None, database=None, derandomize=True)
 settings.register_profile("whole", max_examples=400, deadline=None, database=None)
@@ -33,7 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "p_value" in getattr(item, "fixturenames", ()):
             item.add_marker("law")
         call = getattr(item, "callspec", None)
-        if call is not None and call.params.get("arch", QUICK_ARCHS[0]) not in QUICK_ARCHS:
+        quick = QUICK_ARCHS[:1] if folder in ABOVE else QUICK_ARCHS
+        if call is not None and call.params.get("arch", quick[0]) not in quick:
             item.add_marker("slow")
         if not any(item.get_closest_marker(kind) for kind in REST):
             item.add_marker("quick")

@@ -127,7 +127,7 @@ def by_hand(prompt: list[int], bend: Any, arch: str, new: int = 30) -> list[int]
 def test_greedy_and_what_drafts_for_it_choose_the_likeliest_bent_token(outer: str, arch: str) -> None:
     over, changed = STRATEGIES.build(outer), 0
     assert isinstance(over, penalty.Penalty)
-    for prompt in prompts(3, 97, 8):
+    for prompt in prompts(scaled(2, 3), 97, 8):
         expected = by_hand(prompt * 2, over.warp(2 * len(prompt)), arch)
         for inner in ("greedy", "speculative:gamma=3", "prompt_lookup", "lookahead", "beam:width=1", "momentum:k=1",
                       "top_p:temperature=0"):

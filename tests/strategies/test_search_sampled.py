@@ -123,7 +123,7 @@ def test_it_is_no_sampler_of_the_law() -> None:
 
 
 def test_one_beam_is_plain_sampling() -> None:
-    runs = 3000
+    runs = scaled(1000, 3000)
     seen = Counter(sampled(BeamSample(width=1, temperature=0.8), i)[0][0] for i in range(runs))
     expected = runs * (table()[()].double() / 0.8).softmax(-1)
     assert expected.min() > 5

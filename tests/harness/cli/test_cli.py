@@ -263,6 +263,7 @@ def test_an_interrupted_run_says_how_to_go_on(asked: list[RunConfig]) -> None:
     assert done.stderr == "Stopped: the same command resumes.\n"
 
 
+@pytest.mark.crash
 def test_a_run_stopped_by_a_signal_is_resumed(tmp_path: Path) -> None:
     arguments = [str(a) for a in options(tmp_path, "-s", "top_p", "--repeats", 60)]
     records = tmp_path / "run" / "records" / "0000.jsonl"
