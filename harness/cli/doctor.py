@@ -6,6 +6,7 @@ import shutil
 import sys
 import textwrap
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.resources import files
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -34,14 +35,25 @@ def command() -> int:
 
 
 def _packages() -> str:
-    """Every requirement of this package, against what is installed."""
+    """Compare the installed version of every requirement with the tested one; raises ValueError outside the range."""
     from packaging.requirements import Requirement
+    from packaging.version import Version
 
+    lines = files("harness.cli").joinpath("constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    tested = {pin.name: next(iter(pin.specifier)).version for pin in pins}
     wanted = [Requirement(line) for line in requires("decodebench") or () if "extra ==" not in line]
+    different: dict[str, list[str]] = {"newer": [], "older": []}
     for one in wanted:
-        if not one.specifier.contains(version(one.name), prereleases=True):
-            raise ValueError(f"{one.name} {version(one.name)} is outside the tested range {one.specifier}")
-    return f"all {len(wanted)} in their tested range, transformers {version('transformers')} among them"
+        installed = Version(version(one.name))
+        if not one.specifier.contains(installed, prereleases=True):
+            raise ValueError(f"{one.name} {installed} is outside the supported range {one.specifier}")
+        if installed.public != tested[one.name]:
+            order = "newer" if installed > Version(tested[one.name]) else "older"
+            different[order].append(f"{one.name} {installed} ({tested[one.name]})")
+    same = len(wanted) - sum(map(len, different.values()))
+    return "; ".join([f"{same} of {len(wanted)} are the tested versions",
+                      *(f"{order} than tested: {', '.join(names)}" for order, names in different.items() if names)])
 
 
 def _torch() -> str:
@@ -117,7 +129,7 @@ def _data() -> str:
 
 CHECKS = {
     "python": (platform.python_version, ""),
-    "packages": (_packages, "pip install --upgrade decodebench, or pip install -e . in a checkout"),
+    "packages": (_packages, "make setup in a checkout, otherwise pip install --upgrade decodebench"),
     "torch": (_torch, "pip install --force-reinstall torch"),
     "nano": (_nano, "make nano (trains them again)"),
     "evaluate": (_evaluate, "pip install --force-reinstall evaluate"),

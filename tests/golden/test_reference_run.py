@@ -24,8 +24,8 @@ def counts(record: Record) -> list[object]:
 
 @pytest.mark.slow
 def test_the_first_examples_come_out_the_same(tmp_path: Path) -> None:
-    config = replace(RunConfig.from_toml(ROOT / "demo.toml"), limit=EXAMPLES, output=tmp_path / "run")
-    outcome = run(config, Quiet(), "decodebench run --config demo.toml")
+    config = replace(RunConfig.from_toml(ROOT / "demo-full.toml"), limit=EXAMPLES, output=tmp_path / "run")
+    outcome = run(config, Quiet(), "decodebench run --config demo-full.toml")
     assert (outcome.failed, outcome.samples) == (0, EXAMPLES * 8 * 6)
     before = {record.key: record for record in Store.open(ROOT / "results" / "demo").records()}
     for record in Store.open(outcome.folder).records():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -345,6 +346,26 @@ def test_the_doctor_says_what_works() -> None:
     assert list(states) == ["python", "packages", "torch", "nano", "evaluate", "sandbox", "vllm", "openai", "data"]
     assert {states[name] for name in ("python", "torch", "evaluate")} == {"ok"}
     assert done.exit_code == ("broken" in states.values())
+
+
+def test_the_doctor_compares_installed_versions_with_the_tested_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.cli import doctor
+
+    monkeypatch.setattr(doctor, "CHECKS", {"packages": doctor.CHECKS["packages"]})
+    lines = (ROOT / "harness" / "cli" / "constraints.txt").read_text().splitlines()
+    pins = dict(line.partition(" ;")[0].split("==") for line in lines if not line.startswith("#"))
+    installed = dict(pins)
+    monkeypatch.setattr(doctor, "version", installed.__getitem__)
+    count = len([line for line in requires("decodebench") or () if "extra ==" not in line])
+    assert call("doctor").stdout == f"ok       packages  {count} of {count} are the tested versions\n"
+    installed |= {"torch": f"{pins['torch']}+cu130", "numpy": "99.0", "pydantic": "2.9.0", "rich": "99.1"}
+    assert call("doctor").stdout == (
+        f"ok       packages  {count - 3} of {count} are the tested versions; newer than tested: numpy 99.0 "
+        f"({pins['numpy']}), rich 99.1 ({pins['rich']}); older than tested: pydantic 2.9.0 ({pins['pydantic']})\n")
+    installed["transformers"] = "6.0.0"
+    broken = call("doctor")
+    assert broken.exit_code == 1
+    assert "transformers 6.0.0 is outside the supported range <6,>=5.16.1\n" in broken.stdout
 
 
 def test_the_doctor_tells_missing_from_broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
