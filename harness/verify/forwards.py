@@ -120,7 +120,8 @@ def _typical(store: Store, longest: int) -> tuple[int, int]:
     if not halves:
         raise UserError(f"{store.folder} has no finished sample: run it first.")
     widest = max(1, min(max(widths), WIDTHS[-1], longest // 2))
-    return max(1, min(int(np.median(np.concatenate(halves))), longest - 2 * WIDTHS[sum(width < widest for width in WIDTHS)])), widest
+    reserved = 2 * WIDTHS[sum(width < widest for width in WIDTHS)]
+    return max(1, min(int(np.median(np.concatenate(halves))), longest - reserved)), widest
 
 
 def _curve(model: Model, seconds: dict[int, list[float]]) -> Curve:
