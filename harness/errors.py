@@ -6,7 +6,13 @@ from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
-    """An error in the user's input: the message is one sentence for the user, and the exit code is 2."""
+    """An error in the user's input: the message is one sentence for the user, and `code` is the exit code.
+
+    `details` is printed before the sentence.
+    """
+
+    code: int = 2
+    details: str = ""
 
 
 class Unsupported(Exception):

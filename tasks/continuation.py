@@ -25,6 +25,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.plugins.data import DataSource, checked, read_jsonl, read_lines
+from harness.plugins.plugin import decided
 from harness.plugins.task import Example, Task, knob
 
 
@@ -40,14 +41,9 @@ class Continuation(Task):
     version = 1
     source = "the user's own text"
     headline = "score"
-    max_new_tokens = 128
+    max_new_tokens = decided(128, lambda task: task.target)
     open_ended = True
     unscored = "open-ended"
-
-    def __post_init__(self) -> None:
-        """Answers are as long as the target."""
-        super().__post_init__()
-        object.__setattr__(self, "max_new_tokens", self.target)
 
     def examples(self, data: DataSource) -> list[Example]:
         """The documents in the order of the file, whole."""

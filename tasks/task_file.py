@@ -24,11 +24,13 @@ otherwise; `open_ended` and `sub_tasks` may be there too.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.errors import UserError
-from harness.plugins.data import DataSource
+from harness.plugins.data import DataSource, Row
+from harness.plugins.plugin import decided
 from harness.plugins.task import Example, Message, Task, knob
 from harness.plugins.task_file import CHECKERS, read
 
@@ -46,29 +48,38 @@ class TaskFile(Task):
     version = 1
     source = "the user's own file"
     headline = "correct"
-    max_new_tokens = 256
-    found: ClassVar[tuple[Example, ...]] = ()
+    max_new_tokens = decided(256, lambda task: task._header.get("max_new_tokens", 256))
+    stop: ClassVar[tuple[str, ...]] = decided((), lambda task: task._header.get("stop", ()))
+    open_ended = decided(False, lambda task: task._header.get("open_ended", False))
+    sub_tasks: ClassVar[dict[str, str] | None] = decided(
+        None, lambda task: {} if task._header.get("sub_tasks") else None)
+    executes_code = decided(False, lambda task: "code" in task._checkers)
+    chat = decided(False, lambda task: not all(one.gold["prompt"] for one in task._read[1]))
+    unscored: ClassVar[str | None] = decided(None, lambda task: "no checker" if task._checkers == {"none"} else None)
 
     def __post_init__(self) -> None:
         """Read the file: it decides what kind of task this is."""
         super().__post_init__()
-        if not self.file:
-            return
-        settings, examples = read(Path(self.file), self.checker)
-        checkers = {one.gold["checker"] for one in examples}
-        decided = {"found": tuple(examples), "executes_code": "code" in checkers,
-                   "chat": not all(one.gold["prompt"] for one in examples),
-                   "unscored": "no checker" if checkers == {"none"} else None,
-                   **settings, "sub_tasks": {} if settings.get("sub_tasks") else None}
-        for name, value in decided.items():
-            object.__setattr__(self, name, value)
+        _ = self._read
+
+    @cached_property
+    def _read(self) -> tuple[Row, list[Example]]:
+        return read(Path(self.file), self.checker) if self.file else ({}, [])
+
+    @property
+    def _header(self) -> Row:
+        return self._read[0]
+
+    @property
+    def _checkers(self) -> set[str]:
+        return {one.gold["checker"] for one in self._read[1]}
 
     def examples(self, data: DataSource) -> list[Example]:
         """The problems in the order of the file."""
         if not self.file:
             raise UserError("task_file needs a file: --task-file FILE.jsonl")
         data.origins[self.spec()] = self.file
-        return list(self.found)
+        return list(self._read[1])
 
     def prompt(self, example: Example, answers: Sequence[str]) -> str | list[Message]:
         """The prompt as it is, the messages as they are, or the turns as a chat with the model's own answers."""

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from harness.backends.native import Answer, Ask
+from harness.backends.backend import Backend, Generated, connect
+from harness.backends.external import ExternalBackend, GenerationRequest
+from harness.backends.transformers import open_session
 from harness.engine.random_stream import PhiloxStream
 from harness.errors import UserError
 from harness.models.loading import Model
 from harness.plugins.strategy import Request, Strategy
-from harness.run.plan import opened
 from harness.store.config import RunConfig
 from harness.store.schema import Steps
 
@@ -20,7 +21,7 @@ GONE = "The engine has ended (killed in mid-run); the same command goes on from 
 
 
 @dataclass
-class Fake:
+class Fake(ExternalBackend):
     """`refused` has reasons by name, `failing` prompts fail, and the backend is gone after `lives` answers."""
 
     target: Model
@@ -31,10 +32,13 @@ class Fake:
     extra: int = 3
     telling: bool = True
     side_by_side: bool = True
-    max_len: int = 128
-    asked: list[tuple[str, tuple[Ask, ...]]] = field(default_factory=list)
+    context: int = 128
+    asked: list[tuple[str, tuple[GenerationRequest, ...]]] = field(default_factory=list)
     closed: int = 0
-    warnings: list[str] = field(default_factory=lambda: ["a fake decodes"])
+
+    @property
+    def warnings(self) -> list[str]:
+        return ["a fake decodes"]
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -44,7 +48,8 @@ class Fake:
         return self.refused.get(strategy.name)
 
     @torch.inference_mode()
-    def decode(self, strategy: Strategy, asks: Sequence[Ask]) -> list[Answer | Exception]:
+    def generate(self, strategy: Strategy, asks: Sequence[GenerationRequest],
+                 batch_size: int | None) -> list[Generated | Exception]:
         self.asked.append((strategy.spec(), tuple(asks)))
         self.lives -= len(asks)
         if self.lives < 0:
@@ -52,20 +57,20 @@ class Fake:
         return [RuntimeError("out of luck") if ask.prompt == self.failing else self._answer(strategy, ask)
                 for ask in asks]
 
-    def _answer(self, strategy: Strategy, ask: Ask) -> Answer:
+    def _answer(self, strategy: Strategy, ask: GenerationRequest) -> Generated:
         """Some tokens past the limit, all in one late step, as a backend may give them."""
         engines = [model.engine for model in (self.target, self.draft) if model]
-        session, tokens, counts = opened(strategy, engines), list[int](), list[int]()
-        request = Request(ask.prompt, ask.most + self.extra, PhiloxStream(ask.seed), ask.eos, ask.sample)
+        session, tokens, counts = open_session(strategy, engines), list[int](), list[int]()
+        request = Request(ask.prompt, ask.max_tokens + self.extra, PhiloxStream(ask.seed), ask.eos, ask.sample)
         for step in strategy.generate(session, request):
             tokens += step
             counts.append(len(step))
-            if len(tokens) >= ask.most + self.extra or ask.eos & set(tokens):
+            if len(tokens) >= ask.max_tokens + self.extra or ask.eos & set(tokens):
                 break
         session.close()
         if not self.telling:
-            return Answer([], Steps(tokens=[len(tokens)], seconds=[1.0]), "length", "some words")
-        return Answer(tokens, Steps(tokens=counts, seconds=[0.5] * len(counts)), "length")
+            return Generated([], Steps(tokens=[len(tokens)], seconds=[1.0]), "length", "some words")
+        return Generated(tokens, Steps(tokens=counts, seconds=[0.5] * len(counts)), "length")
 
     def close(self) -> None:
         self.closed += 1
@@ -75,10 +80,10 @@ def connected(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[Fake]:
     """Let `--backend vllm` be a fake with these options; the list holds those that were connected."""
     made = list[Fake]()
 
-    def connect(config: RunConfig, target: Model, draft: Model | None) -> Fake | None:
+    def connected_(config: RunConfig, target: Model, draft: Model | None) -> Backend:
         if config.backend == "transformers":
-            return None
+            return connect(config, target, draft)
         made.append(Fake(target, draft, **options))
         return made[-1]
-    monkeypatch.setattr("harness.run.plan.connect", connect)
+    monkeypatch.setattr("harness.run.plan.connect", connected_)
     return made

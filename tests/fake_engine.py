@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.backends.vllm_worker import Said
+from harness.backends.vllm_worker import Reply
 
 FACTS = {"eager": True, "prefix_caching": True, "block": 16, "max_len": 64, "texts": 8, "runner": "V1",
          "mended": {"temperature of drafts": True}}
@@ -39,12 +39,12 @@ def serve(pipe: Any, options: dict[str, Any], plugins: Sequence[Path], threads: 
         if wrong == "killed" and done > 5:
             os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(10)
-        pipe.send(("done", [said(text.most, kind) for text in texts]))
+        pipe.send(("done", [reply(text.most, kind) for text in texts]))
 
 
-def said(most: int, kind: str) -> Said:
+def reply(most: int, kind: str) -> Reply:
     """`most` tokens, one in the first step and all others in a second one; a search tells no steps."""
     tokens = [3 + i % 100 for i in range(most)]
     if kind == "beam":
-        return Said(tokens, [most], [0.5], stop="ended")
-    return Said(tokens, [1, most - 1], [0.25, 0.5], [0, most], [0, most - 2], shared=2, stop="length")
+        return Reply(tokens, [most], [0.5], stop="ended")
+    return Reply(tokens, [1, most - 1], [0.25, 0.5], [0, most], [0, most - 2], shared=2, stop="length")

@@ -12,7 +12,8 @@ from itertools import accumulate, product
 from typing import Any
 
 from harness import nano
-from harness.backends.native import Answer, Ask, Gone
+from harness.backends.backend import BackendLost, Generated
+from harness.backends.external import ExternalBackend, GenerationRequest
 from harness.backends.openai_connection import REFUSED, Connection, Failed, key_for
 from harness.backends.openai_fields import NEUTRAL, Fields, fields
 from harness.backends.openai_server import Server, look, read_counters
@@ -43,16 +44,14 @@ def connect(config: RunConfig, target: Model, draft: Model | None) -> "Served":
     return Served(connection, look(connection, config.model, folder), config, target)
 
 
-class Served:
+class Served(ExternalBackend):
     """The server as a backend: requests for the answers of a cell, as many at a time as asked, or as they arrive."""
-
-    side_by_side = True
 
     def __init__(self, connection: Connection, server: Server, config: RunConfig, target: Model) -> None:
         self.connection, self.server, self.config, self.tokenizer = connection, server, config, target.tokenizer
-        self.max_len = min(server.max_len or target.engine.max_len, target.engine.max_len)
+        self.target, self.context = target, min(server.max_len or target.engine.max_len, target.engine.max_len)
         self.as_text, self.told, self.failures, self.odd = False, True, 0, list[str]()
-        self.gone = Gone("interrupted: the same command resumes.")
+        self.lost = BackendLost("interrupted: the same command resumes.")
         self._probe(target)
 
     @property
@@ -74,15 +73,17 @@ class Served:
             return str(error)
         return None
 
-    def decode(self, strategy: Strategy, asks: Sequence[Ask]) -> Sequence[Answer | Exception]:
-        """The answer to each, at once up to the concurrency; what came after the server was gone is `Gone`."""
+    def generate(self, strategy: Strategy, requests: Sequence[GenerationRequest],
+                 batch_size: int | None) -> Sequence[Generated | Exception]:
+        """The answers, `batch_size` requests at a time; `BackendLost` once the server no longer answers."""
         wanted = fields(strategy, self.server.kind, self.server.speculates)
-        start, rate = time.perf_counter(), self.config.request_rate
-        due = arrivals(rate, len(asks), self.config.seed, asks[0].seed) if rate else [0.0] * len(asks)
+        start, rate, count = time.perf_counter(), self.config.request_rate, len(requests)
+        due = arrivals(rate, count, self.config.seed, requests[0].seed) if rate else [0.0] * count
         self.connection.stopped.clear()
-        pool = ThreadPoolExecutor(len(asks) if rate else min(len(asks), self.config.concurrency))
+        pool = ThreadPoolExecutor(min(count, batch_size or count))
         try:
-            flying = [pool.submit(self._answer, wanted, ask, start, at) for ask, at in zip(asks, due, strict=True)]
+            flying = [pool.submit(self._answer, wanted, request, start, at)
+                      for request, at in zip(requests, due, strict=True)]
             return [_outcome(one) for one in flying]
         finally:
             self.connection.stopped.set()  # when interrupted, nobody waits and no stream is read to its end
@@ -97,38 +98,38 @@ class Served:
         self.connection.stopped.set()
         self.connection.client.close()
 
-    def _answer(self, wanted: Fields, ask: Ask, start: float, due: float) -> Answer:
-        """One answer, asked for when it is due; raises `Gone` when nobody is there, `UserError` for this request."""
+    def _answer(self, wanted: Fields, request: GenerationRequest, start: float, due: float) -> Generated:
+        """One answer, asked for when it is due; raises `BackendLost`, or `UserError` for this request alone."""
         if (left := start + due - time.perf_counter()) > 0:
             self.connection.stopped.wait(left)
         if self.connection.stopped.is_set():
-            raise self.gone
+            raise self.lost
         sent = time.perf_counter() - start
         try:
-            answer, _ = self.connection.ask(lambda: self._reply(wanted, ask).answer())
+            answer, _ = self.connection.ask(lambda: self._reply(wanted, request).answer())
         except Failed as error:
             raise self._meant(error) from None
         self.failures = 0
         return replace(answer, sent=sent)
 
-    def _reply(self, wanted: Fields, ask: Ask) -> Reply:
+    def _reply(self, wanted: Fields, request: GenerationRequest) -> Reply:
         """What comes back in one try of a request; times start when it is sent."""
-        body = self._body(wanted, ask)
+        body = self._body(wanted, request)
         parts, start = list[tuple[float, bytes]](), time.perf_counter()
-        prompt: Any = self.tokenizer.decode(list(ask.prompt)) if self.as_text else list(ask.prompt)
+        prompt: Any = self.tokenizer.decode(list(request.prompt)) if self.as_text else list(request.prompt)
         with self.connection.client.completions.with_streaming_response.create(
                 model=self.server.model, prompt=prompt, extra_body=body) as response:
             for part in response.iter_bytes():
                 parts.append((time.perf_counter() - start, part))  # read later: meanwhile others wait to be noted
                 if self.connection.stopped.is_set():
                     raise ValueError("it was interrupted")
-        return read(parts, ask.sample if body.get("use_beam_search") else 0)
+        return read(parts, request.sample if body.get("use_beam_search") else 0)
 
-    def _body(self, wanted: Fields, ask: Ask) -> dict[str, Any]:
+    def _body(self, wanted: Fields, request: GenerationRequest) -> dict[str, Any]:
         """The fields of a request beside its prompt; a beam search is not streamed, and gives all its beams."""
-        body = {**wanted, "max_tokens": ask.most, "seed": ask.seed % 2**31}
-        if ask.stops:
-            body["stop"] = list(ask.stops)
+        body = {**wanted, "max_tokens": request.max_tokens, "seed": request.seed % 2**31}
+        if request.stops:
+            body["stop"] = list(request.stops)
         if self.server.kind == "vLLM":
             body["include_stop_str_in_output"] = True  # the harness cuts, as it does with the reference
         if self.told:
@@ -139,17 +140,17 @@ class Served:
         """What the failure of a request says about the server, or about the request alone."""
         where = self.connection.where
         if self.connection.stopped.is_set():
-            return self.gone
+            return self.lost
         if error.status in REFUSED:
-            return Gone(f"{where} refuses requests for '{self.server.model}' ({error}); check the server and the key: "
-                        "the same command resumes.")
+            return BackendLost(f"{where} refuses requests for '{self.server.model}' ({error}); check the server and "
+                               "the key: the same command resumes.")
         if not (error.lost or (error.status or 0) >= 500):
             return UserError(f"the server gave no answer: {error}")
         self.failures += 1
         if self.failures >= GIVE_UP or (error.lost and not self._there()):
-            self.gone = Gone(f"{where} no longer answers ({error}); start it again: the same command resumes.")
+            self.lost = BackendLost(f"{where} no longer answers ({error}); start it again: the same command resumes.")
             self.connection.stopped.set()  # whoever waits for another try waits in vain
-            return self.gone
+            return self.lost
         return UserError(f"the server gave no answer in {error.tries} tries: {error}")
 
     def _there(self) -> bool:
@@ -163,25 +164,25 @@ class Served:
 
         Raises `UserError` when the server completes no prompt at all.
         """
-        ask = Ask(tuple(encode(target, WARM_UP)), 1, 0)
+        request = GenerationRequest(tuple(encode(target, WARM_UP)), 1, 0)
         for self.as_text, self.told in product((False, True), (True, False)):
             try:
-                self.told = self._tried(ask).told
+                self.told = self._tried(request).told
                 break
             except Failed as error:
                 if error.status not in NOT_THAT or self.as_text > self.told:
                     raise UserError(f"The server at {self.connection.where} completes no prompt ({error}); it must "
                                     "offer completions, and not only chats.") from None
         ids, self.as_text = self.as_text, True
-        seen, self.as_text = self._tried(ask).counted, ids
-        if seen and seen.prompt_tokens != len(ask.prompt):
+        seen, self.as_text = self._tried(request).counted, ids
+        if seen and seen.prompt_tokens != len(request.prompt):
             self.odd.append(f"The server makes {seen.prompt_tokens} tokens of a text of which the tokenizer of "
-                            f"{self.config.tokenizer or self.config.model} makes {len(ask.prompt)}: if they are not "
-                            "the same, name the right one with --tokenizer.")
+                            f"{self.config.tokenizer or self.config.model} makes {len(request.prompt)}: if they are "
+                            "not the same, name the right one with --tokenizer.")
 
-    def _tried(self, ask: Ask) -> Reply:
+    def _tried(self, request: GenerationRequest) -> Reply:
         def read_through() -> Reply:
-            reply = self._reply(NEUTRAL[self.server.kind], ask)
+            reply = self._reply(NEUTRAL[self.server.kind], request)
             reply.answer()
             return reply
         return self.connection.ask(read_through, 2)[0]
@@ -194,7 +195,7 @@ def arrivals(rate: float, count: int, *parts: object) -> list[float]:
     return list(accumulate(gaps.tolist()))
 
 
-def _outcome(one: Future[Answer]) -> Answer | Exception:
+def _outcome(one: Future[Generated]) -> Generated | Exception:
     try:
         return one.result()
     except Exception as error:

@@ -7,7 +7,7 @@ them from its generation_config.json) and others of theirs (llama.cpp cuts to 40
 from collections.abc import Mapping
 from typing import Any
 
-from harness.backends.vllm_options import SPECULATIVE, call
+from harness.backends.vllm_options import call
 from harness.errors import Unsupported
 from harness.plugins.strategy import Strategy
 
@@ -29,12 +29,12 @@ llama.cpp by default cuts before it divides by the temperature, and its penaltie
 
 def fields(strategy: Strategy, kind: str, speculates: bool = False) -> Fields:
     """What a request for `strategy` holds; raises `Unsupported` with the reason when such a server cannot be asked."""
-    if strategy.name in SPECULATIVE:
+    if strategy.family == "speculative":
         raise Unsupported("drafts are a setting of the server, not of a request: run greedy or a sampler against one "
                           "that drafts and one that does not")
     how, name = call(strategy, None), kind or "an OpenAI-compatible server"
-    if how.bends:
-        raise Unsupported(f"a request to {name} cannot bend logits in this way; --backend vllm can")
+    if how.warps:
+        raise Unsupported(f"a request to {name} cannot warp logits in this way; --backend vllm can")
     if how.beam:
         return {**NEUTRAL[kind], **_beam(how.beam, kind)}
     for field in how.sampling:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from pydantic import Field
 
-from harness.backends.native import Answer
+from harness.backends.backend import Generated
 from harness.store.completion import Choice, Metrics, Usage, stop_of
 from harness.store.foreign import Row
 from harness.store.schema import Steps
@@ -64,17 +64,17 @@ class Reply:
             if choice.finish_reason:
                 self.last, self.end = choice, at
 
-    def answer(self) -> Answer:
+    def answer(self) -> Generated:
         """The answer; raises `ValueError` when the stream broke off, or lacks what cannot be guessed."""
         if self.last is None:
             raise ValueError("it ended before the answer did")
         if self.told:
             if self.counted and self.alone and self.counted.completion_tokens != len(self.ids):
                 raise ValueError(f"it counts {self.counted.completion_tokens} tokens and has {len(self.ids)}")
-            return Answer(self.ids, self._steps(len(self.ids)), stop_of(self.last), shared=self._cached)
+            return Generated(self.ids, self._steps(len(self.ids)), stop_of(self.last), shared=self._cached)
         if self.counted is None:
             raise ValueError("it counts no tokens: stream_options.include_usage is not understood")
-        return Answer([], self._steps(self.counted.completion_tokens), stop_of(self.last), self.text, self._cached)
+        return Generated([], self._steps(self.counted.completion_tokens), stop_of(self.last), self.text, self._cached)
 
     @property
     def _cached(self) -> int:

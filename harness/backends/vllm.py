@@ -16,12 +16,14 @@ import psutil
 import torch
 
 from harness import nano
-from harness.backends.native import Answer, Ask
+from harness.backends.backend import BackendLost, Generated
+from harness.backends.external import ExternalBackend, GenerationRequest
 from harness.backends.vllm_mend import SWITCH
-from harness.backends.vllm_options import COMMANDS, MOST_BEAMS, TESTED, Call, call, package
-from harness.backends.vllm_worker import Said, Text, serve
+from harness.backends.vllm_options import COMMANDS, MOST_BEAMS, TESTED, call, package
+from harness.backends.vllm_worker import Reply, Text, serve
 from harness.errors import Unsupported, UserError
 from harness.models.loading import Model
+from harness.plugins.native import NativeCall
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Strategy
 from harness.store.config import RunConfig
@@ -34,7 +36,7 @@ MORE = 4           # texts that it has room for beyond those asked together: bea
 LEAST = 64 << 20   # bytes of the smallest cache
 PATIENCE = 20      # seconds that it is given to end
 WAIT = 600         # seconds until an engine that has not started is given up
-GONE = ("The vLLM engine for {what} has ended in mid-run ({why}); what was finished is kept, and the same command "
+LOST = ("The vLLM engine for {what} has ended in mid-run ({why}); what was finished is kept, and the same command "
         "goes on from there.")
 
 
@@ -67,28 +69,28 @@ class Worker:
             self.close()
             raise Unsupported(f"vLLM did not start within {WAIT} s")
         try:
-            kind, *said = self.pipe.recv()
+            kind, *content = self.pipe.recv()
         except (EOFError, OSError):
             why = self._end()
             self.close()
             raise Unsupported(f"vLLM ended while it started ({why})") from None
         if kind == "failed":
             self.close()
-            raise Unsupported(reason(*said))
-        facts: Mapping[str, Any] = said[0]
+            raise Unsupported(reason(*content))
+        facts: Mapping[str, Any] = content[0]
         return facts
 
-    def ask(self, *job: Any) -> list[Said]:
-        """Send a job; raises `UserError` when the engine has gone, `RuntimeError` when it could not do it."""
+    def ask(self, *job: Any) -> list[Reply]:
+        """Send a job; raises `BackendLost` when the engine has ended, `RuntimeError` when it could not do it."""
         try:
             self.pipe.send(job)
-            kind, *said = self.pipe.recv()
+            kind, *content = self.pipe.recv()
         except (EOFError, OSError):
-            raise UserError(GONE.format(what=self.label, why=self._end())) from None
+            raise BackendLost(LOST.format(what=self.label, why=self._end())) from None
         if kind == "wrong":
-            raise RuntimeError(reason(*said))
-        done: list[Said] = said[0]
-        return done
+            raise RuntimeError(reason(*content))
+        replies: list[Reply] = content[0]
+        return replies
 
     def _end(self) -> str:
         self.process.join(5)
@@ -105,15 +107,15 @@ class Worker:
         self.log.unlink(missing_ok=True)
 
 
-class Vllm:
+class Vllm(ExternalBackend):
     """Engines by their options, each started when a strategy first needs it."""
 
     def __init__(self, config: RunConfig, target: Model, draft: Model | None, found: tuple[str, str]) -> None:
         self.config, self.target, self.draft, self.found = config, target, draft, found
         self.options = engine_options(config, target, draft)
-        self.max_len = int(self.options["max_model_len"])
+        self.context = int(self.options["max_model_len"])
         self.workers, self.engines = dict[str, Worker](), dict[str, Mapping[str, Any]]()
-        self.calls = dict[str, tuple[str, Call]]()
+        self.calls = dict[str, tuple[str, NativeCall]]()
         try:
             self._known(self.options.get("speculative_config") or {})
         except Unsupported as refused:
@@ -162,20 +164,22 @@ class Vllm:
         self.calls[strategy.spec()] = key, how
         return None
 
-    def decode(self, strategy: Strategy, asks: Sequence[Ask]) -> list[Answer | Exception]:
-        """The answers, in one job of the strategy's engine."""
+    def generate(self, strategy: Strategy, requests: Sequence[GenerationRequest],
+                 batch_size: int | None) -> list[Generated | Exception]:
+        """The answers, in one job of the strategy's engine, as many at a time as the engine takes."""
         if strategy.spec() not in self.calls and (why := self.refusal(strategy)):  # a task has set its temperature
-            return [Unsupported(why)] * len(asks)
+            return [Unsupported(why)] * len(requests)
         key, how = self.calls[strategy.spec()]
-        texts = [Text(ask.prompt, ask.most, ask.seed, tuple(sorted(ask.eos)), ask.stops, ask.sample) for ask in asks]
+        texts = [Text(one.prompt, one.max_tokens, one.seed, tuple(sorted(one.eos)), one.stops, one.sample)
+                 for one in requests]
         worker = self._worker(key, how, strategy.spec())
-        extra = {"extra_args": {"decodebench": strategy.spec()}} if how.bends else {}
+        extra = {"extra_args": {"decodebench": strategy.spec()}} if how.warps else {}
         job = ("beam", texts, dict(how.beam)) if how.beam else ("sample", texts, {**how.sampling, **extra})
         try:
-            said = worker.ask(*job, self.config.concurrency)
+            replies = worker.ask(*job, min(batch_size or len(texts), int(self.options["max_num_seqs"])))
         except RuntimeError as error:
-            return [error] * len(asks)
-        return [answer(one) for one in said]
+            return [error.with_traceback(None)] * len(texts)  # where it was raised says nothing
+        return [generated(reply) for reply in replies]
 
     def close(self) -> None:
         """End all engines."""
@@ -188,11 +192,11 @@ class Vllm:
     def _draft(self) -> str | None:
         return place(self.draft.name) if self.draft else None
 
-    def _check(self, how: Call) -> None:
+    def _check(self, how: NativeCall) -> None:
         """Raise `Unsupported` where the installed vLLM would ignore what is asked for."""
         self._known(how.speculative or {})
-        if (how.speculative or self.options.get("speculative_config")) and (how.bends or "min_p" in how.sampling):
-            raise Unsupported("vLLM bends no logits, and leaves out min_p, while it speculates")
+        if (how.speculative or self.options.get("speculative_config")) and (how.warps or "min_p" in how.sampling):
+            raise Unsupported("vLLM warps no logits, and leaves out min_p, while it speculates")
 
     def _known(self, speculative: Mapping[str, Any]) -> None:
         """Raise `Unsupported` for a method that the installed vLLM lacks, or takes for another one."""
@@ -203,7 +207,7 @@ class Vllm:
         if speculative.get("rejection_sample_method", "standard") != "standard":
             raise Unsupported("vLLM accepts another rejection_sample_method and verifies token by token: leave it out")
 
-    def _worker(self, key: str, how: Call, spec: str) -> Worker:
+    def _worker(self, key: str, how: NativeCall, spec: str) -> Worker:
         """The engine of these options; where there is room for one only, in place of another."""
         if key in self.workers:
             return self.workers[key]
@@ -214,8 +218,8 @@ class Vllm:
             options["speculative_config"] = dict(how.speculative)
         if options.get("speculative_config"):
             options["per_request_spec_decode_metrics"] = "detailed"
-        if how.bends:
-            options["logits_processors"] = ["harness.backends.vllm_logits:Bend"]
+        if how.warps:
+            options["logits_processors"] = ["harness.backends.vllm_logits:Warps"]
         worker = Worker(spec, options, self.config, threads(self.config))
         facts = worker.started()
         asked = (options.get("speculative_config") or {}).get("method")
@@ -243,11 +247,11 @@ class Vllm:
         return bool(len(keys) * each <= free)
 
 
-def _key(how: Call) -> str:
+def _key(how: NativeCall) -> str:
     """What tells the engines of a run apart."""
     if how.speculative:
         return json.dumps(dict(how.speculative))
-    return "with our logits processor" if how.bends else "plain"
+    return "with our logits processor" if how.warps else "plain"
 
 
 def engine_options(config: RunConfig, target: Model, draft: Model | None) -> dict[str, Any]:
@@ -275,12 +279,12 @@ def _option(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def answer(said: Said) -> Answer | Exception:
-    """What a worker said, as the harness reads it."""
-    if said.error:
-        return RuntimeError(said.error)
-    steps = Steps(tokens=said.counts, seconds=said.seconds, drafted=said.drafted, accepted=said.accepted)
-    return Answer(said.tokens, steps, said.stop, shared=said.shared)  # type: ignore[arg-type]
+def generated(reply: Reply) -> Generated | Exception:
+    """The answer, or the error, in a worker's reply."""
+    if reply.error:
+        return RuntimeError(reply.error)
+    steps = Steps(tokens=reply.counts, seconds=reply.seconds, drafted=reply.drafted, accepted=reply.accepted)
+    return Generated(reply.tokens, steps, reply.stop, shared=reply.shared)  # type: ignore[arg-type]
 
 
 def place(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Our own warps inside vLLM: a logits processor that bends each request's logits as its strategy does."""
+"""Our own warps inside vLLM: a logits processor that warps each request's logits as its strategy does."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from harness.backends.strategy_warps import bent
 from harness.plugins.registry import STRATEGIES
 
 
-class Bend(AdapterLogitsProcessor):  # type: ignore[misc]
+class Warps(AdapterLogitsProcessor):  # type: ignore[misc]
     """Requests name their strategy in `extra_args["decodebench"]`; others are left alone."""
 
     def is_argmax_invariant(self) -> bool:

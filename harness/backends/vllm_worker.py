@@ -18,7 +18,7 @@ QUIET = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "DO_
 
 
 class Text(NamedTuple):
-    """An ask as it crosses to the worker; `sampling` has the options that are alike for all texts of a cell."""
+    """A request as it crosses to the worker; `sampling` has the options that are alike for all texts of a cell."""
 
     prompt: tuple[int, ...]
     most: int
@@ -29,7 +29,7 @@ class Text(NamedTuple):
 
 
 @dataclass
-class Said:
+class Reply:
     """What came of a text: lists of `Steps`, with `shared` tokens of the prompt that were not read, or an `error`."""
 
     tokens: list[int] = field(default_factory=list)
@@ -74,12 +74,12 @@ def serve(pipe: Any, options: dict[str, Any], plugins: Sequence[Path], threads: 
 
 def _chain(error: BaseException) -> str:
     """The messages of an error and of what caused it, the deepest first: that one says what is wrong."""
-    said = list[str]()
+    messages = list[str]()
     at: BaseException | None = error
     while at is not None:
-        said.append(str(at) or type(at).__name__)
+        messages.append(str(at) or type(at).__name__)
         at = at.__cause__ or at.__context__
-    return "\n".join(reversed(said))
+    return "\n".join(reversed(messages))
 
 
 def _started(options: dict[str, Any], plugins: Sequence[Path]) -> tuple["Engine", dict[str, Any]]:
@@ -115,7 +115,7 @@ class Live:
     """A text that is being answered: when its last token came, and its counts of drafts, which vLLM goes on filling."""
 
     place: int
-    said: Said
+    reply: Reply
     last: float
     metrics: Any = None
     seen: int = 0
@@ -127,54 +127,54 @@ class Engine:
     def __init__(self, llm: Any) -> None:
         self.llm, self.number = llm, 0
 
-    def answers(self, texts: Sequence[Text], sampling: dict[str, Any], together: int) -> list[Said]:
+    def answers(self, texts: Sequence[Text], sampling: dict[str, Any], together: int) -> list[Reply]:
         """The answers to `texts`, `together` of them at a time: as one ends, the next begins."""
         engine, waiting, live = self.llm.llm_engine, deque(enumerate(texts)), dict[str, Live]()
-        said = [Said() for _ in texts]
+        replies = [Reply() for _ in texts]
         self._reseed(texts)
         while waiting or live:
             while waiting and len(live) < together:
                 place, text = waiting.popleft()
                 self.number += 1
-                one = live[str(self.number)] = Live(place, said[place], time.perf_counter())
+                one = live[str(self.number)] = Live(place, replies[place], time.perf_counter())
                 try:
                     inner = engine.add_request(str(self.number), {"prompt_token_ids": list(text.prompt)},
                                                _sampling(text, sampling))
                     one.metrics = self._request(inner).spec_decode_metrics
                 except Exception as error:  # vLLM refuses this text: the others go on
                     del live[str(self.number)]
-                    said[place].error = f"{type(error).__name__}: {error}"
+                    replies[place].error = f"{type(error).__name__}: {error}"
             for output in engine.step() if live else ():
                 one = live[output.request_id]
                 _note(one, output, time.perf_counter())
                 if output.finished:
                     del live[output.request_id]
-        return said
+        return replies
 
-    def beams(self, texts: Sequence[Text], knobs: dict[str, Any], together: int) -> list[Said]:
+    def beams(self, texts: Sequence[Text], knobs: dict[str, Any], together: int) -> list[Reply]:
         """The best hypotheses; all their tokens come at the end, which is when the first one comes, too."""
-        said = list[Said]()
+        replies = list[Reply]()
         for most, alike in groupby(texts, lambda text: text.most):  # one limit for all that are searched together
             group = list(alike)
             for start in range(0, len(group), together):
-                said += self._searched(group[start:start + together], most, knobs)
-        return said
+                replies += self._searched(group[start:start + together], most, knobs)
+        return replies
 
-    def _searched(self, texts: Sequence[Text], most: int, knobs: dict[str, Any]) -> list[Said]:
+    def _searched(self, texts: Sequence[Text], most: int, knobs: dict[str, Any]) -> list[Reply]:
         from vllm.sampling_params import BeamSearchParams
 
-        begin, said = time.perf_counter(), list[Said]()
+        begin, replies = time.perf_counter(), list[Reply]()
         params = BeamSearchParams(beam_width=knobs["width"], max_tokens=most, ignore_eos=not texts[0].eos)
         with ranked(knobs):
             done = self.llm.beam_search([{"prompt_token_ids": list(text.prompt)} for text in texts], params)
         seconds = time.perf_counter() - begin
         for text, found in zip(texts, done, strict=True):
             if text.sample >= len(found.sequences):
-                said.append(Said(error=f"the search found {len(found.sequences)} answers, not {text.sample + 1}"))
+                replies.append(Reply(error=f"the search found {len(found.sequences)} answers, not {text.sample + 1}"))
                 continue
             tokens = found.sequences[text.sample].tokens[len(text.prompt):]
-            said.append(Said(tokens, [len(tokens)], [seconds], stop="ended"))
-        return said
+            replies.append(Reply(tokens, [len(tokens)], [seconds], stop="ended"))
+        return replies
 
     def _reseed(self, texts: Sequence[Text]) -> None:
         """Drafts are drawn from torch's own generator, which no seed of a request reaches."""
@@ -197,21 +197,21 @@ def _sampling(text: Text, options: dict[str, Any]) -> Any:
 
 def _note(one: Live, output: Any, now: float) -> None:
     """Write down a step of a text: its new tokens, its time, and what was drafted and accepted in it."""
-    done, said = output.outputs[0], one.said
-    new = len(done.token_ids) - len(said.tokens)
+    done, reply = output.outputs[0], one.reply
+    new = len(done.token_ids) - len(reply.tokens)
     if new:
-        said.tokens = list(done.token_ids)
-        said.counts.append(new)
-        said.seconds.append(now - one.last)
+        reply.tokens = list(done.token_ids)
+        reply.counts.append(new)
+        reply.seconds.append(now - one.last)
         one.last = now
         steps = len(one.metrics.per_step_drafted) if one.metrics is not None else 0
-        said.drafted.append(sum(one.metrics.per_step_drafted[one.seen:]) if steps > one.seen else 0)
-        said.accepted.append(sum(one.metrics.per_step_accepted[one.seen:]) if steps > one.seen else 0)
+        reply.drafted.append(sum(one.metrics.per_step_drafted[one.seen:]) if steps > one.seen else 0)
+        reply.accepted.append(sum(one.metrics.per_step_accepted[one.seen:]) if steps > one.seen else 0)
         one.seen = steps
     if output.finished:
-        said.shared = output.num_cached_tokens or 0
+        reply.shared = output.num_cached_tokens or 0
         known = {"length": "length", "stop": "eos" if isinstance(done.stop_reason, int | None) else "stop"}
-        said.stop = known.get(done.finish_reason, "unknown")
+        reply.stop = known.get(done.finish_reason, "unknown")
 
 
 @contextmanager

@@ -24,7 +24,9 @@ class Program(TyperGroup):
         try:
             code = super().main(*args, **{**extra, "standalone_mode": False})
         except (UserError, OSError) as error:
-            code, message = 2, wrong_input(error)
+            code, message = getattr(error, "code", 2), wrong_input(error)
+            if details := getattr(error, "details", ""):
+                typer.echo(details, err=True)
         except typer.TyperException as error:
             code, message = 2, error.format_message()
         if message:

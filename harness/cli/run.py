@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Option
 
+from harness.cli.options import BatchSize
 from harness.errors import UserError
 from harness.plugins.spec import Spec
 
 if TYPE_CHECKING:
+    from harness.run.runner import Outcome
     from harness.store.config import RunConfig
 
 Text = str | None
@@ -31,8 +33,7 @@ def command(
     task_files: Annotated[list[Path] | None, Option("--task-file", metavar="FILE.jsonl",
                                                     help="your own task: prompts and answers")] = None,
     limit: Annotated[Number, Option(metavar="N", help="first N examples of a task [all]")] = None,
-    concurrency: Annotated[Number, Option("--concurrency", "--batch-size", metavar="N",
-                                          help="sequences decoded in one batch (continuous batching) [1]")] = None,
+    concurrency: BatchSize = None,
     samples: Annotated[Number, Option(metavar="N", help="answers to each prompt [1]")] = None,
     repeats: Annotated[Number, Option(metavar="N", help="repetitions of the whole run [1]")] = None,
     max_new_tokens: Annotated[Number, Option(metavar="N", help="maximum tokens of an answer [the task's]")] = None,
@@ -64,7 +65,7 @@ def command(
 ) -> int:
     """Run strategies on tasks, or resume a run, and print the table.
 
-    The same command resumes a run that was stopped. Exit code 3: some samples failed.
+    The same command resumes a run that was stopped. Exit code 3: some samples failed, or all that were left would.
     """
     settings = _settings(context.params)
     try:
@@ -78,10 +79,16 @@ def command(
     except KeyboardInterrupt:
         typer.echo("Stopped: the same command resumes.", err=True)
         return 130
-    if done.failed:
-        typer.echo(f"{done.failed} of {done.samples} samples failed: see {page}, or the records in "
-                   f"{done.folder / 'records'} whose status is \"failed\".", err=True)
-    return 3 if done.failed else 0
+    return _failures(done, page) if done.failed else 0
+
+
+def _failures(done: "Outcome", page: Path) -> int:
+    """Say how many samples failed, and show the first bug among them."""
+    if done.traceback:
+        typer.echo(done.traceback, err=True)
+    typer.echo(f"{done.failed} of {done.samples} samples failed: see {page}, or the records in "
+               f"{done.folder / 'records'} whose status is \"failed\".", err=True)
+    return 3
 
 
 def _settings(options: dict[str, Any]) -> "RunConfig":

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
+from harness.cli.options import BatchSize
 from harness.errors import UserError, suggestion
 
 Text = str | None
@@ -33,8 +34,7 @@ def command(
                                                    "strategies]")] = None,
     model: Annotated[Text, Option("-m", "--model", metavar="MODEL", help="nano, a folder or a hub id [nano]")] = None,
     draft: Annotated[Text, Option(metavar="MODEL", help="draft model for speculative decoding")] = None,
-    concurrency: Annotated[Number, Option("--concurrency", "--batch-size", metavar="N",
-                                          help="sequences decoded in one batch (continuous batching) [1]")] = None,
+    concurrency: BatchSize = None,
     samples: Annotated[Number, Option(metavar="N", help="answers to each prompt [1]")] = None,
     repeats: Annotated[Number, Option(metavar="N", help="repetitions of the whole run [1]")] = None,
     max_new_tokens: Annotated[Number, Option(metavar="N", help="maximum tokens of an answer [the task's]")] = None,

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from harness.engine.logit_warps import Warp, identity
 from harness.engine.session import Session
+from harness.errors import Unsupported
+from harness.plugins.native import NativeCall, NativeOptions
 from harness.plugins.strategy import Over, Request
 
 
@@ -85,6 +87,15 @@ class Penalty(Over):
     @abstractmethod
     def warp(self, start: int) -> Warp:
         """How logits are bent in a text whose new tokens start at `start`; `identity` leaves the other one alone."""
+
+    def native(self, options: NativeOptions) -> NativeCall:
+        """One penalty over a sampler is the engine's own where it has it; any other runs as our own warps."""
+        inner, own = self.over.native(options), options(self)
+        if inner.speculative or inner.beam:
+            raise Unsupported("vLLM warps no logits of a method that drafts or searches")
+        if own and not inner.warps and not isinstance(self.over, Penalty):
+            return NativeCall({**inner.sampling, **own.sampling})
+        return NativeCall({"temperature": 1.0 if inner.sampling["temperature"] else 0.0}, warps=True)
 
     def generate(self, session: Session, request: Request) -> Iterator[Sequence[int]]:
         """Yield what the other strategy yields."""

@@ -8,6 +8,7 @@ from harness.decoding.accept import at
 from harness.decoding.loop import one_by_one
 from harness.engine import logit_warps
 from harness.engine.session import Session
+from harness.plugins.native import NativeCall, NativeOptions
 from harness.plugins.strategy import Guarantee, Request, Strategy, knob
 
 
@@ -30,6 +31,11 @@ class Sampler(Strategy):
     @abstractmethod
     def kept(self) -> logit_warps.Warp:
         """Leaves only those tokens that may be drawn."""
+
+    def native(self, options: NativeOptions) -> NativeCall:
+        """The engine's own sampling, else its plain sampling of logits that go through the strategy's own warps."""
+        heat = float(self.temperature)
+        return options(self) or NativeCall({"temperature": 1.0 if heat else 0.0}, warps=bool(heat))
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
         """Yield one drawn token a step."""

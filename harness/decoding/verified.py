@@ -11,6 +11,7 @@ from harness.engine import logit_warps
 from harness.engine.random_stream import Likeliest, Stream
 from harness.engine.session import Session
 from harness.errors import UserError
+from harness.plugins.plugin import decided
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Guarantee, Need, Request, Strategy, knob
 
@@ -62,15 +63,14 @@ class Lossy(Verified):
     over: str = knob("speculative", "whose drafts: a strategy, its knobs after ':' with ';' between them")
 
     guarantee: ClassVar[Guarantee] = "changes-output"
-    needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
+    needs: ClassVar[frozenset[Need]] = decided(frozenset({"draft"}), lambda self: self._exact().needs)
+    stateful: ClassVar[bool] = decided(False, lambda self: self._exact().stateful)
     compares: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse drafts from anything but an exact method."""
         super().__post_init__()
-        exact = self._exact()
-        object.__setattr__(self, "needs", exact.needs)
-        object.__setattr__(self, "stateful", exact.stateful)
+        self._exact()
 
     @property
     def sure(self) -> bool:

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from harness.backends.trace import trace
+from harness.backends.transformers import open_session
 from harness.engine.batching import run_batched
 from harness.engine.cache import CacheFull
 from harness.engine.random_stream import PhiloxStream
@@ -18,8 +20,7 @@ from harness.models.stop_rule import StopRule
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Request
 from harness.plugins.task import Message
-from harness.run.plan import find_device, opened
-from harness.run.trace import trace
+from harness.run.loading import find_device
 
 PLAIN = "You are a helpful assistant."
 GROUP = 4  # prompts per row of the batch that are submitted together, so that the batch stays full
@@ -59,7 +60,7 @@ class Local:
                                f"{engine.max_len}")
         rule = StopRule(self.model.tokenizer, prompt, self.model.eos, ())
         request = Request(tuple(prompt), min(most, room), PhiloxStream("judge"), self.model.eos)
-        session = opened(self.greedy, [engine])
+        session = open_session(self.greedy, [engine])
         try:
             done = trace(self.greedy, session, request, rule, time.perf_counter)
         finally:

@@ -3,7 +3,7 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -51,6 +51,19 @@ def knob(
     """Declare a knob: the paper's default, what it does, its inclusive range or choices, and its sweep values."""
     about = Knob(help, low, high, choices, sweep)
     return dataclasses.field(default=default, metadata={"knob": about})
+
+
+class _Decided:
+    def __init__(self, usual: Any, of: Callable[[Any], Any]) -> None:
+        self.usual, self.of = usual, of
+
+    def __get__(self, instance: object | None, owner: type) -> Any:
+        return self.usual if instance is None else self.of(instance)
+
+
+def decided(usual: T, of: Callable[[Any], T]) -> T:
+    """A class attribute that each instance decides by itself: the class has `usual`, an instance what `of` gives."""
+    return typing.cast(T, _Decided(usual, of))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.errors import Unsupported
-from harness.plugins.plugin import Knob, Plugin, knob
+from harness.plugins.native import NativeCall, NativeOptions
+from harness.plugins.plugin import Knob, Plugin, decided, knob
 
 if TYPE_CHECKING:
     from harness.engine.random_stream import Stream
@@ -102,6 +103,12 @@ class Strategy(Plugin):
         """How many different samples one prompt can give (a beam's width); None when there is no limit."""
         return None
 
+    def native(self, options: NativeOptions) -> NativeCall:
+        """How another engine does the same, from the `options` that it has; raises `Unsupported` with the reason."""
+        if call := options(self):
+            return call
+        raise Unsupported("vLLM has nothing like it; run it with --backend transformers")
+
 
 @dataclass(frozen=True)
 class Over(Strategy):
@@ -115,11 +122,11 @@ class Over(Strategy):
     usual: ClassVar[str] = "greedy"
     guarantee: ClassVar[Guarantee] = "changes-output"
 
-    def __post_init__(self) -> None:
-        """Take over what the other strategy needs."""
-        super().__post_init__()
-        object.__setattr__(self, "needs", type(self).needs | self.over.needs)
-        object.__setattr__(self, "stateful", type(self).stateful or self.over.stateful)
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        needs, stateful = cls.needs, cls.stateful
+        cls.needs = decided(needs, lambda self: needs | self.over.needs)
+        cls.stateful = decided(stateful, lambda self: stateful or self.over.stateful)
 
     @classmethod
     def knobs(cls) -> dict[str, Knob]:

@@ -35,7 +35,7 @@ def render(stores: Sequence[Store], found: Findings | None = None,
         css=css(),
         js=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
         runs=[_run(store.manifest, label) for store, label in zip(stores, run_labels(stores), strict=True)],
-        totals={"samples": int(summary["samples"].sum()), "failed": int(summary["failed"].sum())},
+        totals={"samples": int((summary["samples"] + summary["failed"]).sum()), "failed": int(summary["failed"].sum())},
         notes=tables.notes(summary),
         overview=_overview(summary),
         tasks=[_task(stores, summary, task, number, drawn[task]) | {"texts": _texts(found.sections, task)}

@@ -11,7 +11,8 @@ from harness.models.likelihood import Seen, fitted, look
 from harness.models.loading import Model, load
 from harness.models.prompts import encode
 from harness.plugins.task import Example, Message, Task
-from harness.run.plan import Plan, use_threads
+from harness.run.loading import use_threads
+from harness.run.plan import Plan
 from harness.stats.mauve import SEEDS, mauve
 from harness.store.schema import Likeness, Record, Texts, TextScore
 

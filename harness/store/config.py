@@ -116,9 +116,9 @@ class RunConfig:
         return self
 
     @property
-    def one_at_a_time(self) -> bool:
-        """Whether the batch size is 1 and requests do not overlap."""
-        return self.concurrency == 1 and self.request_rate is None
+    def batch_size(self) -> int | None:
+        """The sequences decoded in one batch; None when requests are sent as they arrive."""
+        return self.concurrency if self.request_rate is None else None
 
     @classmethod
     def from_toml(cls, path: Path, **overrides: Any) -> Self:

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from pydantic import Field
 
+from harness.backends.backend import Generated, Sample, TurnRequest, single
 from harness.decoding.accept import rejection
 from harness.decoding.loop import one_by_one
 from harness.engine.batching import run_batched
@@ -22,10 +23,9 @@ from harness.models.stop_rule import StopRule
 from harness.plugins.registry import STRATEGIES, add_plugin
 from harness.plugins.strategy import Request, Strategy
 from harness.run.divergence import margin, parting
-from harness.run.native_answers import drawn
-from harness.run.plan import Cell, Plan, make
+from harness.run.cells import Cell
+from harness.run.plan import Plan, make
 from harness.run.runner import Runner
-from harness.run.trace import Trace, trace
 from harness.stats.multiple import holm
 from harness.store.config import RunConfig
 from harness.store.schema import Record, Stored
@@ -149,7 +149,7 @@ def _verified(plan: Plan, cases: list[StrategyChecks], skipped: dict[str, str], 
         findings += [checker.sampled(strategy, distribution) for strategy, distribution in case.sampled]
     return Report(model=plan.target.name, draft=plan.draft.name if plan.draft else None, dtype=config.dtype,
                   backend=config.backend, concurrency=config.concurrency, seed=config.seed,
-                  findings=adjusted(findings), skipped=skipped, warnings=plan.native.warnings if plan.native else [],
+                  findings=adjusted(findings), skipped=skipped, warnings=list(plan.backend.warnings),
                   tokens=sum(len(turn.tokens) for record in checker.base.values() for turn in record.turns))
 
 
@@ -290,9 +290,10 @@ class Checker:
         for number, prompt in enumerate(self.prompts):
             own = range(number, self.draws, len(self.prompts))
             done = self._draw(strategy, prompt, [PhiloxStream(plan.config.seed, strategy.spec(), i) for i in own])
-            texts = [each.tokens for each in done if isinstance(each, Trace) and len(each.tokens) == LENGTH]
-            errors += [_reason(each) for each in done if not isinstance(each, Trace) or len(each.tokens) < LENGTH]
-            steps += [each.steps.tokens for each in done if isinstance(each, Trace)]
+            answers = [each for each in done if isinstance(each, Generated)]
+            texts = [answer.tokens for answer in answers if len(answer.tokens) == LENGTH]
+            errors += [_reason(each) for each in done if not isinstance(each, Generated) or len(each.tokens) < LENGTH]
+            steps += [answer.steps.tokens for answer in answers]
             if texts:
                 evidence.add(plan.target.engine, draft, prompt, texts, plan.config.seed)
         shares = {"rank": evidence.ranks, "copied": evidence.copies, "draft": evidence.drafts}
@@ -307,32 +308,22 @@ class Checker:
 
     @torch.inference_mode()
     def _draw(self, strategy: Strategy, prompt: tuple[int, ...], streams: Sequence[PhiloxStream]
-               ) -> list[Trace | Exception]:
+              ) -> Sequence[Generated | Exception]:
         """Sample one sequence of `LENGTH` tokens after `prompt` for each stream, without a stop rule."""
-        rule = StopRule(self.precise.target.tokenizer, prompt, frozenset(), ())
-        if self.precise.native:
-            return drawn(self.precise.native, strategy, prompt, rule, LENGTH, [stream.number for stream in streams])
-        runner = Runner(self.precise, time.perf_counter)
-
-        def job(stream: PhiloxStream) -> Trace | Exception:
-            session = runner.session(strategy)
-            try:
-                return trace(strategy, session, Request(prompt, LENGTH, stream), rule, time.perf_counter)
-            except CacheFull:
-                raise
-            except Exception as error:  # a failure of the strategy is a result
-                return error
-            finally:
-                session.close()
-        _prefill(self.precise, prompt)
-        return list(run_batched(runner.engines, [partial(job, stream) for stream in streams],
-                             BATCH * self.precise.config.concurrency))
+        rule, backend = StopRule(self.precise.target.tokenizer, prompt, frozenset(), ()), self.precise.backend
+        samples = [Sample(strategy, partial(single, TurnRequest(Request(prompt, LENGTH, stream), rule, stream.number)))
+                   for stream in streams]
+        backend.share(prompt)
+        try:
+            return backend.decode(samples, BATCH * self.precise.config.concurrency, time.perf_counter).results
+        except UserError as error:  # a backend that no longer answers is a result, too
+            return [error] * len(streams)
 
     @torch.inference_mode()
     def _uncertain_prompts(self) -> list[tuple[int, ...]]:
         """Return the prompts with the highest entropy of the next tokens, where a wrong distribution shows best."""
         plan, found = self.precise, dict[tuple[int, ...], float]()
-        longest = min(engine.max_len for engine in Runner(plan, time.perf_counter).engines) - LENGTH
+        longest = min(model.engine.max_len for model in (plan.target, plan.draft) if model) - LENGTH
         for task, examples in plan.tasks:
             for example in examples:
                 prompt = tuple(encode(plan.target, task.prompt(example, []))[-longest:])
@@ -393,7 +384,7 @@ def _tau(steps: Iterable[Sequence[int]]) -> float | None:
     return tau_pooled(sum(after), len(after)) if after else None
 
 
-def _reason(done: Trace | Exception) -> str:
+def _reason(done: Generated | Exception) -> str:
     if isinstance(done, Exception):
         return f"{type(done).__name__}: {done}"
     return f"ended by itself after {len(done.tokens)} of {LENGTH} tokens"

@@ -16,7 +16,7 @@ from harness.errors import UserError
 from harness.measure.raw import read
 from harness.models.loading import Model, load
 from harness.plugins.registry import STRATEGIES
-from harness.run.trace import Clock
+from harness.backends.trace import Clock
 from harness.store.environment import environment
 from harness.store.folder import Store
 from harness.store.schema import Curve, Limits, Manifest, ModelEntry

@@ -267,10 +267,11 @@ def test_an_interrupted_run_does_not_wait_for_its_streams(config: RunConfig) -> 
         connection.append(served.connection)
         threading.Timer(0.3, served.connection.stopped.set).start()
         start = time.perf_counter()
-        from harness.backends.native import Ask, Gone
+        from harness.backends.backend import BackendLost
+        from harness.backends.external import GenerationRequest
 
-        found = served.decode(STRATEGIES.build("greedy"), [Ask((5, 6), 60, 0)])
-        assert isinstance(found[0], Gone)
+        found = served.generate(STRATEGIES.build("greedy"), [GenerationRequest((5, 6), 60, 0)], 1)
+        assert isinstance(found[0], BackendLost)
         assert time.perf_counter() - start < 5  # of 8 seconds
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.backends.native import Answer
+from harness.backends.backend import Generated
 from harness.backends.openai_stream import Reply, read
 
 Parts = list[tuple[float, bytes]]
@@ -29,7 +29,7 @@ def stream(*events: tuple[float, dict[str, Any]], end: bytes = b"data: [DONE]\n\
     return [*((at, f"data: {json.dumps(value, ensure_ascii=False)}\n\n".encode()) for at, value in events), (last, end)]
 
 
-def answer(*events: tuple[float, dict[str, Any]], wanted: int = 0) -> Answer:
+def answer(*events: tuple[float, dict[str, Any]], wanted: int = 0) -> Generated:
     return read(stream(*events), wanted).answer()
 
 

@@ -13,11 +13,12 @@ import torch
 
 from harness.backends import vllm, vllm_mend, vllm_options
 from harness.backends.strategy_warps import bent
-from harness.backends.vllm_options import Call, call
+from harness.backends.vllm_options import call
 from harness.backends.vllm_worker import Engine, Text
 from harness.errors import Unsupported, UserError
 from harness.measure.raw import read
 from harness.models.loading import load
+from harness.plugins.native import NativeCall
 from harness.plugins.registry import STRATEGIES, TASKS
 from harness.plugins.spec import Spec
 from harness.run.runner import run
@@ -33,28 +34,28 @@ DRAFT = {"method": "draft_model", "model": "D", "num_speculative_tokens": 4, "dr
 NGRAM = {"method": "ngram", "num_speculative_tokens": 10, "prompt_lookup_max": 3, "prompt_lookup_min": 1}
 COLD: dict[str, Any] = {"temperature": 0.0}
 SAME = [
-    ("greedy", Call(COLD)),
-    ("temperature:temperature=0.7", Call({"temperature": 0.7})),
-    ("temperature:temperature=0", Call(COLD)),
-    ("top_p:p=0.9", Call({"temperature": 1.0, "top_p": 0.9})),
-    ("top_p:p=0", Call(COLD)),
-    ("top_k:k=7,temperature=0.5", Call({"temperature": 0.5, "top_k": 7})),
-    ("min_p:share=0.2", Call({"temperature": 1.0, "min_p": 0.2})),
-    ("typical", Call({"temperature": 1.0}, bends=True)),
-    ("top_nsigma:temperature=0.3", Call({"temperature": 1.0}, bends=True)),
-    ("eta:temperature=0", Call(COLD)),
-    ("greedy+repetition_penalty:penalty=1.3", Call({"temperature": 0.0, "repetition_penalty": 1.3})),
-    ("top_p:p=0.9+frequency_penalty:presence=0.5", Call({"temperature": 1.0, "top_p": 0.9, "presence_penalty": 0.5,
-                                                         "frequency_penalty": 0.5})),
-    ("greedy+repetition_penalty:prompt=false", Call(COLD, bends=True)),
-    ("greedy+no_repeat_ngram", Call(COLD, bends=True)),
-    ("typical+repetition_penalty", Call({"temperature": 1.0}, bends=True)),
-    ("top_k+frequency_penalty+repetition_penalty", Call({"temperature": 1.0}, bends=True)),
-    ("speculative", Call(COLD, DRAFT)),
-    ("speculative:gamma=2,temperature=0.7,p=0.9", Call({"temperature": 0.7, "top_p": 0.9},
+    ("greedy", NativeCall(COLD)),
+    ("temperature:temperature=0.7", NativeCall({"temperature": 0.7})),
+    ("temperature:temperature=0", NativeCall(COLD)),
+    ("top_p:p=0.9", NativeCall({"temperature": 1.0, "top_p": 0.9})),
+    ("top_p:p=0", NativeCall(COLD)),
+    ("top_k:k=7,temperature=0.5", NativeCall({"temperature": 0.5, "top_k": 7})),
+    ("min_p:share=0.2", NativeCall({"temperature": 1.0, "min_p": 0.2})),
+    ("typical", NativeCall({"temperature": 1.0}, warps=True)),
+    ("top_nsigma:temperature=0.3", NativeCall({"temperature": 1.0}, warps=True)),
+    ("eta:temperature=0", NativeCall(COLD)),
+    ("greedy+repetition_penalty:penalty=1.3", NativeCall({"temperature": 0.0, "repetition_penalty": 1.3})),
+    ("top_p:p=0.9+frequency_penalty:presence=0.5", NativeCall(
+        {"temperature": 1.0, "top_p": 0.9, "presence_penalty": 0.5, "frequency_penalty": 0.5})),
+    ("greedy+repetition_penalty:prompt=false", NativeCall(COLD, warps=True)),
+    ("greedy+no_repeat_ngram", NativeCall(COLD, warps=True)),
+    ("typical+repetition_penalty", NativeCall({"temperature": 1.0}, warps=True)),
+    ("top_k+frequency_penalty+repetition_penalty", NativeCall({"temperature": 1.0}, warps=True)),
+    ("speculative", NativeCall(COLD, DRAFT)),
+    ("speculative:gamma=2,temperature=0.7,p=0.9", NativeCall({"temperature": 0.7, "top_p": 0.9},
                                                        DRAFT | {"num_speculative_tokens": 2})),
-    ("prompt_lookup", Call({"temperature": 0.0}, NGRAM)),
-    ("beam:width=3,length_rule=gnmt", Call(beam={"width": 3, "length_rule": "gnmt", "length_penalty": 1.0,
+    ("prompt_lookup", NativeCall({"temperature": 0.0}, NGRAM)),
+    ("beam:width=3,length_rule=gnmt", NativeCall(beam={"width": 3, "length_rule": "gnmt", "length_penalty": 1.0,
                                                  "offset": 0.0})),
 ]
 REFUSED = [
@@ -68,10 +69,10 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("spec", "wanted"), SAME)
-def test_each_strategy_has_its_options(spec: str, wanted: Call) -> None:
+def test_each_strategy_has_its_options(spec: str, wanted: NativeCall) -> None:
     found = call(STRATEGIES.build(spec), "D")
-    assert (dict(found.sampling), found.speculative, found.bends, found.beam) == (
-        dict(wanted.sampling), wanted.speculative, wanted.bends, wanted.beam)
+    assert (dict(found.sampling), found.speculative, found.warps, found.beam) == (
+        dict(wanted.sampling), wanted.speculative, wanted.warps, wanted.beam)
 
 
 @pytest.mark.parametrize(("spec", "reason"), REFUSED)
@@ -188,7 +189,7 @@ def test_what_vllm_would_ignore_is_refused(config: RunConfig, monkeypatch: pytes
     ngram = reasons('{"method": "ngram", "num_speculative_tokens": 3}')
     assert ngram["greedy"] is None
     assert "leaves out min_p" in (ngram["min_p"] or "")
-    assert "bends no logits" in (ngram["typical"] or "")
+    assert "warps no logits" in (ngram["typical"] or "")
     with pytest.raises(UserError, match=r"vLLM 0\.32\.0 has no speculative method 'egle'; it has eagle, ngram\."):
         reasons('{"method": "egle"}')
     with pytest.raises(UserError, match="takes the drafting model for one of method 'medusa', not 'eagle'"):

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from harness.backends.memory import PROCESS, forget_peak, peak_bytes
 from harness.measure.acceptance import acceptance_table
 from harness.measure.raw import Raw, read
 from harness.measure.speed import speed_table
 from harness.measure.summary import samples
-from harness.run.memory import PROCESS, forget_peak, peak_bytes
 from harness.store.folder import Store
 from harness.store.schema import Record, Steps
 from tests.runs import manifest, record, strategy, task, turn, write

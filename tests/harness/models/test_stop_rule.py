@@ -6,11 +6,11 @@ from typing import ClassVar
 
 import pytest
 
+from harness.backends.trace import Trace, trace
 from harness.engine.random_stream import PhiloxStream
 from harness.engine.session import Session
 from harness.models.stop_rule import StopRule
 from harness.plugins.strategy import Guarantee, Request, Strategy
-from harness.run.trace import Trace, trace
 from tests.decode import engine
 from tests.models import EOS, tiny_model
 from tests.pair import tokenizer

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from harness.backends.transformers import Transformers
 from harness.decoding.accept import greedy
 from harness.decoding.loop import Step, draft_and_verify
 from harness.engine.engine import Engine
@@ -386,8 +387,8 @@ def test_spec_bench_checks_something_at_each_step() -> None:
 
 def test_what_is_learnt_in_warm_up_is_forgotten() -> None:
     learnt, model = list[str](), load("nano")
-    plan: Any = SimpleNamespace(manifest=SimpleNamespace(tasks=[]), target=model, draft=None, strategies=LEARNERS,
-                                config=SimpleNamespace(concurrency=1), native=None)
+    plan: Any = SimpleNamespace(manifest=SimpleNamespace(tasks=[]), strategies=LEARNERS,
+                                config=SimpleNamespace(batch_size=1), backend=Transformers("cpu", model, None))
 
     class Noted(dict[str, Any]):
         def clear(self) -> None:

@@ -150,7 +150,7 @@ def test_a_failed_sample_is_a_record(config: RunConfig) -> None:
     assert outcome.failed == 3
     failed = [r for r in records if r.strategy == "broken"]
     assert {(r.status, r.error, tuple(r.turns), tuple(r.scores)) for r in failed} == {
-        ("failed", "RuntimeError: on purpose", (), ())}
+        ("failed", "RuntimeError: on purpose (broken.py, line 14)", (), ())}
     assert all(r.status == "ok" for r in records if r.strategy == "greedy")
 
 

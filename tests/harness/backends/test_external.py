@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.backends.native import Answer
+from harness.backends.backend import Generated
+from harness.backends.external import cut, first_steps
 from harness.engine.random_stream import PhiloxStream
 from harness.errors import UserError
 from harness.measure.summary import combine, summarise
 from harness.models.stop_rule import StopRule
 from harness.plugins.registry import STRATEGIES, TASKS
 from harness.plugins.spec import Spec
-from harness.run.native_answers import fit, trace
 from harness.run.runner import run
 from harness.store.config import RunConfig
 from harness.store.folder import Store
@@ -140,22 +140,22 @@ def test_answers_end_where_the_reference_ends_them() -> None:
     words = tokenizer()
     ids = encode_of("one zz two")
     rule = StopRule(words, encode_of("x"), frozenset({2}), ("zz",))
-    done = trace(rule, 50, Answer(ids, Steps(tokens=[2, 3, 5], seconds=[1, 2, 3], drafted=[0, 4, 4])))
+    done = cut(rule, 50, Generated(ids, Steps(tokens=[2, 3, 5], seconds=[1, 2, 3], drafted=[0, 4, 4])))
     assert (len(done.tokens), done.stop) == (6, "stop")
     assert (done.steps.tokens, done.steps.seconds, done.steps.drafted) == ([2, 3, 1], [1, 2, 3], [0, 4, 4])
-    assert trace(rule, 4, Answer(ids, Steps(tokens=[2, 3, 5]))).stop == "length"
-    ended = trace(rule, 50, Answer([5, 6, 2, 7], Steps(tokens=[1, 3])))
+    assert cut(rule, 4, Generated(ids, Steps(tokens=[2, 3, 5]))).stop == "length"
+    ended = cut(rule, 50, Generated([5, 6, 2, 7], Steps(tokens=[1, 3])))
     assert (ended.tokens, ended.stop, ended.steps.tokens) == ([5, 6, 2], "eos", [1, 2])
-    assert trace(rule, 50, Answer([5, 6], Steps(tokens=[1, 1]), "length")).stop == "ended"
+    assert cut(rule, 50, Generated([5, 6], Steps(tokens=[1, 1]), "length")).stop == "ended"
 
 
 def test_steps_behind_the_last_kept_token_are_dropped() -> None:
     steps = Steps(tokens=[1, 3, 2], seconds=[1, 2, 3], accepted=[0, 2, 1])
-    assert fit(steps, 4) == Steps(tokens=[1, 3], seconds=[1, 2], accepted=[0, 2])
-    assert fit(steps, 2) == Steps(tokens=[1, 1], seconds=[1, 2], accepted=[0, 2])
-    assert fit(steps, 6) == steps
-    assert fit(steps, 0) == Steps()
-    assert fit(Steps(tokens=[1, 0, 2], seconds=[1, 2, 3]), 1) == Steps(tokens=[1], seconds=[1])
+    assert first_steps(steps, 4) == Steps(tokens=[1, 3], seconds=[1, 2], accepted=[0, 2])
+    assert first_steps(steps, 2) == Steps(tokens=[1, 1], seconds=[1, 2], accepted=[0, 2])
+    assert first_steps(steps, 6) == steps
+    assert first_steps(steps, 0) == Steps()
+    assert first_steps(Steps(tokens=[1, 0, 2], seconds=[1, 2, 3]), 1) == Steps(tokens=[1], seconds=[1])
 
 
 def test_engine_options_are_for_another_backend() -> None:

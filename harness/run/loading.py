@@ -1,0 +1,78 @@
+"""What a run loads: device, models, threads, and the memory of their KV caches."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import psutil
+import torch
+
+from harness import nano
+from harness.engine.engine import Engine
+from harness.errors import UserError
+from harness.models.loading import Model, load, outline
+from harness.plugins.strategy import Strategy
+from harness.store.config import RunConfig
+
+SMALL = 50_000_000  # parameters below which a second thread gains little, and loses much when its core is busy
+THREADS = torch.get_num_threads()
+
+
+def find_device(name: str) -> str:
+    """The device to use; raises `UserError` when it cannot be."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"The device '{name}' cannot be used here ({str(error).splitlines()[0]}); "
+                        "choose cpu, or leave --device out.") from None
+    return name
+
+
+def reference_device(config: RunConfig) -> str:
+    """Device of the reference model: the CPU when another backend owns the GPU."""
+    return config.device if config.backend == "transformers" else "cpu"
+
+
+def load_target(config: RunConfig) -> Model:
+    """The model; of one that a server has only what its folder says of it, unless it is embedded."""
+    if config.backend != "openai":
+        return load(config.model, dtype=config.dtype, device=reference_device(config), tokenizer=config.tokenizer,
+                    compiled=config.compile)
+    name = config.tokenizer or config.model
+    found = load(name, device="cpu") if name in nano.NAMES else outline(name)
+    return replace(found, name=config.model)
+
+
+def load_draft(config: RunConfig, target: Model, strategies: Sequence[Strategy]) -> Model | None:
+    """The draft model if a strategy needs one and there is one; raises `UserError` when it has another vocabulary."""
+    if config.backend == "openai" or not any("draft" in strategy.needs for strategy in strategies):
+        return None
+    name = config.draft or (nano.NAMES[1] if config.model == nano.NAMES[0] else None)
+    if name is None:
+        return None
+    draft = load(name, dtype=config.dtype, device=reference_device(config), tokenizer=config.tokenizer,
+                 compiled=config.compile)
+    if draft.tokenizer.get_vocab() != target.tokenizer.get_vocab() or draft.vocab != target.vocab:
+        raise UserError(f"The draft model '{name}' and '{target.name}' do not share a vocabulary; "
+                        "give a draft model of the same family.")
+    return draft
+
+
+def use_threads(config: RunConfig, target: Model) -> int:
+    """Set torch's threads: as configured, else one for a small model and torch's own choice for others."""
+    threads = config.threads or (1 if target.parameters < SMALL else THREADS)
+    torch.set_num_threads(threads)
+    return threads
+
+
+def limit_caches(config: RunConfig, engines: Sequence[Engine]) -> None:
+    """Share the memory for KV caches among the models, in proportion to the bytes of a token in each."""
+    if config.cache_gb:
+        total = int(config.cache_gb * 1e9)
+    else:
+        free = torch.cuda.mem_get_info()[0] if config.device.startswith("cuda") else psutil.virtual_memory().available
+        total = free // 2
+    each = [engine.cache.slot_bytes() for engine in engines]
+    for engine, size in zip(engines, each, strict=True):
+        engine.cache.budget = total * size // sum(each)

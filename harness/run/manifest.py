@@ -1,0 +1,96 @@
+"""The manifest of a run: what it is, what it runs on, and what a report must warn of."""
+
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+from harness import nano
+from harness.backends.backend import Backend
+from harness.models.loading import Model
+from harness.plugins.data import DataSource
+from harness.plugins.strategy import Strategy
+from harness.plugins.task import Example, Task, data_hash
+from harness.run.selection import Chosen
+from harness.store.config import RunConfig
+from harness.store.environment import environment
+from harness.store.schema import Manifest, ModelEntry, StrategyEntry, TaskEntry
+
+NOT_IN_IDENTITY = {"output", "plugins", "data", "strategies", "tasks", "model", "draft", "allow_code_execution",
+                   "baseline", "threads", "cache_gb", "texts", "scorer", "base_url", "key_variable"}
+
+
+def describe(config: RunConfig, command: str, threads: int, strategies: Sequence[StrategyEntry],
+             tasks: Sequence[Chosen], models: tuple[Model, Model | None], backend: Backend,
+             warnings: Sequence[str]) -> Manifest:
+    """The manifest; the first of `strategies` is the baseline, and `models` are target and draft."""
+    target, draft = models
+    entries = [task_entry(chosen.task, chosen.examples, chosen.data, config) for chosen in tasks]
+    sandbox = _sandbox([chosen.task for chosen in tasks], entries)
+    facts = dict(backend.facts)
+    server = {"server": facts["server"]} if "server" in facts else {}  # the same on resume, at whatever address
+    return Manifest(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), command=command,
+        baseline=strategies[0].spec, config=_identity(config) | server, strategies=list(strategies), tasks=entries,
+        model=model_entry(target, config), draft=model_entry(draft, config) if draft else None,
+        environment=environment(config.device, threads) | sandbox | ({"backend": facts} if facts else {}),
+        warnings=[*dict.fromkeys(warning for chosen in tasks for warning in chosen.data.warnings), *warnings,
+                  *_sandbox_warnings(sandbox), *backend.warnings])
+
+
+def strategy_entry(strategy: Strategy, unsupported: str | None) -> StrategyEntry:
+    """A strategy of the manifest, with the hashes of the files that its knobs name."""
+    return StrategyEntry(spec=strategy.spec(), name=strategy.name, family=strategy.family,
+                         guarantee=strategy.guarantee, paper=strategy.paper, knobs=strategy.values(),
+                         unsupported=unsupported)
+
+
+def task_entry(task: Task, examples: Sequence[Example], data: DataSource, config: RunConfig) -> TaskEntry:
+    """A task of the manifest; one that runs programs is scored for embedded models, or when that is allowed."""
+    unscored = task.unscored
+    if task.executes_code and config.model not in nano.NAMES and not config.allow_code_execution:
+        unscored = "code not run: allow it with --allow-code-execution"
+    return TaskEntry(spec=task.spec(), version=task.version, headline=task.headline, unscored=unscored,
+                     data="; ".join(data.origins.values()) or "embedded", data_hash=data_hash(examples),
+                     examples=len(examples), max_new_tokens=config.max_new_tokens or task.max_new_tokens,
+                     sub_tasks=task.sub_tasks)
+
+
+def model_entry(model: Model, config: RunConfig) -> ModelEntry:
+    """A model of the manifest."""
+    return ModelEntry(name=model.name, architecture=type(model.engine.model).__name__, parameters=model.parameters,
+                      dtype=config.dtype, fingerprint=model.fingerprint)
+
+
+def prompt_warnings(target: Model, tasks: Sequence[Chosen], strategies: Sequence[Strategy]) -> list[str]:
+    """What a report must say of chats without a template, and of temperatures that tasks set."""
+    found = []
+    if any(chosen.task.chat for chosen in tasks) and not getattr(target.tokenizer, "chat_template", None):
+        found.append(f"{target.name} has no chat template: chats are written as 'User: …' and 'Assistant: …'.")
+    for chosen in tasks:
+        wanted = {one.temperature for one in chosen.examples if one.temperature is not None}
+        if wanted and (obey := [s.spec() for s in strategies if any(s.at(t) is not s for t in wanted)]):
+            found.append(f"{chosen.task.spec()} sets temperatures, which {', '.join(obey)} takes in place of its own; "
+                         "the other strategies decode as on every task.")
+    return found
+
+
+def _sandbox(tasks: Sequence[Task], entries: Sequence[TaskEntry]) -> dict[str, Any]:
+    """What isolates the programs of a run; empty where it runs none."""
+    if not any(task.executes_code and not entry.unscored for task, entry in zip(tasks, entries, strict=True)):
+        return {}
+    from harness.sandbox import isolation
+
+    return {"sandbox": isolation()}
+
+
+def _sandbox_warnings(sandbox: dict[str, Any]) -> list[str]:
+    if not sandbox:
+        return []
+    from harness.sandbox import active_protections
+
+    weak = not {"seccomp", "landlock"} <= set(active_protections())
+    return [f"Programs ran with this between them and the machine: {sandbox['sandbox']}."] if weak else []
+
+
+def _identity(config: RunConfig) -> dict[str, Any]:
+    return {key: value for key, value in vars(config).items() if key not in NOT_IN_IDENTITY and value != ()}
