@@ -28,7 +28,7 @@ class ConditionalBeam(Search):
 
     width: int = knob(4, "beams", low=1, high=64, sweep=(2, 4, 8))
     classifier: str = knob("rule", "what judges a prefix: rule, nano, a file, or none",
-                           sweep=("none", "rule", "nano"))
+                           sweep=("none", "rule", "nano"), file=True)
     candidates: int = knob(10, "tokens of a beam that are read and judged; at least width", low=1, high=200,
                            sweep=(10, 20, 50, 100))
     length_penalty: float = knob(1.0, "the score is divided by length to this power", low=-5, high=5,

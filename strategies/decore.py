@@ -46,7 +46,7 @@ class Decore(Contrast):
     mask: str = knob("uniform", "a masked head looks everywhere alike, or says nothing", choices=("uniform", "zero"),
                      sweep=("uniform", "zero"))
     mask_prefill: bool = knob(False, "mask the heads while the prompt is read, too", sweep=(False, True))
-    scores: str = knob("nano", "JSON file of retrieval scores, or nano for those of that model")
+    scores: str = knob("nano", "JSON file of retrieval scores, or nano for those of that model", file=True)
 
     paper: ClassVar[str] = "Gema et al. 2024, arXiv 2410.18860"
 

@@ -34,7 +34,7 @@ class KnnLm(Strategy):
     k: int = knob(1024, "neighbours", low=1, high=65536, sweep=(8, 64, 1024))
     lam: float = knob(0.25, "weight of the votes; 0 is the model alone", low=0, high=1, sweep=(0.1, 0.25, 0.4, 0.8))
     spread: float = knob(1.0, "divides squared distances", low=1e-6, high=1e6, sweep=(1.0, 10.0, 100.0))
-    store: str = knob("nano", "the embedded corpus, or a folder of python -m strategies.tools.knn_datastore")
+    store: str = knob("nano", "the embedded corpus, or a folder of python -m strategies.tools.knn_datastore", file=True)
     probes: int = knob(32, "cells that are searched", low=1, high=65536, sweep=(8, 32))
     exact: bool = knob(True, "distances to the keys, not to their codes", sweep=(True, False))
     temperature: float = knob(0.0, "of the mixed law; 0 is greedy", low=0, high=10, sweep=(0.0, 0.7, 1.0))

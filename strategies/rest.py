@@ -75,7 +75,7 @@ class Rest(Verified):
     matches: int = knob(5000, "most places looked at", low=1, high=1_000_000, sweep=(100, 5000))
     length: int = knob(10, "tokens looked at after a place", low=1, high=16, sweep=(5, 10, 16))
     choices: int = knob(64, "nodes of the tree", low=1, high=1024, sweep=(16, 32, 64))
-    store: str = knob("nano", "the embedded corpus, or a file of python -m strategies.drafters.store")
+    store: str = knob("nano", "the embedded corpus, or a file of python -m strategies.drafters.store", file=True)
 
     paper: ClassVar[str] = "He et al. 2023, arXiv 2311.08252"
 

@@ -81,7 +81,7 @@ class SuffixAutomatonDecoding(Verified):
     len_threshold: int = knob(5, "tokens that a match must have", low=1, high=64, sweep=(1, 2, 3, 5, 8))
     fallback: str = knob("none", "what drafts when no match is long enough", choices=("none", "token_recycling"),
                          sweep=("none", "token_recycling"))
-    store: str = knob("none", "texts looked at besides: \"none\", \"nano\" or a file, as in rest")
+    store: str = knob("none", "texts looked at besides: \"none\", \"nano\" or a file, as in rest", file=True)
     len_bias: int = knob(5, "tokens that a match in the store counts less", low=0, high=64)
 
     paper: ClassVar[str] = "Hu et al. 2024, arXiv 2411.10666"

@@ -68,7 +68,7 @@ class Superposed(Strategy):
     m: int = knob(0, "likeliest tokens that drafts go on with, at least 2k; 0 is 3k", low=0, high=1024, sweep=(0, 6, 9))
     temperature: float = knob(0.06, "divides the logits", low=0.001, high=10, sweep=(0.04, 0.06, 0.1, 0.12, 0.2))
     alpha: float = knob(0.54, "weight of the store's n-grams", low=0, high=1, sweep=(0.3, 0.48, 0.54, 0.62, 0.7))
-    store: str = knob("none", "texts whose n-grams tell drafts apart: none, nano or the file of a store")
+    store: str = knob("none", "texts whose n-grams tell drafts apart: none, nano or the file of a store", file=True)
 
     paper: ClassVar[str] = "Shen et al. 2024, arXiv 2405.18400"
     family: ClassVar[str] = "search"

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 from harness.decoding.accept import Accept, at, delta
@@ -71,6 +72,10 @@ class Lossy(Verified):
         """Refuse drafts from anything but an exact method."""
         super().__post_init__()
         self._exact()
+
+    def files(self) -> dict[str, Path]:
+        """Those of the exact method, too."""
+        return {f"over.{key}": path for key, path in self._exact().files().items()} | super().files()
 
     @property
     def sure(self) -> bool:

@@ -5,6 +5,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from harness.errors import UserError, suggestion
@@ -16,13 +17,14 @@ Scalar = str | int | float | bool
 
 @dataclass(frozen=True)
 class Knob:
-    """What is known of one knob: help text, inclusive range or choices, and the values a sweep tries."""
+    """A knob's help text, inclusive range or choices, the values a sweep tries, and whether it may name a file."""
 
     help: str
     low: float | None = None
     high: float | None = None
     choices: tuple[Scalar, ...] = ()
     sweep: tuple[Scalar, ...] = ()
+    file: bool = False
 
     def problem(self, value: Scalar | None) -> str | None:
         """Why `value` is not allowed, or None; a knob that may be None has no range there."""
@@ -47,9 +49,13 @@ def knob(
     high: float | None = None,
     choices: tuple[Scalar, ...] = (),
     sweep: tuple[Scalar, ...] = (),
+    file: bool = False,
 ) -> T:
-    """Declare a knob: the paper's default, what it does, its inclusive range or choices, and its sweep values."""
-    about = Knob(help, low, high, choices, sweep)
+    """Declare a knob: the paper's default, what it does, its inclusive range or choices, and its sweep values.
+
+    A `file` knob may name a file or a folder, whose content is then part of a run's identity.
+    """
+    about = Knob(help, low, high, choices, sweep, file)
     return dataclasses.field(default=default, metadata={"knob": about})
 
 
@@ -102,12 +108,17 @@ class Plugin:
             if key not in cls.knobs():
                 known = suggestion(key, cls.knobs()) or " It has no knobs."
                 raise UserError(f"{cls.name} has no knob '{key}'.{known}")
-            values[key] = _parse(cls.name, key, text, types_of[key])
+            values[key] = _parse(cls.name, key, _nearest(text) if cls.knobs()[key].file else text, types_of[key])
         return cls(**values, **more)
 
     def values(self) -> dict[str, Scalar | None]:
         """The value of every knob."""
         return {key: getattr(self, key) for key in self.knobs()}
+
+    def files(self) -> dict[str, Path]:
+        """The files and folders that knobs name, by knob; words such as `nano` name none."""
+        named = {key: Path(str(getattr(self, key))) for key, about in self.knobs().items() if about.file}
+        return {key: path for key, path in named.items() if path.exists()}
 
     def spec(self) -> str:
         """The canonical identity, `name:k=v,k=v`, with every knob in field order."""
@@ -122,6 +133,13 @@ def described(cls: type[Plugin]) -> list[tuple[str, str, str, str, str]]:
         rows.append((key, _written(getattr(cls, key)), ", ".join(map(str, about.choices)) or ends,
                      ", ".join(map(_written, about.sweep)), about.help))
     return rows
+
+
+def _nearest(path: str) -> str:
+    """A path as seen from the current folder when it lies below it, so that absolute and relative ones are the same."""
+    whole, here = Path(path).expanduser(), Path.cwd()
+    near = whole.relative_to(here) if whole.is_relative_to(here) else whole
+    return str(near) if near.exists() else path
 
 
 def _written(value: Scalar | None) -> str:

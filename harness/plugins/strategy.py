@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.errors import Unsupported
@@ -136,6 +137,10 @@ class Over(Strategy):
     def spec(self) -> str:
         """Both identities, the other one's first."""
         return f"{self.over.spec()}+{super().spec()}"
+
+    def files(self) -> dict[str, Path]:
+        """Those of both, the other one's under its name."""
+        return {f"{self.over.name}.{key}": path for key, path in self.over.files().items()} | super().files()
 
     def most_samples(self) -> int | None:
         """As many as the other strategy gives."""

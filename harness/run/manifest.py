@@ -1,7 +1,9 @@
 """The manifest of a run: what it is, what it runs on, and what a report must warn of."""
 
 import datetime
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from harness import nano
@@ -41,7 +43,19 @@ def strategy_entry(strategy: Strategy, unsupported: str | None) -> StrategyEntry
     """A strategy of the manifest, with the hashes of the files that its knobs name."""
     return StrategyEntry(spec=strategy.spec(), name=strategy.name, family=strategy.family,
                          guarantee=strategy.guarantee, paper=strategy.paper, knobs=strategy.values(),
-                         unsupported=unsupported)
+                         unsupported=unsupported,
+                         files={knob: content_hash(path) for knob, path in strategy.files().items()})
+
+
+def content_hash(path: Path) -> str:
+    """The hash of a file, or of all files of a folder with their names in it, wherever it lies."""
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            name = "" if file == path else file.relative_to(path).as_posix()
+            with file.open("rb") as opened:
+                digest.update(f"{name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def task_entry(task: Task, examples: Sequence[Example], data: DataSource, config: RunConfig) -> TaskEntry:

@@ -176,14 +176,12 @@ class Runner:
             "task": cell.task.spec(), "example": example.id, "strategy": cell.strategy.spec(), "sample": cell.sample,
             "repeat": cell.repeat, "block": cell.block, "order": cell.order, "category": example.category,
             "temperature": example.temperature if cell.at(example) is not cell.strategy else None, **measured}
-        scores, error = dict[str, float](), result if isinstance(result, Exception) else None
-        if not isinstance(result, Exception) and not self.unscored[cell.task.spec()]:
-            try:
-                scores = cell.task.score(example, [turn.text for turn in result])
-            except Exception as raised:  # scoring runs foreign code: what it raises belongs to the sample
-                error = raised
-        if isinstance(result, Exception) or error:
-            return Record(**fields, status="failed", error=error and error_text(error)), error
+        if isinstance(result, Exception):
+            return Record(**fields, status="failed", error=error_text(result)), result
+        try:
+            scores = {} if self.unscored[cell.task.spec()] else cell.task.score(example, [t.text for t in result])
+        except Exception as error:  # scoring runs foreign code: what it raises belongs to the sample
+            return Record(**fields, status="failed", error=error_text(error)), error
         return Record(**fields, turns=result, scores=scores), None
 
 

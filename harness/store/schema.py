@@ -225,7 +225,7 @@ class TaskEntry(Stored):
 
 
 class StrategyEntry(Stored):
-    """A strategy of a run; `unsupported` is the reason it was not run."""
+    """A strategy of a run; `unsupported` is the reason it was not run, `files` the hashes of files that knobs name."""
 
     spec: str
     name: str
@@ -234,6 +234,7 @@ class StrategyEntry(Stored):
     paper: str
     knobs: dict[str, Any]
     unsupported: str | None = None
+    files: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("guarantee", mode="before")
     @classmethod

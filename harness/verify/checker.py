@@ -22,8 +22,8 @@ from harness.models.prompts import encode
 from harness.models.stop_rule import StopRule
 from harness.plugins.registry import STRATEGIES, add_plugin
 from harness.plugins.strategy import Request, Strategy
-from harness.run.divergence import margin, parting
 from harness.run.cells import Cell
+from harness.run.divergence import margin, parting
 from harness.run.plan import Plan, make
 from harness.run.runner import Runner
 from harness.stats.multiple import holm

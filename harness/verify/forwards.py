@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.backends.trace import Clock
 from harness.engine.engine import Engine
 from harness.engine.forward import ForwardRequest
 from harness.engine.session import Session
@@ -16,7 +17,6 @@ from harness.errors import UserError
 from harness.measure.raw import read
 from harness.models.loading import Model, load
 from harness.plugins.registry import STRATEGIES
-from harness.backends.trace import Clock
 from harness.store.environment import environment
 from harness.store.folder import Store
 from harness.store.schema import Curve, Limits, Manifest, ModelEntry

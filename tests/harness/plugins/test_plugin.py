@@ -1,6 +1,7 @@
 """Knobs: what is read, what is refused and in which words, and printing that reads back as the same."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -103,3 +104,19 @@ def test_near_values_have_different_specs() -> None:
 def test_the_nearest_name_is_suggested(name: str, words: str) -> None:
     assert suggestion(name, ["top_p", "beam"]) == words
     assert suggestion(name, []) == ""
+
+
+@dataclass(frozen=True)
+class Stored(Plugin):
+    store: str = knob("nano", "the embedded corpus, or a file", file=True)
+
+
+def test_a_file_is_the_same_by_its_absolute_and_its_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                                                  ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.npz").write_text("x")
+    near, far = Stored.configured({"store": "a.npz"}), Stored.configured({"store": str(tmp_path / "a.npz")})
+    assert near == far
+    assert (near.spec(), near.files()) == ("test_plugin:store=a.npz", {"store": Path("a.npz")})
+    assert Stored.configured({"store": "nano"}).files() == Stored().files() == {}
+    assert Stored.configured({"store": "/no/such/file"}).spec() == "test_plugin:store=/no/such/file"
