@@ -1,4 +1,4 @@
-"""What models make of the answers of a run, once it is over: nothing of this is timed, and no strategy is involved."""
+"""Metrics of the texts of a finished run, computed by models: nothing of this is timed, and no strategy is involved."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,8 +17,8 @@ from harness.stats.mauve import SEEDS, mauve
 from harness.store.schema import Likeness, Record, Texts, TextScore
 
 
-class Said(NamedTuple):
-    """One turn: its prompt and how many tokens that lost at its start, and the answer as token ids and as text."""
+class TextTurn(NamedTuple):
+    """One turn: its prompt, how many tokens were cut from its start, and the answer as token ids and as text."""
 
     prompt: str | list[Message]
     cut: int
@@ -27,17 +27,17 @@ class Said(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Answer:
-    """An answer, or a reference: what identifies it in the store, and its turns."""
+class ScoredAnswer:
+    """An answer or a reference to compute metrics of: what identifies it in the store, and its turns."""
 
     identity: dict[str, Any]
-    turns: list[Said]
+    turns: list[TextTurn]
 
 
 def looked_at(plan: Plan) -> list[Task]:
-    """The tasks whose texts are looked at: as asked, else those that are open-ended or have several samples.
+    """The tasks whose texts have metrics: as configured, else those that are open-ended or have several samples.
 
-    None where the model's weights are not here.
+    None of them when the model's weights are not loaded.
     """
     config = plan.config
     return [task for task, _ in plan.tasks if plan.target.here and
@@ -45,7 +45,7 @@ def looked_at(plan: Plan) -> list[Task]:
 
 
 def missing(plan: Plan, known: Texts | None) -> bool:
-    """Whether there is something to find out about texts that is not known yet, or by another scorer."""
+    """Whether metrics of texts are still to be computed, or were computed by another scorer."""
     tasks = {task.spec() for task in looked_at(plan)}
     if not tasks or known is None:
         return bool(tasks)
@@ -53,26 +53,26 @@ def missing(plan: Plan, known: Texts | None) -> bool:
 
 
 def described(plan: Plan, records: Iterable[Record]) -> Texts:
-    """What the evaluated model and the scorer make of every answer, and of the references where the task has them.
+    """The metrics of every answer, and of references where the task has them, by the evaluated model and the scorer.
 
-    Both read an answer after its prompt. The evaluated model reads the tokens that were decoded, EOS among them; the
-    scorer reads the text with its own tokenizer. References are cut to the length that answers may have.
+    Both score an answer after its prompt. The evaluated model scores the decoded tokens, EOS among them; the scorer
+    tokenizes the text itself. References are cut to the length that answers may have.
     """
     own = _scorer_name(plan) == plan.target.name
     tasks = looked_at(plan)
     answers = [*_references(plan, tasks), *_answers(plan, tasks, records)]
-    mine = [[fitted(plan.target, encode(plan.target, turn.prompt)[turn.cut:], turn.tokens) for turn in answer.turns]
-            for answer in answers]
+    evaluated = [[fitted(plan.target, encode(plan.target, turn.prompt)[turn.cut:], turn.tokens)
+                  for turn in answer.turns] for answer in answers]
     scorer = plan.target if own else load(_scorer_name(plan), device=plan.config.device)
     use_threads(plan.config, scorer)
-    theirs = [[fitted(scorer, encode(scorer, turn.prompt), _tokens(scorer, turn.text)) for turn in answer.turns]
+    scored = [[fitted(scorer, encode(scorer, turn.prompt), _tokens(scorer, turn.text)) for turn in answer.turns]
               for answer in answers]
-    flat, other = [text for turns in mine for text in turns], [text for turns in theirs for text in turns]
+    flat, other = [text for turns in evaluated for text in turns], [text for turns in scored for text in turns]
     seen = look(plan.target, flat + other if own else flat)  # most are the same, and are read once
     judged = seen if own else look(scorer, other)
     scores = [_score(answer, [seen[text] for text in one], [judged[text] for text in other])
-              for answer, one, other in zip(answers, mine, theirs, strict=True)]
-    features = [judged[turns[-1]].feature.numpy() for turns in theirs]
+              for answer, one, other in zip(answers, evaluated, scored, strict=True)]
+    features = [judged[turns[-1]].feature.numpy() for turns in scored]
     return Texts(scorer=scorer.name, own=own, tasks=[task.spec() for task in tasks], scores=scores,
                  likeness=list(_likeness(scores, features)))
 
@@ -85,7 +85,7 @@ def _tokens(model: Model, text: str) -> list[int]:
     return list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _references(plan: Plan, tasks: Sequence[Task]) -> Iterator[Answer]:
+def _references(plan: Plan, tasks: Sequence[Task]) -> Iterator[ScoredAnswer]:
     for task, examples in plan.tasks:
         for example in examples if task in tasks else ():
             if example.reference:
@@ -95,10 +95,10 @@ def _references(plan: Plan, tasks: Sequence[Task]) -> Iterator[Answer]:
                                                     clean_up_tokenization_spaces=False)
                 identity = {"task": task.spec(), "example": example.id, "text": text,
                             "answer": _read_off(task, example, text)}
-                yield Answer(identity, [Said(task.prompt(example, []), 0, tokens, text)])
+                yield ScoredAnswer(identity, [TextTurn(task.prompt(example, []), 0, tokens, text)])
 
 
-def _answers(plan: Plan, tasks: Sequence[Task], records: Iterable[Record]) -> Iterator[Answer]:
+def _answers(plan: Plan, tasks: Sequence[Task], records: Iterable[Record]) -> Iterator[ScoredAnswer]:
     known = {(task.spec(), one.id): (task, one) for task, all_ in plan.tasks if task in tasks for one in all_}
     for record in records:
         if record.status != "ok" or (record.task, record.example) not in known or not record.turns:
@@ -108,7 +108,7 @@ def _answers(plan: Plan, tasks: Sequence[Task], records: Iterable[Record]) -> It
                                                                              "repeat")}
         identity["answer"] = _read_off(task, example, record.turns[-1].text)
         said = [one.text for one in record.turns]
-        yield Answer(identity, [Said(task.prompt(example, said[:turn]), one.prompt_cut,
+        yield ScoredAnswer(identity, [TextTurn(task.prompt(example, said[:turn]), one.prompt_cut,
                                      one.tokens or _tokens(plan.target, one.raw), one.text)
                                 for turn, one in enumerate(record.turns)])
 
@@ -119,13 +119,13 @@ def _read_off(task: Task, example: Example, text: str) -> str | None:
     return answer and hashlib.sha256(answer.encode()).hexdigest()[:12]
 
 
-def _score(answer: Answer, mine: Sequence[Seen], theirs: Sequence[Seen]) -> TextScore:
-    cosine = [one.cosine for one in theirs if one.cosine is not None]
+def _score(answer: ScoredAnswer, evaluated: Sequence[Seen], scored: Sequence[Seen]) -> TextScore:
+    cosine = [one.cosine for one in scored if one.cosine is not None]
     return TextScore(
-        **answer.identity, tokens=sum(len(one.best) for one in mine), logp=sum(one.logp for one in mine),
-        greedy=_mean(mine, "greedy"), entropy=_mean(mine, "uncertainty"), uneven=_mean(mine, "uneven"),
-        rep=_mean(mine, "rep"), scorer_tokens=sum(len(one.best) for one in theirs),
-        scorer_logp=sum(one.logp for one in theirs), cosine=sum(cosine) / len(cosine) if cosine else None)
+        **answer.identity, tokens=sum(len(one.best) for one in evaluated), logp=sum(one.logp for one in evaluated),
+        greedy=_mean(evaluated, "greedy"), entropy=_mean(evaluated, "uncertainty"), uneven=_mean(evaluated, "uneven"),
+        rep=_mean(evaluated, "rep"), scorer_tokens=sum(len(one.best) for one in scored),
+        scorer_logp=sum(one.logp for one in scored), cosine=sum(cosine) / len(cosine) if cosine else None)
 
 
 def _mean(seen: Sequence[Seen], name: str) -> float | None:
@@ -142,10 +142,10 @@ def _likeness(scores: Sequence[TextScore], features: Sequence[np.ndarray]) -> It
             groups.setdefault((score.task, score.strategy), []).append(feature)
     known: dict[tuple[str, bytes], list[float]] = {}  # lossless strategies write the same texts
     for (task, strategy), ours in groups.items():
-        theirs = groups.get((task, ""), [])
-        if strategy and theirs:
-            p, q = np.stack(theirs), np.stack(ours)
+        references = groups.get((task, ""), [])
+        if strategy and references:
+            p, q = np.stack(references), np.stack(ours)
             if (key := (task, q.tobytes())) not in known:
                 sound = np.isfinite(p).all() and np.isfinite(q).all()  # half precision may overflow
                 known[key] = [mauve(p, q, seed) for seed in SEEDS] if sound else []
-            yield Likeness(task=task, strategy=strategy, texts=len(ours), references=len(theirs), scores=known[key])
+            yield Likeness(task=task, strategy=strategy, texts=len(ours), references=len(references), scores=known[key])
