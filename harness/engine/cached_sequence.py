@@ -20,14 +20,14 @@ class CachedSequence:
         self.row = engine.open_row()
 
     def replace(self, tokens: Sequence[int]) -> bool:
-        """Make `tokens` the sequence and roll the cache back to the start in common; whether nothing has changed."""
+        """Make `tokens` the sequence, roll the cache back to the common start, and return whether nothing changed."""
         shared = shared_start(self.tokens[:self.cached], tokens)
         unchanged = shared == self.cached == len(tokens)
         self.tokens, self.cached = list(tokens), shared
         return unchanged
 
     def copy_prefix(self) -> int:
-        """Copy the start that an engine's shared prefix has in common, except the last token; how many tokens."""
+        """Copy the start of the sequence, never its last token, from a shared prefix; returns how many tokens."""
         before = self.cached
         for prefix in self.engine.prefixes:
             shared = min(shared_start(prefix.tokens, self.tokens), len(self.tokens) - 1)

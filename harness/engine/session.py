@@ -163,8 +163,8 @@ class Session:
         """Compute `tokens`, one after the other below the sequence, with `hook`; row i is the output after token i.
 
         Nothing is committed, and the whole sequence must have been computed. Each call continues the one before until
-        the next `follow`, `read` or `keep`; the first continues the sequence. With `back`, the tokens replace the last
-        `back` of the sequence, whose own keys and values stay, and are dropped at once.
+        the next `follow`, `read` or `keep`; the first continues the sequence. With `back`, the tokens are computed
+        in place of the last `back` of the sequence and dropped at once; what the cache holds of the sequence stays.
         """
         sequence = self._sequence
         if sequence.cached < len(sequence.tokens):

@@ -56,7 +56,7 @@ def use_cpu_kernels(model: Any) -> None:
     if model.device.type != "cpu" or model.dtype != torch.float32:
         return
     if model.config._attn_implementation == "sdpa" and model._supports_attention_backend:
-        ALL_ATTENTION_FUNCTIONS.register(NAME, attend)  # by its name in the configuration the model finds it for good
+        ALL_ATTENTION_FUNCTIONS.register(NAME, attend)  # lasting: found by the name in the configuration
         ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
         model.config._attn_implementation = NAME
     one_dnn = amd() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
