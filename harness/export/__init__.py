@@ -1,4 +1,4 @@
-"""Runs in the formats of other tools, and results of other tools as runs: one module a format."""
+"""Exports runs to the formats of other tools and imports their results as runs: one module per format."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,19 +18,19 @@ IMPORTS = ("spec-bench", "lm-eval", "vllm", "sglang")
 
 @dataclass(frozen=True)
 class ExportedFiles:
-    """The files of an export, and what a reader of them must know."""
+    """The files of an export, and notes for their readers."""
 
     files: list[Path]
     notes: list[str] = field(default_factory=list)
 
 
 def left_out(failed: int) -> list[str]:
-    """The note that failed samples are missing, if there are any."""
+    """Return a note that failed samples are left out, if there are any."""
     return [f"{failed} failed {'sample is' if failed == 1 else 'samples are'} left out"] if failed else []
 
 
 def file_names(labels: Mapping[str, str]) -> dict[str, str]:
-    """A file name for each label, by the same keys: different ones for different labels."""
+    """Return a unique file name for each label, under the same keys."""
     found: dict[str, str] = {}
     for key, label in labels.items():
         name, number = re.sub(r"[^\w.=+-]+", "-", label), 1
@@ -41,15 +41,15 @@ def file_names(labels: Mapping[str, str]) -> dict[str, str]:
 
 
 def export(store: "Store", format: str, folder: Path) -> ExportedFiles:
-    """Write a run in one of `EXPORTS` into `folder`; raises `UserError` for another format."""
+    """Write a run to `folder` in one of the formats `EXPORTS`; raises `UserError` for another format."""
     done: ExportedFiles = import_module(_module(format, EXPORTS, "export")).write(store, folder)
     return done
 
 
 def bring(files: Sequence[str], format: str, folder: Path, command: str) -> "Store":
-    """Make a run in `folder` of result files in one of `IMPORTS`, each a path or NAME=PATH.
+    """Create a run in `folder` from result files in one of the formats `IMPORTS`, each a path or NAME=PATH.
 
-    Raises `UserError` that names the file and the line of what cannot be read, before anything is written.
+    Raises `UserError` with the file and line of an invalid row before anything is written.
     """
     module = import_module(_module(format, IMPORTS, "import"))
     from harness.export.imported import assemble, require_empty, sources

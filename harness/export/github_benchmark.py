@@ -1,6 +1,6 @@
-"""The summary as JSON for github-action-benchmark, which charts one value a name over the commits of a project.
+"""The summary as JSON for github-action-benchmark, which charts each named value over a project's commits.
 
-Its custom tools know one direction a file: `bigger.json` is for `customBiggerIsBetter`, `smaller.json` for
+Its custom tools support one direction per file: `bigger.json` is for `customBiggerIsBetter`, `smaller.json` for
 `customSmallerIsBetter`.
 """
 
@@ -22,19 +22,19 @@ SMALLER = {"forwards_per_token": "forwards/token", "draft_forwards_per_token": "
 
 
 def write(store: Store, folder: Path) -> ExportedFiles:
-    """`bigger.json` and `smaller.json`: one entry for each figure that a cell of the summary has."""
+    """Write `bigger.json` and `smaller.json`, with one entry for each figure of each cell."""
     summary = summarise(store)
     return ExportedFiles([replace_file(folder / f"{name}.json", text(summary, units))
                     for name, units in (("bigger", BIGGER), ("smaller", SMALLER))])
 
 
 def text(summary: pd.DataFrame, units: dict[str, str] = BIGGER) -> str:
-    """The file of the figures in `units`."""
+    """Return the content of a file with the figures in `units`."""
     return json.dumps(entries(summary, units), indent=1, ensure_ascii=False) + "\n"
 
 
 def entries(summary: pd.DataFrame, units: dict[str, str]) -> list[dict[str, Any]]:
-    """Name, unit and value of each figure in `units`, and its 95 % interval as `range`; what is unknown is left out."""
+    """Return name, unit, value and 95 % interval (`range`) of each known figure in `units`."""
     short, found = labels(summary["strategy"].unique()), []
     for _, row in summary.iterrows():
         for figure, unit in units.items():

@@ -1,4 +1,4 @@
-"""From the files of another tool to a run on disk: what they have in common, and what is said of what they lack."""
+"""Turns files of another tool into a run on disk: what all importers have in common."""
 
 import datetime
 import hashlib
@@ -22,7 +22,7 @@ UNSCORED = "the imported file has no scores"
 
 @dataclass(frozen=True)
 class Source:
-    """A file to import, and the name that the user gave to what made it (or none)."""
+    """A file to import, and the strategy's name if the user gave one."""
 
     path: Path
     name: str = ""
@@ -30,9 +30,9 @@ class Source:
 
 @dataclass
 class ImportedRun:
-    """The answers of one strategy to one task, once: records whose `task`, `strategy` and `repeat` are set later.
+    """One strategy's answers to one task: records whose `task`, `strategy` and `repeat` are set later.
 
-    `identity` says of each example what must be the same wherever it was answered.
+    `identity` has for each example a value that must be the same in all files.
     """
 
     task: str
@@ -47,7 +47,7 @@ class ImportedRun:
 
 
 def sources(files: Sequence[str]) -> list[Source]:
-    """The files that are there; raises `UserError` for one that is not."""
+    """Parse file arguments; raises `UserError` for a file that does not exist."""
     return [_source(text) for text in files]
 
 
@@ -59,13 +59,13 @@ def _source(text: str) -> Source:
 
 
 def require_empty(folder: Path) -> None:
-    """Raise `UserError` unless a new run can be made in `folder`."""
+    """Raise `UserError` unless `folder` is empty or does not exist."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty; choose another folder with -o.")
 
 
 def rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """The JSON objects of a file, each with its place in words; raises `UserError` for anything else."""
+    """Yield the JSON objects of a file, each with its file and line; raises `UserError` for anything else."""
     count = 0
     for number, value in read_jsonl(path):
         count, where = count + 1, f"{path}, line {number}"
@@ -74,14 +74,14 @@ def rows(path: Path) -> Iterator[tuple[str, Any]]:
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise UserError(f"{where}: a text holds half of a surrogate pair, which is no character.") from None
+            raise UserError(f"{where}: a string contains an unpaired surrogate, which is not valid Unicode.") from None
         yield where, value
     if not count:
         raise UserError(f"{path} has no rows.")
 
 
 def record(example: str, **facts: Any) -> Record:
-    """A record that `assemble` completes."""
+    """Return a record without the fields that `assemble` sets."""
     unset: dict[str, Any] = {"task": "", "strategy": "", "sample": 0, "repeat": 0, "block": 0, "order": 0,
                              "started": 0.0}
     return Record(**unset | {"example": example} | facts)
@@ -90,7 +90,7 @@ def record(example: str, **facts: Any) -> Record:
 def assemble(found: Sequence[tuple[Source, ImportedRun]], format: str, folder: Path, command: str) -> Store:
     """Write the run; the first strategy is the baseline, and several files of one strategy and task are repeats.
 
-    Raises `UserError` when two files give one example different prompts, or when `folder` is taken.
+    Raises `UserError` if two files have different prompts for one example, or different models for one strategy.
     """
     records, seen = list[Record](), dict[tuple[str, str], list[str]]()
     strategies = list(dict.fromkeys(_spec(one.strategy) for _, one in found))
@@ -99,11 +99,11 @@ def assemble(found: Sequence[tuple[Source, ImportedRun]], format: str, folder: P
         known, spec = examples.setdefault(one.task, {}), _spec(one.strategy)
         for example, identity in one.identity.items():
             if known.setdefault(example, identity) != identity:
-                raise UserError(f"{source.path}: the example {example} of {one.task} is not the one of the files "
-                                "before; import them separately.")
+                raise UserError(f"{source.path}: the example {example} of {one.task} differs from that of earlier "
+                                "files; import them separately.")
         models = seen.setdefault((one.task, spec), [])
         if models and one.model != models[0]:
-            raise UserError(f"{source.path}: {spec} is here of {one.model}, and of {models[0]} in the files before; "
+            raise UserError(f"{source.path}: {spec} ran on {one.model} here, but on {models[0]} in earlier files; "
                             "import them separately, or name the strategies with NAME=PATH.")
         models.append(one.model)
         number = {example: place for place, example in enumerate(known)}
@@ -123,7 +123,7 @@ def assemble(found: Sequence[tuple[Source, ImportedRun]], format: str, folder: P
 
 
 def _spec(name: str) -> str:
-    """A name that tables can take for a strategy's."""
+    """Return a name in the form of a strategy spec."""
     try:
         Spec.parse(name)
     except UserError:

@@ -1,7 +1,7 @@
-r"""The summary as LaTeX: one table a task with booktabs' rules, the best of each column in bold.
+r"""The summary as LaTeX: one booktabs table per task, with the best figure of each column in bold.
 
-`summary.tex` is to be read by a document with `\input`; it needs `\usepackage{booktabs}`, and UTF-8 as LaTeX has by
-default. A figure stands with its 95 % interval, as ± where the two sides look alike.
+Include `summary.tex` with `\input`; it needs `\usepackage{booktabs}` and UTF-8, LaTeX's default. Figures have 95 %
+intervals, written with ± if both sides round to the same number.
 """
 
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ DASH = "--"
 
 
 def write(store: Store, folder: Path) -> ExportedFiles:
-    """`summary.tex`: a table for each task of the run."""
+    """Write `summary.tex`, with a table for each task of the run."""
     return ExportedFiles([replace_file(folder / "summary.tex", tables(summarise(store), store))])
 
 
 def tables(summary: pd.DataFrame, store: Store) -> str:
-    """The tables of a summary, one after the other, and what a reader must know as comments."""
+    """Return the tables of a summary, preceded by notes as comments."""
     manifest = store.manifest
     about = [r"\usepackage{booktabs} is needed.", f"{manifest.model.name} ({manifest.model.dtype}); "
              f"speed-up over {manifest.baseline}; 95 % intervals", *notes(summary), *manifest.warnings]
@@ -40,7 +40,7 @@ def tables(summary: pd.DataFrame, store: Store) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text as LaTeX prints it; letters that a default document cannot print become question marks."""
+    """Escape text for LaTeX; characters that a default document cannot print become question marks."""
     return "".join(SPECIAL.get(letter, letter if letter.isprintable() and ord(letter) < 0x100 else "?")
                    for letter in " ".join(text.split()))
 
@@ -67,13 +67,13 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _best(rows: pd.DataFrame, column: Column) -> str:
-    """The highest figure as it is written, so that equal ones are all bold; nothing when there is only one."""
+    """Return the highest figure as displayed, so that ties are all bold; empty if there is only one row."""
     known = rows.dropna(subset=[column.key]).sort_values(column.key)
     return _shown(known.iloc[-1], column)[0] if len(known) > 1 else ""
 
 
 def _shown(row: "pd.Series[float]", column: Column) -> tuple[str, str]:
-    """A figure and the ends of its interval, as the report writes them."""
+    """Return a figure and its interval, formatted as in the report."""
     value, _, ends = column.text(row).replace(",", "").partition(" [")
     return value, ends.rstrip("]")
 

@@ -1,6 +1,6 @@
-"""Sample logs of lm-evaluation-harness (`--log_samples`): one file a task, one row a problem and filter.
+"""Sample logs of lm-evaluation-harness (`--log_samples`): one file per task, one row per problem and filter.
 
-Fields are those of lm-eval 0.4: each request has a prompt (`arg_0`) and its settings (`arg_1`), `resps` its answers.
+Fields are those of lm-eval 0.4: each request has a prompt (`arg_0`) and settings (`arg_1`), `resps` has its answers.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ from harness.store.foreign import Row, checked, equally_long
 from harness.store.schema import Record, Steps, Stop, TaskEntry, Turn
 
 LACKS = "lm-eval logs no times, tokens or steps: only quality and texts are known."
-SEVERAL = "lm-eval scores all answers to a prompt as one: the score stands at the first."
+SEVERAL = "lm-eval scores all answers to a prompt together: the score is assigned to the first."
 
 
 def write(store: Store, folder: Path) -> ExportedFiles:
-    """One STRATEGY/samples_TASK_DATE.jsonl a strategy and task; failed samples are left out.
+    """Write one STRATEGY/samples_TASK_DATE.jsonl per strategy and task, without failed samples.
 
-    A row is one sample: several samples of a problem have the same `doc_id`. Each row also has our `model`, `task`,
-    `strategy`, `example`, `sample`, `repeat` and `stop`. What lm-eval has of a problem but its prompt is unknown here.
+    A row is one sample; all samples of a problem have the same `doc_id`. Each row also has our `model`, `task`,
+    `strategy`, `example`, `sample`, `repeat` and `stop`. Of lm-eval's fields of a problem only the prompt is known.
     """
     tasks = {entry.spec: entry for entry in store.manifest.tasks}
     names = file_names(labels(entry.spec for entry in store.manifest.strategies))
@@ -95,10 +95,10 @@ class Problem(NamedTuple):
 
 
 def read(source: Source) -> list[ImportedRun]:
-    """The answers of one file; raises `UserError` for a bad row, or a task that compares likelihoods.
+    """Import the answers of one file; raises `UserError` for an invalid row, or a task that compares likelihoods.
 
-    The task is read off the file's name, the model off its folder's, the strategy off the requests' settings. A score
-    is named METRIC, or METRIC,FILTER where the task has several filters, and the first one is the headline.
+    The file name gives the task, its folder the model, the requests' settings the strategy. A score is named METRIC, or
+    METRIC,FILTER if the task has several filters; the first one is the headline.
     """
     problems, odd = _problems(source)
     name, place = re.sub(r"^samples_|_\d{4}-\d{2}-\d{2}T.*$", "", source.path.stem), source.path.resolve().parent.name
@@ -112,7 +112,7 @@ def read(source: Source) -> list[ImportedRun]:
 
 
 def _settings(row: LoggedSample) -> str:
-    """A strategy's name from how the requests were made, so that other settings have another one."""
+    """Return a strategy name made of the request settings."""
     given = next(iter(row.arguments.values())).get("arg_1")
     knobs = {key: value for key, value in given.items() if isinstance(value, int | float | str)
              and key != "max_gen_toks"} if isinstance(given, dict) else {}
@@ -120,14 +120,14 @@ def _settings(row: LoggedSample) -> str:
 
 
 def _problems(source: Source) -> tuple[list[Problem], list[str]]:
-    """The rows of each problem as one, and what must be said of scores that are no numbers."""
+    """Merge the rows of each problem, and return warnings about scores that are not numbers."""
     parsed = [(where, checked(LoggedSample, value, where), value) for where, value in rows(source.path)]
     several = len({row.filter for _, row, _ in parsed}) > 1
     found, filters, odd = dict[Any, Problem](), set[Any](), dict[str, None]()
     for where, row, value in parsed:
         key = (row.doc_id, row.sample, row.repeat)
         if (key, row.filter) in filters:
-            raise UserError(f"{where}: the problem {row.doc_id} came before with the filter '{row.filter}'.")
+            raise UserError(f"{where}: the problem {row.doc_id} occurs twice with the filter '{row.filter}'.")
         filters.add((key, row.filter))
         scores = found.setdefault(key, Problem(where, row, {})).scores
         for metric in row.metrics:
@@ -139,7 +139,7 @@ def _problems(source: Source) -> tuple[list[Problem], list[str]]:
 
 
 def _add(run: ImportedRun, row: LoggedSample, scores: dict[str, float], where: str) -> None:
-    """A record for each answer to a problem, the first one with the scores; those of several requests are its turns."""
+    """Add a record for each answer to a problem; the first has the scores, and several requests become turns."""
     requests, example = list(row.arguments.values()), row.example or f"{run.task}/{row.doc_id}"
     equally_long({"arguments": requests, "resps": row.resps}, where)
     if not all(isinstance(one.get("arg_1"), dict) for one in requests):

@@ -1,4 +1,4 @@
-"""A run as two Parquet files with typed columns: one row a sample, and one row a step."""
+"""A run as two Parquet files with typed columns: one row per sample, and one row per step."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,9 +26,9 @@ ROWS = 200_000  # steps of a row group
 
 
 def write(store: Store, folder: Path) -> ExportedFiles:
-    """`samples.parquet`, the table behind the summary with texts and token ids, and `steps.parquet`, the raw steps.
+    """Write `samples.parquet` (the summary's samples with texts and token ids) and `steps.parquet` (the raw steps).
 
-    What is unknown is null. Prompts, texts, stops and token ids are lists with one entry a turn.
+    Unknown values are null. Prompts, texts, stops and token ids are lists with one entry per turn.
     """
     texts, sink = list[dict[str, Any]](), pa.BufferOutputStream()
     with pq.ParquetWriter(sink, STEPS) as writer:
@@ -45,7 +45,7 @@ def write(store: Store, folder: Path) -> ExportedFiles:
 
 
 def _samples(store: Store) -> pa.Table:
-    """The table of samples: counts are whole numbers, names are categories."""
+    """Return the table of samples, with counts as integers and names as categories."""
     frame = samples(store).drop(columns="ids")
     types = {"cut": "boolean", "truncated": "boolean", "error": "str"}
     types |= dict.fromkeys(("task", "example", "strategy", "status", "category"), "category")
@@ -54,7 +54,7 @@ def _samples(store: Store) -> pa.Table:
 
 
 def _batches(store: Store, texts: list[dict[str, Any]]) -> Iterator[dict[str, list[Any]]]:
-    """The columns of the steps, some at a time; on the way `texts` gets a row a sample."""
+    """Yield the columns of the steps in batches; appends one row per sample to `texts`."""
     rows: dict[str, list[Any]] = {name: [] for name in STEPS.names}
     for record in store.records():
         texts.append({"prompts": [turn.prompt for turn in record.turns], "texts": [turn.text for turn in record.turns],

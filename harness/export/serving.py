@@ -1,4 +1,4 @@
-"""What vLLM's and SGLang's serving benchmarks write alike: one JSON object a run, with a list a figure."""
+"""The common format of vLLM's and SGLang's serving benchmarks: one JSON object per run, with a list per figure."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -14,9 +14,9 @@ from harness.store.steps import spread, steps
 
 Chunks = Callable[[int, Sequence[float]], tuple[list[int], list[float]]]
 LISTS = ("input_lens", "output_lens", "ttfts", "itls", "generated_texts", "errors")
-ORDER = "Requests are told apart by their place in the file: the same requests in the same order are assumed."
-EVEN = ("The benchmark notes when chunks came, not how many tokens each held: tokens are spread evenly over them, "
-        "and τ is tokens per chunk.")
+ORDER = "Requests are matched by their position in the file: the same requests in the same order are assumed."
+EVEN = ("The benchmark records when chunks arrived, not how many tokens each contained: tokens are spread evenly over "
+        "them, and τ is tokens per chunk.")
 
 
 class Benchmark(Row):
@@ -36,12 +36,12 @@ class Benchmark(Row):
 
 
 def benchmark(source: Source, value: dict[str, Any], where: str, chunks: Chunks, switch: str) -> ImportedRun:
-    """The requests of one run; `chunks` makes steps of an answer's tokens and gaps.
+    """Import the requests of one run; `chunks` turns an answer's token count and gaps into steps.
 
-    Raises `UserError` when there are no single requests, naming the `switch` that keeps them.
+    Raises `UserError` if the file has no single requests; the message names the `switch` that logs them.
     """
     if "output_lens" not in value or "itls" not in value:
-        raise UserError(f"{where}: this has no single requests; run the benchmark with {switch}.")
+        raise UserError(f"{where}: single requests are missing; run the benchmark with {switch}.")
     run = checked(Benchmark, value, where)
     equally_long({name: getattr(run, name) for name in LISTS}, where)
     found = ImportedRun(task="requests", strategy=source.name or source.path.stem, model=run.model_id,
@@ -58,7 +58,7 @@ def benchmark(source: Source, value: dict[str, Any], where: str, chunks: Chunks,
 
 
 def by_chunk(tokens: int, gaps: Sequence[float]) -> tuple[list[int], list[float]]:
-    """Tokens and gaps where each gap is that of a chunk: the first chunk has one token, the rest is spread evenly."""
+    """Return tokens and gaps of each chunk: one token in the first chunk, the rest spread evenly."""
     return ([1, *spread(tokens - 1, len(gaps))] if gaps else [tokens]), list(gaps)
 
 
@@ -75,6 +75,6 @@ def _record(run: Benchmark, place: int, example: str, chunks: Chunks, share: flo
 
 def answer(text: str, prompt_tokens: int, done: Steps, stop: Stop = "unknown", prompt: str = "",
            ids: Sequence[int] = ()) -> Turn:
-    """The only turn of a request."""
+    """Return the only turn of a request."""
     return Turn(prompt=prompt, prompt_tokens=prompt_tokens, text=text, raw=text, tokens=list(ids), stop=stop,
                 steps=done)

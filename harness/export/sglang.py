@@ -1,4 +1,4 @@
-"""Results of SGLang: `bench_serving --output-details`, or the responses of /generate, one a line.
+"""Results of SGLang: `bench_serving --output-details`, or the responses of /generate, one per line.
 
 `meta_info` of a response has the counts of tokens, verifications and accepted drafts, and the time of the whole answer.
 """
@@ -16,11 +16,11 @@ from harness.store.foreign import Count, Row, Seconds, checked
 from harness.store.schema import Record, Steps, Stop
 from harness.store.steps import expanded, spread, verified
 
-UNORDERED = "SGLang notes how many steps accepted how much, not in which order; times of single steps are unknown."
+UNORDERED = "SGLang reports a histogram of accepted tokens per step, not their order; times of steps are unknown."
 
 
 class Reason(Row):
-    """Why an answer ended; `matched` is a token id or a stop string."""
+    """The reason why an answer ended; `matched` is a token id or a stop string."""
 
     type: str
     matched: int | str | list[int] | None = None
@@ -52,7 +52,7 @@ class Response(Row):
 
 
 def read(source: Source) -> list[ImportedRun]:
-    """The requests of one file, each run of a benchmark by itself; raises `UserError` that names a bad line."""
+    """Import the requests of one file, each benchmark run separately; raises `UserError` with the invalid line."""
     runs, responses = list[ImportedRun](), ImportedRun("requests", source.name or source.path.stem,
                                            warnings=[serving.ORDER, UNORDERED])
     for where, value in rows(source.path):
@@ -69,7 +69,7 @@ def read(source: Source) -> list[ImportedRun]:
 
 
 def by_token(tokens: int, gaps: Sequence[float]) -> tuple[list[int], list[float]]:
-    """Tokens and seconds of each chunk; SGLang shares the gap before a chunk among its tokens, as equal numbers."""
+    """Return tokens and seconds of each chunk; SGLang divides a chunk's gap equally among its tokens."""
     if tokens <= len(gaps):
         return serving.by_chunk(tokens, gaps)
     chunks = [list(same) for _, same in groupby(gaps)]
@@ -86,7 +86,7 @@ def _record(row: Response, example: str) -> Record:
 
 
 def _steps(info: Info) -> Steps:
-    """A verification accepts as the histogram says, else as many as all others."""
+    """Return the steps by the histogram of accepted tokens; without one, with tokens spread evenly."""
     if info.histogram is not None:
         accepted = expanded(info.histogram)
     else:

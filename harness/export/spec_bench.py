@@ -1,7 +1,7 @@
-"""Answer files of Spec-Bench (github.com/hemingkx/Spec-Bench): one a strategy, one row a question.
+"""Answer files of Spec-Bench (github.com/hemingkx/Spec-Bench): one per strategy, with one row per question.
 
-Its `speed.py` takes from the first choice `new_tokens` and `wall_time`, one entry a turn, and `accept_lengths`, one
-entry a step of all turns. Reading the prompt is no step there, so our step 0 counts in the tokens and in the time only.
+Its `speed.py` uses the first choice's `new_tokens` and `wall_time`, one entry per turn, and `accept_lengths`, one entry
+per step of all turns. The prefill is not a step there, so our step 0 counts in tokens and time only.
 """
 
 import datetime
@@ -28,15 +28,15 @@ from harness.store.steps import fitted, steps
 
 
 def write(store: Store, folder: Path) -> ExportedFiles:
-    """One STRATEGY.jsonl a strategy, in a folder a repeat when there are several; failed samples are left out.
+    """Write one STRATEGY.jsonl per strategy (in one folder per repeat if there are several), without failed samples.
 
     Each row also has our `task` and `example`. Raises `UserError` for a run without times.
     """
     records, order = list(store.records()), [entry.spec for entry in store.manifest.strategies]
     done = [one for one in records if one.status == "ok"]
     if untimed := next((one for one in done if not one.seconds > 0), None):
-        raise UserError(f"{store.folder} has answers without a time (such as {untimed.example} by {untimed.strategy}), "
-                        "and the format of Spec-Bench needs one for each.")
+        raise UserError(f"{store.folder} has answers without a time (such as {untimed.example} by {untimed.strategy}); "
+                        "the format of Spec-Bench needs one for each answer.")
     numbers, files = _question_ids(done), dict[tuple[int, str], dict[tuple[str, str], list[Record]]]()
     for one in done:
         answers = files.setdefault((one.repeat, one.strategy), {})
@@ -52,7 +52,7 @@ def write(store: Store, folder: Path) -> ExportedFiles:
 
 
 def _question_ids(records: Iterable[Record]) -> dict[tuple[str, str], int]:
-    """The numbers that the examples' names end with, if they are all different; else their places from 1."""
+    """Return the numbers at the end of the examples' names if they are unique, otherwise positions from 1."""
     examples = list(dict.fromkeys((one.task, one.example) for one in records))
     ends = [re.search(r"\d+$", example) for _, example in examples]
     found = {int(end[0]) for end in ends if end}
@@ -82,7 +82,7 @@ def _choice(one: Record) -> dict[str, Any]:
 
 
 def _times(one: Record) -> list[float]:
-    """Seconds of each turn; a sample's time is shared by what its turns took, or by their tokens if that is unknown."""
+    """Return the seconds of each turn: the sample's time, divided by the turns' times or else tokens."""
     each: list[float] = [sum(turn.steps.seconds) for turn in one.turns]
     if not (math.isfinite(sum(each)) and sum(each) > 0):
         each = [1 + sum(turn.steps.tokens) for turn in one.turns]
@@ -113,15 +113,15 @@ class Answer(Row):
 
 
 def read(source: Source) -> list[ImportedRun]:
-    """The answers of one file; raises `UserError` that names the line of a bad row.
+    """Import the answers of one file; raises `UserError` with the line of an invalid row.
 
-    The strategy is the name given, or the `model_id`. What a step read and took is unknown, and so are the prompts.
+    The strategy is the given name, or the `model_id`. Prompts, and times and counts of steps, are unknown.
     """
     found, lines = dict[str, ImportedRun](), dict[int, str]()
     for where, value in rows(source.path):
         row = checked(Answer, value, where)
         if (number := row.question_id) in lines:
-            raise UserError(f"{where}: the question {number} was answered before, in {lines[number]}.")
+            raise UserError(f"{where}: the question {number} already has an answer in {lines[number]}.")
         lines[number] = where
         one = found.setdefault(row.task, ImportedRun(row.task, source.name or row.model_id or source.path.stem,
                                                model=row.model))
@@ -148,15 +148,15 @@ def _record(choice: Choice, example: str, category: str, where: str) -> Record:
 
 
 def _of_turns(choice: Choice) -> list[list[int]]:
-    """The accepted lengths of each turn."""
+    """Split the accepted lengths by turn."""
     steps, lengths = choice.decoding_steps, choice.accept_lengths
     known = (counts for counts in (steps, [count + 1 for count in steps]) if sum(counts) == len(lengths))
-    ends = list(accumulate(next(known, _filled(choice)), initial=0))  # some methods note one step too few
+    ends = list(accumulate(next(known, _filled(choice)), initial=0))  # some methods record one step too few
     return [lengths[start:end] for start, end in pairwise(ends)]
 
 
 def _filled(choice: Choice) -> list[int]:
-    """How many steps each turn has if they are dealt out until it has its tokens; the last turn takes what is left."""
+    """Assign steps to each turn until they cover its tokens, the rest to the last turn; returns counts of steps."""
     left, counts = list(choice.accept_lengths), list[int]()
     for tokens in choice.new_tokens[:-1]:
         counts.append(next((n for n, sofar in enumerate(accumulate(left, initial=0)) if sofar >= tokens), len(left)))

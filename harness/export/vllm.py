@@ -1,8 +1,7 @@
-"""Results of vLLM: `vllm bench serve --save-result --save-detailed`, or the responses of its server, one a line.
+"""Results of vLLM: `vllm bench serve --save-result --save-detailed`, or the responses of its server, one per line.
 
-Responses are those of /v1/completions and /v1/chat/completions as they came, or in the rows of `vllm run-batch`. The
-server adds times with `--enable-per-request-metrics`, and what was drafted and accepted with
-`--per-request-spec-decode-metrics detailed`.
+Responses are those of /v1/completions and /v1/chat/completions, or rows of `vllm run-batch`. The server adds times with
+`--enable-per-request-metrics`, and drafted and accepted tokens with `--per-request-spec-decode-metrics detailed`.
 """
 
 from typing import Any
@@ -17,9 +16,9 @@ from harness.store.foreign import Row, checked
 from harness.store.schema import Record, Steps
 from harness.store.steps import verified
 
-UNDRAFTED = "One token a step is assumed where a response counts no drafts (--per-request-spec-decode-metrics)."
-UNORDERED = "Where a response has only a histogram of its steps (…-metrics summary), their order is unknown."
-SHARED = "Times of single steps are unknown: those after the first share the decoding time of the answer equally."
+UNDRAFTED = "One token per step is assumed for responses without draft counts (--per-request-spec-decode-metrics)."
+UNORDERED = "The order of steps is unknown for responses with only a histogram of them (…-metrics summary)."
+SHARED = "Times of single steps are unknown: the decoding time is divided equally among the steps after the first."
 
 
 class Response(Row):
@@ -32,7 +31,7 @@ class Response(Row):
 
 
 def read(source: Source) -> list[ImportedRun]:
-    """The requests of one file, each run of a benchmark by itself; raises `UserError` that names a bad line."""
+    """Import the requests of one file, each benchmark run separately; raises `UserError` with the invalid line."""
     runs = list[ImportedRun]()
     responses = ImportedRun("requests", source.name or source.path.stem, warnings=[serving.ORDER])
     for where, value in rows(source.path):
@@ -48,7 +47,7 @@ def read(source: Source) -> list[ImportedRun]:
 def _add(found: ImportedRun, value: dict[str, Any], where: str) -> None:
     example = str(value.get("custom_id") or f"requests/{len(found.records):06}")
     if example in found.identity:
-        raise UserError(f"{where}: the request {example} came before.")
+        raise UserError(f"{where}: the request {example} occurs twice.")
     found.identity[example] = ""
     if "custom_id" in value:
         value = (value.get("response") or {}).get("body") or value

@@ -1,4 +1,4 @@
-"""Checks an answer against what a user's file says: the checkers of `task_file`.
+"""The checkers of `task_file`: whether an answer agrees with the expected one in a user's file.
 
 Importing this module imports `evaluate` (seconds).
 """
@@ -19,18 +19,18 @@ LETTER = (
     re.compile(r"\b([B-HJ-Z]|[AI](?!'|\u2019|\s+(?!is\b)[a-z]))\b"),  # a letter that is no article or pronoun
 )
 FENCED = re.compile(r"^```[^\n]*\n(.*?)(?:^```|\Z)", re.MULTILINE | re.DOTALL)
-SECONDS = 1.0  # for a user's pattern on one answer: some take for ever
+SECONDS = 1.0  # time limit of a user's pattern on one answer
 
 
 class CheckedAnswer(SampleMetric):
-    """Whether the last answer is right: `correct`, 0 or 1, nothing when the checker is `none`.
+    """Whether the last answer is correct: `correct`, 0 or 1; no score if the checker is `none`.
 
-    Gold is `{"checker": name, "answer": [text, ...]}`, one of which must fit; `code` has a `prompt` and an
-    `entry_point` too. White space at the ends of answers is ignored, letter case is not.
+    Gold is `{"checker": name, "answer": [alternative, ...]}`; for `code` it also has a `prompt` and an `entry_point`.
+    White space at the ends of answers is ignored, letter case is not.
     """
 
     def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
-        """`correct`, and for code `timeout`."""
+        """Return `correct`, and for code `timeout`."""
         if gold["checker"] == "none":
             return {}
         if gold["checker"] == "code":
@@ -41,7 +41,7 @@ class CheckedAnswer(SampleMetric):
 
 
 def fits(checker: str, text: str, wanted: str) -> bool:
-    """Whether an answer is what is wanted; raises `TimeoutError` when a pattern takes longer than a second."""
+    """Whether an answer matches the expected one; raises `TimeoutError` if a pattern takes longer than a second."""
     if checker == "contains":
         return wanted in text
     if checker == "regex":
@@ -52,14 +52,14 @@ def fits(checker: str, text: str, wanted: str) -> bool:
 
 
 def read_off(checker: str, text: str) -> str | None:
-    """What an answer says in the end: its last number, the letter it chooses, or all of it; None when it is not there.
+    """Extract the final answer: the last number, the chosen letter, or the whole text; None if there is none.
 
-    The letter is the last one after "answer is", "answer:", "choose" or "option", else the last one at the start of a
-    line, in brackets, or alone.
+    The letter is the last one after "answer is", "answer:", "choose" or "option", otherwise the last one at the start
+    of a line, in brackets, or alone.
     """
     if checker == "number":
         found = [match.group() for match in NUMBER.finditer(text)]
-        with suppress(ArithmeticError):  # it may be larger than any number that is reckoned with
+        with suppress(ArithmeticError):  # it may overflow
             return str(number(found[-1])) if found else None
         return None
     if checker == "choice":
@@ -69,7 +69,7 @@ def read_off(checker: str, text: str) -> str | None:
 
 
 def program(text: str) -> str:
-    """The last fenced block of a chat's answer, or all of it."""
+    """Return the last fenced block of a chat answer, or the whole answer."""
     blocks: list[str] = FENCED.findall(text)
     return blocks[-1] if blocks else text
 

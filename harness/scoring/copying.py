@@ -1,4 +1,4 @@
-"""The scorers of tasks whose answer is in the prompt, more or less: a corrected passage, an extractive summary.
+"""Metrics of tasks whose answer mostly copies the prompt: a corrected passage, an extractive summary.
 
 Importing this module imports `evaluate` (seconds), so tasks import it when they score.
 """
@@ -11,27 +11,27 @@ from harness.scoring.metrics import Gold, SampleMetric
 
 
 class ExactText(SampleMetric):
-    """Whether a text is the wanted one: `exact`, 0 or 1, and how near it comes: `similarity`, 0 to 1.
+    """Whether an answer equals the reference: `exact`, 0 or 1, and `similarity`, 0 to 1.
 
     `similarity` is the ratio of `difflib.SequenceMatcher` over words separated by white space. White space around the
     answer is ignored. Gold is `{"text": ...}`.
     """
 
     def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
-        """`exact` and `similarity`."""
+        """Return `exact` and `similarity`."""
         answer, wanted = answers[-1].strip(), gold["text"]
         matcher = SequenceMatcher(None, answer.split(), wanted.split(), autojunk=False)
         return {"exact": float(answer == wanted), "similarity": matcher.ratio()}
 
 
 class SentencesKept(SampleMetric):
-    """Whether an extractive summary is the wanted one: `exact`, 0 or 1, and the F1 of its sentences: `f1`, 0 to 1.
+    """Whether an extractive summary equals the reference: `exact`, 0 or 1, and the F1 of its sentences: `f1`, 0 to 1.
 
-    A sentence counts as often as it is in both, word for word. Gold is `{"text": ...}`.
+    Sentences match word for word and count with multiplicity. Gold is `{"text": ...}`.
     """
 
     def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
-        """`exact` and `f1`."""
+        """Return `exact` and `f1`."""
         answer, wanted = answers[-1].strip(), gold["text"]
         given, right = Counter(sentences(answer)), Counter(sentences(wanted))
         shared = (given & right).total()

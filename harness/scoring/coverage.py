@@ -1,4 +1,4 @@
-"""The scorer of texts that must contain given words: how many they contain, and whether they are good all the same.
+"""Metrics of stories that must contain given words: how many they contain, and how coherent they are.
 
 Importing this module imports `evaluate` (seconds), so tasks import it when they score.
 """
@@ -19,7 +19,7 @@ def contains(text: str, phrase: str) -> bool:
 
 
 def coverage(text: str, clauses: Sequence[Sequence[str]]) -> float:
-    """The share of clauses of which `text` contains a phrase; 1 where there are none."""
+    """Return the share of clauses of which `text` contains a phrase; 1 if there are none."""
     met = [any(contains(text, phrase) for phrase in clause) for clause in clauses]
     return sum(met) / len(met) if met else 1.0
 
@@ -33,7 +33,7 @@ class CoveredStory(SampleMetric):
     """
 
     def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
-        """All four scores."""
+        """Return all four scores."""
         covered = coverage(answers[-1], [[word] for word in gold["wanted"]])
         verdicts = judge(gold, answers[-1])
         sound = sum(one.consistent and one.new for one in verdicts) / max(len(verdicts), 1)

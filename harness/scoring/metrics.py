@@ -1,7 +1,7 @@
-"""The scorers of the built-in tasks, as metrics of Hugging Face `evaluate` that need no download.
+"""The metrics of the built-in tasks, as offline metrics of Hugging Face `evaluate`.
 
-Importing this module imports `evaluate` (seconds), so tasks import it when they score. A metric costs microseconds to
-build and is not shared between threads: build one for each call.
+Importing this module imports `evaluate` (seconds), so tasks import it when they score. Metrics are cheap to create and
+not thread-safe: create one for each call.
 """
 
 import re
@@ -20,7 +20,7 @@ Gold = Mapping[str, Any]
 
 
 class SampleMetric(evaluate.Metric):  # type: ignore[misc]
-    """A metric that is the mean of a score of each sample.
+    """A metric that is the mean of scores of single samples.
 
     A prediction is the list of the answers to the turns of one problem, a reference its `gold`, any JSON object.
     """
@@ -30,7 +30,7 @@ class SampleMetric(evaluate.Metric):  # type: ignore[misc]
 
     @abstractmethod
     def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
-        """The scores of one sample by name."""
+        """Return the scores of one sample by name."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -66,7 +66,7 @@ class GSM8KAnswer(SampleMetric):
         self.phrase, self.last = re.compile(phrase), last
 
     def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
-        """Each score, 0 or 1."""
+        """Return each score, 0 or 1."""
         answer, right = answers[-1], self.normal(gold["answer"])
         stated = [match.group(1) for match in self.phrase.finditer(answer)]
         flexible = self.last_number(answer) == right
@@ -79,13 +79,13 @@ class GSM8KAnswer(SampleMetric):
 
     @classmethod
     def last_number(cls, text: str) -> str | None:
-        """The last number of a text as it is compared, None without one."""
+        """Return the last number of a text in normal form, None if there is none."""
         numbers = [match.group() for match in cls.FLEXIBLE.finditer(text)]
         return cls.normal(numbers[-1]) if numbers else None
 
     @classmethod
     def normal(cls, text: str) -> str:
-        """The text without what the comparison ignores: commas, dollars, a final full stop, letter case."""
+        """Remove what the comparison ignores: commas, dollar signs, a final full stop, letter case."""
         for pattern in cls.IGNORED:
             text = pattern.sub("", text)
         return text.lower()
@@ -96,14 +96,14 @@ class CodePasses(SampleMetric):
 
     The program is the prompt and the completion, as in OpenAI's human-eval; its tests are `test` and, where there is an
     `entry_point`, a call of `check`. Gold holds `prompt`, `test`, and `entry_point`, or the names that are the
-    program's `own` and the `setup` of the tests. It runs what the model wrote, in `harness.sandbox`, where the tests
-    see the function of the entry point as it was completed, and everything else as the prompt has it.
+    program's `own` and the `setup` of the tests. The generated program runs in `harness.sandbox`; the tests use its
+    completed function, and all other definitions as in the prompt.
     """
 
     SECONDS = 3.0
 
     def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
-        """`pass` and `timeout` of one program."""
+        """Return `pass` and `timeout` of one program."""
         entry = gold.get("entry_point")
         own, call = ([entry], f"\ncheck({entry})") if entry else (gold["own"], "")
         done = run_program(f"{gold['prompt']}{answers[-1]}\n", gold["test"] + call, own=own,
@@ -118,7 +118,7 @@ class FollowsRules(SampleMetric):
     """
 
     def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
-        """0 or 1 for each turn, and their mean."""
+        """Return 0 or 1 for each turn, and their mean."""
         turns = [
             float(bool(answer.strip()) and follows(answer, rule, previous=previous))
             for answer, rule, previous in zip(answers, gold["turns"], ["", *answers[:-1]], strict=True)

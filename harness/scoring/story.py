@@ -1,4 +1,4 @@
-"""The scorer of stories: whether they go on in a sound way, and how much they repeat themselves.
+"""Metrics of stories: coherence and repetition.
 
 Importing this module imports `evaluate` (seconds), so tasks import it when they score.
 """
@@ -18,7 +18,7 @@ class StoryText(SampleMetric):
     """
 
     def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
-        """`fresh` and `coherence`, and `rep_4` and `diversity` where they are defined."""
+        """Return `fresh` and `coherence`, and `rep_4` and `diversity` if they are defined."""
         verdicts = judge(gold, answers[-1])
         words = answers[-1].split()
         scores = {

@@ -1,7 +1,7 @@
-"""How varied texts are, alone and together: pure functions of units, which are words unless the caller has others.
+"""Repetition and diversity of texts: pure functions of units, usually words.
 
-Every figure that is published in two ways has both, under names of their own. A text that is too short for a figure
-is left out of it; a figure without a text is None.
+Figures with two published definitions have both, under different names. A text that is too short for a figure is left
+out of it; a figure without any text is None.
 """
 
 import math
@@ -18,15 +18,15 @@ LONGEST_LOOP = 90  # units of the longest loop that `repetitive` looks for
 
 
 def grams(units: Units, n: int) -> list[tuple[Hashable, ...]]:
-    """All n-grams of a text in order, none when it has fewer than n units."""
+    """Return all n-grams of a text in order."""
     return [tuple(units[start:start + n]) for start in range(len(units) - n + 1)]
 
 
 def rep_n(texts: Iterable[Units], n: int, variant: Variant = "standard") -> float | None:
-    """1 - unique n-grams / n-grams, where both are sums over `texts`: a long text weighs more.
+    """Return 1 - unique n-grams / n-grams, where both are sums over `texts`, so long texts weigh more.
 
-    Of a single text it is seq-rep-n (Welleck et al. 2020, arXiv 1908.04319). `simctg` is what the code of Su et al.
-    2022 (arXiv 2202.06417) computes: the last n-gram of a text never counts.
+    For a single text it is seq-rep-n (Welleck et al. 2020, arXiv 1908.04319). `simctg` follows the code of Su et al.
+    2022 (arXiv 2202.06417), which drops the last n-gram of each text.
     """
     unique = total = 0
     for text in texts:
@@ -36,40 +36,40 @@ def rep_n(texts: Iterable[Units], n: int, variant: Variant = "standard") -> floa
 
 
 def diversity(texts: Sequence[Units], variant: Variant = "standard") -> float | None:
-    """The product of 1 - `rep_n` for n = 2, 3, 4 (arXiv 2202.06417), None without a text of four units."""
+    """Return the product of 1 - `rep_n` for n = 2, 3, 4 (arXiv 2202.06417), None without a text of four units."""
     repeated = [rep_n(texts, n, variant) for n in (2, 3, 4)]
     return None if repeated[-1] is None else math.prod(1 - one for one in repeated if one is not None)
 
 
 def too_short(texts: Iterable[Units], n: int) -> int:
-    """How many texts have no n-gram, and count in no figure of n-grams."""
+    """Count the texts without any n-gram, which figures of n-grams leave out."""
     return sum(len(text) < n for text in texts)
 
 
 def distinct_n(texts: Iterable[Units], n: int) -> float | None:
-    """Different n-grams over all `texts` / n-grams (Li et al. 2016, arXiv 1510.03055); it falls with more texts."""
+    """Return unique n-grams over all `texts` / n-grams (Li et al. 2016, arXiv 1510.03055); falls with more texts."""
     counts = Counter(gram for text in texts for gram in grams(text, n))
     return len(counts) / counts.total() if counts else None
 
 
 def hapax_n(texts: Iterable[Units], n: int) -> float | None:
-    """N-grams that occur exactly once / n-grams: what the code of Holtzman et al. 2020 calls distinct-n."""
+    """Return n-grams that occur exactly once / n-grams, which the code of Holtzman et al. 2020 calls distinct-n."""
     counts = Counter(gram for text in texts for gram in grams(text, n))
     return sum(count == 1 for count in counts.values()) / counts.total() if counts else None
 
 
 def div_n(texts: Iterable[Units], n: int) -> float | None:
-    """Different n-grams of a list of answers / its words, as in diverse beam search (arXiv 1610.02424)."""
+    """Return unique n-grams of a list of answers / its words, as in diverse beam search (arXiv 1610.02424)."""
     texts = list(texts)
     words = sum(map(len, texts))
     return len({gram for text in texts for gram in grams(text, n)}) / words if words else None
 
 
 def zipf(texts: Iterable[Units]) -> float | None:
-    """Minus the slope of log frequency over log rank, least squares over the 5000 most frequent units.
+    """Return minus the slope of log frequency over log rank, least squares over the 5000 most frequent units.
 
-    Near 1 in human text, higher where few words are used for everything (arXiv 1904.09751). None when all units are
-    equally frequent: there is no law to fit.
+    Near 1 in human text, higher if few words are used very often (arXiv 1904.09751). None if all units are equally
+    frequent.
     """
     import numpy as np
 
@@ -81,10 +81,10 @@ def zipf(texts: Iterable[Units]) -> float | None:
 
 
 def repetitive(units: Units) -> bool:
-    """Whether a text ends in a loop: its last n units, n up to 90, said again and again right before.
+    """Whether a text ends in a loop: its last n units, n up to 90, repeated directly before.
 
-    The loop with the most rounds decides: at least two, and for loops of one or two units more than 50 (the rule of
-    arXiv 1904.09751).
+    The loop with the most repetitions decides: at least two, and more than 50 for loops of one or two units (arXiv
+    1904.09751).
     """
     text, best, size = list(units), 1, 0
     for n in range(1, min(LONGEST_LOOP, len(text) // 2) + 1):
@@ -97,24 +97,23 @@ def repetitive(units: Units) -> bool:
 
 
 def copied(units: Units, source: Units, n: int) -> float | None:
-    """The share of the n-grams of a text that `source` has too."""
+    """Return the share of a text's n-grams that also occur in `source`."""
     known, found = set(grams(source, n)), grams(units, n)
     return sum(gram in known for gram in found) / len(found) if found else None
 
 
 def longest_copy(units: Units, source: Units) -> int:
-    """How many units in a row a text has from `source`, at most."""
+    """Return the length of the longest run of units that a text shares with `source`."""
     from difflib import SequenceMatcher
 
     return SequenceMatcher(None, list(units), list(source), autojunk=False).find_longest_match().size
 
 
 def self_bleu(texts: Sequence[Units], n: int = 4) -> float | None:
-    """The mean BLEU of each text with all others as its references, 0 to 1: lower is more varied (arXiv 1802.01886).
+    """Return the mean BLEU of each text against all others, 0 to 1: lower is more diverse (arXiv 1802.01886).
 
-    Orders 1 … n weigh the same; an order without a match counts 0.1 matches (NLTK's `method1`, sacrebleu's `floor`).
-    Texts of fewer than n units are left out. The counts of "all others" are kept, not made again for each text, so the
-    cost grows with the number of words only.
+    Orders 1 … n have equal weight; an order without a match counts 0.1 matches (NLTK's `method1`, sacrebleu's `floor`).
+    Texts of fewer than n units are left out. Counts are shared between texts, so the cost is linear in the words.
     """
     from sacrebleu.metrics.bleu import BLEU
 
@@ -135,7 +134,7 @@ def self_bleu(texts: Sequence[Units], n: int = 4) -> float | None:
 
 
 def figures(texts: Sequence[Units]) -> dict[str, float | None]:
-    """Every figure of a set of texts, by name; `loops` is the share of texts that are `repetitive`."""
+    """Return every figure of a set of texts by name; `loops` is the share of texts that are `repetitive`."""
     found: dict[str, float | None] = {}
     for end, variant in VARIANTS.items():
         found |= {f"rep_{n}{end}": rep_n(texts, n, variant) for n in (2, 3, 4)}
@@ -147,7 +146,7 @@ def figures(texts: Sequence[Units]) -> dict[str, float | None]:
 
 
 def _two_most(counts: Iterable[Mapping[Any, int]]) -> dict[Any, tuple[int, int]]:
-    """Of each gram, the highest and the second highest count in one text."""
+    """Return the highest and the second highest count of each n-gram in any text."""
     found: dict[Any, tuple[int, int]] = defaultdict(lambda: (0, 0))
     for text in counts:
         for gram, count in text.items():
@@ -157,24 +156,24 @@ def _two_most(counts: Iterable[Mapping[Any, int]]) -> dict[Any, tuple[int, int]]
 
 
 def _others(count: int, most: tuple[int, int]) -> int:
-    """The highest count of a gram in the other texts, where this one has it `count` times."""
+    """Return the highest count of an n-gram in the other texts, if it occurs `count` times in this one."""
     return most[1] if count == most[0] else most[0]
 
 
 def unique_share(answers: Sequence[Hashable]) -> float | None:
-    """Different answers / answers to one prompt."""
+    """Return unique answers / answers to one prompt."""
     return len(set(answers)) / len(answers) if answers else None
 
 
 def hamming(texts: Sequence[Units]) -> float | None:
-    """The mean share of places in which two of `texts` differ; places that only one has count as different."""
+    """Return the mean share of positions in which pairs of `texts` differ; missing positions count as different."""
     pairs = [sum(a == b for a, b in zip(one, other, strict=False)) / longer
              for one, other in combinations(texts, 2) if (longer := max(len(one), len(other)))]
     return 1 - math.fsum(pairs) / len(pairs) if pairs else None
 
 
 def oracle_at_k(scores: Sequence[float], k: int) -> float:
-    """The best score that k of the given ones hold, in the mean over all ways to take k of them.
+    """Return the maximum of k of the scores, averaged over all subsets of size k.
 
     For scores of 0 and 1 it is pass@k. Raises ValueError unless 1 <= k <= the number of scores.
     """

@@ -1,4 +1,4 @@
-"""Intervals for means and ratios of measurements that come in clusters, by resampling whole clusters."""
+"""Bootstrap intervals for means and ratios of clustered measurements, by resampling whole clusters."""
 
 from typing import NamedTuple
 
@@ -7,13 +7,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest, norm, t
 
 CHUNK = 4_000_000  # draws held in memory at a time
-MANY = 1000  # clusters from which on the mean of a resample is as good as normal
+MANY = 1000  # clusters from which the mean of a resample is approximately normal
 
 Numbers = NDArray[np.float64]
 
 
 class Interval(NamedTuple):
-    """An estimate and the two ends of its interval; the ends are NaN when there is only one cluster."""
+    """An estimate and its interval; the ends are NaN if there is only one cluster."""
 
     mean: float
     low: float
@@ -26,11 +26,11 @@ NOTHING = Interval(np.nan, np.nan, np.nan)
 def mean_interval(
     values: ArrayLike, clusters: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """The mean of `values`, with a percentile interval from resampling whole clusters.
+    """Return the mean of `values`, with a percentile interval from resampling whole clusters.
 
     The percentiles are widened for few clusters, as the t distribution is, and stay inside the range of `values`. From
-    1,000 clusters on the ends are those of the normal distribution that resampling has in the limit. No values give
-    NaN; `clusters` must be as long as `values`, else ValueError.
+    1,000 clusters the normal approximation of the bootstrap is used. The result is NaN without values. Raises
+    ValueError unless `clusters` is as long as `values`.
     """
     sums, counts = cluster_sums(values, clusters)
     if not len(sums):
@@ -50,10 +50,10 @@ def mean_interval(
 
 
 def share_interval(values: ArrayLike, clusters: ArrayLike, *, level: float = 0.95) -> Interval:
-    """As `mean_interval`, for scores from 0 to 1.
+    """Return `mean_interval` for scores from 0 to 1.
 
-    Where all are 0 or all are 1 resampling sees no spread at all; then Wilson's interval for as many independent
-    answers as there are clusters is given.
+    If all scores are 0 or all are 1, the bootstrap has no variance; the result is then Wilson's interval for as many
+    independent answers as there are clusters.
     """
     found = mean_interval(values, clusters, level=level)
     if found.low != found.high or found.mean not in (0.0, 1.0):
@@ -66,13 +66,13 @@ def share_interval(values: ArrayLike, clusters: ArrayLike, *, level: float = 0.9
 def ratio_interval(
     logs: ArrayLike, clusters: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """The geometric mean of ratios given as natural `logs`, with the interval of `mean_interval`."""
+    """Return the geometric mean of ratios given as natural `logs`, with the interval of `mean_interval`."""
     found = mean_interval(logs, clusters, level=level, resamples=resamples, seed=seed)
     return Interval(*(float(np.exp(value)) for value in found))
 
 
 def cluster_sums(values: ArrayLike, clusters: ArrayLike) -> tuple[Numbers, Numbers]:
-    """The sum of `values` and their number in each cluster; they must be lists of one length, else ValueError."""
+    """Return the sum and the number of `values` in each cluster; raises ValueError unless both lists match."""
     numbers, groups = np.asarray(values, dtype=float), np.asarray(clusters)
     if numbers.shape != groups.shape or numbers.ndim != 1:
         raise ValueError(f"values and clusters must be lists of one length, not {numbers.shape} and {groups.shape}")
@@ -83,10 +83,10 @@ def cluster_sums(values: ArrayLike, clusters: ArrayLike) -> tuple[Numbers, Numbe
 
 
 def standard_error(sums: Numbers, counts: Numbers) -> float:
-    """The standard error of the mean of values of which `cluster_sums` gives sums and counts, at least two clusters.
+    """Return the standard error of the mean from the sums and counts of at least two clusters.
 
-    That of a ratio of means with the small-sample factor n / (n - 1) (Cochran 1977, Sampling techniques, chapter 6);
-    0 where rounding alone scatters.
+    It is that of a ratio of means with the small-sample factor n / (n - 1) (Cochran 1977, Sampling techniques, chapter
+    6), and 0 if the variance is only rounding.
     """
     residuals, size = sums - counts * (sums.sum() / counts.sum()), len(sums)
     error = float(np.sqrt(size / (size - 1) * (residuals ** 2).sum()) / counts.sum())
@@ -94,7 +94,7 @@ def standard_error(sums: Numbers, counts: Numbers) -> float:
 
 
 def _resampled(sums: Numbers, counts: Numbers, resamples: int, seed: int) -> Numbers:
-    """The mean of every resample of the clusters."""
+    """Return the mean of every resample of the clusters."""
     rng, size, even = np.random.default_rng(seed), len(sums), np.ptp(counts) == 0
     means = np.empty(resamples)
     rows = max(1, CHUNK // size)

@@ -1,10 +1,10 @@
-"""Were these tokens drawn from these distributions? Tests that need no list of outcomes, whatever the vocabulary.
+"""Tests whether tokens were drawn from given distributions, for vocabularies of any size.
 
-Four kinds, all over draws whose exact conditional distribution p (V,) is known. Shares: the vocabulary is cut into
-groups that depend on the text before the token alone, and the tokens seen in each are held against the mass that p
-gives it. Score: the same for the sum of a function of the token. Transform: u = F(x−) + v·p(x) in a fixed order of
-the vocabulary is uniform whatever p is (Brockwell 2007, Universal residuals). Pairs: successive u of one text are
-independent.
+Each token's exact conditional distribution p (V,) is known. There are four kinds of tests. Shares: the vocabulary is
+divided into groups that depend on the preceding tokens only, and the observed tokens per group are compared with the
+group's mass under p. Score: the same for the sum of a function of the token. Transform: u = F(x−) + v·p(x) in a fixed
+order of the vocabulary is uniform whatever p is (Brockwell 2007, Universal residuals). Pairs: successive u of one
+sequence are independent.
 """
 
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2, chisquare, kstest
 
-FEWEST = 10   # tokens expected in a group, else it is counted with the last one
-SQUARE = 4    # pairs of u fall into so many times so many cells
+FEWEST = 10   # minimum expected tokens of a group; smaller groups are merged with the last one
+SQUARE = 4    # pairs of u are counted in SQUARE × SQUARE cells
 
 Numbers = NDArray[np.float64]
 
 
 @dataclass
 class Shares:
-    """Tokens seen and expected in each of a few groups."""
+    """Observed and expected tokens in each of a few groups."""
 
     names: tuple[str, ...]
     seen: Numbers = field(init=False)
@@ -34,13 +34,13 @@ class Shares:
         self.seen, self.expected, self.covariance = np.zeros(size), np.zeros(size), np.zeros((size, size))
 
     def add(self, mass: Numbers, group: NDArray[np.int64]) -> None:
-        """Note N tokens: `mass` (N, G) is what each group had before the draw, `group` (N,) where the token fell."""
+        """Add N tokens: `mass` (N, G) is each group's probability, `group` (N,) the group of the drawn token."""
         self.seen += np.bincount(group, minlength=len(self.names))
         self.expected += mass.sum(0)
         self.covariance += np.diag(mass.sum(0)) - mass.T @ mass
 
     def p_value(self) -> float:
-        """Chi-square of seen against expected, with the covariance of the draws; 1 when there is nothing to tell."""
+        """Return the chi-square p-value of seen against expected tokens; 1 if there are too few."""
         total = self.expected.sum()
         large = [i for i in range(len(self.names)) if FEWEST <= self.expected[i] <= total - FEWEST]
         if len(large) == len(self.names):
@@ -54,32 +54,32 @@ class Shares:
 
 @dataclass
 class Score:
-    """The sum of a bounded function of the tokens, beside what is expected."""
+    """The observed and expected sum of a bounded function of the tokens."""
 
     seen: float = 0.0
     expected: float = 0.0
     variance: float = 0.0
 
     def add(self, seen: Numbers, mean: Numbers, variance: Numbers) -> None:
-        """Note N tokens: the function at each, and its mean and variance before the draw."""
+        """Add N tokens: the function's value at each, and its mean and variance under p."""
         self.seen += float(seen.sum())
         self.expected += float(mean.sum())
         self.variance += float(variance.sum())
 
     def p_value(self) -> float:
-        """Two-sided normal p-value; 1 when the function hardly varies."""
+        """Return the two-sided normal p-value; 1 if the function hardly varies."""
         return float(chi2.sf((self.seen - self.expected) ** 2 / self.variance, 1)) if self.variance > 1 else 1.0
 
 
 def uniform(u: Numbers) -> float:
-    """p-value of Kolmogorov and Smirnov that all of `u` are uniform on [0, 1]."""
+    """Return the Kolmogorov-Smirnov p-value that all of `u` are uniform on [0, 1]."""
     return float(kstest(u.ravel(), "uniform").pvalue) if u.size else 1.0
 
 
 def independent(u: Numbers) -> float:
-    """Chi-square p-value that successive numbers of each row of `u` (texts, tokens) are independent and uniform.
+    """Return the chi-square p-value that successive numbers in rows of `u` (sequences, tokens) are independent.
 
-    NaN marks what is not known. Pairs do not overlap, so they are independent of each other.
+    NaN marks unknown values. Pairs do not overlap, so they are independent of each other.
     """
     even = u[:, :u.shape[1] // 2 * 2].reshape(-1, 2)
     pairs = even[~np.isnan(even).any(1)]
@@ -90,5 +90,5 @@ def independent(u: Numbers) -> float:
 
 
 def any_of(p_values: Sequence[float]) -> float:
-    """One p-value for several tests of the same draws, dependent or not (Bonferroni)."""
+    """Combine the p-values of several tests of the same tokens, dependent or not (Bonferroni)."""
     return min(1.0, len(p_values) * min(p_values, default=1.0))

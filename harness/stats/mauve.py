@@ -1,8 +1,8 @@
-"""MAUVE: how alike two sets of texts are, by what a model makes of them.
+"""MAUVE: the similarity of two sets of texts, from a model's hidden states.
 
-Pillutla et al. 2021, arXiv 2102.01454. Both sets become histograms over the same clusters of features; the score is
-the area under the curve of what each set has that the other has not. 1 is "cannot be told apart". It is written anew
-here from the paper: the reference library is under the GPL and brings a second k-means.
+Pillutla et al. 2021, arXiv 2102.01454. Both sets become histograms over common clusters of features; the score is the
+area under their divergence curve, 1 if they are indistinguishable. Implemented from the paper, because the reference
+library is under the GPL and needs a second k-means.
 """
 
 from typing import Any
@@ -15,22 +15,22 @@ SCALE = 5.0  # the paper's c
 WEIGHTS = np.linspace(1e-6, 1 - 1e-6, 25)
 KEPT_VARIANCE = 0.9
 SEEDS = (25, 26, 27, 28, 29)  # the score depends on where k-means starts: 25 is the reference library's
-ENOUGH = 1000  # texts on each side below which the score is biased and noisy
+ENOUGH = 1000  # with fewer texts per set the score is biased and noisy
 
 
 def mauve(ours: Numbers, theirs: Numbers, seed: int = SEEDS[0]) -> float:
-    """The score of two sets of features, (N, D) and (M, D): 0 (nothing in common) to 1.
+    """Return the score of two sets of features, (N, D) and (M, D): 0 (nothing in common) to 1.
 
-    Raises ValueError when a set is empty.
+    Raises ValueError if a set is empty.
     """
     return area(*histograms(ours, theirs, seed))
 
 
 def histograms(ours: Numbers, theirs: Numbers, seed: int) -> tuple[Numbers, Numbers]:
-    """The shares of both sets in K clusters of the two together, K a tenth of the smaller set but at least 2.
+    """Return the histograms of both sets over K common clusters; K is a tenth of the smaller set, at least 2.
 
-    Features get unit length and keep 90 % of their variance (PCA); k-means starts 5 times from random points, with at
-    most 500 rounds each.
+    Features are normalised and reduced to 90 % of their variance (PCA); k-means has 5 random starts of at most 500
+    iterations.
     """
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
@@ -40,7 +40,7 @@ def histograms(ours: Numbers, theirs: Numbers, seed: int) -> tuple[Numbers, Numb
     if np.ptp(both, axis=0).max() > 0:
         both = PCA(KEPT_VARIANCE, svd_solver="full").fit_transform(both)
     clusters = max(2, round(min(len(ours), len(theirs)) / 10))
-    different = len(np.unique(both.round(9), axis=0))  # equal texts must not be dealt out to clusters of one place
+    different = len(np.unique(both.round(9), axis=0))  # no more clusters than distinct points
     found = KMeans(min(clusters, different), init="random", n_init=5, max_iter=500, random_state=seed).fit_predict(both)
     p, q = (np.bincount(labels, minlength=clusters) / len(labels)
             for labels in (found[len(theirs):], found[:len(theirs)]))
@@ -48,10 +48,10 @@ def histograms(ours: Numbers, theirs: Numbers, seed: int) -> tuple[Numbers, Numb
 
 
 def area(p: Numbers, q: Numbers, scale: float = SCALE) -> float:
-    """The score of two histograms: the mean area under the divergence curve, seen from either axis.
+    """Return the score of two histograms: the area under the divergence curve, averaged over both axes.
 
-    The curve falls, so of points with the same x the upper comes first. Without that rule equal histograms can score
-    0.75 instead of 1.
+    The curve decreases, so of two points with the same x the higher one comes first. Otherwise equal histograms can
+    score 0.75 instead of 1.
     """
     mixed = [weight * p + (1 - weight) * q for weight in WEIGHTS]
     x = np.array([1.0, *(np.exp(-scale * _divergence(q, r)) for r in mixed), 0.0])
@@ -65,6 +65,6 @@ def _under(x: Numbers, y: Numbers) -> float:
 
 
 def _divergence(p: Numbers, r: Numbers) -> float:
-    """KL(p ‖ r) in nats, never below 0; r is above 0 wherever p is."""
+    """Return KL(p ‖ r) in nats, at least 0; r must be positive wherever p is."""
     there = p > 0
     return max(0.0, float(np.sum(p[there] * np.log(p[there] / r[there]))))

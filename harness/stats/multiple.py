@@ -1,4 +1,4 @@
-"""Several tests at once: p-values that keep their promise for the whole family."""
+"""Correction of p-values for multiple tests."""
 
 import math
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ import numpy as np
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values of a family of tests, in the order given (Holm 1979).
+    """Return the adjusted p-values of a family of tests, in the order given (Holm 1979).
 
-    NaN stands for a test that was not made: it stays NaN and does not count.
+    NaN marks a test that was not made: it stays NaN and does not count.
     """
     made = [index for index, value in enumerate(p_values) if not math.isnan(value)]
     adjusted, worst = [math.nan] * len(p_values), 0.0

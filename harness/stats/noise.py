@@ -1,6 +1,6 @@
-"""What a machine does to times by itself: noise between equal runs, drift, and single times that are off.
+"""Measurement noise of times: noise between identical runs, drift, and outliers.
 
-All take natural logarithms of times, so that effects are ratios.
+All functions take natural logarithms of times, so effects are ratios.
 """
 
 from typing import NamedTuple
@@ -12,13 +12,12 @@ from scipy.stats import linregress, median_abs_deviation
 from harness.stats.bootstrap import Interval, Numbers, mean_interval
 from harness.stats.paired import mean_test
 
-FAR = 10.0  # robust standard deviations, as hyperfine warns from; the usual 3.5 is for shorter tails than times have
+FAR = 10.0  # robust standard deviations, as in hyperfine; the usual 3.5 is for shorter tails than times have
 
 
 class Noise(NamedTuple):
-    """Equal work timed twice: `shift` is the mean of the log-ratios with its interval, `spread` (log) the standard
-    deviation of one time, `p_value` tests that the mean is zero, `floor` (log) is how far from zero the mean of as many
-    pairs may well be when all cancels that lasts.
+    """Identical work timed twice: `shift` is the mean log-ratio with its interval, `spread` (log) the standard
+    deviation of one time, `p_value` tests whether the mean is zero, `floor` (log) is half of the 95 % interval.
     """
 
     shift: Interval
@@ -29,7 +28,7 @@ class Noise(NamedTuple):
 
 
 class Drift(NamedTuple):
-    """A trend of log times: `change` is what it adds from the first moment to the last."""
+    """A trend of log times: `change` is its total from the first moment to the last."""
 
     change: float
     p_value: float
@@ -37,9 +36,9 @@ class Drift(NamedTuple):
 
 
 def noise(ratios: ArrayLike, clusters: ArrayLike) -> Noise | None:
-    """What the log-ratios of times of the same work say about the machine; None below two clusters.
+    """Estimate the noise of a machine from log-ratios of times of identical work; None below two clusters.
 
-    The floor is half of the 95 % interval. One time has 1 / √2 of the spread of a ratio of two.
+    One time has 1 / √2 of the spread of a ratio of two.
     """
     numbers = np.asarray(ratios, dtype=float)
     shift = mean_interval(numbers, clusters)
@@ -50,11 +49,11 @@ def noise(ratios: ArrayLike, clusters: ArrayLike) -> Noise | None:
 
 
 def drift(logs: ArrayLike, moments: ArrayLike, blocks: ArrayLike, kinds: ArrayLike | None = None) -> Drift | None:
-    """The trend of log times over the `moments` (seconds) at which they were taken; None below four blocks.
+    """Fit the trend of log times over the `moments` (seconds) of measurement; None below four blocks.
 
-    Times of one block (all strategies on one example) share what is special about it, so the line of least squares goes
-    through the medians of blocks. Blocks of different `kinds` (one for each log) may do different work: then both sides
-    of the line are taken from their means over a kind. Its p-value is that of Student's t for the slope.
+    Times of one block (all strategies on one example) are not independent, so the least-squares line is fitted to block
+    medians. Blocks of different `kinds` (one per log) may do different work: then the mean of each kind is subtracted
+    from both variables. The p-value is Student's t for the slope.
     """
     numbers, when, groups = np.asarray(logs, dtype=float), np.asarray(moments, dtype=float), np.asarray(blocks)
     if not numbers.size:
@@ -75,9 +74,9 @@ def drift(logs: ArrayLike, moments: ArrayLike, blocks: ArrayLike, kinds: ArrayLi
 
 
 def robust_z(logs: ArrayLike) -> Numbers:
-    """How many robust standard deviations each number is from the median (Iglewicz and Hoaglin 1993).
+    """Return each number's distance from the median in robust standard deviations (Iglewicz and Hoaglin 1993).
 
-    The scale is 1.4826 times the median absolute deviation; zeros when more than half of the numbers are the same.
+    The scale is 1.4826 times the median absolute deviation; zeros if more than half of the numbers are equal.
     """
     numbers = np.asarray(logs, dtype=float)
     if not numbers.size:
@@ -87,5 +86,5 @@ def robust_z(logs: ArrayLike) -> Numbers:
 
 
 def outliers(logs: ArrayLike, far: float = FAR) -> NDArray[np.int64]:
-    """Positions of the numbers that are more than `far` robust standard deviations from the median."""
+    """Return the indices of numbers that are more than `far` robust standard deviations from the median."""
     return np.flatnonzero(np.abs(robust_z(logs)) > far)

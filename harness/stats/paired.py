@@ -1,6 +1,6 @@
-"""Two measurements of the same things: does one differ from the other, and by how much?
+"""Tests and intervals for paired differences.
 
-Differences come in clusters (the samples, turns and repeats of one question), and clusters are what is independent.
+Differences come in clusters (the samples, turns and repeats of one question); only clusters are independent.
 """
 
 from typing import Any
@@ -11,17 +11,17 @@ from scipy.stats import binomtest, norm, t
 
 from harness.stats.bootstrap import Interval, Numbers, cluster_sums, mean_interval, share_interval, standard_error
 
-EXACT = 13      # clusters whose signs are all tried
-LIMIT = 1000    # clusters from which on the sum is normal to any digit that is shown
+EXACT = 13      # maximum clusters for which all signs are enumerated
+LIMIT = 1000    # clusters from which the normal approximation is used
 DRAWS = 9999
-SAME = 1e-9     # relative: sums that differ by rounding alone are ties
+SAME = 1e-9     # relative tolerance below which sums are ties
 
 
 def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
-    """Exact two-sided p-value that two lists of right (1) and wrong (0) answers are equally often right.
+    """Return the exact two-sided p-value that two lists of right (1) and wrong (0) answers are equally often right.
 
-    McNemar 1947 in its exact form: of the n pairs in which one alone is right, the first is in Binomial(n, 1/2).
-    1 when there is no such pair. The lists must be of one length, else ValueError.
+    McNemar 1947 in its exact form: of the n pairs in which only one is right, the first is in Binomial(n, 1/2). 1 if
+    there is no such pair. Raises ValueError unless the lists have the same length.
     """
     one, other = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if one.shape != other.shape:
@@ -31,11 +31,11 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
 
 
 def sign_flip(differences: ArrayLike, clusters: ArrayLike, *, draws: int = DRAWS, seed: int = 0) -> float:
-    """Two-sided p-value that the mean of paired `differences` is zero, by swapping the pairs of whole clusters.
+    """Return the two-sided p-value that the mean of paired `differences` is zero, by flipping signs of clusters.
 
-    The randomisation test of Fisher 1935 (The Design of Experiments, section 21): when both sides are the same, each
-    cluster's sum might as well have had the other sign. All signs are tried for up to 13 clusters that differ, `draws`
-    of them for more, and the normal limit of the same law is taken from 1,000 on. 1 when nothing differs.
+    The randomisation test of Fisher 1935 (The Design of Experiments, section 21): without a difference, each cluster's
+    sum has either sign with equal probability. All signs are enumerated for up to 13 clusters that differ, `draws` of
+    them for more, and the normal approximation is used from 1,000. 1 if nothing differs.
     """
     sums = cluster_sums(differences, clusters)[0]
     sums = sums[sums != 0]
@@ -54,9 +54,9 @@ def sign_flip(differences: ArrayLike, clusters: ArrayLike, *, draws: int = DRAWS
 
 
 def paired_test(differences: ArrayLike, clusters: ArrayLike) -> float:
-    """The p-value of `mcnemar` where each cluster is one pair of right-or-wrong answers, else that of `sign_flip`.
+    """Return the p-value of `mcnemar` if each cluster is one pair of scores 0 or 1, otherwise that of `sign_flip`.
 
-    NaN when there are no pairs.
+    NaN if there are no pairs.
     """
     numbers, groups = np.asarray(differences, dtype=float), np.asarray(clusters)
     if not numbers.size:
@@ -67,11 +67,11 @@ def paired_test(differences: ArrayLike, clusters: ArrayLike) -> float:
 
 
 def mean_test(values: ArrayLike, clusters: ArrayLike) -> float:
-    """Two-sided p-value that the mean of `values` is zero, clusters being what is independent.
+    """Return the two-sided p-value that the mean of clustered `values` is zero.
 
-    Student's t of the mean over its clustered standard error, which goes with the interval of `mean_interval`; unlike
-    signs it can be small with few clusters, and it supposes that their means scatter about normally. NaN below two
-    clusters; where nothing scatters 1 for a mean of zero, else 0.
+    Student's t of the mean over its clustered standard error, consistent with `mean_interval`. Unlike the sign-flip
+    test it can be small with few clusters, and it assumes that cluster means are roughly normal. NaN below two
+    clusters; without variance 1 for a mean of zero, else 0.
     """
     sums, counts = cluster_sums(values, clusters)
     if len(sums) < 2:
@@ -83,10 +83,10 @@ def mean_test(values: ArrayLike, clusters: ArrayLike) -> float:
 
 
 def difference_interval(differences: ArrayLike, clusters: ArrayLike, *, level: float = 0.95) -> Interval:
-    """The mean of paired differences of scores from 0 to 1, with the interval of `mean_interval`.
+    """Return the mean of paired differences of scores from 0 to 1, with the interval of `mean_interval`.
 
-    Where no pair differs resampling sees no spread at all; then the ends are what Wilson's interval allows the share
-    of clusters that differ to be.
+    If no pair differs, the bootstrap has no variance; the ends are then Wilson's bound on the share of clusters that
+    differ.
     """
     found = mean_interval(differences, clusters, level=level)
     if np.any(differences) or np.isnan(found.low):
@@ -96,6 +96,6 @@ def difference_interval(differences: ArrayLike, clusters: ArrayLike, *, level: f
 
 
 def _flipped(bits: NDArray[Any], sums: Numbers) -> Numbers:
-    """The sum after each row of `bits` has said whose sign is turned."""
+    """Return the sum for each row of `bits`, where 1 flips a cluster's sign."""
     flipped: Numbers = sums.sum() - 2 * (bits.astype(np.float64) @ sums)
     return flipped

@@ -1,10 +1,10 @@
-"""pass@k: the chance that at least one of k samples is right."""
+"""pass@k: the probability that at least one of k samples is correct."""
 
 import math
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
-    """The unbiased estimate `1 - C(n-c, k) / C(n, k)` from c right ones among n samples.
+    """Return the unbiased estimate `1 - C(n-c, k) / C(n, k)` from c correct ones among n samples.
 
     Raises ValueError unless 0 <= right <= samples and 1 <= k <= samples.
     """

@@ -173,7 +173,7 @@ def test_lm_eval_settings_make_the_strategy(tmp_path: Path) -> None:
     other.write_bytes(paths[0].read_bytes())
     done = call("import", paths[0], other, "--format", "lm-eval", "-o", tmp_path / "two")
     assert done.exit_code == 2
-    assert "is here of another, and of me__model in the files before" in done.stderr
+    assert "ran on another here, but on me__model in earlier files" in done.stderr
 
 
 def test_lm_eval_oddities(tmp_path: Path) -> None:
@@ -307,15 +307,15 @@ BAD = [
     ("spec-bench", "", "has no rows."),
     ("spec-bench", '{"question_id": 1, "choices": []}', "line 1: the field 'choices'"),
     ("spec-bench", json.dumps(answer(1, [1], [1], [1], [0.1])) + "\n\n" + json.dumps(answer(1, [1], [1], [1], [0.1])),
-     "line 3: the question 1 was answered before"),
+     "line 3: the question 1 already has an answer"),
     ("spec-bench", json.dumps(answer(1, [1], [1], [1], [0.1, 0.2])), "line 1, choice 0: 'wall_time' has 2 entries"),
     ("spec-bench", json.dumps(answer(1, [1], [1], [1], [0.1])).replace("0.1", '"x"'), "wall_time.0"),
     ("spec-bench", json.dumps(answer(1, [1], [1], [-1], [0.1])), "line 1: the field 'choices.0.new_tokens.0'"),
     ("spec-bench", json.dumps(answer(1, [1], [1], [1], [math.nan])), "wall_time.0"),
-    ("spec-bench", json.dumps(answer(1, [1], [1], [1], [0.1])).replace("text", "\\ud800"), "half of a surrogate pair"),
+    ("spec-bench", json.dumps(answer(1, [1], [1], [1], [0.1])).replace("text", "\\ud800"), "an unpaired surrogate"),
     ("lm-eval", '{"doc_id": 1, "resps": [["x"]]}', "line 1: the field 'arguments'"),
     ("lm-eval", '{"doc_id": 1, "resps": [["x"]], "arguments": {"a": {"arg_0": "p", "arg_1": {}}}}\n' * 2,
-     "line 2: the problem 1 came before"),
+     "line 2: the problem 1 occurs twice"),
     ("vllm", '{"request_throughput": 3.0}', "run the benchmark with --save-detailed"),
     ("sglang", '{"request_throughput": 3.0}', "run the benchmark with --output-details"),
     ("vllm", '{"a": 1}', "line 1: this is neither"),
