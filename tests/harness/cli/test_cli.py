@@ -282,7 +282,7 @@ def test_a_run_stopped_by_a_signal_is_resumed(tmp_path: Path) -> None:
     assert "Traceback" not in errors
     done = call(*options(tmp_path, "-s", "top_p", "--repeats", 60))
     assert done.exit_code == 0, done.stderr
-    assert "360 samples, " in done.stderr
+    assert "360 samples (" in done.stderr
     keys = [record.key for record in Store.open(tmp_path / "run").records()]
     assert len(keys) == len(set(keys)) == 360
 

@@ -247,10 +247,10 @@ def test_the_edge_of_a_nucleus_is_no_impossible_token() -> None:
     """0.5 + 0.4 reaches 0.9 or just does not: the third token is left out of the tests, not held against anyone."""
     target, evidence = engine(tiny_model("llama", vocab=40)), Evidence(Distribution(1.0, 0.9))
     logits = torch.tensor([0.5 + 1e-6, 0.4, 0.1 - 1e-6]).log().expand(2, 1, 3)
-    evidence._take(logits, None, torch.tensor([[0, 2], [0, 1]]), 0, np.random.default_rng(0))
+    evidence._add_batch(logits, None, torch.tensor([[0, 2], [0, 1]]), 0, np.random.default_rng(0))
     assert (evidence.impossible, evidence.edge, evidence.tokens) == (0, 1, 2)
     evidence = Evidence(Distribution(1.0, 0.8))
-    evidence._take(logits, None, torch.tensor([[0, 2], [0, 1]]), 0, np.random.default_rng(0))
+    evidence._add_batch(logits, None, torch.tensor([[0, 2], [0, 1]]), 0, np.random.default_rng(0))
     assert (evidence.impossible, evidence.p_value()) == (1, 0.0)
     assert target.forwards == 0
 
