@@ -20,7 +20,7 @@ class Beam(Search):
     """`width=1` is `greedy`; with `finished=kept`, no length rule and as many beams as texts it is exact."""
 
     width: int = knob(4, "beams", low=1, high=256, sweep=(1, 2, 4, 5, 8, 10))
-    length_penalty: float = knob(1.0, "exponent of the length rule; 0 divides by nothing", low=-5, high=5,
+    length_penalty: float = knob(1.0, "exponent of the length rule; 0 does not divide", low=-5, high=5,
                                  sweep=(0.0, 0.6, 1.0, 2.0))
     early_stopping: str = knob("false", "when a full pool ends the search", choices=("false", "true", "never"),
                                sweep=("false", "true", "never"))
@@ -39,9 +39,9 @@ class Beam(Search):
         """Refuse a stopping rule where there is no pool, and an offset that no rule reads."""
         super().__post_init__()
         if self.finished == "kept" and self.early_stopping != "false":
-            raise UserError("beam: early_stopping is about a pool; leave it out, or take finished=pooled.")
+            raise UserError("beam: early_stopping needs a pool; omit it, or use finished=pooled.")
         if self.offset and self.length_rule != "sockeye":
-            raise UserError("beam: offset is read by length_rule=sockeye only.")
+            raise UserError("beam: offset works with length_rule=sockeye only.")
 
     def search(self, session: Session, request: Request) -> list[Hypothesis]:
         """The finished hypotheses, best first; `score` is their log p."""

@@ -1,4 +1,4 @@
-"""Best of n: draw several answers and write the one that scores best.
+"""Best of n: sample several answers and return the one with the best score.
 
 Adiwardana et al., Towards a Human-like Open-Domain Chatbot, 2020 (arXiv 2001.09977, §3.3: sample and rank); nearly
 every reranker is a case of it. The score is the model's own log p at temperature 1, EOS counted.
@@ -18,7 +18,7 @@ from harness.plugins.strategy import Request, knob
 class BestOfN(Chosen):
     """Identities: `n=1` and `score=constant` are the other strategy."""
 
-    n: int = knob(20, "answers drawn", low=1, high=1024, sweep=(1, 4, 8, 16, 32))
+    n: int = knob(20, "answers sampled", low=1, high=1024, sweep=(1, 4, 8, 16, 32))
     score: str = knob("mean", "of the log p of an answer's tokens", choices=("mean", "sum", "constant"),
                       sweep=("mean", "sum"))
 
@@ -26,7 +26,7 @@ class BestOfN(Chosen):
     paper: ClassVar[str] = "Adiwardana et al. 2020, arXiv 2001.09977"
 
     def choose(self, session: Session, request: Request, answers: Sequence[list[int]]) -> int:
-        """The answer with the best score, the first one among equals."""
+        """The answer with the best score, ties go to the first."""
         if self.score == "constant":
             return 0
         score = mean if self.score == "mean" else lambda values: float(values.sum())

@@ -1,4 +1,4 @@
-"""Conditional beam search: look for the likeliest text among those that are neither empty nor repetitive.
+"""Conditional beam search: find the likeliest sequence among those that are neither empty nor repetitive.
 
 Yoshida et al. 2023, "MAP's not dead yet" (arXiv 2311.08817). A prefix is ranked by log p + log P(A | prefix), where A
 says that the whole text will not be degenerate: of its `ngram`-grams at most the share `repeated` are repeats. The
@@ -27,15 +27,15 @@ class ConditionalBeam(Search):
     """`classifier=none` is `beam` with `finished=kept`."""
 
     width: int = knob(4, "beams", low=1, high=64, sweep=(2, 4, 8))
-    classifier: str = knob("rule", "what judges a prefix: rule, nano, a file, or none",
+    classifier: str = knob("rule", "classifier of prefixes: rule, nano, a file, or none",
                            sweep=("none", "rule", "nano"), file=True)
-    candidates: int = knob(10, "tokens of a beam that are read and judged; at least width", low=1, high=200,
+    candidates: int = knob(10, "tokens per beam that are classified; at least width", low=1, high=200,
                            sweep=(10, 20, 50, 100))
     length_penalty: float = knob(1.0, "the score is divided by length to this power", low=-5, high=5,
                                  sweep=(0.0, 0.6, 1.0))
-    doubt: float = knob(0.01, "chance that a repetitive prefix ends well, rule", low=1e-9, high=1,
+    doubt: float = knob(0.01, "probability that a repetitive prefix recovers, rule", low=1e-9, high=1,
                         sweep=(0.001, 0.01, 0.1))
-    ngram: int = knob(4, "tokens whose coming again is a repeat, rule", low=1, high=16, sweep=(3, 4))
+    ngram: int = knob(4, "n-gram size that counts as a repeat, rule", low=1, high=16, sweep=(3, 4))
     repeated: float = knob(0.2, "share of repeats above which a text is repetitive, rule", low=0, high=1,
                            sweep=(0.0, 0.1, 0.2))
 

@@ -1,4 +1,4 @@
-"""Constrained beam search of transformers: one beam, dealt out in turns to hypotheses that are equally far on.
+"""Constrained beam search of transformers: the beam is shared in turns between banks of equal progress.
 
 The rules of `generate(force_words_ids=…)` of transformers 4.49, which transformers 5 dropped; they are near to Post and
 Vilar 2018 (arXiv 1804.06609). To the best children come all that begin or go on with a wanted phrase; they are put into
@@ -40,7 +40,7 @@ class ConstrainedBeam(ConstrainedSearch):
     paper: ClassVar[str] = "transformers 4.49, after Post and Vilar 2018, arXiv 1804.06609"
 
     def front(self, session: Session, request: Request, wanted: Constraints) -> "Dealt":
-        """The search of one text."""
+        """The search state for one prompt."""
         official = self.variant == "official"
         made = Official if official else Dealt
         return made(self.width, self.rule(request), self.stopping(), request, official, wanted=wanted)
@@ -51,7 +51,7 @@ class Dealt(Banks):
     """A beam dealt out in turns to the banks of `Turns.count`, with the candidates of dynamic beam allocation."""
 
     def start(self) -> Turns:
-        """Nothing met."""
+        """The state before any constraint is met."""
         return Turns(self.wanted)
 
     def select(self, found: list[Hypothesis]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Contrastive decoding: a large model's taste less that of a small one, among tokens that the large one finds likely.
+"""Contrastive decoding: a large model's log p minus a small model's, among the large one's likely tokens.
 
 Li et al. 2022 (arXiv 2210.15097); `variant` "cd2" is O'Brien and Lewis 2023 (arXiv 2309.09117). The draft model is the
 amateur. Only tokens with at least `alpha` times the expert's highest probability count; their score is
@@ -34,7 +34,7 @@ class ContrastiveDecoding(Contrast):
     width: int = knob(5, "beams; 1 takes one token a step", low=1, high=256, sweep=(1, 5))
     alpha: float = knob(0.1, "share of the highest probability that a token needs", low=0, high=1,
                         sweep=(0.05, 0.1, 0.2))
-    beta: float = knob(1.0, "weight of the amateur; 0 leaves the expert's law", low=0, high=10, sweep=(0.25, 0.5, 1.0))
+    beta: float = knob(1.0, "weight of the amateur; 0 is the expert alone", low=0, high=10, sweep=(0.25, 0.5, 1.0))
     tau: float = knob(0.5, "the amateur's temperature", low=0.01, high=100, sweep=(0.5, 1.0, 1.5))
     context: str = knob("last", "how much of the prompt the amateur sees: the last token, or all", choices=(
         "last", "all"), sweep=("last", "all"))
@@ -47,7 +47,7 @@ class ContrastiveDecoding(Contrast):
         """Refuse to draw in a beam."""
         super().__post_init__()
         if self.width > 1 and self.temperature:
-            raise UserError("contrastive_decoding: a beam does not draw; for a temperature above 0 set width=1.")
+            raise UserError("contrastive_decoding: beam search cannot sample; for a temperature above 0 set width=1.")
 
     def scores(self, expert: Tensor, amateur: Tensor) -> Tensor:
         """(…, V) from the logits of both; −∞ where the expert finds a token too unlikely."""

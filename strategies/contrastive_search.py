@@ -1,4 +1,4 @@
-"""Contrastive search: among the `k` likeliest tokens take the one that is likely and unlike what stands already.
+"""Contrastive search: among the `k` likeliest tokens take one that is likely and dissimilar to the context.
 
 Su et al. 2022 (arXiv 2202.06417, §3.2). `alpha` weighs the degeneration penalty, the largest cosine between the
 candidate's hidden state and that of any token before it, prompt included, against the model's probability. The

@@ -1,4 +1,4 @@
-"""Dynamic beam allocation: one beam, shared out between hypotheses by how many wanted tokens they already have.
+"""Dynamic beam allocation: one beam, shared between hypotheses by the number of constraint tokens they contain.
 
 Post and Vilar 2018 (arXiv 1804.06609), with the rules of sockeye 1. Candidates are the best children of all, every
 token that begins or goes on with a wanted phrase, and each hypothesis's best token; a bank for each number of wanted
@@ -30,7 +30,7 @@ class Dba(ConstrainedSearch):
     paper: ClassVar[str] = "Post and Vilar 2018, arXiv 1804.06609"
 
     def front(self, session: Session, request: Request, wanted: Constraints) -> "Banks":
-        """The search of one text."""
+        """The search state for one prompt."""
         return Banks(self.width, self.rule(request), self.stopping(), request, wanted=wanted)
 
 
@@ -39,7 +39,7 @@ class Banks(Constrained):
     """A beam in banks by the number of wanted tokens (`Progress.count`)."""
 
     def start(self) -> Progress:
-        """Nothing met."""
+        """The state before any constraint is met."""
         return Progress(self.wanted)
 
     def proposed(self, scores: Tensor) -> Iterator[tuple[int, int, Progress]]:

@@ -1,4 +1,4 @@
-"""DeCo: add to the last layer's logits those of the earlier layer that is surest of a likely token.
+"""DeCo: add the logits of the earlier layer that is most confident of a likely token to the last layer's.
 
 Wang et al. 2024 (arXiv 2410.11779). Candidates are the shortest run of the `k` likeliest tokens that holds the mass
 `tau`. Among the layers from `first` to `last` (shares of the depth; 20 to 28 of 32 at the defaults) the one that gives
@@ -30,7 +30,7 @@ class Deco(Contrast):
     alpha: float = knob(0.6, "weight of the earlier layer; 0 is greedy", low=0, high=10,
                         sweep=(0.1, 0.3, 0.5, 0.6, 0.8, 1.0))
     tau: float = knob(0.9, "mass of the candidates", low=0, high=1, sweep=(0.8, 0.9, 0.95))
-    k: int = knob(20, "candidates at most", low=1, high=4096, sweep=(10, 20, 50))
+    k: int = knob(20, "maximum candidates", low=1, high=4096, sweep=(10, 20, 50))
     first: float = knob(0.625, "first layer, as a share of the depth", low=0, high=1, sweep=(0.5, 0.625, 0.75))
     last: float = knob(0.88, "last layer, as a share of the depth", low=0, high=1, sweep=(0.75, 0.88))
 
@@ -43,7 +43,7 @@ class Deco(Contrast):
             raise UserError(f"deco: first={self.first} must not be above last={self.last}.")
 
     def scorer(self, session: Session, request: Request) -> Scorer:
-        """One text."""
+        """The state of one sequence."""
         parts = session.engine.parts
         names = [f"hidden:{layer}" for layer in self.layers(len(parts.layers))]
         watch = Watch(tuple(names))

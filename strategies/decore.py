@@ -1,10 +1,10 @@
-"""DeCoRe: turn the text away from what the model says when the heads that look things up in the prompt are masked.
+"""DeCoRe: contrast the model with itself without the attention heads that retrieve from the prompt.
 
 Gema et al. 2024 (arXiv 2410.18860). The score is (1 + a)·log p − a·log q, q being the model without its first `heads`
 retrieval heads. `weight` says what a is: entropy of p in nats, constant `alpha`, or gain, by how much the entropy of q
-is above that of p; a never passes `cap` (the authors set none, and a law of no preference then makes a = ln V).
-`mask` "uniform", the authors' code, lets a masked head look everywhere alike, "zero" silences it. As theirs, q reads
-the prompt with all its heads, but for the last token, unless `mask_prefill`; their likelihoods are masked throughout.
+is above that of p; a never passes `cap` (the authors set none, and a uniform one then gives a = ln V). `mask` "uniform"
+(the authors' code) gives a masked head uniform attention, "zero" removes it. As in their code, q prefills the prompt
+but its last token with all heads unless `mask_prefill`.
 
 `scores` is a JSON file of retrieval scores, as `python -m strategies.tools.retrieval_heads` makes it for any model and
 as the authors of Retrieval Head (2404.15574) publish them: "layer-head" to a number, or to a list whose mean counts.
@@ -39,13 +39,13 @@ class Decore(Contrast):
 
     heads: int = knob(50, "retrieval heads to mask; 0 is greedy", low=0, high=100000,
                       sweep=(0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100))
-    weight: str = knob("entropy", "what the weight of the masked model is", choices=WEIGHTS, sweep=WEIGHTS)
-    alpha: float = knob(0.5, "that weight where it is constant", low=0, high=10, sweep=(0.0, 0.5, 1.0))
+    weight: str = knob("entropy", "rule for the weight of the masked model", choices=WEIGHTS, sweep=WEIGHTS)
+    alpha: float = knob(0.5, "the weight if it is constant", low=0, high=10, sweep=(0.0, 0.5, 1.0))
     cap: float = knob(100.0, "the highest weight; 0 is greedy", low=0, high=100, sweep=(0.5, 1.0, 2.0, 100.0))
     relative: bool = knob(False, "entropy as a share of ln V", sweep=(False, True))
-    mask: str = knob("uniform", "a masked head looks everywhere alike, or says nothing", choices=("uniform", "zero"),
+    mask: str = knob("uniform", "a masked head has uniform attention, or no output", choices=("uniform", "zero"),
                      sweep=("uniform", "zero"))
-    mask_prefill: bool = knob(False, "mask the heads while the prompt is read, too", sweep=(False, True))
+    mask_prefill: bool = knob(False, "also mask the heads during prefill", sweep=(False, True))
     scores: str = knob("nano", "JSON file of retrieval scores, or nano for those of that model", file=True)
 
     paper: ClassVar[str] = "Gema et al. 2024, arXiv 2410.18860"
@@ -117,7 +117,7 @@ def ranked(path: Path) -> dict[Head, float]:
 
 
 def entropy(log_p: Tensor) -> float:
-    """Nats of the law with these log-probabilities (V,)."""
+    """Nats of the distribution with these log-probabilities (V,)."""
     return float(-(log_p.exp() * log_p).nan_to_num(0.0).sum())
 
 

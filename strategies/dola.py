@@ -1,4 +1,4 @@
-"""DoLa: what the last layer says less what an early layer says, the one that it differs from most.
+"""DoLa: contrast the last layer's logits with those of the early layer that differs most.
 
 Chuang et al. 2023 (arXiv 2309.03883). Early exits are read at `layers`: low or high, every second layer of the lower or
 upper half (of 20 layers at the bottom or top of a model of more than 40), or numbers such as 0-2-4, 0 being the
@@ -44,7 +44,7 @@ class Dola(Contrast):
             raise UserError(f"dola: layers must be low, high or numbers such as 0-2-4, not '{self.layers}'.")
 
     def scorer(self, session: Session, request: Request) -> Scorer:
-        """One text."""
+        """The state of one sequence."""
         parts = session.engine.parts
         bucket = self.bucket(parts)
         early = [layer for layer in bucket if layer < len(parts.layers)]
@@ -60,7 +60,7 @@ class Dola(Contrast):
         return scored
 
     def scores(self, last: Tensor, exits: Sequence[Tensor]) -> Tensor:
-        """(V,) from the logits (V,) of the last layer and of the exits; of equal divergences the first counts."""
+        """(V,) from the logits (V,) of the last layer and of the exits; ties go to the first."""
         p, laws = last.log_softmax(-1), [each.log_softmax(-1) for each in exits]
         apart = [float(divergence(p, q, self.variant)) for q in laws] if len(laws) > 1 else [0.0]
         return away(p, laws[apart.index(max(apart))], 1).masked_fill(~plausible(p, self.alpha), -inf)
@@ -76,7 +76,7 @@ class Dola(Contrast):
             return list(range(count // 2 if count <= 40 else count - 20, count, 2))
         chosen = [int(part) for part in self.layers.split("-")]
         if max(chosen) > count:
-            raise Unsupported(f"has {count} layers, and no layer {max(chosen)} to leave early")
+            raise Unsupported(f"has {count} layers, so it has no layer {max(chosen)} for an early exit")
         return chosen
 
 

@@ -1,10 +1,10 @@
-"""DySpec: a draft tree that grows where the draft model is sure, anew at each step.
+"""DySpec: a draft tree that grows where the draft model is confident, rebuilt at each step.
 
 Xiong et al. 2024 (arXiv 2410.11744). The chance that a slot of the tree is reached and accepted is estimated by the
 draft model's own probabilities. `variant` "greedy" always fills the best slot, until there are `nodes` nodes, with a
 forward of the draft model for each node that gets children; "threshold" fills all slots of at least `theta` level by
 level, one forward each (`theta` 0 stands for 1 / `nodes`). `depth` caps the levels. At temperature 0 children are the
-likeliest tokens. `temperature` and `p` choose the law, which is kept exactly.
+likeliest tokens. `temperature` and `p` set the distribution, which is exact.
 """
 
 import heapq
@@ -27,14 +27,14 @@ from strategies.drafters.tree import Grown
 
 @dataclass(frozen=True)
 class DySpec(Verified):
-    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+    """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
     variant: str = knob("threshold", "how the tree grows", choices=("greedy", "threshold"),
                         sweep=("greedy", "threshold"))
-    nodes: int = knob(64, "the most nodes of a tree", low=1, high=1024, sweep=(8, 16, 32, 64, 256))
-    theta: float = knob(0.0, "the least chance of a slot that is filled; 0 is 1 / nodes", low=0, high=1,
+    nodes: int = knob(64, "maximum nodes of a tree", low=1, high=1024, sweep=(8, 16, 32, 64, 256))
+    theta: float = knob(0.0, "minimum probability of a filled slot; 0 is 1 / nodes", low=0, high=1,
                         sweep=(0.0, 0.001, 0.01, 0.05))
-    depth: int = knob(16, "the most levels", low=1, high=64, sweep=(4, 8, 16, 32))
+    depth: int = knob(16, "maximum levels", low=1, high=64, sweep=(4, 8, 16, 32))
 
     paper: ClassVar[str] = "Xiong et al. 2024, arXiv 2410.11744"
     needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
@@ -46,7 +46,7 @@ class DySpec(Verified):
         return kind(self, Grown(session.draft, self.logit_warp(), stream), stream)
 
     def rule(self) -> Accept:
-        """Recursive rejection: what was turned down leaves q as well."""
+        """Recursive rejection: rejected tokens are removed from q as well."""
         return rejection_without_replacement
 
 

@@ -1,8 +1,8 @@
-"""Ensemble acceptance: check drafts against a mixture of target and draft model, so that more of them are kept.
+"""Ensemble acceptance: verify drafts with a mixture of target and draft model, so that more are accepted.
 
-The static form of DIVERSE, as in transformers' `assistant_ensemble_weight`. Drafts are held to v = `weight`·p +
-(1 − `weight`)·q, and the token after the last one comes from p. Weight 1 is exact. `over` names the method that
-drafts; `temperature` and `p` choose the law of p and q.
+The static form of DIVERSE, as in transformers' `assistant_ensemble_weight`. Drafts are held to v = `weight`·p + (1 −
+`weight`)·q, and the token after the last one comes from p. Weight 1 is exact. `over` names the method that drafts;
+`temperature` and `p` set the distribution of p and q.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from harness.plugins.strategy import knob
 
 @dataclass(frozen=True)
 class EnsembleAcceptance(Lossy):
-    """Drafted tokens of a drawn chain have the mixture's law."""
+    """Drafted tokens of a drawn chain have the mixture's distribution."""
 
     weight: float = knob(0.8, "of the target in the mixture; 1 is exact", low=0, high=1, sweep=(0.7, 0.8, 0.9))
 

@@ -1,4 +1,4 @@
-"""FLy: pardon a rejected draft where the target was unsure and goes along with the drafts after it.
+"""FLy: accept a rejected draft if the target's entropy is high and it accepts the drafts after it.
 
 FLy 2025 (arXiv 2511.22972), as served by vLLM. A rejection stands unless the entropy of the `k` highest probabilities
 is at least `entropy` nats and the exact rule accepts the next `window` drafts; the window is shortened to the drafts

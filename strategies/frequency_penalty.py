@@ -1,4 +1,4 @@
-"""Presence and frequency penalties: tokens already generated lose a fixed amount of their logit, under any strategy.
+"""Presence and frequency penalties: subtract a fixed amount from the logits of generated tokens, in any strategy.
 
 As in the OpenAI API and vLLM: `presence` is taken off once for a token that has been generated and `frequency` for
 every time that it has been. The prompt does not count. Written `top_p+frequency_penalty:frequency=0.5`; alone it is

@@ -1,4 +1,4 @@
-"""Frustratingly simple decoding (FSD): n-grams of the text itself, weighed against the model, keep it from repeating.
+"""Frustratingly simple decoding (FSD): penalise tokens that an n-gram model of the text itself predicts.
 
 Yang et al. 2023 (arXiv 2305.12675, §3). Among the `k` likeliest tokens v take the one with the highest
 (1 − alpha) · p(v) − alpha · q(v). q is a smoothed n-gram model of prompt and output: the share of v among what has

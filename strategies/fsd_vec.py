@@ -1,4 +1,4 @@
-"""FSD-vec: what the hidden states say was written after moments like this one is charged, the more alike the more.
+"""FSD-vec: penalise tokens that followed similar hidden states earlier in the text.
 
 Yang et al. 2023 (arXiv 2305.12675, §3.3). Among the `k` likeliest tokens v take the one with the highest
 (1 − alpha) · p(v) − alpha · c(v). The last n − 1 hidden states, laid end to end, are compared with those of every

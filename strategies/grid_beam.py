@@ -1,4 +1,4 @@
-"""Grid beam search: a beam for every number of wanted tokens that a text has so far, so that none crowds out another.
+"""Grid beam search: one beam for each number of constraint tokens met so far, so that none crowds out another.
 
 Hokamp and Liu 2017 (arXiv 1704.07138). A hypothesis goes on freely, begins a wanted phrase, or goes on with the
 phrase it is in; only the beam of those that have all of them may end. Where the tokens left are just enough for what
@@ -31,7 +31,7 @@ class GridBeam(ConstrainedSearch):
     paper: ClassVar[str] = "Hokamp and Liu 2017, arXiv 1704.07138"
 
     def front(self, session: Session, request: Request, wanted: Constraints) -> "Cells":
-        """The search of one text."""
+        """The search state for one prompt."""
         return Cells(self.width, self.rule(request), self.stopping(), request, wanted=wanted,
                      counted=self.variant == "counted")
 
@@ -43,7 +43,7 @@ class Cells(Constrained):
     counted: bool = False
 
     def start(self) -> Grid:
-        """Nothing met."""
+        """The state before any constraint is met."""
         return Grid(self.wanted, free=() if self.counted else None)
 
     def proposed(self, scores: Tensor) -> Iterator[tuple[int, int, Grid]]:

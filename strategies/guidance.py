@@ -1,4 +1,4 @@
-"""Classifier-free guidance: lean towards what the prompt makes likelier than it is without the prompt.
+"""Classifier-free guidance: favour tokens that the prompt makes likelier than a second, weaker prompt does.
 
 Sanchez et al. 2023 (arXiv 2306.17806). The scores are log q + `scale`·(log p − log q), p after the prompt and q after a
 second one; both texts go on with the same tokens. `negative` is that second prompt: last (the last token of the prompt,
@@ -20,7 +20,7 @@ from strategies.parts.second_prompt import NOISES, against, second
 class Guidance(Contrast):
     """`scale=1` is `greedy`; at temperature 0 it is `instructive` with `epsilon` 1 − 1 / `scale`."""
 
-    scale: float = knob(1.5, "how far to lean; 1 is greedy", low=0, high=100, sweep=(1.1, 1.25, 1.5, 2.0, 3.0))
+    scale: float = knob(1.5, "guidance scale; 1 is greedy", low=0, high=100, sweep=(1.1, 1.25, 1.5, 2.0, 3.0))
     negative: str = knob("last", "the second prompt", choices=("last", *NOISES), sweep=("last", *NOISES))
     dropped: float = knob(0.6, "share of the words that negative=shuffled leaves out", low=0, high=1)
 

@@ -1,11 +1,11 @@
-"""In-context navigation: show the model what it has answered so far, and start where it would go next.
+"""In-context navigation: list the answers so far in the prompt, and branch on the likeliest new first tokens.
 
 Peng et al., Correlation and Navigation in the Vocabulary Key Representation Space of Language Models, 2024 (arXiv
 2410.02284; code KomeijiForce/KeyNavi). A round reads the prompt with a list of the answers found so far, takes the
 likeliest first tokens that no answer has begun with, and lets the other strategy finish each after the prompt without
-the list. The answer that most of them reach is written, the first one among equals.
-`rounds` and `picks` are rounds and first tokens a round (the code: 10 by 10 to collect texts, 4 by 1 to reason).
-`listed=false` leaves the list out. `gives=ways` holds no vote: sample i of a prompt is the i-th answer found.
+the list. The answer that most of them reach is written, ties go to the first. `rounds` and `picks` are rounds and first
+tokens a round (the code: 10 by 10 to collect texts, 4 by 1 to reason). `listed=false` leaves the list out. `gives=ways`
+holds no vote: sample i of a prompt is the i-th answer found.
 
 The list is our own and fits any task: each answer stands where the model would write it, and the last line of the
 prompt follows it, so that the next answer begins as the first one did. When the text grows too long for the model, the
@@ -28,10 +28,10 @@ class Icn(Over):
     likeliest first tokens.
     """
 
-    rounds: int = knob(4, "times that the answers found are shown", low=1, high=100, sweep=(1, 4, 10))
-    picks: int = knob(1, "new first tokens a round", low=1, high=100, sweep=(1, 4, 10))
-    listed: bool = knob(True, "the answers found are shown", sweep=(True, False))
-    gives: str = knob("vote", "the elected answer, or one of them a sample", choices=("vote", "ways"))
+    rounds: int = knob(4, "rounds of listing the answers found", low=1, high=100, sweep=(1, 4, 10))
+    picks: int = knob(1, "new first tokens per round", low=1, high=100, sweep=(1, 4, 10))
+    listed: bool = knob(True, "list the answers found in the prompt", sweep=(True, False))
+    gives: str = knob("vote", "the elected answer, or one answer per sample", choices=("vote", "ways"))
 
     paper: ClassVar[str] = "Peng et al. 2024, arXiv 2410.02284"
     family: ClassVar[str] = "many-samples"

@@ -1,9 +1,9 @@
-"""Input copy: once the last words of the output stand in the prompt just once, draft the rest of the prompt.
+"""Input copy: if the last tokens of the output occur in the prompt exactly once, draft what follows there.
 
 Input-guided aggressive decoding, Ge et al. 2022 (arXiv 2205.10350), for models without an encoder: the prompt is the
 input. The last `min_ngram` … `max_ngram` tokens of the output are looked up, the fewest that stand there exactly once
 decide, and up to `length` tokens after them are drafted; after a wrong one decoding goes on token by token until the
-next such place. `temperature` and `p` choose the law, which is kept exactly.
+next such place. `temperature` and `p` set the distribution, which is exact.
 """
 
 from collections.abc import Sequence
@@ -43,11 +43,11 @@ class SourceCopy:
 
 @dataclass(frozen=True)
 class InputCopy(Verified):
-    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+    """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
     min_ngram: int = knob(1, "shortest n-gram looked up, in tokens", low=1, high=64, sweep=(1, 2, 3))
     max_ngram: int = knob(3, "longest n-gram looked up, in tokens", low=1, high=64, sweep=(1, 2, 3, 5))
-    length: int = knob(200, "most tokens drafted a step", low=1, high=1024, sweep=(10, 20, 50, 200))
+    length: int = knob(200, "maximum tokens drafted per step", low=1, high=1024, sweep=(10, 20, 50, 200))
 
     paper: ClassVar[str] = "Ge et al. 2022, arXiv 2205.10350"
 

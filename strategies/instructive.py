@@ -1,4 +1,4 @@
-"""Instructive decoding: turn the text away from what the model would write after a wrong instruction.
+"""Instructive decoding: contrast the logits with those after a prompt with a wrong instruction.
 
 Kim et al. 2023 (arXiv 2311.00233). The logits after the prompt less `epsilon` times those after a prompt whose
 instruction is noise; both texts go on with the same tokens. `noise` is none (no instruction), shuffled (its words but
@@ -22,7 +22,7 @@ class Instructive(Contrast):
 
     epsilon: float = knob(0.3, "weight of the noisy instruction; 0 is greedy", low=0, high=0.99,
                           sweep=(0.1, 0.2, 0.3, 0.4, 0.5))
-    noise: str = knob("opposite", "what takes the instruction's place", choices=NOISES, sweep=NOISES)
+    noise: str = knob("opposite", "replacement of the instruction", choices=NOISES, sweep=NOISES)
     dropped: float = knob(0.6, "share of the words that noise=shuffled leaves out", low=0, high=1)
 
     paper: ClassVar[str] = "Kim et al. 2023, arXiv 2311.00233"

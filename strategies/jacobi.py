@@ -1,9 +1,9 @@
-"""Jacobi decoding: guess a whole block, read it in one forward, and replace every guess by what the model says there.
+"""Jacobi decoding: guess a block, verify it in one forward, and replace every guess by the model's prediction.
 
-Santilli et al. 2023 (arXiv 2305.10427). What the model confirms is committed and the block slides on; the other
-guesses are better ones for the next step. `block` guesses are in flight; `init` fills places that have none yet with
-the last token, with the prompt's tokens in order, or with tokens drawn from the prompt. `temperature` and `p` choose
-the law; guesses are chosen, not drawn, so it is kept exactly.
+Santilli et al. 2023 (arXiv 2305.10427). What the model confirms is committed and the block slides on; the other guesses
+are better ones for the next step. `block` guesses are in flight; `init` fills places that have none yet with the last
+token, with the prompt's tokens in order, or with tokens drawn from the prompt. `temperature` and `p` set the
+distribution, which chosen guesses preserve exactly.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from harness.plugins.strategy import Request, knob
 
 
 class Guesses:
-    """Proposes what the model said, in the last step, after each guess that it did not confirm."""
+    """Proposes the model's predictions, in the last step, after each guess that it did not confirm."""
 
     def __init__(self, block: int, init: str, request: Request) -> None:
         self.block, self.init, self.request = block, init, request
@@ -44,10 +44,10 @@ class Guesses:
 
 @dataclass(frozen=True)
 class Jacobi(Verified):
-    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+    """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
-    block: int = knob(16, "guesses in flight", low=1, high=256, sweep=(8, 16, 32))
-    init: str = knob("last", "what a place is guessed to hold at first", choices=("last", "prompt", "random"),
+    block: int = knob(16, "guesses per step", low=1, high=256, sweep=(8, 16, 32))
+    init: str = knob("last", "initial guess for each position", choices=("last", "prompt", "random"),
                      sweep=("last", "prompt", "random"))
 
     paper: ClassVar[str] = "Santilli et al. 2023, arXiv 2305.10427"

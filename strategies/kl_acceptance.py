@@ -1,4 +1,4 @@
-"""KL acceptance: where draft model and target agree well enough, keep the draft whatever the coin says.
+"""KL acceptance: keep any draft where the distributions of draft model and target are close enough.
 
 The judge of arXiv 2601.04766, which needs no training. A draft that the exact rule rejects is kept when KL(q‖p) is
 below `kappa` nats (direction and threshold are this harness's choice). 0 is exact. `over` names the method that drafts.

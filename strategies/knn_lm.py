@@ -1,12 +1,12 @@
-"""kNN-LM: mix the model's law with what came next at the most similar places of other texts.
+"""kNN-LM: mix the model's distribution with the next tokens at the most similar positions of a datastore.
 
 Khandelwal et al. 2019 (arXiv 1911.00172, §2). The input of the last MLP, after its norm, is looked up among those of
 every place in a datastore; of the `k` nearest each votes for the token that followed it there, with a weight of
-exp(−d/`spread`), d the squared distance. The law is `lam` times the votes and 1 − `lam` times the model's own;
-`temperature` and `p` act on that. `store` "nano" is made of the embedded training corpus when it is first used, for
-the embedded models, and kept in the user's cache folder; for others name a folder made by
-`python -m strategies.tools.knn_datastore`. Where its index is one of cells, `probes` of them are searched, and
-distances are those to the keys if `exact`, as in the authors' code, else those to the codes, as in knn-transformers.
+exp(−d/`spread`), d the squared distance. The distribution is `lam` times the votes and 1 − `lam` times the model's own;
+`temperature` and `p` act on that. `store` "nano" is made of the embedded training corpus when it is first used, for the
+embedded models, and kept in the user's cache folder; for others name a folder made by `python -m
+strategies.tools.knn_datastore`. Where its index is one of cells, `probes` of them are searched, and distances are those
+to the keys if `exact`, as in the authors' code, else those to the codes, as in knn-transformers.
 """
 
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ class KnnLm(Strategy):
     store: str = knob("nano", "the embedded corpus, or a folder of python -m strategies.tools.knn_datastore", file=True)
     probes: int = knob(32, "cells that are searched", low=1, high=65536, sweep=(8, 32))
     exact: bool = knob(True, "distances to the keys, not to their codes", sweep=(True, False))
-    temperature: float = knob(0.0, "of the mixed law; 0 is greedy", low=0, high=10, sweep=(0.0, 0.7, 1.0))
+    temperature: float = knob(0.0, "of the mixture; 0 is greedy", low=0, high=10, sweep=(0.0, 0.7, 1.0))
     p: float = knob(1.0, "mass of its nucleus", low=0, high=1, sweep=(0.8, 0.9, 1.0))
 
     paper: ClassVar[str] = "Khandelwal et al. 2019, arXiv 1911.00172"
@@ -60,7 +60,7 @@ class KnnLm(Strategy):
     def mixed(self, reading: Reading, known: Datastore) -> Tensor:
         """Log-probabilities (1 + N, V) of the mixture, from a reading that was watched.
 
-        What the model's logits rule out stays ruled out, and without neighbours the model's law is left as it is.
+        Tokens of logit −∞ stay excluded; without neighbours the model's distribution is unchanged.
         """
         logits = reading.logits
         if not self.lam:
@@ -71,7 +71,7 @@ class KnnLm(Strategy):
         return torch.where(both.isfinite().any(-1, keepdim=True), both, own).log_softmax(-1)
 
     def votes(self, reading: Reading, known: Datastore) -> Tensor:
-        """The neighbours' law (1 + N, V) in float32; zeros where there are none."""
+        """The neighbours' distribution (1 + N, V) in float32; zeros where there are none."""
         logits, queries = reading.logits, reading.captured(NAME).float().cpu().numpy()
         distances, values = known.nearest(queries, self.k, self.probes, self.exact)
         weights = torch.softmax(torch.from_numpy(distances) / -self.spread, -1).nan_to_num()

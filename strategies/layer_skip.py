@@ -1,10 +1,10 @@
-"""Self-speculative decoding: the model drafts with some of its sublayers left out, and checks with all of them.
+"""Self-speculative decoding: the model drafts with some of its sublayers skipped, and verifies with all of them.
 
 Zhang et al. 2023, Draft & Verify (arXiv 2309.08168). `share` of the attention and MLP sublayers are left out, evenly
 spread, never those of the first and last layer (the paper searches for them offline). At most `gamma` tokens are
 drafted a step; drafting stops after a token whose probability is below `theta`, which `adapt` moves towards an
-acceptance of 0.9 (the authors start it at 0.5 for sampling). `temperature` and `p` choose the law, which is kept
-exactly: drafts are drawn under the same warps and accepted with min(1, p/q).
+acceptance of 0.9 (the authors start it at 0.5 for sampling). `temperature` and `p` set the distribution, which is
+exact: drafts are drawn under the same warps and accepted with min(1, p/q).
 
 Drafts read the keys and values that the whole model wrote, so there is no second cache and no second prompt to read.
 """
@@ -63,11 +63,11 @@ class SelfChain:
 
 @dataclass(frozen=True)
 class LayerSkip(Verified):
-    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+    """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
     share: float = knob(0.45, "of the sublayers between the first and the last layer, left out of drafts", low=0,
                         high=1, sweep=(0.3, 0.45, 0.5))
-    gamma: int = knob(8, "tokens drafted a step at most", low=1, high=64, sweep=(6, 8, 12))
+    gamma: int = knob(8, "tokens drafted per step at most", low=1, high=64, sweep=(6, 8, 12))
     theta: float = knob(0.8, "drafting stops after a token less probable than this", low=0, high=1,
                         sweep=(0.5, 0.6, 0.8))
     adapt: bool = knob(True, "let theta follow acceptance", sweep=(False, True))

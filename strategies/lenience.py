@@ -1,4 +1,4 @@
-"""Lenience: accept drafts as if the draft model had been less sure of them than it was.
+"""Lenience: accept drafts as if the draft model's probabilities were lower than they are.
 
 Leviathan et al. 2022 (arXiv 2211.17192, §A.5). A draft is kept with min(1, p/(l·q)), l = `share`; at temperature 0
 when it has at least l times the highest probability. 1 is exact; less moves mass to what the draft model prefers.

@@ -1,10 +1,10 @@
-"""Lookahead decoding: while the model checks n-grams found earlier, spare places of its forward look for new ones.
+"""Lookahead decoding: verify n-grams collected earlier, and collect new ones in the same forward.
 
 Fu et al. 2024 (arXiv 2402.02057, §3). A window of `window` columns and `ngram` − 1 levels holds Jacobi trajectories:
-each column is read below its own lower levels, and what the model says after the top one completes an n-gram for the
+each column is read below its own lower levels, and the model's prediction after the top one completes an n-gram for the
 pool. The pool keeps the `guesses` newest n-grams of every first token; those that begin with the last token are
-checked. `from_prompt` puts the prompt's n-grams into the pool at the start. `temperature` and `p` choose the law,
-which is kept exactly. The window starts from the prompt's tokens in order, where the paper draws at random.
+checked. `from_prompt` puts the prompt's n-grams into the pool at the start. `temperature` and `p` set the distribution,
+which is exact. The window starts from the prompt's tokens in order, where the paper draws at random.
 
 Window tokens are read in the tree but never accepted, so that with `guesses=0` a step commits one token; they count
 as drafted. The window narrows as the text nears its end.
@@ -81,7 +81,7 @@ class Window:
         return Windowed(tuple(tokens), tuple(parents), candidates=len(tree))
 
     def move(self, best: Sequence[int], pool: Pool) -> None:
-        """Take what the model said after the top level: the next level, and the end of an n-gram of each column."""
+        """Take the model's predictions after the top level: the next level, and the end of an n-gram of each column."""
         new = [best[row] for row in self.rows]
         if len(self.levels) < self.most:
             self.levels = [level[1:] for level in [*self.levels, new]]
@@ -106,7 +106,7 @@ class Trajectories:
 
 @dataclass(frozen=True)
 class Lookahead(Verified):
-    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+    """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
     window: int = knob(7, "columns of the window", low=1, high=64, sweep=(5, 7, 10, 15))
     ngram: int = knob(5, "tokens of an n-gram", low=2, high=16, sweep=(3, 5))

@@ -1,10 +1,10 @@
-"""Minimum Bayes risk: draw several texts and write the one that is most like all of them.
+"""Minimum Bayes risk: sample several texts and return the one most similar to all of them.
 
 Eikema and Aziz, Is MAP Decoding All You Need?, 2020 (arXiv 2005.10283, §6). The texts are both the candidates and the
-sample that stands for the model's law. Freitag et al. 2023 (arXiv 2305.09860) draw them with `epsilon:least=0.02`.
-`n` texts are drawn; `utility` says how alike two are: chrF, BLEU of the sentence, F1 of the words, or whether they are
-the same. `weights` is what a text counts: as often as it was drawn, or once with its probability by the model.
-`itself` says whether a text is compared with itself.
+sample that stands for the model's distribution. Freitag et al. 2023 (arXiv 2305.09860) draw them with
+`epsilon:least=0.02`. `n` texts are drawn; `utility` says how alike two are: chrF, BLEU of the sentence, F1 of the
+words, or whether they are the same. `weights` is what a text counts: as often as it was drawn, or once with its
+probability by the model. `itself` says whether a text is compared with itself.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from strategies.parts.alike import UTILITIES
 class Mbr(Chosen):
     """Identities: `n=1` is the other strategy; `utility=exact` writes the text drawn most often."""
 
-    n: int = knob(30, "texts drawn", low=1, high=1024, sweep=(5, 10, 30, 100))
+    n: int = knob(30, "sequences sampled", low=1, high=1024, sweep=(5, 10, 30, 100))
     utility: str = knob("chrf", "how alike two texts are", choices=tuple(UTILITIES),
                         sweep=("chrf", "bleu", "f1", "exact"))
     weights: str = knob("count", "what a text counts as a reference", choices=("count", "probability"),
@@ -35,7 +35,7 @@ class Mbr(Chosen):
     paper: ClassVar[str] = "Eikema and Aziz 2020, arXiv 2005.10283"
 
     def choose(self, session: Session, request: Request, answers: Sequence[list[int]]) -> int:
-        """The answer with the highest expected utility, the first one among equals."""
+        """The answer with the highest expected utility, ties go to the first."""
         texts = [request.as_text.decode(answer) for answer in answers]
         if self.weights == "count":
             return best(texts, torch.ones(len(texts), dtype=torch.float64), self.utility, self.itself)

@@ -16,7 +16,7 @@ from harness.plugins.strategy import knob
 class MinP(Sampler):
     """Identities: `share=0` is `temperature`, `share=1` is greedy but for ties."""
 
-    share: float = knob(0.1, "of the likeliest token's probability that a token needs", low=0, high=1,
+    share: float = knob(0.1, "minimum share of the likeliest token's probability", low=0, high=1,
                         sweep=(0.01, 0.05, 0.1, 0.2, 0.3))
     temperature: float = heat()
 

@@ -1,9 +1,9 @@
-"""Mirostat: sampling whose surprise is steered to a target by feedback.
+"""Mirostat: sampling whose surprisal is steered to a target by feedback.
 
-Basu et al. 2020 (arXiv 2007.14966). Each step fits a Zipf law to the likeliest tokens, keeps as many as have, by that
-law, a surprise of at most mu bits, draws one of them, and moves mu by `rate` times what the drawn token's surprise was
-away from `target`. mu starts at twice the target. The law has as many tokens as the model; in the authors' code it has
-50 000, whatever the model.
+Basu et al. 2020 (arXiv 2007.14966). Each step fits a Zipf distribution to the likeliest tokens, keeps as many as have,
+by that distribution, a surprisal of at most mu bits, draws one of them, and moves mu by `rate` times what the drawn
+token's surprisal was away from `target`. mu starts at twice the target. The distribution has as many tokens as the
+model; in the authors' code it has 50 000, whatever the model.
 """
 
 import math
@@ -25,9 +25,9 @@ from harness.plugins.strategy import Guarantee, Request, Strategy, knob
 class Mirostat(Strategy):
     """Identity: a target of 0 bits ends as greedy, once mu has fallen."""
 
-    target: float = knob(3.0, "bits of surprise a token", low=0, high=20, sweep=(2.5, 3.0, 4.0, 5.0))
+    target: float = knob(3.0, "bits of surprisal per token", low=0, high=20, sweep=(2.5, 3.0, 4.0, 5.0))
     rate: float = knob(1.0, "how fast mu follows", low=0, high=10, sweep=(0.1, 0.5, 1.0))
-    fitted: int = knob(100, "ratios of neighbours that the Zipf law is fitted to", low=1, high=10_000, sweep=(50, 100))
+    fitted: int = knob(100, "ratios that the Zipf exponent is fitted to", low=1, high=10_000, sweep=(50, 100))
 
     paper: ClassVar[str] = "Basu et al. 2020, arXiv 2007.14966"
     family: ClassVar[str] = "sampling"
@@ -64,7 +64,7 @@ def zipf(surprise: Tensor) -> float:
 
 
 def size(exponent: float, mu: float, vocab: int) -> int:
-    """How many tokens have a surprise of at most `mu` bits by Zipf's law, and one more, as the authors do."""
+    """Count tokens with a surprisal of at most `mu` bits by the Zipf fit, plus one as the authors do."""
     if exponent <= 0:
         return vocab
     more = exponent - 1

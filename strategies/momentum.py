@@ -1,4 +1,4 @@
-"""Momentum decoding: a greedy walk on the graph of the text so far that resists going round in circles.
+"""Momentum decoding: greedy decoding that penalises loops in the graph of the text so far.
 
 Lan et al. 2022 (arXiv 2212.02175). Among the `k` likeliest tokens each is charged alpha · f(r), where r is how long a
 stretch the text would repeat: 0 for a new token, 1 for one seen before, l for one that completes an l-gram (up to 5)

@@ -1,4 +1,4 @@
-"""NeuroLogic decoding: a beam that keeps room for every set of clauses that a text may have met so far.
+"""NeuroLogic decoding: a beam shared between groups of hypotheses that have met the same set of clauses.
 
 Lu et al. 2021 (arXiv 2010.12884). A clause wants one of several phrases. Candidates are the best children of all, the
 tokens that begin or go on with a wanted phrase, and each hypothesis's best tokens; all but the first kind must be
@@ -29,7 +29,7 @@ class NeuroLogic(ConstrainedSearch):
     """Without clauses it is `beam` of the same width."""
 
     width: int = knob(20, "beams", low=1, high=256, sweep=(5, 10, 20))
-    length_penalty: float = knob(0.2, "exponent of the length rule; 0 divides by nothing", low=-5, high=5,
+    length_penalty: float = knob(0.2, "exponent of the length rule; 0 does not divide", low=-5, high=5,
                                  sweep=(0.1, 0.2, 0.6, 1.0))
     prune: int = knob(50, "how many of the best scores a child must be below", low=1, sweep=(50, 500, 500000))
     tolerance: int = knob(2, "how many clauses fewer than the best a text may have met", low=0, sweep=(0, 1, 2, 3))
@@ -40,7 +40,7 @@ class NeuroLogic(ConstrainedSearch):
     paper: ClassVar[str] = "Lu et al. 2021, arXiv 2010.12884"
 
     def front(self, session: Session, request: Request, wanted: Constraints) -> "Groups":
-        """The search of one text."""
+        """The search state for one prompt."""
         return Groups(self.width, self.rule(request), self.stopping(), request, wanted=wanted,
                       rules=self)
 
@@ -52,7 +52,7 @@ class Groups(Constrained):
     rules: NeuroLogic = NeuroLogic()
 
     def start(self) -> Matches:
-        """Nothing met."""
+        """The state before any constraint is met."""
         return Matches(self.wanted)
 
     def proposed(self, scores: Tensor) -> Iterator[tuple[int, int, Matches]]:

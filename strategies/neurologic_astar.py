@@ -1,4 +1,4 @@
-"""NeuroLogic A*esque decoding: NeuroLogic that looks ahead for how likely the missing phrases are to come soon.
+"""NeuroLogic A*esque decoding: NeuroLogic with a lookahead estimate of how likely missing phrases soon follow.
 
 Lu et al. 2022 (arXiv 2112.08726). Every candidate is continued by `lookahead` tokens; its rank gains `alpha` times the
 highest mean log p that a missing phrase would have at one of the next places (a phrase already begun: at once). The
@@ -26,7 +26,7 @@ from strategies.neurologic import Groups, NeuroLogic
 class NeuroLogicAstar(NeuroLogic):
     """`alpha=0` is `neurologic`."""
 
-    alpha: float = knob(0.25, "weight of what may come", low=0, high=100, sweep=(0.0, 0.05, 0.175, 0.25, 0.45))
+    alpha: float = knob(0.25, "weight of the lookahead", low=0, high=100, sweep=(0.0, 0.05, 0.175, 0.25, 0.45))
     lookahead: int = knob(5, "tokens to look ahead", low=1, high=1024, sweep=(1, 3, 5, 10))
     rollout: str = knob("greedy", "how a candidate is continued", choices=("greedy", "beam", "sample"),
                         sweep=("greedy", "beam", "sample"))
@@ -35,7 +35,7 @@ class NeuroLogicAstar(NeuroLogic):
     paper: ClassVar[str] = "Lu et al. 2022, arXiv 2112.08726"
 
     def front(self, session: Session, request: Request, wanted: Constraints) -> "Looking":
-        """The search of one text."""
+        """The search state for one prompt."""
         return Looking(self.width, self.rule(request), self.stopping(), request, wanted=wanted,
                        rules=self, far=self, session=session)
 
@@ -110,7 +110,7 @@ class Looking(Groups):
               ) -> list[Chain]:
         """What is missing, put after each branch where there is room: usual forms, and at once the rest of open ones.
 
-        `said` (n, V) is what the model says after the branches.
+        `said` (n, V) is the model's prediction after the branches.
         """
         missing = [[clause[0] for clause in child.state.unmet()] for child in kept]
         for phrases, child in zip(missing, kept, strict=True) if not offset else ():

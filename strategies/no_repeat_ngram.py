@@ -1,4 +1,4 @@
-"""No n-gram twice: a token that would complete an n-gram the text already holds is left out, under any other strategy.
+"""No-repeat n-gram: forbid tokens that complete an n-gram which already occurs in the text, in any strategy.
 
 Paulus et al. 2017 (arXiv 1705.04304, §2.5) for trigrams. `n` is the size and `prompt` says whether the prompt's
 n-grams count, as they do in transformers. Where nothing would be left the rule is dropped for that token. Written
@@ -18,7 +18,7 @@ from harness.plugins.strategy import knob
 class NoRepeatNgram(Penalty):
     """Identity: `n=0` is the other strategy."""
 
-    n: int = knob(3, "size of what may not come twice; 0 forbids nothing", low=0, high=64, sweep=(2, 3, 4))
+    n: int = knob(3, "n-gram size; 0 forbids nothing", low=0, high=64, sweep=(2, 3, 4))
     prompt: bool = knob(True, "whether the prompt's n-grams count", sweep=(True, False))
 
     paper: ClassVar[str] = "Paulus et al. 2017, arXiv 1705.04304"

@@ -1,13 +1,13 @@
-"""PEARL: draft the next tokens while the target still checks the last ones.
+"""PEARL: draft the next tokens while the target still verifies the last ones.
 
 Liu et al. 2024 (arXiv 2408.11850). Two workers meet at a barrier each step: the draft model writes `gamma` tokens ahead
 while the target judges what it was given at the last barrier and, with its last row, the first of the new ones. A
-rejection throws the tokens ahead away; there is no bonus token. `temperature` and `p` choose the law, which is kept
-exactly. With `workers=1` the two are modelled, one after the other: tokens and counts are those of two workers, the
-time is not, which would be the longer of the two sides at each step. With `workers=2` the draft model runs in a thread
-of its own and the time is real: it pays where each worker has a device, or cores enough for its torch threads; on one
-core they take turns. Where that cannot be they go one after the other all the same: with texts side by side, whose
-reads are merged in one thread, and with one model that is both target and draft.
+rejection throws the tokens ahead away; there is no bonus token. `temperature` and `p` set the distribution, which is
+exact. With `workers=1` the two are modelled, one after the other: tokens and counts are those of two workers, the time
+is not, which would be the longer of the two sides at each step. With `workers=2` the draft model runs in a thread of
+its own and the time is real: it pays where each worker has a device, or cores enough for its torch threads; on one core
+they take turns. Where that cannot be they go one after the other all the same: with several sequences in one batch,
+whose forwards are merged in one thread, and with one model that is both target and draft.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,11 +33,11 @@ Job = Callable[[], TokenTree]
 
 @dataclass(frozen=True)
 class Pearl(Verified):
-    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+    """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
-    gamma: int = knob(4, "tokens drafted a step; best near target time / draft time", low=1, high=64,
+    gamma: int = knob(4, "tokens drafted per step; best near target time / draft time", low=1, high=64,
                       sweep=(2, 3, 4, 5, 8))
-    workers: int = knob(1, "1: one after the other, as a model of two; 2: the draft model has a thread", choices=(1, 2))
+    workers: int = knob(1, "1: sequential, simulating two; 2: the draft model has a thread", choices=(1, 2))
 
     paper: ClassVar[str] = "Liu et al. 2024, arXiv 2408.11850"
     needs: ClassVar[frozenset[Need]] = frozenset({"draft"})

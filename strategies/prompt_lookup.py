@@ -1,11 +1,11 @@
-"""Prompt lookup: draft what followed the same words earlier in the text, and let the model check it.
+"""Prompt lookup: draft what followed the same tokens earlier in the text.
 
-Saxena 2023 (github.com/apoorvumang/prompt-lookup-decoding). No draft model: the last `max_ngram` tokens are looked
-up in the prompt and in what was written so far, and the `length` tokens after the match are the draft. `latest`
-takes the newest match instead of the earliest. `variant` "longest" takes what follows even if it is short; "original"
-takes only places that `length` tokens follow and that end before the n-gram does (Saxena's rule); "spec_bench" does so
-too and drafts token 100 when there is none, so that each step checks something. `temperature` and `p` choose the law,
-which is kept exactly.
+Saxena 2023 (github.com/apoorvumang/prompt-lookup-decoding). No draft model: the last `max_ngram` tokens are looked up
+in the prompt and in what was written so far, and the `length` tokens after the match are the draft. `latest` takes the
+newest match instead of the earliest. `variant` "longest" takes what follows even if it is short; "original" takes only
+places that `length` tokens follow and that end before the n-gram does (Saxena's rule); "spec_bench" does so too and
+drafts token 100 when there is none, so that each step checks something. `temperature` and `p` set the distribution,
+which is exact.
 
 "longest" is also what transformers and vLLM draft. transformers: `length` is prompt_lookup_num_tokens and `max_ngram`
 max_matching_ngram_size, 2 by default; it ends a draft before EOS, where the text ends anyway, and before tokens that a
@@ -27,7 +27,7 @@ FILLER = 100  # what Spec-Bench drafts when nothing is found
 
 @dataclass(frozen=True)
 class PromptLookup(Verified):
-    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+    """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
     max_ngram: int = knob(3, "longest n-gram looked up, in tokens", low=1, high=64, sweep=(1, 2, 3, 4, 5))
     length: int = knob(10, "tokens drafted after a match", low=1, high=256, sweep=(3, 5, 10, 20, 40))

@@ -1,4 +1,4 @@
-"""Repetition penalty: tokens that stand in the text already lose some of their logit, under any other strategy.
+"""Repetition penalty: lower the logits of tokens that already occur in the text, in any strategy.
 
 Keskar et al. 2019, CTRL (arXiv 1909.05858, §4.1). Positive logits of such tokens are divided by `penalty` and negative
 ones multiplied, as in transformers and vLLM; the paper divides both. `prompt` says whether the prompt's tokens count,
@@ -18,7 +18,7 @@ from harness.plugins.strategy import knob
 class RepetitionPenalty(Penalty):
     """Identity: `penalty=1` is the other strategy."""
 
-    penalty: float = knob(1.2, "divides logits; 1 changes nothing, less favours repeats", low=0.01, high=100,
+    penalty: float = knob(1.2, "divides logits; 1 changes nothing, below 1 favours repeats", low=0.01, high=100,
                           sweep=(1.0, 1.05, 1.1, 1.2, 1.3, 1.5))
     prompt: bool = knob(True, "whether the prompt's tokens count", sweep=(True, False))
 

@@ -1,10 +1,10 @@
-"""REST: draft what most often followed the same words in a store of other texts.
+"""REST: draft the most frequent continuations of the last tokens in a datastore.
 
-He et al. 2023 (arXiv 2311.08252). The last `span` … 2 tokens are looked up, the longest that is found decides; of
-`matches` places (spread evenly over more) the `length` tokens after each are counted, and the `choices` most frequent
-starts make the tree. `store` "nano" is the embedded training corpus, for the embedded models; for others name a file
-made by `python -m strategies.drafters.store`. `temperature` and `p` choose the law, which is kept exactly by taking
-drafts as chosen; the official code draws a new path from the target at each step and is biased above temperature 0.
+He et al. 2023 (arXiv 2311.08252). The longest match of the last `span` … 2 tokens decides; the `length` tokens after
+each of `matches` places (evenly spread) are counted, and the `choices` most frequent prefixes form the tree. `store`
+"nano" is the embedded training corpus, for the embedded models; for others name a file made by `python -m
+strategies.tools.rest_datastore`. `temperature` and `p` set the distribution, which is exact by taking drafts as chosen;
+the official code draws a new path from the target at each step and is biased above temperature 0.
 """
 
 from collections.abc import Sequence
@@ -69,13 +69,13 @@ def frequent(rows: store.Ids, most: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class Rest(Verified):
-    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+    """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
     span: int = knob(16, "longest end of the text looked up, in tokens", low=2, high=16, sweep=(4, 8, 16))
-    matches: int = knob(5000, "most places looked at", low=1, high=1_000_000, sweep=(100, 5000))
+    matches: int = knob(5000, "maximum places looked at", low=1, high=1_000_000, sweep=(100, 5000))
     length: int = knob(10, "tokens looked at after a place", low=1, high=16, sweep=(5, 10, 16))
     choices: int = knob(64, "nodes of the tree", low=1, high=1024, sweep=(16, 32, 64))
-    store: str = knob("nano", "the embedded corpus, or a file of python -m strategies.drafters.store", file=True)
+    store: str = knob("nano", "the embedded corpus, or a file of strategies.tools.rest_datastore", file=True)
 
     paper: ClassVar[str] = "He et al. 2023, arXiv 2311.08252"
 

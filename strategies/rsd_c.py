@@ -2,7 +2,7 @@
 
 Jeon et al. 2024, recursive speculative decoding (arXiv 2402.14160, §3.2.1). `branches` lists the children of every
 node, level by level; no sibling is a copy of another, so none is wasted. At temperature 0 they are the likeliest
-tokens. `temperature` and `p` choose the law, which is kept exactly.
+tokens. `temperature` and `p` set the distribution, which is exact.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ NODES = 1024
 
 @dataclass(frozen=True)
 class RsdC(Verified):
-    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+    """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
     branches: str = knob("2-2-1", "children of each node, level by level",
                          sweep=("2-1", "2-2", "2-2-1", "3-2-1", "4-2-1", "2-2-2-2"))
@@ -43,5 +43,5 @@ class RsdC(Verified):
         return LevelTree(session.draft, len(counts), self.logit_warp(), stream, pick)
 
     def rule(self) -> Accept:
-        """Recursive rejection: what was turned down leaves q as well."""
+        """Recursive rejection: rejected tokens are removed from q as well."""
         return rejection_without_replacement

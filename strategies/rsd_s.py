@@ -1,9 +1,9 @@
 """RSD-S: a draft tree from stochastic beam search, which draws the likeliest paths without replacement.
 
-Jeon et al. 2024, recursive speculative decoding (arXiv 2402.14160, §3.2.2), with the search of Kool et al. 2019
-(arXiv 1903.06059). Each of `depth` levels keeps the `width` paths of the highest perturbed log q, so branches that the
-draft model believes in get more of the nodes. At temperature 0 it is beam search. `temperature` and `p` choose the
-law, which is kept exactly.
+Jeon et al. 2024, recursive speculative decoding (arXiv 2402.14160, §3.2.2), with the search of Kool et al. 2019 (arXiv
+1903.06059). Each of `depth` levels keeps the `width` paths of the highest perturbed log q, so branches that the draft
+model believes in get more of the nodes. At temperature 0 it is beam search. `temperature` and `p` set the distribution,
+which is exact.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from strategies.drafters.tree import Child, LevelTree
 
 @dataclass(frozen=True)
 class RsdS(Verified):
-    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+    """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
     width: int = knob(3, "paths kept at each level", low=1, high=64, sweep=(2, 3, 4, 6))
     depth: int = knob(4, "levels", low=1, high=64, sweep=(2, 3, 4, 5))
@@ -36,7 +36,7 @@ class RsdS(Verified):
         return LevelTree(session.draft, self.depth, self.logit_warp(), stream, StochasticBeam(self.width, stream).pick)
 
     def rule(self) -> Accept:
-        """Recursive rejection: what was turned down leaves q as well."""
+        """Recursive rejection: rejected tokens are removed from q as well."""
         return rejection_without_replacement
 
 

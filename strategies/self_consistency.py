@@ -1,4 +1,4 @@
-"""Self-consistency: draw several chains of thought and write one whose answer most of them reach.
+"""Self-consistency: sample several chains of thought and return one with the most frequent answer.
 
 Wang et al., Self-Consistency Improves Chain of Thought Reasoning in Language Models, 2022 (arXiv 2203.11171, §2).
 The task says what an answer is. A text without one has no vote; where no text has one, the likeliest text is written.
@@ -21,7 +21,7 @@ from harness.plugins.strategy import Request, knob
 class SelfConsistency(Chosen):
     """Identity: `n=1` is the other strategy."""
 
-    n: int = knob(40, "texts drawn", low=1, high=1024, sweep=(5, 10, 20, 40))
+    n: int = knob(40, "sequences sampled", low=1, high=1024, sweep=(5, 10, 20, 40))
 
     usual: ClassVar[str] = "temperature:temperature=0.7"
     paper: ClassVar[str] = "Wang et al. 2022, arXiv 2203.11171"

@@ -1,11 +1,11 @@
-"""Sequoia: a draft tree whose shape a dynamic program has made best for the acceptance rates of its ranks.
+"""Sequoia: a draft tree whose shape is optimised for acceptance rates by rank, with a dynamic program.
 
 Chen et al. 2024 (arXiv 2402.12374). `rates` says how often the first, second, … sibling is the one accepted; of all
 trees of at most `nodes` nodes and `depth` levels the one with the most expected tokens is drafted, siblings without
-replacement (at temperature 0 the likeliest tokens). `temperature` and `p` choose the law, which is kept exactly.
-The default rates were counted with `nano` and `nano-draft`: how often greedy's token is the draft's first, second, …
-choice, over 797 tokens of the six embedded tasks. `python -m strategies.tools.sequoia_size` measures rates, finds
-the size that pays with other models or on another machine, and prints the knobs.
+replacement (at temperature 0 the likeliest tokens). `temperature` and `p` set the distribution, which is exact. The
+default rates were counted with `nano` and `nano-draft`: how often greedy's token is the draft's first, second, …
+choice, over 797 tokens of the six embedded tasks. `python -m strategies.tools.sequoia_size` measures rates, finds the
+size that pays with other models or on another machine, and prints the knobs.
 """
 
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ from strategies.drafters.tree import Child, LevelTree, distinct
 
 @dataclass(frozen=True)
 class Sequoia(Verified):
-    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+    """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
-    nodes: int = knob(64, "the most nodes of a tree", low=1, high=512, sweep=(8, 16, 32, 64, 128))
-    depth: int = knob(10, "the most levels", low=1, high=64, sweep=(2, 4, 6, 10))
-    rates: str = knob("0.89-0.056-0.011-0.006-0.004-0.003", "chance that the first, second, … sibling is accepted",
+    nodes: int = knob(64, "maximum nodes of a tree", low=1, high=512, sweep=(8, 16, 32, 64, 128))
+    depth: int = knob(10, "maximum levels", low=1, high=64, sweep=(2, 4, 6, 10))
+    rates: str = knob("0.89-0.056-0.011-0.006-0.004-0.003", "probability that the first, second, … sibling is accepted",
                       sweep=("0.89-0.056-0.011-0.006-0.004-0.003", "0.6-0.2-0.1"))
 
     paper: ClassVar[str] = "Chen et al. 2024, arXiv 2402.12374"
@@ -58,7 +58,7 @@ class Sequoia(Verified):
         return LevelTree(session.draft, self.depth, self.logit_warp(), stream, pick)
 
     def rule(self) -> Accept:
-        """Recursive rejection: what was turned down leaves q as well."""
+        """Recursive rejection: rejected tokens are removed from q as well."""
         return rejection_without_replacement
 
 

@@ -1,8 +1,8 @@
-"""SpecInfer: a draft model grows a token tree of fixed shape, the large model checks all of it in one forward.
+"""SpecInfer: a draft model grows a token tree of fixed shape, and the target verifies all of it in one forward.
 
-Miao et al. 2023 (arXiv 2305.09781). `expansion` lists the children of every node, level by level. At temperature 0
-they are the likeliest tokens; above it they are drawn independently, so a token may be drawn twice: the second copy
-is one more vote and gets no children. `temperature` and `p` choose the law, which is kept exactly.
+Miao et al. 2023 (arXiv 2305.09781). `expansion` lists the children of every node, level by level. At temperature 0 they
+are the likeliest tokens; above it they are drawn independently, so a token may be drawn twice: the second copy is one
+more vote and gets no children. `temperature` and `p` set the distribution, which is exact.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ NODES = 1024
 
 @dataclass(frozen=True)
 class SpecInfer(Verified):
-    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+    """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
     expansion: str = knob("1-1-3-1-1-1-1-1", "children of each node, level by level",
                           sweep=("1-1-3-1-1-1-1-1", "4-2-1", "2-2-2-1", "1-1-1-1"))

@@ -1,4 +1,4 @@
-"""SpecTr: draft several chains at random, check them all in one forward, and accept by optimal transport.
+"""SpecTr: draft several random chains, verify them in one forward, and accept by optimal transport.
 
 Sun et al. 2023 (arXiv 2310.15141). `chains` independent chains of `length` tokens are drawn from the draft model, all
 read together, and accepted by the k-seq rule. One chain is speculative decoding. At temperature 0 all chains would be
@@ -52,9 +52,9 @@ class _Chains:
 
 @dataclass(frozen=True)
 class SpecTr(Verified):
-    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+    """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
-    chains: int = knob(8, "chains drawn a step", low=1, high=64, sweep=(1, 2, 4, 8))
+    chains: int = knob(8, "chains drawn per step", low=1, high=64, sweep=(1, 2, 4, 8))
     length: int = knob(8, "tokens of a chain", low=1, high=64, sweep=(4, 8))
 
     paper: ClassVar[str] = "Sun et al. 2023, arXiv 2310.15141"

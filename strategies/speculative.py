@@ -1,10 +1,10 @@
-"""Speculative decoding: a small model drafts a few tokens, the large one checks them all in one forward.
+"""Speculative decoding: a draft model proposes a few tokens, and the target verifies them in one forward.
 
 Leviathan et al. 2022 (arXiv 2211.17192) and Chen et al. 2023 (arXiv 2302.01318). `gamma` tokens are drafted a step;
-`temperature` and `p` choose the law, which is the target's own: drafts are drawn from the draft model under the same
-warps and accepted with min(1, p/q). `verify` "block" judges the drafts of a step together instead of one by one: the
-same law, and more of them kept (Sun et al. 2024, arXiv 2403.10444). `policy` sets the length of each draft:
-"confidence" stops where the draft model is unsure and "ema" moves that `threshold` (Zhang et al. 2023, arXiv
+`temperature` and `p` set the distribution, which is the target's own: drafts are drawn from the draft model under the
+same warps and accepted with min(1, p/q). `verify` "block" judges the drafts of a step together instead of one by one:
+the same distribution, and more of them kept (Sun et al. 2024, arXiv 2403.10444). `policy` sets the length of each
+draft: "confidence" stops where the draft model is unsure and "ema" moves that `threshold` (Zhang et al. 2023, arXiv
 2309.08168); "heuristic" goes up by two and down by one as in transformers; "cost" weighs acceptance so far against
 `cost`.
 """
@@ -22,14 +22,14 @@ from strategies.drafters.length import POLICIES, length
 
 @dataclass(frozen=True)
 class Speculative(Verified):
-    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+    """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
-    gamma: int = knob(4, "tokens drafted a step: the first with policy heuristic, the most with the others", low=1,
+    gamma: int = knob(4, "tokens drafted per step: the first with policy heuristic, the most with the others", low=1,
                       high=64, sweep=(1, 2, 3, 4, 5, 8, 12))
     verify: str = knob("token", "judge drafts one by one or as a block", choices=("token", "block"),
                        sweep=("token", "block"))
     policy: str = knob("fixed", "how many tokens are drafted", choices=POLICIES, sweep=POLICIES)
-    threshold: float = knob(0.4, "confidence and ema stop drafting where the likeliest token has less", low=0, high=1,
+    threshold: float = knob(0.4, "confidence and ema stop drafting below this probability", low=0, high=1,
                             sweep=(0.0, 0.2, 0.4, 0.6, 0.8))
     cost: float = knob(0.1, "for policy cost: time of a draft forward / time of a target forward", low=0, high=10,
                        sweep=(0.01, 0.05, 0.1, 0.2))

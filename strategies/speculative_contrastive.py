@@ -1,9 +1,9 @@
-"""Speculative contrastive decoding: the draft model is also the amateur whose taste the text is turned away from.
+"""Speculative contrastive decoding: the draft model is also the amateur of contrastive decoding.
 
-Yuan et al. 2023 (arXiv 2311.08981). Among tokens with at least `alpha` times the target's highest probability, the law
-is softmax of (1 + `beta`)·log p − `beta`·log q; drafts of `gamma` tokens come from q and are accepted as in speculative
-decoding, with that law as target. `temperature` and `p` act on it and on the drafts. When all drafts are kept, `extra`
-says where the next token comes from: the "contrast", for one more forward of the draft model, or the "expert" p alone.
+Yuan et al. 2023 (arXiv 2311.08981). Among tokens with at least `alpha` times the target's highest probability, the
+target is the softmax of (1 + `beta`)·log p − `beta`·log q; drafts of `gamma` tokens come from q and are accepted as in
+speculative decoding. `temperature` and `p` act on it and on the drafts. When all drafts are kept, `extra` says where
+the next token comes from: the "contrast", for one more forward of the draft model, or the "expert" p alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,7 +43,7 @@ class _Contrast:
         return logits
 
     def accept(self, tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
-        """The exact rule with the contrastive law as target."""
+        """The exact rule with the contrastive distribution as target."""
         sure = not self.method.temperature
 
         def law(node: int) -> Tensor:
@@ -68,13 +68,13 @@ class _Contrast:
 
 @dataclass(frozen=True)
 class SpeculativeContrastive(Verified):
-    """Exact for the contrastive law, which is not the target's own; at temperature 0 its likeliest tokens."""
+    """Exact for the contrastive distribution, which is not the target's own; at temperature 0 its likeliest tokens."""
 
-    gamma: int = knob(4, "tokens drafted a step", low=1, high=64, sweep=(1, 2, 4, 8))
+    gamma: int = knob(4, "tokens drafted per step", low=1, high=64, sweep=(1, 2, 4, 8))
     alpha: float = knob(0.1, "share of the highest probability that a token needs", low=0, high=1,
                         sweep=(0.05, 0.1, 0.3))
-    beta: float = knob(0.5, "weight of the amateur; 0 leaves the target's law", low=0, high=10, sweep=(0.1, 0.3, 0.5))
-    extra: str = knob("contrast", "the token after drafts that were all kept", choices=("contrast", "expert"),
+    beta: float = knob(0.5, "weight of the amateur; 0 is the target alone", low=0, high=10, sweep=(0.1, 0.3, 0.5))
+    extra: str = knob("contrast", "source of the token after a fully accepted draft", choices=("contrast", "expert"),
                       sweep=("contrast", "expert"))
 
     paper: ClassVar[str] = "Yuan et al. 2023, arXiv 2311.08981"

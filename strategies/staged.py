@@ -1,9 +1,9 @@
-"""Staged speculation: the draft model is itself sped up by drafts from the text.
+"""Staged speculation: the draft model is itself sped up by n-gram drafts.
 
 Spector & Ré 2023 (arXiv 2308.04623). Inside each draft of `gamma` tokens, what followed the same `max_ngram` tokens
 earlier in the text is proposed to the draft model, which checks it in one forward; the target then checks what the
 draft model wrote. Each stage is exact, so a token counts as drawn from the draft model, whatever proposed it. The paper
-proposes from an n-gram model of much text instead. `temperature` and `p` choose the law, which is kept exactly.
+proposes from an n-gram model of much text instead. `temperature` and `p` set the distribution, which is exact.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ from strategies.drafters.ngram import NgramLookup
 
 @dataclass(frozen=True)
 class Staged(Verified):
-    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+    """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
-    gamma: int = knob(4, "tokens drafted a step", low=1, high=64, sweep=(2, 4, 8, 12))
+    gamma: int = knob(4, "tokens drafted per step", low=1, high=64, sweep=(2, 4, 8, 12))
     max_ngram: int = knob(3, "longest n-gram looked up for the draft model", low=1, high=64, sweep=(2, 3, 5))
 
     paper: ClassVar[str] = "Spector & Ré 2023, arXiv 2308.04623"

@@ -1,9 +1,9 @@
-"""Stochastic beam search: a beam search over noisy log p that draws texts of the model's law, no text twice.
+"""Stochastic beam search: beam search over noisy log p, which samples sequences without replacement.
 
 Kool et al. 2019 (arXiv 1903.06059, algorithm 1). Every hypothesis has a height, its log p plus Gumbel noise, and its
 children's heights are drawn so that the largest is its own; the `width` highest live on and finished ones keep their
 place. Sample i is the i-th text drawn without replacement, whatever the number of beams below it. `temperature` divides
-the logits before log p is summed, and so gives another law.
+the logits before log p is summed, and so gives another distribution.
 """
 
 import math
@@ -34,7 +34,7 @@ class Drawn(NamedTuple):
 class StochasticBeam(Search):
     """`width=1` is plain sampling; with as many beams as there are texts it returns them all."""
 
-    width: int = knob(4, "texts drawn", low=1, high=256, sweep=(2, 4, 8, 16))
+    width: int = knob(4, "sequences sampled", low=1, high=256, sweep=(2, 4, 8, 16))
     temperature: float = knob(1.0, "divides the logits", low=0.01, high=10, sweep=(0.1, 0.3, 0.5, 0.8, 1.0))
 
     paper: ClassVar[str] = "Kool et al. 2019, arXiv 1903.06059"

@@ -1,8 +1,8 @@
-"""StreamingLLM: read only the text's first few tokens, its attention sinks, and its most recent ones.
+"""StreamingLLM: keep only the first tokens (attention sinks) and the most recent ones in the KV cache.
 
 Xiao et al. 2023 (arXiv 2309.17453, §3.2). At most `sinks` + `window` tokens are in the cache, and positions are those
-in the cache. When it is full, the `chunk` oldest tokens after the sinks leave it at once. `temperature` and `p` choose
-the law; up to `sinks` + `window` tokens of text, tokens are those of greedy or `top_p`.
+in the cache. When it is full, the `chunk` oldest tokens after the sinks leave it at once. `temperature` and `p` set the
+distribution; up to `sinks` + `window` tokens of text, tokens are those of greedy or `top_p`.
 
 The authors drop single tokens and keep what the others' keys and values still know of them. Here keys are cached with
 their positions, so the kept tokens are read again after each eviction: exact for the shortened text, and rare.
@@ -25,8 +25,8 @@ class Streaming(Strategy):
     """One token a step from a context that never grows beyond its bounds."""
 
     sinks: int = knob(4, "tokens kept from the start of the text", low=0, high=1024, sweep=(0, 1, 2, 4, 8))
-    window: int = knob(1020, "tokens kept from its end at most", low=1, high=1000000, sweep=(252, 508, 1020, 2044))
-    chunk: int = knob(128, "tokens dropped at once; at most window", low=1, high=1000000, sweep=(1, 32, 128))
+    window: int = knob(1020, "maximum recent tokens kept", low=1, high=1000000, sweep=(252, 508, 1020, 2044))
+    chunk: int = knob(128, "tokens evicted together; at most window", low=1, high=1000000, sweep=(1, 32, 128))
     temperature: float = knob(0.0, "0 is greedy", low=0, high=10, sweep=(0.0, 0.7, 1.0))
     p: float = knob(1.0, "mass of the nucleus", low=0, high=1, sweep=(0.9, 1.0))
 

@@ -1,11 +1,11 @@
-"""Suffix automaton: draft what followed the longest suffix of the text that stands in it earlier.
+"""Suffix automaton: draft what followed the longest suffix of the text that occurs earlier in it.
 
 SAM-Decoding, Hu et al. 2024 (arXiv 2411.10666). A match of `len_threshold` tokens or more drafts the `n_predicts`
 tokens after its first place; when too few follow there, a shorter match (still of that length) may have a fuller one.
 With a `store`, as that of `rest`, the end of the text is looked up in those texts too: their match counts `len_bias`
 tokens less, and when it is still the longer one, what follows its first place is drafted. Below the threshold
-`fallback` drafts: "none" nothing, "token_recycling" its tree of 80 nodes. `temperature` and `p` choose the law, which
-is kept exactly.
+`fallback` drafts: "none" nothing, "token_recycling" its tree of 80 nodes. `temperature` and `p` set the distribution,
+which is exact.
 """
 
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ class Continuation:
 
 @dataclass(frozen=True)
 class SuffixAutomatonDecoding(Verified):
-    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+    """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
     n_predicts: int = knob(40, "tokens drafted after a match", low=1, high=256, sweep=(5, 10, 20, 40, 70))
     len_threshold: int = knob(5, "tokens that a match must have", low=1, high=64, sweep=(1, 2, 3, 5, 8))

@@ -3,9 +3,9 @@
 SuffixDecoding, Oliaro et al. 2024 (arXiv 2411.04975). A tree counts every substring of at most `max_depth` tokens of
 this text; `warm` adds one of earlier outputs (none is ever dropped). Every suffix that is in a tree drafts at most
 `factor` · its length + `offset` tokens, never more than `max_spec`; a token counts while its chance, by counts, is at
-least `min_prob`. The draft of the highest sum of chances wins, the longer match when equal. `shape` "chain" follows
-the most frequent token, "tree" takes the likeliest nodes. Defaults are vLLM's. `temperature` and `p` choose the law,
-which is kept exactly.
+least `min_prob`. The draft of the highest sum of chances wins, the longer match when equal. `shape` "chain" follows the
+most frequent token, "tree" takes the likeliest nodes. Defaults are vLLM's. `temperature` and `p` set the distribution,
+which is exact.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,15 +25,15 @@ from strategies.drafters.suffixes import Place, SuffixTree
 
 @dataclass(frozen=True)
 class SuffixDecoding(Verified):
-    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+    """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
     max_depth: int = knob(24, "longest substring counted, in tokens", low=2, high=256, sweep=(8, 16, 24, 64))
-    max_spec: int = knob(24, "most tokens drafted a step", low=1, high=256, sweep=(8, 24, 64))
+    max_spec: int = knob(24, "maximum tokens drafted per step", low=1, high=256, sweep=(8, 24, 64))
     factor: float = knob(1.0, "tokens drafted for each token of the match", low=0, high=64, sweep=(1.0, 2.0, 4.0))
     offset: float = knob(0.0, "tokens drafted on top of that", low=-64, high=64, sweep=(0.0, 2.0))
-    min_prob: float = knob(0.1, "least chance of a drafted token", low=0, high=1, sweep=(0.0, 0.1, 0.3))
+    min_prob: float = knob(0.1, "minimum probability of a drafted token", low=0, high=1, sweep=(0.0, 0.1, 0.3))
     shape: str = knob("chain", "what is drafted", choices=("chain", "tree"), sweep=("chain", "tree"))
-    warm: bool = knob(False, "keep what was learnt from earlier prompts", sweep=(False, True))
+    warm: bool = knob(False, "keep statistics of earlier prompts", sweep=(False, True))
 
     paper: ClassVar[str] = "Oliaro et al. 2024, arXiv 2411.04975"
     stateful: ClassVar[bool] = True

@@ -1,11 +1,11 @@
-"""Superposed decoding: k drafts from one forward a step, by reading a mixture of their last tokens.
+"""Superposed decoding: k drafts from one forward per step, whose input is a mixture of their last tokens.
 
 Shen et al. 2024 (arXiv 2405.18400). Each draft i has a score; what the model reads next is the sum of the embeddings of
 their last tokens, weighed by the softmax of the scores. The `m` likeliest tokens, at `temperature`, are the same for
-all drafts; of all drafts' continuations the `k` best live on and those that end go to a pool of k. With a `store`
-(see `rest`) n-grams of its texts tell drafts apart: a token adds (1 − alpha) · log p + alpha · log q to its draft's
-score, q from the last 1 to 5 tokens. Sample i of a prompt is the i-th best by score / length. Scores come from a
-sharpened law and one blurred history for all: they are no likelihoods, and drafts get worse after some 15 tokens.
+all drafts; of all drafts' continuations the `k` best live on and those that end go to a pool of k. With a `store` (see
+`rest`) n-grams of its texts tell drafts apart: a token adds (1 − alpha) · log p + alpha · log q to its draft's score, q
+from the last 1 to 5 tokens. Sample i of a prompt is the i-th best by score / length. Scores come from a sharpened
+distribution and one blurred history for all: they are no likelihoods, and drafts get worse after some 15 tokens.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,12 +1,12 @@
-"""SWIFT: self-speculative decoding that searches, while a text is written, which sublayers its drafts can do without.
+"""SWIFT: self-speculative decoding that searches, during generation, for sublayers that its drafts can skip.
 
 Xia et al. 2024 (arXiv 2410.06916). `share` of the sublayers between the first and the last layer are left out. After
 each step another set, drawn at random, reads the last `window` tokens that were written, in one forward; the set whose
 likeliest tokens agree with them most is kept, until `enough` agree, or `patience` sets in a row were no better, or
-`most` were tried. Every set whose number `bayes` divides is not the next random one but the most promising of many,
-by Bayesian optimisation over those tried. At most `gamma` tokens are drafted a step, each with its runners-up beside
-it, the more the less sure it is; drafting stops after a token less probable than `theta`. `temperature` and `p` choose
-the law; drafts are chosen, not drawn, so it is kept.
+`most` were tried. Every set whose number `bayes` divides is not the next random one but the most promising of many, by
+Bayesian optimisation over those tried. At most `gamma` tokens are drafted a step, each with its runners-up beside it,
+the more the less sure it is; drafting stops after a token less probable than `theta`. `temperature` and `p` set the
+distribution, which chosen drafts preserve.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,16 +32,16 @@ WIDTHS = {True: (3, 5, 8, 10), False: (1, 3, 5, 10)}  # … and how many tokens 
 
 @dataclass(frozen=True)
 class Swift(Verified):
-    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+    """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
     share: float = knob(0.45, "of the sublayers between the first and the last layer, left out of drafts", low=0,
                         high=1, sweep=(0.3, 0.45, 0.5))
-    gamma: int = knob(25, "levels drafted a step at most", low=1, high=64, sweep=(6, 12, 25))
+    gamma: int = knob(25, "maximum levels drafted per step", low=1, high=64, sweep=(6, 12, 25))
     theta: float = knob(0.8, "drafting stops after a token less probable than this", low=0, high=1, sweep=(0.6, 0.8))
     window: int = knob(50, "tokens written that a set is tried on", low=1, high=512, sweep=(25, 50))
     enough: float = knob(0.93, "agreement that ends the search", low=0, high=1)
-    patience: int = knob(300, "sets in a row without a better one that end it", low=0, high=100000)
-    most: int = knob(1000, "sets tried for a text at most", low=0, high=100000, sweep=(0, 1000))
+    patience: int = knob(300, "sets without improvement that end the search", low=0, high=100000)
+    most: int = knob(1000, "maximum sets tried per sequence", low=0, high=100000, sweep=(0, 1000))
     bayes: int = knob(25, "every how many sets one is proposed by the scores of those tried; 0 is never", low=0,
                       high=100000, sweep=(0, 25))
 

@@ -1,4 +1,4 @@
-"""Synthetic acceptance: keep drafts at given rates whatever they are, to measure what a step costs.
+"""Synthetic acceptance: accept drafts at given rates whatever they are, to measure the cost of a step.
 
 As in vLLM (`rejection_sample_method="synthetic"`). `rates` are the chances of the first, second, … draft given that
 those before it were kept, such as "0.8;0.7"; the last rate holds for all later drafts. The text is worthless: this is
@@ -19,7 +19,7 @@ from harness.plugins.strategy import knob
 class SyntheticAcceptance(Lossy):
     """For benchmarks only: tokens per step no longer depend on the models."""
 
-    rates: str = knob("0.8", "chance of each draft, given those before it", sweep=("0.5", "0.7", "0.8", "0.9"))
+    rates: str = knob("0.8", "probability of each draft, given those before it", sweep=("0.5", "0.7", "0.8", "0.9"))
 
     paper: ClassVar[str] = "vLLM, docs.vllm.ai (synthetic rejection sampling)"
 

@@ -1,4 +1,4 @@
-"""Ancestral sampling: draw each token from the model's own law, flattened or sharpened by a temperature.
+"""Ancestral sampling: sample each token from the model's distribution at a temperature.
 
 Ackley et al., A Learning Algorithm for Boltzmann Machines, 1985. `temperature` divides the logits; 1 is the model.
 """

@@ -1,11 +1,11 @@
-"""Token recycling: what the model said after a token, in any branch, is drafted when that token comes again.
+"""Token recycling: draft what the model predicted after the same token before, in any branch.
 
-Luo et al. 2024 (arXiv 2408.08696). A table keeps the `k` likeliest successors of every token that was read, accepted
-or not; a static tree of `nodes` nodes is filled from it, level by level. The template has the paper's level sizes
-(8, 21, 25, 15, 8 and 3 of 80) and in each level the paths of the lowest product of (rank + 1); for the official one
-see its repository. A token that was never read has no row, and nothing is drafted below it (the official code drafts
-token 0). `warm` keeps the table from prompt to prompt, as the official code does. `temperature` and `p` choose the
-law, which is kept exactly.
+Luo et al. 2024 (arXiv 2408.08696). A table keeps the `k` likeliest successors of every token that was read, accepted or
+not; a static tree of `nodes` nodes is filled from it, level by level. The template has the paper's level sizes (8, 21,
+25, 15, 8 and 3 of 80) and in each level the paths of the lowest product of (rank + 1); for the official one see its
+repository. A token that was never read has no row, and nothing is drafted below it (the official code drafts token 0).
+`warm` keeps the table from prompt to prompt, as the official code does. `temperature` and `p` set the distribution,
+which is exact.
 """
 
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from strategies.drafters.recycled import Recycler
 
 @dataclass(frozen=True)
 class TokenRecycling(Verified):
-    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+    """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
     nodes: int = knob(80, "nodes of the static tree", low=1, high=1024, sweep=(16, 32, 60, 80, 120))
     k: int = knob(8, "successors kept of a token", low=1, high=64, sweep=(4, 8, 16))
-    warm: bool = knob(False, "keep what was learnt from earlier prompts", sweep=(False, True))
+    warm: bool = knob(False, "keep statistics of earlier prompts", sweep=(False, True))
 
     paper: ClassVar[str] = "Luo et al. 2024, arXiv 2408.08696"
     stateful: ClassVar[bool] = True

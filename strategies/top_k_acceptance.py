@@ -22,7 +22,7 @@ class TopKAcceptance(Lossy):
     criterion: str = knob("top_k", "what passes", choices=("top_k", "distance"))
     k: int = knob(2, "likeliest tokens that pass", low=1, high=100000, sweep=(1, 2, 3, 5))
     epsilon: int = knob(2, "distance of ids that passes", low=0, high=100000)
-    least: int = knob(1, "tokens written a step at least", low=1, high=64, sweep=(1, 2))
+    least: int = knob(1, "minimum tokens committed per step", low=1, high=64, sweep=(1, 2))
 
     paper: ClassVar[str] = "Stern et al. 2018, arXiv 1811.03115"
 

@@ -1,4 +1,4 @@
-"""TR-Jacobi: a tree of what the model said after its own unconfirmed guesses, and one chain looked up in the text.
+"""TR-Jacobi: a tree of the model's predictions after its own unconfirmed guesses, and one chain from the text.
 
 Wang et al. 2024, Make Some Noise (arXiv 2406.17404, §3.3); the decoding side alone, for any model. Row d of a table
 holds the `k` likeliest tokens for the d-th place, `depth` rows in all, taken where the last step's best path was not
@@ -6,7 +6,7 @@ confirmed; rows that nothing is known of are filled with tokens drawn from the t
 of the table that are likeliest when a token of rank r is right in proportion to 1/(1 + r)² and each further place in
 one case of four (the authors fix a tree of 63 nodes). `retrieval` adds what followed the longest match, of at most
 `max_ngram` tokens, with the text's end. The trained models of the paper expect noise in their input; others accept
-less. `temperature` and `p` choose the law, which is kept exactly.
+less. `temperature` and `p` set the distribution, which is exact.
 """
 
 from collections.abc import Sequence
@@ -87,7 +87,7 @@ class Table:
 
 @dataclass(frozen=True)
 class TrJacobi(Verified):
-    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs."""
+    """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
     k: int = knob(10, "candidates for each place", low=1, high=256, sweep=(5, 10))
     depth: int = knob(5, "places guessed at", low=1, high=32, sweep=(3, 5, 8))

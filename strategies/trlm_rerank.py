@@ -1,4 +1,4 @@
-"""Reranking by a time-reversed model: write the answer from which the question is easiest to guess.
+"""Reranking by a time-reversed model: return the answer from which the question is most predictable.
 
 Yerram et al., Time-Reversal Provides Unsupervised Feedback to LLMs, 2024 (arXiv 2412.02626), the variant TRLM-Fo: the
 model itself reads an answer and says how likely the question is, per token. TRLM-Ba and TRLM-FoBa need a model trained
@@ -24,10 +24,10 @@ PHRASE = 4  # words
 class TrlmRerank(Chosen):
     """Identities: `n=1` is the other strategy; `mix=1,copied=1` is `best_of_n:score=mean`."""
 
-    n: int = knob(16, "answers drawn", low=1, high=1024, sweep=(1, 4, 8, 16, 32))
+    n: int = knob(16, "answers sampled", low=1, high=1024, sweep=(1, 4, 8, 16, 32))
     mix: float = knob(0.0, "share of log p(answer | question) in the score", low=0, high=1,
                       sweep=(0.0, 0.25, 0.5, 0.75, 1.0))
-    copied: float = knob(0.5, "share of an answer's phrases that may stand in the question; 1 filters nothing",
+    copied: float = knob(0.5, "share of an answer's phrases that may occur in the question; 1 filters nothing",
                          low=0, high=1, sweep=(0.2, 0.5, 1.0))
     most: int = knob(256, "tokens of the question that are scored, its last ones", low=1, high=8192)
 
@@ -35,7 +35,7 @@ class TrlmRerank(Chosen):
     paper: ClassVar[str] = "Yerram et al. 2024, arXiv 2412.02626"
 
     def choose(self, session: Session, request: Request, answers: Sequence[list[int]]) -> int:
-        """The answer with the best score that is no echo, the first one among equals."""
+        """The answer with the best score that is no echo, ties go to the first."""
         texts = [request.as_text.decode(answer) for answer in answers]
         echoes = [echo(text, request.as_text.prompt) > self.copied for text in texts]
         open_to = [i for i, bad in enumerate(echoes) if not bad] or range(len(answers))
@@ -63,7 +63,7 @@ class TrlmRerank(Chosen):
 
 
 def echo(answer: str, question: str) -> float:
-    """The share of the answer's four-word phrases that stand in the question; 0 for a shorter answer."""
+    """The share of the answer's four-word phrases that occur in the question; 0 for a shorter answer."""
     mine, its = answer.split(), question.split()
     phrases = [tuple(mine[i:i + PHRASE]) for i in range(len(mine) - PHRASE + 1)]
     known = {tuple(its[i:i + PHRASE]) for i in range(len(its) - PHRASE + 1)}

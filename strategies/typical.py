@@ -1,4 +1,4 @@
-"""Locally typical sampling: draw from the tokens whose surprise is nearest to what is expected.
+"""Locally typical sampling: sample from the tokens whose surprisal is nearest to the entropy.
 
 Meister et al. 2022 (arXiv 2202.00666). `mass` is how much probability is kept, of the tokens whose surprisal is nearest
 to the entropy: the likeliest token may be left out. Equal ones are kept by their id, where transformers keeps all.

@@ -1,8 +1,8 @@
-"""Typical acceptance: keep a draft unless the target finds it too unlikely for how unsure it is.
+"""Typical acceptance: accept a draft unless its probability is below a threshold that falls with the entropy.
 
-Cai et al. 2024, Medusa (arXiv 2401.10774). A draft passes when p > min(`epsilon`, `delta`·exp(−entropy)); the
-paper ties delta to the root of epsilon. At temperature 0 only the likeliest token passes, so it is then exact, and the
-default temperature is one at which it is not. `over` names the method that drafts, `temperature` and `p` the law.
+Cai et al. 2024, Medusa (arXiv 2401.10774). A draft passes when p > min(`epsilon`, `delta`·exp(−entropy)); the paper
+ties delta to the root of epsilon. At temperature 0 only the likeliest token passes, so it is then exact, and the
+default temperature is one at which it is not. `over` names the drafter.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Beam search that prefers information spread evenly: log p less `strength` times a regulariser of the surprisals.
+"""Uniform information density: beam search over log p minus `strength` times a regulariser of the surprisals.
 
 Meister et al. 2020 (arXiv 2010.02650, §5). With u the surprisal of each token, −log p, and u* the least possible one at
 its place, `regulariser` "greedy" is Σ(u − u*)², "variance" the mean of (u − ū)², "local" the mean of squared steps from

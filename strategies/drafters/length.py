@@ -13,7 +13,7 @@ class Length(Protocol):
     def stop(self, likeliest: float) -> bool:
         """Whether to draft no more after a token from a row whose largest probability is `likeliest`.
 
-        The token itself stays, and what was drawn must not be looked at: both would bend the law.
+        The token itself stays, and what was drawn must not be looked at: both would change the distribution.
         """
         ...
 
@@ -99,7 +99,7 @@ class Cost(Fixed):
         super().__init__(max(1, best_gamma(0.5, cost, most)))
 
     def observe(self, drafted: int, accepted: int) -> None:
-        """Count the tokens that were tested: those accepted, and the one turned down."""
+        """Count the tokens that were tested: those accepted, and the one rejected."""
         self.taken += accepted
         self.tried += accepted + (accepted < drafted)
         self.gamma = max(1, best_gamma(self.taken / self.tried, self.cost, self.most))

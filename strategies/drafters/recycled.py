@@ -1,4 +1,4 @@
-"""Drafts from what the model said after the same tokens before: a table of likeliest successors, filled as it goes."""
+"""Drafts from a table of the likeliest successors of each token, filled during decoding."""
 
 from collections.abc import Sequence
 from functools import cache

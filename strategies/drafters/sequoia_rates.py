@@ -47,7 +47,7 @@ def chances(counts: Sequence[int], places: int) -> tuple[float, ...]:
     found = rates[:rates.index(0)] if 0 in rates else rates
     if not found:
         raise UserError(f"the draft's first choice was accepted {counts[0]} times in {places}: "
-                        "give more text, or another draft model.")
+                        "use more text, or another draft model.")
     return tuple(found)
 
 
@@ -74,7 +74,7 @@ def read_texts(path: Path, made: Plan, limit: int) -> list[Text]:
     length = min(PIECE, longest(made))
     pieces = [ids[i:i + length] for ids in tokens for i in range(0, len(ids), length)]
     if not (texts := [(piece, 1) for piece in pieces if len(piece) > 1][:limit]):
-        raise UserError(f"{path} holds no text.")
+        raise UserError(f"{path} contains no text.")
     return texts
 
 

@@ -89,8 +89,8 @@ def load(path: Path) -> Store:
         with np.load(path) as file:
             return Store(file["tokens"], int(file["vocab"]), file["order"])
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no datastore; make one with python -m strategies.tools.rest_datastore --model NAME "
-                        f"--out {path}.") from error
+        raise UserError(f"{path} is not a datastore; create one with python -m strategies.tools.rest_datastore "
+                        f"--model NAME --out {path}.") from error
 
 
 @cache

@@ -28,7 +28,7 @@ def given(path: Path) -> list[str]:
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}.") from error
     if not texts:
-        raise UserError(f"{path} holds no text; give --texts a file or a folder of texts.")
+        raise UserError(f"{path} contains no text; pass a file or a folder of texts with --texts.")
     return texts
 
 

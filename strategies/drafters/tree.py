@@ -105,7 +105,7 @@ class LevelTree:
 def distinct(q: Tensor, count: int, stream: Stream | None) -> list[int]:
     """Up to `count` different tokens of q (V,): drawn without replacement, or without a stream the likeliest ones.
 
-    Drawing from what is left has the law of the Gumbel-top-k trick, in its order (Kool et al. 1903.06059, §2.3).
+    Its distribution is that of the Gumbel-top-k trick, in its order (Kool et al. 1903.06059, §2.3).
     """
     if stream is None:
         return q.topk(min(count, len(q))).indices.tolist()

@@ -23,7 +23,7 @@ def likeliest(logits: Tensor, count: int) -> tuple[Tensor, list[int]]:
 
 
 def weighed(probs: Tensor, charges: Tensor, alpha: float) -> int:
-    """Which of the candidates (K,) has the highest (1 − alpha) · p − alpha · charge; the first among equals."""
+    """Which of the candidates (K,) has the highest (1 − alpha) · p − alpha · charge; ties go to the first."""
     return int(((1 - alpha) * probs - alpha * charges).argmax())
 
 

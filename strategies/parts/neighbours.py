@@ -90,7 +90,7 @@ def load(folder: Path) -> Datastore:
             raise ValueError("keys and values are not of one build")
         return Datastore(keys, values, int(about["vocab"]), Passage(*about["start"]), index)
     except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"{folder} is no datastore of knn_lm; make one with {COMMAND} {folder}.") from error
+        raise UserError(f"{folder} is not a datastore of knn_lm; create one with {COMMAND} {folder}.") from error
 
 
 def indexed(keys: Floats, cells: Cells | None) -> Any:

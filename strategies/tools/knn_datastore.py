@@ -87,7 +87,7 @@ def made(engine: Engine, found: Sequence[Sequence[int]], folder: Path | None = N
     pieces = [piece for text in found for piece in passages(text, min(WINDOW, engine.max_len))]
     size, done, start = sum(piece.places for piece in pieces), 0, Passage(())
     if not size:
-        raise UserError("no text has two tokens, so there is nothing to keep; give longer texts.")
+        raise UserError("no text has two tokens; use longer texts.")
     places, values = np.empty((0, 0), np.float32), np.empty(size, np.int32)
     for piece, rows in keys(engine, pieces):
         if not done:

@@ -1,7 +1,7 @@
 """How well kNN-LM foresees texts, with and without its datastore, and how sure the neighbours are along a text.
 
-`python -m strategies.tools.perplexity` reads held-out texts of the embedded corpus, `--texts` others. The entropy of
-the neighbours' law rises along a text where retrieval loses hold of it (Wang et al. 2023, arXiv 2305.14625, §5).
+`python -m strategies.tools.perplexity` reads held-out texts of the embedded corpus, `--texts` others. The neighbours'
+entropy rises along a text as retrieval degrades (Wang et al. 2023, arXiv 2305.14625, §5).
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> None:
     most = min(WINDOW, model.engine.max_len)
     scores = [score(method, model.engine, ids[:most]) for ids in model.tokenizer(found).input_ids if len(ids) > 1]
     if not scores:
-        raise UserError("no text has two tokens; give longer texts.")
+        raise UserError("no text has two tokens; use longer texts.")
     own, mixed = (torch.cat(parts).mean().exp() for parts in ([s.own for s in scores], [s.mixed for s in scores]))
     print(f"{sum(len(s.own) for s in scores)} tokens: perplexity {own:.4f} alone, {mixed:.4f} with neighbours")
     along = [torch.cat([s.entropy.tensor_split(PARTS)[part] for s in scores]).mean() for part in range(PARTS)]

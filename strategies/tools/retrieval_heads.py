@@ -129,7 +129,7 @@ def _report(o: argparse.Namespace) -> str:
         if found(model.tokenizer.decode(answer), needle):
             sums, runs = sums + Counter(scores), runs + 1
     if not runs:
-        raise UserError(f"{o.model} found none of {len(prompts)} needles, so that its retrieval heads cannot be told; "
+        raise UserError(f"{o.model} found none of {len(prompts)} needles, so its retrieval heads are unknown; "
                         "try a shorter --longest.")
     layers, heads = head_counts(model.engine.parts)
     means = {f"{i}-{j}": round(sums[i, j] / runs, 4) for i in range(layers) for j in range(heads)}

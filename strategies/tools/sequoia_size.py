@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     parser.add_argument("--p", type=float, default=1.0, help="mass of the nucleus")
     parser.add_argument("--ranks", type=int, default=8, help="siblings that are tried")
-    parser.add_argument("--depth", type=int, default=16, help="the most levels")
+    parser.add_argument("--depth", type=int, default=16, help="maximum levels")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, …")
     try:

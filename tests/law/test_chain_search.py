@@ -133,7 +133,7 @@ def test_greedy_on_the_chain() -> None:
 
 
 def test_what_goes_together() -> None:
-    with pytest.raises(UserError, match="about a pool"):
+    with pytest.raises(UserError, match="needs a pool"):
         Beam(finished="kept", early_stopping="true")
     with pytest.raises(UserError, match="sockeye only"):
         Beam(offset=1.0)

@@ -202,9 +202,9 @@ def test_a_store_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_a_broken_store_is_one_sentence(tmp_path: Path, name: str) -> None:
     made(target(), long_texts(12), tmp_path, Cells(16, 4), 0)
     (tmp_path / name).write_bytes(b"no")
-    with pytest.raises(UserError, match=f"{tmp_path} is no datastore of knn_lm; make one with python -m .* {tmp_path}"):
+    with pytest.raises(UserError, match=f"{tmp_path} is not a datastore of knn_lm; create one with python -m .* {tmp_path}"):
         load(tmp_path)
-    with pytest.raises(UserError, match="is no datastore of knn_lm"):
+    with pytest.raises(UserError, match="is not a datastore of knn_lm"):
         load(tmp_path / "missing")
 
 
@@ -254,7 +254,7 @@ def test_wrong_options_are_one_sentence(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "short.txt").write_text("\n")
     (tmp_path / "one.txt").write_text("a")
     (tmp_path / "bad.jsonl").write_text("{")
-    for options, said in ((["--texts", tmp_path / "empty"], "holds no text"),
+    for options, said in ((["--texts", tmp_path / "empty"], "contains no text"),
                           (["--texts", tmp_path / "bad.jsonl"], "line 1: this is not JSON"),
                           (["--kinds", "chat", "--count", "1", "--index", "ivfpq"], "4096 cells need at least"),
                           (["--count", "0"], "--count must be at least 1, not 0"),

@@ -305,7 +305,7 @@ def test_rest_says_how_to_make_a_store(tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match="make one with python -m"):
         decode(Rest(), target(), PROMPTS[0])
     (tmp_path / "b.npz").write_text("no")
-    with pytest.raises(UserError, match="is no datastore"):
+    with pytest.raises(UserError, match="is not a datastore"):
         decode(Rest(store=str(tmp_path / "b.npz")), target(), PROMPTS[0])
 
 
@@ -402,7 +402,7 @@ def test_what_is_learnt_in_warm_up_is_forgotten() -> None:
 
 @pytest.mark.parametrize(("given", "said"), [
     (["--model", "nosuch"], "There is no model"), (["--texts", "missing"], "missing: No such file"),
-    (["--texts", "empty"], "holds no text")])
+    (["--texts", "empty"], "contains no text")])
 def test_a_store_of_nothing_is_refused_in_one_sentence(given: list[str], said: str, tmp_path: Path,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -415,5 +415,5 @@ def test_a_store_of_nothing_is_refused_in_one_sentence(given: list[str], said: s
 
 def test_an_empty_file_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "empty.npz").touch()
-    with pytest.raises(UserError, match="no datastore"):
+    with pytest.raises(UserError, match="not a datastore"):
         store.load(tmp_path / "empty.npz")
