@@ -7,7 +7,7 @@ Hewitt et al., Truncation Sampling as Language Model Desmoothing, 2022 (arXiv 22
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding.sampled import Sampler, heat
+from harness.decoding.sampled import Sampler, temperature_knob
 from harness.engine import logit_warps
 from harness.plugins.strategy import knob
 
@@ -17,7 +17,7 @@ class Epsilon(Sampler):
     """Identities: `least=0` is `temperature`, `least=1` is greedy but for ties."""
 
     least: float = knob(3e-4, "probability that a token needs", low=0, high=1, sweep=(3e-4, 6e-4, 9e-4, 2e-3, 4e-3))
-    temperature: float = heat()
+    temperature: float = temperature_knob()
 
     paper: ClassVar[str] = "Hewitt et al. 2022, arXiv 2210.15191"
 

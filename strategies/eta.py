@@ -7,7 +7,7 @@ The threshold is min(`least`, √`least` · exp(−entropy)); the likeliest toke
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding.sampled import Sampler, heat
+from harness.decoding.sampled import Sampler, temperature_knob
 from harness.engine import logit_warps
 from harness.plugins.strategy import knob
 
@@ -18,7 +18,7 @@ class Eta(Sampler):
 
     least: float = knob(3e-4, "the largest threshold of a token's probability", low=0, high=1,
                         sweep=(3e-4, 6e-4, 9e-4, 2e-3, 4e-3))
-    temperature: float = heat()
+    temperature: float = temperature_knob()
 
     paper: ClassVar[str] = "Hewitt et al. 2022, arXiv 2210.15191"
 

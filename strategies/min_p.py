@@ -7,7 +7,7 @@ left where the model is sure, many where it is not, so that high temperatures st
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding.sampled import Sampler, heat
+from harness.decoding.sampled import Sampler, temperature_knob
 from harness.engine import logit_warps
 from harness.plugins.strategy import knob
 
@@ -18,7 +18,7 @@ class MinP(Sampler):
 
     share: float = knob(0.1, "minimum share of the likeliest token's probability", low=0, high=1,
                         sweep=(0.01, 0.05, 0.1, 0.2, 0.3))
-    temperature: float = heat()
+    temperature: float = temperature_knob()
 
     paper: ClassVar[str] = "Nguyen et al. 2024, arXiv 2407.01082"
 

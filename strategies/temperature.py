@@ -6,7 +6,7 @@ Ackley et al., A Learning Algorithm for Boltzmann Machines, 1985. `temperature` 
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from harness.decoding.sampled import Sampler, heat
+from harness.decoding.sampled import Sampler, temperature_knob
 from harness.engine import logit_warps
 
 
@@ -14,7 +14,7 @@ from harness.engine import logit_warps
 class Temperature(Sampler):
     """Identity: 0 is greedy."""
 
-    temperature: float = heat()
+    temperature: float = temperature_knob()
 
     paper: ClassVar[str] = "Ackley et al. 1985"
 

@@ -7,7 +7,7 @@ Potraghloo et al. 2025 (arXiv 2509.02510), as transformers has it: of the 100 li
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding.sampled import Sampler, heat
+from harness.decoding.sampled import Sampler, temperature_knob
 from harness.engine import logit_warps
 from harness.plugins.strategy import knob
 
@@ -17,7 +17,7 @@ class TopH(Sampler):
     """Identity: `share=0` is greedy."""
 
     share: float = knob(0.4, "of the entropy that is kept", low=0, high=1, sweep=(0.2, 0.3, 0.4, 0.6, 0.8))
-    temperature: float = heat()
+    temperature: float = temperature_knob()
 
     paper: ClassVar[str] = "Potraghloo et al. 2025, arXiv 2509.02510"
 

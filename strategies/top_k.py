@@ -7,7 +7,7 @@ Fan et al., Hierarchical Neural Story Generation, 2018 (arXiv 1805.04833).
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding.sampled import Sampler, heat
+from harness.decoding.sampled import Sampler, temperature_knob
 from harness.engine import logit_warps
 from harness.plugins.strategy import knob
 
@@ -17,7 +17,7 @@ class TopK(Sampler):
     """Identities: `k=1` is greedy, `k` of the vocabulary or more is `temperature`."""
 
     k: int = knob(10, "tokens that may be drawn", low=1, high=1_000_000, sweep=(5, 10, 20, 50, 100))
-    temperature: float = heat()
+    temperature: float = temperature_knob()
 
     paper: ClassVar[str] = "Fan et al. 2018, arXiv 1805.04833"
 

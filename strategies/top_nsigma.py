@@ -7,7 +7,7 @@ tokens are kept at every temperature.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding.sampled import Sampler, heat
+from harness.decoding.sampled import Sampler, temperature_knob
 from harness.engine import logit_warps
 from harness.plugins.strategy import knob
 
@@ -17,7 +17,7 @@ class TopNSigma(Sampler):
     """Identity: `n=0` is greedy but for ties."""
 
     n: float = knob(1.0, "standard deviations below the largest logit", low=0, high=100, sweep=(0.3, 0.5, 1.0, 1.5))
-    temperature: float = heat()
+    temperature: float = temperature_knob()
 
     paper: ClassVar[str] = "Tang et al. 2024, arXiv 2411.07641"
 

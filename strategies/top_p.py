@@ -7,7 +7,7 @@ Holtzman et al., The Curious Case of Neural Text Degeneration, 2019 (arXiv 1904.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding.sampled import Sampler, heat
+from harness.decoding.sampled import Sampler, temperature_knob
 from harness.engine import logit_warps
 from harness.plugins.strategy import knob
 
@@ -17,7 +17,7 @@ class TopP(Sampler):
     """Identity: `p=1` is `temperature`."""
 
     p: float = knob(0.95, "mass of the nucleus; 1 keeps every token", low=0, high=1, sweep=(0.8, 0.9, 0.92, 0.95, 0.98))
-    temperature: float = heat()
+    temperature: float = temperature_knob()
 
     paper: ClassVar[str] = "Holtzman et al. 2019, arXiv 1904.09751"
 

@@ -7,7 +7,7 @@ to the entropy: the likeliest token may be left out. Equal ones are kept by thei
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding.sampled import Sampler, heat
+from harness.decoding.sampled import Sampler, temperature_knob
 from harness.engine import logit_warps
 from harness.plugins.strategy import knob
 
@@ -17,7 +17,7 @@ class Typical(Sampler):
     """Identity: `mass=1` is `temperature`."""
 
     mass: float = knob(0.95, "probability that is kept", low=0, high=1, sweep=(0.2, 0.9, 0.92, 0.95))
-    temperature: float = heat()
+    temperature: float = temperature_knob()
 
     paper: ClassVar[str] = "Meister et al. 2022, arXiv 2202.00666"
 

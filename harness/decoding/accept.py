@@ -1,4 +1,4 @@
-"""Acceptance rules: pure functions from a tree and what the target says of it to a path and the next token."""
+"""Acceptance rules: pure functions from a draft tree and target logits to the accepted path and the next token."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,7 +18,7 @@ Level = Callable[[Tensor, Tensor | None, Sequence[int], Stream], tuple[int | Non
 
 
 def greedy(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
-    """Follow the child that is the likeliest token for as long as there is one; lossless at temperature 0."""
+    """Accept children as long as they are the target's likeliest token; lossless at temperature 0."""
     return follow(tree, logits.argmax(-1).tolist())
 
 
@@ -34,15 +34,15 @@ def follow(tree: TokenTree, best: Sequence[int]) -> tuple[list[int], int]:
 
 
 def delta(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
-    """Take each child as chosen, not drawn: accept it with its target probability, else strike it out.
+    """Treat each child as chosen, not sampled: accept it with its target probability, else remove it from p.
 
-    Exact for every tree whatever chose the children (the rule of EAGLE-2, 2406.16858).
+    Exact for every tree, however the children were chosen (the rule of EAGLE-2, 2406.16858).
     """
     return drawn(*walk(TokenTree(tree.tokens, tree.parents), rows(logits), one_by_one, stream), stream)
 
 
 def rejection(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
-    """Accept a drawn child with min(1, p/q), else go on with norm(p − q)₊; siblings were drawn independently.
+    """Accept a sampled child with min(1, p/q), else replace p by norm(p − q)₊; siblings are independent samples.
 
     On a chain this is speculative sampling (Leviathan 2211.17192, Chen 2302.01318); with siblings SpecInfer's
     multi-step rule (2305.09781). Children without `probs` fall under `delta`.
@@ -51,9 +51,9 @@ def rejection(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int
 
 
 def rejection_without_replacement(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
-    """As `rejection`, for siblings drawn without replacement: a rejected child also leaves q (RSD, 2402.14160).
+    """Apply `rejection` to siblings sampled without replacement: a rejected child leaves q too (RSD, 2402.14160).
 
-    Siblings must stand in the order in which they were drawn.
+    Siblings must be in the order in which they were sampled.
     """
     return drawn(*walk(tree, rows(logits), partial(one_by_one, replacement=False), stream), stream)
 
@@ -61,17 +61,17 @@ def rejection_without_replacement(tree: TokenTree, logits: Tensor, stream: Strea
 def k_seq(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
     """Accept each of K independent drafts with min(1, p/(ρq)), one ρ for all (k-seq of SpecTr, 2310.15141).
 
-    Siblings are independent draws with duplicates kept; drafts of one token go on together, so that K chains are a
-    tree. With one chain this is `rejection`. Children without `probs` fall under `delta`.
+    Siblings are independent draws with duplicates kept; equal tokens are verified together, so K chains form a tree.
+    With one chain this is `rejection`. Children without `probs` fall under `delta`.
     """
     return drawn(*walk(tree, rows(logits), _k_drafts, stream, together=True), stream)
 
 
 def block(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
-    """Verify a chain as one block: accept the longest prefix whose own coin succeeds (2403.10444).
+    """Verify a chain as one block: accept the longest prefix whose own random test succeeds (2403.10444).
 
     Never accepts fewer drafts on average than `rejection`. Drafts without `probs` count as drawn from a point mass.
-    Raises `ValueError` when the tree forks.
+    Raises `ValueError` if the tree forks.
     """
     only_chains(tree, "block")
     p = torch.softmax(logits.double(), -1)
@@ -93,20 +93,20 @@ def block(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], i
 
 
 def at(temperature: float, rule: Accept = rejection) -> Accept:
-    """`greedy` at temperature 0, else `rule`."""
+    """Return `greedy` at temperature 0, else `rule`."""
     return greedy if temperature == 0 else rule
 
 
 def rows(logits: Tensor) -> Callable[[int], Tensor]:
-    """The target's law (V,) in float64 after a node, made when asked for."""
+    """Return the target's distribution (V,) in float64 after each node, computed lazily."""
     return lambda node: torch.softmax(logits[node + 1].double(), -1)
 
 
 def walk(tree: TokenTree, law: Callable[[int], Tensor], level: Level, stream: Stream, *, together: bool = False
          ) -> tuple[list[int], Tensor]:
-    """Go down from the text, one `level` at a time, until no child is taken; the path and what to draw from then.
+    """Descend from the root, one `level` at a time, until no child is accepted; returns the path and the residual.
 
-    `law` gives the target's distribution (V,) after a node. With `together`, siblings of one token are one node.
+    `law` returns the target's distribution (V,) after a node. With `together`, siblings of one token are one node.
     """
     nodes, children = [ROOT], tree.children()
     while True:
@@ -120,13 +120,13 @@ def walk(tree: TokenTree, law: Callable[[int], Tensor], level: Level, stream: St
 
 
 def drawn(path: list[int], left: Tensor, stream: Stream) -> tuple[list[int], int]:
-    """The path and a token drawn from what is left (V,)."""
+    """Return the path and a token sampled from the residual distribution (V,)."""
     return path, stream.choose(left)
 
 
 def one_by_one(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream, *, replacement: bool = True,
                chance: Callable[[float, float], float] | None = None) -> tuple[int | None, Tensor]:
-    """Try the children in their order: each is taken with `chance(p, q)`, by default min(1, p/q), else struck out."""
+    """Try the children in order: accept each with `chance(p, q)`, by default min(1, p/q), else remove it."""
     for i, token in enumerate(tokens):
         if stream.coin((chance or ratio)(float(p[token]), 1.0 if q is None else float(q[token]))):
             return i, p
@@ -135,24 +135,24 @@ def one_by_one(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Strea
 
 
 def likeliest(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream) -> tuple[int | None, Tensor]:
-    """The exact rule at temperature 0: the child that is the likeliest token, if there is one."""
+    """Apply the exact rule at temperature 0: accept the child that is the likeliest token, if any."""
     best = int(p.argmax())
     return (tokens.index(best) if best in tokens else None), p
 
 
 def ratio(p: float, q: float) -> float:
-    """min(1, p/q); zero when p is."""
+    """Return min(1, p/q); zero if p is."""
     return p / q if p < q else float(p > 0)
 
 
 def only_chains(tree: TokenTree, rule: str) -> None:
-    """Raise `Unsupported` when the tree forks."""
+    """Raise `Unsupported` if the tree forks."""
     if tree.parents != tuple(range(ROOT, len(tree) - 1)):
         raise Unsupported(f"{rule} judges a chain of drafts; give it a drafter that makes no trees")
 
 
 def _rejected(p: Tensor, q: Tensor | None, token: int, replacement: bool) -> tuple[Tensor, Tensor | None]:
-    """What is left of p and q once `token` has been turned down."""
+    """Return p and q after `token` was rejected."""
     p = _normal(_beyond(p, q, token), p)
     if q is not None and not replacement:
         q = q.clone()
@@ -162,7 +162,7 @@ def _rejected(p: Tensor, q: Tensor | None, token: int, replacement: bool) -> tup
 
 
 def _beyond(p: Tensor, q: Tensor | None, token: int) -> Tensor:
-    """(p − q)₊; without q, a point mass on `token`, p without that token."""
+    """Return (p − q)₊; without q (a point mass on `token`), p without that token."""
     if q is not None:
         return (p - q).clamp_min(0)
     rest = p.clone()
@@ -171,7 +171,7 @@ def _beyond(p: Tensor, q: Tensor | None, token: int) -> Tensor:
 
 
 def _normal(rest: Tensor, p: Tensor) -> Tensor:
-    """`rest` with sum one; nothing left is rounding, and then the target's own law p is."""
+    """Normalise `rest`; if it is zero because of rounding, return the target's distribution p."""
     total = rest.sum()
     return rest / total if total > 0 else p
 
@@ -191,7 +191,7 @@ def _k_drafts(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream
 
 
 def scale(p: Tensor, q: Tensor, k: int) -> float:
-    """ρ in [1, k] with 1 − (1 − β)ᵏ = ρβ, where β = Σ min(q, p/ρ), from above: any such ρ keeps the law."""
+    """Return ρ in [1, k] with 1 − (1 − β)ᵏ = ρβ, β = Σ min(q, p/ρ), from above: any such ρ is exact."""
     fixed, free = float(q[p >= k * q].sum()), float(p[p <= q].sum())  # min is q, or p/ρ, whatever ρ is
     middle = (p > q) & (p < k * q)
     p, q = p[middle], q[middle]

@@ -1,4 +1,4 @@
-"""What searches under lexical constraints share: how hypotheses may end, and who comes first in the final list."""
+"""Beam search under lexical constraints: when hypotheses may end, and the order of the final list."""
 
 import math
 from abc import abstractmethod
@@ -17,17 +17,17 @@ from harness.plugins.strategy import Guarantee, Request, knob
 
 @dataclass
 class Constrained(Beams):
-    """Beams whose hypotheses end only when every clause is met, and in which banned phrases have no chance.
+    """Beams whose hypotheses end only when every clause is met, and that never contain banned phrases.
 
-    A method says which children are looked at (`proposed`) and which of them go on (`select`); the state of a
-    hypothesis is one of `harness.decoding.constraints`. At the last token those that meet most clauses come first.
-    Without clauses this is plain beam search.
+    A method defines which children are considered (`proposed`) and which survive (`select`); the state of a hypothesis
+    is one of `harness.decoding.constraints`. At the last token those that meet most clauses come first. Without clauses
+    this is plain beam search.
     """
 
     wanted: Constraints = field(default_factory=Constraints)
 
     def __post_init__(self) -> None:
-        """Start with nothing met."""
+        """Start before any clause is met."""
         self.live = [Hypothesis(state=self.start())]
 
     @abstractmethod
@@ -51,7 +51,7 @@ class Constrained(Beams):
         return scores
 
     def impossible(self, hypothesis: Hypothesis) -> list[int]:
-        """The tokens that have no chance after a hypothesis."""
+        """Return the tokens that are forbidden after a hypothesis."""
         early = [] if hypothesis.state.finished else self.request.eos
         return [*self.wanted.avoided(hypothesis.tokens), *early]
 
@@ -71,7 +71,7 @@ class Constrained(Beams):
         self.done = last or not self.live or self._settled(self.live[0])
 
     def ended(self, scores: Tensor, log_p: Tensor) -> list[Hypothesis]:
-        """The children that end here, where those that could end compete with all others."""
+        """Return the children that end here; children that could end compete with all others."""
         if not any(hypothesis.state.finished for hypothesis in self.live):
             return []
         found = self.children(scores, log_p)
@@ -103,7 +103,7 @@ class Constrained(Beams):
 
 @dataclass(frozen=True)
 class ConstrainedSearch(Search):
-    """A search for the likeliest text that meets the constraints of the request; all tokens come at once.
+    """A search for the likeliest sequence that meets the request's constraints; all tokens are committed at once.
 
     Without constraints it is `beam`.
     """
@@ -119,7 +119,7 @@ class ConstrainedSearch(Search):
 
     @abstractmethod
     def front(self, session: Session, request: Request, wanted: Constraints) -> Constrained:
-        """The search of one text."""
+        """Return the search for one prompt."""
 
     def search(self, session: Session, request: Request, wanted: Constraints | None = None) -> list[Hypothesis]:
         """The final list, best first; `wanted` are constraints as token ids in place of those of the request."""

@@ -1,8 +1,8 @@
-"""Lexical constraints as token ids, and immutable states of how far a text has come with them.
+"""Lexical constraints as token ids, and immutable states of a sequence's progress.
 
-`Constraints` is a conjunction of clauses, each of which wants one of its phrases, and phrases that must not occur.
-Two states follow a text token by token. `Progress` counts every token once: phrases do not overlap, and a clause that
-is given twice wants its phrase twice (grid beam search, dynamic beam allocation). `Matches` sees every place where a
+`Constraints` is a conjunction of clauses, each that needs one of its phrases, and phrases that must not occur. Two
+states follow a text token by token. `Progress` counts every token once: phrases do not overlap, and a clause that is
+given twice wants its phrase twice (grid beam search, dynamic beam allocation). `Matches` sees every place where a
 phrase occurs, overlaps included, and a clause that is given twice is met at once (NeuroLogic).
 """
 
@@ -18,7 +18,7 @@ Clause = tuple[Phrase, ...]
 
 @dataclass(frozen=True)
 class Constraints:
-    """Of every clause one phrase must occur, and none of `banned`; the order of clauses is of no matter.
+    """One phrase of every clause must occur, and none of `banned`; the order of clauses is irrelevant.
 
     The first phrase of a clause is its usual form. Raises `ValueError` for an empty clause or phrase.
     """
@@ -34,7 +34,7 @@ class Constraints:
 
     @classmethod
     def of(cls, request: Request) -> "Constraints":
-        """Those of the request; none where it is given token ids only."""
+        """Return the request's constraints; none if it has token ids only."""
         if request.text is None:
             return cls()
         tokens = request.as_text.tokens
@@ -67,12 +67,12 @@ class Constraints:
 
 
 def clause(phrases: Sequence[str], tokens: Callable[[str], list[int]]) -> Clause:
-    """The clause that wants one of these words or phrases, each in all its forms."""
+    """Return the clause that needs one of these words or phrases, in any of their forms."""
     return tuple(dict.fromkeys(form for phrase in phrases for form in forms(phrase, tokens)))
 
 
 def forms(phrase: str, tokens: Callable[[str], list[int]]) -> list[Phrase]:
-    """The token ids of a word or phrase as it stands in the middle of text: after a blank, as given and with a capital.
+    """Return the token ids of a word or phrase after a space, as given and capitalised.
 
     A word that begins an answer without a blank before it, or that is spelled in other tokens, is not recognised.
     """
@@ -82,7 +82,7 @@ def forms(phrase: str, tokens: Callable[[str], list[int]]) -> list[Phrase]:
 
 @dataclass(frozen=True)
 class Place:
-    """How many tokens of a phrase of a clause have been written."""
+    """The number of tokens of a clause's phrase that have been generated."""
 
     clause: int
     phrase: Phrase
@@ -94,7 +94,7 @@ class Place:
 
     @property
     def token(self) -> int:
-        """The token that is wanted now."""
+        """Return the next token of the phrase."""
         return self.phrase[self.done]
 
     @property
@@ -105,7 +105,7 @@ class Place:
 
 @dataclass(frozen=True)
 class _State:
-    """What is met of the constraints, and which phrases are open: begun but not whole."""
+    """The clauses that are met, and the phrases that are begun but not complete (open)."""
 
     wanted: Constraints
     met: frozenset[int] = frozenset()

@@ -1,4 +1,4 @@
-"""Contrasts: one next-token law turned away from another, tokens too unlikely for it, and the loop that writes."""
+"""Contrastive decoding: contrast two next-token distributions, mask implausible tokens, and run the decoding loop."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ ROUNDING = 1e-4  # scores that differ by less are equal: two readings of one tex
 
 
 class Scored(NamedTuple):
-    """What a method makes of the next token: its `scores` (V,), and the model's own logits (V,), which settle ties."""
+    """A method's `scores` (V,) of the next token, and the model's logits (V,), which break ties."""
 
     scores: Tensor
     plain: Tensor
@@ -31,9 +31,9 @@ Scorer = Callable[[Sequence[int]], Scored]
 
 
 def plausible(log_p: Tensor, alpha: float, least: int = 1) -> Tensor:
-    """Where log p (…, V) is at least log `alpha` below its highest; always for the `least` highest (2210.15097, §3.2).
+    """Mark tokens whose log p (…, V) is within log `alpha` of the highest, and the `least` highest (2210.15097, §3.2).
 
-    Nowhere else is it certain that the other law knows better. A token of no probability is never plausible.
+    Tokens of probability 0 are never plausible.
     """
     bound = log_p.amax(-1, keepdim=True) + (log(alpha) if alpha else -inf)
     if least > 1:
@@ -44,7 +44,7 @@ def plausible(log_p: Tensor, alpha: float, least: int = 1) -> Tensor:
 def away(plus: Tensor, minus: Tensor, weight: float, own: float = 1.0) -> Tensor:
     """`own` · plus − `weight` · minus, all (…, V); −∞ where plus is, and where minus is, it counts as plus.
 
-    What was forbidden to both laws stays forbidden, and what was forbidden to the second alone is no reason to take it.
+    Tokens masked in both stay masked; a token masked in the second only is not favoured for that.
     """
     minus = torch.where(minus == -inf, plus, minus)
     return (own * plus - weight * minus).masked_fill(plus == -inf, -inf)
@@ -68,9 +68,9 @@ def exit_logits(parts: ModelParts, hidden: Tensor, norm: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class Contrast(Strategy):
-    """Scores every next token by more than the model's own law, and takes the best one, or draws one above 0.
+    """Scores every next token with a contrast, and takes the best one, or samples above temperature 0.
 
-    A method says what the scores are (`scorer`); they are used as logits.
+    A method defines the scores (`scorer`), which are used as logits.
     """
 
     temperature: float = knob(0.0, "divides the scores; 0 takes the highest", low=0, high=10, sweep=(0.0, 0.7, 1.0))
@@ -81,10 +81,10 @@ class Contrast(Strategy):
 
     @abstractmethod
     def scorer(self, session: Session, request: Request) -> Scorer:
-        """What scores the token after a text; it is made anew for each request."""
+        """Return the scorer of next tokens for one request."""
 
     def pick(self, scored: Scored, text: Sequence[int], request: Request) -> int:
-        """The token to write after `text`: of equal scores the one that the model prefers, and then the first."""
+        """Return the next token; ties go to the token with the higher logit, then to the lower id."""
         law = logit_warps.drawn_at(self.temperature, logit_warps.top_p(self.p))
         scores = scored.scores
         if not self.temperature:

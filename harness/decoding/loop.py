@@ -1,4 +1,4 @@
-"""The one loop of every speculative method: draft a tree, read it in one forward, accept a path, commit it."""
+"""The loop of every speculative method: draft a tree, verify it in one forward, accept a path, commit it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from harness.plugins.strategy import Request
 
 @dataclass(frozen=True)
 class Step:
-    """All that the last step showed: the tree, what the target said of every node, and what was committed."""
+    """The last step: its tree, the target's logits and hidden states of every node, and the committed tokens."""
 
     tree: TokenTree
     reading: Reading
@@ -33,8 +33,8 @@ def draft_and_verify(session: Session, drafter: Drafter, accept: Accept, request
                      warp: Warp = identity) -> Iterator[list[int]]:
     """Yield the tokens committed at each step.
 
-    The first step reads the prompt and drafts nothing, so that time to first token and counts are those of plain
-    decoding. Drafts never go past `request.max_new_tokens`.
+    The first step is the prefill and drafts nothing, so time to first token and counts equal plain decoding's. Drafts
+    never go past `request.max_new_tokens`.
     """
     text, last, tree = list(request.prompt), None, EMPTY
     end = len(text) + request.max_new_tokens

@@ -1,6 +1,6 @@
-"""Acceptance rules that bend the law: they keep drafts that an exact rule would turn down.
+"""Lossy acceptance rules, which accept drafts that an exact rule would reject.
 
-Each factory gives the rule for a temperature above 0 and, with `sure`, its form for temperature 0, where the token
+Each factory returns the rule for temperatures above 0 or, with `sure`, its form for temperature 0, where the token
 after the last draft is the likeliest one.
 """
 
@@ -21,7 +21,7 @@ Judge = Callable[[Tensor, Tensor, Tensor], Tensor]
 def typical(epsilon: float, delta: float, *, sure: bool = False) -> Accept:
     """Keep the longest path whose tokens have p > min(ε, δ·exp(−H(p))), H in nats (Medusa, 2401.10774).
 
-    Works on trees. Where the law is a single token, as at temperature 0, this is the greedy rule.
+    Works on trees. If the distribution is a single token, as at temperature 0, this is the greedy rule.
     """
     def passes(p: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
         entropy = -(p * (p + 1e-5).log()).sum(-1)
@@ -59,8 +59,8 @@ def near_best(beta: int, tau: float, *, sure: bool = False) -> Accept:
 def ensemble(weight: float, *, sure: bool = False) -> Accept:
     """Decode with v = w·p + (1 − w)·q instead of p; the token after the last draft comes from p.
 
-    A drawn chain's tokens have the law v exactly; with siblings the rule is applied to one after the other. `sure`
-    keeps the likeliest token of v, and needs q in `probs`.
+    A sampled chain's tokens have exactly the distribution v; with siblings the rule is applied to one after the other.
+    `sure` keeps the likeliest token of v, and needs q in `probs`.
     """
     def mixed(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream) -> tuple[int | None, Tensor]:
         if tokens:
@@ -73,7 +73,7 @@ def ensemble(weight: float, *, sure: bool = False) -> Accept:
 
 
 def lenience(share: float, *, sure: bool = False) -> Accept:
-    """Accept with min(1, p/(l·q)) and go on with norm(p − q)₊ after a rejection (Leviathan, 2211.17192, §A.5).
+    """Accept with min(1, p/(l·q)) and use norm(p − q)₊ after a rejection (Leviathan, 2211.17192, §A.5).
 
     `sure` keeps what has at least l times the highest probability. Works on trees, one sibling after the other.
     """
@@ -96,10 +96,10 @@ def kl(kappa: float, *, sure: bool = False) -> Accept:
 
 
 def fly(entropy: float, k: int, window: int, *, sure: bool = False) -> Accept:
-    """Pardon a rejected draft where the target is unsure and the exact rule accepts the next `window` drafts (FLy).
+    """Accept a rejected draft if the target is uncertain and the exact rule accepts the next `window` drafts (FLy).
 
-    Unsure means that the entropy of the `k` highest probabilities, in nats, is at least `entropy` (2511.22972). The
-    window is shortened to fit behind the first draft. Chains only; raises `ValueError` when the tree forks.
+    Uncertain means that the entropy of the `k` highest probabilities, in nats, is at least `entropy` (2511.22972). The
+    window is shortened to fit behind the first draft. Chains only; raises `ValueError` if the tree forks.
     """
     level = likeliest if sure else one_by_one
 

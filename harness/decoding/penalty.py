@@ -1,4 +1,4 @@
-"""Warps that turn against what the text already holds, and strategies that put them over another strategy."""
+"""Logit warps that penalise tokens of the sequence so far, and strategies that apply them to another strategy."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from harness.plugins.strategy import Over, Request
 
 
 def repetition(penalty: float, start: int = 0) -> Warp:
-    """Divide the positive logits of tokens that stand in the text by `penalty`, and multiply the negative ones.
+    """Divide the positive logits of tokens that occur in the sequence by `penalty`, and multiply the negative ones.
 
     The text counts from token `start` on. As in transformers and vLLM; the formula of CTRL (1909.05858, §4.1) divides
     negative logits too, which would make those tokens likelier.
@@ -33,7 +33,7 @@ def repetition(penalty: float, start: int = 0) -> Warp:
 
 
 def frequency(presence: float, each: float, start: int) -> Warp:
-    """Take `presence` off the logits of tokens that stand in the text, and `each` once for every time they do.
+    """Subtract `presence` from the logits of tokens that occur in the sequence, and `each` per occurrence.
 
     The text counts from token `start` on: in the OpenAI API and in vLLM that is what has been generated.
     """
@@ -46,9 +46,9 @@ def frequency(presence: float, each: float, start: int) -> Warp:
 
 
 def no_repeat_ngram(size: int, start: int = 0) -> Warp:
-    """Leave out tokens that would complete a `size`-gram that the text, from token `start` on, already holds.
+    """Mask tokens that would complete a `size`-gram that already occurs in the sequence from token `start` on.
 
-    A row of which nothing would be left stays as it is (transformers leaves it without any token).
+    A row in which every token would be masked stays unchanged (transformers masks it).
     """
     def warp(logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
         left = logits.clone()
@@ -59,7 +59,7 @@ def no_repeat_ngram(size: int, start: int = 0) -> Warp:
 
 
 def completing(text: Sequence[int], size: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
-    """The tokens that followed the last `size` − 1 of `text` earlier in it, in their order."""
+    """Return the tokens that followed earlier occurrences of the last `size` − 1 tokens, in order."""
     tokens = np.asarray(text, np.int64)
     places = max(0, len(tokens) - size + 1)
     same = np.ones(places, bool)
@@ -80,13 +80,13 @@ def _held(logits: Tensor, texts: Sequence[Sequence[int]], start: int) -> Iterato
 
 @dataclass(frozen=True)
 class Penalty(Over):
-    """What another strategy writes when the model's logits are bent by `warp`, whatever it does with them."""
+    """A strategy that runs another one on logits changed by `warp`."""
 
     family: ClassVar[str] = "anti-repetition"
 
     @abstractmethod
     def warp(self, start: int) -> Warp:
-        """How logits are bent in a text whose new tokens start at `start`; `identity` leaves the other one alone."""
+        """Return the logit warp for a sequence whose new tokens start at `start`; `identity` changes nothing."""
 
     def native(self, options: NativeOptions) -> NativeCall:
         """One penalty over a sampler is the engine's own where it has it; any other runs as our own warps."""
@@ -98,7 +98,7 @@ class Penalty(Over):
         return NativeCall({"temperature": 1.0 if inner.sampling["temperature"] else 0.0}, warps=True)
 
     def generate(self, session: Session, request: Request) -> Iterator[Sequence[int]]:
-        """Yield what the other strategy yields."""
+        """Yield the steps of the other strategy."""
         warp = self.warp(len(request.prompt))
         if warp is identity:
             yield from self.over.generate(session, request)

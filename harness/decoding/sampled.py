@@ -1,4 +1,4 @@
-"""Sampling: one token a step, drawn after temperature and after what a method leaves out."""
+"""Sampling: one token per step, drawn after temperature and a method's mask."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ from harness.plugins.native import NativeCall, NativeOptions
 from harness.plugins.strategy import Guarantee, Request, Strategy, knob
 
 
-def heat() -> Any:
-    """The knob that every sampler has, last."""
+def temperature_knob() -> Any:
+    """Return the knob `temperature`, which every sampler has as its last one."""
     return knob(1.0, "divides the logits; 0 is greedy", low=0, high=10, sweep=(0.3, 0.5, 0.7, 0.9, 1.0, 1.2, 1.5, 2.0))
 
 
 class Sampler(Strategy):
-    """Temperature first, then `kept`, then one draw, as transformers and vLLM do; at temperature 0 plain greedy.
+    """Apply temperature, then the mask `kept`, then draw, as transformers and vLLM do; greedy at temperature 0.
 
-    A sampler ends its knobs with `temperature: float = heat()`.
+    A sampler ends its knobs with `temperature: float = temperature_knob()`.
     """
 
     temperature: float
@@ -30,7 +30,7 @@ class Sampler(Strategy):
 
     @abstractmethod
     def kept(self) -> logit_warps.Warp:
-        """Leaves only those tokens that may be drawn."""
+        """Return the logit warp that masks tokens which may not be drawn."""
 
     def native(self, options: NativeOptions) -> NativeCall:
         """The engine's own sampling, else its plain sampling of logits that go through the strategy's own warps."""

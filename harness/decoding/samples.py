@@ -1,7 +1,7 @@
-"""Several complete answers to one prompt: how they are drawn, how likely the model finds them, and one taken of them.
+"""Several complete answers to one prompt: sampling them, their log p, and selecting one.
 
-Answer 0 is what the other strategy writes by itself. Answer i is drawn from a stream of its own, or is the i-th
-hypothesis of a search.
+Answer 0 is the other strategy's own. Answer i is drawn from a separate random stream, or is the i-th hypothesis of a
+search.
 """
 
 from abc import abstractmethod
@@ -25,7 +25,7 @@ CHUNK = 256  # tokens scored by one forward: logits of more rows take memory and
 
 
 class Chosen(Over):
-    """Draws `n` answers of the other strategy and writes one of them, whole; with `n=1` it is the other strategy.
+    """Samples `n` answers of the other strategy and returns one of them; with `n=1` it is the other strategy.
 
     A strategy of this kind starts its knobs with `n`. Raises `UserError` when the other strategy has fewer answers.
     """
@@ -42,7 +42,7 @@ class Chosen(Over):
 
     @abstractmethod
     def choose(self, session: Session, request: Request, answers: Sequence[list[int]]) -> int:
-        """The number of the answer to write; `answers` are token ids."""
+        """Return the index of the answer to commit; `answers` are token ids."""
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
         """Yield the chosen answer whole."""
@@ -50,16 +50,16 @@ class Chosen(Over):
         yield answers[self.choose(session, request, answers) if self.n > 1 else 0]
 
     def most_samples(self) -> int | None:
-        """Every one takes `n` of the other strategy's."""
+        """Return how many samples there are: each needs `n` of the other strategy's."""
         most = self.over.most_samples()
         return None if most is None else most // self.n
 
 
 def drawn(session: Session, request: Request, over: Strategy, n: int) -> list[list[int]]:
-    """`n` answers of `over` to the prompt, as token ids; each ends where the runner would cut it.
+    """Return `n` answers of `over` to the prompt, as token ids; each ends where the runner would stop it.
 
-    They depend on the request alone: not on one another, nor on what is decoded beside them. They are drawn side by
-    side from copies of the prompt, which is read once; those of a search come from one search.
+    They depend on the request only. They are decoded in one batch from copies of the prompt, which is prefilled once;
+    those of a search come from one search.
     """
     if isinstance(over, Search) and over.most_samples():
         found = over.search(session, request)
@@ -83,7 +83,7 @@ def _copied(session: Session, request: Request, over: Strategy) -> list[int]:
 
 
 def nth(request: Request, number: int, sample: int) -> Request:
-    """The request for answer `number`, which is the strategy's `sample`: 0 keeps the stream, others branch off it.
+    """Return the request for answer `number`: 0 keeps the random stream, others branch off it.
 
     What the answers share they all find as it is now.
     """
@@ -104,7 +104,7 @@ def whole(session: Session, request: Request, over: Strategy) -> list[int]:
 
 
 def log_p(session: Session, text: Sequence[int], tokens: Sequence[int]) -> Tensor:
-    """(N,) float64: log p of each of `tokens` after `text` and those before it, by the model as it is.
+    """Return log p (N,) in float64 of each of `tokens` after `text`, by the unwarped model.
 
     One forward for up to CHUNK tokens; nothing is drawn.
     """
@@ -122,16 +122,16 @@ def log_p(session: Session, text: Sequence[int], tokens: Sequence[int]) -> Tenso
 
 
 def mean(values: Tensor) -> float:
-    """The mean of log p; that of nothing is 0."""
+    """Return the mean of log p; 0 without tokens."""
     return float(values.mean()) if len(values) else 0.0
 
 
 def first_best(scores: Sequence[float]) -> int:
-    """The index of the highest score, the first one among equals."""
+    """Return the index of the highest score; ties go to the first."""
     return max(range(len(scores)), key=scores.__getitem__)
 
 
 def elected(votes: Sequence[str | None]) -> list[str]:
-    """The answers with the most votes, the one that came first in front; None is no vote."""
+    """Return the answers with the most votes, in order of appearance; None is no vote."""
     counts = Counter(vote for vote in votes if vote is not None)
     return [vote for vote, count in counts.items() if count == max(counts.values())]

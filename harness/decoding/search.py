@@ -1,4 +1,4 @@
-"""What beam searches share: fronts of live hypotheses, their finished ones, and the walk that feeds them."""
+"""Beam search: live and finished hypotheses (fronts), and the walk that runs the model for them."""
 
 import math
 from abc import abstractmethod
@@ -20,7 +20,7 @@ Divisor = Callable[[int], float]
 
 
 class Search(Strategy):
-    """A strategy that finds whole hypotheses; sample i of a prompt is the i-th of them, and all tokens come at once."""
+    """A strategy that searches for whole hypotheses; sample i is the i-th of them, committed in one step."""
 
     width: int
 
@@ -29,22 +29,22 @@ class Search(Strategy):
 
     @abstractmethod
     def search(self, session: Session, request: Request) -> "Sequence[Hypothesis]":
-        """What is found, best first."""
+        """Return the hypotheses found, best first."""
 
     def generate(self, session: Session, request: Request) -> Iterator[tuple[int, ...]]:
-        """Yield the chosen hypothesis whole."""
+        """Yield the chosen hypothesis in one step."""
         found = self.search(session, request)
         yield found[min(request.sample, len(found) - 1)].tokens
 
     def most_samples(self) -> int | None:
-        """One a beam."""
+        """Return one sample per beam."""
         return self.width
 
 
 class Hypothesis(NamedTuple):
     """A continuation: its tokens, `score` (log p less penalties), `log_p` alone, and its newest node in the session.
 
-    `state` is what a method remembers of it.
+    `state` is a method's own data.
     """
 
     tokens: tuple[int, ...] = ()
@@ -54,7 +54,7 @@ class Hypothesis(NamedTuple):
     state: Any = None
 
     def ranked(self, divisor: Divisor) -> float:
-        """The score as the length rule has it."""
+        """Return the score divided by the length rule."""
         return self.score / divisor(len(self.tokens))
 
 
@@ -74,7 +74,7 @@ def divisor(rule: LengthRule, penalty: float, offset: float = 0.0, prompt: int =
 
 
 class Front(Protocol):
-    """One search that a walk feeds; `live` starts with the empty hypothesis, `pool` has what is finished."""
+    """One search; `live` starts with the empty hypothesis, `pool` has the finished ones."""
 
     request: Request
     live: list[Hypothesis]
@@ -84,7 +84,7 @@ class Front(Protocol):
     def advance(self, log_p: Tensor, hidden: Tensor) -> None:
         """Replace `live` by hypotheses one token longer, each with the node of the one that it extends.
 
-        `log_p` (b, V) and `hidden` (b, D) are what the model says after the b live ones.
+        `log_p` (b, V) and `hidden` (b, D) are the model's outputs after the b live ones.
         """
         ...
 

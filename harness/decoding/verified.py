@@ -1,4 +1,4 @@
-"""What all strategies that draft and verify have in common: the law that they keep, and the loop that keeps it."""
+"""The base of strategies that draft and verify: the preserved distribution, and the loop."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ from harness.plugins.strategy import Guarantee, Need, Request, Strategy, knob
 
 @dataclass(frozen=True)
 class Verified(Strategy):
-    """Lossless at temperature 0; above it the output law is that of `top_p` with the same knobs.
+    """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs.
 
-    A method says where drafts come from (`drafter`) and, unless they are chosen rather than drawn, which rule keeps
-    the law (`rule`).
+    A method defines its `drafter` and, if drafts are sampled rather than chosen, the `rule` that preserves the
+    distribution.
     """
 
     temperature: float = knob(0.0, "0 is greedy", low=0, high=10, sweep=(0.0, 0.7, 1.0))
@@ -33,18 +33,18 @@ class Verified(Strategy):
 
     @abstractmethod
     def drafter(self, session: Session, request: Request) -> Drafter:
-        """What proposes candidates for this text; it is made anew for each."""
+        """Return the drafter for one sequence."""
 
     def rule(self) -> Accept:
-        """How drafts are accepted above temperature 0."""
+        """Return the acceptance rule above temperature 0."""
         return delta
 
     def logit_warp(self) -> logit_warps.Warp:
-        """What draft and target go through alike before a token is drawn."""
+        """Return the logit warp of both draft model and target."""
         return logit_warps.compose(logit_warps.temperature(self.temperature), logit_warps.top_p(self.p))
 
     def draws(self, request: Request) -> Stream | None:
-        """Where drafts are drawn from; None at temperature 0, where they are the likeliest tokens."""
+        """Return the random stream of drafts; None at temperature 0, where drafts are the likeliest tokens."""
         return request.stream if self.temperature else None
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
@@ -55,7 +55,7 @@ class Verified(Strategy):
 
 @dataclass(frozen=True)
 class Lossy(Verified):
-    """The drafts of an exact method, judged by a rule (`rule`) that keeps more of them and so changes the text.
+    """An exact method's drafts with a lossy `rule`, which accepts more of them and changes the output.
 
     What the exact method needs, this one needs. `compares` says that the rule reads the drafts' distributions, which
     are then noted at temperature 0 too.
@@ -84,10 +84,10 @@ class Lossy(Verified):
 
     @abstractmethod
     def rule(self) -> Accept:
-        """How drafts are accepted, at temperature 0 too."""
+        """Return the acceptance rule, also for temperature 0."""
 
     def drafter(self, session: Session, request: Request) -> Drafter:
-        """That of the exact method, at the temperature and nucleus of this one."""
+        """Return the exact method's drafter with this temperature and nucleus."""
         exact = replace(self._exact(), temperature=self.temperature, p=self.p)
         if self.sure and self.compares:
             exact, request = replace(exact, temperature=1.0), replace(request, stream=Likeliest())

@@ -29,7 +29,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model: its engine, its tokenizer, and what identifies it."""
+    """A loaded model: its engine, its tokenizer, and its identity."""
 
     name: str
     engine: Engine
@@ -39,25 +39,25 @@ class Model:
 
     @property
     def vocab(self) -> int:
-        """Rows of the output layer."""
+        """Return the number of rows of the output layer."""
         return int(self.engine.model.config.get_text_config().vocab_size)
 
     @property
     def here(self) -> bool:
-        """Whether its weights are, so that it can be asked about texts."""
+        """Whether the weights are loaded, so that likelihoods can be computed."""
         return bool(self.engine.device.type != "meta")
 
     @property
     def parameters(self) -> int:
-        """Numbers in all weights."""
+        """Return the number of parameters."""
         return sum(weight.numel() for weight in self.engine.model.parameters())
 
 
 def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: str | None = None,
          compiled: bool = False) -> Model:
-    """Load `nano`, `nano-draft`, a folder or a hub id; raises `UserError` when it cannot be found or used.
+    """Load `nano`, `nano-draft`, a folder or a hub id; raises `UserError` if it cannot be found or used.
 
-    `compiled` runs its forwards through `torch.compile`, which takes a while at the first of each kind.
+    `compiled` runs its forwards through `torch.compile`, which is slow at the first forward of each shape.
     """
     from transformers.utils.logging import disable_progress_bar
 
@@ -84,7 +84,7 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: s
 
 
 def outline(name: str) -> Model:
-    """What is known of a model that others run: its architecture and tokenizer, on weights that hold nothing.
+    """Load architecture and tokenizer of a model that another backend runs, without weights.
 
     Raises `UserError` when the folder or hub id has no configuration or no tokenizer.
     """
@@ -100,7 +100,7 @@ def outline(name: str) -> Model:
 
 
 def find(name: str) -> None:
-    """Raise `UserError` unless there is such a model, whose weights are not loaded yet."""
+    """Raise `UserError` unless the model exists; loads no weights."""
     from transformers import AutoConfig
 
     try:
@@ -131,7 +131,7 @@ def _weights(place: str, dtype: torch.dtype) -> Any:
 
 
 def check(engine: Engine) -> None:
-    """Compare a tree read through the slot cache with plain forwards; raises `UserError` when they differ."""
+    """Compare a tree forward through the slot cache with plain forwards; raises `UserError` if they differ."""
     model, size = engine.model, engine.model.config.get_text_config().vocab_size
     text = [token % size for token in (5, 11, 3, 7)]
     tree = TokenTree(tuple(token % size for token in (2, 9, 4)), (-1, 0, -1))
@@ -202,10 +202,10 @@ def _max_len(model: Any) -> int:
 
 
 def fingerprint(model: Any) -> str:
-    """A short hash of the configuration and of a thousand numbers of every weight.
+    """Return a short hash of the configuration and of a thousand numbers of every weight.
 
-    It says nothing of where the model was loaded from, by which version of transformers, on what machine: sums of
-    weights would round differently on another.
+    It is independent of the source, the version of transformers and the machine; sums of weights would round
+    differently.
     """
     config = {key: value for key, value in model.config.to_diff_dict().items() if key not in PASSING}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
@@ -217,7 +217,7 @@ def fingerprint(model: Any) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    """The first sentence of an error, on one line and not too long."""
+    """Return the first sentence of an error, on one short line."""
     first = re.split(r"(?<=[a-z)'])[.:?!] ", " ".join(str(error).split()), maxsplit=1)[0]
     return textwrap.shorten(first, 200, placeholder=" …").rstrip(".") or type(error).__name__
 

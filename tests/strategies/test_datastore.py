@@ -202,7 +202,8 @@ def test_a_store_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_a_broken_store_is_one_sentence(tmp_path: Path, name: str) -> None:
     made(target(), long_texts(12), tmp_path, Cells(16, 4), 0)
     (tmp_path / name).write_bytes(b"no")
-    with pytest.raises(UserError, match=f"{tmp_path} is not a datastore of knn_lm; create one with python -m .* {tmp_path}"):
+    hint = f"{tmp_path} is not a datastore of knn_lm; create one with python -m .* {tmp_path}"
+    with pytest.raises(UserError, match=hint):
         load(tmp_path)
     with pytest.raises(UserError, match="is not a datastore of knn_lm"):
         load(tmp_path / "missing")
