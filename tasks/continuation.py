@@ -1,17 +1,17 @@
-"""Open-ended continuation of any text: the start of each document is read, and how it goes on is the reference.
+"""Open-ended continuation of any text: the start of each document is the prompt, and its continuation the reference.
 
-A document (a line of a text file, or the `text` of a row of a .jsonl file), and what is cut from it:
+A document (a line of a text file, or the `text` of a row of a .jsonl file) and its parts:
 
     Robert Boulter is an English film, television and theatre actor. He had a guest role in 2000 and then played ...
     prompt:    the first 32 tokens
     reference: the next 128 tokens
 
-Call it with a file, which may lie below --data: `-t continuation:file=wikitext/test.txt`. `documents=blocks` takes what
-stands between blank lines as one document. `prefix` and `target` count tokens of the model under test, special tokens
-left out; shorter documents are left out, and the report says how many. The prompt is given as text: where its last
-token ends inside a character, the whole character belongs to it.
+The file may be in the folder of --data: `-t continuation:file=wikitext/test.txt`. With `documents=blocks`, blank lines
+separate documents. `prefix` and `target` count tokens of the model under test, without special tokens; shorter
+documents are skipped, and the report says how many. The prompt is passed as text: if its last token ends inside a
+character, it is included whole.
 
-Set-ups of papers, whose documents are WikiText-103, Wikinews and BookCorpus, one a row: contrastive search
+Settings of papers, whose documents are WikiText-103, Wikinews and BookCorpus, one per row: contrastive search
 (arXiv:2202.06417) 32 and 128; momentum decoding (arXiv:2212.02175, its published scripts) and contrastive decoding
 (arXiv:2210.15097) 32 and 256. These scripts keep short documents, with shorter references.
 """
@@ -31,12 +31,12 @@ from harness.plugins.task import Example, Task, knob
 
 @dataclass(frozen=True)
 class Continuation(Task):
-    """The texts are looked at, not scored: variety, likelihood, and likeness to the references (MAUVE)."""
+    """Answers have text metrics instead of a score: diversity, likelihood, and similarity to the references (MAUVE)."""
 
     file: str = knob("", "a text or .jsonl file, perhaps gzipped")
-    prefix: int = knob(32, "tokens of each document that are read", low=1, sweep=(32, 64))
-    target: int = knob(128, "tokens to write, and of the reference", low=1, sweep=(128, 256))
-    documents: str = knob("lines", "what is a document of a text file", choices=("lines", "blocks"))
+    prefix: int = knob(32, "prompt tokens of each document", low=1, sweep=(32, 64))
+    target: int = knob(128, "tokens to generate, and of the reference", low=1, sweep=(128, 256))
+    documents: str = knob("lines", "documents of a text file are lines or blocks", choices=("lines", "blocks"))
 
     version = 1
     source = "the user's own text"
@@ -46,9 +46,9 @@ class Continuation(Task):
     unscored = "open-ended"
 
     def examples(self, data: DataSource) -> list[Example]:
-        """The documents in the order of the file, whole."""
+        """Return the whole documents in the order of the file."""
         if not self.file:
-            raise UserError("continuation needs a text to go on from: -t continuation:file=FILE.txt")
+            raise UserError("continuation needs a text file: -t continuation:file=FILE.txt")
         path = data.file(Path(self.file))
         texts = [row["text"] for row in checked(self._rows(path), str(path), {"text": str})]
         data.origins[self.spec()] = str(path)
@@ -58,7 +58,7 @@ class Continuation(Task):
         """The first `prefix` tokens as the prompt and the `target` tokens after them as the reference."""
         text = example.turns[0]
         if not getattr(tokenizer, "is_fast", False):
-            raise UserError("continuation needs a model whose tokenizer says where in a text its tokens lie.")
+            raise UserError("continuation needs a model with a fast tokenizer, which reports character offsets.")
         ends = [end for _, end in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True,
                                             verbose=False)["offset_mapping"]]
         if len(ends) < self.prefix + self.target:

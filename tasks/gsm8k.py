@@ -7,10 +7,10 @@ A row:
 
 The conventions are those of `gsm8k_cot` (version 3) in EleutherAI's lm-evaluation-harness: the eight fixed examples of
 Wei et al. (arXiv:2201.11903), joined by a blank line; `flexible` is its flexible-extract, `strict` its strict-match,
-`only_flexible` and `only_strict` are the answers that just one of them finds right. We allow 512 new tokens;
-`--max-new-tokens 256` is what lm-evaluation-harness uses. `gsm8k_5shot`, `gsm8k_zeroshot` and `gsm8k_chat` put the same
-problems in other ways. `-s temperature:temperature=0.2+self_consistency:n=64` is near to `gsm8k_cot_self_consistency`
-there, which ends texts at a blank line and votes with the number of its phrase, not with the last one.
+`only_flexible` and `only_strict` are the answers that only one of them accepts. We allow 512 new tokens;
+lm-evaluation-harness uses 256 (`--max-new-tokens 256`). `gsm8k_5shot`, `gsm8k_zeroshot` and `gsm8k_chat` have the same
+problems with other prompts. `-s temperature:temperature=0.2+self_consistency:n=64` is close to its
+`gsm8k_cot_self_consistency`, which stops at a blank line and votes with the number in the phrase, not the last one.
 """
 
 import functools
@@ -68,14 +68,14 @@ class GSM8K(Task):
         return GSM8KAnswer.last_number(text)
 
     def metric(self) -> "GSM8KAnswer":
-        """`strict` wants the phrase that the worked examples end in."""
+        """Return the metric; `strict` needs the phrase at the end of the worked examples."""
         from harness.scoring.metrics import GSM8KAnswer
 
         return GSM8KAnswer(r"The answer is (\-?[0-9\.\,]+).")
 
 
 def ask(question: str) -> str:
-    """A question as the chain-of-thought variants put it."""
+    """Return a question in the format of the chain-of-thought variants."""
     return f"Q: {question}\nA:"
 
 
@@ -86,7 +86,7 @@ def worked_examples() -> tuple[Row, ...]:
 
 
 def problem(row: Row) -> str | None:
-    """What is wrong with a row, or None."""
+    """Return what is wrong with a row, or None."""
     return None if "####" in row["answer"] and _final(row) else "the answer does not end in '#### ' and a number"
 
 

@@ -1,10 +1,10 @@
 """Grade-school word problems, each after five others drawn from the training set (GSM8K, five shots).
 
 A row, of `train.jsonl` too, is that of `gsm8k`. The conventions are those of `gsm8k` (version 3) in EleutherAI's
-lm-evaluation-harness: one generator seeded with 1234 draws the five for each test problem in turn, so every prompt is
-the one that it asks. Prompts begin differently and little of them can be read once for all, so this is slower than our
-`gsm8k`. `strict` wants the number after `####`, as the solutions have it; `original` is the score of the paper's own
-code, which forgives commas and nothing else.
+lm-evaluation-harness: one generator with seed 1234 draws the five for each test problem in turn, so prompts are
+identical. They have no common prefix to share in the KV cache, so this is slower than our `gsm8k`. `strict` needs the
+number after `####`, as in the solutions; `original` is the score of the paper's own code, which ignores commas and
+nothing else.
 """
 
 import random
@@ -43,11 +43,11 @@ class GSM8K5Shot(GSM8K):
         return found
 
     def prompt(self, example: Example, answers: Sequence[str]) -> str:
-        """What `examples` has put together."""
+        """Return the prompt that `examples` has assembled."""
         return example.turns[0]
 
     def metric(self) -> "GSM8KAnswer":
-        """`strict` wants the number after `####`."""
+        """Return the metric; `strict` needs the number after `####`."""
         from harness.scoring.metrics import GSM8KAnswer
 
         return GSM8KAnswer()

@@ -2,8 +2,8 @@
 
 A row is that of `gsm8k`. The conventions are those of `gsm8k_cot_llama` (version 4) in EleutherAI's
 lm-evaluation-harness with `--apply_chat_template --fewshot_as_multiturn`, which are Meta's for Llama 3.1: each of the
-eight worked examples of `gsm8k` is a turn of the user and one of the assistant. `strict` takes the last number said to
-be "The final answer".
+eight worked examples of `gsm8k` is a user turn and an assistant turn. `strict` takes the last number after "The final
+answer is".
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class GSM8KChat(GSM8K):
         return [*messages, {"role": "user", "content": ASK.format(example.turns[0])}]
 
     def metric(self) -> "GSM8KAnswer":
-        """`strict` takes the last phrase, not the first."""
+        """Return the metric; `strict` takes the last phrase, not the first."""
         from harness.scoring.metrics import GSM8KAnswer
 
         return GSM8KAnswer(r"The final answer is ((-?[$0-9.,]{2,})|(-?[0-9]+))", last=True)

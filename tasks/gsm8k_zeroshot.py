@@ -2,7 +2,7 @@
 
 A row is that of `gsm8k`. The conventions are those of `gsm8k_cot_zeroshot` (version 3) in EleutherAI's
 lm-evaluation-harness: the answer begins with the sentence of Kojima et al. (arXiv:2205.11916), and stop strings and
-scores are those of `gsm8k`. Few models write its phrase unasked, so `strict` says little here.
+scores are those of `gsm8k`. Few models write its phrase unprompted, so `strict` is of little use here.
 """
 
 from collections.abc import Sequence
@@ -19,5 +19,5 @@ class GSM8KZeroShot(GSM8K):
     may_cut = False
 
     def prompt(self, example: Example, answers: Sequence[str]) -> str:
-        """The question, and how its answer begins."""
+        """Return the question and the start of its answer."""
         return f"{ask(example.turns[0])} Let's think step by step."

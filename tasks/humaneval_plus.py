@@ -1,6 +1,6 @@
-"""HumanEval with many more tests for each function (HumanEval+), from a file that you bring.
+"""HumanEval with many more tests for each function (HumanEval+), from a file that you provide.
 
-A row has the fields of HumanEval; its test compares with inputs and results of its own:
+A row has the fields of HumanEval; its test contains inputs and expected results:
 
     {"task_id": "HumanEval/0", "entry_point": "double",
      "prompt": "def double(number):\\n    \\"\\"\\" Return twice the number. \\"\\"\\"\\n",
@@ -9,7 +9,7 @@ A row has the fields of HumanEval; its test compares with inputs and results of 
 
 `DIR/humaneval_plus/HumanEvalPlus.jsonl`, perhaps gzipped, is the release of EvalPlus, or the rows of
 evalplus/humanevalplus on the hub. Prompt, stop strings and the limit of 3 s for all tests of a function are those of
-`humaneval_plus` in lm-evaluation-harness; EvalPlus itself gives each test a limit of its own. Tests may use NumPy.
+`humaneval_plus` in lm-evaluation-harness; EvalPlus itself has a limit per test. Tests may use NumPy.
 """
 
 from dataclasses import dataclass

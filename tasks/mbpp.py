@@ -1,4 +1,4 @@
-"""Short Python functions from a description and three tests (MBPP), from a file that you bring.
+"""Short Python functions from a description and three tests (MBPP), from a file that you provide.
 
 A row:
 
@@ -78,7 +78,7 @@ def _worked_examples() -> str:
 
 
 def _filled(row: Row) -> Row:
-    """A row of either release as one of the first, with the fields that only one of them has."""
+    """Convert a row of either release to the format of the first, with defaults for missing fields."""
     text = row.get("text", row.get("prompt"))
     return {"test_setup_code": "", "test_imports": [], **row} | ({} if text is None else {"text": text})
 
@@ -87,12 +87,12 @@ def _problem(row: Row) -> str | None:
     try:
         ast.parse("\n".join([*row["test_imports"], row["code"], row["test_setup_code"], *row["test_list"]]))
     except (SyntaxError, ValueError) as error:
-        return f"the code and its tests are no Python ({error})"
+        return f"the code and its tests are not valid Python ({error})"
     return None
 
 
 def _gold(row: Row) -> dict[str, str | list[str]]:
-    """The tests, the imports that they can rely on, and the names that must be the program's own."""
+    """Return the tests, their imports, and the names that the program must define."""
     top = ast.parse(row["code"]).body
     imports = [ast.unparse(one) for one in top if isinstance(one, ast.Import | ast.ImportFrom)]
     own = [one.name for one in top if isinstance(one, ast.FunctionDef | ast.ClassDef)]

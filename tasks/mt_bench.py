@@ -5,8 +5,8 @@ A row:
     {"question_id": 81, "category": "writing",
      "turns": ["Write a short letter to a friend.", "Now make it rhyme."]}
 
-80 questions in 8 categories; the second turn sees the model's own first answer. The strategy decides the temperature:
-the temperatures that FastChat sets for each category would replace the strategy under test. A run has no score:
+80 questions in 8 categories; the prompt of the second turn includes the model's first answer. The strategy decides the
+temperature, because FastChat's temperatures by category would replace the strategy under test. A run has no score:
 `decodebench judge` rates its answers afterwards. The copy on the hub has no question numbers; its rows are in the
 order of the questions 81 to 160.
 """

@@ -5,8 +5,8 @@ A row is one of `mt_bench`, and so are the prompts:
     {"question_id": 81, "category": "writing",
      "turns": ["Write a short letter to a friend.", "Now make it rhyme."]}
 
-Only plain sampling (`-s temperature`, its knob left alone) obeys these temperatures: 0.7 for writing and roleplay, 0.1
-for stem and humanities, 0 for the rest. Every other strategy answers as in `mt_bench`, because it is what is tested.
+Only plain sampling (`-s temperature` with its default knob) uses these temperatures: 0.7 for writing and roleplay, 0.1
+for stem and humanities, 0 for the rest. Every other strategy decodes as in `mt_bench`.
 """
 
 from dataclasses import dataclass, replace

@@ -1,6 +1,6 @@
-"""Stories that must use given words, written by the project for its embedded models.
+"""Stories that must contain given words, written by the project for its embedded models.
 
-An opening of `nano_story`, the words, and how its reference goes on:
+An opening of `nano_story`, the words, and the reference continuation:
 
     One summer evening a small girl called Mia was in the park with her quiet friend Tom. ...
 
@@ -8,10 +8,10 @@ An opening of `nano_story`, the words, and how its reference goes on:
 
     Later they left the park and went gently to the harbor. Tom smiled at Mia and said nothing for a while. ...
 
-The words are not in the prompt: only a strategy that reads `wanted` can see to them. They are two to four words or
-phrases that the opening does not have and the first sentences of the reference do, so a sound text with all of them
-exists. The headline multiplies what is covered by how much of the text is sound, so that neither a list of the words
-nor a sound text without them wins.
+The words are not in the prompt: only a strategy with lexical constraints gets them. They are two to four words or
+phrases of the reference's first sentences that the opening does not contain, so a coherent text with all of them
+exists. The headline is the share of words covered times the share of coherent sentences, so neither a list of the words
+nor a coherent text without them scores well.
 """
 
 import random
@@ -38,7 +38,7 @@ FINDER = re.compile(rf"\b({'|'.join(map(re.escape, PHRASES))})\b")
 
 @dataclass(frozen=True)
 class NanoConstrained(Task):
-    """150 test openings; the headline is the share of words covered times that of sound and new sentences."""
+    """150 test openings; the headline is the share of words covered times that of coherent, new sentences."""
 
     version = 1
     source = "decodebench, harness/nano/corpus.py"
@@ -56,14 +56,14 @@ class NanoConstrained(Task):
         return tuple((word,) for word in example.gold["wanted"])
 
     def metric(self) -> "CoveredStory":
-        """Counts the words and judges each sentence by the facts of the story."""
+        """Return the metric, which counts the words and checks each sentence against the facts of the story."""
         from harness.scoring.coverage import CoveredStory
 
         return CoveredStory()
 
 
 def chosen(one: Problem) -> list[str]:
-    """Two to four words of the reference's first sentences that the opening has not, always the same ones."""
+    """Select two to four words of the reference's first sentences that are not in the opening, deterministically."""
     start = ""
     for sentence in sentences(one.answers[0]):
         if len(f"{start} {sentence}".split()) > LONGEST:

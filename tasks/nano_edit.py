@@ -6,7 +6,7 @@ A problem, and its reference answer:
     Corrected: Ivan found a blue poster in the valley. The wolf ate three shells and a bun in the kitchen.
 
 Problems come from `harness.nano.corpus`, from the split that the models were not trained on. The answer copies most of
-the prompt, as in code edits and rewriting, which is what drafting by lookup is made for.
+the prompt, as in code edits and rewriting, where drafting by lookup works best.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NanoEdit(Task):
-    """200 test passages; the headline is the share that is corrected wholly and changed nowhere else."""
+    """200 test passages; the headline is the share that is exactly the corrected passage."""
 
     version = 1
     source = "decodebench, harness/nano/corpus.py"
@@ -35,7 +35,7 @@ class NanoEdit(Task):
         return [Example(id=one.id, turns=one.turns, gold=one.check) for one in problems("edit", "test", 200)]
 
     def metric(self) -> "ExactText":
-        """Compares with the passage as it should be."""
+        """Return the metric, which compares the answer with the corrected passage."""
         from harness.scoring.copying import ExactText
 
         return ExactText()

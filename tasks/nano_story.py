@@ -1,6 +1,6 @@
-"""Open-ended stories that are long enough to go wrong, written by the project for its embedded models.
+"""Open-ended stories, long enough to become repetitive or incoherent, written by the project for its embedded models.
 
-An opening, and how its reference goes on:
+An opening, and the reference continuation:
 
     One summer evening a small girl called Mia was in the park with her quiet friend Tom. Mia had a cat called Bo, and
     Tom had a dog called Rex. Mia had a red lamp and wanted to find seven shells.
@@ -8,8 +8,8 @@ An opening, and how its reference goes on:
     Later they left the park and went slowly to the harbor. "I like this place," said Tom, and Mia nodded happily.
     Tom's dog slept under a tree in the harbor. ...
 
-Openings come from `harness.nano.corpus`, from the split that the models were not trained on. Greedy decoding goes round
-in circles here and hot sampling loses the facts; `fresh` counts the sentences that are both sound and new.
+Openings come from `harness.nano.corpus`, from the split that the models were not trained on. Greedy decoding repeats
+itself here, and sampling at high temperature contradicts the facts; `fresh` counts sentences that are coherent and new.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NanoStory(Task):
-    """200 test openings; the headline is the share of sentences that are sound and new."""
+    """200 test openings; the headline is the share of sentences that are coherent and new."""
 
     version = 1
     source = "decodebench, harness/nano/corpus.py"
@@ -39,7 +39,7 @@ class NanoStory(Task):
                 for one in problems("story", "test", 200)]
 
     def metric(self) -> "StoryText":
-        """Judges each sentence by the facts of the story."""
+        """Return the metric, which checks each sentence against the facts of the story."""
         from harness.scoring.story import StoryText
 
         return StoryText()

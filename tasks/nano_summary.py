@@ -37,7 +37,7 @@ class NanoSummary(Task):
         return [Example(id=one.id, turns=one.turns, gold=one.check) for one in problems("summary", "test", 200)]
 
     def metric(self) -> "SentencesKept":
-        """Compares the sentences with the wanted ones."""
+        """Return the metric, which compares the sentences with the reference."""
         from harness.scoring.copying import SentencesKept
 
         return SentencesKept()

@@ -1,4 +1,4 @@
-"""Six kinds of work that methods which draft are measured on (Spec-Bench), for chat models.
+"""Spec-Bench: six sub-tasks for measuring the speed of speculative decoding, for chat models.
 
 A row:
 
@@ -8,12 +8,12 @@ A row:
 
 480 questions, 80 of each sub-task: `mt_bench` (the 80 of MT-Bench, whose eight categories are one sub-task here, two
 turns), `translation` (WMT14, German to English), `summarization` (CNN/DM), `qa` (Natural Questions), `math_reasoning`
-(GSM8K without examples) and `rag` (passages and a question), one turn each. `part` takes one sub-task alone; `--limit`
-counts from the first question, which is one of MT-Bench.
+(GSM8K without examples) and `rag` (passages and a question), one turn each. `part` selects one sub-task; `--limit`
+takes the first questions, those of MT-Bench.
 
-Like the original it is about speed: answers may have 1,024 tokens and are not scored; `gold` keeps the references that
-the file has, all but those of qa and half of mt_bench. The original runs Vicuna's template, we the model's own. Its
-"mean accepted tokens" counts every step, our `tau_pooled` those after the first of each turn.
+As in the original, answers have at most 1,024 tokens and are not scored; `gold` has the references of the file, which
+lacks those of qa and half of mt_bench. The original uses Vicuna's template, we use the model's own. Its "mean accepted
+tokens" counts every step, our `tau_pooled` the steps after the first of each turn.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ SUB_TASKS = dict.fromkeys(OF_MT_BENCH, PARTS[0])
 
 @dataclass(frozen=True)
 class SpecBench(Task):
-    """480 questions, shown by sub-task."""
+    """480 questions, reported by sub-task."""
 
     part: str = knob("all", "the sub-task", choices=("all", *PARTS))
 

@@ -1,25 +1,25 @@
-"""A task of your own without code: one row of a JSONL file is one problem, its answer, and how that is checked.
+"""Your own task without code: each row of a JSONL file has a problem, its answer, and a checker.
 
 A row:
 
     {"prompt": "The capital of France is", "answer": "Paris", "checker": "contains"}
 
-`--task-file my.jsonl` is short for `-t task_file:file=my.jsonl`. A row says what is asked in one of three ways:
-`prompt` (raw text), `turns` (what the user says, turn by turn, in the model's chat template) or `messages` (a chat so
-far, the last one from the user). `answer` is a text, a number, or a list of which one must fit. `id`, `category` and
-`reference` (how the text goes on in the original) may be added; other fields are ignored. The checkers:
+`--task-file my.jsonl` is short for `-t task_file:file=my.jsonl`. A row has one of `prompt` (raw text), `turns` (the
+user's turns, in the model's chat template) and `messages` (the chat so far, the last one from the user). `answer` is a
+string, a number, or a list of alternatives. `id`, `category` and `reference` (the original continuation) are optional;
+other fields are ignored. The checkers:
 
     exact     the whole answer, without white space at its ends (the default)
-    contains  the answer has it somewhere
-    regex     the answer has a match of this pattern
+    contains  the answer contains it
+    regex     this pattern matches somewhere in the answer
     number    the last number of the answer is equal: 1,200.0 is 1200
     choice    the capital letter that the answer chooses
     code      these tests pass on the function `entry_point`; a program is the prompt and the answer, or the last
               fenced block of a chat's answer
     none      nothing is scored
 
-A first row {"task": {"checker": "number", "max_new_tokens": 64, "stop": ["\\n"]}} holds for all rows that do not say
-otherwise; `open_ended` and `sub_tasks` may be there too.
+A first row {"task": {"checker": "number", "max_new_tokens": 64, "stop": ["\\n"]}} has the defaults of all rows;
+`open_ended` and `sub_tasks` are allowed too.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class TaskFile(Task):
     """The headline is the share of problems whose (last) answer the checker accepts."""
 
     file: str = knob("", "a JSONL file, perhaps gzipped")
-    checker: str = knob("exact", "of rows and files that name none", choices=CHECKERS)
+    checker: str = knob("exact", "checker of rows that have none", choices=CHECKERS)
 
     version = 1
     source = "the user's own file"
@@ -82,12 +82,12 @@ class TaskFile(Task):
         return list(self._read[1])
 
     def prompt(self, example: Example, answers: Sequence[str]) -> str | list[Message]:
-        """The prompt as it is, the messages as they are, or the turns as a chat with the model's own answers."""
+        """Return the raw prompt, the messages, or the turns as a chat with the model's own answers."""
         messages: list[Message] = example.gold.get("messages", [])
         return example.gold["prompt"] or messages or super().prompt(example, answers)
 
     def answer(self, example: Example, text: str) -> str | None:
-        """The number or the letter that is checked, else the whole answer."""
+        """Return the number or the letter that is checked, else the whole answer."""
         from harness.scoring.answers import read_off
 
         return read_off(example.gold["checker"], text)

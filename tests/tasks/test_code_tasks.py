@@ -140,7 +140,7 @@ def test_mbpp_prompts_are_those_of_lm_eval(tmp_path: Path) -> None:
     ("mbpp", {"task_id": 11, "code": "x", "test_list": ["x"]}, "the field 'text' is missing"),
     ("mbpp", {**DOUBLE, "test_list": []}, "the field 'test_list' is empty"),
     ("mbpp", {**DOUBLE, "test_list": "assert"}, "the field 'test_list' must be a list of texts"),
-    ("mbpp", {**DOUBLE, "code": "def f(:"}, "the code and its tests are no Python"),
+    ("mbpp", {**DOUBLE, "code": "def f(:"}, "the code and its tests are not valid Python"),
     ("mbpp", {**DOUBLE, "task_id": 10}, "the task_id 10 was used before, in line 1"),
     ("mbpp", ["a"], "this is not a JSON object"),
 ])

@@ -82,7 +82,7 @@ def test_tokens_are_those_of_the_model_under_test() -> None:
 def test_a_tokenizer_without_offsets_is_refused() -> None:
     class Slow:
         is_fast = False
-    with pytest.raises(UserError, match="whose tokenizer says where in a text its tokens lie"):
+    with pytest.raises(UserError, match="needs a model with a fast tokenizer"):
         TASKS.build("continuation:file=x").cut(Example("0", ("a",)), Slow())
 
 
@@ -138,7 +138,7 @@ def test_what_stands_behind_the_reference_is_no_part_of_the_run() -> None:
 
 
 @pytest.mark.parametrize(("spec", "words"), [
-    ("continuation", "continuation needs a text to go on from"),
+    ("continuation", "continuation needs a text file"),
     ("continuation:file=absent.txt", "There is no file absent.txt"),
     ("continuation:file=texts.txt,prefix=200", "No example of continuation:file=texts.txt,prefix=200,target=128"),
     ("continuation:file=texts.txt,prefix=0", "continuation: knob 'prefix' must be at least 1, not 0."),
