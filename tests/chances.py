@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 from harness.engine.batching import run_batched
 from harness.engine.engine import Engine
 from harness.engine.random_stream import PhiloxStream
-from harness.verify.distribution import Evidence, Law
+from harness.verify.distribution import Distribution, Evidence
 from tests.decode import decode, engine
 from tests.models import tiny_model
 
@@ -48,7 +48,7 @@ def drawn(strategy: Any, on: Engine, small: Engine | None, draws: int, length: i
 def by_token(strategy: Any, drafter: Callable[[], Engine] | None, on: Engine | None = None) -> float:
     """p-value of every token held against its exact distribution given the tokens before it, as `verify` does."""
     on, small = on or target(), drafter() if drafter else None
-    evidence = Evidence(Law(strategy.temperature, strategy.p))
+    evidence = Evidence(Distribution(strategy.temperature, strategy.p))
     evidence.add(on, small, PROMPT, drawn(strategy, on, small, DRAWS, LENGTH), 0)
     assert evidence.tokens == DRAWS * LENGTH
     return evidence.p_value()
@@ -58,7 +58,7 @@ def by_token(strategy: Any, drafter: Callable[[], Engine] | None, on: Engine | N
 def by_continuation(strategy: Any, drafter: Callable[[], Engine] | None, on: Engine | None = None) -> float:
     """Chi-square p-value of whole continuations against their exact probabilities; rare ones are pooled."""
     on, small = on or target(), drafter() if drafter else None
-    law = Law(strategy.temperature, strategy.p)
+    law = Distribution(strategy.temperature, strategy.p)
 
     def following(text: tuple[int, ...]) -> list[float]:
         return law.probs(on.model(torch.tensor([[*PROMPT, *text]])).logits[0, -1]).tolist()
