@@ -12,7 +12,7 @@ from harness.errors import UserError
 from harness.measure.judged import tasks as judged_tasks
 from harness.measure.raw import COUNTS
 from harness.measure.significance import repeats
-from harness.measure.summary import beside, first_difference, run_labels, samples
+from harness.measure.summary import first_difference, pair_with_baseline, run_labels, samples
 from harness.stats.bootstrap import Interval, ratio_interval
 from harness.stats.multiple import holm
 from harness.stats.paired import difference_interval, mean_test, paired_test
@@ -26,13 +26,13 @@ MACHINE = ("hardware", "threads")  # what of the environment decides how fast a 
 NAN = float("nan")
 
 
-class Found(BaseModel):
+class ComparisonPart(BaseModel):
     """Base of everything that a comparison says; NaN (not known) is written as null."""
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="null")
 
 
-class Effect(Found):
+class Effect(ComparisonPart):
     """A change from A to B with its 95 % interval over examples: a ratio of speeds, or a difference of scores.
 
     `p_value` tests for no change, `p_holm` is corrected over all cells of the comparison, `findable` is the change
@@ -47,7 +47,7 @@ class Effect(Found):
     findable: float
 
 
-class CellChange(Found):
+class CellChange(ComparisonPart):
     """One strategy on one task in both runs, over the `samples` that succeeded in both.
 
     `changed` answers have other tokens, `recounted` ones other counts; `counts` are the totals in A and B. `speed` is
@@ -69,7 +69,7 @@ class CellChange(Found):
     unsteady: float
 
 
-class PromptChange(Found):
+class PromptChange(ComparisonPart):
     """One sample that is not the same in both runs: where the tokens part (`at`), its scores, the counts that differ.
 
     The texts are there for as many as were asked for.
@@ -86,7 +86,7 @@ class PromptChange(Found):
     texts: tuple[str, str] | None = None
 
 
-class Comparison(Found):
+class Comparison(ComparisonPart):
     """What changed from run `a` to run `b`.
 
     `forced` are the differences that would have been refused, `settings` those that are only worth knowing; `machine`
@@ -174,7 +174,7 @@ def relative(store: Store) -> pd.DataFrame:
     found = []
     for _, of_task in frame.groupby("task", sort=False):
         ok = of_task[of_task["status"] == "ok"]
-        near = beside(ok, ok[ok["strategy"] == store.manifest.baseline])
+        near = pair_with_baseline(ok, ok[ok["strategy"] == store.manifest.baseline])
         found.append(near.assign(log_relative=near["log_speed"] - near["log_speed_base"]))
     if not found:
         return frame.assign(log_relative=NAN)

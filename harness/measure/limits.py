@@ -16,7 +16,7 @@ from harness.measure.acceptance import ratio, tau_pooled
 from harness.measure.raw import NAN, Cell, Raw
 from harness.measure.speed import speed_table
 from harness.store.folder import Store
-from harness.store.schema import Curve, Limits
+from harness.store.schema import ForwardTimes, Limits
 
 
 def limits_table(store: Store, raw: Raw) -> pd.DataFrame:
@@ -69,7 +69,7 @@ def _cell(limits: Limits, cell: Cell, speed: Mapping[Any, Any], batch: float) ->
     }
 
 
-def _seconds(curve: Curve | None, forwards: "pd.Series[Any]", positions: "pd.Series[Any]") -> float:
+def _seconds(curve: ForwardTimes | None, forwards: "pd.Series[Any]", positions: "pd.Series[Any]") -> float:
     """What these forwards take: each over as many tokens as the forwards of its step read on average."""
     assert curve is not None
     some = forwards > 0

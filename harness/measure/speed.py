@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.measure.acceptance import mean_ratio, ratio
 from harness.measure.raw import NAN, Cell, Raw
-from harness.measure.summary import beside
+from harness.measure.summary import pair_with_baseline
 from harness.store.folder import Store
 from harness.store.schema import TaskEntry
 
@@ -35,7 +35,7 @@ def speed_table(store: Store, raw: Raw) -> pd.DataFrame:
         for strategy in store.manifest.strategies:
             key = task.spec, strategy.spec
             if key in cells:
-                pairs = beside(cells[key], cells.get(base_key, frame.iloc[:0]))
+                pairs = pair_with_baseline(cells[key], cells.get(base_key, frame.iloc[:0]))
                 rows.append({
                     "task": task.spec, "strategy": strategy.spec, "samples": len(cells[key]),
                     **_latency(raw.cell(*key)), **_rates(cells[key]), **_ratios(pairs),

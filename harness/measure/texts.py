@@ -19,7 +19,7 @@ import pandas as pd
 from harness.measure import judged
 from harness.scoring import variety
 from harness.store.folder import Store
-from harness.store.schema import Key, Texts, TextScore, shared_key
+from harness.store.schema import Key, TextMetrics, TextScore, shared_key
 
 NAN = float("nan")
 REFERENCE, ALL = "reference", "all strategies"  # rows beside those of the strategies
@@ -205,7 +205,7 @@ def _exp(value: float) -> float:
     return math.exp(value) if value < 700 else math.inf
 
 
-def _mauve(texts: Texts, task: str, strategy: str) -> dict[str, float]:
+def _mauve(texts: TextMetrics, task: str, strategy: str) -> dict[str, float]:
     found = next((one.scores for one in texts.likeness if (one.task, one.strategy) == (task, strategy)), [])
     return {"mauve": _mean(found), "mauve_spread": float(np.std(found, ddof=1)) if len(found) > 1 else NAN}
 

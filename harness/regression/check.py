@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.errors import UserError
 from harness.measure.acceptance import tau_pooled
-from harness.measure.summary import beside
+from harness.measure.summary import pair_with_baseline
 from harness.regression.rules import (
     KINDS,
     Acceptance,
@@ -73,8 +73,8 @@ class Report(Stored):
 
 
 @dataclass(frozen=True)
-class Case:
-    """A cell of the run beside that of the baseline: all samples, and those that succeeded in both, side by side.
+class CellPair:
+    """A cell of the run and the same cell of the baseline file, and the samples that succeeded in both.
 
     `greedy` and `greedy_was` are the cells of the run's own baseline strategy, `base`, on the same task, now and then.
     """
@@ -93,12 +93,12 @@ class Case:
     @cached_property
     def pairs(self) -> pd.DataFrame:
         """Samples that succeeded in both, the baseline's columns ending in `_was`."""
-        return beside(_ok(self.now), _ok(self.was), WANTED, "_was")
+        return pair_with_baseline(_ok(self.now), _ok(self.was), WANTED, "_was")
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a rule found on a cell: `wrong` in words when it may be broken, and how sure that is."""
+class Check:
+    """The result of one rule for one cell: `wrong` says how it may be broken, empty when it is kept; `by` how much."""
 
     wrong: str = ""
     by: float | None = None
@@ -109,7 +109,7 @@ class Found:
 
 def check(run: Snapshot, against: Snapshot, rules: Sequence[AnyRule], names: tuple[str, str],
           partings: Sequence[Divergence] = (), confirm: Snapshot | None = None) -> Report:
-    """Hold `run` to `rules`, beside the baseline `against`; `names` are what the report calls the two.
+    """Compare `run` with the baseline `against` under `rules`; `names` are what the report calls the two.
 
     `partings` says where answers part from the baseline strategy's. A broken rule on speed counts only when `confirm`,
     the same run once more, breaks it too. Raises `UserError` when the runs cannot be compared.
@@ -136,7 +136,7 @@ def _confirmed(one: Finding, again: Finding | None) -> Finding:
 def _findings(run: Snapshot, against: Snapshot, rules: Sequence[AnyRule], partings: Sequence[Divergence]
               ) -> list[Finding]:
     """Every rule on every cell, p-values adjusted within a kind."""
-    findings, cases = [], list(_cases(run, against, partings))
+    findings, cases = [], list(_cell_pairs(run, against, partings))
     for kind in KINDS:
         found = [(case, one) for case in cases
                  if (rule := applying(rules, kind, case.task.spec, case.strategy.spec)) and (one := _apply(rule, case))]
@@ -145,7 +145,7 @@ def _findings(run: Snapshot, against: Snapshot, rules: Sequence[AnyRule], partin
     return findings
 
 
-def _finding(kind: str, case: Case, found: Found, p_value: float) -> Finding:
+def _finding(kind: str, case: CellPair, found: Check, p_value: float) -> Finding:
     sure = None if np.isnan(p_value) else p_value
     wrong = bool(found.wrong) and (found.level is None or (sure is not None and sure < found.level))
     message = found.wrong if sure is None or not found.wrong else f"{found.wrong}; p = {sure:.2g}"
@@ -154,7 +154,7 @@ def _finding(kind: str, case: Case, found: Found, p_value: float) -> Finding:
                    message=found.unchecked or message)
 
 
-def _cases(run: Snapshot, against: Snapshot, partings: Sequence[Divergence]) -> Iterator[Case]:
+def _cell_pairs(run: Snapshot, against: Snapshot, partings: Sequence[Divergence]) -> Iterator[CellPair]:
     """Every cell of the baseline or of the run, in the order of the run."""
     tasks = {task.spec: task for task in (*run.about.tasks, *against.about.tasks)}
     strategies = {entry.spec: entry for entry in (*against.about.strategies, *run.about.strategies)}
@@ -164,7 +164,7 @@ def _cases(run: Snapshot, against: Snapshot, partings: Sequence[Divergence]) -> 
     for task in tasks.values():
         for spec in order:
             if (task.spec, spec) in due:
-                yield Case(task, strategies[spec], run.cell(task.spec, spec), against.cell(task.spec, spec),
+                yield CellPair(task, strategies[spec], run.cell(task.spec, spec), against.cell(task.spec, spec),
                            run.cell(task.spec, base), against.cell(task.spec, base), base, due[task.spec, spec],
                            run.about.hardware == against.about.hardware,
                            tuple(d for d in partings if (d.task, d.strategy) == (task.spec, spec)))
@@ -178,7 +178,7 @@ def _notes(run: Snapshot, against: Snapshot) -> list[str]:
     return [f"{name} is not in the baseline" for name in (*new, *sorted(tasks))]
 
 
-def _apply(rule: AnyRule, case: Case) -> Found | None:
+def _apply(rule: AnyRule, case: CellPair) -> Check | None:
     """What a rule finds on a cell; None where it says nothing about it."""
     if isinstance(rule, Complete):
         return _complete(rule, case)
@@ -190,101 +190,101 @@ def _apply(rule: AnyRule, case: Case) -> Found | None:
         return _speed(rule, case)
     if case.was.empty:
         return None
-    judge: dict[type[AnyRule], Callable[[Any, Case], Found | None]] = {
+    judge: dict[type[AnyRule], Callable[[Any, CellPair], Check | None]] = {
         Counts: _counts, Tokens: _tokens, Scores: _scores, Quality: _quality, Speed: _speed, Tau: _tau,
         Acceptance: _acceptance, Truncated: _truncated}
     return judge[type(rule)](rule, case)
 
 
-def _complete(rule: Complete, case: Case) -> Found:
+def _complete(rule: Complete, case: CellPair) -> Check:
     if case.now.empty:
-        return Found(f"not run: {case.strategy.unsupported}" if case.strategy.unsupported else
+        return Check(f"not run: {case.strategy.unsupported}" if case.strategy.unsupported else
                      "in the baseline, but not in the run")
     failed, done = int((case.now["status"] == "failed").sum()), len(case.now)
     if done < case.due:
-        return Found(f"{done} of {case.due} samples are there; run the same command again to finish it",
+        return Check(f"{done} of {case.due} samples are there; run the same command again to finish it",
                      by=done - case.due)
     if failed > rule.failed:
         first = case.now.loc[case.now["status"] == "failed", "example"].iloc[0]
-        return Found(f"{failed} of {done} samples failed, the first on {first}", by=failed)
-    return Found(by=0)
+        return Check(f"{failed} of {done} samples failed, the first on {first}", by=failed)
+    return Check(by=0)
 
 
-def _counts(rule: Counts, case: Case) -> Found:
+def _counts(rule: Counts, case: CellPair) -> Check:
     pairs = case.pairs
     other = {name: pairs[pairs[name] != pairs[f"{name}_was"]] for name in rule.counts}
     changed = {name: rows for name, rows in other.items() if len(rows)}
     if not changed:
-        return Found(by=0)
+        return Check(by=0)
     name, rows = next(iter(changed.items()))
     first, now, was = rows.iloc[0], pairs[name].sum(), pairs[f"{name}_was"].sum()
     more = "".join(f", {each}" for each in list(changed)[1:])
-    return Found(f"{name} {first[name]:.0f} instead of {first[f'{name}_was']:.0f} on {_where(first)}; {len(rows)} of "
+    return Check(f"{name} {first[name]:.0f} instead of {first[f'{name}_was']:.0f} on {_where(first)}; {len(rows)} of "
                  f"{len(pairs)} samples, {now:,.0f} instead of {was:,.0f} in all"
                  + (f" (also other: {more[2:]})" if more else ""), by=float(now - was))
 
 
-def _tokens(rule: Tokens, case: Case) -> Found:
+def _tokens(rule: Tokens, case: CellPair) -> Check:
     rows = case.pairs[case.pairs["hash"] != case.pairs["hash_was"]]
-    return Found(f"other tokens on {_where(rows.iloc[0])}; {len(rows)} of {len(case.pairs)} samples" if len(rows)
+    return Check(f"other tokens on {_where(rows.iloc[0])}; {len(rows)} of {len(case.pairs)} samples" if len(rows)
                  else "", by=len(rows))
 
 
-def _lossless(rule: Lossless, case: Case) -> Found | None:
+def _lossless(rule: Lossless, case: CellPair) -> Check | None:
     if not must_equal(case.strategy) or case.strategy.spec == case.base:
         return None
-    pairs = beside(_ok(case.now), _ok(case.greedy), WANTED, "_base")
+    pairs = pair_with_baseline(_ok(case.now), _ok(case.greedy), WANTED, "_base")
     margins = {(d.example, d.sample, d.repeat): d for d in case.partings}
     rows = pairs[pairs["hash"] != pairs["hash_base"]]
     found = [margins.get((row["example"], row["sample"], row["repeat"])) for _, row in rows.iterrows()]
     wrong = [place for place, one in enumerate(found) if one is None or one.margin is None or one.margin > rule.tie]
     if not wrong:
-        return Found(by=0)
+        return Check(by=0)
     one = found[wrong[0]]
     place = "" if one is None else f", turn {one.turn + 1}, token {one.at + 1}"
     gap = "" if one is None else ": one answer ends there" if one.margin is None else \
         f": logits {one.margin:.2g} apart" + (", a tie that rounding decides" if one.margin < NEAR else "")
-    return Found(f"parts from the tokens of {case.base} on {_where(rows.iloc[wrong[0]])}{place}{gap}; "
+    return Check(f"parts from the tokens of {case.base} on {_where(rows.iloc[wrong[0]])}{place}{gap}; "
                  f"{len(wrong)} of {len(pairs)} samples", by=len(wrong))
 
 
-def _scores(rule: Scores, case: Case) -> Found | None:
+def _scores(rule: Scores, case: CellPair) -> Check | None:
     pairs = case.pairs.dropna(subset=["quality", "quality_was"])
     same = pairs[pairs["hash"] == pairs["hash_was"]]
     rows = same[(same["quality"] - same["quality_was"]).abs() > SCORE]
     if rows.empty:
-        return Found(by=0) if len(same) else None
+        return Check(by=0) if len(same) else None
     first = rows.iloc[0]
-    return Found(f"{case.task.headline} {first['quality']:.3g} instead of {first['quality_was']:.3g} for the same "
+    return Check(f"{case.task.headline} {first['quality']:.3g} instead of {first['quality_was']:.3g} for the same "
                  f"tokens on {_where(first)}; {len(rows)} of {len(same)} samples", by=len(rows))
 
 
-def _quality(rule: Quality, case: Case) -> Found | None:
+def _quality(rule: Quality, case: CellPair) -> Check | None:
     pairs = case.pairs.dropna(subset=["quality", "quality_was"])
     if pairs.empty:
         return None
     gaps = pairs["quality"] - pairs["quality_was"]
     fall, examples = -float(gaps.mean()), pairs["example"].nunique()
     if rule.level and rule.tolerance is None and examples < FEWEST and gaps.any():
-        return Found(unchecked=f"{examples} examples are too few for a statement about quality; {FEWEST} are needed, "
+        return Check(unchecked=f"{examples} examples are too few for a statement about quality; {FEWEST} are needed, "
                                "or a tolerance")
     p_value = _worse(paired_test(gaps, pairs["example"]), fall) if rule.level else None
     if fall <= (rule.tolerance or 0.0) + ROUNDING:
-        return Found(by=-fall, p_value=p_value)
+        return Check(by=-fall, p_value=p_value)
     now, was = pairs["quality"].mean(), pairs["quality_was"].mean()
-    return Found(f"{case.task.headline} {now:.3f} instead of {was:.3f} ({-fall:+.3f}); of {len(pairs)} samples "
+    return Check(f"{case.task.headline} {now:.3f} instead of {was:.3f} ({-fall:+.3f}); of {len(pairs)} samples "
                  f"{int((gaps < 0).sum())} are worse and {int((gaps > 0).sum())} better",
                  by=-fall, p_value=p_value, level=rule.level)
 
 
-def _speed(rule: Speed, case: Case) -> Found | None:
+def _speed(rule: Speed, case: CellPair) -> Check | None:
     if case.strategy.spec == case.base:
         return None
     now, was = (_logs(own, base) for own, base in ((case.now, case.greedy), (case.was, case.greedy_was)))
     asked = [] if rule.at_least is None else [_slow(rule, now, now, rule.at_least, 0.0, f"{rule.at_least:g} is asked")]
     if rule.worse_by is not None:
         if not (case.same_hardware or rule.other_hardware):
-            return Found(unchecked="the baseline was timed on other hardware; make one here, or allow it with "
+            return Check(unchecked="the baseline was timed on other hardware; make one here, or allow it with "
                                    "other_hardware = true")
         both = now.merge(was, on=SAMPLE, suffixes=("", "_was"))
         both["log"] -= both["log_was"]
@@ -293,53 +293,53 @@ def _speed(rule: Speed, case: Case) -> Found | None:
     return min(asked, key=lambda one: -1.0 if one.p_value is None else one.p_value)
 
 
-def _slow(rule: Speed, now: pd.DataFrame, logs: pd.DataFrame, due: float, less: float, words: str) -> Found:
+def _slow(rule: Speed, now: pd.DataFrame, logs: pd.DataFrame, due: float, less: float, words: str) -> Check:
     """Whether the mean ratio, given as `logs`, is below what is `due`, `less` a share; `now` are the log speed-ups."""
     if logs["example"].nunique() < FEWEST:
-        return Found(unchecked=f"{logs['example'].nunique()} timed examples are too few for a statement about speed; "
+        return Check(unchecked=f"{logs['example'].nunique()} timed examples are too few for a statement about speed; "
                                f"{FEWEST} are needed")
     least = float(np.log(due) + np.log1p(-less))
     fall, change = least - float(logs["log"].mean()), float(np.exp(logs["log"].mean()) / due - 1)
     p_value = _worse(sign_flip(logs["log"] - least, logs["example"]), fall)
     ratio = ratio_interval(now["log"], now["example"])
     text = f"speed-up {ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] ({100 * change:+.1f} %); {words}"
-    return Found(text if fall > 0 else "", by=change, p_value=p_value, level=rule.level)
+    return Check(text if fall > 0 else "", by=change, p_value=p_value, level=rule.level)
 
 
 def _logs(own: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
     """The log of the speed-up over the baseline strategy of each sample."""
-    pairs = beside(_ok(own), _ok(base), ["tokens", "seconds"], "_base")
+    pairs = pair_with_baseline(_ok(own), _ok(base), ["tokens", "seconds"], "_base")
     numbers = pairs[["tokens", "seconds", "tokens_base", "seconds_base"]].astype(float)
     timed = pairs[(numbers > 0).all(axis=1)]
     logs = np.log(numbers.loc[timed.index])
     return timed[SAMPLE].assign(log=logs["tokens"] - logs["seconds"] - logs["tokens_base"] + logs["seconds_base"])
 
 
-def _tau(rule: Tau, case: Case) -> Found | None:
+def _tau(rule: Tau, case: CellPair) -> Check | None:
     now, was = (tau_pooled(case.pairs[f"decode_tokens{end}"].sum(), case.pairs[f"decode_steps{end}"].sum())
                 for end in ("", "_was"))
     return _fallen("tau", now, was, rule.tolerance * was)
 
 
-def _acceptance(rule: Acceptance, case: Case) -> Found | None:
+def _acceptance(rule: Acceptance, case: CellPair) -> Check | None:
     now, was = (_ratio(case.pairs, "accepted", "drafted", end) for end in ("", "_was"))
     return _fallen("accepted share of drafted tokens", now, was, rule.tolerance)
 
 
-def _truncated(rule: Truncated, case: Case) -> Found | None:
+def _truncated(rule: Truncated, case: CellPair) -> Check | None:
     if case.pairs.empty:
         return None
     now, was = (float(case.pairs[f"truncated{end}"].astype(float).mean()) for end in ("", "_was"))
     risen = now - was > rule.tolerance + ROUNDING
-    return Found(f"{100 * now:.0f} % of the answers are truncated instead of {100 * was:.0f} %" if risen else "",
+    return Check(f"{100 * now:.0f} % of the answers are truncated instead of {100 * was:.0f} %" if risen else "",
                  by=now - was)
 
 
-def _fallen(name: str, now: float, was: float, allowed: float) -> Found | None:
+def _fallen(name: str, now: float, was: float, allowed: float) -> Check | None:
     if now != now or was != was:
         return None
     fallen = was - now > allowed + ROUNDING
-    return Found(f"{name} {now:.3f} instead of {was:.3f} ({now - was:+.3f})" if fallen else "", by=now - was)
+    return Check(f"{name} {now:.3f} instead of {was:.3f} ({now - was:+.3f})" if fallen else "", by=now - was)
 
 
 def _worse(two_sided: float, fall: float) -> float:

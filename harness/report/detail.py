@@ -11,7 +11,7 @@ from harness.measure.limits import break_even, limits_table
 from harness.measure.parts import part_table
 from harness.measure.raw import read
 from harness.measure.speed import speed_table
-from harness.measure.summary import summarise, together
+from harness.measure.summary import concat_runs, summarise
 from harness.report import judge, tables, texts
 from harness.report.tables import QUALITY, SPEEDUP, TAU, Column, names
 from harness.report.texts import Kind, Section
@@ -140,7 +140,7 @@ def gather(stores: Sequence[Store]) -> Findings:
     for kind, mode in judge.KINDS:
         notes = dict.fromkeys(note for store in stores for note in judge_notes(store, mode))
         sections += section_of(kind, stores, [kind.make(store) for store in stores], list(notes))
-    return Findings(summaries, together(stores, summaries), [*sections, *texts.sections(stores, several)], keys)
+    return Findings(summaries, concat_runs(stores, summaries), [*sections, *texts.sections(stores, several)], keys)
 
 
 def limits(stores: Sequence[Store]) -> list[Section]:
@@ -182,5 +182,5 @@ def _break_even(stores: Sequence[Store], summaries: Sequence[pd.DataFrame]) -> l
 def section_of(kind: Kind, stores: Sequence[Store], frames: Sequence[pd.DataFrame],
                notes: Sequence[str] = ()) -> list[Section]:
     """A table of all runs, or nothing when no run has a row."""
-    rows = together(stores, frames)
+    rows = concat_runs(stores, frames)
     return [Section(kind, rows.assign(label=names(rows)), tuple(notes))] if len(rows) else []

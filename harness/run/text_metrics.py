@@ -14,7 +14,7 @@ from harness.plugins.task import Example, Message, Task
 from harness.run.loading import use_threads
 from harness.run.plan import Plan
 from harness.stats.mauve import SEEDS, mauve
-from harness.store.schema import Likeness, Record, Texts, TextScore
+from harness.store.schema import MauveScores, Record, TextMetrics, TextScore
 
 
 class TextTurn(NamedTuple):
@@ -44,7 +44,7 @@ def looked_at(plan: Plan) -> list[Task]:
             (task.open_ended or config.samples > 1 if config.texts is None else config.texts)]
 
 
-def missing(plan: Plan, known: Texts | None) -> bool:
+def missing(plan: Plan, known: TextMetrics | None) -> bool:
     """Whether metrics of texts are still to be computed, or were computed by another scorer."""
     tasks = {task.spec() for task in looked_at(plan)}
     if not tasks or known is None:
@@ -52,7 +52,7 @@ def missing(plan: Plan, known: Texts | None) -> bool:
     return not tasks <= set(known.tasks) or known.scorer != _scorer_name(plan)
 
 
-def described(plan: Plan, records: Iterable[Record]) -> Texts:
+def described(plan: Plan, records: Iterable[Record]) -> TextMetrics:
     """The metrics of every answer, and of references where the task has them, by the evaluated model and the scorer.
 
     Both score an answer after its prompt. The evaluated model scores the decoded tokens, EOS among them; the scorer
@@ -73,7 +73,7 @@ def described(plan: Plan, records: Iterable[Record]) -> Texts:
     scores = [_score(answer, [seen[text] for text in one], [judged[text] for text in other])
               for answer, one, other in zip(answers, evaluated, scored, strict=True)]
     features = [judged[turns[-1]].feature.numpy() for turns in scored]
-    return Texts(scorer=scorer.name, own=own, tasks=[task.spec() for task in tasks], scores=scores,
+    return TextMetrics(scorer=scorer.name, own=own, tasks=[task.spec() for task in tasks], scores=scores,
                  likeness=list(_likeness(scores, features)))
 
 
@@ -134,7 +134,7 @@ def _mean(seen: Sequence[Seen], name: str) -> float | None:
     return sum(value * count for value, count in values) / sum(count for _, count in values) if values else None
 
 
-def _likeness(scores: Sequence[TextScore], features: Sequence[np.ndarray]) -> Iterator[Likeness]:
+def _likeness(scores: Sequence[TextScore], features: Sequence[np.ndarray]) -> Iterator[MauveScores]:
     """MAUVE of each strategy's first answers and the references of its task: as many for every strategy."""
     groups: dict[tuple[str, str], list[np.ndarray]] = {}
     for score, feature in zip(scores, features, strict=True):
@@ -148,4 +148,5 @@ def _likeness(scores: Sequence[TextScore], features: Sequence[np.ndarray]) -> It
             if (key := (task, q.tobytes())) not in known:
                 sound = np.isfinite(p).all() and np.isfinite(q).all()  # half precision may overflow
                 known[key] = [mauve(p, q, seed) for seed in SEEDS] if sound else []
-            yield Likeness(task=task, strategy=strategy, texts=len(ours), references=len(references), scores=known[key])
+            yield MauveScores(task=task, strategy=strategy, texts=len(ours), references=len(references),
+                              scores=known[key])

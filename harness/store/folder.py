@@ -11,7 +11,7 @@ from harness.errors import UserError
 from harness.store.files import cannot_write, replace_file
 from harness.store.jsonl import append, first, mend
 from harness.store.lock import HOLDER, LOCK, locked
-from harness.store.schema import Divergence, Key, Limits, Manifest, Record, Sample, Texts, shared_key
+from harness.store.schema import Divergence, Key, Limits, Manifest, Record, Sample, TextMetrics, shared_key
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -116,15 +116,15 @@ class Store:
         except ValidationError as error:
             raise UserError(f"{path}: not a list of divergences ({first(error)}); run again to mend it.") from None
 
-    def write_text_metrics(self, texts: Texts) -> None:
+    def write_text_metrics(self, texts: TextMetrics) -> None:
         """Write down, in place of what was known before, what models make of the texts."""
         replace_file(self.folder / "texts.json", texts.model_dump_json() + "\n")
 
-    def text_metrics(self) -> Texts | None:
+    def text_metrics(self) -> TextMetrics | None:
         """What models make of the texts, None when that was never asked for."""
         path = self.folder / "texts.json"
         try:
-            return Texts.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
+            return TextMetrics.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
         except ValidationError as error:
             raise UserError(f"{path}: not metrics of texts ({first(error)}); remove it and run again.") from None
 

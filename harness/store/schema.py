@@ -162,7 +162,7 @@ class TextScore(Stored):
         return (self.task, self.example, self.strategy, self.sample, self.repeat)
 
 
-class Likeness(Stored):
+class MauveScores(Stored):
     """MAUVE of the answers of a strategy and the references of a task, one score for each start of its k-means."""
 
     task: str
@@ -172,17 +172,17 @@ class Likeness(Stored):
     scores: list[float]
 
 
-class Texts(Stored):
+class TextMetrics(Stored):
     """What was found out about the texts of a run once it was over; `own`: the scorer was the model itself."""
 
     scorer: str
     own: bool
     tasks: list[str]
     scores: list[TextScore]
-    likeness: list[Likeness]
+    likeness: list[MauveScores]
 
 
-class Curve(Stored):
+class ForwardTimes(Stored):
     """What forwards of one model take: median `seconds` of one in which each text reads so many new `tokens`.
 
     `weight_bytes` are the weights that each forward reads, `token_bytes` the keys and values of one token.
@@ -204,8 +204,8 @@ class Limits(Stored):
     context: int
     texts: int
     hardware: dict[str, Any]
-    target: Curve
-    draft: Curve | None
+    target: ForwardTimes
+    draft: ForwardTimes | None
     drafting: list[str]
     bytes_per_second: float
 

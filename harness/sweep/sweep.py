@@ -13,7 +13,7 @@ import pandas as pd
 from pydantic import Field
 
 from harness.errors import UserError
-from harness.measure.summary import beside
+from harness.measure.summary import pair_with_baseline
 from harness.plugins.registry import STRATEGIES, add_plugin
 from harness.plugins.strategy import Strategy
 from harness.plugins.task import Example
@@ -225,7 +225,7 @@ def _trace(shot: Snapshot, spec: str) -> tuple[object, ...]:
 def _paired_gains(cell: pd.DataFrame, base: pd.DataFrame, aim: Aim) -> pd.DataFrame:
     """Pair the samples of two cells; the column of values is the first cell's minus the second's."""
     name = f"value_{aim}"
-    pairs = beside(cell[cell["status"] == "ok"], base[base["status"] == "ok"], [name], "_base")
+    pairs = pair_with_baseline(cell[cell["status"] == "ok"], base[base["status"] == "ok"], [name], "_base")
     return pairs.assign(**{name: pairs[name] - pairs[f"{name}_base"]}).dropna(subset=[name])
 
 

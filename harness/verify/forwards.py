@@ -19,7 +19,7 @@ from harness.models.loading import Model, load
 from harness.plugins.registry import STRATEGIES
 from harness.store.environment import environment
 from harness.store.folder import Store
-from harness.store.schema import Curve, Limits, Manifest, ModelEntry
+from harness.store.schema import ForwardTimes, Limits, Manifest, ModelEntry
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 8, 11, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 ROUNDS = 40
@@ -124,13 +124,13 @@ def _typical(store: Store, longest: int) -> tuple[int, int]:
     return max(1, min(int(np.median(np.concatenate(halves))), longest - reserved)), widest
 
 
-def _curve(model: Model, seconds: dict[int, list[float]]) -> Curve:
+def _curve(model: Model, seconds: dict[int, list[float]]) -> ForwardTimes:
     net = model.engine.model
     weights = {weight.data_ptr(): weight.numel() * weight.element_size() for weight in net.parameters()}
     table = net.get_input_embeddings().weight
     if table is not net.get_output_embeddings().weight:  # a forward reads only its rows
         weights.pop(table.data_ptr(), None)
-    return Curve(tokens=list(seconds), seconds=[median(taken) for taken in seconds.values()],
+    return ForwardTimes(tokens=list(seconds), seconds=[median(taken) for taken in seconds.values()],
                  weight_bytes=sum(weights.values()), token_bytes=model.engine.cache.slot_bytes())
 
 

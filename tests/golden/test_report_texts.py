@@ -14,7 +14,7 @@ from harness import report
 from harness.measure.texts import answers_of, rank_correlation, sample_table, text_table, utility_table
 from harness.report import page, texts
 from harness.store.folder import Store
-from harness.store.schema import Likeness, Texts, TextScore
+from harness.store.schema import MauveScores, TextMetrics, TextScore
 from tests.runs import manifest, record, strategy, task, turn, write
 
 LOOP, PLAIN, OTHER, LONG = "a b a b a b c", "p q r s t", "p q r s u", "d e f g h"
@@ -89,8 +89,8 @@ def store(tmp_path: Path) -> Store:
         record("story", "b", "top_p", [turn([4], [0.1], text=LOOP, ids=[4, 5, 6, 7])], 1, sample=1),
         record("math", "c", "greedy", [turn([4], [0.1])], 1),
     ])
-    found.write_text_metrics(Texts(scorer="big", own=False, tasks=["story"], scores=SCORES, likeness=[
-        Likeness(task="story", strategy="greedy", texts=2, references=1, scores=[0.4, 0.6])]))
+    found.write_text_metrics(TextMetrics(scorer="big", own=False, tasks=["story"], scores=SCORES, likeness=[
+        MauveScores(task="story", strategy="greedy", texts=2, references=1, scores=[0.4, 0.6])]))
     return found
 
 

@@ -21,7 +21,7 @@ from harness.models.loading import load
 from harness.plugins.spec import Spec
 from harness.report import detail, texts
 from harness.store.folder import Store
-from harness.store.schema import Curve, Limits, Record
+from harness.store.schema import ForwardTimes, Limits, Record
 from harness.verify import forwards
 from harness.verify.forwards import copied_bytes_per_second, forward_seconds, measure
 from tests.models import tiny_model
@@ -38,8 +38,8 @@ RECORDS = [
     record("math", "a", OWN, [turn([1, 3], [9.0, 0.5], drafted=[0, 2], accepted=[0, 2], draft_forwards=[0, 2])]),
 ]
 LIMITS = Limits(context=100, texts=1, hardware={}, drafting=[SPEC], bytes_per_second=1e6,
-                target=Curve(tokens=[1, 3, 7], seconds=[0.1, 0.12, 0.2], weight_bytes=10_000, token_bytes=20),
-                draft=Curve(tokens=[1, 7], seconds=[0.01, 0.02], weight_bytes=1_000, token_bytes=2))
+                target=ForwardTimes(tokens=[1, 3, 7], seconds=[0.1, 0.12, 0.2], weight_bytes=10_000, token_bytes=20),
+                draft=ForwardTimes(tokens=[1, 7], seconds=[0.01, 0.02], weight_bytes=1_000, token_bytes=2))
 
 
 def with_positions(one: Record) -> Record:

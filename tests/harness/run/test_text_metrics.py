@@ -19,7 +19,7 @@ from harness.run.runner import run
 from harness.stats.mauve import mauve
 from harness.store.config import RunConfig
 from harness.store.folder import Store
-from harness.store.schema import Record, Texts, TextScore
+from harness.store.schema import Record, TextMetrics, TextScore
 from tests import runs
 from tests.pair import saved
 from tests.watch import Quiet
@@ -68,13 +68,13 @@ def go(config: RunConfig) -> tuple[Store, list[Record]]:
     return store, list(store.records())
 
 
-def known(store: Store) -> Texts:
+def known(store: Store) -> TextMetrics:
     texts = store.text_metrics()
     assert texts is not None
     return texts
 
 
-def named(texts: Texts) -> dict[tuple[str, str, str, int, int], TextScore]:
+def named(texts: TextMetrics) -> dict[tuple[str, str, str, int, int], TextScore]:
     found = {one.key: one for one in texts.scores}
     assert len(found) == len(texts.scores)
     return found
