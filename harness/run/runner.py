@@ -190,7 +190,8 @@ def _seconds(result: list[Turn] | Exception) -> float:
 
 
 def _left(cell: Cell, done: set[tuple[str, str, str, int, int]]) -> list[Example]:
-    task, key = cell.task.spec(), (cell.strategy.spec(), cell.sample, cell.repeat)
+    task = cell.task.spec()
+    key = (cell.strategy.spec(), cell.sample, cell.repeat)
     return [example for example in cell.examples if (task, example.id, *key) not in done]
 
 
