@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+QUICKLY = ("-n", "0", "-m", "quick", "-x", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 LARGE = ("torch", "transformers.models.llama.modeling_llama", "scipy.stats", "pandas", "evaluate", "hypothesis")
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "runs", "demo", "reports", "*.egg-info")
 
@@ -149,13 +150,17 @@ def run(tests: list[str], copy: Path) -> int:
     """The exit code of the quick ones of some tests, run in a fork: it finds large libraries imported already."""
     child = os.fork()
     if not child:
-        os.chdir(copy)
-        sys.dont_write_bytecode, sys.path[0] = True, str(copy)
-        for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
-            del sys.modules[name]
-        for stream in (1, 2):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-        os._exit(pytest.main(["-n", "0", "-m", "quick", "-x", "-p", "no:cacheprovider", *tests]))
+        code = 70  # whatever happens here must not reach the code below, which is the parent's
+        try:
+            os.chdir(copy)
+            sys.dont_write_bytecode, sys.path[0] = True, str(copy)
+            for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+                del sys.modules[name]
+            for stream in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+            code = pytest.main([*QUICKLY, *tests])
+        finally:
+            os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
