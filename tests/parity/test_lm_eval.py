@@ -10,7 +10,7 @@ from typing import Any
 import lm_eval.utils
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
@@ -113,14 +113,12 @@ def test_scores_of_any_answer(pair: tuple[str, ConfigurableTask]) -> None:
     metric, (variant, twin) = metric_of(pair[0]), pair
     golds = st.sampled_from(GOLDS) | st.from_regex(r"-?[0-9][0-9,.]{0,8}", fullmatch=True)
 
-    @settings(max_examples=400, deadline=None, database=None)
     @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=3)).map("".join), golds)
     def holds(answer: str, gold: str) -> None:
         check(variant, twin, metric, answer, gold)
     holds()
 
 
-@settings(max_examples=300, deadline=None, database=None)
 @given(st.sampled_from(sorted(VARIANTS)), st.lists(st.sampled_from((*PIECES, "<|eot_id|>", "<", ":"))).map("".join))
 def test_answers_are_cut_alike(variant: str, answer: str) -> None:
     class Characters:
