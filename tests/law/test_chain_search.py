@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from harness.decoding.search import Hypothesis, LengthRule, divisor
+from harness.decoding.search import Beams, Hypothesis, LengthRule, divisor
 from harness.engine.random_stream import PhiloxStream
 from harness.engine.session import Session
 from harness.errors import UserError
@@ -14,7 +14,7 @@ from strategies.beam import Beam
 from strategies.diverse_beam import DiverseBeam
 from tests.chain import LENGTH, everything, found, told
 from tests.decode import decode
-from tests.markov import END, START, letters, markov
+from tests.markov import END, START, A, letters, markov
 
 
 def beam(width: int, penalty: float, stopping: str) -> list[str]:
@@ -40,6 +40,16 @@ def test_two_beams(penalty: float, stopping: str) -> None:
     (1.0, "true", ["ab$", "a$", "$"]), (2.0, "true", ["ab$", "a$", "$"])])
 def test_three_beams(penalty: float, stopping: str, golden: list[str]) -> None:
     assert beam(3, penalty, stopping) == golden
+
+
+@pytest.mark.parametrize(("stopping", "score", "done"), [
+    ("true", -0.1, True), ("false", -0.1, False), ("false", -2.0, True), ("never", -2.0, False), ("never", -5.0, True)])
+def test_when_a_full_pool_ends_the_search(stopping: str, score: float, done: bool) -> None:
+    """A score of −2 loses to −1.2 at its present length, 1; at the longest, 4, it counts as −0.5 and may win."""
+    pool = [Hypothesis((END,), score, score) for score in (-1.0, -1.2)]
+    live = Hypothesis((A,), score, score)
+    front = Beams(2, divisor("power", 1.0), stopping, told(), live=[live], pool=pool)
+    assert front._settled(live) == done
 
 
 def test_a_wide_beam_is_exact() -> None:

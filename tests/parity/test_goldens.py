@@ -16,6 +16,7 @@ from strategies.contrastive_search import ContrastiveSearch
 from strategies.diverse_beam import DiverseBeam
 from tests.decode import decode, engine
 from tests.models import tiny_model
+from tests.scale import scaled
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 ARCHS = ("llama", "qwen2", "gpt2", "opt")
@@ -37,7 +38,7 @@ def test_group_beams(arch: str) -> None:
     golden = cases("group_beam.json")
     mine = [case for case in golden["cases"] if case["arch"] == arch]
     assert len(mine) >= 40
-    for case in mine:
+    for case in mine[::scaled(5, 1)]:
         s = case["settings"]
         strategy = DiverseBeam(width=s["num_beams"], groups=s["num_beam_groups"], diversity=s["diversity_penalty"],
                                length_penalty=s["length_penalty"], early_stopping=str(s["early_stopping"]).lower(),
@@ -56,7 +57,7 @@ def test_group_beams(arch: str) -> None:
 def test_contrastive_search(arch: str) -> None:
     mine = [case for case in cases("contrastive.json")["cases"] if case["arch"] == arch]
     assert len(mine) >= 30
-    for case in mine:
+    for case in mine[::scaled(3, 1)]:
         s = case["settings"]
         strategy = ContrastiveSearch(k=s["top_k"], alpha=s["penalty_alpha"])
         assert [decode(strategy, target(arch), case["prompt"], new=s["max_new_tokens"])] == case["sequences"], s
