@@ -58,6 +58,13 @@ def test_fails(program: str, reason: str) -> None:
     assert len(outcome.message) < 400
 
 
+@pytest.mark.parametrize(("verdict", "status"), [
+    (None, "timeout"), ("", "failed"), ("failed: no", "failed"), ("passed?", "failed"), ("passed", "passed")])
+def test_only_the_verdict_passed_passes(verdict: str | None, status: str) -> None:
+    """Nor does a judge that ends without any verdict."""
+    assert sandbox._outcome(verdict, 1.0).status == status
+
+
 @pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize("program", [
     "while True: pass",

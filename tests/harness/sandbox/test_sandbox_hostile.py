@@ -35,7 +35,7 @@ class Surroundings:
 
     def __init__(self, folder: Path) -> None:
         self.marker, self.key = f"marker-{uuid4().hex}", uuid4().int % 2**30 + 1
-        self.folder = folder
+        self.folder, self.reached = folder, list[str]()  # what came over the network can be received only once
         self.server = socket.create_server(("127.0.0.1", 0))
         self.datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.port = self.server.getsockname()[1]
@@ -58,10 +58,10 @@ class Surroundings:
         found += [kind for kind in ("shm", "sem", "msg") if f" {self.key} " in self._read(f"/proc/sysvipc/{kind}")]
         found += ["abstract socket"] * (self.marker in self._read("/proc/net/unix"))
         with contextlib.suppress(BlockingIOError):
-            found.append(f"connection {self.server.accept()}")
+            self.reached.append(f"connection {self.server.accept()}")
         with contextlib.suppress(BlockingIOError):
-            found.append(f"datagram {self.datagrams.recv(9)!r}")
-        return found + ["killed a process"] * (self.victim.poll() is not None)
+            self.reached.append(f"datagram {self.datagrams.recv(9)!r}")
+        return found + self.reached + ["killed a process"] * (self.victim.poll() is not None)
 
     def close(self) -> None:
         """End the server and the process."""
