@@ -61,7 +61,7 @@ def by_continuation(strategy: Any, drafter: Callable[[], Engine] | None, on: Eng
     law = Distribution(strategy.temperature, strategy.p)
 
     def following(text: tuple[int, ...]) -> list[float]:
-        return law.probs(on.model(torch.tensor([[*PROMPT, *text]])).logits[0, -1]).tolist()
+        return exact.probs(on.model(torch.tensor([[*PROMPT, *text]])).logits[0, -1]).tolist()
     return chi_square(drawn(strategy, on, small, MANY, SHORT), following)
 
 
