@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from harness.errors import UserError
 from harness.measure.compare import compare
-from harness.measure.texts import finished, text_table
+from harness.measure.texts import answers_of, text_table
 from harness.models.loading import load
 from harness.plugins.data import DataSource
 from harness.plugins.registry import TASKS
@@ -109,7 +109,7 @@ def test_a_run_has_references_and_counts_what_is_left_out() -> None:
     assert {record.example for record in records} == {"continuation/0", "continuation/2", "continuation/3"}
     assert {record.turns[0].prompt_tokens for record in records} == {20}
     assert {record.turns[0].prompt for record in records} == {STORY[i:i + 20] for i in (0, 4, 8)}
-    table = text_table(store, finished(store)).set_index("strategy")
+    table = text_table(store, answers_of(store)).set_index("strategy")
     assert list(table["texts"]) == [3, 3, 3]
     assert table.loc["reference", "tokens"] == 12
     assert table["mauve"].notna().sum() == 2
