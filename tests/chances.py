@@ -58,7 +58,7 @@ def by_token(strategy: Any, drafter: Callable[[], Engine] | None, on: Engine | N
 def by_continuation(strategy: Any, drafter: Callable[[], Engine] | None, on: Engine | None = None) -> float:
     """Chi-square p-value of whole continuations against their exact probabilities; rare ones are pooled."""
     on, small = on or target(), drafter() if drafter else None
-    law = Distribution(strategy.temperature, strategy.p)
+    exact = Distribution(strategy.temperature, strategy.p)
 
     def following(text: tuple[int, ...]) -> list[float]:
         return exact.probs(on.model(torch.tensor([[*PROMPT, *text]])).logits[0, -1]).tolist()
