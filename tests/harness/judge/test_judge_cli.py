@@ -113,7 +113,7 @@ def test_failures_are_counted_and_the_exit_code_is_three(store: Store) -> None:
     (["-j", "gpt-4"], "The variable OPENAI_API_KEY holds no key"),
     (["-j", "m", "--base-url", LOCAL, "--key-variable", "MY_KEY"], "The variable MY_KEY holds no key"),
     (["-j", "nano", "--repeats", "2"], "A local judge is deterministic: omit --repeats"),
-    (["-j", "nano", "--setting", "seed=1"], "--setting is for endpoints"),
+    (["-j", "nano", "--setting", "seed=1"], "--setting works with endpoints only"),
     (["-j", "m", "--base-url", LOCAL, "--setting", "seed"], "--setting must be NAME=VALUE, not 'seed'"),
     (["--mode", "pairwise", "--baseline", "beam"], "The run has no strategy 'beam'."),
     (["-t", "mt_bensh"], "has no task 'mt_bensh' to judge. Did you mean 'mt_bench'?"),
