@@ -162,7 +162,7 @@ def test_a_judge_that_is_run_here_decodes_greedily(store: Store) -> None:
         reply = found[number]
         assert reply.text == tokenizer.decode(wanted, skip_special_tokens=True)
         assert (reply.tokens_in, reply.error) == (ids.shape[1], None)
-    assert "tokens and" in str(found[2].error)
+    assert "tokens but the context" in str(found[2].error)
 
 
 def test_system_prompts_are_put_before_the_question() -> None:
