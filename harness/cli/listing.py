@@ -54,8 +54,7 @@ def _models() -> Rows:
 
 
 def _backends() -> Rows:
-    places = {"transformers": "models/loading.py"}
-    files = {name: Path(__file__).parents[1] / places.get(name, f"backends/{name}.py") for name in sorted(BACKENDS)}
+    files = {name: Path(__file__).parents[1] / "backends" / f"{name}.py" for name in sorted(BACKENDS)}
     docs = {name: ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "" for name, file in files.items()}
     return [{"name": name, "idea": doc.partition("\n")[0], "origin": ""} for name, doc in docs.items()]
 
