@@ -47,19 +47,19 @@ class Steered:
 
     def warp(self, logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
         """Learn from the token that was drawn, and keep the tokens (1, V) that mu allows now."""
-        if self.surprise is not None:
-            self.mu -= self.knobs.rate * (float(self.surprise[texts[0][-1]]) - self.knobs.target)
-        self.surprise = -torch.log_softmax(logits[0].double(), -1) / math.log(2)
+        before, self.surprise = self.surprise, -torch.log_softmax(logits[0].double(), -1) / math.log(2)
         ordered = self.surprise.sort().values[:self.knobs.fitted + 1]
-        return logit_warps.top_k(size(zipf(ordered * math.log(2)), self.mu, logits.shape[-1]))(logits, texts)
+        last = ordered[:1] if before is None else before[texts[0][-1]:][:1]
+        drawn, *rest = torch.cat([last, ordered]).tolist()
+        self.mu -= self.knobs.rate * (drawn - self.knobs.target) if before is not None else 0.0
+        exponent = zipf(torch.tensor(rest, dtype=torch.float64) * math.log(2))
+        return logit_warps.top_k(size(exponent, self.mu, logits.shape[-1]))(logits, texts)
 
 
 def zipf(surprise: Tensor) -> float:
     """The exponent that fits surprisals in nats, the likeliest first."""
-    ranks = torch.arange(1, len(surprise), dtype=torch.float64)
-    steps = ((ranks + 1) / ranks).log()
-    ratios = surprise.diff()
-    known = ratios.isfinite()
+    ranks, ratios = torch.arange(1, len(surprise), dtype=torch.float64), surprise.diff()
+    steps, known = ((ranks + 1) / ranks).log(), ratios.isfinite()
     return float((ratios * steps)[known].sum() / steps[known].square().sum()) if known.any() else 0.0
 
 

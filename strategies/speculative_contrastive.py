@@ -48,7 +48,7 @@ class _Contrast:
 
         def law(node: int) -> Tensor:
             return self._law(node + 1, logits[node + 1], len(tree))
-        path, left = walk(tree, law, likeliest if sure else one_by_one, stream)
+        path, left = walk(tree, law, likeliest if sure else one_by_one(), stream)
         self.amateur.clear()
         return path, int(left.argmax()) if sure else stream.choose(left)
 

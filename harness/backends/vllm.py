@@ -12,7 +12,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from harness import nano
@@ -21,6 +20,7 @@ from harness.backends.external import ExternalBackend, GenerationRequest
 from harness.backends.vllm_mend import SWITCH
 from harness.backends.vllm_options import COMMANDS, MOST_BEAMS, TESTED, call, package
 from harness.backends.vllm_worker import Reply, Text, serve
+from harness.engine.cache import free_bytes
 from harness.errors import Unsupported, UserError
 from harness.models.loading import Model
 from harness.plugins.native import NativeCall
@@ -242,9 +242,7 @@ class Vllm(ExternalBackend):
         weights = sum(model.parameters * model.engine.model.dtype.itemsize
                       for model in (self.target, self.draft) if model)
         each = int(self.options["kv_cache_memory_bytes"]) + weights + PROCESS
-        gpu = self.config.device.startswith("cuda")
-        free = int(torch.cuda.mem_get_info()[0] if gpu else psutil.virtual_memory().available)
-        return bool(len(keys) * each <= free)
+        return bool(len(keys) * each <= free_bytes(self.config.device))
 
 
 def _key(how: NativeCall) -> str:

@@ -43,7 +43,7 @@ def command(
     base_url: Annotated[Text, Option(metavar="URL", help="the server of --backend openai")] = None,
     key_variable: Annotated[Text, Option(metavar="NAME", help="environment variable with the server's API key")] = None,
     request_rate: Annotated[float | None, Option(metavar="R", help="requests per second (Poisson arrivals)")] = None,
-    dtype: Annotated[Text, Option(metavar="D", help="float32, bfloat16 or float16 [float32]")] = None,
+    dtype: Annotated[Text, Option(metavar="D", help="float32, bfloat16 or float16 [bfloat16 on a GPU]")] = None,
     device: Annotated[Text, Option(metavar="D", help="cpu, cuda, cuda:1, … [auto]")] = None,
     threads: Annotated[Number, Option(metavar="N", help="CPU threads [1 for a small model]")] = None,
     data: Annotated[Path | None, Option(metavar="DIR", help="data sets [$DECODEBENCH_DATA, then the hub]")] = None,

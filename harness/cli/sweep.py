@@ -39,7 +39,7 @@ def command(
     repeats: Annotated[Number, Option(metavar="N", help="repetitions of the whole run [1]")] = None,
     max_new_tokens: Annotated[Number, Option(metavar="N", help="maximum tokens of an answer [the task's]")] = None,
     seed: Annotated[Number, Option(metavar="N", help="seed of sampling, order and split [0]")] = None,
-    dtype: Annotated[Text, Option(metavar="D", help="float32, bfloat16 or float16 [float32]")] = None,
+    dtype: Annotated[Text, Option(metavar="D", help="float32, bfloat16 or float16 [bfloat16 on a GPU]")] = None,
     device: Annotated[Text, Option(metavar="D", help="cpu, cuda, cuda:1, … [auto]")] = None,
     threads: Annotated[Number, Option(metavar="N", help="CPU threads [1 for a small model]")] = None,
     data: Annotated[Path | None, Option(metavar="DIR", help="data sets [$DECODEBENCH_DATA, then the hub]")] = None,

@@ -10,7 +10,21 @@ from math import inf, log
 import torch
 from torch import Tensor
 
-from harness.decoding.accept import Accept, Level, greedy, likeliest, one_by_one, only_chains, ratio, rows, walk
+from harness.decoding.accept import (
+    Accept,
+    Level,
+    Numbers,
+    Siblings,
+    first,
+    greedy,
+    likeliest,
+    one_by_one,
+    only_chains,
+    origin,
+    ratio,
+    rows,
+    walk,
+)
 from harness.engine.random_stream import Stream
 from harness.engine.tree import ROOT, TokenTree, depths
 
@@ -62,14 +76,12 @@ def ensemble(weight: float, *, sure: bool = False) -> Accept:
     A sampled chain's tokens have exactly the distribution v; with siblings the rule is applied to one after the other.
     `sure` keeps the likeliest token of v, and needs q in `probs`.
     """
-    def mixed(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream) -> tuple[int | None, Tensor]:
-        if tokens:
-            p = weight * p + (1 - weight) * (_point(p, tokens[0]) if q is None else q)
-        return likeliest(p, q, tokens, stream)
-
-    def relaxed(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream) -> tuple[int | None, Tensor]:
-        return one_by_one(p, q, tokens, stream, chance=lambda p, q: 1 - weight + weight * ratio(p, q))
-    return _down(mixed if sure else relaxed, sure)
+    def mixed(below: Siblings) -> Siblings:
+        return below._replace(p=weight * below.p + (1 - weight) * origin(below, 0))
+    if sure:
+        level = Level(lambda below: likeliest.numbers(mixed(below)), first, lambda below: mixed(below).p)
+        return _down(level, sure)
+    return _down(one_by_one(chance=lambda p, q: 1 - weight + weight * ratio(p, q)), sure)
 
 
 def lenience(share: float, *, sure: bool = False) -> Accept:
@@ -77,10 +89,11 @@ def lenience(share: float, *, sure: bool = False) -> Accept:
 
     `sure` keeps what has at least l times the highest probability. Works on trees, one sibling after the other.
     """
-    def relaxed(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream) -> tuple[int | None, Tensor]:
-        return one_by_one(p, q, tokens, stream, chance=lambda p, q: ratio(p, share * q))
-    near = _pardoned(lambda p, q, token: share < 1 and bool(p[token] >= share * p.max()))
-    return _down(near if sure else relaxed, sure)
+    def near(below: Siblings) -> Tensor:
+        chances = below.p.gather(1, below.tokens)
+        return (chances >= share * below.p.amax(-1, keepdim=True)) & (share < 1)
+    relaxed = one_by_one(chance=lambda p, q: ratio(p, share * q))
+    return _down(_pardoned(near, likeliest) if sure else relaxed, sure)
 
 
 def kl(kappa: float, *, sure: bool = False) -> Accept:
@@ -88,11 +101,11 @@ def kl(kappa: float, *, sure: bool = False) -> Accept:
 
     A chosen draft has KL = −log p. `sure` needs q in `probs`. Works on trees, one sibling after the other.
     """
-    def close(p: Tensor, q: Tensor | None, token: int) -> bool:
-        if q is None:
-            return -_log(float(p[token])) < kappa
-        return float(torch.special.xlogy(q, q).sum() - torch.special.xlogy(q, p).sum()) < kappa
-    return _down(_pardoned(close) if sure else _pardoned(close, one_by_one), sure)
+    def close(below: Siblings) -> Tensor:
+        each = [torch.special.xlogy(q, q).sum(-1) - torch.special.xlogy(q, below.p).sum(-1)
+                for q in (origin(below, i) for i in range(below.tokens.shape[1]))]
+        return torch.stack(each, -1) < kappa
+    return _down(_pardoned(close, likeliest if sure else one_by_one()), sure)
 
 
 def fly(entropy: float, k: int, window: int, *, sure: bool = False) -> Accept:
@@ -101,26 +114,29 @@ def fly(entropy: float, k: int, window: int, *, sure: bool = False) -> Accept:
     Uncertain means that the entropy of the `k` highest probabilities, in nats, is at least `entropy` (2511.22972). The
     window is shortened to fit behind the first draft. Chains only; raises `ValueError` if the tree forks.
     """
-    level = likeliest if sure else one_by_one
+    exact = likeliest if sure else one_by_one()
+
+    def unsure(below: Siblings) -> Tensor:
+        top = below.p.topk(min(k, below.p.shape[1])).values
+        high: Tensor = -torch.special.xlogy(top, top).sum(-1, keepdim=True) >= entropy
+        return high & (below.p.gather(1, below.tokens) > 0)
+    level = _pardoned(unsure, exact)
 
     def rule(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
         only_chains(tree, "fly")
         law, wait, i = rows(logits), min(window, len(tree) - 1), 0
+        numbers = Numbers(tree, law, level)
 
-        def native(i: int) -> tuple[int | None, Tensor]:
-            return level(law(i - 1), tree.probs.get(i - 1), tree.tokens[i:i + 1], stream)
+        def accepted(i: int) -> bool:
+            return exact.decide([row[1:] for row in numbers[i - 1]], stream) is not None
 
         def pardoned(i: int) -> bool:
-            p = law(i - 1)
-            top = p.topk(min(k, len(p))).values
-            return (0 < wait < len(tree) - i and float(-torch.special.xlogy(top, top).sum()) >= entropy
-                    and bool(p[tree.tokens[i]] > 0)
-                    and all(native(j)[0] is not None for j in range(i + 1, i + 1 + wait)))
+            return (0 < wait < len(tree) - i and bool(numbers[i - 1][0][0])
+                    and all(accepted(j) for j in range(i + 1, i + 1 + wait)))
         while i < len(tree):
-            taken, left = native(i)
-            if taken is None:
+            if not accepted(i):
                 if not pardoned(i):
-                    return list(range(i)), _next(left, stream, sure)
+                    return list(range(i)), _next(level.left(numbers.siblings([i - 1]))[0], stream, sure)
                 i += wait
             i += 1
         return list(range(i)), _next(law(i - 1), stream, sure)
@@ -153,21 +169,15 @@ def _down(level: Level, sure: bool) -> Accept:
     return rule
 
 
-def _pardoned(fine: Callable[[Tensor, Tensor | None, int], bool], level: Level = likeliest) -> Level:
-    """What `level` takes, else the first child that is `fine`."""
-    def pardoning(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream) -> tuple[int | None, Tensor]:
-        taken, left = level(p, q, tokens, stream)
-        if taken is None:
-            taken = next((i for i, token in enumerate(tokens) if fine(p, q, token)), None)
-        return taken, left
-    return pardoning
+def _pardoned(fine: Callable[[Siblings], Tensor], level: Level) -> Level:
+    """What `level` takes, else the first child for which `fine` (n, k) is true."""
+    def numbers(below: Siblings) -> Tensor:
+        return torch.cat([fine(below).double()[..., None], level.numbers(below)], -1)
 
-
-def _point(p: Tensor, token: int) -> Tensor:
-    """All mass on `token`, in the shape of p."""
-    mass = torch.zeros_like(p)
-    mass[token] = 1
-    return mass
+    def decide(numbers: Sequence[Sequence[float]], stream: Stream) -> int | None:
+        taken = level.decide([row[1:] for row in numbers], stream)
+        return first(numbers, stream) if taken is None else taken
+    return Level(numbers, decide, level.left)
 
 
 def _log(p: float) -> float:
@@ -188,10 +198,10 @@ def _longest(judge: Judge, least: int = 1, *, sure: bool) -> Accept:
             return [], _next(p[0], stream, sure)
         above = torch.tensor(tree.parents, device=p.device) + 1
         tokens = torch.tensor(tree.tokens, device=p.device)
-        chances = p[above, tokens]
-        passed = (judge(p, above, tokens) & (chances > 0)).tolist()
+        all_chances = p[above, tokens]
+        passed, chances = torch.stack([(judge(p, above, tokens) & (all_chances > 0)).double(), all_chances]).tolist()
         best, scores = ROOT, {ROOT: (0, 0.0)}
-        for node, (depth, chance) in enumerate(zip(depths(tree.parents), chances.tolist(), strict=True)):
+        for node, (depth, chance) in enumerate(zip(depths(tree.parents), chances, strict=True)):
             if tree.parents[node] in scores and (passed[node] or depth < least):
                 scores[node] = (depth, scores[tree.parents[node]][1] + _log(chance))
                 best = node if scores[node] > scores[best] else best

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import psutil
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -131,13 +132,10 @@ class SlotCache(Cache):  # type: ignore[misc]
                             f"{rows * slots * self.slot_bytes() / 1e9:.3g} GB and {self.budget / 1e9:.3g} GB are "
                             "allowed; raise --cache-gb, or lower --concurrency or --max-new-tokens")
         if slots != self.slots:  # some to spare, so that growth is paid for rarely
-            self.slots = min(_roomy(slots, 64), most // rows)
+            slots = min(_roomy(slots, 64), most // rows)
         if rows != self.rows:
-            self.rows = min(_roomy(rows, 4), most // self.slots)
-        for layer in self._filled():
-            layer.keys = _grown(layer.keys, self.rows, self.slots)
-            layer.values = _grown(layer.values, self.rows, self.slots)
-        self._aim_layers()
+            rows = min(_roomy(rows, 4), most // slots)
+        self._resize(rows, slots)
 
     def trim(self, rows: int, slots: int) -> None:
         """Give back what is beyond `rows` × `slots` where that is much; those in use must be among them, and stay.
@@ -148,10 +146,27 @@ class SlotCache(Cache):  # type: ignore[misc]
         if size <= max(LARGE, 4 * wanted):
             return
         self.settle()
-        self.rows, self.slots = min(rows, self.rows), min(slots, self.slots)
-        for layer in self._filled():
-            layer.keys = layer.keys[:self.rows, :, :self.slots].clone()
-            layer.values = layer.values[:self.rows, :, :self.slots].clone()
+        self._resize(min(rows, self.rows), min(slots, self.slots))
+
+    def _resize(self, rows: int, slots: int) -> None:
+        """Copy every layer into tensors of `rows` × `slots`; raises `CacheFull` when the device's memory runs out.
+
+        After a failure, all that is in use is where it was.
+        """
+        # One layer after the other, so that the memory held at the peak is that of the larger cache and of one layer,
+        # not of two caches. Layers that were copied before a failure need no memory to go back: they are cut to size.
+        try:
+            for layer in self._filled():
+                layer.keys, layer.values = _resized(layer.keys, rows, slots), _resized(layer.values, rows, slots)
+        except (RuntimeError, MemoryError) as error:  # on a CPU, torch raises no error of a narrower class
+            size = rows * slots * self.slot_bytes()
+            self.rows, self.slots = min(rows, self.rows), min(slots, self.slots)
+            for layer in self._filled():
+                layer.keys, layer.values = (each[:self.rows, :, :self.slots] for each in (layer.keys, layer.values))
+            self._aim_layers()
+            raise CacheFull(f"there is no memory for a key–value cache of {size / 1e9:.3g} GB; lower --cache-gb, "
+                            "--concurrency or --max-new-tokens") from error
+        self.rows, self.slots = rows, slots
         self._aim_layers()
 
     def _filled(self) -> list[SlotLayer]:
@@ -196,7 +211,14 @@ def _roomy(count: int, step: int) -> int:
     return -(-count * 5 // 4 // step) * step
 
 
-def _grown(held: Tensor, rows: int, slots: int) -> Tensor:
-    grown, common = held.new_zeros(rows, held.shape[1], slots, held.shape[3]), (min(rows, held.shape[0]), slots)
-    grown[:common[0], :, :held.shape[2]] = held[:common[0], :, :common[1]]
-    return grown
+def _resized(held: Tensor, rows: int, slots: int) -> Tensor:
+    """A copy of (R, H, S, D) keys or values in a tensor of other rows and slots, zero where there was nothing."""
+    copy = held.new_zeros(rows, held.shape[1], slots, held.shape[3])
+    kept = held[:rows, :, :slots]
+    copy[:kept.shape[0], :, :kept.shape[2]] = kept
+    return copy
+
+
+def free_bytes(device: str) -> int:
+    """Bytes of memory that are free on `device`, which is that of the very card that it names."""
+    return int(torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else psutil.virtual_memory().available)

@@ -49,11 +49,11 @@ class PhiloxStream:
     def choose(self, weights: Tensor) -> int:
         """An index of `weights` (V,), drawn in proportion; raises `ValueError` when no weight is positive."""
         total = torch.cumsum(weights.double(), 0)
-        mass = float(total[-1])
+        drawn = torch.searchsorted(total, self._bits.random() * total[-1:], right=True)
+        mass, place = torch.cat([total[-1:], drawn]).tolist()  # one wait for the device
         if not 0 < mass < float("inf"):
             raise ValueError("cannot draw from weights that are all zero or not finite")
-        drawn = torch.searchsorted(total, self._bits.random() * mass, right=True)
-        return min(int(drawn), weights.numel() - 1)
+        return min(int(place), weights.numel() - 1)
 
     def uniform(self, count: int) -> Tensor:
         """(count,) float64, each uniform and strictly between 0 and 1."""

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import psutil
 import torch
 
 from harness import nano
+from harness.engine.cache import free_bytes
 from harness.engine.engine import Engine
 from harness.errors import UserError
 from harness.models.loading import Model, load, outline
@@ -29,6 +29,11 @@ def find_device(name: str) -> str:
     return name
 
 
+def model_dtype(config: RunConfig) -> str:
+    """The precision of the models: bfloat16 on a GPU and float32 on a CPU unless another is configured."""
+    return config.dtype or ("bfloat16" if config.device.startswith("cuda") else "float32")
+
+
 def reference_device(config: RunConfig) -> str:
     """Device of the reference model: the CPU when another backend owns the GPU."""
     return config.device if config.backend == "transformers" else "cpu"
@@ -37,7 +42,7 @@ def reference_device(config: RunConfig) -> str:
 def load_target(config: RunConfig) -> Model:
     """The model; of one that a server has only what its folder says of it, unless it is embedded."""
     if config.backend != "openai":
-        return load(config.model, dtype=config.dtype, device=reference_device(config), tokenizer=config.tokenizer,
+        return load(config.model, dtype=model_dtype(config), device=reference_device(config), tokenizer=config.tokenizer,
                     compiled=config.compile)
     name = config.tokenizer or config.model
     found = load(name, device="cpu") if name in nano.NAMES else outline(name)
@@ -51,7 +56,7 @@ def load_draft(config: RunConfig, target: Model, strategies: Sequence[Strategy])
     name = config.draft or (nano.NAMES[1] if config.model == nano.NAMES[0] else None)
     if name is None:
         return None
-    draft = load(name, dtype=config.dtype, device=reference_device(config), tokenizer=config.tokenizer,
+    draft = load(name, dtype=model_dtype(config), device=reference_device(config), tokenizer=config.tokenizer,
                  compiled=config.compile)
     if draft.tokenizer.get_vocab() != target.tokenizer.get_vocab() or draft.vocab != target.vocab:
         raise UserError(f"The draft model '{name}' and '{target.name}' do not share a vocabulary; "
@@ -68,11 +73,7 @@ def use_threads(config: RunConfig, target: Model) -> int:
 
 def limit_caches(config: RunConfig, engines: Sequence[Engine]) -> None:
     """Share the memory for KV caches among the models, in proportion to the bytes of a token in each."""
-    if config.cache_gb:
-        total = int(config.cache_gb * 1e9)
-    else:
-        free = torch.cuda.mem_get_info()[0] if config.device.startswith("cuda") else psutil.virtual_memory().available
-        total = free // 2
+    total = int(config.cache_gb * 1e9) if config.cache_gb else free_bytes(config.device) // 2
     each = [engine.cache.slot_bytes() for engine in engines]
     for engine, size in zip(engines, each, strict=True):
         engine.cache.budget = total * size // sum(each)

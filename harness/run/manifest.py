@@ -13,6 +13,7 @@ from harness.plugins.data import DataSource
 from harness.plugins.strategy import Strategy
 from harness.plugins.task import Example, Task, data_hash
 from harness.run.selection import Chosen
+from harness.run.loading import model_dtype
 from harness.store.config import RunConfig
 from harness.store.environment import environment
 from harness.store.schema import Manifest, ModelEntry, StrategyEntry, TaskEntry
@@ -72,7 +73,7 @@ def task_entry(task: Task, examples: Sequence[Example], data: DataSource, config
 def model_entry(model: Model, config: RunConfig) -> ModelEntry:
     """A model of the manifest."""
     return ModelEntry(name=model.name, architecture=type(model.engine.model).__name__, parameters=model.parameters,
-                      dtype=config.dtype, fingerprint=model.fingerprint)
+                      dtype=model_dtype(config), fingerprint=model.fingerprint)
 
 
 def prompt_warnings(target: Model, tasks: Sequence[Chosen], strategies: Sequence[Strategy]) -> list[str]:

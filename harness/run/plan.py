@@ -12,7 +12,7 @@ from harness.plugins.registry import STRATEGIES, add_plugin
 from harness.plugins.strategy import Strategy
 from harness.plugins.task import Example, data_hash
 from harness.run.cells import Cell, Tasks, cells
-from harness.run.loading import find_device, limit_caches, load_draft, load_target, use_threads
+from harness.run.loading import find_device, limit_caches, load_draft, load_target, model_dtype, use_threads
 from harness.run.manifest import describe, prompt_warnings, strategy_entry
 from harness.run.selection import (
     choose_strategies,
@@ -52,6 +52,7 @@ def make(config: RunConfig, command: str) -> Plan:
     for path in config.plugins:
         add_plugin(path)
     config = replace(config, device=find_device(config.device))
+    config = replace(config, dtype=model_dtype(config))
     strategies, chosen = choose_strategies(config), choose_tasks(config)
     torch.set_num_threads(1)  # until the size of the model is known
     if config.scorer:

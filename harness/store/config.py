@@ -71,7 +71,7 @@ class RunConfig:
     base_url: str | None = None
     key_variable: str | None = None
     request_rate: Positive | None = None
-    dtype: str = "float32"
+    dtype: str | None = None
     device: str = "auto"
     threads: Count | None = None
     data: Place | None = None

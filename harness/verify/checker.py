@@ -24,6 +24,7 @@ from harness.plugins.registry import STRATEGIES, add_plugin
 from harness.plugins.strategy import Request, Strategy
 from harness.run.cells import Cell
 from harness.run.divergence import margin, parting
+from harness.run.loading import model_dtype
 from harness.run.plan import Plan, make
 from harness.run.runner import Runner
 from harness.stats.multiple import holm
@@ -147,7 +148,7 @@ def _verified(plan: Plan, cases: list[StrategyChecks], skipped: dict[str, str], 
         if case.exact and case.exact.spec() != config.baseline:
             findings.append(checker.exact(case.exact))
         findings += [checker.sampled(strategy, distribution) for strategy, distribution in case.sampled]
-    return Report(model=plan.target.name, draft=plan.draft.name if plan.draft else None, dtype=config.dtype,
+    return Report(model=plan.target.name, draft=plan.draft.name if plan.draft else None, dtype=model_dtype(config),
                   backend=config.backend, concurrency=config.concurrency, seed=config.seed,
                   findings=adjusted(findings), skipped=skipped, warnings=list(plan.backend.warnings),
                   tokens=sum(len(turn.tokens) for record in checker.base.values() for turn in record.turns))

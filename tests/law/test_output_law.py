@@ -14,5 +14,5 @@ def test_the_law_of_nucleus_sampling(p_value: PValue) -> None:
 
 def test_a_planted_bug_is_caught(monkeypatch: pytest.MonkeyPatch, p_value: PValue) -> None:
     """Drawing from p instead of what a rejection leaves of it is the classic mistake."""
-    monkeypatch.setattr(accept, "_rejected", lambda p, q, token, replacement: (p, q))
+    monkeypatch.setattr(accept, "_normal", lambda rest, p: p)
     assert p_value(Speculative(gamma=2, temperature=TEMPERATURE, p=MASS), draft) < 1e-6

@@ -47,7 +47,7 @@ def test_the_contrastive_law_is_kept(draws: int) -> None:
 
 
 def test_a_planted_bug_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accept, "_rejected", lambda p, q, token, replacement: (p, q))
+    monkeypatch.setattr(accept, "_normal", lambda rest, p: p)
     assert p_value(METHOD, FEW) < 1e-6
 
 

@@ -1,0 +1,85 @@
+"""Every strategy on a device that refuses mixed tensors and counts each wait of the host for it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from harness.engine.engine import Engine
+from harness.engine.random_stream import PhiloxStream
+from harness.engine.session import Session
+from harness.plugins.registry import STRATEGIES
+from harness.plugins.strategy import Request, Strategy
+from strategies.greedy import Greedy
+from tests.decode import built, words
+from tests.models import MAX_POSITIONS, prompts, tiny_model
+from tests.strict_device import DEVICE, MixedDevices, moved, strict
+
+USUAL, NEW = 2, 16
+ABOVE = {
+    "beam": 5, "beam_sample": 5, "conditional_beam": 13, "constrained_beam": 12, "contrastive_decoding": 4,
+    "contrastive_search": 3, "dba": 12, "diverse_beam": 10, "dyspec": 192, "fsd": 3, "fsd_vec": 3, "grid_beam": 6,
+    "jacobi": 3, "layer_skip": 3, "lookahead": 3, "momentum": 3, "neurologic": 51, "neurologic_astar": 23,
+    "rsd_c": 16, "rsd_s": 6, "sequoia": 110, "specinfer": 14, "spectr": 121, "staged": 3, "stochastic_beam": 9,
+    "superposed": 3, "swift": 3, "token_recycling": 3, "tr_jacobi": 3, "uid_beam": 10,
+}
+"""Syncs a step beyond draft forwards where they are more than USUAL; a forward, where an answer comes whole."""
+FIXED = {"contrastive_decoding": (0.0,), "stochastic_beam": (0.8,), "superposed": (0.8,)}
+"""The temperatures of strategies that do not take both."""
+
+
+def cases() -> list[tuple[str, float | None]]:
+    return [(name, heat) for name in sorted(STRATEGIES.built_in())
+            for heat in (FIXED.get(name, (0.0, 0.8)) if "temperature" in STRATEGIES.get(name).knobs() else (None,))]
+
+
+def most_syncs(strategy: Strategy, between: Callable[[], Any] = lambda: None) -> float:
+    """The most syncs of a step after the first, less its draft forwards; those of a forward, if there is one step."""
+    with strict() as rules, torch.inference_mode():
+        target, draft = (Engine(moved(tiny_model("llama", seed=seed)), MAX_POSITIONS) for seed in (0, 1))
+        session = Session(target, draft=Session(draft) if "draft" in strategy.needs else None,
+                          remember="hidden" in strategy.needs)
+        prompt = prompts(1, 97, 3)[0] * 2
+        request = Request(tuple(prompt), NEW, PhiloxStream(0, 1), frozenset(), 0, text=words(prompt, 97))
+        counts, written = [0], 0
+        for step in strategy.generate(session, request):
+            between()
+            counts.append(rules.syncs - session.draft_work.forwards)
+            written += len(step)
+            if written >= NEW:
+                break
+        if len(counts) == 2:
+            return counts[1] / session.work.forwards
+        return max(after - before for before, after in zip(counts[1:], counts[2:], strict=False))
+
+
+@pytest.mark.parametrize(("name", "heat"), cases())
+def test_a_strategy_keeps_to_its_device_and_its_syncs(name: str, heat: float | None) -> None:
+    strategy = built(name, 97, "" if heat is None else f"temperature={heat}")
+    assert 0 < most_syncs(strategy) <= (1 if name == "greedy" else ABOVE.get(name, USUAL))
+
+
+def test_a_planted_sync_is_counted() -> None:
+    extra: list[torch.Tensor] = []
+
+    def waits() -> None:
+        extra.append(torch.ones(3, device=DEVICE))
+        assert bool(extra[-1].sum() > 2)
+    assert most_syncs(Greedy()) == 1
+    assert most_syncs(Greedy(), waits) == 2
+
+
+def test_a_planted_mix_of_devices_is_refused() -> None:
+    with pytest.raises(MixedDevices):
+        most_syncs(Greedy(), lambda: torch.ones(3, device=DEVICE) + torch.ones(3))
+
+
+@pytest.mark.parametrize(("use", "syncs"), [
+    (lambda t: t.tolist(), 1), (lambda t: int(t[0]), 1), (lambda t: t.nonzero(), 1), (lambda t: t[t > 1], 1),
+    (lambda t: t.cpu(), 1), (lambda t: t.to("cpu"), 1), (lambda t: t[t.argmax()], 1), (lambda t: t.topk(1), 0),
+    (lambda t: t.masked_fill(t > 1, 0), 0), (lambda t: t[[0, 1]], 0), (lambda t: t * torch.tensor(2), 0)])
+def test_what_counts_as_a_sync(use: Callable[[torch.Tensor], Any], syncs: int) -> None:
+    with strict() as rules:
+        use(torch.arange(3, device=DEVICE))
+    assert rules.syncs == syncs
