@@ -3,7 +3,7 @@
 Inside `strict()` all that is made on `DEVICE` is an `OnDevice` tensor. An operation that mixes one with a plain CPU
 tensor raises `MixedDevices`, apart from what CUDA allows: CPU tensors without dimensions, CPU tensors as indices, and
 copies. A *sync* is a wait of the host for the device: a value or shape that depends on data (`item`, `tolist`, `bool`,
-`nonzero`, a boolean mask as an index, …) or a copy to the host. An *upload* is a copy to the device, which does not wait:
+`nonzero`, a boolean mask as an index, …) or a copy to the host. An *upload* is a copy to the device, without a wait:
 `torch.tensor(…, device=DEVICE)`, `.to(DEVICE)`, or a list or CPU tensor as an index.
 """
 

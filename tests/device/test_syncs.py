@@ -1,6 +1,7 @@
 """Every strategy on a device that refuses mixed tensors and counts each wait of the host for it."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -51,7 +52,7 @@ def most_syncs(strategy: Strategy, between: Callable[[], Any] = lambda: None) ->
                 break
         if len(counts) == 2:
             return counts[1] / session.work.forwards
-        return max(after - before for before, after in zip(counts[1:], counts[2:], strict=False))
+        return max(after - before for before, after in pairwise(counts[1:]))
 
 
 @pytest.mark.parametrize(("name", "heat"), cases())
