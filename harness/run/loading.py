@@ -42,8 +42,8 @@ def reference_device(config: RunConfig) -> str:
 def load_target(config: RunConfig) -> Model:
     """The model; of one that a server has only what its folder says of it, unless it is embedded."""
     if config.backend != "openai":
-        return load(config.model, dtype=model_dtype(config), device=reference_device(config), tokenizer=config.tokenizer,
-                    compiled=config.compile)
+        return load(config.model, dtype=model_dtype(config), device=reference_device(config),
+                    tokenizer=config.tokenizer, compiled=config.compile)
     name = config.tokenizer or config.model
     found = load(name, device="cpu") if name in nano.NAMES else outline(name)
     return replace(found, name=config.model)

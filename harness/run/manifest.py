@@ -12,8 +12,8 @@ from harness.models.loading import Model
 from harness.plugins.data import DataSource
 from harness.plugins.strategy import Strategy
 from harness.plugins.task import Example, Task, data_hash
-from harness.run.selection import Chosen
 from harness.run.loading import model_dtype
+from harness.run.selection import Chosen
 from harness.store.config import RunConfig
 from harness.store.environment import environment
 from harness.store.schema import Manifest, ModelEntry, StrategyEntry, TaskEntry

@@ -46,13 +46,14 @@ class RunConfig:
 
     `limit` caps the examples of a task, `samples` asks for several continuations of each prompt, and `repeats` runs
     everything again. `concurrency` is the batch size: the sequences decoded in one batch (continuous batching).
-    `draft` and `device` are chosen when None or "auto". `share_prefix` reads the common start of a task's prompts only
-    once, `cache_gb` limits the KV cache (half of the free memory when None), `compile` runs the forward pass through
-    `torch.compile`. `engine` holds options of another backend's engine, each as NAME=VALUE. `base_url` is the address
-    of a server, and `key_variable` the environment variable that holds its key. With `request_rate` requests are sent
-    to it at random times, so many a second on average, however many are under way. `texts` asks for the metrics of
-    texts, in every task or in none; when None, in open-ended tasks and where there are several samples. `scorer` is the
-    model that computes them, the evaluated one when None. Raises `UserError` for a value that cannot be.
+    `draft` and `device` are chosen when None or "auto"; `dtype` None is float32 on a CPU and bfloat16 on a GPU.
+    `share_prefix` reads the common start of a task's prompts only once, `cache_gb` limits the KV cache (half of the
+    free memory when None), `compile` runs the forward pass through `torch.compile`. `engine` holds options of
+    another backend's engine, each as NAME=VALUE. `base_url` is the address of a server, and `key_variable` the
+    environment variable that holds its key. With `request_rate` requests are sent to it at random times, so many a
+    second on average, however many are under way. `texts` asks for the metrics of texts, in every task or in none;
+    when None, in open-ended tasks and where there are several samples. `scorer` is the model that computes them,
+    the evaluated one when None. Raises `UserError` for a value that cannot be.
     """
 
     model: str = "nano"
