@@ -227,7 +227,9 @@ def origin(below: Siblings, child: int) -> Tensor:
     if below.q is not None and below.drawn is None:
         return below.q
     point = torch.zeros_like(below.p).scatter_(1, below.tokens[:, child:child + 1], 1.0)
-    return point if below.q is None else torch.where(below.drawn, below.q, point)
+    if below.q is None or below.drawn is None:
+        return point
+    return torch.where(below.drawn, below.q, point)
 
 
 def _tried(below: Siblings, replacement: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
