@@ -47,8 +47,7 @@ def command(
     device: Annotated[Text, Option(metavar="D", help="cpu, cuda, cuda:1, … [auto]")] = None,
     threads: Annotated[Number, Option(metavar="N", help="CPU threads [1 for a small model]")] = None,
     data: Annotated[Path | None, Option(metavar="DIR", help="data sets [$DECODEBENCH_DATA, then the hub]")] = None,
-    config: Annotated[Path | None, Option(metavar="FILE.toml", help="settings; command-line options override them"
-                                          )] = None,
+    config: Annotated[Path | None, Option(metavar="FILE.toml", help="settings; options here override them")] = None,
     plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py",
                                                  help="file with your own strategy or task; repeatable")] = None,
     allow_code_execution: Annotated[Flag, Option("--allow-code-execution",
