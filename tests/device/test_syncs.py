@@ -19,7 +19,7 @@ from tests.strict_device import DEVICE, MixedDevices, moved, strict
 
 USUAL, NEW = 2, 16
 ABOVE = {
-    "beam": 5, "beam_sample": 5, "conditional_beam": 13, "constrained_beam": 12, "contrastive_decoding": 4,
+    "beam": 5, "beam_sample": 7, "conditional_beam": 13, "constrained_beam": 12, "contrastive_decoding": 4,
     "contrastive_search": 3, "dba": 12, "diverse_beam": 10, "dyspec": 192, "fsd": 3, "fsd_vec": 3, "grid_beam": 6,
     "jacobi": 3, "layer_skip": 3, "lookahead": 3, "momentum": 3, "neurologic": 51, "neurologic_astar": 23,
     "rsd_c": 16, "rsd_s": 6, "sequoia": 110, "specinfer": 14, "spectr": 121, "staged": 3, "stochastic_beam": 9,
