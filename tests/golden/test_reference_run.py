@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.readme import tables
 from harness.measure.summary import samples, summarise
 from harness.run.runner import run
 from harness.store.config import RunConfig
@@ -55,3 +56,7 @@ def test_the_reference_run_shows_what_decoding_research_is_about() -> None:
     repeated = stories.groupby("name")["score_rep_4"].mean()
     assert repeated["greedy"] > 2 * repeated["top_p"]
     assert max(repeated["contrastive_search"], repeated["momentum"]) < repeated["greedy"] / 2
+
+
+def test_the_tables_of_the_readme_are_those_of_the_reference_run() -> None:
+    assert all(table in (ROOT / "README.md").read_text() for table in tables().split("\n\n"))
