@@ -200,7 +200,7 @@ def test_what_vllm_would_ignore_is_refused(config: RunConfig, monkeypatch: pytes
 
 
 def test_engines_that_do_not_fit_side_by_side_take_turns(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm.psutil, "virtual_memory", lambda: Some(available=1 << 30))
+    monkeypatch.setattr(vllm, "free_bytes", lambda device: 1 << 30)
     records = go(config)
     order = [Spec.parse(record.strategy).name for record in records]
     assert order == ["greedy"] * 3 + ["top_p"] * 3 + ["beam"] * 3 + ["prompt_lookup"] * 3

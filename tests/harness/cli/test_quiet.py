@@ -33,7 +33,8 @@ for arguments in json.loads(sys.argv[1]):
     except SystemExit as end:
         print(f"{arguments[0]} ends with {end.code or 0}", file=sys.stderr)
 """
-OWN = re.compile(r"\w+ ends with \d|\d+ samples in .*|\d+/\d+ · .*|\d+ verdicts .*|\d+ could not be .*")
+OWN = re.compile(r"\w+ ends with \d|\d+ samples in .*|\d+/\d+ · .*|\d+ verdicts .*|\d+ could not be .*|"
+                 r".*: \d+ of \d+ settings .*|\d+ dev samples, .*")
 
 
 def test_commands_write_nothing_of_libraries_to_stderr(tmp_path: Path) -> None:
