@@ -51,7 +51,7 @@ check: setup
 
 setup: .venv/ready
 
-# The package alone: what `make demo` needs. Modules are compiled when they are first imported, which halves the wait.
+# The package alone: what `make demo` needs. Modules are compiled when they are first imported, which saves time here.
 .venv/package: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python $(PIP) --constraint $(CONSTRAINTS) hatchling editables setuptools
