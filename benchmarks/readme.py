@@ -1,6 +1,7 @@
 """Prints the tables of the README from the records of the reference run: `python -m benchmarks.readme`."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -24,11 +25,11 @@ def tables() -> str:
                         _table(["strategy", *TASKS, f"tau: {TAU[0]}", *TAU[1:]], speed)])
 
 
-def _speed(cell: "pd.Series[float]") -> str:
+def _speed(cell: "pd.Series[Any]") -> str:
     return f"{cell['speedup']:.2f} [{cell['speedup_low']:.2f}, {cell['speedup_high']:.2f}]"
 
 
-def _tau(cell: "pd.Series[float]") -> str:
+def _tau(cell: "pd.Series[Any]") -> str:
     return "–" if pd.isna(cell["tau_pooled"]) or cell["family"] == "search" else f"{cell['tau_pooled']:.2f}"
 
 
