@@ -263,7 +263,7 @@ def test_a_plan_that_skips_nothing_changes_no_bit(arch: str) -> None:
 
 
 @torch.inference_mode()
-def test_skimming_leaves_the_text_as_it_was() -> None:
+def test_draft_reads_leave_the_sequence_as_it_was() -> None:
     """Drafts go below the text, one after another or in place of its end, and the whole model sees none of them."""
     text, more, hook = PROMPTS[0], [7, 8, 9], Skip(frozenset({1, 2}), frozenset({3}))
     session, fresh = Session(deep()), Session(deep())
@@ -271,7 +271,7 @@ def test_skimming_leaves_the_text_as_it_was() -> None:
     session.read()
     rows = torch.cat([session.draft_read([token], hook).logits for token in more])
     session.follow(text)
-    torch.testing.assert_close(session.draft_read(more, hook).logits, rows)
+    torch.testing.assert_close(session.draft_read(more, hook).logits, rows, rtol=1e-4, atol=1e-4)
     session.follow(text)
     nothing = session.draft_read(text[-2:], Skip(), back=2).logits
     session.follow([*text, *more])
@@ -283,7 +283,7 @@ def test_skimming_leaves_the_text_as_it_was() -> None:
         torch.testing.assert_close(nothing[i - 1:i], fresh.read().logits)
     assert (session.draft_work.forwards, session.draft_work.positions) == (5, 8)
     fresh.follow([*text, 5])
-    with pytest.raises(ValueError, match="been read"):
+    with pytest.raises(ValueError, match="call read first"):
         fresh.draft_read([5], hook)
     session.close()
     fresh.close()

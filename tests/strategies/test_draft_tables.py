@@ -37,6 +37,7 @@ from strategies.rest import Rest, Retrieval, frequent
 from strategies.suffix_automaton import Continuation, SuffixAutomatonDecoding
 from strategies.suffix_decoding import Counted, SuffixDecoding
 from strategies.token_recycling import TokenRecycling
+from strategies.tools import rest_datastore
 from tests.decode import decode, engine
 from tests.models import prompts, tiny_model
 
@@ -302,7 +303,7 @@ def test_rest_from_a_file(tmp_path: Path, temperature: float) -> None:
 
 
 def test_rest_says_how_to_make_a_store(tmp_path: Path) -> None:
-    with pytest.raises(Unsupported, match="make one with python -m"):
+    with pytest.raises(Unsupported, match=r"made with python -m strategies\.tools\.rest_datastore"):
         decode(Rest(), target(), PROMPTS[0])
     (tmp_path / "b.npz").write_text("no")
     with pytest.raises(UserError, match="is not a datastore"):
@@ -312,7 +313,7 @@ def test_rest_says_how_to_make_a_store(tmp_path: Path) -> None:
 def test_store_of_own_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "words.txt").write_text("Once upon a time there was a cat.")
     monkeypatch.setattr("sys.argv", ["store", "--texts", str(tmp_path / "words.txt"), "--out", str(tmp_path / "c.npz")])
-    store.main()
+    rest_datastore.main()
     known = store.load(tmp_path / "c.npz")
     assert (known.vocab, known.tokens[-1]) == (2048, store.END)
     assert len(known.tokens) < 20
@@ -409,7 +410,7 @@ def test_a_store_of_nothing_is_refused_in_one_sentence(given: list[str], said: s
     Path("empty").touch()
     monkeypatch.setattr("sys.argv", ["store", "--out", "out.npz", *given])
     with pytest.raises(UserError, match=said):
-        store.main()
+        rest_datastore.main()
     assert not Path("out.npz").exists()
 
 
