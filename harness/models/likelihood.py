@@ -1,4 +1,4 @@
-"""What a model makes of texts that are already written: how likely each token was, and how it reads the whole."""
+"""Scores of finished answers by a model: log probabilities, entropies, and the last hidden states."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,17 +10,18 @@ from torch import Tensor
 from harness.models.loading import Model
 
 Text = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of a prompt, never empty, and of its answer
-BYTES = 1 << 28  # of logits that a forward may give
-WINDOWS = (16, 32, 128, 512)  # tokens that `token_rep` looks back
+BYTES = 1 << 28  # limit of the logits of one forward pass, in float32; a single longer text may exceed it
+SLICE = 1 << 26  # limit of each float32 tensor that is computed from them at once
+WINDOWS = (16, 32, 128, 512)  # numbers of earlier tokens that `token_rep` compares with
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One answer as a model sees it after its prompt, token by token, in float32.
+class AnswerScores:
+    """A model's scores of one answer after its prompt, computed in float32.
 
-    `surprisal` is -log p of each token in nats, `entropy` that of the distribution it came from, `best` the likeliest
-    token there. `feature` (D,) is the last hidden state of the whole text, `cosine` how alike the mean hidden states
-    of prompt and answer are, None for an empty answer.
+    For each token of the answer, `surprisal` is -log p in nats, `entropy` the entropy of the model's distribution at
+    that position in nats, and `best` the likeliest token. `feature` (D,) is the hidden state of the last token.
+    `cosine` is the cosine similarity of the mean hidden states of prompt and answer, None for an empty answer.
     """
 
     text: Text
@@ -32,35 +33,36 @@ class Seen:
 
     @property
     def logp(self) -> float:
-        """log p of the whole answer, in nats."""
+        """Return log p of the whole answer, in nats."""
         return -sum(self.surprisal)
 
     @property
     def greedy(self) -> float | None:
-        """The share of tokens that were the likeliest."""
+        """Return the share of tokens that are the likeliest; None for an empty answer."""
         return fmean(a == b for a, b in zip(self.text[1], self.best, strict=True)) if self.best else None
 
     @property
     def uncertainty(self) -> float | None:
-        """The mean entropy before a token, in nats."""
+        """Return the mean entropy in nats; None for an empty answer."""
         return fmean(self.entropy) if self.entropy else None
 
     @property
     def uneven(self) -> float | None:
-        """The variance of the surprisal: 0 for information that is spread evenly (arXiv 2010.02650)."""
+        """Return the variance of the surprisal; None for an empty answer (arXiv 2010.02650)."""
         return pvariance(self.surprisal) if self.surprisal else None
 
     @property
     def rep(self) -> float | None:
-        """`token_rep` over windows of 16, 32, 128 and 512 tokens, in the mean (Welleck et al. 2020)."""
+        """Return the mean of `token_rep` over `WINDOWS`; None for an empty answer (Welleck et al. 2020)."""
         return fmean(token_rep(*self.text, self.best, size) for size in WINDOWS) if self.best else None
 
 
 def token_rep(prompt: Sequence[int], answer: Sequence[int], best: Sequence[int], size: int,
               wrong: bool = False) -> float:
-    """The share of places whose likeliest token is among the `size` tokens before it (arXiv 1908.04319): rep/l.
+    """Return the share of positions whose likeliest token is among the `size` tokens before it (rep/l).
 
-    With `wrong` only places count where that token is not the one that stands there: wrep/l.
+    With `wrong`, only positions count whose likeliest token differs from the answer's (wrep/l). Source: arXiv
+    1908.04319.
     """
     text, start = [*prompt, *answer], len(prompt)
     return fmean(token in text[max(0, start + i - size):start + i] and not (wrong and token == answer[i])
@@ -68,50 +70,61 @@ def token_rep(prompt: Sequence[int], answer: Sequence[int], best: Sequence[int],
 
 
 @torch.inference_mode()
-def look(model: Model, texts: Sequence[Text]) -> Mapping[Text, Seen]:
-    """What `model` makes of each text; equal texts are read once.
+def score_answers(model: Model, texts: Sequence[Text]) -> Mapping[Text, AnswerScores]:
+    """Score every answer; equal texts are scored once.
 
-    Texts of like length are read side by side, padded at the right, where no token sees the padding: no mask hides it.
-    A text must fit the model (`fitted`).
+    Texts of similar length share a forward pass. They are padded at the right, which causal attention ignores, so no
+    mask is needed. Texts must not be longer than the model's context (`fitted`).
     """
     left = sorted(set(texts), key=lambda text: (len(text[0]) + len(text[1]), text))
-    seen: dict[Text, Seen] = {}
+    scores: dict[Text, AnswerScores] = {}
     while left:
         longest = len(left[-1][0]) + len(left[-1][1])
         count = max(1, BYTES // (4 * longest * model.vocab))
         batch, left = left[-count:], left[:-count]
-        seen |= zip(batch, _read(model, batch), strict=True)
-    return seen
+        scores |= zip(batch, _score_batch(model, batch), strict=True)
+    return scores
 
 
 def fitted(model: Model, prompt: Sequence[int], answer: Sequence[int]) -> Text:
-    """The text as far as the model can read it: the start of the prompt goes first, then the end of the answer."""
+    """Cut a text to the model's context: first the start of the prompt, then the end of the answer."""
     longest = model.engine.max_len
     kept = tuple(answer[:longest - 1])
     return tuple(prompt[-(longest - len(kept)):]), kept
 
 
-def _read(model: Model, batch: Sequence[Text]) -> list[Seen]:
+def _score_batch(model: Model, batch: Sequence[Text]) -> list[AnswerScores]:
     width = max(len(prompt) + len(answer) for prompt, answer in batch)
-    first = min(len(prompt) for prompt, _ in batch) - 1  # what comes before it is not asked about
+    first = min(len(prompt) for prompt, _ in batch) - 1  # no logits are needed before this position
     ids = torch.tensor([[*prompt, *answer] + [0] * (width - len(prompt) - len(answer)) for prompt, answer in batch],
                        device=model.engine.device)
-    kept: list[Tensor] = []
-    hook = model.engine.model.get_decoder().register_forward_hook(lambda _, __, out: kept.append(out.last_hidden_state))
+    states: list[Tensor] = []
+    hook = model.engine.model.get_decoder().register_forward_hook(
+        lambda _, __, out: states.append(out.last_hidden_state))
     try:
         logits = model.engine.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False,
                                     logits_to_keep=width - first).logits
     finally:
         hook.remove()
-    return [_seen(text, row[len(text[0]) - 1 - first:][:len(text[1])].float(), hidden.float())
-            for text, row, hidden in zip(batch, logits, kept[0], strict=True)]
+    return [_scores(text, row[len(text[0]) - 1 - first:][:len(text[1])], hidden)
+            for text, row, hidden in zip(batch, logits, states[0], strict=True)]
 
 
-def _seen(text: Text, logits: Tensor, hidden: Tensor) -> Seen:
-    """From the (A, V) logits before each token of the answer and the (T, D) hidden states of the text."""
+def _scores(text: Text, logits: Tensor, hidden: Tensor) -> AnswerScores:
+    """Compute scores from the (A, V) logits before each token of the answer and the (T, D) hidden states of the text.
+
+    Only a slice of the logits is converted to float32 at a time, which limits the memory (`SLICE`).
+    """
     start, end = len(text[0]), len(text[0]) + len(text[1])
-    logp = logits.log_softmax(-1)
-    taken = logp.gather(1, torch.tensor(text[1], dtype=torch.long, device=logp.device)[:, None])[:, 0]
-    asked, said = hidden[:start].mean(0), hidden[start:end].mean(0)
-    return Seen(text, (-taken).tolist(), torch.special.entr(logp.exp()).sum(-1).tolist(), logits.argmax(-1).tolist(),
-                hidden[end - 1].cpu(), float(torch.cosine_similarity(asked, said, dim=0)) if end > start else None)
+    tokens = torch.tensor(text[1], dtype=torch.long, device=logits.device)[:, None]
+    surprisal, entropy, best = list[float](), list[float](), list[int]()
+    rows = max(1, SLICE // (4 * logits.shape[-1]))
+    for place in range(0, len(logits), rows):
+        part = logits[place:place + rows].float()
+        best += part.argmax(-1).tolist()
+        logp = part.log_softmax(-1)
+        surprisal += (-logp.gather(1, tokens[place:place + rows])[:, 0]).tolist()
+        entropy += torch.special.entr(logp.exp_()).sum(-1).tolist()
+    before, after = hidden[:start].float().mean(0), hidden[start:end].float().mean(0)
+    cosine = float(torch.cosine_similarity(before, after, dim=0)) if end > start else None
+    return AnswerScores(text, surprisal, entropy, best, hidden[end - 1].float().cpu(), cosine)

@@ -20,12 +20,12 @@ from harness.engine.random_stream import PhiloxStream
 from harness.models.prompts import encode
 from harness.plugins.strategy import Request
 from harness.plugins.task import Example, Task
+from harness.run import text_metrics
 from harness.run.cells import Cell
 from harness.run.divergence import divergences
 from harness.run.failures import Failures, error_text
 from harness.run.plan import Plan, make
 from harness.run.prepared_prompt import prepare
-from harness.run.text_metrics import described, looked_at, missing
 from harness.store.config import RunConfig
 from harness.store.folder import Store
 from harness.store.schema import Manifest, Record, Turn
@@ -92,9 +92,9 @@ def _carry_out(plan: Plan, store: Store, watcher: Watcher, clock: Clock) -> Outc
         runner.check()
     if todo or not store.has_divergences:
         store.write_divergences(divergences(plan, store))
-    if missing(plan, store.text_metrics()) or (todo and looked_at(plan)):
+    if text_metrics.need_computing(plan, store.text_metrics()) or (todo and text_metrics.tasks_to_score(plan)):
         watcher.started("the metrics of texts")
-        store.write_text_metrics(described(plan, store.records()))
+        store.write_text_metrics(text_metrics.compute(plan, store.records()))
     return Outcome(store.folder, failed, sum(len(cell.examples) for cell in cells), runner.failures.first)
 
 

@@ -1,4 +1,4 @@
-"""Metrics of the texts of a finished run, computed by models: nothing of this is timed, and no strategy is involved."""
+"""Text metrics of a finished run: the log probabilities and MAUVE of its answers, computed by models and not timed."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from harness.models.likelihood import Seen, fitted, look
+from harness.models.likelihood import AnswerScores, fitted, score_answers
 from harness.models.loading import Model, load
 from harness.models.prompts import encode
 from harness.plugins.task import Example, Message, Task
-from harness.run.loading import use_threads
+from harness.run.loading import model_dtype, use_threads
 from harness.run.plan import Plan
 from harness.stats.mauve import SEEDS, mauve
 from harness.store.schema import MauveScores, Record, TextMetrics, TextScore
 
 
 class TextTurn(NamedTuple):
-    """One turn: its prompt, how many tokens were cut from its start, and the answer as token ids and as text."""
+    """One turn: its prompt, the number of tokens cut from its start, and the answer as token ids and as text."""
 
     prompt: str | list[Message]
     cut: int
@@ -28,51 +28,53 @@ class TextTurn(NamedTuple):
 
 @dataclass(frozen=True)
 class ScoredAnswer:
-    """An answer or a reference to compute metrics of: what identifies it in the store, and its turns."""
+    """An answer or reference to score: the fields that identify it in the store, and its turns."""
 
     identity: dict[str, Any]
     turns: list[TextTurn]
 
 
-def looked_at(plan: Plan) -> list[Task]:
-    """The tasks whose texts have metrics: as configured, else those that are open-ended or have several samples.
+def tasks_to_score(plan: Plan) -> list[Task]:
+    """Return the tasks with text metrics: as configured, else open-ended tasks, or all if there are several samples.
 
-    None of them when the model's weights are not loaded.
+    The list is empty if the model's weights are not loaded.
     """
     config = plan.config
     return [task for task, _ in plan.tasks if plan.target.here and
             (task.open_ended or config.samples > 1 if config.texts is None else config.texts)]
 
 
-def missing(plan: Plan, known: TextMetrics | None) -> bool:
-    """Whether metrics of texts are still to be computed, or were computed by another scorer."""
-    tasks = {task.spec() for task in looked_at(plan)}
-    if not tasks or known is None:
+def need_computing(plan: Plan, stored: TextMetrics | None) -> bool:
+    """Return whether the text metrics of a task are not stored yet, or another scorer computed them."""
+    tasks = {task.spec() for task in tasks_to_score(plan)}
+    if not tasks or stored is None:
         return bool(tasks)
-    return not tasks <= set(known.tasks) or known.scorer != _scorer_name(plan)
+    return not tasks <= set(stored.tasks) or stored.scorer != _scorer_name(plan)
 
 
-def described(plan: Plan, records: Iterable[Record]) -> TextMetrics:
-    """The metrics of every answer, and of references where the task has them, by the evaluated model and the scorer.
+def compute(plan: Plan, records: Iterable[Record]) -> TextMetrics:
+    """Compute the metrics of all answers and references with the evaluated model and with the scorer.
 
-    Both score an answer after its prompt. The evaluated model scores the decoded tokens, EOS among them; the scorer
-    tokenizes the text itself. References are cut to the length that answers may have.
+    Both models score an answer after its prompt. The evaluated model scores the decoded tokens including EOS; the
+    scorer tokenizes the text itself. References are truncated to the maximum length of answers. A scorer other than the
+    evaluated model is loaded in the run's precision.
     """
     own = _scorer_name(plan) == plan.target.name
-    tasks = looked_at(plan)
+    tasks = tasks_to_score(plan)
     answers = [*_references(plan, tasks), *_answers(plan, tasks, records)]
     evaluated = [[fitted(plan.target, encode(plan.target, turn.prompt)[turn.cut:], turn.tokens)
                   for turn in answer.turns] for answer in answers]
-    scorer = plan.target if own else load(_scorer_name(plan), device=plan.config.device)
+    scorer = plan.target if own else load(_scorer_name(plan), dtype=model_dtype(plan.config),
+                                               device=plan.config.device)
     use_threads(plan.config, scorer)
     scored = [[fitted(scorer, encode(scorer, turn.prompt), _tokens(scorer, turn.text)) for turn in answer.turns]
               for answer in answers]
     flat, other = [text for turns in evaluated for text in turns], [text for turns in scored for text in turns]
-    seen = look(plan.target, flat + other if own else flat)  # most are the same, and are read once
-    judged = seen if own else look(scorer, other)
-    scores = [_score(answer, [seen[text] for text in one], [judged[text] for text in other])
+    by_model = score_answers(plan.target, flat + other if own else flat)  # most are equal, and are scored once
+    by_scorer = by_model if own else score_answers(scorer, other)
+    scores = [_score(answer, [by_model[text] for text in one], [by_scorer[text] for text in other])
               for answer, one, other in zip(answers, evaluated, scored, strict=True)]
-    features = [judged[turns[-1]].feature.numpy() for turns in scored]
+    features = [by_scorer[turns[-1]].feature.numpy() for turns in scored]
     return TextMetrics(scorer=scorer.name, own=own, tasks=[task.spec() for task in tasks], scores=scores,
                  likeness=list(_likeness(scores, features)))
 
@@ -89,12 +91,12 @@ def _references(plan: Plan, tasks: Sequence[Task]) -> Iterator[ScoredAnswer]:
     for task, examples in plan.tasks:
         for example in examples if task in tasks else ():
             if example.reference:
-                most = plan.config.max_new_tokens or task.max_new_tokens
-                tokens = _tokens(plan.target, example.reference)[:most]
+                limit = plan.config.max_new_tokens or task.max_new_tokens
+                tokens = _tokens(plan.target, example.reference)[:limit]
                 text = plan.target.tokenizer.decode(tokens, skip_special_tokens=True,
                                                     clean_up_tokenization_spaces=False)
                 identity = {"task": task.spec(), "example": example.id, "text": text,
-                            "answer": _read_off(task, example, text)}
+                            "answer": _answer_hash(task, example, text)}
                 yield ScoredAnswer(identity, [TextTurn(task.prompt(example, []), 0, tokens, text)])
 
 
@@ -106,20 +108,20 @@ def _answers(plan: Plan, tasks: Sequence[Task], records: Iterable[Record]) -> It
         task, example = known[record.task, record.example]
         identity: dict[str, Any] = {name: getattr(record, name) for name in ("task", "example", "strategy", "sample",
                                                                              "repeat")}
-        identity["answer"] = _read_off(task, example, record.turns[-1].text)
-        said = [one.text for one in record.turns]
-        yield ScoredAnswer(identity, [TextTurn(task.prompt(example, said[:turn]), one.prompt_cut,
+        identity["answer"] = _answer_hash(task, example, record.turns[-1].text)
+        texts = [one.text for one in record.turns]
+        yield ScoredAnswer(identity, [TextTurn(task.prompt(example, texts[:turn]), one.prompt_cut,
                                      one.tokens or _tokens(plan.target, one.raw), one.text)
                                 for turn, one in enumerate(record.turns)])
 
 
-def _read_off(task: Task, example: Example, text: str) -> str | None:
-    """What the task reads off an answer, in short: it is only ever compared."""
+def _answer_hash(task: Task, example: Example, text: str) -> str | None:
+    """Return a short hash of the answer that the task extracts from `text`; it only serves comparisons."""
     answer = task.answer(example, text)
     return answer and hashlib.sha256(answer.encode()).hexdigest()[:12]
 
 
-def _score(answer: ScoredAnswer, evaluated: Sequence[Seen], scored: Sequence[Seen]) -> TextScore:
+def _score(answer: ScoredAnswer, evaluated: Sequence[AnswerScores], scored: Sequence[AnswerScores]) -> TextScore:
     cosine = [one.cosine for one in scored if one.cosine is not None]
     return TextScore(
         **answer.identity, tokens=sum(len(one.best) for one in evaluated), logp=sum(one.logp for one in evaluated),
@@ -128,25 +130,25 @@ def _score(answer: ScoredAnswer, evaluated: Sequence[Seen], scored: Sequence[See
         scorer_logp=sum(one.logp for one in scored), cosine=sum(cosine) / len(cosine) if cosine else None)
 
 
-def _mean(seen: Sequence[Seen], name: str) -> float | None:
-    """The mean over the turns, each weighing as much as it has tokens; None without a token."""
-    values = [(getattr(one, name), len(one.best)) for one in seen if one.best]
+def _mean(scores: Sequence[AnswerScores], name: str) -> float | None:
+    """Return the mean over turns, weighted by their numbers of tokens; None without a token."""
+    values = [(getattr(one, name), len(one.best)) for one in scores if one.best]
     return sum(value * count for value, count in values) / sum(count for _, count in values) if values else None
 
 
 def _likeness(scores: Sequence[TextScore], features: Sequence[np.ndarray]) -> Iterator[MauveScores]:
-    """MAUVE of each strategy's first answers and the references of its task: as many for every strategy."""
+    """Yield MAUVE of each strategy's first sample per prompt against the references of its task."""
     groups: dict[tuple[str, str], list[np.ndarray]] = {}
     for score, feature in zip(scores, features, strict=True):
         if not (score.sample or score.repeat):
             groups.setdefault((score.task, score.strategy), []).append(feature)
     known: dict[tuple[str, bytes], list[float]] = {}  # lossless strategies write the same texts
-    for (task, strategy), ours in groups.items():
+    for (task, strategy), answers in groups.items():
         references = groups.get((task, ""), [])
         if strategy and references:
-            p, q = np.stack(references), np.stack(ours)
+            p, q = np.stack(references), np.stack(answers)
             if (key := (task, q.tobytes())) not in known:
-                sound = np.isfinite(p).all() and np.isfinite(q).all()  # half precision may overflow
-                known[key] = [mauve(p, q, seed) for seed in SEEDS] if sound else []
-            yield MauveScores(task=task, strategy=strategy, texts=len(ours), references=len(references),
+                finite = np.isfinite(p).all() and np.isfinite(q).all()  # half precision may overflow
+                known[key] = [mauve(p, q, seed) for seed in SEEDS] if finite else []
+            yield MauveScores(task=task, strategy=strategy, texts=len(answers), references=len(references),
                               scores=known[key])

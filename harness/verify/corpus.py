@@ -10,7 +10,7 @@ import evaluate
 import numpy as np
 
 from harness.measure.texts import scorer_figures
-from harness.models.likelihood import fitted, look
+from harness.models.likelihood import fitted, score_answers
 from harness.models.loading import Model
 from harness.models.prompts import encode
 from harness.scoring.variety import figures
@@ -55,7 +55,7 @@ class ScoredTexts(CorpusMetric):
         texts = [fitted(self.model, encode(self.model, prompt),
                         self.model.tokenizer(text, add_special_tokens=False)["input_ids"])
                  for text, prompt in zip(predictions, references, strict=True)]
-        seen = look(self.model, texts)
+        seen = score_answers(self.model, texts)
         return scorer_figures([(seen[text].logp, len(text[1])) for text in texts])
 
 

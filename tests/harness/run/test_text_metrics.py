@@ -10,7 +10,7 @@ import torch
 
 import harness.run.text_metrics
 from harness.errors import UserError
-from harness.models.likelihood import look
+from harness.models.likelihood import score_answers
 from harness.models.loading import load
 from harness.models.prompts import encode
 from harness.plugins.registry import TASKS
@@ -91,9 +91,9 @@ def test_every_answer_and_reference_of_an_open_task_is_looked_at(config: RunConf
         score, turn = scores[record.key], record.turns[0]
         prompt = tuple(encode(model, turn.prompt))
         one = (prompt, tuple(turn.tokens))
-        assert score.logp == pytest.approx(look(model, [one])[one].logp, abs=1e-3)
+        assert score.logp == pytest.approx(score_answers(model, [one])[one].logp, abs=1e-3)
         text = (prompt, tuple(model.tokenizer(turn.text, add_special_tokens=False)["input_ids"]))
-        assert score.scorer_logp == pytest.approx(look(model, [text])[text].logp, abs=1e-3)
+        assert score.scorer_logp == pytest.approx(score_answers(model, [text])[text].logp, abs=1e-3)
         assert (score.tokens, score.scorer_tokens) == (len(turn.tokens), len(text[1]))
         if record.strategy == "greedy":
             assert score.greedy == 1
@@ -114,7 +114,7 @@ def test_a_prompt_that_was_cut_is_read_as_it_was(config: RunConfig, tmp_path: Pa
         turn = record.turns[0]
         assert turn.prompt_cut > 0
         text = (tuple(encode(model, turn.prompt)[turn.prompt_cut:]), tuple(turn.tokens))
-        assert scores[record.key].logp == pytest.approx(look(model, [text])[text].logp, abs=1e-4)
+        assert scores[record.key].logp == pytest.approx(score_answers(model, [text])[text].logp, abs=1e-4)
 
 
 def test_mauve_is_of_the_scorers_last_hidden_states(config: RunConfig) -> None:
@@ -124,7 +124,7 @@ def test_mauve_is_of_the_scorers_last_hidden_states(config: RunConfig) -> None:
     def features(texts: list[tuple[str, str]]) -> torch.Tensor:
         pairs = [(tuple(encode(model, prompt)), tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"]))
                  for prompt, text in texts]
-        return torch.stack([look(model, pairs)[pair].feature for pair in pairs])
+        return torch.stack([score_answers(model, pairs)[pair].feature for pair in pairs])
 
     mine = [(r.turns[0].prompt, r.turns[0].text) for r in records if (r.task, r.strategy) == ("open", "greedy")]
     found = mauve(features([(prompt, "and so on, a") for prompt, _ in mine]).numpy(), features(mine).numpy())
@@ -147,8 +147,8 @@ def test_which_tasks_are_looked_at(config: RunConfig, more: dict[str, int], task
 
 
 def test_it_is_done_once_and_again_when_something_is_new(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, described = [], harness.run.text_metrics.described
-    monkeypatch.setattr("harness.run.runner.described", lambda *all_: calls.append(1) or described(*all_))
+    calls, compute = [], harness.run.text_metrics.compute
+    monkeypatch.setattr("harness.run.text_metrics.compute", lambda *all_: calls.append(1) or compute(*all_))
     without, _ = go(replace(config, texts=False))
     assert (calls, without.text_metrics()) == ([], None)
     store, _ = go(config)  # the same run: nothing is decoded again
