@@ -34,7 +34,7 @@ def command(
     backend: Annotated[str, Option(metavar="NAME", help="transformers or vllm [transformers]",
                                    show_default=False)] = "transformers",
     engine: Annotated[Texts, Option(metavar="NAME=VALUE", help="option of the backend; repeatable")] = None,
-    dtype: Annotated[str, Option(metavar="D", help="float32, bfloat16 or float16 [float32]",
+    dtype: Annotated[str, Option(metavar="D", help="float32, bfloat16 or float16; only float32 tests exactly [float32]",
                                  show_default=False)] = "float32",
     device: Annotated[str, Option(metavar="D", help="cpu, cuda, cuda:1, … [auto]", show_default=False)] = "auto",
     threads: Annotated[Number, Option(metavar="N", help="CPU threads [1 for a small model]")] = None,

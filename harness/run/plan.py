@@ -25,6 +25,8 @@ from harness.run.selection import (
 from harness.store.config import RunConfig
 from harness.store.schema import Manifest
 
+COPIED = 2_000_000_000  # parameters of target and draft model together, above which `in_float32` loads no copy
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -69,6 +71,15 @@ def make(config: RunConfig, command: str) -> Plan:
     runnable = tuple(each for each, entry in zip(strategies, entries, strict=True) if not entry.unsupported)
     tasks = tuple((each.task, each.examples) for each in chosen)
     return Plan(config, manifest, runnable, tasks, target, draft, backend)
+
+
+def in_float32(plan: Plan) -> Plan | None:
+    """Return the plan with float32 models: itself if they are, None if a second copy would have above `COPIED`."""
+    if plan.config.dtype == "float32":
+        return plan
+    if sum(model.parameters for model in (plan.target, plan.draft) if model) > COPIED:
+        return None
+    return make(replace(plan.config, dtype="float32"), "")
 
 
 def part(plan: Plan, strategies: Sequence[Strategy], examples: Sequence[Sequence[Example]], output: Path) -> Plan:

@@ -25,7 +25,7 @@ from harness.plugins.strategy import Request, Strategy
 from harness.run.cells import Cell
 from harness.run.divergence import margin, parting
 from harness.run.loading import model_dtype
-from harness.run.plan import Plan, make
+from harness.run.plan import COPIED, Plan, in_float32, make
 from harness.run.runner import Runner
 from harness.stats.multiple import holm
 from harness.store.config import RunConfig
@@ -37,9 +37,12 @@ ALPHA = 1e-3     # probability that a report without errors rejects any distribu
 DISTRIBUTIONS = (Distribution(1.0), Distribution(0.7, 0.9))
 PROMPTS = 3      # prompts to sample after
 LENGTH = 12      # tokens of a sampled sequence
+ROUNDING = 8     # without float32 logits, a tie is at most this many units in the last place of the largest logit
 BATCH = 8        # samples share their prompt's prefill, so the batch may be larger than that of answers by this factor
 SAMPLERS = ("temperature", "top_p")
 NO_GUARANTEE = "guarantees neither greedy's tokens nor the target's distribution"
+NO_COPY = (f"the models have more than {COPIED:,} parameters, so no float32 copy was loaded: no distribution was "
+           "tested, and a tie is what the rounding of {dtype} explains; --dtype float32 tests everything")
 
 
 class FirstDifference(Stored):
@@ -140,17 +143,19 @@ def _verified(plan: Plan, cases: list[StrategyChecks], skipped: dict[str, str], 
         if reason := next((reasons[s.spec()] for s in case.variants() if s.spec() in reasons), None):
             skipped[case.spec] = reason
     cases = [case for case in cases if case.spec not in skipped]
-    precise = plan if plan.config.dtype == "float32" else make(replace(plan.config, dtype="float32"), "")
-    checker = Checker(plan, precise, draws)
+    checker = Checker(plan, precise := in_float32(plan), draws)
     findings = [checker.control()]
     for case in cases:
         note(case.spec)
         if case.exact and case.exact.spec() != config.baseline:
             findings.append(checker.exact(case.exact))
-        findings += [checker.sampled(strategy, distribution) for strategy, distribution in case.sampled]
+        findings += [checker.sampled(strategy, distribution) for strategy, distribution in case.sampled if precise]
+    if precise and precise is not plan:
+        precise.close()
     return Report(model=plan.target.name, draft=plan.draft.name if plan.draft else None, dtype=model_dtype(config),
                   backend=config.backend, concurrency=config.concurrency, seed=config.seed,
-                  findings=adjusted(findings), skipped=skipped, warnings=list(plan.backend.warnings),
+                  findings=adjusted(findings), skipped=skipped,
+                  warnings=[*plan.backend.warnings, *([] if precise else [NO_COPY.format(dtype=config.dtype)])],
                   tokens=sum(len(turn.tokens) for record in checker.base.values() for turn in record.turns))
 
 
@@ -208,10 +213,10 @@ def _with_temperature(strategy: Strategy, temperature: float, p: float | None) -
 
 
 class Checker:
-    """Runs the tests with the plan's models; `precise` has the same models in float32."""
+    """Runs the tests with the plan's models; `precise` has the same models in float32, None if they are too large."""
 
-    def __init__(self, plan: Plan, precise: Plan, draws: int) -> None:
-        self.plan, self.precise, self.draws = plan, precise, draws
+    def __init__(self, plan: Plan, precise: Plan | None, draws: int) -> None:
+        self.plan, self.precise, self.draws, self.replayed = plan, precise or plan, draws, precise is not None
         self.baseline = STRATEGIES.build(plan.config.baseline)
         self.examples = {(task.spec(), e.id): (task, e) for task, all_ in plan.tasks for e in all_}
         self.base = {record.key[:2]: record for record in self._records(self.baseline, 1)}
@@ -274,7 +279,9 @@ class Checker:
             text, new = [*prompt[-turn.prompt_tokens:], *turn.tokens], len(turn.tokens)
             logits = uncached_logits(self.precise.target.engine, text, new)
             slack = TIE
-            if self.precise is not self.plan:  # both logits have the rounding error of the lower precision
+            if not self.replayed:
+                slack = ROUNDING * torch.finfo(self.plan.target.engine.model.dtype).eps * float(logits.abs().max())
+            elif self.precise is not self.plan:  # both logits have the rounding error of the lower precision
                 gap = uncached_logits(self.plan.target.engine, text, new).to(logits.device) - logits
                 slack = max(TIE, 2 * float((gap - gap.mean(-1, keepdim=True)).abs().max()))
             tokens = torch.tensor(turn.tokens, device=logits.device)

@@ -1,4 +1,4 @@
-"""What forwards take on this machine: v(M) of the models of a run, and how fast memory is copied."""
+"""Times forward passes of a run's models on this machine, v(M), and copies of memory."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -23,28 +23,29 @@ from harness.store.schema import ForwardTimes, Limits, Manifest, ModelEntry
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 8, 11, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 ROUNDS = 40
-SAID = (5, 2)  # tokens that a forward reads when only its time matters; any will do
+COPY = 1 << 30  # bytes that are copied at most: more than any CPU or GPU caches, and little beside a large model
+TOKENS = (5, 2)  # input of forward passes of which only the time matters
 
 
 @torch.inference_mode()
 def forward_seconds(engines: Sequence[Engine], context: Sequence[int], widths: Sequence[int], rounds: int,
                     texts: int = 1, clock: Clock = time.perf_counter) -> list[dict[int, list[float]]]:
-    """For each engine, the seconds of `rounds` forwards by the new tokens that each of `texts` texts reads in them.
+    """Time `rounds` forward passes of each engine for each number of new tokens per sequence (`widths`), in seconds.
 
-    The tokens come after `context` (token ids) and are forgotten again. All are timed in turn: a machine that slows
-    down slows all alike.
+    Each pass covers `texts` sequences whose `context` (token ids) is cached. The new tokens are not kept. Engines and
+    widths take turns, so that a machine that slows down slows all of them alike.
     """
     sessions = [[_opened(engine, context) for _ in range(texts)] for engine in engines]
     taken = [{width: list[float]() for width in widths} for _ in engines]
     for number in range(1 + rounds):
         for width in widths:
-            tokens, places = list(islice(cycle(SAID), width)), range(len(context), len(context) + width)
+            tokens, places = list(islice(cycle(TOKENS), width)), range(len(context), len(context) + width)
             for rows, seconds in zip(sessions, taken, strict=True):
                 requests = [ForwardRequest(session.row, len(context), tokens, places, None, width) for session in rows]
                 began = clock()
-                _ = rows[0].engine.run(requests)[0].best  # on another device, reading them waits for the forward
+                _ = rows[0].engine.run(requests)[0].best  # waits for the forward pass, on a GPU too
                 passed = clock() - began
-                seconds[width] += [passed] if number else []  # the first of each is not counted
+                seconds[width] += [passed] if number else []  # the first round is a warm-up
     for session in (session for rows in sessions for session in rows):
         session.close()
     return taken
@@ -58,8 +59,8 @@ def _opened(engine: Engine, context: Sequence[int]) -> Session:
 
 
 def copied_bytes_per_second(size: int, device: str, rounds: int = ROUNDS, clock: Clock = time.perf_counter) -> float:
-    """Bytes read and written a second by the fastest of `rounds` copies of `size` bytes."""
-    source = torch.ones(max(1, size // 4), device=device)
+    """Return bytes read and written per second by the fastest of `rounds` copies of `size` bytes, `COPY` at most."""
+    source = torch.ones(max(1, min(size, COPY) // 4), device=device)
     target, best = torch.empty_like(source), float("inf")
     for _ in range(rounds):
         began = clock()
@@ -70,7 +71,7 @@ def copied_bytes_per_second(size: int, device: str, rounds: int = ROUNDS, clock:
 
 
 def measure(store: Store, say: Callable[[str], None], clock: Clock = time.perf_counter) -> Limits:
-    """Load the models of a run and time what its steps were made of.
+    """Load the models of a run in its precision, and time their forward passes and copies of memory.
 
     Raises `UserError` when the models or the machine are not those of the run.
     """
@@ -85,7 +86,7 @@ def measure(store: Store, say: Callable[[str], None], clock: Clock = time.perf_c
     context, widest = _typical(store, min(model.engine.max_len for model in models))
     widths = WIDTHS[:1 + sum(width < widest for width in WIDTHS)]
     say(f"forwards over {', '.join(map(str, widths))} tokens")
-    taken = forward_seconds([model.engine for model in models], list(islice(cycle(SAID), context)), widths, ROUNDS,
+    taken = forward_seconds([model.engine for model in models], list(islice(cycle(TOKENS), context)), widths, ROUNDS,
                             texts, clock)
     curves = [_curve(model, seconds) for model, seconds in zip(models, taken, strict=True)]
     say("copies of the weights")
@@ -111,7 +112,7 @@ def _loaded(entry: ModelEntry, manifest: Manifest, device: str) -> Model:
 
 
 def _typical(store: Store, longest: int) -> tuple[int, int]:
-    """Tokens before the middle of a typical answer, and the most that a forward after the first step reads at once."""
+    """Return the median length of prompt plus half the answer, and the most new tokens of one decode step."""
     widths, halves = [1], []
     for cell in read(store).cells():
         halves.append(cell.turns["prompt_tokens"] + cell.per_turn(cell.steps["tokens"]) / 2)
@@ -128,14 +129,14 @@ def _curve(model: Model, seconds: dict[int, list[float]]) -> ForwardTimes:
     net = model.engine.model
     weights = {weight.data_ptr(): weight.numel() * weight.element_size() for weight in net.parameters()}
     table = net.get_input_embeddings().weight
-    if table is not net.get_output_embeddings().weight:  # a forward reads only its rows
+    if table is not net.get_output_embeddings().weight:  # a forward pass reads only a few of its rows
         weights.pop(table.data_ptr(), None)
     return ForwardTimes(tokens=list(seconds), seconds=[median(taken) for taken in seconds.values()],
                  weight_bytes=sum(weights.values()), token_bytes=model.engine.cache.slot_bytes())
 
 
 def _drafting(manifest: Manifest) -> list[str]:
-    """The strategies whose drafts are those of the draft model."""
+    """Return the strategies that use the draft model."""
     known = set(STRATEGIES.names())
     return [entry.spec for entry in manifest.strategies
             if entry.name in known and "draft" in STRATEGIES.build(entry.spec).needs]

@@ -167,6 +167,11 @@ def test_a_copy_reads_and_writes() -> None:
     assert copied_bytes_per_second(4_000, "cpu", 2, ticking(0.5)) == pytest.approx(2 * 4_000 / 0.5)
 
 
+def test_a_copy_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwards, "COPY", 400)
+    assert copied_bytes_per_second(4_000, "cpu", 2, ticking(0.5)) == pytest.approx(2 * 400 / 0.5)
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(forwards, "ROUNDS", 2)

@@ -20,6 +20,8 @@ from harness.plugins.registry import STRATEGIES, TASKS
 from harness.plugins.spec import Spec
 from harness.plugins.strategy import Request, Strategy
 from harness.report import verify as shown
+from harness.run import loading
+from harness.run import plan as plans
 from harness.run.plan import make
 from harness.stats.distribution import Shares, any_of, independent, uniform
 from harness.stats.multiple import holm
@@ -187,6 +189,28 @@ def test_another_dtype_is_replayed_in_float32(words: Path) -> None:
     plan = make(settings(words, dtype="bfloat16"), "test")
     check = Checker(plan, make(settings(words), "test"), 1)
     assert check.exact(planted.WrongOnce()).verdict == "wrong token"
+
+
+def test_no_float32_copy_of_a_large_model(words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "COPIED", 1)
+    loaded, load = list[str](), loading.load
+    monkeypatch.setattr(loading, "load", lambda *names, **more: loaded.append(more["dtype"]) or load(*names, **more))
+    report = verify(settings(words, dtype="bfloat16", strategies=("speculative",)), [HOT], draws=8)
+    assert report.ok, report.findings
+    assert loaded == ["bfloat16", "bfloat16"]
+    assert [finding.temperature for finding in report.findings] == ["0", "0"]
+    assert "no float32 copy was loaded: no distribution was tested" in shown.notes(report)[-1]
+    assert "of bfloat16 explains" in shown.notes(report)[-1]
+    plan = make(settings(words, dtype="bfloat16"), "test")
+    assert Checker(plan, None, 1).exact(planted.WrongOnce()).verdict == "wrong token"
+
+
+def test_a_float32_model_is_loaded_once(words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "COPIED", 1)
+    for dtype in (None, "float32"):
+        plan = make(settings(words, dtype=dtype), "test")
+        assert plans.in_float32(plan) is plan
+    assert not verify(settings(words, strategies=("speculative",)), distributions=()).warnings
 
 
 def test_nothing_depends_on_concurrency(words: Path) -> None:
