@@ -1,4 +1,4 @@
-"""A running server that speaks OpenAI's completions: vLLM, SGLang, llama.cpp or another, at --base-url.
+"""A backend for servers with OpenAI's completions API: vLLM, SGLang, llama.cpp or another, at --base-url.
 
 Prompts are sent as the token ids that the reference reads. Answers are streamed: a chunk is a burst at its time, tokens
 are counted by their ids where the server tells them, and else by its usage, never by chunks.
@@ -26,8 +26,8 @@ from harness.plugins.strategy import Strategy
 from harness.store.config import RunConfig
 
 TRIES = 6
-GIVE_UP = 5  # failures in a row after which nobody is there any more
-NOT_THAT = (400, 415, 422, 501)  # a request with a field, or a prompt, that the server does not know
+GIVE_UP = 5  # failures in a row after which the server counts as lost
+NOT_THAT = (400, 415, 422, 501)  # statuses of requests with a field or prompt that the server does not support
 BURSTS = "Steps are the chunks of the server's stream, not forwards of its model: τ is tokens a chunk."
 EVEN = ("The server tells no token ids: tokens are counted by its usage and spread evenly over the chunks of an "
         "answer, and where answers part is not known.")
@@ -36,7 +36,7 @@ DRAFTS = ("The server drafts by itself, whatever the strategy: the counters in t
 
 
 def connect(config: RunConfig, target: Model, draft: Model | None) -> "Served":
-    """The server at --base-url; raises `UserError` when it does not answer or does not serve the model."""
+    """Connect to the server at --base-url; raises `UserError` if it does not answer or does not serve the model."""
     if not config.base_url:
         raise UserError("--backend openai needs the address of a server: --base-url http://localhost:8000/v1.")
     connection = Connection(config.base_url, key_for(config.base_url, config.key_variable), **_settings(config.engine))
@@ -45,7 +45,7 @@ def connect(config: RunConfig, target: Model, draft: Model | None) -> "Served":
 
 
 class Served(ExternalBackend):
-    """The server as a backend: requests for the answers of a cell, as many at a time as asked, or as they arrive."""
+    """Sends the requests of a cell to the server, `batch_size` at a time or at the times of an arrival process."""
 
     def __init__(self, connection: Connection, server: Server, config: RunConfig, target: Model) -> None:
         self.connection, self.server, self.config, self.tokenizer = connection, server, config, target.tokenizer
@@ -56,17 +56,17 @@ class Served(ExternalBackend):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """The server's software, version and model, and what is known of how it answers."""
+        """Return the server's software, version and model, and the form of prompts and answers."""
         return {"name": "openai", "address": self.connection.where, "server": asdict(self.server),
                 "prompts": "text" if self.as_text else "token ids", "answers": "token ids" if self.told else "text"}
 
     @property
     def warnings(self) -> Sequence[str]:
-        """What is not known of its answers."""
+        """Return notes on what cannot be known about its answers."""
         return [BURSTS, *self.odd, *([] if self.told else [EVEN]), *([DRAFTS] if self.server.speculates else [])]
 
     def refusal(self, strategy: Strategy) -> str | None:
-        """Why a request cannot ask for this strategy, None when it can."""
+        """Return why the server cannot run this strategy, or None if it can."""
         try:
             fields(strategy, self.server.kind, self.server.speculates)
         except Unsupported as error:
@@ -75,7 +75,7 @@ class Served(ExternalBackend):
 
     def generate(self, strategy: Strategy, requests: Sequence[GenerationRequest],
                  batch_size: int | None) -> Sequence[Generated | Exception]:
-        """The answers, `batch_size` requests at a time; `BackendLost` once the server no longer answers."""
+        """Decode with `batch_size` requests at a time; results are `BackendLost` once the server no longer answers."""
         wanted = fields(strategy, self.server.kind, self.server.speculates)
         start, rate, count = time.perf_counter(), self.config.request_rate, len(requests)
         due = arrivals(rate, count, self.config.seed, requests[0].seed) if rate else [0.0] * count
@@ -90,7 +90,7 @@ class Served(ExternalBackend):
             pool.shutdown(wait=True, cancel_futures=True)
 
     def counters(self) -> Mapping[str, float]:
-        """What the server has counted since it started, where it drafts."""
+        """Return the server's counters since its start, if it drafts."""
         return read_counters(self.connection) if self.server.speculates else {}
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class Served(ExternalBackend):
         self.connection.client.close()
 
     def _answer(self, wanted: Fields, request: GenerationRequest, start: float, due: float) -> Generated:
-        """One answer, asked for when it is due; raises `BackendLost`, or `UserError` for this request alone."""
+        """Return the answer of a request sent when due; raises `BackendLost`, or `UserError` for this request."""
         if (left := start + due - time.perf_counter()) > 0:
             self.connection.stopped.wait(left)
         if self.connection.stopped.is_set():
@@ -113,7 +113,7 @@ class Served(ExternalBackend):
         return replace(answer, sent=sent)
 
     def _reply(self, wanted: Fields, request: GenerationRequest) -> Reply:
-        """What comes back in one try of a request; times start when it is sent."""
+        """Send a request once and return the reply; times start when it is sent."""
         body = self._body(wanted, request)
         parts, start = list[tuple[float, bytes]](), time.perf_counter()
         prompt: Any = self.tokenizer.decode(list(request.prompt)) if self.as_text else list(request.prompt)
@@ -126,7 +126,7 @@ class Served(ExternalBackend):
         return read(parts, request.sample if body.get("use_beam_search") else 0)
 
     def _body(self, wanted: Fields, request: GenerationRequest) -> dict[str, Any]:
-        """The fields of a request beside its prompt; a beam search is not streamed, and gives all its beams."""
+        """Return the fields of a request except the prompt; beam search is not streamed and returns all beams."""
         body = {**wanted, "max_tokens": request.max_tokens, "seed": request.seed % 2**31}
         if request.stops:
             body["stop"] = list(request.stops)
@@ -137,7 +137,7 @@ class Served(ExternalBackend):
         return body if "use_beam_search" in body else body | {"stream": True, "stream_options": {"include_usage": True}}
 
     def _meant(self, error: Failed) -> Exception:
-        """What the failure of a request says about the server, or about the request alone."""
+        """Convert a failed request to an error of the server or of this request alone."""
         where = self.connection.where
         if self.connection.stopped.is_set():
             return self.lost
@@ -149,7 +149,7 @@ class Served(ExternalBackend):
         self.failures += 1
         if self.failures >= GIVE_UP or (error.lost and not self._there()):
             self.lost = BackendLost(f"{where} no longer answers ({error}); start it again: the same command resumes.")
-            self.connection.stopped.set()  # whoever waits for another try waits in vain
+            self.connection.stopped.set()  # ends the waits before further tries
             return self.lost
         return UserError(f"the server gave no answer in {error.tries} tries: {error}")
 
@@ -189,7 +189,9 @@ class Served(ExternalBackend):
 
 
 def arrivals(rate: float, count: int, *parts: object) -> list[float]:
-    """When each of `count` requests is due, in seconds: a Poisson process of `rate` a second, the same for all `parts`.
+    """Return the arrival times of `count` requests in seconds: a Poisson process with `rate` per second.
+
+    Equal `parts` give equal times.
     """
     gaps = -PhiloxStream("arrivals", *parts).uniform(count).log() / rate
     return list(accumulate(gaps.tolist()))
@@ -203,7 +205,7 @@ def _outcome(one: Future[Generated]) -> Generated | Exception:
 
 
 def _settings(given: Sequence[str]) -> dict[str, Any]:
-    """How the server is asked: `timeout` in seconds and `tries`, of --engine; raises `UserError` for others."""
+    """Parse the options of --engine: `timeout` in seconds and `tries`; raises `UserError` for others."""
     kinds: dict[str, type[float] | type[int]] = {"timeout": float, "tries": int}
     found: dict[str, Any] = {"tries": TRIES}
     for text in given:

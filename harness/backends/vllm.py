@@ -1,4 +1,4 @@
-"""vLLM: what it does by itself, in engines of our own processes.
+"""A backend that runs vLLM's own decoding, each engine in a separate process.
 
 Every speculative configuration is an engine of its own. Where memory allows all are kept ready, so that strategies are
 still run in turn; otherwise one after the other, which the manifest says.
@@ -52,7 +52,7 @@ def connect(config: RunConfig, target: Model, draft: Model | None) -> "Vllm":
 
 
 class Worker:
-    """A process that holds one engine."""
+    """A process with one engine."""
 
     def __init__(self, label: str, options: Mapping[str, Any], config: RunConfig, threads: int) -> None:
         self.label, self.log = label, Path(tempfile.mkstemp(prefix="decodebench-vllm-", suffix=".log")[1])
@@ -64,7 +64,7 @@ class Worker:
         theirs.close()
 
     def started(self) -> Mapping[str, Any]:
-        """What the engine says of itself; raises `Unsupported` with the reason when it does not start."""
+        """Return the engine's description of itself; raises `Unsupported` with the reason if it does not start."""
         if not self.pipe.poll(WAIT):
             self.close()
             raise Unsupported(f"vLLM did not start within {WAIT} s")
@@ -81,7 +81,7 @@ class Worker:
         return facts
 
     def ask(self, *job: Any) -> list[Reply]:
-        """Send a job; raises `BackendLost` when the engine has ended, `RuntimeError` when it could not do it."""
+        """Run a job; raises `BackendLost` if the engine has ended, `RuntimeError` if the job failed."""
         try:
             self.pipe.send(job)
             kind, *content = self.pipe.recv()
@@ -98,7 +98,7 @@ class Worker:
         return f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
     def close(self) -> None:
-        """End the process, which lets go of what it shares with others if it is given the time."""
+        """End the process, gracefully if it does so in time, so that it releases shared resources."""
         self.pipe.close()
         self.process.join(PATIENCE)
         if self.process.is_alive():
@@ -111,7 +111,7 @@ class Vllm(ExternalBackend):
     """Engines by their options, each started when a strategy first needs it."""
 
     def __init__(self, config: RunConfig, target: Model, draft: Model | None, found: tuple[str, str]) -> None:
-        self.config, self.target, self.draft, self.found = config, target, draft, found
+        self.config, self.target, self.draft, self.package = config, target, draft, found
         self.options = engine_options(config, target, draft)
         self.context = int(self.options["max_model_len"])
         self.workers, self.engines = dict[str, Worker](), dict[str, Mapping[str, Any]]()
@@ -124,19 +124,20 @@ class Vllm(ExternalBackend):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Version, and each engine with what it says of itself and the strategies that it runs."""
-        return {"name": "vllm", "package": self.found[0], "version": self.found[1], "side_by_side": self.side_by_side,
+        """Return the version, and the description and strategies of each engine."""
+        return {"name": "vllm", "package": self.package[0], "version": self.package[1],
+                "side_by_side": self.side_by_side,
                 "engines": {key: dict(facts) for key, facts in self.engines.items()},
                 "strategies": {spec: {"engine": key, "sampling": dict(how.sampling), "beam": dict(how.beam or {})}
                                for spec, (key, how) in self.calls.items()}}
 
     @property
     def warnings(self) -> list[str]:
-        """The set-up in a line, and what it changes."""
-        found = [f"decoded by {self.found[0]} {self.found[1]}, {'eager' if one['eager'] else 'compiled'}, prefix "
+        """Return the set-up in one line, and notes on its effects."""
+        found = [f"decoded by {self.package[0]} {self.package[1]}, {'eager' if one['eager'] else 'compiled'}, prefix "
                  f"caching {'on' if one['prefix_caching'] else 'off'}" for one in [*self.engines.values()][:1]]
-        if not self.found[1].startswith(f"{TESTED}."):
-            found.append(f"vLLM {self.found[1]} is not a version that was tested ({TESTED})")
+        if not self.package[1].startswith(f"{TESTED}."):
+            found.append(f"vLLM {self.package[1]} is not a version that was tested ({TESTED})")
         if not self.side_by_side:
             found.append("vLLM's engines do not fit side by side: strategies ran one after the other")
         faults = {fault: mended for facts in self.engines.values() for fault, mended in facts["mended"].items()}
@@ -148,7 +149,7 @@ class Vllm(ExternalBackend):
         return found
 
     def refusal(self, strategy: Strategy) -> str | None:
-        """Start the engine of a strategy, or say why that is not possible."""
+        """Start the engine of a strategy, or return why that is not possible."""
         try:
             how = call(strategy, self._draft())
             key = _key(how)
@@ -166,7 +167,7 @@ class Vllm(ExternalBackend):
 
     def generate(self, strategy: Strategy, requests: Sequence[GenerationRequest],
                  batch_size: int | None) -> list[Generated | Exception]:
-        """The answers, in one job of the strategy's engine, as many at a time as the engine takes."""
+        """Decode in one job of the strategy's engine, at most as many sequences at a time as the engine allows."""
         if strategy.spec() not in self.calls and (why := self.refusal(strategy)):  # a task has set its temperature
             return [Unsupported(why)] * len(requests)
         key, how = self.calls[strategy.spec()]
@@ -178,7 +179,7 @@ class Vllm(ExternalBackend):
         try:
             replies = worker.ask(*job, min(batch_size or len(texts), int(self.options["max_num_seqs"])))
         except RuntimeError as error:
-            return [error.with_traceback(None)] * len(texts)  # where it was raised says nothing
+            return [error.with_traceback(None)] * len(texts)  # the traceback is of no use
         return [generated(reply) for reply in replies]
 
     def close(self) -> None:
@@ -193,22 +194,22 @@ class Vllm(ExternalBackend):
         return place(self.draft.name) if self.draft else None
 
     def _check(self, how: NativeCall) -> None:
-        """Raise `Unsupported` where the installed vLLM would ignore what is asked for."""
+        """Raise `Unsupported` if the installed vLLM would ignore an option."""
         self._known(how.speculative or {})
         if (how.speculative or self.options.get("speculative_config")) and (how.warps or "min_p" in how.sampling):
             raise Unsupported("vLLM warps no logits, and leaves out min_p, while it speculates")
 
     def _known(self, speculative: Mapping[str, Any]) -> None:
-        """Raise `Unsupported` for a method that the installed vLLM lacks, or takes for another one."""
+        """Raise `Unsupported` for a speculative method that the installed vLLM lacks or mistakes for another."""
         method = speculative.get("method")
         if method not in (None, *USUAL) and method not in (known := methods()):
-            raise Unsupported(f"vLLM {self.found[1]} has no speculative method '{method}'; it has "
+            raise Unsupported(f"vLLM {self.package[1]} has no speculative method '{method}'; it has "
                               f"{', '.join(known)}")
         if speculative.get("rejection_sample_method", "standard") != "standard":
             raise Unsupported("vLLM accepts another rejection_sample_method and verifies token by token: leave it out")
 
     def _worker(self, key: str, how: NativeCall, spec: str) -> Worker:
-        """The engine of these options; where there is room for one only, in place of another."""
+        """Return the engine with these options; it replaces another if only one fits in memory."""
         if key in self.workers:
             return self.workers[key]
         if not self.side_by_side:
@@ -231,7 +232,7 @@ class Vllm(ExternalBackend):
         return worker
 
     def _room(self) -> bool:
-        """Whether the engines of all strategies that the run names fit into what is free."""
+        """Return whether the engines of all strategies of the run fit in free memory together."""
         keys = set[str]()
         for spec in {self.config.baseline, *self.config.strategies}:
             try:
@@ -246,14 +247,14 @@ class Vllm(ExternalBackend):
 
 
 def _key(how: NativeCall) -> str:
-    """What tells the engines of a run apart."""
+    """Return the options that distinguish the engines of a run."""
     if how.speculative:
         return json.dumps(dict(how.speculative))
     return "with our logits processor" if how.warps else "plain"
 
 
 def engine_options(config: RunConfig, target: Model, draft: Model | None) -> dict[str, Any]:
-    """The options that all engines of a run share, those of `--engine` last."""
+    """Return the options of all engines of a run, those of `--engine` last."""
     longest = min(model.engine.max_len for model in (target, draft) if model)
     slot = sum(model.engine.cache.slot_bytes() for model in (target, draft) if model)
     wanted = slot * (longest + USUAL_LENGTH * (config.concurrency + MORE)) * 5 // 4
@@ -278,7 +279,7 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def generated(reply: Reply) -> Generated | Exception:
-    """The answer, or the error, in a worker's reply."""
+    """Convert a worker's reply to an answer or an error."""
     if reply.error:
         return RuntimeError(reply.error)
     steps = Steps(tokens=reply.counts, seconds=reply.seconds, drafted=reply.drafted, accepted=reply.accepted)
@@ -286,17 +287,17 @@ def generated(reply: Reply) -> Generated | Exception:
 
 
 def place(name: str) -> str:
-    """The folder or hub id of a model."""
+    """Return the folder or hub id of a model."""
     return str(nano.weights(name)) if name in nano.NAMES else name
 
 
 def threads(config: RunConfig) -> int:
-    """The threads of an engine: as asked, else as many as the reference has."""
+    """Return the threads of an engine: as configured, else as many as the reference uses."""
     return config.threads or torch.get_num_threads()
 
 
 def methods() -> list[str]:
-    """The speculative methods of the installed vLLM, those of single model families left out."""
+    """Return the speculative methods of the installed vLLM, except those for one model family."""
     from typing import get_args
 
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -308,7 +309,7 @@ def methods() -> list[str]:
 
 
 def reason(kind: str, text: str) -> str:
-    """One sentence for what vLLM raised: memory, else the first line of what caused it."""
+    """Return one sentence for an error of vLLM: lack of memory, else the first line of the cause."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and "validation error" not in line]
     first = next((line for line in lines if " " in line), kind).partition(". ")[0].rstrip(".")
     if any(sign in text.lower() for sign in ("memory", "kv cache", "killed")):

@@ -1,4 +1,4 @@
-"""One engine of vLLM in a process of its own: it is sent texts, and sends back tokens with what each step did."""
+"""The process of one vLLM engine: receives prompts, and sends back tokens with the counts of each step."""
 
 import gc
 import os
@@ -18,10 +18,10 @@ QUIET = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "DO_
 
 
 class Text(NamedTuple):
-    """A request as it crosses to the worker; `sampling` has the options that are alike for all texts of a cell."""
+    """A request to the worker; options that all requests of a cell share are sent once, as `sampling`."""
 
     prompt: tuple[int, ...]
-    most: int
+    max_tokens: int
     seed: int
     eos: tuple[int, ...]
     stops: tuple[str, ...]
@@ -30,7 +30,7 @@ class Text(NamedTuple):
 
 @dataclass
 class Reply:
-    """What came of a text: lists of `Steps`, with `shared` tokens of the prompt that were not read, or an `error`."""
+    """The result of a request: lists of `Steps` and the number of cached prompt tokens (`shared`), or an `error`."""
 
     tokens: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
@@ -43,13 +43,13 @@ class Reply:
 
 
 def serve(pipe: Any, options: dict[str, Any], plugins: Sequence[Path], threads: int, log: str) -> None:
-    """Start an engine with these `options` of `vllm.LLM` and answer until the other end is closed."""
+    """Start an engine with these `options` of `vllm.LLM`, and run jobs until the pipe is closed."""
     os.environ.update(QUIET | {"OMP_NUM_THREADS": str(threads)})
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
         os.dup2(output, stream)
     tracker: Any = resource_tracker._resource_tracker
-    tracker._fd = tracker._pid = None  # one of its own: ours would complain of what a killed engine leaves behind
+    tracker._fd = tracker._pid = None  # a separate tracker: the parent's would warn about resources of a killed engine
     try:
         engine, facts = _started(options, plugins)
         pipe.send(("ready", facts))
@@ -64,7 +64,7 @@ def serve(pipe: Any, options: dict[str, Any], plugins: Sequence[Path], threads: 
             break
         try:
             pipe.send(("done", engine.beams(*job[1:]) if job[0] == "beam" else engine.answers(*job[1:])))
-        except Exception as error:  # it belongs to the cell; the engine may go on
+        except Exception as error:  # concerns this cell only; the engine continues
             traceback.print_exc()
             pipe.send(("wrong", type(error).__name__, _chain(error)))
     del engine
@@ -73,7 +73,7 @@ def serve(pipe: Any, options: dict[str, Any], plugins: Sequence[Path], threads: 
 
 
 def _chain(error: BaseException) -> str:
-    """The messages of an error and of what caused it, the deepest first: that one says what is wrong."""
+    """Return the messages of an error and its causes, the root cause first."""
     messages = list[str]()
     at: BaseException | None = error
     while at is not None:
@@ -105,14 +105,14 @@ def _started(options: dict[str, Any], plugins: Sequence[Path]) -> tuple["Engine"
 
 
 def _runner(llm: Any) -> str:
-    """Which of vLLM's model runners it is: only the second knows block verification."""
+    """Return the version of vLLM's model runner; only version 2 supports block verification."""
     config = getattr(llm.llm_engine, "vllm_config", None)
     return "V2" if getattr(config, "use_v2_model_runner", False) else "V1"
 
 
 @dataclass
 class Live:
-    """A text that is being answered: when its last token came, and its counts of drafts, which vLLM goes on filling."""
+    """A running request: the time of its last token, and its draft counts, which vLLM updates."""
 
     place: int
     reply: Reply
@@ -122,13 +122,13 @@ class Live:
 
 
 class Engine:
-    """Steps vLLM's engine by hand, so that the tokens and the time of every step are known."""
+    """Calls vLLM's engine step by step to record the tokens and the time of every step."""
 
     def __init__(self, llm: Any) -> None:
         self.llm, self.number = llm, 0
 
     def answers(self, texts: Sequence[Text], sampling: dict[str, Any], together: int) -> list[Reply]:
-        """The answers to `texts`, `together` of them at a time: as one ends, the next begins."""
+        """Decode `texts` with continuous batching, at most `together` at a time."""
         engine, waiting, live = self.llm.llm_engine, deque(enumerate(texts)), dict[str, Live]()
         replies = [Reply() for _ in texts]
         self._reseed(texts)
@@ -141,7 +141,7 @@ class Engine:
                     inner = engine.add_request(str(self.number), {"prompt_token_ids": list(text.prompt)},
                                                _sampling(text, sampling))
                     one.metrics = self._request(inner).spec_decode_metrics
-                except Exception as error:  # vLLM refuses this text: the others go on
+                except Exception as error:  # vLLM rejects this request only
                     del live[str(self.number)]
                     replies[place].error = f"{type(error).__name__}: {error}"
             for output in engine.step() if live else ():
@@ -152,19 +152,19 @@ class Engine:
         return replies
 
     def beams(self, texts: Sequence[Text], knobs: dict[str, Any], together: int) -> list[Reply]:
-        """The best hypotheses; all their tokens come at the end, which is when the first one comes, too."""
+        """Return the best hypotheses of beam search; all tokens arrive at the end, the first one included."""
         replies = list[Reply]()
-        for most, alike in groupby(texts, lambda text: text.most):  # one limit for all that are searched together
+        for max_tokens, alike in groupby(texts, lambda text: text.max_tokens):  # one search has one limit
             group = list(alike)
             for start in range(0, len(group), together):
-                replies += self._searched(group[start:start + together], most, knobs)
+                replies += self._searched(group[start:start + together], max_tokens, knobs)
         return replies
 
-    def _searched(self, texts: Sequence[Text], most: int, knobs: dict[str, Any]) -> list[Reply]:
+    def _searched(self, texts: Sequence[Text], max_tokens: int, knobs: dict[str, Any]) -> list[Reply]:
         from vllm.sampling_params import BeamSearchParams
 
         begin, replies = time.perf_counter(), list[Reply]()
-        params = BeamSearchParams(beam_width=knobs["width"], max_tokens=most, ignore_eos=not texts[0].eos)
+        params = BeamSearchParams(beam_width=knobs["width"], max_tokens=max_tokens, ignore_eos=not texts[0].eos)
         with ranked(knobs):
             done = self.llm.beam_search([{"prompt_token_ids": list(text.prompt)} for text in texts], params)
         seconds = time.perf_counter() - begin
@@ -190,13 +190,13 @@ class Engine:
 def _sampling(text: Text, options: dict[str, Any]) -> Any:
     from vllm import SamplingParams
 
-    return SamplingParams(max_tokens=text.most, seed=text.seed, stop_token_ids=list(text.eos), ignore_eos=True,
+    return SamplingParams(max_tokens=text.max_tokens, seed=text.seed, stop_token_ids=list(text.eos), ignore_eos=True,
                           stop=list(text.stops) or None, include_stop_str_in_output=True,
                           detokenize=bool(text.stops), **options)
 
 
 def _note(one: Live, output: Any, now: float) -> None:
-    """Write down a step of a text: its new tokens, its time, and what was drafted and accepted in it."""
+    """Record a step of a request: its new tokens, its time, and its drafted and accepted tokens."""
     done, reply = output.outputs[0], one.reply
     new = len(done.token_ids) - len(reply.tokens)
     if new:

@@ -27,11 +27,11 @@ def render(runs: Sequence[Path], folder: Path, details: bool = False) -> Path:
     from harness.store.folder import Store
 
     stores, console = [Store.open(run) for run in runs], Console()
-    found = detail.gather(stores)
-    page = report.write(stores, folder, found)
-    for store, summary in zip(stores, found.summaries, strict=True):
+    contents = detail.collect(stores)
+    page = report.write(stores, folder, contents)
+    for store, summary in zip(stores, contents.summaries, strict=True):
         console.print(terminal(summary, store.manifest))
-    for section in found.sections:
+    for section in contents.sections:
         if details or section.kind not in detail.ON_REQUEST:
             console.print(texts.terminal(section))
     console.print(f"Report: {page}", soft_wrap=True, markup=False, highlight=False)

@@ -1,6 +1,6 @@
-"""How much of what was drafted a model accepted: every published definition, from the steps themselves.
+"""Acceptance of drafts under every published definition, computed from the decode steps.
 
-docs/measuring.md has the table of the names that other tools give to these figures.
+docs/measuring.md lists the names of these figures in other tools.
 """
 
 from typing import Any
@@ -13,21 +13,20 @@ from harness.measure.raw import NAN, Cell, Raw
 from harness.store.folder import Store
 from harness.store.schema import StrategyEntry
 
-DEEPEST = 32  # places of a draft that have columns of their own
+DEEPEST = 32  # draft positions with a column of their own
 
 
 def drafts(strategy: StrategyEntry) -> bool:
-    """Whether the nodes that a strategy has read are drafts, and not the branches of a search."""
+    """Return whether a strategy's candidate tokens are drafts rather than the branches of a search."""
     return strategy.guarantee in ("lossless", "distribution-preserving") or strategy.family == "speculative"
 
 
 def acceptance_table(store: Store, raw: Raw) -> pd.DataFrame:
-    """One row a (task, strategy) cell that drafted something; what is unknown is NaN.
+    """Return one row per (task, strategy) cell with drafts; unknown values are NaN.
 
-    The first step of an answer reads the prompt and drafts nothing, so it is left out unless a name ends in `_first`.
-    A step counts the tokens that were kept of it, after the stop rule; `accepted` counts what the model accepted.
-    `drafts` are the steps that drafted. `drafted_mean` and `drafted_max` are the nodes of a draft: the K of a chain,
-    the size of a tree.
+    The first step of a turn is the prefill without a draft; only columns that end in `_first` include it. The tokens of
+    a step are counted after the stop rule, `accepted` before it. `drafts` is the number of steps with a draft.
+    `drafted_mean` and `drafted_max` are tokens per draft: the length K of a chain, or the size of a tree.
     """
     rows = []
     for task in store.manifest.tasks:
@@ -41,7 +40,7 @@ def acceptance_table(store: Store, raw: Raw) -> pd.DataFrame:
 
 
 def _lengths(cell: Cell, questions: "pd.Series[Any]") -> dict[str, float]:
-    """Tokens a step, pooled in different ways; a question is an example with all its turns, samples and repeats."""
+    """Return tokens per step, averaged in several ways; a question is an example with its turns and samples."""
     ones, later = pd.Series(1, index=cell.steps.index), cell.later
     tokens, steps = cell.per_turn(later["tokens"]), cell.per_turn(ones[later.index])
     all_tokens, all_steps = cell.per_turn(cell.steps["tokens"]), cell.per_turn(ones)
@@ -58,7 +57,7 @@ def _lengths(cell: Cell, questions: "pd.Series[Any]") -> dict[str, float]:
 
 
 def _drafts(cell: Cell) -> dict[str, float]:
-    """Figures of the steps that drafted, and of the places of their drafts."""
+    """Return figures of the steps with a draft, in total and per draft position."""
     steps = cell.steps[(cell.steps["drafted"] > 0) & cell.steps["accepted"].notna()]
     drafted, accepted = (steps[name].to_numpy() for name in ("drafted", "accepted"))
     found = {
@@ -75,24 +74,24 @@ def _drafts(cell: Cell) -> dict[str, float]:
 
 
 def tau_pooled(tokens: float, steps: float) -> float:
-    """Tokens a decode step, over all steps together (Spec-Bench's mean accepted tokens); NaN without a step.
+    """Return tokens per decode step over all steps (Spec-Bench's mean accepted tokens); NaN without a step.
 
-    Both count what comes after the first step of each turn, which is the prefill.
+    Neither count includes the first step of a turn, which is the prefill.
     """
     return ratio(tokens, steps)
 
 
 def tau_drafts(accepted: float, drafts: float) -> float:
-    """Tokens a step that drafted, from accepted tokens and the number of drafts: vLLM's mean acceptance length."""
+    """Return tokens per step with a draft, vLLM's mean acceptance length."""
     return 1 + ratio(accepted, drafts)
 
 
 def ratio(above: float, below: float) -> float:
-    """`above` / `below`, NaN when `below` is 0."""
+    """Return `above` / `below`, NaN if `below` is 0."""
     return float(above / below) if below else NAN
 
 
 def mean_ratio(above: NDArray[Any], below: NDArray[Any]) -> float:
-    """The mean of the ratios of those pairs whose `below` is not 0; NaN without any."""
+    """Return the mean of `above` / `below` over pairs whose `below` is not 0; NaN without such a pair."""
     some = below > 0
     return float((above[some] / below[some]).mean()) if some.any() else NAN

@@ -1,4 +1,4 @@
-"""Two runs of the same strategies on the same prompts, held against each other sample by sample."""
+"""Compares two runs of the same strategies on the same prompts, sample by sample."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -22,12 +22,12 @@ from harness.store.schema import Manifest
 
 KEY = ["task", "example", "strategy", "sample", "repeat"]
 COUNTED = ("tokens", *COUNTS)
-MACHINE = ("hardware", "threads")  # what of the environment decides how fast a run is
+MACHINE = ("hardware", "threads")  # fields of the environment that determine speed
 NAN = float("nan")
 
 
 class ComparisonPart(BaseModel):
-    """Base of everything that a comparison says; NaN (not known) is written as null."""
+    """Base of all parts of a comparison; NaN (unknown) is written as null."""
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="null")
 
@@ -35,8 +35,8 @@ class ComparisonPart(BaseModel):
 class Effect(ComparisonPart):
     """A change from A to B with its 95 % interval over examples: a ratio of speeds, or a difference of scores.
 
-    `p_value` tests for no change, `p_holm` is corrected over all cells of the comparison, `findable` is the change
-    that would be found four times in five (of speed as a share: 0.05 is 5 % faster).
+    `p_value` tests the hypothesis of no change, `p_holm` is Holm's correction over all cells. `findable` is the
+    smallest change that would be detected with a probability of 80 % (of speed as a share: 0.05 is 5 % faster).
     """
 
     value: float
@@ -50,9 +50,10 @@ class Effect(ComparisonPart):
 class CellChange(ComparisonPart):
     """One strategy on one task in both runs, over the `samples` that succeeded in both.
 
-    `changed` answers have other tokens, `recounted` ones other counts; `counts` are the totals in A and B. `speed` is
-    tokens per second relative to the run's own baseline (None for the baseline), `absolute` is tokens per second.
-    `unsteady` is the largest ratio by which its speeds in repeats of one run differ (p below 0.05), else NaN.
+    `changed` is the number of answers with other tokens, `recounted` that with other counts; `counts` are the totals in
+    A and B. `speed` is tokens per second relative to the run's own baseline (None for the baseline), `absolute` is
+    tokens per second. `unsteady` is the largest ratio by which speeds differ between repeats of one run (p below 0.05),
+    else NaN.
     """
 
     task: str
@@ -70,9 +71,9 @@ class CellChange(ComparisonPart):
 
 
 class PromptChange(ComparisonPart):
-    """One sample that is not the same in both runs: where the tokens part (`at`), its scores, the counts that differ.
+    """One sample that differs between the runs: index of the first different token (`at`), scores, and changed counts.
 
-    The texts are there for as many as were asked for.
+    Only the first samples include their texts (`compare`).
     """
 
     task: str
@@ -89,8 +90,8 @@ class PromptChange(ComparisonPart):
 class Comparison(ComparisonPart):
     """What changed from run `a` to run `b`.
 
-    `forced` are the differences that would have been refused, `settings` those that are only worth knowing; `machine`
-    is the speed of B's baseline over A's. Cells of one run only are (task, strategy).
+    `forced` lists differences that are an error without `force`, `settings` all others. `machine` is the speed of B's
+    baseline divided by A's. `only_a` and `only_b` are the (task, strategy) cells of one run.
     """
 
     a: str
@@ -106,7 +107,7 @@ class Comparison(ComparisonPart):
 
 
 def compare(a: Store, b: Store, *, force: bool = False, texts: int = 0) -> Comparison:
-    """Compare two runs; the first `texts` samples that changed come with their texts.
+    """Compare two runs, and include the texts of the first `texts` changed samples.
 
     Samples are paired by task, example, strategy, sample and repeat. Raises `UserError` when data, model, precision,
     baseline or hardware differ, unless `force`, and when the runs have no sample in common.
@@ -136,7 +137,7 @@ def compare(a: Store, b: Store, *, force: bool = False, texts: int = 0) -> Compa
 
 
 def refusals(a: Manifest, b: Manifest) -> Iterator[str]:
-    """What makes two runs incomparable, in words."""
+    """Yield the differences that make two runs incomparable, in words."""
     tasks = {task.spec: task for task in a.tasks}
     shared = [(tasks[other.spec], other) for other in b.tasks if other.spec in tasks]
     yield from (f"the version of {one.spec} ({one.version} and {two.version})" for one, two in shared
@@ -157,7 +158,7 @@ def refusals(a: Manifest, b: Manifest) -> Iterator[str]:
 
 
 def settings(a: Manifest, b: Manifest) -> Iterator[str]:
-    """What else differs between two runs, in words: settings, versions, the commit."""
+    """Yield the other differences between two runs, in words: settings, versions, the commit."""
     said = {"limit", "dtype", *MACHINE}
     for one, two in ((a.config, b.config), (a.environment, b.environment)):
         yield from _unequal({key: value for key, value in one.items() if key not in said},
@@ -165,7 +166,7 @@ def settings(a: Manifest, b: Manifest) -> Iterator[str]:
 
 
 def relative(store: Store) -> pd.DataFrame:
-    """`samples` with each sample's headline `score`, and `log_relative`: its speed over the baseline's, as a log."""
+    """Return `samples` with the headline `score` and `log_relative`, the log of speed divided by the baseline's."""
     frame, scores = samples(store), {task.spec: f"score_{task.headline}" for task in judged_tasks(store)}
     frame = frame.assign(score=NAN)
     for task, column in scores.items():
@@ -232,7 +233,7 @@ def _corrected(cells: Iterator[CellChange]) -> list[CellChange]:
 
 
 def _unsteady(cell: pd.DataFrame) -> float:
-    """The largest ratio of relative speeds by which repeats within a run differ for sure; NaN when none does."""
+    """Return the largest significant ratio of relative speeds between repeats of a run; NaN without one."""
     found = []
     for run in ("a", "b"):
         shift = repeats(cell, f"log_relative_{run}")
@@ -245,7 +246,7 @@ def _recounted(both: pd.DataFrame) -> Any:
 
 
 def _prompts(a: Store, b: Store, both: pd.DataFrame, texts: int) -> list[PromptChange]:
-    """Every sample that is not the same: those with another score first, then those with other tokens."""
+    """Yield every sample that differs: first those with another score, then those with other tokens."""
     scored = (both["score_a"] != both["score_b"]) & both[["score_a", "score_b"]].notna().any(axis=1)
     rows = both.assign(scored=scored, worded=both["at"].notna())[scored | both["at"].notna() | both["recounted"]]
     rows = rows.sort_values(["scored", "worded"], ascending=False, kind="stable").drop(columns=["ids_a", "ids_b"])
@@ -261,7 +262,7 @@ def _prompts(a: Store, b: Store, both: pd.DataFrame, texts: int) -> list[PromptC
 
 
 def _texts(store: Store, keys: set[Any]) -> dict[Any, str]:
-    """The answers of the samples in `keys`, all turns of one under each other."""
+    """Return the answers of the samples in `keys`; turns are joined by line breaks."""
     if not keys:
         return {}
     return {record.key: "\n".join(turn.text for turn in record.turns) for record in store.records()
@@ -269,7 +270,7 @@ def _texts(store: Store, keys: set[Any]) -> dict[Any, str]:
 
 
 def _unequal(one: Any, two: Any, name: str) -> Iterator[str]:
-    """The places where two settings differ, each with both values."""
+    """Yield the settings that differ, each with both values."""
     if isinstance(one, dict) and isinstance(two, dict):
         for key in {**one, **two}:
             yield from _unequal(one.get(key), two.get(key), f"{name} {key}".strip().replace("_", " "))

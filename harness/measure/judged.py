@@ -1,8 +1,8 @@
-"""From the verdicts of a judge to scores of samples, and to one row a (task, strategy) of what the judge said.
+"""Computes scores of samples and of (task, strategy) cells from a judge's verdicts.
 
-The score of an answer is the mean of the ratings of its turns; that of a strategy the mean over all turns, as
-FastChat's `show_result.py` has it. What holds no rating counts in no mean and is counted. Of a prompt that was judged
-several times the mean of its ratings counts.
+The score of an answer is the mean rating of its turns; the score of a strategy is the mean over all turns, as in
+FastChat's `show_result.py`. Verdicts without a rating are counted but enter no mean. Several ratings of one turn are
+averaged first.
 """
 
 import math
@@ -28,17 +28,17 @@ WORTH = {"strategy": 1.0, "tie": 0.5, "baseline": 0.0}
 
 
 class AnyTurn(BaseModel):
-    """A turn of which nothing is kept."""
+    """A turn whose fields are not read."""
 
 
 class JudgedSample(Sample):
-    """The fields of a record that say how many turns there are to judge."""
+    """The fields of a record that are needed to count its turns."""
 
     turns: list[AnyTurn]
 
 
 def records(store: Store, *wanted: Any) -> Iterator[Record]:
-    """The records of a run with what a judge gave them among their scores; `wanted` as for `Store.records`."""
+    """Yield the records of a run with the judge's ratings among their scores; `wanted` as in `Store.records`."""
     scores = _scores(latest(load(store.folder), "single"))
     for record in store.records(*wanted):
         found = scores.get(record.key)
@@ -46,41 +46,42 @@ def records(store: Store, *wanted: Any) -> Iterator[Record]:
 
 
 def tasks(store: Store) -> list[TaskEntry]:
-    """The tasks of a run; one that was judged has the judge's score as its headline."""
+    """Return the tasks of a run; the headline score of a judged task is the judge's."""
     judged = {one.task for one in latest(load(store.folder), "single") if one.status != "failed"}
     return [task.model_copy(update={"headline": SCORE, "unscored": None}) if task.spec in judged else task
             for task in store.manifest.tasks]
 
 
 def score_interval(ok: pd.DataFrame) -> Interval:
-    """The mean over the rated turns of samples with its 95 % interval, which resamples whole questions."""
+    """Return the mean rating of all turns with its 95 % interval, which resamples whole questions."""
     turns = pd.concat([ok[["example"]].assign(value=ok[name]) for name in ok if str(name).startswith(_turn(""))] or
                       [pd.DataFrame({"example": [], "value": []})]).dropna()
     return mean_interval(turns["value"], turns["example"]) if len(turns) else NOTHING
 
 
 def rating_table(store: Store, raw: object = None) -> pd.DataFrame:
-    """One row a (task, strategy) whose answers a judge was asked to rate; what is unknown is NaN.
+    """Return one row per (task, strategy) with ratings of a judge; unknown values are NaN.
 
-    `score` and its parts are means over turns; `noise` is how far the scores of the same texts may lie apart when they
-    are judged twice (95 %, as many judgings each time). `verdicts`, `reused`, `unparsed`, `failed` and `odd` (ratings
-    that are not from 1 to 10) count single ratings.
+    `score` and its parts are means over turns. `noise` is the half width of the 95 % interval of the difference between
+    two scores of the same texts, each with as many ratings as here. `verdicts`, `reused`, `unparsed`, `failed` and
+    `odd` (ratings that are not from 1 to 10) count single ratings.
     """
     found = _table(store, "single", _rated)
     return found.reindex(columns=list(dict.fromkeys([*found, *CATEGORIES]))) if len(found) else found
 
 
 def pair_table(store: Store, raw: object = None) -> pd.DataFrame:
-    """One row a (task, strategy) whose answers a judge was asked to compare with a baseline's.
+    """Return one row per (task, strategy) whose answers a judge compared with a baseline's.
 
-    `win_rate` is over the turns of which both orders have a verdict, a tie half a win; both orders must agree, else it
-    is a tie (`disagreed`: share). `verdicts`, `reused`, `unparsed` and `failed` count single verdicts.
+    `win_rate` covers turns with verdicts for both orders of the two answers; a tie counts one half. Orders that
+    disagree are a tie (`disagreed` is their share). `verdicts`, `reused`, `unparsed` and `failed` count single
+    verdicts.
     """
     return _table(store, "pairwise", _compared)
 
 
 def judge_notes(store: Store, mode: Mode) -> Iterator[str]:
-    """What the figures of a judge depend on, a sentence each."""
+    """Yield notes on how a judge's figures were obtained, one sentence each."""
     verdicts = [one for one in load(store.folder) if one.mode == mode]
     turns, judges = _turns(store) if verdicts else {}, defaultdict[tuple[str, ...], list[Verdict]](list)
     for one in (mine := latest(verdicts, mode)):
@@ -93,7 +94,7 @@ def judge_notes(store: Store, mode: Mode) -> Iterator[str]:
 
 
 def _of_judge(mine: Sequence[Verdict], turns: Mapping[tuple[str, str], int], several: bool) -> Iterator[str]:
-    """The notes about one judge, which name its tasks where there are several judges."""
+    """Yield the notes on one judge; they name its tasks if there are `several` judges."""
     last, count, tasks = mine[-1], 1 + max(one.again for one in mine), {one.task: None for one in mine}
     calls, reused = sum(not one.reused for one in mine), sum(one.reused for one in mine)
     yield (f"{', '.join(tasks) + ': ' if several else ''}"
@@ -112,7 +113,7 @@ def _of_judge(mine: Sequence[Verdict], turns: Mapping[tuple[str, str], int], sev
 
 
 def _turns(store: Store) -> dict[tuple[str, str], int]:
-    """The turns to judge of each (task, strategy)."""
+    """Return the number of turns to judge of each (task, strategy)."""
     found = defaultdict[tuple[str, str], int](int)
     for record in store.parts_of_records(JudgedSample):
         found[record.task, record.strategy] += min(2, len(record.turns))
@@ -124,7 +125,7 @@ def _turn(number: int | str) -> str:
 
 
 def _values(mine: Sequence[Verdict]) -> dict[tuple[Key, int], list[float]]:
-    """The ratings of each turn of each sample."""
+    """Return the ratings of each turn of each sample."""
     found = defaultdict[tuple[Key, int], list[float]](list)
     for one in mine:
         if one.rating is not None:

@@ -20,14 +20,14 @@ from harness.store.schema import ForwardTimes, Limits
 
 
 def limits_table(store: Store, raw: Raw) -> pd.DataFrame:
-    """One row a (task, strategy) cell with steps after the first; empty when the limits of a run were not measured.
+    """Return one row per (task, strategy) cell with decode steps; empty if the limits of the run were not measured.
 
-    `measured` is the speed-up after the first steps, all tokens over all seconds (with several texts at a time: end to
-    end), `loss` what is missing to `ideal`, as a share of it. `explained` is the share of the measured seconds that the
-    forwards alone take; with several texts at a time it is not known. `perfect` is the ideal speed-up had every draft
-    been accepted, as deep as any was; `oracle` that of free drafts that are never wrong, at the best number of tokens a
-    forward (`oracle_tokens`). `bound` are the tokens per second at which weights and keys and values are read as fast
-    as memory is copied, `of_bound` the share of it that was reached.
+    `measured` is the speed-up of the decode steps (above batch size 1: end to end), in total tokens per total seconds.
+    `loss` is (ideal - measured) / ideal. `explained` is the share of the measured seconds that forward passes take,
+    unknown above batch size 1. `perfect` is the ideal speed-up if every draft were accepted, as deep as the deepest
+    one. `oracle` is the speed-up of free drafts that are always right, with the best number of tokens per forward pass
+    (`oracle_tokens`). `bound` is tokens per second if weights and KV cache are read at the speed of a memory copy, and
+    `of_bound` is the share of it that was reached.
     """
     limits = store.limits()
     if limits is None:
@@ -39,7 +39,7 @@ def limits_table(store: Store, raw: Raw) -> pd.DataFrame:
 
 
 def _batch(raw: Raw, row: Mapping[Any, Any]) -> float:
-    """How many texts a forward read on average."""
+    """Return the mean number of sequences in a forward pass."""
     mine = (raw.samples["task"] == row["task"]) & (raw.samples["strategy"] == row["strategy"])
     return max(1.0, float(raw.samples.loc[mine, "batch"].mean()))
 
@@ -70,7 +70,7 @@ def _cell(limits: Limits, cell: Cell, speed: Mapping[Any, Any], batch: float) ->
 
 
 def _seconds(curve: ForwardTimes | None, forwards: "pd.Series[Any]", positions: "pd.Series[Any]") -> float:
-    """What these forwards take: each over as many tokens as the forwards of its step read on average."""
+    """Return the seconds of these forward passes, interpolated at the mean tokens per forward pass of each step."""
     assert curve is not None
     some = forwards > 0
     each = np.interp(positions[some] / forwards[some], curve.tokens, curve.seconds)
@@ -78,7 +78,7 @@ def _seconds(curve: ForwardTimes | None, forwards: "pd.Series[Any]", positions: 
 
 
 def _bound(limits: Limits, later: pd.DataFrame, tokens: float, batch: float) -> float:
-    """Tokens per second when all that forwards read comes at the speed of a copy; the weights are read for a batch."""
+    """Return tokens per second if weights (once per batch) and KV cache are read at the speed of a memory copy."""
     read = 0.0
     for curve, forwards in ((limits.target, later["forwards"]), (limits.draft, later["draft_forwards"])):
         if curve is not None:
@@ -87,11 +87,10 @@ def _bound(limits: Limits, later: pd.DataFrame, tokens: float, batch: float) -> 
 
 
 def break_even(stores: Sequence[Store], summaries: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """One row a (task, strategy) of runs of one model at different concurrency; empty when there is only one.
+    """Return one row per (task, strategy) with its speed-up at each batch size; empty if there is only one batch size.
 
-    `speedup_at_N` is the speed-up with N texts at a time (the geometric mean over runs of one N). `crossing` is the
-    concurrency at which it is 1, interpolated between the logarithms of both, NaN when it stays on one side; `falls` is
-    whether it is above 1 before that.
+    `speedup_at_N` is the speed-up at batch size N, the geometric mean over runs. `crossing` is the batch size at which
+    it is 1, interpolated in logarithms, NaN if it never is. `falls` tells whether the speed-up is above 1 before that.
     """
     points = dict[tuple[str, str, str], dict[int, list[float]]]()
     for store, summary in zip(stores, summaries, strict=True):
@@ -111,9 +110,9 @@ def break_even(stores: Sequence[Store], summaries: Sequence[pd.DataFrame]) -> pd
 
 
 def crossing(logs: Mapping[int, float]) -> tuple[float, bool]:
-    """Where the logarithm of the speed-up first crosses 0 by rising concurrency, and whether it falls there.
+    """Return the lowest batch size at which the log speed-up crosses 0, and whether it falls there.
 
-    Without a crossing: NaN, and whether it is above 0 throughout.
+    Without a crossing, return NaN and whether the log speed-up is always above 0.
     """
     points = sorted(logs.items())
     for (low, before), (high, after) in pairwise(points):

@@ -1,4 +1,4 @@
-"""The sub-tasks of a task, summarised one by one and then all together."""
+"""Summarises the sub-tasks of a task, each alone and all together."""
 
 import pandas as pd
 

@@ -1,4 +1,4 @@
-"""All records of a run as flat tables, read once: what every figure of it is computed from."""
+"""Reads the records of a run once into flat tables, from which all figures are computed."""
 
 import sys
 from array import array
@@ -22,8 +22,8 @@ IDENTITY = ["task", "example", "strategy", "sample", "repeat", "status", "error"
 SUMS = ["tokens", *COUNTS, "steps", "decode_tokens", "decode_steps", "decode_seconds"]
 NUMBERS = ["seconds", "prompt_tokens", "prompt_shared", "batch", "padding", "started", "block", "peak_bytes", "ttft",
            "log_speed", *SUMS]
-END_OF_TURN = -1  # stands between the token ids of two turns
-UNKNOWN = -1  # a count that another tool did not note
+END_OF_TURN = -1  # separates the token ids of two turns
+UNKNOWN = -1  # a count that another tool did not record
 OF_TURNS = ("prompt_tokens", "prompt_shared")  # numbers of turns, added up
 WHOLE = (*OF_TURNS, "block", "peak_bytes")
 PACKED = 4096  # steps that are packed together
@@ -31,11 +31,11 @@ PACKED = 4096  # steps that are packed together
 
 @dataclass(frozen=True)
 class Cell:
-    """The turns and steps of the samples of one task and strategy that succeeded, in the order they ran.
+    """The turns and steps of the successful samples of one task and strategy, in the order they ran.
 
-    `turns` has the row of its `sample` in `Raw.samples`, whether it is the answer's `first`, why it did `stop`, and its
-    `prompt_tokens`.
-    `steps` has the columns of `Steps` (times in seconds), the row of its `turn`, and its `place` in it from 0.
+    Columns of `turns`: `sample` (row in `Raw.samples`), `first` (whether it is the first turn), `stop` (the stop
+    reason) and `prompt_tokens`. Columns of `steps`: those of `Steps` (times in seconds), `turn` (row in `turns`) and
+    `place` (number of the step within its turn, from 0).
     """
 
     turns: pd.DataFrame
@@ -43,14 +43,15 @@ class Cell:
 
     @property
     def later(self) -> pd.DataFrame:
-        """The steps after the first of each turn, which reads the prompt and drafts nothing."""
+        """Return all steps but the first of each turn, which is the prefill."""
         return self.steps[self.steps["place"] > 0]
 
     @cached_property
     def bursts(self) -> pd.DataFrame:
-        """One row for each step that kept a token: its `turn`, its `tokens`, and the `seconds` since the last ones.
+        """Return one row per step with kept tokens: its `turn`, its `tokens`, and the `seconds` since the previous row.
 
-        The first of a turn waits from the start of the turn. Steps that kept nothing count as waiting.
+        The first row of a turn counts from the start of the turn. The time of steps without kept tokens is added to the
+        next row.
         """
         tokens, turn = self.steps["tokens"].to_numpy(), self.steps["turn"].to_numpy()
         kept = np.flatnonzero(tokens > 0)
@@ -63,7 +64,7 @@ class Cell:
         return pd.DataFrame({"turn": of_turn, "tokens": tokens[kept], "seconds": seconds, "first": first})
 
     def per_turn(self, values: pd.Series) -> NDArray[np.float64]:
-        """The sum over each turn of a column of `steps`, or of a part of it."""
+        """Return the sum over each turn of a column of `steps`, or of some of its rows."""
         turn = self.steps["turn"].to_numpy()[values.index.to_numpy()]
         return np.bincount(turn, values.to_numpy(), len(self.turns)).astype(float)
 
@@ -76,7 +77,7 @@ EMPTY = Cell(pd.DataFrame({"sample": [], "first": [], "stop": [], "prompt_tokens
 
 @dataclass(frozen=True)
 class Raw:
-    """A run as tables: one row a sample in the order they ran, and the turns and steps of each (task, strategy)."""
+    """A run as tables: one row per sample in the order they ran, and the turns and steps of each (task, strategy)."""
 
     samples: pd.DataFrame
     packed: Mapping[tuple[str, str], "PackedCell"]
@@ -94,7 +95,7 @@ class Raw:
 def read(store: Store) -> Raw:
     """Read every record once; a failed sample has NaN for every number, and no turns.
 
-    What is not known of an imported answer is NaN too: counts of its steps, its tokens when it has only a text.
+    Unknown values of imported answers are NaN, too: the counts of steps, and the tokens if there is only a text.
     A run of 400,000 samples is read in less than 2 GB: records go one by one into narrow columns.
     """
     table, packed = SampleColumns(), dict[tuple[str, str], PackedCell]()
@@ -118,7 +119,7 @@ def read(store: Store) -> Raw:
 
 
 class PackedCell:
-    """The turns and steps of one cell in as few bytes as their numbers need, so that those of a large run fit."""
+    """The turns and steps of one cell in the narrowest integer types, so that a large run fits in memory."""
 
     def __init__(self) -> None:
         self.samples, self.lengths, self.first = array("q"), array("q"), array("b")
@@ -127,7 +128,7 @@ class PackedCell:
         self.packed: dict[str, list[NDArray[Any]]] = {name: [] for name in Steps.model_fields}
 
     def add(self, number: int, turns: list[Turn]) -> None:
-        """Take in the turns of the sample in row `number`; a list of another length than `tokens` is unknown."""
+        """Add the turns of the sample in row `number`; lists that are not as long as `tokens` count as unknown."""
         for place, turn in enumerate(turns):
             count = len(turn.steps.tokens)
             self.samples.append(number)

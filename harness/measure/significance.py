@@ -1,4 +1,4 @@
-"""Which differences of a summary can be trusted: p-values, what could have been found, and how steady the clock was."""
+"""Significance of the differences in a summary: p-values, smallest detectable effects, and steadiness of the times."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ TESTS = ("quality", "speedup")
 
 
 def against_baseline(pairs: pd.DataFrame, is_base: bool) -> dict[str, float]:
-    """p-values of quality and speed against the baseline's on the same examples, and the smallest findable effects.
+    """Return p-values of quality and speed against the baseline on the same examples, and smallest detectable effects.
 
-    `pairs` has `example`, `score` and `log_speed`, the latter two also with the suffix `_base`. The quality that is
-    findable is in units of the score, the speed-up a share: 0.05 is 5 % faster.
+    `pairs` has `example`, `score` and `log_speed`, the latter two also with the suffix `_base`. `quality_findable`
+    is in units of the score, `speedup_findable` a share: 0.05 is 5 % faster.
     """
     if is_base:
         return {f"{name}_{what}": NAN for name in TESTS for what in ("p", "findable")}
@@ -31,7 +31,7 @@ def against_baseline(pairs: pd.DataFrame, is_base: bool) -> dict[str, float]:
 
 
 def corrected(summary: pd.DataFrame) -> pd.DataFrame:
-    """The summary with Holm's correction over the strategies of each task, `quality_p_holm` and `speedup_p_holm`."""
+    """Add `quality_p_holm` and `speedup_p_holm`, Holm's correction over the strategies of each task."""
     for name in TESTS:
         by_task = summary.groupby("task", sort=False)[f"{name}_p"]
         summary[f"{name}_p_holm"] = by_task.transform(lambda column: holm(column.tolist()))
@@ -39,12 +39,12 @@ def corrected(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def steadiness(of_task: pd.DataFrame, baseline: str) -> dict[str, dict[str, float]]:
-    """For each strategy of one task, how steady its times were.
+    """Return for each strategy of one task how steady its times were.
 
-    A time is the mean of a step after the first (of a forward of the target, where there are no later steps) over what
-    a strategy does in one block. `far_times` of `times` are outliers among those of the same strategy. Of the whole
-    task are `drift` (1.1: times grew by 10 % from first to last, within categories) with `drift_p`, and `noise_floor`:
-    the speed-up that the baseline might well have over itself.
+    A time is the mean of all decode steps of a strategy in one block (of its forward passes, if there are no decode
+    steps). `far_times` of the `times` are outliers for that strategy. The rest is computed over the whole task: `drift`
+    (1.1: times grew by 10 % from first to last, within categories), its p-value `drift_p`, and `noise_floor`, the
+    speed-up of the baseline over itself that its repeats can show by chance.
     """
     ok = of_task[of_task["status"] == "ok"]
     later = ok["decode_steps"] > 0
@@ -64,28 +64,28 @@ def steadiness(of_task: pd.DataFrame, baseline: str) -> dict[str, dict[str, floa
 
 
 def unknown() -> dict[str, Any]:
-    """`steadiness` of a strategy without records."""
+    """Return `steadiness` of a strategy without records."""
     return {"far_times": 0, "times": 0, "drift": NAN, "drift_p": NAN, "noise_floor": NAN}
 
 
 def _elapsed(ok: pd.DataFrame) -> "pd.Series[float]":
-    """Seconds since the run began to run, over all processes that it took: each starts its own clock at zero."""
+    """Return running time in seconds over all processes of a resumed run; each process starts its clock at zero."""
     before = ok["started"].shift(fill_value=0.0)
     return ok["started"] + before.where(ok["started"] < before, 0.0).cumsum()
 
 
 def noise_floor(base: pd.DataFrame) -> float:
-    """How fast the baseline may well seem against itself, by the scatter of its repeats; NaN without repeats.
+    """Return the speed-up of the baseline over itself that its repeats can show by chance; NaN without repeats.
 
-    A repeat that is slower as a whole does not count: speed-ups are within a repeat. `base` has the `samples` of the
-    baseline on one task.
+    A repeat that is slower throughout has no effect, because speed-ups compare samples of the same repeat. `base` has
+    the `samples` of the baseline on one task.
     """
     found = repeats(base, "log_speed")
     return float(np.exp(found.floor)) if found else NAN
 
 
 def repeats(cell: pd.DataFrame, column: str) -> Noise | None:
-    """What later repeats of one cell say against its first, in a column of logarithms; None without repeats."""
+    """Compare later repeats of one cell with its first in a column of logarithms; None without repeats."""
     keys = ["example", "sample"]
     first, later = cell[cell["repeat"] == 0], cell[cell["repeat"] > 0]
     pairs = later[[*keys, column]].merge(first[[*keys, column]], on=keys, suffixes=("", "_base"))

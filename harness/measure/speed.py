@@ -1,4 +1,4 @@
-"""Speed under every published definition, from the steps themselves: latencies, ratios, matched lengths, memory.
+"""Speed under every published definition, computed from the decode steps: latencies, speed-ups and memory.
 
 docs/measuring.md has the table of the names that other tools give to these figures.
 """
@@ -21,7 +21,7 @@ FIGURES = ("ttft", "tpot", "itl_token", "itl_burst")
 
 
 def speed_table(store: Store, raw: Raw) -> pd.DataFrame:
-    """One row a (task, strategy) cell with samples; times in seconds, memory in bytes; what is unknown is NaN.
+    """Return one row per (task, strategy) cell with samples; times in seconds, memory in bytes, unknown values NaN.
 
     A turn is what serving benchmarks call a request: `ttft` is the time to its first token, `tpot` the time from its
     first to its last token over the tokens after the first, `itl_burst` the time between two steps that gave tokens,
@@ -69,7 +69,7 @@ def _percentiles(values: NDArray[Any]) -> dict[int, float]:
 
 
 def _rates(ok: pd.DataFrame) -> dict[str, float]:
-    """Tokens a second of all answers together, and in the mean over answers."""
+    """Return tokens per second of all answers together, and the mean over answers."""
     sums = ok[["tokens", "seconds", "decode_tokens", "decode_seconds"]].to_numpy(dtype=float)
     tokens, seconds, decode_tokens, decode_seconds = sums.T
     return {
@@ -81,7 +81,7 @@ def _rates(ok: pd.DataFrame) -> dict[str, float]:
 
 
 def _ratios(pairs: pd.DataFrame) -> dict[str, float]:
-    """Speed-ups over the baseline in four ways; `decode` leaves out the first step of each turn."""
+    """Return speed-ups over the baseline, averaged in four ways; `decode_` omits the first step of each turn."""
     found = dict[str, float]()
     for kind in ("", "decode_"):
         names = [f"{kind}{name}{end}" for end in ("", "_base") for name in ("tokens", "seconds")]
@@ -100,10 +100,10 @@ def _ratios(pairs: pd.DataFrame) -> dict[str, float]:
 
 
 def _matched(pairs: pd.DataFrame, cell: Cell, base: Cell) -> dict[str, float]:
-    """Speed-up over the tokens that both answers have: in each turn, only the first as many as the shorter one has.
+    """Return the speed-up at equal length: each turn counts up to the length of the shorter of the two answers.
 
-    Turns are matched one by one and their times added up. A search that hands everything over at the end has needed
-    all its time for its first token. `matched_tokens` is the share of the strategy's own tokens that count.
+    The times of a sample's turns are added up. If a search yields all tokens at its end, all its time counts as the
+    time of the first token. `matched_tokens` is the share of the strategy's tokens that count.
     """
     mine, theirs = _Arrivals(cell), _Arrivals(base)
     left, right = _turns(pairs["row"], mine), _turns(pairs["row_base"], theirs)
@@ -121,7 +121,7 @@ def _matched(pairs: pd.DataFrame, cell: Cell, base: Cell) -> dict[str, float]:
 
 
 class _Arrivals:
-    """When each token of a cell arrived, in seconds from the start of its turn."""
+    """The arrival time of each token of a cell, in seconds from the start of its turn."""
 
     def __init__(self, cell: Cell) -> None:
         bursts, turns = cell.bursts, len(cell.turns)
@@ -133,13 +133,13 @@ class _Arrivals:
         self.count, self.time = bursts["tokens"].to_numpy().cumsum(), bursts["seconds"].to_numpy().cumsum()
 
     def until(self, turn: NDArray[Any], count: NDArray[Any]) -> NDArray[np.float64]:
-        """Seconds until the turns had `count` tokens, which is at least 1 and no more than they have."""
+        """Return the seconds until each turn had `count` tokens, from 1 to the turn's number of tokens."""
         burst = np.searchsorted(self.count, self.before[turn] + count)
         return np.asarray(self.time[burst] - self.began[turn])
 
 
 def _turns(rows: "pd.Series[Any]", arrivals: _Arrivals) -> NDArray[Any]:
-    """(pairs, turns): the turns of the samples in these rows, -1 where there is no more."""
+    """Return the turns of the samples in `rows`, (pairs, turns), padded with -1."""
     sample = arrivals.turns["sample"].to_numpy()
     start, end = np.searchsorted(sample, rows), np.searchsorted(sample, rows, side="right")
     places = np.arange(max(1, (end - start).max(initial=0)))
@@ -148,13 +148,13 @@ def _turns(rows: "pd.Series[Any]", arrivals: _Arrivals) -> NDArray[Any]:
 
 
 def _stops(cell: Cell) -> dict[str, float]:
-    """The share of turns that ended for each reason."""
+    """Return the share of turns with each stop reason."""
     shares = cell.turns["stop"].value_counts(normalize=True)
     return {f"stop_{reason}": float(shares.get(reason, 0.0)) if len(cell.turns) else NAN for reason in STOPS}
 
 
 def _correct(task: TaskEntry, ok: pd.DataFrame) -> dict[str, float]:
-    """What a right answer costs, where answers are right or wrong: all seconds and forwards over the right ones."""
+    """Return total seconds, forward passes and tokens per correct answer; NaN if scores are not just 0 and 1."""
     column = f"score_{task.headline}"
     scored = ok.dropna(subset=[column]) if column in ok else ok.iloc[:0]
     if scored.empty or not scored[column].isin([0, 1]).all():

@@ -1,4 +1,4 @@
-"""From the records of a run to one row a sample, one row a (task, strategy) cell, and one row a strategy."""
+"""Summarises the records of a run: one row per sample, per (task, strategy) cell, and per strategy."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ USUAL_K = (1, 2, 4, 8, 10, 16, 32, 64, 100)  # those of human-eval and lm-evalua
 
 
 def samples(store: Store) -> pd.DataFrame:
-    """One row a sample, in the order they ran; a failed sample has NaN for every number.
+    """Return one row per sample, in the order they ran; all numbers of a failed sample are NaN.
 
     Times are in seconds. `ttft` is the time to the first kept token; `decode_*` leaves out the first step of each
     turn; `truncated` is whether any turn ran into a limit; `log_speed` is the natural logarithm of tokens per
@@ -31,15 +31,15 @@ def samples(store: Store) -> pd.DataFrame:
 
 
 def summarise(store: Store, raw: Raw | None = None) -> pd.DataFrame:
-    """One row a (task, strategy) cell of the manifest, whether or not it could run; what is unknown is NaN.
+    """Return one row per (task, strategy) cell of the manifest, even if it could not run; unknown values are NaN.
 
-    `samples` counts those that succeeded. Intervals are 95 % and resample whole examples. Speeds are tokens per second,
+    `samples` counts successful samples. Intervals are 95 % and resample whole examples. Speeds are tokens per second,
     end to end or (`decode_`) after the first step; `speedup` is the geometric mean over the `paired` samples of the
     speed divided by the baseline's on the same example, sample and repeat. `truncated` and `same_as_baseline` are
-    shares of samples, `first_difference` the median position of the first other token among those that differ.
-    `parted` counts answers that differ from the baseline's against their strategy's promise, and `margin` is the
-    largest distance between the logits of the two tokens where they part. `batch` and `padding` are means over the
-    samples of a run that decoded several texts at a time. `score_NAME` is the mean of a score that is not the headline.
+    shares of samples, `first_difference` the median position of the first different token among those that differ.
+    `parted` counts answers that differ from the baseline's although the strategy is lossless, and `margin` is the
+    largest difference between the logits of the two tokens at the first difference. `batch` and `padding` are means
+    over the samples of a run with a batch size above 1. `score_NAME` is the mean of a score that is not the headline.
     For `_p`, `_p_holm` and `_findable` see `against_baseline` and `corrected`, for `drift`, `far_times` and
     `noise_floor` see `steadiness`. `raw` spares reading the records.
     """
@@ -58,7 +58,7 @@ def summarise(store: Store, raw: Raw | None = None) -> pd.DataFrame:
 
 
 def overall(summary: pd.DataFrame) -> pd.DataFrame:
-    """One row a strategy (and run): geometric mean of its speed-ups, plain mean of its qualities over scored tasks.
+    """Return one row per strategy (and run): geometric mean of its speed-ups, mean of its qualities over scored tasks.
 
     A judge's score, which goes to 10, counts as a tenth. A task without a value makes the mean NaN: means over
     different tasks cannot be compared.
@@ -78,12 +78,12 @@ def overall(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def combine(stores: Sequence[Store]) -> pd.DataFrame:
-    """The summaries of several runs under each other, with a column `run` when there is more than one."""
+    """Concatenate the summaries of several runs, with a column `run` if there are several."""
     return concat_runs(stores, [summarise(store) for store in stores])
 
 
 def concat_runs(stores: Sequence[Store], frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """A table of each run under each other, with a column `run` when there is more than one."""
+    """Concatenate one table per run, with a column `run` if there are several."""
     if len(frames) == 1:
         return frames[0]
     labels = zip(run_labels(stores), frames, strict=True)
@@ -92,7 +92,7 @@ def concat_runs(stores: Sequence[Store], frames: Sequence[pd.DataFrame]) -> pd.D
 
 
 def run_labels(stores: Sequence[Store]) -> list[str]:
-    """A distinct name for each run: its folder's, numbered where two are the same."""
+    """Return a unique name for each run: its folder's name, numbered if several are equal."""
     names = [store.folder.resolve().name for store in stores]
     return [name if names.count(name) == 1 else f"{name}-{names[:i].count(name) + 1}" for i, name in enumerate(names)]
 
@@ -131,7 +131,7 @@ def _cell(
 
 
 def _counted(ok: pd.DataFrame) -> dict[str, float]:
-    """What a server's own counters say of its drafts meanwhile, and how much of what it wrote was for others."""
+    """Return figures of the server's own draft counters, and the share of its tokens for other clients."""
     sums = {name: float(ok[f"counted_{name}"].sum()) for name in ("drafts", "drafted", "accepted", "written")
             if f"counted_{name}" in ok}
     if not sums.get("drafts"):
@@ -159,7 +159,7 @@ def _quality(task: TaskEntry, ok: pd.DataFrame) -> dict[str, Any]:
 
 
 def _others(task: TaskEntry, ok: pd.DataFrame) -> dict[str, float]:
-    """The mean of each score but the headline."""
+    """Return the mean of each score except the headline."""
     names = [str(name) for name in ok if str(name).startswith("score_") and name != f"score_{task.headline}"]
     return {name: float(ok[name].mean()) for name in names if ok[name].notna().any()}
 
@@ -175,7 +175,7 @@ def _scored(cell: pd.DataFrame, task: TaskEntry) -> pd.DataFrame:
 
 def pair_with_baseline(ok: pd.DataFrame, base: pd.DataFrame, columns: Sequence[str] = OF_BASELINE,
                        suffix: str = "_base") -> pd.DataFrame:
-    """Each sample with the baseline's in the same row; a baseline with sample 0 only (greedy) pairs with all samples.
+    """Join each sample with the baseline's; if the baseline has only sample 0 (greedy), it is joined with all samples.
 
     Both are rows of `samples`, perhaps with a `score`; `row` is their index there. The `columns` of the baseline get
     this `suffix`.
@@ -217,7 +217,7 @@ def _sameness(pairs: pd.DataFrame) -> dict[str, float]:
 
 
 def first_difference(one: Any, other: Any) -> int | None:
-    """The position among the tokens of all turns at which two answers part, or None when they are the same."""
+    """Return the index of the first different token, counted over all turns, or None if two answers are equal."""
     if np.array_equal(one, other):
         return None
     shared = min(len(one), len(other))
@@ -227,7 +227,7 @@ def first_difference(one: Any, other: Any) -> int | None:
 
 
 def _passes(task: TaskEntry, ok: pd.DataFrame) -> dict[str, float]:
-    """pass@k for a right-or-wrong score and every usual k that all examples have samples for.
+    """Return pass@k of a score of 0 or 1 for every usual k up to the number of samples of each example.
 
     Repeats are the same answers again. A k that only some of the examples reach is left out, as OpenAI's human-eval
     does: figures for different k are over the same examples.

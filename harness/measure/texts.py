@@ -1,4 +1,4 @@
-"""From what is known about the texts of a run to tables: of texts, of several samples, of likelihood and utility.
+"""Tables of the texts of a run: text metrics, variety of several samples, and correlation of likelihood and score.
 
 Words are separated by white space. Figures of a set of texts depend on how many there are, so those of a strategy are
 over its first answer to each prompt.
@@ -46,7 +46,7 @@ Answers = Mapping[Key, Answer]
 
 
 def answers_of(store: Store) -> Answers:
-    """The samples of a run that succeeded, by key, for the tables below."""
+    """Return the successful samples of a run by key."""
     headline, names = {task.spec: task.headline for task in judged.tasks(store)}, dict[str, str]()
     found = dict[Key, Answer]()
     for record in judged.records(store):
@@ -61,10 +61,10 @@ def answers_of(store: Store) -> Answers:
 
 
 def text_table(store: Store, answers: Answers) -> pd.DataFrame:
-    """One row a strategy of each task whose texts were looked at, after one of the references; NaN is unknown.
+    """Return one row per strategy of each task with text metrics, after one row of its references; NaN is unknown.
 
-    Those of the scorer are `scorer_figures`. `mauve` is the mean over the starts of its k-means, `mauve_spread` their
-    standard deviation.
+    `scorer_figures` explains the columns of the scorer. `mauve` is the mean over the starts of its k-means,
+    `mauve_spread` their standard deviation.
     """
     texts = store.text_metrics()
     if texts is None:
@@ -84,10 +84,10 @@ def text_table(store: Store, answers: Answers) -> pd.DataFrame:
 
 
 def sample_table(store: Store, answers: Answers) -> pd.DataFrame:
-    """One row a cell with several samples of a prompt: how the answers to one prompt differ, in the mean over prompts.
+    """Return one row per cell with several samples per prompt: their variety, as the mean over prompts.
 
-    `unique` counts answers as the task reads them, `unique_texts` whole texts; `oracle_k` is the best score of all
-    `samples`, `oracle_1` of one. Repeats are the same answers again.
+    `unique` counts distinct answers as extracted by the task, `unique_texts` distinct texts. `oracle_k` is the best
+    score among all `samples`, `oracle_1` the expected score of one. Repeats are not counted.
     """
     texts, rows = store.text_metrics(), []
     known = {one.key: one.answer for one in texts.scores} if texts else {}
@@ -107,12 +107,11 @@ def sample_table(store: Store, answers: Answers) -> pd.DataFrame:
 
 
 def utility_table(store: Store, answers: Answers) -> pd.DataFrame:
-    """One row a strategy of each scored task whose texts were looked at, and one of all strategies together.
+    """Return one row per strategy of each scored task with text metrics, and one row of all strategies together.
 
-    `tau` and `rho` are Kendall's (tau-b) and Spearman's rank correlation of the mean log p of a token and the score,
-    over answers (all strategies: different ones); `tau_whole` takes log p of the whole answer. `tau_within` is the mean
-    over `prompts` of tau among the different answers to one prompt (arXiv 2210.07228). A correlation with a constant is
-    NaN.
+    `tau` and `rho` are Kendall's (tau-b) and Spearman's rank correlation of mean log p per token and score over answers
+    (all strategies: over distinct answers). `tau_whole` uses log p of the whole answer. `tau_within` is the mean over
+    `prompts` of tau among the distinct answers to one prompt (arXiv 2210.07228). A correlation with a constant is NaN.
     """
     texts = store.text_metrics()
     if texts is None:
@@ -137,7 +136,7 @@ def utility_table(store: Store, answers: Answers) -> pd.DataFrame:
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float], kind: str = "kendall") -> float:
-    """Kendall's tau-b or Spearman's rho; NaN for fewer than two pairs, or when one side is constant."""
+    """Return Kendall's tau-b or Spearman's rho; NaN for fewer than two pairs, or if one side is constant."""
     from scipy.stats import kendalltau, spearmanr
 
     if len(set(one)) < 2 or len(set(other)) < 2:
@@ -146,7 +145,7 @@ def rank_correlation(one: Sequence[float], other: Sequence[float], kind: str = "
 
 
 def scorer_figures(texts: Sequence[tuple[float, int]]) -> dict[str, float]:
-    """Coherence and perplexity of texts from log p (nats) and the number of tokens of each; empty without a token.
+    """Return coherence and perplexity of texts from log p (nats) and number of tokens of each; empty without a token.
 
     `coherence` is the mean over texts of the mean log p of a token, `perplexity` is exp(-sum log p / tokens) over all
     texts, `perplexity_macro` the mean of that of each text.
@@ -254,7 +253,7 @@ def _aligned(pairs: Sequence[tuple[TextScore, float]]) -> dict[str, float]:
 
 
 def _by_prompt(pairs: Sequence[tuple[TextScore, float]]) -> Iterator[tuple[list[float], list[float]]]:
-    """Mean log p and score of the different answers to each prompt."""
+    """Return mean log p per token and score of the distinct answers to each prompt."""
     found: dict[str, dict[tuple[float, int, float], None]] = {}
     for one, score in pairs:
         found.setdefault(one.example, {})[one.logp, one.tokens, score] = None

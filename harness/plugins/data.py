@@ -16,7 +16,7 @@ from harness.errors import UserError
 
 Row = dict[str, Any]
 VARIABLE = "DECODEBENCH_DATA"
-LONGEST = 16 * 2**20  # bytes of a line: more is no row that a model could read
+LONGEST = 16 * 2**20  # maximum bytes of a line
 TEXTS = list[str] | list[list[str]]
 ANSWER = str | int | float | list[str | int | float]
 NAMES: dict[Any, str] = {str: "text", int: "a whole number", bool: "true or false", list: "a list",
@@ -26,10 +26,10 @@ NAMES: dict[Any, str] = {str: "text", int: "a whole number", bool: "true or fals
 
 @dataclass(frozen=True)
 class Hub:
-    """Where a data set lies on the Hugging Face hub.
+    """The location of a data set on the Hugging Face hub.
 
-    `rows_sha256` is the `digest` of the published rows, None when unknown. `adapt` turns a row of the hub and its
-    index into a row of the file, for a data set whose copy on the hub has other fields.
+    `rows_sha256` is the `digest` of the published rows, None if unknown. `adapt` converts a row of the hub, given its
+    index, to the fields of the file.
     """
 
     repo: str
@@ -42,17 +42,17 @@ class Hub:
 
 @dataclass(frozen=True)
 class Download:
-    """Where a data set that no hub holds can be downloaded, and the `digest` of its published rows."""
+    """The download address of a data set that is not on the hub, and the `digest` of its published rows."""
 
     url: str
     rows_sha256: str | None = None
 
 
 class DataSource:
-    """The places where the rows of data sets are looked for, in order: `folder`, `$DECODEBENCH_DATA`, the hub.
+    """Finds the rows of data sets, in this order: `folder`, `$DECODEBENCH_DATA`, the hub.
 
-    After `rows`, `origins` says where each data set came from, and `warnings` what the user should know. Raises
-    `UserError` when `folder` does not exist.
+    `rows` records the source of each data set in `origins`, and warnings for the user in `warnings`. Raises `UserError`
+    if `folder` does not exist.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -76,12 +76,11 @@ class DataSource:
         check: Callable[[Row], str | None] = lambda row: None,
         fill: Callable[[Row], Row] = lambda row: row,
     ) -> list[Row]:
-        """The rows of the data set `name`, each with exactly `fields` (str, int, list[str] or `TEXTS`), in published
-        order; a row has those of the `optional` fields that it was given.
+        """Return the rows of a data set in published order, with `fields` (str, int, list[str] or `TEXTS`) only.
 
-        `file` is JSONL, perhaps gzipped; `key` is a field whose values must differ; `check` says what else is wrong
-        with a row; `fill` turns a row of another form of the file into one of this. `hub` is None for data that the
-        user brings. Raises `UserError` that names the file and the line of a bad row, or what could not be fetched.
+        `file` is JSONL, optionally gzipped. A row may lack `optional` fields. `key` is a field with unique values.
+        `check` returns any other error of a row, and `fill` converts rows of other forms of the file. `hub` is None for
+        the user's own data. Raises `UserError` that names file and line of an invalid row, or the failed download.
         """
         path = self._find(name, file)
         origin, place = (str(path), "line") if path or not isinstance(hub, Hub) else \
@@ -93,7 +92,7 @@ class DataSource:
         return found
 
     def file(self, path: Path) -> Path:
-        """A file of the user's as it lies: where `path` says, or below a data folder; raises `UserError`."""
+        """Return the path of a user's file, as given or below a data folder; raises `UserError` if there is none."""
         places = [path, *(folder / path for folder in self.folders)]
         if found := next((place for place in places if place.is_file()), None):
             return found
@@ -118,7 +117,7 @@ class DataSource:
 
 
 def digest(rows: list[Row]) -> str:
-    """The SHA-256 of rows in canonical form: one line of ASCII JSON with sorted keys for each."""
+    """Return the SHA-256 of rows in canonical form: one line of ASCII JSON with sorted keys per row."""
     lines = (json.dumps(row, sort_keys=True) + "\n" for row in rows)
     return hashlib.sha256("".join(lines).encode("ascii")).hexdigest()
 
@@ -133,9 +132,9 @@ def checked(
     check: Callable[[Row], str | None] = lambda row: None,
     place: str = "line",
 ) -> list[Row]:
-    """The numbered `rows` of `origin` with the wanted fields only, as `DataSource.rows` has them.
+    """Check the numbered `rows` of `origin` and keep the wanted fields; arguments as in `DataSource.rows`.
 
-    Raises `UserError` that names the first bad row, or says that there is none.
+    Raises `UserError` for the first invalid row, or if there are no rows.
     """
     found: list[Row] = []
     seen: dict[Any, int] = {}
@@ -153,9 +152,9 @@ def checked(
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    """The JSON values of a file, perhaps gzipped, with their line numbers (from 1); blank lines are skipped.
+    """Yield the JSON values of a file, optionally gzipped, with line numbers from 1; blank lines are skipped.
 
-    Raises `UserError` that names the file and the line of what cannot be read.
+    Raises `UserError` that names the file and the invalid line.
     """
     for number, line in read_lines(path):
         try:
@@ -166,7 +165,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 file, perhaps gzipped, without their ends and numbered from 1; raises as `read_jsonl`."""
+    """Yield the numbered lines of a UTF-8 file, optionally gzipped, without line ends; raises as `read_jsonl`."""
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for number in count(1):
@@ -201,7 +200,7 @@ def _fetch(name: str, file: str, hub: Hub | Download | None) -> Iterator[tuple[i
 
 
 def picked(row: Any, fields: Mapping[str, Any], optional: Mapping[str, Any], where: str) -> Row:
-    """Only the wanted fields of a row; raises `UserError` when one is missing, empty or of the wrong type."""
+    """Return the wanted fields of a row; raises `UserError` if one is missing, empty or of the wrong type."""
     if not isinstance(row, dict):
         raise UserError(f"{where}: this is not a JSON object.")
     given = {field: kind for field, kind in optional.items() if row.get(field) is not None}
@@ -216,7 +215,7 @@ def picked(row: Any, fields: Mapping[str, Any], optional: Mapping[str, Any], whe
 
 
 def _empty(value: Any) -> bool:
-    """Whether a text is blank, a list has no item, or one of its items is so."""
+    """Return whether a text is blank, or a list is empty or has a blank item."""
     if isinstance(value, list):
         return not value or any(map(_empty, value))
     return isinstance(value, str) and not value.strip()
@@ -230,6 +229,6 @@ def _fits(value: Any, kind: Any) -> bool:
     if type(value) is str:
         try:
             value.encode("utf-8")
-        except UnicodeEncodeError:  # half of a surrogate pair, which JSON allows and no tokenizer takes
+        except UnicodeEncodeError:  # half a surrogate pair, which JSON allows and tokenizers reject
             return False
     return type(value) is kind

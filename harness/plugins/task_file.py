@@ -1,4 +1,4 @@
-"""Reads the rows of a task that a user has written down as JSONL."""
+"""Reads a user's task from a JSONL file."""
 
 import ast
 import re
@@ -21,7 +21,7 @@ ROLES = ("system", "user", "assistant")
 
 
 def read(path: Path, checker: str) -> tuple[Row, list[Example]]:
-    """What the header of a file says, and its examples; `checker` is that of rows and files that name none.
+    """Return the header of a file and its examples; `checker` is the default for rows and headers without one.
 
     Raises `UserError` that names the file and the line of what is wrong.
     """
@@ -56,7 +56,7 @@ def _header(given: Any, where: str) -> Row:
 
 
 def _given(rows: Iterator[tuple[int, Any]], checker: str) -> Iterator[tuple[int, Any]]:
-    """The rows with what they leave out: the number of the line as their id, and the checker."""
+    """Yield the rows with defaults for missing fields: the line number as id, and the checker."""
     for number, row in rows:
         if isinstance(row, dict):
             row = {**row, "id": row.get("id", number), "checker": row.get("checker", checker)}
@@ -66,14 +66,14 @@ def _given(rows: Iterator[tuple[int, Any]], checker: str) -> Iterator[tuple[int,
 
 
 def _problem(row: Row) -> str | None:
-    """What is wrong with a row, None when it is sound."""
-    asked = [name for name in ASKED if name in row]
-    if len(asked) != 1:
-        return "give one of 'prompt', 'turns' and 'messages'" + (f", not {' and '.join(asked)}" if asked else "")
-    texts = row[asked[0]] if asked == ["turns"] else [row.get("prompt", "messages")]
+    """Return the error of an invalid row, else None."""
+    inputs = [name for name in ASKED if name in row]
+    if len(inputs) != 1:
+        return "give one of 'prompt', 'turns' and 'messages'" + (f", not {' and '.join(inputs)}" if inputs else "")
+    texts = row[inputs[0]] if inputs == ["turns"] else [row.get("prompt", "messages")]
     if not texts or not all(text.strip() for text in texts):
-        return f"the field '{asked[0]}' is empty"
-    if asked == ["messages"] and (problem := _messages(row["messages"])):
+        return f"the field '{inputs[0]}' is empty"
+    if inputs == ["messages"] and (problem := _messages(row["messages"])):
         return problem
     if row["checker"] not in CHECKERS:
         return _unknown(row["checker"])
@@ -102,7 +102,7 @@ def _answers(row: Row) -> list[str]:
 
 
 def _answer(row: Row, answer: str) -> str | None:
-    """What is wrong with an answer that the checker of its row is to be given."""
+    """Return the error of an answer that its checker cannot use, else None."""
     try:
         if row["checker"] == "regex":
             re.compile(answer)
@@ -122,7 +122,7 @@ def _answer(row: Row, answer: str) -> str | None:
 
 
 def number(text: str) -> Decimal:
-    """A number as it is compared: 1,200.0 and $1200 are 1200; raises `ArithmeticError` for other texts."""
+    """Normalise a number, so that 1,200.0 and $1200 are 1200; raises `ArithmeticError` for other texts."""
     value = Decimal(text.strip().replace(",", "").replace("$", "").replace("\u2212", "-"))
     if not value.is_finite():
         raise ArithmeticError(text)
@@ -130,7 +130,7 @@ def number(text: str) -> Decimal:
 
 
 def _example(name: str, row: Row, header: Row) -> Example:
-    """A row as an example; `gold` has all that tells it from another one, the header and the reference included."""
+    """Convert a row to an example; `gold` includes header and reference, so that any change alters the data hash."""
     messages = row.get("messages")
     turns = row.get("turns") or [messages[-1]["content"] if messages else row["prompt"]]
     extra: Row = {key: row[key] for key in ("messages", "reference", "entry_point") if key in row}

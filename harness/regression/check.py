@@ -1,4 +1,4 @@
-"""Does a run keep the rules? Every one that it breaks is a sentence: which cell, by how much, how sure."""
+"""Checks a run against a baseline under rules, and reports each broken rule with its cell, size and p-value."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -43,10 +43,11 @@ Status = Literal["kept", "broken", "unchecked"]
 
 
 class Finding(Stored):
-    """One rule on one cell: whether it is kept, and in words what was found.
+    """The result of one rule on one cell, with a message in words.
 
-    `by` is the change, in the units of the rule; `p_value` is the chance of such a fall, or a larger one, where the
-    rule is kept (Holm's for all cells of the kind); None for what is exact. `unchecked` says why nothing was compared.
+    `by` is the change in the units of the rule. `p_value` is the probability of a fall at least this large if the rule
+    is kept (Holm's correction over all cells of the kind), None for exact rules. If the status is `unchecked`, the
+    message is the reason.
     """
 
     kind: str
@@ -59,7 +60,7 @@ class Finding(Stored):
 
 
 class Report(Stored):
-    """All findings of a run, what it was held against, and what neither has."""
+    """The results of all rules on all cells of a run, and notes on what they do not cover."""
 
     run: str
     against: str
@@ -68,15 +69,15 @@ class Report(Stored):
 
     @property
     def broken(self) -> list[Finding]:
-        """The rules that are not kept."""
+        """Return the results of broken rules."""
         return [finding for finding in self.findings if finding.status == "broken"]
 
 
 @dataclass(frozen=True)
 class CellPair:
-    """A cell of the run and the same cell of the baseline file, and the samples that succeeded in both.
+    """A cell of the run (`now`) and the same cell of the baseline file (`was`).
 
-    `greedy` and `greedy_was` are the cells of the run's own baseline strategy, `base`, on the same task, now and then.
+    `greedy` and `greedy_was` are the same for the run's own baseline strategy, `base`, on the same task.
     """
 
     task: TaskEntry
@@ -88,17 +89,17 @@ class CellPair:
     base: str
     due: int
     same_hardware: bool
-    partings: tuple[Divergence, ...] = ()
+    differences: tuple[Divergence, ...] = ()
 
     @cached_property
     def pairs(self) -> pd.DataFrame:
-        """Samples that succeeded in both, the baseline's columns ending in `_was`."""
+        """Return the samples that succeeded in both; the baseline file's columns end in `_was`."""
         return pair_with_baseline(_ok(self.now), _ok(self.was), WANTED, "_was")
 
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one rule for one cell: `wrong` says how it may be broken, empty when it is kept; `by` how much."""
+    """The comparison of one rule on one cell: `wrong` describes a violation if there is one; `by` is its size."""
 
     wrong: str = ""
     by: float | None = None
@@ -108,17 +109,17 @@ class Check:
 
 
 def check(run: Snapshot, against: Snapshot, rules: Sequence[AnyRule], names: tuple[str, str],
-          partings: Sequence[Divergence] = (), confirm: Snapshot | None = None) -> Report:
-    """Compare `run` with the baseline `against` under `rules`; `names` are what the report calls the two.
+          differences: Sequence[Divergence] = (), confirm: Snapshot | None = None) -> Report:
+    """Compare `run` with the baseline `against` under `rules`; the report calls the two by `names`.
 
-    `partings` says where answers part from the baseline strategy's. A broken rule on speed counts only when `confirm`,
-    the same run once more, breaks it too. Raises `UserError` when the runs cannot be compared.
+    `differences` lists first differences from the baseline strategy's answers. A broken speed rule counts only if
+    `confirm`, a repetition of the run, breaks it too. Raises `UserError` when the runs cannot be compared.
     """
     for other, name in ((against, names[1]), *([(confirm, "the run that confirms")] if confirm else [])):
         if words := difference(run.about, other.about):
             raise UserError(f"{names[0]} cannot be held against {name}: {words}; check the run that the baseline was "
                             "made for, or make a new baseline with --write.")
-    findings = _findings(run, against, rules, partings)
+    findings = _findings(run, against, rules, differences)
     if confirm:
         again = {(one.task, one.strategy): one for one in _findings(confirm, against, rules, ()) if one.kind == "speed"}
         findings = [_confirmed(one, again.get((one.task, one.strategy))) for one in findings]
@@ -133,10 +134,10 @@ def _confirmed(one: Finding, again: Finding | None) -> Finding:
     return one.model_copy(update={"status": "kept", "message": f"not confirmed by the second run: {one.message}"})
 
 
-def _findings(run: Snapshot, against: Snapshot, rules: Sequence[AnyRule], partings: Sequence[Divergence]
+def _findings(run: Snapshot, against: Snapshot, rules: Sequence[AnyRule], differences: Sequence[Divergence]
               ) -> list[Finding]:
-    """Every rule on every cell, p-values adjusted within a kind."""
-    findings, cases = [], list(_cell_pairs(run, against, partings))
+    """Apply every rule to every cell; p-values are corrected within each kind of rule."""
+    findings, cases = [], list(_cell_pairs(run, against, differences))
     for kind in KINDS:
         found = [(case, one) for case in cases
                  if (rule := applying(rules, kind, case.task.spec, case.strategy.spec)) and (one := _apply(rule, case))]
@@ -154,8 +155,8 @@ def _finding(kind: str, case: CellPair, found: Check, p_value: float) -> Finding
                    message=found.unchecked or message)
 
 
-def _cell_pairs(run: Snapshot, against: Snapshot, partings: Sequence[Divergence]) -> Iterator[CellPair]:
-    """Every cell of the baseline or of the run, in the order of the run."""
+def _cell_pairs(run: Snapshot, against: Snapshot, differences: Sequence[Divergence]) -> Iterator[CellPair]:
+    """Yield every cell of the run or the baseline, in the order of the run."""
     tasks = {task.spec: task for task in (*run.about.tasks, *against.about.tasks)}
     strategies = {entry.spec: entry for entry in (*against.about.strategies, *run.about.strategies)}
     order = [entry.spec for entry in run.about.strategies]
@@ -167,11 +168,11 @@ def _cell_pairs(run: Snapshot, against: Snapshot, partings: Sequence[Divergence]
                 yield CellPair(task, strategies[spec], run.cell(task.spec, spec), against.cell(task.spec, spec),
                            run.cell(task.spec, base), against.cell(task.spec, base), base, due[task.spec, spec],
                            run.about.hardware == against.about.hardware,
-                           tuple(d for d in partings if (d.task, d.strategy) == (task.spec, spec)))
+                           tuple(d for d in differences if (d.task, d.strategy) == (task.spec, spec)))
 
 
 def _notes(run: Snapshot, against: Snapshot) -> list[str]:
-    """What only the run has, and what the numbers do not hold for."""
+    """Return notes on cells that only the run has, and on limits of the comparison."""
     new = [spec for spec in (entry.spec for entry in run.about.strategies)
            if spec not in {entry.spec for entry in against.about.strategies}]
     tasks = {task.spec for task in run.about.tasks} - {task.spec for task in against.about.tasks}
@@ -179,11 +180,11 @@ def _notes(run: Snapshot, against: Snapshot) -> list[str]:
 
 
 def _apply(rule: AnyRule, case: CellPair) -> Check | None:
-    """What a rule finds on a cell; None where it says nothing about it."""
+    """Apply a rule to a cell; None if the rule does not concern it."""
     if isinstance(rule, Complete):
         return _complete(rule, case)
     if case.now.empty:
-        return None  # which is what `complete` is about
+        return None  # the rule `complete` reports this
     if isinstance(rule, Lossless):
         return _lossless(rule, case)
     if isinstance(rule, Speed) and rule.worse_by is None:
@@ -234,7 +235,7 @@ def _lossless(rule: Lossless, case: CellPair) -> Check | None:
     if not must_equal(case.strategy) or case.strategy.spec == case.base:
         return None
     pairs = pair_with_baseline(_ok(case.now), _ok(case.greedy), WANTED, "_base")
-    margins = {(d.example, d.sample, d.repeat): d for d in case.partings}
+    margins = {(d.example, d.sample, d.repeat): d for d in case.differences}
     rows = pairs[pairs["hash"] != pairs["hash_base"]]
     found = [margins.get((row["example"], row["sample"], row["repeat"])) for _, row in rows.iterrows()]
     wrong = [place for place, one in enumerate(found) if one is None or one.margin is None or one.margin > rule.tie]
@@ -294,7 +295,7 @@ def _speed(rule: Speed, case: CellPair) -> Check | None:
 
 
 def _slow(rule: Speed, now: pd.DataFrame, logs: pd.DataFrame, due: float, less: float, words: str) -> Check:
-    """Whether the mean ratio, given as `logs`, is below what is `due`, `less` a share; `now` are the log speed-ups."""
+    """Test whether the mean ratio, given as `logs`, is below `due` * (1 - `less`); `now` are the log speed-ups."""
     if logs["example"].nunique() < FEWEST:
         return Check(unchecked=f"{logs['example'].nunique()} timed examples are too few for a statement about speed; "
                                f"{FEWEST} are needed")
@@ -307,7 +308,7 @@ def _slow(rule: Speed, now: pd.DataFrame, logs: pd.DataFrame, due: float, less: 
 
 
 def _logs(own: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
-    """The log of the speed-up over the baseline strategy of each sample."""
+    """Return the log speed-up of each sample over the baseline strategy."""
     pairs = pair_with_baseline(_ok(own), _ok(base), ["tokens", "seconds"], "_base")
     numbers = pairs[["tokens", "seconds", "tokens_base", "seconds_base"]].astype(float)
     timed = pairs[(numbers > 0).all(axis=1)]
@@ -343,7 +344,7 @@ def _fallen(name: str, now: float, was: float, allowed: float) -> Check | None:
 
 
 def _worse(two_sided: float, fall: float) -> float:
-    """The one-sided p-value of a fall from a symmetric two-sided one."""
+    """Return the one-sided p-value of a fall, given the p-value of a symmetric two-sided test."""
     return two_sided / 2 if fall > 0 else 1 - two_sided / 2 if fall < 0 else 1.0
 
 
@@ -357,6 +358,6 @@ def _ok(cell: pd.DataFrame) -> pd.DataFrame:
 
 
 def _where(row: "pd.Series[Any]") -> str:
-    """The sample in words: its example, and which of several answers."""
+    """Name a sample in words: its example, and its sample and repeat number if not the first."""
     more = [f"{name} {row[name] + 1}" for name in ("sample", "repeat") if row[name]]
     return ", ".join([str(row["example"]), *more])

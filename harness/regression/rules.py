@@ -1,4 +1,4 @@
-"""What a check holds a run to: rules from a TOML file, each for the strategies and tasks that its patterns name."""
+"""Rules of `decodebench check` from a TOML file, each for the tasks and strategies that match its patterns."""
 
 import tomllib
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ Level = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Rule(BaseModel):
-    """What all rules have: whom they are for (shell patterns for the name or the whole spec), and whether they count.
+    """Base of all rules: shell patterns for the name or spec of its strategies and tasks.
 
-    Of the rules of one kind the last that fits a cell counts; `off` there means that the cell has none.
+    For each kind, the last rule that matches a cell is applied; if it is `off`, none is.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -28,34 +28,34 @@ class Rule(BaseModel):
     off: bool = False
 
     def fits(self, task: str, strategy: str) -> bool:
-        """Whether the rule is for this cell."""
+        """Return whether the patterns match this cell."""
         return _named(task, self.tasks) and _named(strategy, self.strategies)
 
 
 class Complete(Rule):
-    """Every cell of the baseline is there with all its samples, of which at most `failed` failed."""
+    """The run has all cells of the baseline with all samples, of which at most `failed` failed."""
 
     kind: Literal["complete"] = "complete"
     failed: Annotated[int, Field(ge=0)] = 0
 
 
 class Counts(Rule):
-    """These counts of each sample are the baseline's."""
+    """These counts of each sample equal the baseline's."""
 
     kind: Literal["counts"] = "counts"
     counts: list[Count] = list(get_args(Count))
 
 
 class Tokens(Rule):
-    """The token ids of each sample are the baseline's."""
+    """The token ids of each sample equal the baseline's."""
 
     kind: Literal["tokens"] = "tokens"
 
 
 class Lossless(Rule):
-    """A strategy that promises it writes the tokens of the baseline strategy of the same run.
+    """A lossless strategy gives the tokens of the run's own baseline strategy.
 
-    Answers may part where the logits of the two tokens are at most `tie` apart.
+    Answers may differ from a token on where the logits of the two tokens are at most `tie` apart.
     """
 
     kind: Literal["lossless"] = "lossless"
@@ -63,15 +63,15 @@ class Lossless(Rule):
 
 
 class Scores(Rule):
-    """The same tokens have the score that they had: a scorer that changed is found whatever the chance of it."""
+    """Equal answers have equal scores: detects a change of the scorer without a statistical test."""
 
     kind: Literal["scores"] = "scores"
 
 
 class Quality(Rule):
-    """The mean score is not below the baseline's by more than `tolerance`, nor significantly at `level` where given.
+    """The mean score does not fall below the baseline's by more than `tolerance`, or significantly at `level`.
 
-    With both, a fall breaks the rule only when it is larger than `tolerance` and significant.
+    If both are given, a fall breaks the rule only if it is larger than `tolerance` and significant.
     """
 
     kind: Literal["quality"] = "quality"
@@ -80,9 +80,10 @@ class Quality(Rule):
 
 
 class Speed(Rule):
-    """The speed-up over the run's own baseline strategy is not significantly (`level`) below what is asked.
+    """The speed-up over the run's own baseline strategy is not significantly (`level`) below a minimum.
 
-    `worse_by` asks for the baseline file's speed-up less that share, `at_least` for a speed-up; both may be given.
+    `at_least` is a minimum; `worse_by` sets it to (1 - `worse_by`) times the baseline file's speed-up. Both may be
+    given.
     """
 
     kind: Literal["speed"] = "speed"
@@ -93,21 +94,21 @@ class Speed(Rule):
 
 
 class Tau(Rule):
-    """Tokens a step after the first are not below the baseline's by more than the share `tolerance`."""
+    """Tokens per decode step do not fall below the baseline's by more than the share `tolerance`."""
 
     kind: Literal["tau"] = "tau"
     tolerance: Share = 0.02
 
 
 class Acceptance(Rule):
-    """The share of drafted tokens that are accepted is not below the baseline's by more than `tolerance`."""
+    """The share of drafted tokens that are accepted does not fall below the baseline's by more than `tolerance`."""
 
     kind: Literal["acceptance"] = "acceptance"
     tolerance: Share = 0.02
 
 
 class Truncated(Rule):
-    """The share of answers that ran into a limit is not above the baseline's by more than `tolerance`."""
+    """The share of truncated answers does not rise above the baseline's by more than `tolerance`."""
 
     kind: Literal["truncated"] = "truncated"
     tolerance: Share = 0.05
@@ -121,7 +122,7 @@ DEFAULT: tuple[AnyRule, ...] = (Complete(), Counts(), Tokens(), Lossless(), Scor
 
 
 def read(path: Path | None) -> tuple[AnyRule, ...]:
-    """The default rules, and after them those of a file; raises `UserError` naming the rule that is not one."""
+    """Return the default rules followed by those of a file; raises `UserError` that names an invalid rule."""
     if path is None:
         return DEFAULT
     try:
@@ -137,7 +138,7 @@ def read(path: Path | None) -> tuple[AnyRule, ...]:
 
 
 def applying(rules: Sequence[AnyRule], kind: str, task: str, strategy: str) -> AnyRule | None:
-    """The rule of a kind that counts for a cell, None when it has none."""
+    """Return the rule of a kind that applies to a cell, or None."""
     fitting = [rule for rule in rules if rule.kind == kind and rule.fits(task, strategy)]
     return fitting[-1] if fitting and not fitting[-1].off else None
 
@@ -168,5 +169,5 @@ def _rule(path: Path, number: int, item: dict[str, Any]) -> AnyRule:
 
 
 def _named(spec: str, patterns: Sequence[str]) -> bool:
-    """Whether a pattern fits the whole spec, or its names without knobs."""
+    """Return whether a pattern matches the whole spec, or its names without knobs."""
     return any(fnmatchcase(name, pattern) for pattern in patterns for name in (spec, Spec.parse(spec).names))

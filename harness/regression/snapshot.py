@@ -1,4 +1,4 @@
-"""What of a run a check compares, small enough to be committed: counts, hashes of the tokens, qualities and times."""
+"""Snapshots of runs, small enough to commit: counts, token hashes, scores and times that `check` compares."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ WHOLE = [name for name in COLUMNS if name in (*EXACT, "decode_tokens", "decode_s
 
 
 class About(Stored):
-    """What a snapshot is of: the part of a manifest that says what was run, and on which hardware."""
+    """The part of a manifest that a snapshot keeps: what was run, and on which hardware."""
 
     schema_version: int = SCHEMA
     created: str
@@ -38,7 +38,7 @@ class About(Stored):
 
     @classmethod
     def of(cls, manifest: Manifest) -> "About":
-        """The part of a manifest, without the places where data was found."""
+        """Return this part of a manifest, without paths of data."""
         tasks = [task.model_copy(update={"data": ""}) for task in manifest.tasks]
         return cls(created=manifest.created, baseline=manifest.baseline, config=manifest.config,
                    strategies=manifest.strategies, tasks=tasks, model=manifest.model, draft=manifest.draft,
@@ -46,7 +46,7 @@ class About(Stored):
 
 
 class Cell(Stored):
-    """The samples of one strategy on one task, a list each, in the order of `COLUMNS`."""
+    """The samples of one strategy on one task, each as a list in the order of `COLUMNS`."""
 
     task: str
     strategy: str
@@ -54,7 +54,7 @@ class Cell(Stored):
 
 
 class File(Stored):
-    """A snapshot as it is written."""
+    """The file format of a snapshot."""
 
     about: About
     columns: list[str]
@@ -63,14 +63,14 @@ class File(Stored):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run for a check: what it is, and a frame of `COLUMNS` for each (task, strategy) that has samples."""
+    """A run to check: its description, and a frame with `COLUMNS` for each (task, strategy) with samples."""
 
     about: About
     cells: dict[tuple[str, str], pd.DataFrame]
 
     @classmethod
     def of(cls, store: Store) -> "Snapshot":
-        """The snapshot of a run on disk."""
+        """Return the snapshot of a run on disk."""
         frame = samples(store)
         ids = [row if isinstance(row, np.ndarray) else np.array([], dtype=np.int64) for row in frame["ids"]]
         frame = frame.assign(
@@ -86,7 +86,7 @@ class Snapshot:
 
     @classmethod
     def open(cls, path: Path) -> "Snapshot":
-        """Read a committed snapshot, or take that of a run's folder; raises `UserError` when it is neither."""
+        """Read a committed snapshot, or make one of a run's folder; raises `UserError` if it is neither."""
         if path.is_dir():
             return cls.of(Store.open(path))
         try:
@@ -104,7 +104,7 @@ class Snapshot:
                                  for cell in found.cells})
 
     def text(self) -> str:
-        """The file to commit: a line a sample, so that a change of one is a change of one line."""
+        """Return the file to commit, one line per sample so that diffs are small."""
         head = f'{{"about": {self.about.model_dump_json(indent=1)},\n"columns": {json.dumps(COLUMNS)},\n"cells": ['
         cells = []
         for (task, strategy), frame in self.cells.items():
@@ -115,18 +115,18 @@ class Snapshot:
         return head + ",\n".join(cells) + "]}\n"
 
     def cell(self, task: str, strategy: str) -> pd.DataFrame:
-        """The samples of a cell, none where it was not run."""
+        """Return the samples of a cell, none if it was not run."""
         return self.cells.get((task, strategy), pd.DataFrame(columns=COLUMNS))
 
     def samples_due(self) -> dict[tuple[str, str], int]:
-        """How many samples each (task, strategy) that could run should have."""
+        """Return the expected number of samples of each (task, strategy) that can run."""
         each = int(self.about.config.get("samples", 1)) * int(self.about.config.get("repeats", 1))
         return {(task.spec, strategy.spec): task.examples * each for task in self.about.tasks
                 for strategy in self.about.strategies if not strategy.unsupported}
 
 
 def _plain(name: str, value: Any) -> str | bool | int | float | None:
-    """A value as JSON holds it: whole numbers whole, others to six digits, and nothing for NaN."""
+    """Convert a value to JSON: integers, other numbers to six digits, and null for NaN."""
     if isinstance(value, str):
         return value
     if value != value:
@@ -137,7 +137,7 @@ def _plain(name: str, value: Any) -> str | bool | int | float | None:
 
 
 def difference(run: About, baseline: About) -> str:
-    """The first thing that keeps two snapshots from being compared, in words, or an empty string.
+    """Return the first reason why two snapshots cannot be compared, in words, or an empty string.
 
     A setting that only one of them knows is not held against it, and neither is the hardware: counts do not depend on
     it.

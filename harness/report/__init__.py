@@ -5,26 +5,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.report import page, plots, tables, texts
-from harness.report.detail import Findings, gather
+from harness.report.detail import Contents, collect
 from harness.store.files import replace_file
 from harness.store.folder import Store
 
 
-def write(stores: Sequence[Store], folder: Path, found: Findings | None = None) -> Path:
+def write(stores: Sequence[Store], folder: Path, contents: Contents | None = None) -> Path:
     """Write summary.csv, summary.md, plots/*.png and *.svg and index.html; returns the path of index.html.
 
-    Every other table has a CSV; `found` spares computing `gather(stores)` again. Each file is replaced in one move; a
-    row says which `run` it is of when there are several.
+    Every other table has a CSV, too. `contents` is `collect(stores)` if that is computed already. Rows have a column
+    `run` if there are several runs. Files are replaced atomically.
     """
-    found = found or gather(stores)
-    summary, figures = found.summary, {}
-    for section in found.sections:
+    contents = contents or collect(stores)
+    summary, figures = contents.summary, {}
+    for section in contents.sections:
         replace_file(folder / f"{section.kind.name}.csv", texts.csv(section))
     replace_file(folder / "summary.csv", tables.csv(summary))
-    replace_file(folder / "summary.md", tables.markdown(summary) + texts.markdown(found.sections))
+    replace_file(folder / "summary.md", tables.markdown(summary) + texts.markdown(contents.sections))
     for task in summary["task"].unique():
         figures[task], name = plots.of_task(summary, task), re.sub(r"[^\w.=+-]+", "-", task)
         for kind, figure in figures[task].items():
             replace_file(folder / "plots" / f"{name}.{kind}.png", plots.png(figure))
             replace_file(folder / "plots" / f"{name}.{kind}.svg", plots.svg(figure))
-    return replace_file(folder / "index.html", page.render(stores, found, figures))
+    return replace_file(folder / "index.html", page.render(stores, contents, figures))

@@ -1,4 +1,4 @@
-"""The tables below the main one: acceptance and speed under their own names, and all else that a run can say."""
+"""The tables below the main one: acceptance, speed, limits and break-even of one or several runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ SHOWN = 4  # places of a draft that are shown; the CSV has all
 
 
 def _spread(key: str, title: str, help: str) -> list[Column]:
-    """The columns of a latency: its mean, its median and its 99th percentile."""
+    """Return the columns of a latency: mean, median and 99th percentile."""
     ends = {"mean": ("mean", "Mean"), "p50": ("p50", "Median"), "p99": ("p99", "99th percentile")}
     return [Column(f"{key}_{end}", f"{title} {short}", f"{word} of {help}, in milliseconds.", "milliseconds")
             for end, (short, word) in ends.items()]
@@ -117,14 +117,14 @@ PARTS = Kind(
         Column("accept_rate", "accepted", "Drafted tokens that the model accepted.", "share"),
         Column("tokens_mean", "tokens", "Mean number of tokens of an answer.", "count"),
     ))
-ON_REQUEST = (ACCEPTANCE, SPEED)  # long tables, which a terminal shows only when asked to
+ON_REQUEST = (ACCEPTANCE, SPEED)  # long tables that a terminal shows only on request
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What a report of runs is made of: the summary of each, all of them together, and the tables below.
+class Contents:
+    """The contents of a report: the summary of each run, the joint summary, and the tables below it.
 
-    `keys` has the task, the example and the sample number of each record of a run, in their order.
+    `keys` has the task, example and sample number of each record of a run, in their order.
     """
 
     summaries: list[pd.DataFrame]
@@ -133,24 +133,24 @@ class Findings:
     keys: list[pd.DataFrame]
 
 
-def gather(stores: Sequence[Store]) -> Findings:
-    """Read the records of each run once, and compute every table."""
+def collect(stores: Sequence[Store]) -> Contents:
+    """Read the records of each run once, and compute all tables."""
     summaries, sections, keys = _tables(stores, (PARTS, *ON_REQUEST, LIMITS))
     several = [bool((frame["sample"] > 0).any()) for frame in keys]
     for kind, mode in judge.KINDS:
         notes = dict.fromkeys(note for store in stores for note in judge_notes(store, mode))
         sections += section_of(kind, stores, [kind.make(store) for store in stores], list(notes))
-    return Findings(summaries, concat_runs(stores, summaries), [*sections, *texts.sections(stores, several)], keys)
+    return Contents(summaries, concat_runs(stores, summaries), [*sections, *texts.sections(stores, several)], keys)
 
 
 def limits(stores: Sequence[Store]) -> list[Section]:
-    """The tables about the machine: limits where they were measured, and where strategies stop paying."""
+    """Return the tables about the machine: measured limits, and break-even batch sizes."""
     return _tables(stores, (LIMITS,))[1]
 
 
 def _tables(stores: Sequence[Store], kinds: Sequence[Kind]
             ) -> tuple[list[pd.DataFrame], list[Section], list[pd.DataFrame]]:
-    """The summary of each run, those tables of `kinds` that have rows with the one about all runs, and the keys."""
+    """Return the summary of each run, the non-empty tables of `kinds` and of break-even, and the keys."""
     summaries, frames, keys = list[pd.DataFrame](), list[list[pd.DataFrame]](), list[pd.DataFrame]()
     for store in stores:
         raw = read(store)
@@ -163,7 +163,7 @@ def _tables(stores: Sequence[Store], kinds: Sequence[Kind]
 
 
 def _break_even(stores: Sequence[Store], summaries: Sequence[pd.DataFrame]) -> list[Section]:
-    """Speed-up against concurrency, with a sentence for every crossing of 1."""
+    """Return the table of speed-up by batch size, with a sentence for every crossing of 1."""
     rows = break_even(stores, summaries)
     if rows.empty:
         return []
@@ -181,6 +181,6 @@ def _break_even(stores: Sequence[Store], summaries: Sequence[pd.DataFrame]) -> l
 
 def section_of(kind: Kind, stores: Sequence[Store], frames: Sequence[pd.DataFrame],
                notes: Sequence[str] = ()) -> list[Section]:
-    """A table of all runs, or nothing when no run has a row."""
+    """Return a table of all runs, or nothing if no run has a row."""
     rows = concat_runs(stores, frames)
     return [Section(kind, rows.assign(label=names(rows)), tuple(notes))] if len(rows) else []

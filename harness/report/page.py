@@ -16,7 +16,7 @@ from harness.measure.judged import records
 from harness.measure.raw import has_text_only
 from harness.measure.summary import overall, run_labels
 from harness.report import plots, tables, texts
-from harness.report.detail import Findings, gather
+from harness.report.detail import Contents, collect
 from harness.store.folder import Store
 from harness.store.schema import Manifest, Record
 
@@ -25,11 +25,11 @@ TITLES = {"pareto": "quality against speed-up", "speedup": "speed-up of each str
 SHOWN = 5000  # samples whose texts the page carries; the first examples of each cell when a report has more
 
 
-def render(stores: Sequence[Store], found: Findings | None = None,
+def render(stores: Sequence[Store], contents: Contents | None = None,
            figures: Mapping[str, Mapping[str, Figure]] | None = None) -> str:
-    """The page for one or several runs; `found` and `figures` (by task and kind) spare computing them again."""
-    found = found or gather(stores)
-    summary, details = found.summary, _details(stores, found)
+    """The page for one or several runs; `contents` and `figures` (by task and kind) spare computing them again."""
+    contents = contents or collect(stores)
+    summary, details = contents.summary, _details(stores, contents)
     drawn = figures or {task: plots.of_task(summary, task) for task in summary["task"].unique()}
     return template("index.html.j2").render(
         css=css(),
@@ -38,10 +38,10 @@ def render(stores: Sequence[Store], found: Findings | None = None,
         totals={"samples": int((summary["samples"] + summary["failed"]).sum()), "failed": int(summary["failed"].sum())},
         notes=tables.notes(summary),
         overview=_overview(summary),
-        tasks=[_task(stores, summary, task, number, drawn[task]) | {"texts": _texts(found.sections, task)}
+        tasks=[_task(stores, summary, task, number, drawn[task]) | {"texts": _texts(contents.sections, task)}
                for number, task in enumerate(summary["task"].unique())],
         glossary=tables.columns(summary),
-        text_glossary=[(section.kind, section.present(section.rows)) for section in found.sections],
+        text_glossary=[(section.kind, section.present(section.rows)) for section in contents.sections],
         data=Markup(_embedded(details)),
     )
 
@@ -160,9 +160,9 @@ def _command(manifest: Manifest, row: "pd.Series[Any]") -> str:
     return shlex.join([*words, "-s", row["strategy"], "-t", row["task"]])
 
 
-def _details(stores: Sequence[Store], found: Findings) -> dict[str, Any]:
+def _details(stores: Sequence[Store], contents: Contents) -> dict[str, Any]:
     """The samples of each cell, with every text stored once, and the cell of each cell's baseline."""
-    summary = found.summary
+    summary = contents.summary
     several, texts = "run" in summary, dict[str, int]()
     rows = summary.to_dict("records")
     place = {(row.get("run", ""), row["task"], row["strategy"]): number for number, row in enumerate(rows)}
@@ -171,7 +171,7 @@ def _details(stores: Sequence[Store], found: Findings) -> dict[str, Any]:
         for label, row in zip(tables.names(summary), rows, strict=True)
     ]
     most = max(1, SHOWN // max(1, len(cells)))
-    for store, label, keys in zip(stores, run_labels(stores), found.keys, strict=True):
+    for store, label, keys in zip(stores, run_labels(stores), contents.keys, strict=True):
         run = label if several else ""
         for (of_run, task, _), number in place.items():
             if of_run == run:

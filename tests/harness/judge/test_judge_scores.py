@@ -12,7 +12,7 @@ from harness.measure.compare import compare
 from harness.measure.judged import SCORE, judge_notes, pair_table, rating_table
 from harness.measure.summary import overall, samples, summarise
 from harness.report import write
-from harness.report.detail import gather
+from harness.report.detail import collect
 from harness.report.tables import notes
 from harness.report.texts import terminal
 from harness.store.folder import Store
@@ -167,7 +167,7 @@ def test_the_report_has_tables_notes_and_scores(store: Store, tmp_path: Path) ->
     assert "### mt_bench: Judge: ratings" in text
     assert "- rated by j (http://h/v1); 16 verdicts asked for, 0 taken from equal answers" in text
     assert '"mt_bench_score_turn_2":' in page.read_text()
-    for section in gather([store]).sections:
+    for section in collect([store]).sections:
         console = Console(width=80, record=True, file=(tmp_path / "out").open("w"))
         console.print(terminal(section))
         shown = console.export_text()
