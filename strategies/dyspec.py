@@ -51,17 +51,17 @@ class DySpec(Verified):
 
 
 class _Slots:
-    """What is left of q (V,) after a node: the next sibling comes from there."""
+    """`rest` (V,), on the host, is the part of q after a node from which the next sibling comes."""
 
-    def __init__(self, node: int, q: Tensor, stream: Stream | None) -> None:
-        self.node, self.q, self.rest, self.stream = node, q, q.clone(), stream
+    def __init__(self, node: int, rest: Tensor, stream: Stream | None) -> None:
+        self.node, self.rest, self.stream = node, rest, stream
 
     def fill(self, grown: Grown) -> tuple[int, float]:
         """A new child and its share of what was left."""
         token = int(self.rest.argmax()) if self.stream is None else self.stream.choose(self.rest)
         share = float(self.rest[token] / self.rest.sum())
         self.rest[token] = 0
-        return grown.add(self.node, token, self.q), share
+        return grown.add(self.node, token), share
 
     def empty(self) -> bool:
         """Whether nothing is left to draw."""
@@ -78,11 +78,11 @@ class _Greedy:
     def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
         """A tree of at most `limit` levels below `text`."""
         grown, deepest, order = self.grown, min(self.depth, limit), count()
-        root = _Slots(ROOT, grown.start(text, last), self.stream)
+        root = _Slots(ROOT, grown.start(text, last).to("cpu", copy=True), self.stream)
         heap: list[tuple[float, int, int, int, _Slots | None]] = [(-1.0, next(order), 0, ROOT, root)]
         while heap and len(grown) < self.nodes and -heap[0][0] >= self.least:
             value, _, level, node, slots = heapq.heappop(heap)
-            slots = slots or _Slots(node, grown.read([node])[0], self.stream)
+            slots = slots or _Slots(node, grown.read([node])[0].to("cpu", copy=True), self.stream)
             child, share = slots.fill(grown)
             if level + 1 < deepest:
                 heapq.heappush(heap, (value * share, next(order), level + 1, child, None))
@@ -104,8 +104,8 @@ class _Threshold:
         live, rows = [(1.0, ROOT)], grown.start(text, last)[None]
         for level in range(deepest):
             below = list[tuple[float, int]]()
-            for (value, node), q in zip(live, rows, strict=True):
-                slots = _Slots(node, q, self.stream)
+            for (value, node), rest in zip(live, rows.to("cpu", copy=True), strict=True):
+                slots = _Slots(node, rest, self.stream)
                 while value >= self.least and len(grown) < self.nodes and not slots.empty():
                     child, share = slots.fill(grown)
                     below += [(value * share, child)] if value * share >= self.least else []

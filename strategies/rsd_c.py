@@ -37,9 +37,9 @@ class RsdC(Verified):
     def drafter(self, session: Session, request: Request) -> LevelTree:
         """The draft model, one forward a level."""
         counts, stream = numbers("rsd_c: branches", self.branches, NODES), self.draws(request)
-
         def pick(level: int, depth: int, q: Tensor) -> list[Child]:
-            return [(row, token, True) for row, law in enumerate(q) for token in distinct(law, counts[level], stream)]
+            tokens = distinct(q, [counts[level]] * len(q), stream)
+            return [(row, token, True) for row, siblings in enumerate(tokens) for token in siblings]
         return LevelTree(session.draft, len(counts), self.logit_warp(), stream, pick)
 
     def rule(self) -> Accept:

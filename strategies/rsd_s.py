@@ -52,11 +52,10 @@ class StochasticBeam:
         if level == 0:
             self.log_q = self.height = q.new_zeros(1)
         log_q = self.log_q[:, None] + q.log()
-        heights = log_q
-        if self.stream is not None:
-            noise = gumbel(self.stream, q.numel()).to(q.device).view_as(q)
-            heights = truncated(log_q + noise, self.height)
-        best = heights.flatten().topk(min(self.width, int(q.count_nonzero())))
-        self.log_q, self.height = log_q.flatten()[best.indices], best.values
-        vocabulary = q.shape[1]
-        return [(int(i) // vocabulary, int(i) % vocabulary, True) for i in best.indices.tolist()]
+        heights = log_q if self.stream is None else truncated(
+            log_q + gumbel(self.stream, q.numel()).to(q.device).view_as(q), self.height)
+        best = heights.flatten().topk(min(self.width, q.numel()))
+        known = torch.stack([best.values, best.indices.double()], 1).tolist()
+        children = [(*divmod(int(place), q.shape[1]), True) for height, place in known if height > -torch.inf]
+        self.log_q, self.height = log_q.flatten()[best.indices[:len(children)]], best.values[:len(children)]
+        return children

@@ -76,9 +76,9 @@ class _Planned:
         firsts = [0, *accumulate(shape[level])]
         fertile = shape[level + 1] if level + 1 < len(shape) else (0,) * firsts[-1]
         found = list[Child]()
+        tokens = distinct(q, [shape[level][place] for place in live], self.stream)
         for row, place in enumerate(live):
-            for rank, token in enumerate(distinct(q[row], shape[level][place], self.stream)):
-                child = firsts[place] + rank
+            for child, token in enumerate(tokens[row], firsts[place]):
                 found.append((row, token, fertile[child] > 0))
                 self.live += [child] if fertile[child] else []
         return found

@@ -39,14 +39,12 @@ class SpecInfer(Verified):
         counts, stream = numbers("specinfer: expansion", self.expansion, NODES), self.draws(request)
 
         def pick(level: int, depth: int, q: Tensor) -> list[Child]:
-            found = list[Child]()
-            for row, law in enumerate(q):
-                if stream is None:
-                    tokens = distinct(law, counts[level], None)
-                else:
-                    tokens = [stream.choose(law) for _ in range(counts[level])]
-                found += [(row, token, token not in tokens[:i]) for i, token in enumerate(tokens)]
-            return found
+            if stream is None:
+                tokens = distinct(q, [counts[level]] * len(q), None)
+            else:
+                tokens = [[stream.choose(row) for _ in range(counts[level])] for row in q.cpu()]
+            return [(row, token, token not in siblings[:i]) for row, siblings in enumerate(tokens)
+                    for i, token in enumerate(siblings)]
         return LevelTree(session.draft, len(counts), self.logit_warp(), stream, pick)
 
     def rule(self) -> Accept:

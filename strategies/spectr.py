@@ -35,14 +35,13 @@ class _Chains:
         ends, texts = [-1] * self.chains, [list(text)] * self.chains
         for level in range(min(self.length, limit)):
             if level:
-                reading = self.session.grow(tokens[-self.chains:], parents[-self.chains:])
-                laws = torch.softmax(self.warp(reading.logits[1:], texts).double(), -1)
+                logits = self.session.grow(tokens[-self.chains:], parents[-self.chains:]).logits[1:]
             else:
                 self.session.follow(text)
-                law = torch.softmax(self.warp(self.session.read().logits, texts[:1]).double(), -1)
-                laws = law.expand(self.chains, -1)
-            drawn = [self.stream.choose(law) for law in laws]
-            probs |= dict(zip(ends, laws, strict=True))
+                logits = self.session.read().logits
+            rows = torch.softmax(self.warp(logits, texts[:len(logits)]).double(), -1)
+            drawn = [self.stream.choose(row) for row in rows.cpu().expand(self.chains, -1)]
+            probs |= dict(zip(ends, rows.expand(self.chains, -1), strict=True))
             parents += ends
             ends = list(range(len(tokens), len(tokens) + self.chains))
             tokens += drawn

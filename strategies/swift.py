@@ -114,12 +114,12 @@ class Comb:
     def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
         """A tree of at most `limit` levels; the level that ends it for want of confidence is part of it."""
         self.search.step(text)
-        levels, newest = list[list[int]](), text[-1]
+        levels, newest, widths = list[list[int]](), text[-1], WIDTHS[self.knobs.temperature == 0]
         while len(levels) < min(self.knobs.gamma, limit):
             probs = torch.softmax(self.session.draft_read([newest], self.search.hook).logits[0], -1)
-            surest = float(probs.max())
-            width = WIDTHS[self.knobs.temperature == 0][sum(surest <= bound for bound in SURE)]
-            levels.append(probs.topk(min(width, len(probs))).indices.tolist())
+            best = probs.topk(min(widths[-1], len(probs)))
+            (surest, *_), tokens = torch.stack([best.values.double(), best.indices.double()]).tolist()
+            levels.append([int(token) for token in tokens[:widths[sum(surest <= bound for bound in SURE)]]])
             newest = levels[-1][0]
             if surest < self.knobs.theta:
                 break

@@ -3,9 +3,10 @@
 On a GPU a rule waits for the device twice: once for the numbers of all nodes, once for the token that it draws.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -23,26 +24,30 @@ class Siblings(NamedTuple):
     """The children of n nodes, k of each: `tokens` (n, k), the target's `p` and the draft's `q` (n, V) float64.
 
     `drawn` (n, 1) says which nodes drew their children from q; None stands for all, and q is None where none did.
+    `counts[i]` is how many of the k children node i has; the others repeat its last one.
     """
 
     p: Tensor
     q: Tensor | None
     drawn: Tensor | None
     tokens: Tensor
+    counts: Sequence[int]
 
 
 @dataclass(frozen=True)
 class Level:
-    """How a child of a node is accepted: `numbers` (n, k, m) of n nodes decide, `left` (n, V) is drawn from if none is.
+    """How a child of a node is accepted.
 
-    `decide` gets the m numbers of each child of one node and the stream, and returns the place of the child or None.
-    `apart` says that `numbers` are made for one node at a time.
+    `tries` yields m numbers (n, m) for each of the k children of n nodes, and returns the residual distributions (n, V)
+    that are sampled from if no child is accepted. `decide` gets the numbers of the children of one node and the stream,
+    and returns the index of the child or None; a row of numbers may be computed only when it is used.
     """
 
-    numbers: Callable[[Siblings], Tensor]
+    tries: Callable[[Siblings], "Tries"]
     decide: Callable[[Sequence[Sequence[float]], Stream], int | None]
-    left: Callable[[Siblings], Tensor]
-    apart: bool = False
+
+
+Tries = Generator[Tensor, None, Tensor]
 
 
 def greedy(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
@@ -132,20 +137,29 @@ def rows(logits: Tensor) -> Callable[[int], Tensor]:
 
 
 class Numbers:
-    """What a level wants to know of each node: of all nodes at once on a GPU, of one at a time on a CPU."""
+    """The numbers of each node that a level decides by: of all nodes in one transfer on a GPU, as needed on a CPU."""
 
     def __init__(self, tree: TokenTree, law: Callable[[int], Tensor], level: Level, together: bool = False) -> None:
         self._tree, self._level, self._law = tree, level, cache(law)
         self.below = _below(tree, together)
-        self._known = dict[int, list[list[float]]]()
+        self._known = dict[int, Sequence[Sequence[float]]]()
 
-    def __getitem__(self, node: int) -> list[list[float]]:
+    def __getitem__(self, node: int) -> Sequence[Sequence[float]]:
         """A row for each child of a node."""
         if node not in self._known:
-            apart = self._level.apart or self._law(node).device.type == "cpu"
-            nodes = [node] if apart else list(self.below)
-            self._known |= zip(nodes, self._level.numbers(self.siblings(nodes)).tolist(), strict=True)
-        return self._known[node][:len(self.below[node][1])]
+            if self._law(node).device.type == "cpu":
+                self._known[node] = _Lazy(self._level.tries(self.siblings([node])), len(self.below[node][1]))
+            else:
+                below = self.siblings(list(self.below))
+                numbers = torch.stack(list(islice(self._level.tries(below), below.tokens.shape[1])), 1).tolist()
+                self._known |= {node: rows[:len(self.below[node][1])]
+                                for node, rows in zip(self.below, numbers, strict=True)}
+        return self._known[node]
+
+    def left(self, node: int) -> Tensor:
+        """The residual distribution (V,) after all children of a node have been rejected."""
+        known = self._known.get(node)
+        return exhausted(known.tries if isinstance(known, _Lazy) else self._level.tries(self.siblings([node])))[0]
 
     def siblings(self, nodes: Sequence[int]) -> Siblings:
         """The children of `nodes`; where one has fewer than another, its last one is repeated."""
@@ -158,7 +172,33 @@ class Numbers:
         known = [q is not None for q in origins]
         q = torch.stack([torch.zeros_like(p[0]) if q is None else q for q in origins]) if any(known) else None
         drawn = torch.tensor(known, device=p.device)[:, None] if any(known) and not all(known) else None
-        return Siblings(p, q, drawn, torch.tensor(tokens, device=p.device))
+        return Siblings(p, q, drawn, torch.tensor(tokens, device=p.device), [len(below) for _, below in groups])
+
+
+class _Lazy(Sequence[Sequence[float]]):
+    """The numbers of the children of one node, each computed when it is first used."""
+
+    def __init__(self, tries: Tries, count: int) -> None:
+        self.tries, self._count, self._rows = tries, count, list[list[float]]()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, child: int) -> list[float]:  # type: ignore[override]  # never sliced
+        if child >= self._count:
+            raise IndexError(child)
+        while len(self._rows) <= child:
+            self._rows.append(next(self.tries)[0].tolist())
+        return self._rows[child]
+
+
+def exhausted(tries: Tries) -> Tensor:
+    """Run a level's `tries` to the end and return the residual distributions (n, V)."""
+    while True:
+        try:
+            next(tries)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
 
 
 def walk(tree: TokenTree, law: Callable[[int], Tensor], level: Level, stream: Stream, *, together: bool = False
@@ -171,7 +211,7 @@ def walk(tree: TokenTree, law: Callable[[int], Tensor], level: Level, stream: St
     while node in numbers.below:
         taken = level.decide(numbers[node], stream)
         if taken is None:
-            return tree.path(node), level.left(numbers.siblings([node]))[0]
+            return tree.path(node), numbers.left(node)
         below = numbers.below[node][1]
         node = below[taken] if not together else next(
             child for child in below if tree.tokens[child] == tree.tokens[below[taken]])
@@ -185,21 +225,21 @@ def drawn(path: list[int], left: Tensor, stream: Stream) -> tuple[list[int], int
 
 def one_by_one(*, replacement: bool = True, chance: Callable[[float, float], float] | None = None) -> Level:
     """Try the children in order: accept each with `chance(p, q)`, by default min(1, p/q), else remove it."""
-    def numbers(below: Siblings) -> Tensor:
-        pairs = [torch.cat([p.gather(1, token), q.gather(1, token)], 1)
-                 for _, (p, q, token) in zip(range(below.tokens.shape[1]), _tried(below, replacement), strict=False)]
-        return torch.stack(pairs, 1)
+    def tries(below: Siblings) -> Tries:
+        for i in range(below.tokens.shape[1]):
+            token, now = below.tokens[:, i:i + 1], origin(below, i)
+            yield torch.cat([below.p.gather(1, token), now.gather(1, token)], 1)
+            below = _rejected(below, now, token, replacement)
+        return below.p
 
     def decide(numbers: Sequence[Sequence[float]], stream: Stream) -> int | None:
         return next((i for i, (p, q) in enumerate(numbers) if stream.coin((chance or ratio)(p, q))), None)
-
-    def left(below: Siblings) -> Tensor:
-        return list(_tried(below, replacement))[-1][0]
-    return Level(numbers, decide, left)
+    return Level(tries, decide)
 
 
-def _likeliest(below: Siblings) -> Tensor:
-    return (below.tokens == below.p.argmax(-1, keepdim=True)).double()[..., None]
+def _likeliest(below: Siblings) -> Tries:
+    yield from (below.tokens == below.p.argmax(-1, keepdim=True)).double().T[..., None]
+    return below.p
 
 
 def first(numbers: Sequence[Sequence[float]], stream: Stream) -> int | None:
@@ -207,7 +247,7 @@ def first(numbers: Sequence[Sequence[float]], stream: Stream) -> int | None:
     return next((i for i, row in enumerate(numbers) if row[0]), None)
 
 
-likeliest = Level(_likeliest, first, lambda below: below.p)
+likeliest = Level(_likeliest, first)
 """The exact rule at temperature 0: the child that is the likeliest token, if there is one."""
 
 
@@ -232,18 +272,15 @@ def origin(below: Siblings, child: int) -> Tensor:
     return torch.where(below.drawn, below.q, point)
 
 
-def _tried(below: Siblings, replacement: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """p, q and the token of each child once those before it were turned down, and at last p alone after all of them."""
-    for i in range(below.tokens.shape[1]):
-        token, now = below.tokens[:, i:i + 1], origin(below, i)
-        yield below.p, now, token
-        below = below._replace(p=_normal((below.p - now).clamp_min_(0), below.p))
-        if below.q is not None and not replacement:
-            q = below.q.scatter(1, token, 0.0)
-            total = q.sum(-1, keepdim=True)
-            left = total > 0 if below.drawn is None else (total > 0) & below.drawn
-            below = below._replace(q=q / total.where(left, 1.0), drawn=left)
-    yield below.p, below.p, below.tokens[:, :1]
+def _rejected(below: Siblings, now: Tensor, token: Tensor, replacement: bool) -> Siblings:
+    """The same siblings after a child, `token` (n, 1) from `now` (n, V), has been rejected."""
+    below = below._replace(p=_normal((below.p - now).clamp_min_(0), below.p))
+    if below.q is None or replacement:
+        return below
+    q = below.q.scatter(1, token, 0.0)
+    total = q.sum(-1, keepdim=True)
+    left = total > 0 if below.drawn is None else (total > 0) & below.drawn
+    return below._replace(q=q / total.where(left, 1.0), drawn=left)
 
 
 def _normal(rest: Tensor, p: Tensor) -> Tensor:
@@ -267,45 +304,60 @@ def _below(tree: TokenTree, together: bool) -> dict[int, tuple[list[int], list[i
 
 
 class _Drafts:
-    """The level of `k_seq`; ρ of a node is found on the host, so nodes are looked at one at a time."""
+    """The level of `k_seq`; it keeps the ρ of the node decided last."""
 
     def __init__(self) -> None:
-        self.rho, self.exact = 1.0, one_by_one()
-        self.level = Level(self.numbers, self.decide, self.left, apart=True)
+        self.rho = 1.0
+        self.level = Level(self.tries, self.decide)
 
-    def numbers(self, below: Siblings) -> Tensor:
-        """p and q of the tokens of the children of one node."""
-        if below.q is None:
-            self.rho = 1.0
-            return self.exact.numbers(below)
-        self.rho = scale(below.p[0], below.q[0], below.tokens.shape[1])
-        return torch.stack([below.p.gather(1, below.tokens), below.q.gather(1, below.tokens)], -1)
+    def tries(self, below: Siblings) -> Tries:
+        """p and q of the token of each child and the node's `segment`; ρ is 1 where the children were not sampled."""
+        p, q, drawn, tokens, counts = below
+        exact, known = one_by_one().tries(below), p.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(len(p), -1)
+        if q is not None:
+            found = segment(p, q, p.new_tensor(counts)[:, None])
+            known = found if drawn is None else torch.where(drawn, found, known)
+        for token in tokens.T[..., None]:
+            pair = torch.cat([p.gather(1, token), q.gather(1, token)], 1) if q is not None else next(exact)
+            if drawn is not None:
+                pair = torch.where(drawn, pair, next(exact))
+            yield torch.cat([pair, known], 1)
+        if q is None:
+            return exhausted(exact)
+        common = torch.minimum(q, p / self.rho)
+        beta = common.sum(-1, keepdim=True)
+        taken = (1 - (1 - beta) ** counts[0]) / beta.clamp_min(torch.finfo(beta.dtype).tiny)
+        return _normal((p - common * taken).clamp_min(0), p)
 
     def decide(self, numbers: Sequence[Sequence[float]], stream: Stream) -> int | None:
         """The first child whose coin succeeds."""
-        return next((i for i, (p, q) in enumerate(numbers) if stream.coin(ratio(p, self.rho * q))), None)
-
-    def left(self, below: Siblings) -> Tensor:
-        """What the accepted drafts leave of p."""
-        if below.q is None:
-            return self.exact.left(below)
-        common, count = torch.minimum(below.q, below.p / self.rho), below.tokens.shape[1]
-        beta = float(common.sum())
-        if beta == 0:
-            return below.p
-        return _normal((below.p - common * ((1 - (1 - beta) ** count) / beta)).clamp_min(0), below.p)
+        self.rho = scale(numbers[0][2:], len(numbers))
+        return next((i for i, (p, q, *_) in enumerate(numbers) if stream.coin(ratio(p, self.rho * q))), None)
 
 
-def scale(p: Tensor, q: Tensor, k: int) -> float:
-    """Return ρ in [1, k] with 1 − (1 − β)ᵏ = ρβ, β = Σ min(q, p/ρ), from above: any such ρ is exact."""
-    fixed, free = float(q[p >= k * q].sum()), float(p[p <= q].sum())  # min is q, or p/ρ, whatever ρ is
-    middle = (p > q) & (p < k * q)
-    p, q = p[middle], q[middle]
+def segment(p: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    """Return (n, 4) fixed, free, low and high for p and q (n, V) and k (n, 1): the ρ of `scale` is in [low, high].
+
+    There β = Σ min(q, p/ρ) = fixed + free/ρ, as no p/q is between low and high.
+    """
+    ratios, order = torch.where(q > 0, p / q, torch.inf).sort(-1)
+    p, q = p.gather(-1, order), q.gather(-1, order)
+    free = torch.nn.functional.pad(p.cumsum(-1), (1, 0))
+    fixed = torch.nn.functional.pad(q.flip(-1).cumsum(-1).flip(-1), (0, 1))
+    edges = torch.minimum(ratios.clamp_min(1), k)
+    beta = fixed[:, :-1] + free[:, :-1] / edges
+    place = ((ratios <= 1) | ((ratios < k) & (1 - (1 - beta) ** k > edges * beta))).sum(-1, keepdim=True)
+    ends = torch.cat([torch.ones_like(k), edges], -1), torch.cat([edges, k], -1)
+    return torch.cat([each.gather(-1, place) for each in (fixed, free, *ends)], -1)
+
+
+def scale(within: Sequence[float], k: int) -> float:
+    """Return ρ in [1, k] with 1 − (1 − β)ᵏ = ρβ, from above: any such ρ is exact. `within` is a row of `segment`."""
+    fixed, free, low, high = within
 
     def over(rho: float) -> bool:
-        beta = fixed + free / rho + float(torch.minimum(q, p / rho).sum())
+        beta = fixed + free / rho
         return 1 - (1 - beta) ** k > rho * beta
-    low, high = 1.0, float(k)
     if not over(low):
         return low
     while high - low > 1e-14 * high:

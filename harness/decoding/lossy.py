@@ -15,6 +15,8 @@ from harness.decoding.accept import (
     Level,
     Numbers,
     Siblings,
+    Tries,
+    exhausted,
     first,
     greedy,
     likeliest,
@@ -79,8 +81,7 @@ def ensemble(weight: float, *, sure: bool = False) -> Accept:
     def mixed(below: Siblings) -> Siblings:
         return below._replace(p=weight * below.p + (1 - weight) * origin(below, 0))
     if sure:
-        level = Level(lambda below: likeliest.numbers(mixed(below)), first, lambda below: mixed(below).p)
-        return _down(level, sure)
+        return _down(Level(lambda below: likeliest.tries(mixed(below)), first), sure)
     return _down(one_by_one(chance=lambda p, q: 1 - weight + weight * ratio(p, q)), sure)
 
 
@@ -136,7 +137,7 @@ def fly(entropy: float, k: int, window: int, *, sure: bool = False) -> Accept:
         while i < len(tree):
             if not accepted(i):
                 if not pardoned(i):
-                    return list(range(i)), _next(level.left(numbers.siblings([i - 1]))[0], stream, sure)
+                    return list(range(i)), _next(numbers.left(i - 1), stream, sure)
                 i += wait
             i += 1
         return list(range(i)), _next(law(i - 1), stream, sure)
@@ -171,13 +172,16 @@ def _down(level: Level, sure: bool) -> Accept:
 
 def _pardoned(fine: Callable[[Siblings], Tensor], level: Level) -> Level:
     """What `level` takes, else the first child for which `fine` (n, k) is true."""
-    def numbers(below: Siblings) -> Tensor:
-        return torch.cat([fine(below).double()[..., None], level.numbers(below)], -1)
+    def tries(below: Siblings) -> Tries:
+        tries, passed = level.tries(below), fine(below).double().expand(*below.tokens.shape)
+        for i in range(below.tokens.shape[1]):
+            yield torch.cat([passed[:, i:i + 1], next(tries)], -1)
+        return exhausted(tries)
 
     def decide(numbers: Sequence[Sequence[float]], stream: Stream) -> int | None:
         taken = level.decide([row[1:] for row in numbers], stream)
         return first(numbers, stream) if taken is None else taken
-    return Level(numbers, decide, level.left)
+    return Level(tries, decide)
 
 
 def _log(p: float) -> float:

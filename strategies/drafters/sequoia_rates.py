@@ -32,7 +32,7 @@ def ranks(target: Engine, draft: Engine, texts: Sequence[Text], strategy: Sequoi
     for tokens, start in texts:
         for p, q in zip(*(_rows(engine, tokens, start) for engine in (target, draft)), strict=True):
             warped = torch.softmax((law(q[None], [[]])[0] if strategy.temperature else q).double(), -1)
-            siblings = distinct(warped, most, stream if strategy.temperature else None)
+            [siblings] = distinct(warped[None], [most], stream if strategy.temperature else None)
             tree = TokenTree(tuple(siblings), (-1,) * len(siblings), {-1: warped})
             path, _ = accept(tree, law(p[None], [[]]).expand(1 + len(siblings), -1), stream)
             places += 1

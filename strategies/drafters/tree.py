@@ -9,7 +9,7 @@ from harness.decoding.loop import Step
 from harness.engine.logit_warps import Warp
 from harness.engine.random_stream import Stream
 from harness.engine.session import Reading, Session
-from harness.engine.tree import EMPTY, ROOT, TokenTree
+from harness.engine.tree import EMPTY, ROOT, Prefixes, TokenTree
 from harness.errors import UserError
 
 
@@ -24,6 +24,7 @@ class Grown:
         self.session, self.warp, self.stream = session, warp, stream
         self.tree, self._text = EMPTY, list[int]()
         self._tokens, self._parents, self._probs = list[int](), list[int](), dict[int, Tensor]()
+        self._q = dict[int, Tensor]()
         self._place: dict[int, int] = {}  # a node's number in the session, which knows only nodes that were read
 
     def start(self, text: Sequence[int], last: Step) -> Tensor:
@@ -32,14 +33,14 @@ class Grown:
             read = [self._place[node] for node in last.path if node in self._place]
             self.session.keep(read)
         self._text = list(text)
-        self._tokens, self._parents, self._probs, self._place = [], [], {}, {ROOT: ROOT}
+        self._tokens, self._parents, self._probs, self._q, self._place = [], [], {}, {}, {ROOT: ROOT}
         self.session.follow(self._text)
         return self._rows(self.session.read(), [ROOT])[0]
 
-    def add(self, parent: int, token: int, q: Tensor) -> int:
-        """A new child of `parent`, which was drawn or chosen from its row `q` (V,); returns the child."""
+    def add(self, parent: int, token: int) -> int:
+        """A new child of `parent`, which was drawn or chosen from the q of `parent`; returns the child."""
         if self.stream is not None:
-            self._probs[parent] = q
+            self._probs[parent] = self._q[parent]
         self._tokens.append(token)
         self._parents.append(parent)
         return len(self._tokens) - 1
@@ -63,16 +64,11 @@ class Grown:
     def _rows(self, reading: Reading, nodes: Sequence[int]) -> Tensor:
         logits = reading.logits[-len(nodes):]
         if self.stream is not None:
-            texts = [self._before(node) for node in nodes]
-            logits = self.warp(logits, texts)
-        return torch.softmax(logits.double(), -1)
-
-    def _before(self, node: int) -> list[int]:
-        path = list[int]()
-        while node != ROOT:
-            path.append(self._tokens[node])
-            node = self._parents[node]
-        return [*self._text, *path[::-1]]
+            before = Prefixes(self._text, TokenTree(tuple(self._tokens), tuple(self._parents)))
+            logits = self.warp(logits, [before[1 + node] for node in nodes])
+        rows = torch.softmax(logits.double(), -1)
+        self._q.update(zip(nodes, rows, strict=True))
+        return rows
 
 
 Child = tuple[int, int, bool]
@@ -93,7 +89,7 @@ class LevelTree:
         grown, nodes, depth = self.grown, [ROOT], min(self.depth, limit)
         q = grown.start(text, last)[None]
         for level in range(depth):
-            children = [(grown.add(nodes[row], token, q[row]), fertile)
+            children = [(grown.add(nodes[row], token), fertile)
                         for row, token, fertile in self.pick(level, depth, q)]
             nodes = [child for child, fertile in children if fertile]
             if level + 1 == depth or not nodes:
@@ -102,18 +98,22 @@ class LevelTree:
         return grown.done()
 
 
-def distinct(q: Tensor, count: int, stream: Stream | None) -> list[int]:
-    """Up to `count` different tokens of q (V,): drawn without replacement, or without a stream the likeliest ones.
+def distinct(q: Tensor, counts: Sequence[int], stream: Stream | None) -> list[list[int]]:
+    """Up to `counts[i]` different tokens of row i of q (n, V), drawn without replacement, or the likeliest ones.
 
-    Its distribution is that of the Gumbel-top-k trick, in its order (Kool et al. 1903.06059, §2.3).
+    Without a stream they are the likeliest. The distribution of the others, and their order, are those of the
+    Gumbel-top-k trick (Kool et al. 1903.06059, §2.3). Waits for the device once.
     """
     if stream is None:
-        return q.topk(min(count, len(q))).indices.tolist()
-    rest, tokens = q.clone(), list[int]()
-    for _ in range(min(count, int(q.count_nonzero()))):
-        tokens.append(stream.choose(rest))
-        rest[tokens[-1]] = 0
-    return tokens
+        best = q.topk(min(max(counts), q.shape[1])).indices.tolist()
+        return [row[:count] for row, count in zip(best, counts, strict=True)]
+    rests, found = q.to("cpu", copy=True), list[list[int]]()
+    for rest, count, most in zip(rests, counts, rests.count_nonzero(-1).tolist(), strict=True):
+        found.append([])
+        for _ in range(min(count, most)):
+            found[-1].append(stream.choose(rest))
+            rest[found[-1][-1]] = 0
+    return found
 
 
 def numbers(name: str, value: str, most: int) -> tuple[int, ...]:

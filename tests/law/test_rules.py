@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.decoding.accept import Accept, block, delta, k_seq, rejection, scale
+from harness.decoding.accept import Accept, block, delta, k_seq, rejection, scale, segment
 from harness.engine.random_stream import Stream
 from harness.engine.tree import TokenTree
 from harness.errors import Unsupported
@@ -80,12 +80,16 @@ def same(found: dict[tuple[int, ...], float], expected: dict[tuple[int, ...], fl
     return all(found.get(t, 0) == pytest.approx(expected.get(t, 0), abs=1e-12) for t in {*found, *expected})
 
 
+def rho_of(p: Tensor, q: Tensor, k: int) -> float:
+    return scale(segment(p[None], q[None], torch.tensor([[k]]))[0].tolist(), k)
+
+
 @pytest.mark.parametrize(("count", "rho", "golden"), [(1, 1, .7), (2, 1.45678, .79136), (3, 1.79259, .85852)])
 def test_k_seq(count: int, rho: float, golden: float) -> None:
     emitted, accepted = one_position(k_seq, count, True, P, Q)
     assert emitted == pytest.approx(P, abs=1e-12)
     assert accepted == pytest.approx(golden, abs=1e-5)
-    assert scale(vector(P), vector(Q), count) == pytest.approx(rho, abs=1e-5)
+    assert rho_of(vector(P), vector(Q), count) == pytest.approx(rho, abs=1e-5)
 
 
 @pytest.mark.parametrize(("rule", "k", "length"), [
@@ -124,7 +128,7 @@ def test_block_keeps_the_law_of_chosen_drafts(tokens: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(("rule", "k"), [(k_seq, 1), (k_seq, 3), (block, 1)])
 def test_all_is_accepted_when_the_draft_is_the_target(rule: Accept, k: int) -> None:
     assert written(rule, k, 2 if k == 1 else 1, conditional, conditional)[1] == pytest.approx(2 if k == 1 else 1)
-    assert scale(vector(P), vector(P), k) == pytest.approx(1, abs=1e-6 if k == 1 else 1e-2)
+    assert rho_of(vector(P), vector(P), k) == pytest.approx(1, abs=1e-6 if k == 1 else 1e-2)
 
 
 @pytest.mark.parametrize("rule", [k_seq, block])
@@ -217,7 +221,7 @@ def test_scale_solves_its_equation() -> None:
         p, q = torch.rand(2, 50, generator=generator, dtype=torch.float64).pow(3)
         p[:5], q[3:8] = 0, 0
         p, q = p / p.sum(), q / q.sum()
-        rho = scale(p, q, k)
+        rho = rho_of(p, q, k)
         beta = float(torch.minimum(q, p / rho).sum())
         assert 1 < rho < k
         assert 1 - (1 - beta) ** k == pytest.approx(rho * beta, abs=1e-12)

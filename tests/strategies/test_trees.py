@@ -136,9 +136,10 @@ def test_uniform_numbers_are_open_and_reproducible() -> None:
 
 def test_drawing_without_replacement() -> None:
     q = torch.tensor([0.0, 0.5, 0.3, 0.2]).double()
-    assert sorted(distinct(q, 9, PhiloxStream(1))) == [1, 2, 3]
-    assert distinct(q, 2, None) == [1, 2]
-    pairs = [tuple(distinct(q, 2, PhiloxStream(i))) for i in range(4000)]
+    both = torch.stack([q, q.flip(0)])
+    assert list(map(sorted, distinct(both, [9, 1], PhiloxStream(1)))) in ([[1, 2, 3], [i]] for i in range(3))
+    assert distinct(both, [1, 3], None) == [[1], [2, 1, 0]]
+    pairs = [tuple(distinct(q[None], [2], PhiloxStream(i))[0]) for i in range(4000)]
     assert pairs.count((1, 2)) / 4000 == pytest.approx(0.5 * 0.3 / 0.5, abs=0.03)
     assert pairs.count((3, 1)) / 4000 == pytest.approx(0.2 * 0.5 / 0.8, abs=0.03)
 
@@ -158,8 +159,9 @@ def test_the_law(strategy: Verified, p_value: PValue) -> None:
 
 def test_siblings_sorted_by_probability_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Testing them in another order than they were drawn in is the classic mistake (specs/speculative 1.4)."""
-    def resorted(q: Tensor, count: int, stream: Stream | None) -> list[int]:
-        return sorted(distinct(q, count, stream), key=lambda token: -float(q[token]))
+    def resorted(q: Tensor, counts: Sequence[int], stream: Stream | None) -> list[list[int]]:
+        return [sorted(tokens, key=lambda token: -float(row[token]))
+                for row, tokens in zip(q, distinct(q, counts, stream), strict=True)]
     monkeypatch.setattr(rsd_c, "distinct", resorted)
     assert growing.distinct is distinct
     assert by_token(RsdC(branches="2-2", temperature=0.8, p=0.9), draft) < 1e-6
