@@ -39,7 +39,7 @@ def serve(pipe: Any, options: dict[str, Any], plugins: Sequence[Path], threads: 
         if wrong == "killed" and done > 5:
             os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(10)
-        pipe.send(("done", [reply(text.most, kind) for text in texts]))
+        pipe.send(("done", [reply(text.max_tokens, kind) for text in texts]))
 
 
 def reply(most: int, kind: str) -> Reply:
