@@ -1,4 +1,4 @@
-"""Open-ended stories, long enough to become repetitive or incoherent, written by the project for its embedded models.
+"""Open-ended stories, long enough to become repetitive or incoherent, for the embedded models.
 
 An opening, and the reference continuation:
 

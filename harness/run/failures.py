@@ -23,15 +23,18 @@ class RunStopped(UserError):
 
 
 class Failures:
-    """Counts equal failures in a row, of each strategy and of all together, and keeps the first traceback."""
+    """Counts equal failures in a row, of each strategy and of all together, and keeps the first traceback.
 
-    def __init__(self) -> None:
-        self.first, self._row = "", dict[str, tuple[str, int]]()
+    With `tolerant` one strategy may go on failing: of a sweep that is a result.
+    """
+
+    def __init__(self, tolerant: bool = False) -> None:
+        self.first, self._row, self._tolerant = "", dict[str, tuple[str, int]](), tolerant
         self.stop: str | None = None
 
     def note(self, record: Record, error: Exception | None) -> None:
         """Count one record; `error` is what its sample raised. `stop` is a sentence once the run must end."""
-        for who in (record.strategy, ""):
+        for who in ("",) if self._tolerant else (record.strategy, ""):
             if error is None:
                 self._row.pop(who, None)
                 continue

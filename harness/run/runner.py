@@ -65,20 +65,21 @@ def run(config: RunConfig, watcher: Watcher, command: str, clock: Clock = time.p
         return carry_out(plan, watcher, clock)
 
 
-def carry_out(plan: Plan, watcher: Watcher, clock: Clock = time.perf_counter) -> Outcome:
+def carry_out(plan: Plan, watcher: Watcher, clock: Clock = time.perf_counter, tolerant: bool = False) -> Outcome:
     """Run or resume a plan; raises `UserError` before anything is written when its folder holds another run.
 
-    Raises `BackendLost` or `RunStopped` when no further sample can succeed; the same command resumes the run.
+    Raises `BackendLost` or `RunStopped` when no further sample can succeed; the same command resumes the run. With
+    `tolerant` a strategy that keeps failing does not stop the others.
     """
     with Store.begin(plan.config.output or folder(plan.manifest, plan.config.model), plan.manifest) as store:
-        return _carry_out(plan, store, watcher, clock)
+        return _carry_out(plan, store, watcher, Runner(plan, clock, tolerant))
 
 
-def _carry_out(plan: Plan, store: Store, watcher: Watcher, clock: Clock) -> Outcome:
+def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner") -> Outcome:
     done, failed = store.finished()
     cells = list(plan.cells())
     watcher.planned(sum(len(cell.examples) for cell in cells), len(done), store.folder, plan.manifest.warnings)
-    runner, todo = Runner(plan, clock), any(_left(cell, done) for cell in cells)
+    todo = any(_left(cell, done) for cell in cells)
     if todo:
         runner.warm_up()
     for cell in cells:
@@ -101,12 +102,12 @@ def _carry_out(plan: Plan, store: Store, watcher: Watcher, clock: Clock) -> Outc
 class Runner:
     """Decodes cells with the plan's backend, and scores them."""
 
-    def __init__(self, plan: Plan, clock: Clock) -> None:
+    def __init__(self, plan: Plan, clock: Clock, tolerant: bool = False) -> None:
         self.plan, self.clock, self.began = plan, clock, clock()
         self.unscored = {entry.spec: entry.unscored for entry in plan.manifest.tasks}
         self.prepared: Task | None = None
         self.lost: BackendLost | None = None
-        self.failures = Failures()
+        self.failures = Failures(tolerant)
 
     def warm_up(self) -> None:
         """Decode a few tokens with every strategy, so that slow first calls are not timed."""

@@ -137,12 +137,13 @@ def sweep(config: RunConfig, asked: SweepOptions, watcher: Watcher, command: str
     root = config.output or folder(tried.manifest, f"sweep-{config.model}")
     for line in _announcement(every, plan, dev, rest):
         say(line)
-    carry_out(replace(tried, config=replace(tried.config, output=root / "dev")), watcher)
+    carry_out(replace(tried, config=replace(tried.config, output=root / "dev")), watcher, tolerant=True)
     on_dev = RunResults.of(Store.open(root / "dev"))
     chosen = {one.default.spec(): _choose(one, on_dev, aims[one.default.spec()]) for one in every}
     wanted = [spec for fixed, best in chosen.values() for spec in (fixed, *best.values())]
     place = root / (f"held-out-{asked.aim}" if asked.aim else "held-out")  # another aim chooses other settings
-    carry_out(part(plan, [STRATEGIES.build(spec) for spec in (*chosen, *wanted)], rest, place), watcher)
+    held_out = [STRATEGIES.build(spec) for spec in (*chosen, *wanted)]
+    carry_out(part(plan, held_out, rest, place), watcher, tolerant=True)
     on_held_out = RunResults.of(Store.open(place))
     first = [_strategy_sweep(one, on_dev, on_held_out, aims[one.default.spec()], *chosen[one.default.spec()])
              for one in every]
@@ -285,7 +286,7 @@ def _with_inert_knobs_retried(every: Sequence[Settings], swept: Sequence[Strateg
         return list(swept)
     say("knobs without effect are run again with other values of the other knobs")
     plan = planned(wanted)
-    carry_out(plan, watcher)
+    carry_out(plan, watcher, tolerant=True)
     assert plan.config.output
     traces = RunResults.of(Store.open(plan.config.output)).traces
 
