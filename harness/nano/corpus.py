@@ -4,6 +4,8 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
+from itertools import islice
 
 from harness.nano import chats, edits, functions, stories, summaries, word_problems
 from harness.nano.problem import Problem
@@ -23,8 +25,9 @@ _DRAW: dict[str, Callable[[random.Random], Problem]] = {
 
 def problems(kind: str, split: str, count: int, seed: int = 0) -> list[Problem]:
     """Return `count` distinct problems; a larger count starts with the same ones. Raises ValueError on a bad name."""
-    stream = _stream(kind, split, seed)
-    return [replace(next(stream), id=f"{kind}/{split}/{number:04d}") for number in range(count)]
+    drawn, stream = _drawn(kind, split, seed)
+    drawn += islice(stream, max(0, count - len(drawn)))
+    return drawn[:count]
 
 
 def canonical(problem: Problem) -> str:
@@ -38,6 +41,12 @@ def split_of(problem: Problem) -> str:
     return {0: "test", 1: "dev"}.get(bucket, "train")
 
 
+@cache  # tasks and tests ask for the same problems again and again
+def _drawn(kind: str, split: str, seed: int) -> tuple[list[Problem], Iterator[Problem]]:
+    """Return the problems drawn so far, and the stream of the next ones."""
+    return [], _stream(kind, split, seed)
+
+
 def _stream(kind: str, split: str, seed: int) -> Iterator[Problem]:
     if kind not in KINDS:
         raise ValueError(f"There is no kind of problem called {kind!r}; the kinds are {', '.join(KINDS)}.")
@@ -49,5 +58,5 @@ def _stream(kind: str, split: str, seed: int) -> Iterator[Problem]:
         problem = _DRAW[kind](rng)
         text = canonical(problem)
         if text not in seen and split_of(problem) == split:
+            yield replace(problem, id=f"{kind}/{split}/{len(seen):04d}")
             seen.add(text)
-            yield problem

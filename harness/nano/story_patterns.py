@@ -75,7 +75,8 @@ class Pattern:
                 return None
             values[slot] = skewed(rng, options)
         for slot in self.free:
-            values[slot] = skewed(rng, [one for one in FREE[word(slot)] if one not in self.others(slot, values)])
+            others = self.others(slot, values)
+            values[slot] = skewed(rng, [one for one in FREE[word(slot)] if one not in others])
         return values
 
     def agree(self, values: Values, state: State) -> Values | None:

@@ -8,7 +8,8 @@ import os
 import pkgutil
 import re
 import sys
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -35,8 +36,7 @@ class Registry(Generic[P]):
 
     def built_in(self) -> dict[str, Path]:
         """The files of the built-in plugins by name."""
-        folder = Path(__file__).resolve().parents[2] / self.package
-        return {m.name: folder / f"{m.name}.py" for m in pkgutil.iter_modules([str(folder)]) if not m.ispkg}
+        return dict(_modules(Path(__file__).resolve().parents[2] / self.package))
 
     def names(self) -> list[str]:
         """All names, sorted."""
@@ -96,7 +96,7 @@ class Registry(Generic[P]):
         allowed = os.environ.get("DECODEBENCH_PLUGINS")
         only = None if allowed is None else {_normal(name) for name in allowed.split(",")}
         found: dict[str, EntryPoint] = {}
-        for point in entry_points(group=f"decodebench.{self.package}"):
+        for point in _entry_points(f"decodebench.{self.package}", tuple(sys.path)):
             if only is not None and (point.dist is None or _normal(point.dist.name) not in only):
                 continue
             other = found.get(point.name)
@@ -143,6 +143,18 @@ def _parsed(path: Path) -> ast.Module:
         return ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path} is not a Python file that can be read: {error}.") from None
+
+
+@cache
+def _modules(folder: Path) -> dict[str, Path]:
+    """The Python files of a package by name, without its subpackages."""
+    return {m.name: folder / f"{m.name}.py" for m in pkgutil.iter_modules([str(folder)]) if not m.ispkg}
+
+
+@cache  # it reads a file of every installed package
+def _entry_points(group: str, path: tuple[str, ...]) -> EntryPoints:
+    """The entry points of a group in the packages on `path`, which is `sys.path`."""
+    return entry_points(group=group)
 
 
 def _normal(name: str) -> str:
