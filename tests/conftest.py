@@ -9,8 +9,8 @@ from hypothesis import settings
 from tests import scale
 
 HERE = Path(__file__).parent
-FOLDERS = ("law", "crash", "browser", "vllm")  # where every test is of the kind that its folder names
-REST = ("crash", "browser", "real", "vllm", "slow")  # what `make test` leaves to `make test-all`
+FOLDERS = ("law", "crash", "browser", "plugin", "vllm")  # where every test is of the kind that its folder names
+REST = ("crash", "browser", "plugin", "real", "vllm", "slow")  # what `make test` leaves to `make test-all`
 QUICK_ARCHS = ("llama", "gpt2")  # with rotary positions and without: architectures differ in positions and masks,
 ABOVE = ("strategies", "law")    # of which tests of these folders see nothing: one architecture is enough for them
 

@@ -65,7 +65,7 @@ def recomputed(folder: Path, baseline: str) -> dict[str, pd.Series]:
     }
 
 
-@pytest.mark.parametrize("committed", [False, True])
+@pytest.mark.parametrize("committed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_tables_equal_a_recomputation_to_the_last_digit(tmp_path: Path, committed: bool) -> None:
     folder = ROOT / "results" / "speculative" if committed else realistic(tmp_path / "run", 20).folder
     store = Store.open(folder)

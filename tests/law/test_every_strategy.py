@@ -43,7 +43,7 @@ def test_greedy_tokens_at_temperature_zero(name: str, arch: str) -> None:
 def test_what_ran_before_changes_neither_tokens_nor_counts(name: str) -> None:
     strategy, target = built(name), model("llama")
     first, second = (prompt * 2 for prompt in prompts(2, 97, 3))
-    runs = [traced(strategy, target, prompt, draft=with_draft(strategy, "llama", 0), new=25)
+    runs = [traced(strategy, target, prompt, draft=with_draft(strategy, "llama", 0), new=scaled(12, 25))
             for prompt in (first, second, first)]
     assert runs[0] == runs[2]
 

@@ -150,6 +150,7 @@ def test_without_constraints_official_is_the_beam_of_4_49(arch: str) -> None:
 @pytest.mark.parametrize("variant", ["official", "repaired"])
 @pytest.mark.parametrize("at_once", [3, 16])
 @torch.inference_mode()
+@pytest.mark.slow  # tests/law runs every strategy so at its defaults
 def test_texts_side_by_side_get_the_tokens_they_have_alone(variant: str, at_once: int) -> None:
     strategy = ConstrainedBeam(width=3, variant=variant)
     clauses: list[Clause] = [((5,),), ((20, 21), (22,))]

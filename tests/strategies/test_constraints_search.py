@@ -241,6 +241,7 @@ def worded(strategy: ConstrainedSearch, target: Engine, prompt: list[int], wante
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("at_once", [3, 16])
 @torch.inference_mode()
+@pytest.mark.slow  # tests/law runs every strategy so at its defaults
 def test_texts_side_by_side_get_the_tokens_they_have_alone(method: type[ConstrainedSearch], at_once: int) -> None:
     options = {"rollout": "sample", "rollouts": 2, "lookahead": 2} if method is NeuroLogicAstar else {}
     strategy, clauses = method(width=3, **options), [(("5",), ("20 21", "22"))[:i % 3] for i in range(16)]

@@ -219,6 +219,7 @@ def test_draws_follow_the_scores() -> None:
                                     ContrastiveDecoding(width=3, variant="official"), Instructive(temperature=1.0),
                                     Guidance(), Guidance(negative="none", scale=2.0)], ids=lambda m: m.spec())
 @torch.inference_mode()
+@pytest.mark.slow  # tests/law runs every strategy so at its defaults
 def test_side_by_side_is_alone(method: Strategy) -> None:
     jobs = [partial(write, method, target("llama"), prompt, [7, *prompt[1:]], draft=target("llama", 1), new=10)
             for prompt in prompts(scaled(5, 16), 97, 9)]

@@ -228,6 +228,7 @@ METHODS: list[Strategy] = [Dola(), Dola(layers="high", variant="paper", temperat
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.spec())
 @torch.inference_mode()
+@pytest.mark.slow  # tests/law runs every strategy so at its defaults
 def test_side_by_side_is_alone(method: Strategy, heads: str) -> None:
     """Each text chooses its own layers and weights."""
     if isinstance(method, Decore):

@@ -206,6 +206,7 @@ def test_the_law_is_drawn_from(folders: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("most", [3, 16])
 @torch.inference_mode()
+@pytest.mark.slow  # tests/law runs every strategy so at its defaults
 def test_texts_side_by_side_get_the_tokens_they_have_alone(folders: dict[str, str], most: int) -> None:
     for method in (KnnLm(k=16, lam=0.5, spread=25, store=folders["llama"]),
                    KnnLm(k=16, lam=0.5, spread=25, store=folders["llama"], temperature=1, p=0.9)):

@@ -304,6 +304,7 @@ def test_f1_counts_words_as_often_as_they_occur() -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("spec", ["temperature+best_of_n:n=3", "top_p:p=0.9+best_of_n:n=3,score=sum",
                                   "beam:width=3+best_of_n:n=3", "temperature+best_of_n:n=2+best_of_n:n=2"])
+@pytest.mark.slow  # tests/law runs every strategy so at its defaults
 def test_texts_side_by_side_get_the_tokens_they_have_alone(spec: str) -> None:
     strategy, target = STRATEGIES.build(spec), engine(tiny_model("llama"))
     jobs = [partial(decode, strategy, target, prompt * 2, new=12) for prompt in prompts(scaled(5, 16), 97, 5)]

@@ -178,6 +178,7 @@ def test_a_stop_string_may_begin_with_the_first_token() -> None:
 @pytest.mark.parametrize("spec", ["icn:rounds=3", "icn:rounds=2,picks=2,listed=false", "temperature+trlm_rerank:n=3",
                                   "temperature+self_consistency:n=3", "temperature+mbr:n=3,weights=probability",
                                   "temperature+trlm_rerank:n=3,mix=0.5"])
+@pytest.mark.slow  # tests/law runs every strategy so at its defaults
 def test_texts_side_by_side_get_the_tokens_they_have_alone(spec: str) -> None:
     strategy, target = STRATEGIES.build(spec), engine(tiny_model("llama"))
     jobs = [partial(job, strategy, target, prompt) for prompt in prompts(scaled(5, 16), 97, 5)]

@@ -20,6 +20,7 @@ from strategies.pearl import Pearl
 from tests.decode import decode, traced
 from tests.drafting import PROMPT, model
 from tests.models import prompts
+from tests.scale import scaled
 
 
 @pytest.fixture(autouse=True)
@@ -41,12 +42,12 @@ def readers(engine: Engine) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("inference", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 @pytest.mark.parametrize("seed", [0, 1])  # a draft that is always right, and one that is mostly wrong
 def test_two_workers_write_the_tokens_of_one_with_its_counts(seed: int, temperature: float, inference: bool) -> None:
     small, big = model(seed), model()
-    for sample, prompt in enumerate([PROMPT, *prompts(3, 97, 2)]):
+    for sample, prompt in enumerate([PROMPT, *prompts(scaled(1, 3), 97, 2)]):
         with torch.inference_mode(inference):
             one, two = (traced(Pearl(gamma=3, temperature=temperature, p=0.95, workers=workers), big, prompt,
                                draft=small, new=40, sample=sample, eos=None) for workers in (1, 2))

@@ -105,7 +105,7 @@ def test_ends_of_the_knobs() -> None:
 
 @pytest.mark.parametrize("inner", INNER)
 def test_a_penalty_of_nothing_is_the_other_strategy(inner: str) -> None:
-    for sample, prompt in enumerate(prompts(2, 97, 2)):
+    for sample, prompt in enumerate(prompts(scaled(1, 2), 97, 2)):
         expected = run(inner, prompt, sample=sample, new=16)
         for outer in ("no_repeat_ngram:n=0+repetition_penalty:penalty=1", "no_repeat_ngram:n=64",
                       "frequency_penalty:presence=0,frequency=0"):
@@ -155,10 +155,11 @@ def grams(text: Sequence[int], size: int) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize("inner", INNER)
 def test_no_bigram_comes_twice(inner: str) -> None:
-    for prompt in prompts(2, 97, 8):
-        text = run(f"{inner}+no_repeat_ngram:n=2,prompt=false", prompt, new=40, eos=None)
-        assert len(set(grams(text, 2))) == 39
-        whole = [*prompt, *run(f"{inner}+no_repeat_ngram:n=2", prompt, new=40, eos=None)]
+    new = scaled(24, 40)
+    for prompt in prompts(scaled(1, 2), 97, 8):
+        text = run(f"{inner}+no_repeat_ngram:n=2,prompt=false", prompt, new=new, eos=None)
+        assert len(set(grams(text, 2))) == new - 1
+        whole = [*prompt, *run(f"{inner}+no_repeat_ngram:n=2", prompt, new=new, eos=None)]
         assert all(times <= max(1, grams(prompt, 2).count(pair)) for pair, times in Counter(grams(whole, 2)).items())
 
 
@@ -172,6 +173,7 @@ def test_penalties_add_up() -> None:
 @pytest.mark.parametrize("spec", [f"{inner}+{outer}" for inner, outer in zip(
     ("greedy", "speculative", "beam", "top_p", "contrastive_search", "momentum"), PENALTIES * 2, strict=True)])
 @torch.inference_mode()
+@pytest.mark.slow  # tests/law runs every strategy so at its defaults
 def test_texts_side_by_side_get_the_tokens_they_have_alone(spec: str) -> None:
     jobs = [partial(run, spec, prompt * 2, new=10) for prompt in prompts(scaled(5, 16), 97, 5)]
     alone = [job() for job in jobs]

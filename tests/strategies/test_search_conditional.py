@@ -194,6 +194,7 @@ def test_the_file_that_is_shipped() -> None:
 
 @pytest.mark.parametrize("classifier", ["rule", "file"])
 @torch.inference_mode()
+@pytest.mark.slow  # tests/law runs every strategy so at its defaults
 def test_texts_side_by_side_get_the_tokens_they_have_alone(classifier: str, tmp_path: Path) -> None:
     fitted(examples(), Attribute()).save(tmp_path / "c.npz")
     target = engine(tiny_model("llama"))

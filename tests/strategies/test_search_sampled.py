@@ -72,7 +72,8 @@ def transformers_pools(temperature: float, penalty: float, p: float) -> list[tup
 
 
 @pytest.mark.parametrize(("temperature", "penalty", "p"), [
-    (1.0, 1.0, 1.0), (0.7, 0.0, 1.0), (1.4, 2.0, 1.0), (1.4, 1.0, 0.8)])
+    (1.4, 1.0, 0.8), *(pytest.param(*values, marks=pytest.mark.slow) for values in (
+        (1.0, 1.0, 1.0), (0.7, 0.0, 1.0), (1.4, 2.0, 1.0)))])
 def test_the_distribution_is_that_of_transformers_5_24(temperature: float, penalty: float, p: float) -> None:
     """Two-sample chi-square over the best sequences, and over whole pools."""
     assert Version(transformers.__version__) >= Version("5.24"), "the rules of earlier versions differ"
@@ -163,6 +164,7 @@ SEARCHES: list[Search] = [
 
 @pytest.mark.parametrize("strategy", SEARCHES, ids=lambda s: s.spec())
 @torch.inference_mode()
+@pytest.mark.slow  # tests/law runs every strategy so at its defaults
 def test_texts_side_by_side_get_the_tokens_they_have_alone(strategy: Search) -> None:
     jobs = [partial(decode, strategy, target(), prompt, new=10) for prompt in prompts(scaled(5, 16), 97, 5)]
     alone = [job() for job in jobs]

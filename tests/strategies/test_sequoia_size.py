@@ -137,7 +137,7 @@ def test_ranks_of_another_draft() -> None:
     assert sum(counts) == places  # all siblings together are the whole vocabulary
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("temperature", [pytest.param(0.0, marks=pytest.mark.slow), 1.0])
 def test_predicted_and_measured_tokens_a_step(temperature: float) -> None:
     """They agree to 15 % where the rates were counted: the plan takes all places for alike, and last steps are cut."""
     made = make(RunConfig(strategies=("sequoia",), tasks=("nano_story", "nano_math", "nano_edit"), limit=4,
@@ -176,7 +176,7 @@ def test_noise_makes_no_forward_dearer_than_a_larger_one(monkeypatch: pytest.Mon
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     capsys.readouterr()  # what saving a model printed
-    code = sequoia_size.main([str(argument) for argument in arguments])
+    code = sequoia_size.main([str(argument) for argument in ("--task", "nano_math", "--limit", 1, *arguments)])
     said = capsys.readouterr()
     return code, said.out, said.err
 
@@ -219,6 +219,7 @@ def test_wrong_input_is_one_sentence(arguments: list[str], words: str, tmp_path:
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_two_and_no_traceback(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "strategies.tools.sequoia_size", "--texts", str(tmp_path / "none")],
                           capture_output=True, text=True, check=False, cwd=Path(__file__).resolve().parents[2])

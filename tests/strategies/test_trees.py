@@ -145,13 +145,14 @@ def test_drawing_without_replacement() -> None:
 
 
 @pytest.mark.parametrize("strategy", [
-    SpecInfer(expansion="3-2", temperature=0.8, p=0.9), RsdC(branches="3-2", temperature=0.8, p=0.9),
-    Sequoia(nodes=20, rates="0.4-0.3-0.2-0.1", temperature=0.8, p=0.9),
-    DySpec(nodes=12, temperature=0.8, p=0.9), DySpec(nodes=12, variant="greedy", temperature=0.8, p=0.9),
+    DySpec(nodes=12, variant="greedy", temperature=0.8, p=0.9), RsdC(branches="6-6", temperature=1.0),
     *(Speculative(policy=policy, threshold=0.6, temperature=0.8, p=0.9) for policy in POLICIES[1:]),
-    Pearl(gamma=2, temperature=0.8, p=0.9), Staged(temperature=0.8, p=0.9),
     Speculative(policy="confidence", threshold=0.6, verify="block", temperature=0.8, p=0.9),
-    RsdC(branches="6-6", temperature=1.0), RsdS(width=4, depth=2, temperature=0.8, p=0.9),
+    *(pytest.param(strategy, marks=pytest.mark.slow) for strategy in (  # tests/law has them at their defaults
+        SpecInfer(expansion="3-2", temperature=0.8, p=0.9), RsdC(branches="3-2", temperature=0.8, p=0.9),
+        Sequoia(nodes=20, rates="0.4-0.3-0.2-0.1", temperature=0.8, p=0.9), DySpec(nodes=12, temperature=0.8, p=0.9),
+        Pearl(gamma=2, temperature=0.8, p=0.9), Staged(temperature=0.8, p=0.9),
+        RsdS(width=4, depth=2, temperature=0.8, p=0.9))),
 ], ids=lambda s: s.spec())
 def test_the_law(strategy: Verified, p_value: PValue) -> None:
     assert p_value(strategy, draft) > 1e-3

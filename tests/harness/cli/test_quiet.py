@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.judged import data, run
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,6 +39,7 @@ OWN = re.compile(r"\w+ ends with \d|\d+ samples in .*|\d+/\d+ · .*|\d+ verdicts
                  r".*: \d+ of \d+ settings .*|\d+ dev samples, .*")
 
 
+@pytest.mark.slow
 def test_commands_write_nothing_of_libraries_to_stderr(tmp_path: Path) -> None:
     run(tmp_path / "judged", data(tmp_path / "data", 1), {"greedy": [("One.", "Two.")]})
     done = subprocess.run([sys.executable, "-c", PROGRAM, json.dumps(COMMANDS)], capture_output=True, text=True,

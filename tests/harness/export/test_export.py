@@ -101,6 +101,7 @@ def test_the_rows_are_spec_benchs(store: Store, tmp_path: Path) -> None:
                                  "wall_time": [0.2, 0.2], "accept_lengths": [3, 1]}]
 
 
+@pytest.mark.slow
 def test_spec_bench_agrees_on_the_committed_run(tmp_path: Path) -> None:
     """For each task of it: accepted tokens to the last digit, and the macro mean of speeds from the raw records."""
     store = Store.open(ROOT / "results" / "speculative")

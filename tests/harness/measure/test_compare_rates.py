@@ -16,9 +16,10 @@ from harness.store.folder import Store
 from harness.store.schema import Record
 from tests.pair import saved
 from tests.pairs import SLOW, Planted, described, records
+from tests.scale import scaled
 from tests.watch import Quiet
 
-RUNS = 40
+RUNS = scaled(16, 40)
 
 
 class Drawn(Store):

@@ -9,7 +9,7 @@ from benchmarks.nano import DRAFTED, HEADLINES, LOOKED_UP, LOOKED_UP_SAMPLED, SA
 from harness.nano import weights
 from harness.plugins.registry import STRATEGIES
 
-EXAMPLES = 60
+EXAMPLES = 32
 REPETITION = {"greedy": 0.6, "top_p": 0.1, "beam": 0.7, "contrastive_search": 0.1, "momentum": 0.2}
 LOOKED_UP_TAU = {"edit": 4.0, "summary": 5.0}
 
@@ -86,6 +86,7 @@ def test_each_figure_can_fail(run: str, task: str, strategy: str, values: dict[s
     assert name in broken(frames(), run, task, strategy, **values)
 
 
+@pytest.mark.slow
 def test_the_profile_of_the_shipped_family_is_printed(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--limit", "2", "--out", str(tmp_path), "--weights", str(weights("nano").parent)])

@@ -37,6 +37,7 @@ from tests.decode import engine
 from tests.models import ARCHS, tiny_model
 from tests.pair import saved
 from tests.plugins import BROKEN, TASK
+from tests.scale import scaled
 
 ROOT = Path(__file__).resolve().parents[3]
 HOT, COOL = Distribution(1.0), Distribution(0.7, 0.9)
@@ -93,7 +94,7 @@ def under(cls: type[Speculative] | type[PromptLookup], each: Distribution) -> St
 
 
 @pytest.mark.parametrize("cls", [Speculative, planted.Siblings, PromptLookup])
-@pytest.mark.parametrize("each", [HOT, COOL], ids=str)
+@pytest.mark.parametrize("each", [pytest.param(HOT, marks=pytest.mark.slow), COOL], ids=str)
 def test_right_strategies_keep_the_law(nano: Checker, cls: type[Speculative], each: Distribution) -> None:
     finding = nano.sampled(under(cls, each), each)
     assert (finding.ok, finding.impossible, finding.failed) == (True, 0, 0)
@@ -103,8 +104,9 @@ def test_right_strategies_keep_the_law(nano: Checker, cls: type[Speculative], ea
 
 
 @pytest.mark.parametrize(("cls", "each"), [
-    (planted.UnwarpedBonus, COOL), (planted.SoftQ, HOT), (planted.SoftQ, COOL), (planted.Resorted, HOT),
-    (planted.Resorted, COOL), (planted.Discarded, HOT), (planted.Discarded, COOL),
+    (planted.SoftQ, HOT), (planted.Resorted, COOL), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (
+        (planted.UnwarpedBonus, COOL), (planted.SoftQ, COOL), (planted.Resorted, HOT), (planted.Discarded, HOT),
+        (planted.Discarded, COOL))),
 ], ids=lambda value: getattr(value, "__name__", str(value)))
 def test_planted_laws_are_caught(nano: Checker, cls: type[Speculative], each: Distribution) -> None:
     nano.draws = 400 if cls in (planted.UnwarpedBonus, planted.Discarded) else 200
@@ -214,7 +216,7 @@ def test_a_float32_model_is_loaded_once(words: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_nothing_depends_on_concurrency(words: Path) -> None:
-    one, many = (verify(settings(words, concurrency=n), distributions=[HOT], draws=40) for n in (1, 7))
+    one, many = (verify(settings(words, concurrency=n), distributions=[HOT], draws=scaled(16, 40)) for n in (1, 7))
     for a, b in zip(one.findings, many.findings, strict=True):
         assert a.model_dump(exclude={"p_value", "adjusted", "tests", "shares"}) == \
             b.model_dump(exclude={"p_value", "adjusted", "tests", "shares"})
