@@ -72,7 +72,7 @@ def bare_batch(prompts: Texts, target: Model, new: int) -> Contender:
     def step(tokens: torch.Tensor, start: int) -> torch.Tensor:
         end = start + tokens.shape[1]
         places = torch.arange(start, end).expand(count, -1)
-        engine.cache.aim(0, count, end, places)
+        engine.cache.prepare(0, count, end, places)
         causal = torch.arange(end) <= places[:, None, :, None]
         mask = torch.where(causal, 0.0, torch.finfo(torch.float32).min)
         out = engine.model(input_ids=tokens, attention_mask=mask, position_ids=places, use_cache=True,

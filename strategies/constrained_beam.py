@@ -125,7 +125,7 @@ def offered(state: Turns) -> list[tuple[int, int]]:
     places, written, banks = list(state.open), state.open[0].done, dict[int, int | None]()
     for token in dict.fromkeys(place.token for place in state.open):
         going = [place.next() for place in places if place.token == token]
-        whole = any(place.whole for place in going)
+        whole = any(place.complete for place in going)
         banks[token] = undone + size if whole else None if going else undone
         if going:
             places, written = [] if whole else going, written + 1

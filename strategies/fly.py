@@ -18,7 +18,7 @@ from harness.plugins.strategy import knob
 class FLy(Lossy):
     """An entropy that no position reaches is exact."""
 
-    over: str = knob("speculative:gamma=8", "whose drafts: a strategy, its knobs after ':' with ';' between them")
+    over: str = knob("speculative:gamma=8", "exact strategy that drafts, with its knobs after ':' and separated by ';'")
     entropy: float = knob(0.3, "nats from which the target is unsure", low=0, high=1000, sweep=(0.1, 0.3, 0.6))
     k: int = knob(3, "tokens whose entropy counts", low=1, high=100000)
     window: int = knob(6, "drafts after it that must be right", low=1, high=64, sweep=(2, 4, 6))

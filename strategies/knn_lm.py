@@ -49,7 +49,7 @@ class KnnLm(Strategy):
         known = named(self.store, self.name, session.engine)
         law = logit_warps.drawn_at(self.temperature, logit_warps.top_p(self.p))
         text, accept = list(request.prompt), at(self.temperature)
-        if session.text == text:
+        if session.tokens == text:
             session.follow(text[:-1])  # its end was perhaps read without being watched
         while True:
             session.follow(text)

@@ -88,7 +88,7 @@ MUTATIONS = (
              "by = max(by, self.divisor(self.request.max_new_tokens))", "by = by + 0",
              "tests/law/test_chain_search.py tests/parity/test_transformers.py"),
     Mutation("the repetition penalty raises negative logits", "harness/decoding/penalty.py",
-             "said * penalty, said / penalty)", "said / penalty, said / penalty)",
+             "values * penalty, values / penalty)", "values / penalty, values / penalty)",
              "tests/strategies/test_penalties.py"),
     Mutation("Holm multiplies every p-value alike, as Bonferroni does", "harness/stats/multiple.py",
              "(len(made) - place)", "len(made)", "tests/harness/stats/test_paired.py"),

@@ -20,34 +20,34 @@ class Constrained(Beams):
     """Beams whose hypotheses end only when every clause is met, and that never contain banned phrases.
 
     A method defines which children are considered (`proposed`) and which survive (`select`); the state of a hypothesis
-    is one of `harness.decoding.constraints`. At the last token those that meet most clauses come first. Without clauses
+    is one of `harness.decoding.constraints`. The final list is sorted by the number of clauses met. Without clauses
     this is plain beam search.
     """
 
     wanted: Constraints = field(default_factory=Constraints)
 
     def __post_init__(self) -> None:
-        """Start before any clause is met."""
+        """Start with the empty hypothesis, which meets no clause."""
         self.live = [Hypothesis(state=self.start())]
 
     @abstractmethod
     def start(self) -> Any:
-        """The state before the first token."""
+        """Return the state before the first token."""
 
     @abstractmethod
     def proposed(self, scores: Tensor) -> Iterable[tuple[int, int, Any]]:
-        """Row, token and state of the children to look at, given the scores (b, V) of all; some may come twice."""
+        """Return row, token and state of the children to consider, given all scores (b, V); duplicates are allowed."""
 
     @abstractmethod
-    def select(self, found: list[Hypothesis]) -> list[int]:
-        """Places in `found`, children from the best to the worst, of those that go on."""
+    def select(self, candidates: list[Hypothesis]) -> list[int]:
+        """Return the indices of the surviving `candidates`, which are sorted from the best to the worst."""
 
     def scored(self, log_p: Tensor) -> Tensor:
-        """The scores of plain beams, −∞ for what is banned and for an end that comes too early."""
+        """Return the scores of plain beams, with −∞ for banned tokens and for EOS before every clause is met."""
         scores = super().scored(log_p)
         for row, hypothesis in enumerate(self.live):
-            if never := self.impossible(hypothesis):
-                scores[row, never] = -math.inf
+            if forbidden := self.impossible(hypothesis):
+                scores[row, forbidden] = -math.inf
         return scores
 
     def impossible(self, hypothesis: Hypothesis) -> list[int]:
@@ -63,41 +63,41 @@ class Constrained(Beams):
         for child in self.ended(scores, log_p):
             self.finish(child)
         scores[:, list(self.request.eos)] = -math.inf
-        found = [child for child in self.children(scores, log_p) if not self.request.ends(child.tokens)]
-        self.live = [found[place] for place in sorted(self.select(found))] if found else []
+        candidates = [child for child in self.children(scores, log_p) if not self.request.ends(child.tokens)]
+        self.live = [candidates[i] for i in sorted(self.select(candidates))] if candidates else []
         if last:
             for child in self.live:
                 self.finish(child)
         self.done = last or not self.live or self._settled(self.live[0])
 
     def ended(self, scores: Tensor, log_p: Tensor) -> list[Hypothesis]:
-        """Return the children that end here; children that could end compete with all others."""
+        """Return the selected children that end; they compete with all other children."""
         if not any(hypothesis.state.finished for hypothesis in self.live):
             return []
-        found = self.children(scores, log_p)
-        return [found[place] for place in self.select(found) if self.request.ends(found[place].tokens)]
+        candidates = self.children(scores, log_p)
+        return [candidates[i] for i in self.select(candidates) if self.request.ends(candidates[i].tokens)]
 
     def children(self, scores: Tensor, log_p: Tensor) -> list[Hypothesis]:
-        """The proposed children, best first (score, row, token), without those that end before all is met."""
+        """Return the proposed children, best first, without those that end before every clause is met."""
         proposed = list(dict.fromkeys(self.proposed(scores)))
-        places = [(row, token) for row, token, _ in proposed]
-        values = zip(at(scores, places), at(log_p, places), proposed, strict=True)
-        found = []
-        for score, log, (row, token, state) in sorted(values, key=lambda one: (-one[0], one[2][:2])):
+        indices = [(row, token) for row, token, _ in proposed]
+        values = zip(at(scores, indices), at(log_p, indices), proposed, strict=True)
+        children = []
+        for score, log, (row, token, state) in sorted(values, key=lambda value: (-value[0], value[2][:2])):
             parent = self.live[row]
             child = Hypothesis((*parent.tokens, token), score, parent.log_p + log, parent.node, state)
             if score > -math.inf and (state.finished or not self.request.ends(child.tokens)):
-                found.append(child)
-        return found
+                children.append(child)
+        return children
 
     def finish(self, child: Hypothesis) -> None:
-        """Put a hypothesis into the pool, which keeps the best `width`: by clauses met, then by score."""
+        """Add a hypothesis to the pool, which keeps the best `width` by clauses met, then by score."""
         self.pool.append(child)
         self.pool.sort(key=lambda h: (-len(h.state.met), -h.ranked(self.divisor)))
         del self.pool[self.width:]
 
     def child(self, row: int, token: int, score: float, log_p: float) -> Hypothesis:
-        """The hypothesis that extends the live beam of that row, with its state."""
+        """Return the hypothesis that extends the live beam of that row, with its state."""
         return super().child(row, token, score, log_p)._replace(state=self.live[row].state.advance(token))
 
 
@@ -122,22 +122,22 @@ class ConstrainedSearch(Search):
         """Return the search for one prompt."""
 
     def search(self, session: Session, request: Request, wanted: Constraints | None = None) -> list[Hypothesis]:
-        """The final list, best first; `wanted` are constraints as token ids in place of those of the request."""
+        """Return the final list, best first; `wanted` replaces the constraints of the request."""
         front = self.front(session, request, Constraints.of(request) if wanted is None else wanted)
         walk(session, [front])
         return front.pool
 
     def rule(self, request: Request) -> Divisor:
-        """The length rule."""
+        """Return the divisor of scores by length."""
         return divisor(cast(LengthRule, self.length_rule), self.length_penalty, prompt=len(request.prompt))
 
     def stopping(self) -> EarlyStopping:
-        """When a full pool ends the search."""
+        """Return the rule by which a full pool ends the search."""
         return cast(EarlyStopping, self.early_stopping)
 
 
-def at(table: Tensor, places: Sequence[tuple[int, int]]) -> list[float]:
-    """The values of `table` (N, V) at (row, column)."""
-    index = torch.tensor(places, dtype=torch.long, device=table.device).reshape(-1, 2)
+def at(table: Tensor, indices: Sequence[tuple[int, int]]) -> list[float]:
+    """Return the values of `table` (N, V) at (row, column) indices."""
+    index = torch.tensor(indices, dtype=torch.long, device=table.device).reshape(-1, 2)
     values: list[float] = table[index[:, 0], index[:, 1]].tolist()
     return values

@@ -1,9 +1,9 @@
 """Lexical constraints as token ids, and immutable states of a sequence's progress.
 
-`Constraints` is a conjunction of clauses, each that needs one of its phrases, and phrases that must not occur. Two
-states follow a text token by token. `Progress` counts every token once: phrases do not overlap, and a clause that is
-given twice wants its phrase twice (grid beam search, dynamic beam allocation). `Matches` sees every place where a
-phrase occurs, overlaps included, and a clause that is given twice is met at once (NeuroLogic).
+`Constraints` is a conjunction of clauses, each met by one of its phrases, and of banned phrases. Two kinds of state
+follow a sequence token by token. `Progress` counts every token once: phrases do not overlap, and a clause given twice
+needs its phrase twice (grid beam search, dynamic beam allocation). `Matches` counts every occurrence of a phrase,
+overlaps included, so one occurrence meets a clause given twice (NeuroLogic).
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ class Constraints:
     def __post_init__(self) -> None:
         """Sort the clauses."""
         if not all(clause and all(clause) for clause in self.clauses) or not all(self.banned):
-            raise ValueError("a clause wants at least one phrase, and a phrase at least one token")
+            raise ValueError("a clause needs at least one phrase, and a phrase at least one token")
         object.__setattr__(self, "clauses", tuple(sorted(self.clauses)))
 
     @classmethod
@@ -54,14 +54,14 @@ class Constraints:
     @cached_property
     def starts(self) -> "dict[int, list[Place]]":
         """The phrases by their first token, in the order of the clauses."""
-        found: dict[int, list[Place]] = {}
+        starts: dict[int, list[Place]] = {}
         for number, clause in enumerate(self.clauses):
             for phrase in clause:
-                found.setdefault(phrase[0], []).append(Place(number, phrase))
-        return found
+                starts.setdefault(phrase[0], []).append(Place(number, phrase))
+        return starts
 
     def avoided(self, tokens: Sequence[int]) -> list[int]:
-        """The tokens that would complete a banned phrase after `tokens`, the new ones of a text."""
+        """Return the tokens that would complete a banned phrase after the generated `tokens`."""
         return [phrase[-1] for phrase in self.banned
                 if tuple(tokens[len(tokens) - len(phrase) + 1:]) == phrase[:-1] and len(tokens) >= len(phrase) - 1]
 
@@ -74,38 +74,38 @@ def clause(phrases: Sequence[str], tokens: Callable[[str], list[int]]) -> Clause
 def forms(phrase: str, tokens: Callable[[str], list[int]]) -> list[Phrase]:
     """Return the token ids of a word or phrase after a space, as given and capitalised.
 
-    A word that begins an answer without a blank before it, or that is spelled in other tokens, is not recognised.
+    A word without a space before it, or tokenized otherwise, is not recognised.
     """
     text = phrase.strip()
-    return [tuple(tokens(f" {one}")) for one in dict.fromkeys((text, text[:1].upper() + text[1:]))]
+    return [tuple(tokens(f" {form}")) for form in dict.fromkeys((text, text[:1].upper() + text[1:]))]
 
 
 @dataclass(frozen=True)
 class Place:
-    """The number of tokens of a clause's phrase that have been generated."""
+    """A phrase of a clause, of which the first `done` tokens have been generated."""
 
     clause: int
     phrase: Phrase
     done: int = 0
 
     def next(self) -> "Place":
-        """One token further."""
+        """Return the phrase with one more token generated."""
         return replace(self, done=self.done + 1)
 
     @property
     def token(self) -> int:
-        """Return the next token of the phrase."""
+        """The next token of the phrase."""
         return self.phrase[self.done]
 
     @property
-    def whole(self) -> bool:
-        """Whether all of the phrase has been written."""
+    def complete(self) -> bool:
+        """Whether the whole phrase has been generated."""
         return self.done == len(self.phrase)
 
 
 @dataclass(frozen=True)
 class _State:
-    """The clauses that are met, and the phrases that are begun but not complete (open)."""
+    """The clauses that are met, and the open phrases, which are begun but not complete."""
 
     wanted: Constraints
     met: frozenset[int] = frozenset()
@@ -117,119 +117,119 @@ class _State:
         return len(self.met) == len(self.wanted.clauses)
 
     def beginning(self, token: int) -> list[Place]:
-        """The phrases of unmet clauses that begin with `token`, one token into them."""
+        """Return the phrases of unmet clauses that begin with `token`, with that token generated."""
         return [place.next() for place in self.wanted.starts.get(token, ()) if place.clause not in self.met]
 
     def unmet(self) -> list[Clause]:
-        """The clauses that are not met."""
+        """Return the clauses that are not met."""
         return [clause for number, clause in enumerate(self.wanted.clauses) if number not in self.met]
 
     def firsts(self) -> set[int]:
-        """The tokens that begin a phrase of an unmet clause."""
+        """Return the tokens that begin a phrase of an unmet clause."""
         return {phrase[0] for clause in self.unmet() for phrase in clause}
 
 
 @dataclass(frozen=True)
 class Progress(_State):
-    """One phrase at a time (several while they share their tokens so far); every token counts once.
+    """A state with one open phrase (several while they share their tokens so far); every token counts once.
 
-    The rules are those of sockeye 1: a token that does not go on with an open phrase undoes it, and is itself not
-    taken for the start of another; a token that is a whole phrase meets the first unmet clause that wants it.
+    The rules are those of sockeye 1: a token that does not continue an open phrase discards it and does not start
+    another one; a token that is a whole phrase meets the first unmet clause with that phrase.
     """
 
     def advance(self, token: int) -> "Progress":
-        """The state after one more token."""
+        """Return the state after one more token."""
         if not self.open and token not in self.wanted.starts:
             return self
-        going = [place.next() for place in self.open if place.token == token] if self.open else self.beginning(token)
-        if whole := next((place for place in going if place.whole), None):
-            return replace(self, met=self.met | {whole.clause}, open=())
-        return replace(self, open=tuple(going))
+        steps = [place.next() for place in self.open if place.token == token] if self.open else self.beginning(token)
+        if complete := next((place for place in steps if place.complete), None):
+            return replace(self, met=self.met | {complete.clause}, open=())
+        return replace(self, open=tuple(steps))
 
     def allowed(self) -> set[int]:
-        """The tokens that go on with the open phrase or, where none is, begin one."""
+        """Return the tokens that continue the open phrase or, if none is open, begin one."""
         return {place.token for place in self.open} or self.firsts()
 
     @property
     def count(self) -> int:
-        """How many wanted tokens the text has, a phrase that is longer than its clause's shortest not counting more."""
+        """The number of constraint tokens generated; no phrase counts more than the shortest of its clause."""
         sizes = self.wanted.sizes
         begun = max((min(place.done, sizes[place.clause] - 1) for place in self.open), default=0)
         return sum(sizes[number] for number in self.met) + begun
 
     @property
     def left(self) -> int:
-        """The fewest tokens that would meet all clauses."""
+        """The minimum number of tokens that would meet all clauses."""
         sizes = self.wanted.sizes
         unmet = sum(size for number, size in enumerate(sizes) if number not in self.met)
-        return unmet + min((len(one.phrase) - one.done - sizes[one.clause] for one in self.open), default=0)
+        return unmet + min((len(place.phrase) - place.done - sizes[place.clause] for place in self.open), default=0)
 
 
 @dataclass(frozen=True)
 class Grid(Progress):
-    """A state of grid beam search: inside a phrase only its next token is possible, outside it free text is.
+    """A state of grid beam search: an open phrase must be continued; otherwise free tokens are possible.
 
-    `free` holds the newest tokens that count for no phrase; None where free text never counts.
+    `free` holds the latest tokens outside phrases; None if free tokens never meet a clause.
     """
 
     free: tuple[int, ...] | None = None
 
     def forced(self) -> "list[tuple[int, Grid]]":
-        """The next token of the open phrase or the first token of any unmet one, each with the state after it."""
+        """Return the next token of the open phrase, or the first tokens of unmet ones, each with the state after it."""
         places = self.open or [Place(number, phrase) for number, clause in enumerate(self.wanted.clauses)
                                if number not in self.met for phrase in clause]
         after = None if self.free is None else ()
-        found = []
+        steps = []
         for place in places:
             step = place.next()
-            state = replace(self, met=self.met | {step.clause}, open=(), free=after) if step.whole else \
+            state = replace(self, met=self.met | {step.clause}, open=(), free=after) if step.complete else \
                 replace(self, open=(step,), free=after)
-            found.append((place.token, state))
-        return found
+            steps.append((place.token, state))
+        return steps
 
     def wrote(self, token: int) -> "Grid":
-        """The state after a token of free text; where it counts, it meets a clause whose phrase it happens to end."""
+        """Return the state after a free token, which meets a clause if it completes a phrase and free tokens count."""
         if self.free is None:
             return self
-        text = (*self.free, token)
+        latest = (*self.free, token)
         for number, clause in enumerate(self.wanted.clauses):
-            if number not in self.met and any(text[-len(phrase):] == phrase for phrase in clause):
+            if number not in self.met and any(latest[-len(phrase):] == phrase for phrase in clause):
                 return replace(self, met=self.met | {number}, free=())
-        return replace(self, free=text[-max(len(phrase) for one in self.wanted.clauses for phrase in one):])
+        return replace(self, free=latest[-max(len(phrase) for clause in self.wanted.clauses for phrase in clause):])
 
 
 @dataclass(frozen=True)
 class Turns(Progress):
-    """One clause at a time: a token begins the first one that waits for it; one that is undone waits behind the others.
+    """A state with one open clause: a token begins the first waiting clause that it fits.
 
-    Of alternatives where one begins another, the shorter one meets the clause. `waiting` are the clauses that are
-    neither met nor open, None before the first token.
+    A discarded clause waits behind the others. If one alternative is a prefix of another, the shorter one meets the
+    clause. `waiting` are the clauses that are neither met nor open, None before the first token.
     """
 
     waiting: tuple[int, ...] | None = None
 
     def advance(self, token: int) -> "Turns":
-        """The state after one more token."""
+        """Return the state after one more token."""
         if not self.open and token not in self.wanted.starts:
             return self
         clauses = self.wanted.clauses
         waiting = tuple(range(len(clauses))) if self.waiting is None else self.waiting
         if self.open:
             number = self.open[0].clause
-            going = [place.next() for place in self.open if place.token == token]
+            continued = [place.next() for place in self.open if place.token == token]
         else:
-            number = next((one for one in waiting if any(phrase[0] == token for phrase in clauses[one])), -1)
-            going = [place for place in self.beginning(token) if place.clause == number]
-            waiting = tuple(one for one in waiting if one != number)
-        if any(place.whole for place in going):
+            number = next((clause for clause in waiting if any(phrase[0] == token for phrase in clauses[clause])), -1)
+            continued = [place for place in self.beginning(token) if place.clause == number]
+            waiting = tuple(clause for clause in waiting if clause != number)
+        if any(place.complete for place in continued):
             return replace(self, met=self.met | {number}, open=(), waiting=waiting)
-        if self.open and not going:
+        if self.open and not continued:
             waiting += (number,)
-        return replace(self, open=tuple(going), waiting=waiting)
+        return replace(self, open=tuple(continued), waiting=waiting)
 
     @property
     def count(self) -> int:
-        """The tokens written for clauses, all of which count as long as the longest phrase of any, met at the end."""
+        """The progress in tokens: each clause counts as many as the longest phrase, and generated tokens count last."""
         longest, size = self.wanted.longest, max(self.wanted.longest, default=0)
         begun = size - longest[self.open[0].clause] + self.open[0].done if self.open else 0
         return len(self.met) * size + begun
@@ -237,21 +237,21 @@ class Turns(Progress):
 
 @dataclass(frozen=True)
 class Matches(_State):
-    """Every occurrence of every phrase, so that phrases may overlap; a clause that is met leaves no open phrases."""
+    """A state that matches every occurrence of every phrase, overlaps included; met clauses have no open phrases."""
 
     def advance(self, token: int) -> "Matches":
-        """The state after one more token."""
+        """Return the state after one more token."""
         if not self.open and token not in self.wanted.starts:
             return self
-        going = [place.next() for place in self.open if place.token == token] + self.beginning(token)
-        met = self.met | {place.clause for place in going if place.whole}
-        return Matches(self.wanted, met, tuple(place for place in going if place.clause not in met))
+        continued = [place.next() for place in self.open if place.token == token] + self.beginning(token)
+        met = self.met | {place.clause for place in continued if place.complete}
+        return Matches(self.wanted, met, tuple(place for place in continued if place.clause not in met))
 
     def allowed(self) -> set[int]:
-        """The tokens that go on with an open phrase or begin one."""
+        """Return the tokens that continue an open phrase or begin one."""
         return {place.token for place in self.open} | self.firsts()
 
     @property
     def progress(self) -> float:
-        """The largest written share of an open phrase, 0 where none is open."""
+        """The largest generated share of an open phrase, 0 if none is open."""
         return max((place.done / len(place.phrase) for place in self.open), default=0.0)

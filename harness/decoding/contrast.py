@@ -16,18 +16,18 @@ from harness.engine.session import Session
 from harness.engine.tree import EMPTY
 from harness.plugins.strategy import Guarantee, Request, Strategy, knob
 
-ROUNDING = 1e-4  # scores that differ by less are equal: two readings of one text differ by about a tenth of it
+ROUNDING = 1e-4  # scores that differ by less are ties: two forward passes over one sequence differ by a tenth of it
 
 
 class Scored(NamedTuple):
-    """A method's `scores` (V,) of the next token, and the model's logits (V,), which break ties."""
+    """The `scores` (V,) of the next token by a method, and the model's logits `plain` (V,), which break ties."""
 
     scores: Tensor
     plain: Tensor
 
 
 Scorer = Callable[[Sequence[int]], Scored]
-"""`text → Scored`, `text` being the prompt and all that was written (token ids)."""
+"""`sequence → Scored`, where the sequence is the prompt and the generated tokens."""
 
 
 def plausible(log_p: Tensor, alpha: float, least: int = 1) -> Tensor:
@@ -42,25 +42,25 @@ def plausible(log_p: Tensor, alpha: float, least: int = 1) -> Tensor:
 
 
 def away(plus: Tensor, minus: Tensor, weight: float, own: float = 1.0) -> Tensor:
-    """`own` · plus − `weight` · minus, all (…, V); −∞ where plus is, and where minus is, it counts as plus.
+    """Return `own` · plus − `weight` · minus, all (…, V), with minus replaced by plus where minus is −∞.
 
-    Tokens masked in both stay masked; a token masked in the second only is not favoured for that.
+    The result is −∞ where plus is; a token that is masked in minus only gains nothing from that.
     """
     minus = torch.where(minus == -inf, plus, minus)
     return (own * plus - weight * minus).masked_fill(plus == -inf, -inf)
 
 
 def contrast(expert: Tensor, amateur: Tensor, alpha: float, beta: float) -> Tensor:
-    """(…, V) scores (1 + β)·log p − β·log q from both models' logits; −∞ where the expert finds a token too unlikely.
+    """Return scores (…, V), (1 + β)·log p − β·log q from both models' logits; −∞ for tokens implausible to the expert.
 
-    The form of O'Brien and Lewis (2309.09117, §2).
+    As in O'Brien and Lewis (2309.09117, §2).
     """
     p, q = expert.double().log_softmax(-1), amateur.double().log_softmax(-1)
     return away(p, q, beta, 1 + beta).masked_fill(~plausible(p, alpha), -inf)
 
 
 def exit_logits(parts: ModelParts, hidden: Tensor, norm: bool) -> Tensor:
-    """(…, V) logits in float32 of hidden states (…, D) that leave a layer early, through the final norm if `norm`."""
+    """Return early-exit logits (…, V) in float32 of hidden states (…, D), through the final norm if `norm`."""
     with torch.inference_mode():
         out: Tensor = parts.head(parts.norm(hidden) if norm else hidden)
         return out.float()
@@ -68,7 +68,7 @@ def exit_logits(parts: ModelParts, hidden: Tensor, norm: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class Contrast(Strategy):
-    """Scores every next token with a contrast, and takes the best one, or samples above temperature 0.
+    """Scores next tokens by a contrast, and takes the best one at temperature 0 or samples above it.
 
     A method defines the scores (`scorer`), which are used as logits.
     """
@@ -83,17 +83,17 @@ class Contrast(Strategy):
     def scorer(self, session: Session, request: Request) -> Scorer:
         """Return the scorer of next tokens for one request."""
 
-    def pick(self, scored: Scored, text: Sequence[int], request: Request) -> int:
+    def pick(self, scored: Scored, sequence: Sequence[int], request: Request) -> int:
         """Return the next token; ties go to the token with the higher logit, then to the lower id."""
-        law = logit_warps.drawn_at(self.temperature, logit_warps.top_p(self.p))
+        warp = logit_warps.drawn_at(self.temperature, logit_warps.top_p(self.p))
         scores = scored.scores
         if not self.temperature:
             scores = scored.plain.masked_fill(scores < scores.max() - ROUNDING, -inf)
-        return at(self.temperature)(EMPTY, law(scores[None], [text]), request.stream)[1]
+        return at(self.temperature)(EMPTY, warp(scores[None], [sequence]), request.stream)[1]
 
     def generate(self, session: Session, request: Request) -> Iterator[Sequence[int]]:
         """Yield one token a step."""
-        text, scorer = list(request.prompt), self.scorer(session, request)
+        sequence, scorer = list(request.prompt), self.scorer(session, request)
         while True:
-            text.append(self.pick(scorer(text), text, request))
-            yield text[-1:]
+            sequence.append(self.pick(scorer(sequence), sequence, request))
+            yield sequence[-1:]

@@ -22,10 +22,10 @@ class Step:
 
 
 class Drafter(Protocol):
-    """Proposes candidates below a text."""
+    """Proposes candidates below a sequence."""
 
-    def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
-        """A tree of at most `limit` levels below `text` (token ids); `last` is the step that ended there."""
+    def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
+        """Return a tree of at most `limit` levels below `sequence` (token ids); `last` is the step that ended there."""
         ...
 
 
@@ -33,32 +33,32 @@ def draft_and_verify(session: Session, drafter: Drafter, accept: Accept, request
                      warp: Warp = identity) -> Iterator[list[int]]:
     """Yield the tokens committed at each step.
 
-    The first step is the prefill and drafts nothing, so time to first token and counts equal plain decoding's. Drafts
-    never go past `request.max_new_tokens`.
+    The first step is the prefill and drafts nothing, so time to first token and counts equal those of plain decoding.
+    Drafts never exceed `request.max_new_tokens`.
     """
-    text, last, tree = list(request.prompt), None, EMPTY
-    end = len(text) + request.max_new_tokens
+    sequence, last, tree = list(request.prompt), None, EMPTY
+    end = len(sequence) + request.max_new_tokens
     while True:
-        if last is not None and (limit := end - len(text) - 1) > 0:
-            tree = drafter.draft(text, last, limit)
-        session.follow(text)
+        if last is not None and (limit := end - len(sequence) - 1) > 0:
+            tree = drafter.draft(sequence, last, limit)
+        session.follow(sequence)
         reading = session.read(tree)
         if accept is greedy and warp is identity:
             path, token = follow(tree, reading.best)
         else:
-            path, token = accept(tree, warp(reading.logits, Prefixes(text, tree)), request.stream)
+            path, token = accept(tree, warp(reading.logits, Prefixes(sequence, tree)), request.stream)
         session.keep(path)
         new = [*(tree.tokens[node] for node in path), token]
-        text = [*text, *new]
+        sequence = [*sequence, *new]
         last, tree = Step(tree, reading, path, token), EMPTY
         yield new
 
 
 class _NoDraft:
-    def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
+    def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
         return EMPTY
 
 
 def one_by_one(session: Session, accept: Accept, request: Request, warp: Warp = identity) -> Iterator[list[int]]:
-    """Plain autoregressive decoding: the same loop without drafts."""
+    """Decode autoregressively: the same loop without drafts."""
     return draft_and_verify(session, _NoDraft(), accept, request, warp)

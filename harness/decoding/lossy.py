@@ -1,7 +1,7 @@
 """Lossy acceptance rules, which accept drafts that an exact rule would reject.
 
 Each factory returns the rule for temperatures above 0 or, with `sure`, its form for temperature 0, where the token
-after the last draft is the likeliest one.
+after the last accepted draft is the likeliest one.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ from harness.engine.random_stream import Stream
 from harness.engine.tree import ROOT, TokenTree, depths
 
 Judge = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""`(p, rows, tokens) → pass?`: p (1 + N, V) after every row, and for each node the row above it and its token (N,)."""
+"""`(p, rows, tokens) → bool (N,)`: p (1 + N, V) after each row, and each node's parent row and token (N,)."""
 
 
 def typical(epsilon: float, delta: float, *, sure: bool = False) -> Accept:
@@ -48,7 +48,7 @@ def typical(epsilon: float, delta: float, *, sure: bool = False) -> Accept:
 def top_k(k: int, least: int = 1, *, sure: bool = False) -> Accept:
     """Keep the longest path of tokens among the target's k likeliest (blockwise decoding, 1811.03115, §5.1).
 
-    At least `least` tokens are written a step, if there are drafts for them. Works on trees.
+    Each step commits at least `least` tokens if there are drafts for them. Works on trees.
     """
     return _longest(lambda p, rows, tokens: _rank(p, rows, tokens) < k, least, sure=sure)
 
@@ -56,7 +56,7 @@ def top_k(k: int, least: int = 1, *, sure: bool = False) -> Accept:
 def distance(epsilon: int, least: int = 1, *, sure: bool = False) -> Accept:
     """Keep the longest path of tokens whose ids are within ε of the likeliest one's (1811.03115, §5.2).
 
-    For vocabularies that are a scale, such as pixels. `least` as for `top_k`. Works on trees.
+    For ordered vocabularies, such as pixel values. `least` as for `top_k`. Works on trees.
     """
     return _longest(lambda p, rows, tokens: (tokens - p.argmax(-1)[rows]).abs() <= epsilon, least, sure=sure)
 
@@ -88,7 +88,7 @@ def ensemble(weight: float, *, sure: bool = False) -> Accept:
 def lenience(share: float, *, sure: bool = False) -> Accept:
     """Accept with min(1, p/(l·q)) and use norm(p − q)₊ after a rejection (Leviathan, 2211.17192, §A.5).
 
-    `sure` keeps what has at least l times the highest probability. Works on trees, one sibling after the other.
+    `sure` accepts tokens of at least l times the highest probability. Works on trees, one sibling after the other.
     """
     def near(below: Siblings) -> Tensor:
         chances = below.p.gather(1, below.tokens)
@@ -98,14 +98,15 @@ def lenience(share: float, *, sure: bool = False) -> Accept:
 
 
 def kl(kappa: float, *, sure: bool = False) -> Accept:
-    """Accept what the exact rule accepts, and any draft where KL(q‖p) < κ nats (2601.04766).
+    """Accept the drafts that the exact rule accepts, and any draft where KL(q‖p) < κ nats (2601.04766).
 
-    A chosen draft has KL = −log p. `sure` needs q in `probs`. Works on trees, one sibling after the other.
+    A draft that was chosen, not sampled, has KL = −log p. `sure` needs q in `probs`. Works on trees, one sibling after
+    the other.
     """
     def close(below: Siblings) -> Tensor:
-        each = [torch.special.xlogy(q, q).sum(-1) - torch.special.xlogy(q, below.p).sum(-1)
-                for q in (origin(below, i) for i in range(below.tokens.shape[1]))]
-        return torch.stack(each, -1) < kappa
+        divergences = [torch.special.xlogy(q, q).sum(-1) - torch.special.xlogy(q, below.p).sum(-1)
+                       for q in (origin(below, i) for i in range(below.tokens.shape[1]))]
+        return torch.stack(divergences, -1) < kappa
     return _down(_pardoned(close, likeliest if sure else one_by_one()), sure)
 
 
@@ -125,8 +126,8 @@ def fly(entropy: float, k: int, window: int, *, sure: bool = False) -> Accept:
 
     def rule(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
         only_chains(tree, "fly")
-        law, wait, i = rows(logits), min(window, len(tree) - 1), 0
-        numbers = Numbers(tree, law, level)
+        target, wait, i = rows(logits), min(window, len(tree) - 1), 0
+        numbers = Numbers(tree, target, level)
 
         def accepted(i: int) -> bool:
             return exact.decide([row[1:] for row in numbers[i - 1]], stream) is not None
@@ -140,14 +141,14 @@ def fly(entropy: float, k: int, window: int, *, sure: bool = False) -> Accept:
                     return list(range(i)), _next(numbers.left(i - 1), stream, sure)
                 i += wait
             i += 1
-        return list(range(i)), _next(law(i - 1), stream, sure)
+        return list(range(i)), _next(target(i - 1), stream, sure)
     return rule
 
 
 def synthetic(rates: Sequence[float], *, sure: bool = False) -> Accept:
-    """Accept the i-th draft with probability `rates[i]`, whatever it is; the last rate holds for all later ones.
+    """Accept the i-th draft with probability `rates[i]`, whatever its token; the last rate applies to all later ones.
 
-    For measuring what a step costs, not for text. In a tree the first child counts.
+    For measuring the cost of steps, not the quality of answers. In a tree only first children are accepted.
     """
     def rule(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
         path, children = list[int](), tree.children()
@@ -171,7 +172,7 @@ def _down(level: Level, sure: bool) -> Accept:
 
 
 def _pardoned(fine: Callable[[Siblings], Tensor], level: Level) -> Level:
-    """What `level` takes, else the first child for which `fine` (n, k) is true."""
+    """Return a level that accepts as `level` does, else the first child for which `fine` (n, k) is true."""
     def tries(below: Siblings) -> Tries:
         tries, passed = level.tries(below), fine(below).double().expand(*below.tokens.shape)
         for i in range(below.tokens.shape[1]):
@@ -189,13 +190,13 @@ def _log(p: float) -> float:
 
 
 def _rank(p: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
-    """How many tokens stand before each node's own in the order of p; ties go to the lower id."""
+    """Return the rank of each node's token by p, 0 for the likeliest; ties go to the lower id."""
     own, ids = p[rows, tokens][:, None], torch.arange(p.shape[1], device=p.device)
     return ((p[rows] > own) | ((p[rows] == own) & (ids < tokens[:, None]))).sum(-1)
 
 
 def _longest(judge: Judge, least: int = 1, *, sure: bool) -> Accept:
-    """The longest path whose every node passes, then the likeliest; the first `least` − 1 drafts always pass."""
+    """Accept the longest path of nodes that pass, of equal ones the likeliest; the first `least` − 1 always pass."""
     def rule(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
         p = torch.softmax(logits.double(), -1)
         if not len(tree):

@@ -20,61 +20,62 @@ from harness.plugins.strategy import Over, Request
 def repetition(penalty: float, start: int = 0) -> Warp:
     """Divide the positive logits of tokens that occur in the sequence by `penalty`, and multiply the negative ones.
 
-    The text counts from token `start` on. As in transformers and vLLM; the formula of CTRL (1909.05858, §4.1) divides
+    Tokens before index `start` are ignored. As in transformers and vLLM; the formula of CTRL (1909.05858, §4.1) divides
     negative logits too, which would make those tokens likelier.
     """
-    def warp(logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
-        bent = logits.clone()
-        for row, tokens, _ in _held(logits, texts, start):
-            said = logits[row, tokens]
-            bent[row, tokens] = torch.where(said < 0, said * penalty, said / penalty)
-        return bent
+    def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
+        warped = logits.clone()
+        for row, tokens, _ in _token_counts(logits, sequences, start):
+            values = logits[row, tokens]
+            warped[row, tokens] = torch.where(values < 0, values * penalty, values / penalty)
+        return warped
     return identity if penalty == 1 else warp
 
 
-def frequency(presence: float, each: float, start: int) -> Warp:
-    """Subtract `presence` from the logits of tokens that occur in the sequence, and `each` per occurrence.
+def frequency(presence: float, occurrence: float, start: int) -> Warp:
+    """Subtract `presence` from the logits of tokens that occur in the sequence, and `occurrence` per occurrence.
 
-    The text counts from token `start` on: in the OpenAI API and in vLLM that is what has been generated.
+    Tokens before index `start` are ignored; in the OpenAI API and in vLLM these are the prompt.
     """
-    def warp(logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
-        bent = logits.clone()
-        for row, tokens, counts in _held(logits, texts, start):
-            bent[row, tokens] -= each * counts + presence
-        return bent
-    return identity if presence == each == 0 else warp
+    def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
+        warped = logits.clone()
+        for row, tokens, counts in _token_counts(logits, sequences, start):
+            warped[row, tokens] -= occurrence * counts + presence
+        return warped
+    return identity if presence == occurrence == 0 else warp
 
 
 def no_repeat_ngram(size: int, start: int = 0) -> Warp:
-    """Mask tokens that would complete a `size`-gram that already occurs in the sequence from token `start` on.
+    """Mask tokens that would complete a `size`-gram that already occurs in the sequence from index `start` on.
 
     A row in which every token would be masked stays unchanged (transformers masks it).
     """
-    def warp(logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
-        left = logits.clone()
+    def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
+        masked = logits.clone()
         for row in range(len(logits)):
-            left[row, torch.from_numpy(completing(texts[row][start:], size)).to(logits.device)] = -inf
-        return left.where(left.amax(-1, keepdim=True) > -inf, logits)
+            masked[row, torch.from_numpy(completing(sequences[row][start:], size)).to(logits.device)] = -inf
+        return masked.where(masked.amax(-1, keepdim=True) > -inf, logits)
     return identity if size == 0 else warp
 
 
-def completing(text: Sequence[int], size: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+def completing(sequence: Sequence[int], size: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
     """Return the tokens that followed earlier occurrences of the last `size` − 1 tokens, in order."""
-    tokens = np.asarray(text, np.int64)
-    places = max(0, len(tokens) - size + 1)
-    same = np.ones(places, bool)
-    if not places:
+    tokens = np.asarray(sequence, np.int64)
+    count = max(0, len(tokens) - size + 1)
+    same = np.ones(count, bool)
+    if not count:
         return tokens[:0]
     for i in range(size - 1):
-        same &= tokens[i:i + places] == tokens[len(tokens) - size + 1 + i]
-    return tokens[len(tokens) - places:][same]
+        same &= tokens[i:i + count] == tokens[len(tokens) - size + 1 + i]
+    return tokens[len(tokens) - count:][same]
 
 
-def _held(logits: Tensor, texts: Sequence[Sequence[int]], start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Each row with the tokens of its text from `start` on and how often they occur; without ids beyond V."""
+def _token_counts(logits: Tensor, sequences: Sequence[Sequence[int]], start: int
+                  ) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield each row with the distinct tokens of its sequence from `start` on, ids below V only, and their counts."""
     for row in range(len(logits)):
-        text = np.asarray(texts[row][start:], np.int64)
-        tokens, counts = np.unique(text[text < logits.shape[-1]], return_counts=True)
+        ids = np.asarray(sequences[row][start:], np.int64)
+        tokens, counts = np.unique(ids[ids < logits.shape[-1]], return_counts=True)
         yield row, torch.from_numpy(tokens).to(logits.device), torch.from_numpy(counts).to(logits.device)
 
 
@@ -89,7 +90,7 @@ class Penalty(Over):
         """Return the logit warp for a sequence whose new tokens start at `start`; `identity` changes nothing."""
 
     def native(self, options: NativeOptions) -> NativeCall:
-        """One penalty over a sampler is the engine's own where it has it; any other runs as our own warps."""
+        """Use the engine's own penalty for one penalty over a sampler if it has it, else this project's logit warps."""
         inner, own = self.over.native(options), options(self)
         if inner.speculative or inner.beam:
             raise Unsupported("vLLM warps no logits of a method that drafts or searches")

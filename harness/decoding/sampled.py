@@ -1,4 +1,4 @@
-"""Sampling: one token per step, drawn after temperature and a method's mask."""
+"""Sampling: one token per step, sampled after temperature and a method's mask."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def temperature_knob() -> Any:
 
 
 class Sampler(Strategy):
-    """Apply temperature, then the mask `kept`, then draw, as transformers and vLLM do; greedy at temperature 0.
+    """Applies temperature, then the mask `kept`, then samples, as transformers and vLLM do; greedy at temperature 0.
 
     A sampler ends its knobs with `temperature: float = temperature_knob()`.
     """
@@ -30,14 +30,14 @@ class Sampler(Strategy):
 
     @abstractmethod
     def kept(self) -> logit_warps.Warp:
-        """Return the logit warp that masks tokens which may not be drawn."""
+        """Return the logit warp that masks the tokens that cannot be sampled."""
 
     def native(self, options: NativeOptions) -> NativeCall:
-        """The engine's own sampling, else its plain sampling of logits that go through the strategy's own warps."""
-        heat = float(self.temperature)
-        return options(self) or NativeCall({"temperature": 1.0 if heat else 0.0}, warps=bool(heat))
+        """Use the engine's own sampler, or its plain sampling of logits after this strategy's warps."""
+        temperature = float(self.temperature)
+        return options(self) or NativeCall({"temperature": 1.0 if temperature else 0.0}, warps=bool(temperature))
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
-        """Yield one drawn token a step."""
-        law = logit_warps.drawn_at(self.temperature, self.kept())
-        return one_by_one(session, at(self.temperature), request, law)
+        """Yield one sampled token a step."""
+        warp = logit_warps.drawn_at(self.temperature, self.kept())
+        return one_by_one(session, at(self.temperature), request, warp)

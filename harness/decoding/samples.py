@@ -1,7 +1,7 @@
-"""Several complete answers to one prompt: sampling them, their log p, and selecting one.
+"""Several complete answers to one prompt: sampling them, computing their log p, and selecting one.
 
-Answer 0 is the other strategy's own. Answer i is drawn from a separate random stream, or is the i-th hypothesis of a
-search.
+Answer 0 is what the other strategy alone generates. Answer i has a random stream of its own, or is the i-th hypothesis
+of a search.
 """
 
 from abc import abstractmethod
@@ -21,7 +21,7 @@ from harness.engine.tree import TokenTree
 from harness.errors import UserError
 from harness.plugins.strategy import Over, Request, Strategy
 
-CHUNK = 256  # tokens scored by one forward: logits of more rows take memory and gain nothing
+CHUNK = 256  # tokens scored by one forward: more rows of logits only take memory
 
 
 class Chosen(Over):
@@ -35,10 +35,11 @@ class Chosen(Over):
     family: ClassVar[str] = "many-samples"
 
     def __post_init__(self) -> None:
-        """Refuse more answers than there are."""
+        """Raise `UserError` when the other strategy gives fewer than `n` answers."""
         super().__post_init__()
-        if (most := self.over.most_samples()) is not None and most < self.n:
-            raise UserError(f"{self.name} wants n={self.n} answers and {self.over.spec()} has {most}: lower n.")
+        if (limit := self.over.most_samples()) is not None and limit < self.n:
+            raise UserError(f"{self.name} needs n={self.n} answers but {self.over.spec()} gives at most {limit}: "
+                            "lower n.")
 
     @abstractmethod
     def choose(self, session: Session, request: Request, answers: Sequence[list[int]]) -> int:
@@ -50,28 +51,28 @@ class Chosen(Over):
         yield answers[self.choose(session, request, answers) if self.n > 1 else 0]
 
     def most_samples(self) -> int | None:
-        """Return how many samples there are: each needs `n` of the other strategy's."""
-        most = self.over.most_samples()
-        return None if most is None else most // self.n
+        """Return the maximum number of samples, each of which needs `n` answers of the other strategy."""
+        limit = self.over.most_samples()
+        return None if limit is None else limit // self.n
 
 
 def drawn(session: Session, request: Request, over: Strategy, n: int) -> list[list[int]]:
     """Return `n` answers of `over` to the prompt, as token ids; each ends where the runner would stop it.
 
-    They depend on the request only. They are decoded in one batch from copies of the prompt, which is prefilled once;
-    those of a search come from one search.
+    The answers depend on the request only. They are decoded in one batch from copies of the prompt, which is prefilled
+    once; the answers of a search come from one search.
     """
     if isinstance(over, Search) and over.most_samples():
-        found = over.search(session, request)
-        return [list(found[min(request.sample * n + i, len(found) - 1)].tokens) for i in range(n)]
+        hypotheses = over.search(session, request)
+        return [list(hypotheses[min(request.sample * n + i, len(hypotheses) - 1)].tokens) for i in range(n)]
     requests = [nth(request, i, request.sample * n + i) for i in range(n)]
     if n == 1:
         return [whole(session, requests[0], over)]
-    for text in [session, *([session.draft] if "draft" in over.needs else [])]:
-        text.follow(request.prompt[:-1])  # the last token is left to the strategy, which may look into its forward
-        if text.text:
-            text.read()
-    return session.run_batched([partial(_copied, session, each, over) for each in requests])
+    for prefilled in [session, *([session.draft] if "draft" in over.needs else [])]:
+        prefilled.follow(request.prompt[:-1])  # not the last token, whose forward the strategy may hook
+        if prefilled.tokens:
+            prefilled.read()
+    return session.run_batched([partial(_copied, session, request, over) for request in requests])
 
 
 def _copied(session: Session, request: Request, over: Strategy) -> list[int]:
@@ -83,9 +84,9 @@ def _copied(session: Session, request: Request, over: Strategy) -> list[int]:
 
 
 def nth(request: Request, number: int, sample: int) -> Request:
-    """Return the request for answer `number`: 0 keeps the random stream, others branch off it.
+    """Return the request for answer `number`: 0 keeps the random stream, others get a substream.
 
-    What the answers share they all find as it is now.
+    Each answer gets its own copy of the current shared stream.
     """
     if number:
         return replace(request, stream=request.stream.branch(number), shared=deepcopy(request.common), sample=sample)
@@ -93,7 +94,7 @@ def nth(request: Request, number: int, sample: int) -> Request:
 
 
 def whole(session: Session, request: Request, over: Strategy) -> list[int]:
-    """All token ids that `over` writes for the request, up to EOS (kept), a stop string or the limit."""
+    """Return all tokens that `over` generates for the request, up to EOS (kept), a stop string or the limit."""
     tokens: list[int] = []
     for block in over.generate(session, request):
         for token in block:
@@ -103,22 +104,22 @@ def whole(session: Session, request: Request, over: Strategy) -> list[int]:
     return tokens
 
 
-def log_p(session: Session, text: Sequence[int], tokens: Sequence[int]) -> Tensor:
-    """Return log p (N,) in float64 of each of `tokens` after `text`, by the unwarped model.
+def log_p(session: Session, sequence: Sequence[int], tokens: Sequence[int]) -> Tensor:
+    """Return log p (N,) in float64 of each of `tokens` after `sequence`, by the unwarped model.
 
-    One forward for up to CHUNK tokens; nothing is drawn.
+    One forward scores up to CHUNK tokens.
     """
-    session.follow(text)
-    found = [torch.empty(0, dtype=torch.float64)]
+    session.follow(sequence)
+    scores = [torch.empty(0, dtype=torch.float64)]
     for start in range(0, len(tokens), CHUNK):
         part = tokens[start:start + CHUNK]
         last = start + CHUNK >= len(tokens)
         logits = session.read(TokenTree.chain(part[:-1] if last else part)).logits[:len(part)]
-        said = logits.gather(1, torch.tensor(part, device=logits.device)[:, None])[:, 0]
-        found.append((said - logits.logsumexp(-1)).double().cpu())
+        chosen = logits.gather(1, torch.tensor(part, device=logits.device)[:, None])[:, 0]
+        scores.append((chosen - logits.logsumexp(-1)).double().cpu())
         if not last:
             session.keep(range(len(part)))
-    return torch.cat(found)
+    return torch.cat(scores)
 
 
 def mean(values: Tensor) -> float:

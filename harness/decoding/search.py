@@ -1,4 +1,4 @@
-"""Beam search: live and finished hypotheses (fronts), and the walk that runs the model for them."""
+"""Beam search: fronts of live and finished hypotheses, and the loop that runs the model for them."""
 
 import math
 from abc import abstractmethod
@@ -16,7 +16,7 @@ from harness.plugins.strategy import Guarantee, Request, Strategy
 EarlyStopping = Literal["false", "true", "never"]
 LengthRule = Literal["power", "gnmt", "sockeye", "full", "none"]
 Divisor = Callable[[int], float]
-"""What the score of a hypothesis of so many tokens is divided by, the length counting EOS but not the prompt."""
+"""The divisor of a hypothesis' score, given its length in tokens with EOS and without the prompt."""
 
 
 class Search(Strategy):
@@ -29,15 +29,15 @@ class Search(Strategy):
 
     @abstractmethod
     def search(self, session: Session, request: Request) -> "Sequence[Hypothesis]":
-        """Return the hypotheses found, best first."""
+        """Return the hypotheses, best first."""
 
     def generate(self, session: Session, request: Request) -> Iterator[tuple[int, ...]]:
-        """Yield the chosen hypothesis in one step."""
-        found = self.search(session, request)
-        yield found[min(request.sample, len(found) - 1)].tokens
+        """Yield the hypothesis of this sample in one step."""
+        hypotheses = self.search(session, request)
+        yield hypotheses[min(request.sample, len(hypotheses) - 1)].tokens
 
     def most_samples(self) -> int | None:
-        """Return one sample per beam."""
+        """Return the number of beams, each of which is one sample."""
         return self.width
 
 
@@ -54,12 +54,12 @@ class Hypothesis(NamedTuple):
     state: Any = None
 
     def ranked(self, divisor: Divisor) -> float:
-        """Return the score divided by the length rule."""
+        """Return the score divided by the divisor of the length."""
         return self.score / divisor(len(self.tokens))
 
 
 def divisor(rule: LengthRule, penalty: float, offset: float = 0.0, prompt: int = 0) -> Divisor:
-    """The length rule of that name, n being the length of a hypothesis.
+    """Return the divisor that a length rule defines, where n is the length of a hypothesis.
 
     power (transformers 5, fairseq) n^penalty; sockeye ((offset + n) / (offset + 1))^penalty; gnmt the same with an
     offset of 5 (Wu et al. 2016, eq. 14, whose coverage term needs an encoder); full (transformers before 4.36)
@@ -74,7 +74,7 @@ def divisor(rule: LengthRule, penalty: float, offset: float = 0.0, prompt: int =
 
 
 class Front(Protocol):
-    """One search; `live` starts with the empty hypothesis, `pool` has the finished ones."""
+    """One search; `live` starts with the empty hypothesis, and `pool` collects the finished ones."""
 
     request: Request
     live: list[Hypothesis]
@@ -82,25 +82,25 @@ class Front(Protocol):
     done: bool
 
     def advance(self, log_p: Tensor, hidden: Tensor) -> None:
-        """Replace `live` by hypotheses one token longer, each with the node of the one that it extends.
+        """Replace `live` by hypotheses one token longer, each with the node of its parent.
 
-        `log_p` (b, V) and `hidden` (b, D) are the model's outputs after the b live ones.
+        `log_p` (b, V) and `hidden` (b, D) are the model's outputs after the b live hypotheses.
         """
         ...
 
 
 def walk(session: Session, fronts: Sequence[Front]) -> None:
-    """Run the fronts side by side to their end, in order, with one forward a step for all of them."""
+    """Run the fronts to their end, with one forward pass a step for all of them."""
     session.follow(fronts[0].request.prompt)
     reading = session.read()
     rows = [slice(0, 1) for _ in fronts]
     while True:
         log_p, hidden = reading.logits.log_softmax(-1), reading.hidden
-        for front, mine in zip(fronts, rows, strict=True):
+        for front, part in zip(fronts, rows, strict=True):
             if not front.done:
                 before = front.live
-                front.advance(log_p[mine], hidden[mine])
-                if not (front.live or front.pool):  # every way on is forbidden: the best text so far is the answer
+                front.advance(log_p[part], hidden[part])
+                if not (front.live or front.pool):  # every continuation is forbidden: answer with the best so far
                     front.pool, front.done = before[:1], True
         live = [h for front in fronts if not front.done for h in front.live]
         if not live:
@@ -108,7 +108,7 @@ def walk(session: Session, fronts: Sequence[Front]) -> None:
         session.retain(sorted({h.node for h in live} - {ROOT}))
         first = session.nodes
         reading = session.grow([h.tokens[-1] for h in live], [h.node for h in live])
-        row = 1  # row 0 is the text's
+        row = 1  # row 0 is the prompt's
         for i, front in enumerate(fronts):
             if not front.done:
                 rows[i] = slice(row, row + len(front.live))
@@ -117,13 +117,13 @@ def walk(session: Session, fronts: Sequence[Front]) -> None:
 
 
 def best(scores: Tensor, count: int) -> Tensor:
-    """Places of the `count` highest of `scores` (N,), highest first and equal ones by place; none that is −∞."""
-    values, places = scores.topk(min(count + 1, scores.numel()))
+    """Return the indices of the `count` highest `scores` (N,), sorted by score, then index, without −∞."""
+    values, indices = scores.topk(min(count + 1, scores.numel()))
     if bool((values[:-1] > values[1:]).all()):
-        return places[:count][values[:count] > -math.inf]
+        return indices[:count][values[:count] > -math.inf]
     least = values[:count][-1]
-    places = ((scores >= least) & (scores > -math.inf)).nonzero()[:, 0]  # ties: topk has no order among them
-    return places[scores[places].argsort(descending=True, stable=True)[:count]]
+    indices = ((scores >= least) & (scores > -math.inf)).nonzero()[:, 0]  # topk does not order ties
+    return indices[scores[indices].argsort(descending=True, stable=True)[:count]]
 
 
 @dataclass
@@ -134,7 +134,7 @@ class Beams:
     "true" stops at a full pool, "false" when the best live beam cannot beat the worst finished one at its present
     length, "never" when it cannot at any length; a single beam stops where greedy would. `legacy` follows
     transformers 4.49 where it differs: the best candidate, not the best live beam, decides, and all live beams enter
-    the pool at the last token. What a method does differently it says in `scored`, `chosen`, `child` and `kept`.
+    the pool at the last token. Methods override `scored`, `chosen`, `child` and `kept`.
     """
 
     width: int
@@ -147,30 +147,30 @@ class Beams:
     done: bool = False
 
     def scored(self, log_p: Tensor) -> Tensor:
-        """(b, V) scores of all children of the b live beams, given their next-token log p (b, V)."""
+        """Return the scores (b, V) of all children of the b live beams, given their next-token log p (b, V)."""
         return log_p + torch.tensor([h.score for h in self.live], device=log_p.device)[:, None]
 
     def chosen(self, scores: Tensor, count: int) -> Tensor:
-        """Places in `scores` (b·V,) of `count` candidates; the first `width` of them may finish."""
+        """Return the indices of `count` candidates in `scores` (b·V,); the first `width` of them may finish."""
         return best(scores, count)
 
     def child(self, row: int, token: int, score: float, log_p: float) -> Hypothesis:
-        """The hypothesis that extends the live beam of that row by a token of this log p."""
+        """Return the hypothesis that extends the live beam of that row by a token of this log p."""
         parent = self.live[row]
         return Hypothesis((*parent.tokens, token), score, parent.log_p + log_p, parent.node)
 
     def advance(self, log_p: Tensor, hidden: Tensor) -> None:
         """Extend the live beams by one token."""
         candidates, last = self.candidates(log_p, max(2, 1 + len(self.request.eos)) * self.width), self.last()
-        going = list[Hypothesis]()
+        unfinished = list[Hypothesis]()
         for child in candidates[:self.width]:
             ends = self.request.ends(child.tokens)
             if ends or (last and not self.legacy):
                 self.finish(child)
             if not ends:
-                going.append(child)
-        spare = sorted([*going, *candidates[self.width:]], key=lambda h: -h.score)
-        known, live = {id(child) for child in going}, list[Hypothesis]()
+                unfinished.append(child)
+        spare = sorted([*unfinished, *candidates[self.width:]], key=lambda h: -h.score)
+        known, live = {id(child) for child in unfinished}, list[Hypothesis]()
         for child in spare:
             if len(live) == self.width:
                 break
@@ -184,22 +184,22 @@ class Beams:
         self.done = last or settled
 
     def kept(self, best: list[Hypothesis], log_p: Tensor) -> list[Hypothesis]:
-        """The next live beams, given the best children that do not end; `live` are still their parents."""
+        """Return the next live beams, given the best children that do not end; `live` still holds their parents."""
         return best
 
     def candidates(self, log_p: Tensor, count: int) -> list[Hypothesis]:
-        """At most `count` children of the live beams as `chosen` orders them."""
+        """Return at most `count` children of the live beams, in the order of `chosen`."""
         scores, size = self.scored(log_p).flatten(), log_p.shape[1]
-        places = self.chosen(scores, count)
-        found = zip(places.tolist(), scores[places].tolist(), log_p.flatten()[places].tolist(), strict=True)
-        return [self.child(place // size, place % size, score, log) for place, score, log in found]
+        indices = self.chosen(scores, count)
+        children = zip(indices.tolist(), scores[indices].tolist(), log_p.flatten()[indices].tolist(), strict=True)
+        return [self.child(index // size, index % size, score, log) for index, score, log in children]
 
     def last(self) -> bool:
-        """Whether the next token is the last one that the request allows."""
+        """Return whether the next token is the last one that the request allows."""
         return len(self.live[0].tokens) + 1 >= self.request.max_new_tokens
 
     def finish(self, child: Hypothesis) -> None:
-        """Put a hypothesis into the pool, which keeps the best `width`."""
+        """Add a hypothesis to the pool, which keeps the best `width`."""
         self.pool.append(child)
         self.pool.sort(key=lambda h: -h.ranked(self.divisor))
         del self.pool[self.width:]
@@ -218,7 +218,7 @@ class Beams:
 
 @dataclass
 class Slots(Beams):
-    """Beams in which a finished hypothesis keeps its place: it competes on until better ones push it out.
+    """Beams in which a finished hypothesis keeps its slot until better ones replace it.
 
     The search ends when all `width` are finished, or at the last token.
     """
@@ -229,7 +229,7 @@ class Slots(Beams):
         self.settle([(h, last or self.request.ends(h.tokens)) for h in self.candidates(log_p, self.width)])
 
     def settle(self, rows: Sequence[tuple[Hypothesis, bool]]) -> None:
-        """Keep the best `width` of the finished ones and of `rows`, which say which of them are finished."""
+        """Keep the best `width` of the pool and of `rows`, pairs of a hypothesis and whether it is finished."""
         both = sorted([*((h, True) for h in self.pool), *rows], key=lambda row: -row[0].ranked(self.divisor))
         self.pool = [h for h, finished in both[:self.width] if finished]
         self.live = [h for h, finished in both[:self.width] if not finished]

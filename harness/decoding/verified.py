@@ -1,4 +1,4 @@
-"""The base of strategies that draft and verify: the preserved distribution, and the loop."""
+"""Base classes of strategies that draft and verify, exactly or with a lossy acceptance rule."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ class Verified(Strategy):
         return logit_warps.compose(logit_warps.temperature(self.temperature), logit_warps.top_p(self.p))
 
     def draws(self, request: Request) -> Stream | None:
-        """Return the random stream of drafts; None at temperature 0, where drafts are the likeliest tokens."""
+        """Return the random stream for drafts, None at temperature 0, where drafts are the likeliest tokens."""
         return request.stream if self.temperature else None
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
@@ -55,13 +55,13 @@ class Verified(Strategy):
 
 @dataclass(frozen=True)
 class Lossy(Verified):
-    """An exact method's drafts with a lossy `rule`, which accepts more of them and changes the output.
+    """Drafts as an exact method does, with a lossy `rule` that accepts more drafts and changes the output.
 
-    What the exact method needs, this one needs. `compares` says that the rule reads the drafts' distributions, which
-    are then noted at temperature 0 too.
+    The needs are those of the exact method. With `compares`, the rule uses the draft distributions, which are then
+    recorded at temperature 0 too.
     """
 
-    over: str = knob("speculative", "whose drafts: a strategy, its knobs after ':' with ';' between them")
+    over: str = knob("speculative", "exact strategy that drafts, with its knobs after ':' and separated by ';'")
 
     guarantee: ClassVar[Guarantee] = "changes-output"
     needs: ClassVar[frozenset[Need]] = decided(frozenset({"draft"}), lambda self: self._exact().needs)
@@ -69,12 +69,12 @@ class Lossy(Verified):
     compares: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse drafts from anything but an exact method."""
+        """Raise `UserError` unless `over` is an exact method that drafts."""
         super().__post_init__()
         self._exact()
 
     def files(self) -> dict[str, Path]:
-        """Those of the exact method, too."""
+        """Return the files of this strategy and of the exact method."""
         return {f"over.{key}": path for key, path in self._exact().files().items()} | super().files()
 
     @property

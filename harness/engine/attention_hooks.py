@@ -1,4 +1,4 @@
-"""Hooks that mask or watch attention heads, by giving the attention modules another attention function."""
+"""Hooks that mask attention heads or record attention weights by replacing a module's attention function."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from harness.engine.hooks import Captured, ModelParts, replaced
 from harness.errors import Unsupported
 
 Head = tuple[int, int]
-"""A layer and one of its query heads, both from 0."""
+"""(layer, query head), both counted from 0."""
 Attend = Callable[..., tuple[Tensor, Tensor | None]]
 """`(module, query (B, H, Q, D), key, value, mask, …) → (output (B, Q, H, D), weights (B, H, Q, S) or None)`."""
 
@@ -23,7 +23,7 @@ class MaskedHeads:
     """Masks attention heads so that they carry no information.
 
     "uniform" sets a head's query to zero, so that it attends equally to all tokens that it may attend to (the authors
-    of DeCoRe, 2410.18860); "zero" sets its output to zero. Raises `Unsupported` for a head that the model lacks.
+    of DeCoRe, 2410.18860); "zero" sets its output to zero. Raises `Unsupported` for a head that does not exist.
     """
 
     heads: frozenset[Head]
@@ -31,10 +31,10 @@ class MaskedHeads:
 
     @contextmanager
     def applied_to(self, parts: ModelParts) -> Iterator[None]:
-        """Mask them in one forward."""
+        """Mask the heads in one forward pass."""
         layers, size = head_counts(parts)
         if any(not (0 <= layer < layers and 0 <= head < size) for layer, head in self.heads):
-            raise Unsupported(f"has {layers} layers of {size} heads, and not all of the heads to mask")
+            raise Unsupported(f"needs heads to mask among the {layers} layers of {size} heads that the model has")
         by_layer: dict[int, list[int]] = {}
         for layer, head in sorted(self.heads):
             by_layer.setdefault(layer, []).append(head)
@@ -45,29 +45,29 @@ class MaskedHeads:
 
 @dataclass(frozen=True)
 class WatchAttention:
-    """Records the attention weights of these layers: `attention:i` (B, W, H, S) of layer i over S cache slots.
+    """Records the attention weights of some layers: `attention:i` (B, W, H, S) of layer i over S cache slots.
 
-    A slot's number is the position of its token as long as a sequence is computed without trees. Sums over S are one.
+    Slot numbers are token positions while a sequence is computed without trees. Weights sum to one over S.
     """
 
     layers: tuple[int, ...]
 
     @contextmanager
     def applied_to(self, parts: ModelParts) -> Iterator[Captured]:
-        """Record them in one forward."""
+        """Record the weights in one forward pass."""
         captured = dict[str, Tensor]()
         with _attending(parts, {layer: partial(_recorded, captured, f"attention:{layer}") for layer in self.layers}):
             yield captured
 
 
 def head_counts(parts: ModelParts) -> tuple[int, int]:
-    """The number of a model's layers and of the query heads of each."""
+    """Return the number of layers and the number of query heads per layer."""
     return len(parts.layers), int(parts.model.config.get_text_config().num_attention_heads)
 
 
 def _attending(parts: ModelParts, functions: Mapping[int, Callable[..., tuple[Tensor, Tensor | None]]]
                ) -> AbstractContextManager[None]:
-    """Let layer i attend by `functions[i](attend, module, …)`, where `attend` is the function that it uses now."""
+    """Replace the attention function `attend` of layer i by `functions[i](attend, module, …)`."""
     forwards = dict[nn.Module, Callable[..., Any]]()
     for layer, function in functions.items():
         attention: Any = parts.layers[layer].attention
@@ -79,7 +79,7 @@ def _attending(parts: ModelParts, functions: Mapping[int, Callable[..., tuple[Te
 def _with_function(forward: Callable[..., Any], attention: Any, attend: Attend, *args: Any, **kwargs: Any) -> Any:
     """Run an attention module's forward with `attend` as its attention function.
 
-    transformers finds that function by the name in the module's configuration, so it gets a name for this one call.
+    transformers looks the function up by the name in the module's configuration, so it gets a name for this call only.
     """
     config, functions = attention.config, _functions(attention)
     before, name = config._attn_implementation, f"decodebench_{id(attention)}"
@@ -92,19 +92,19 @@ def _with_function(forward: Callable[..., Any], attention: Any, attend: Attend, 
 
 
 def _current(attention: Any) -> Attend:
-    """The attention function that a module uses now."""
+    """Return the attention function that a module currently uses."""
     name = attention.config._attn_implementation
     attend: Attend = _eager(attention) if name == "eager" else _functions(attention)[name]
     return attend
 
 
 def _functions(attention: Any) -> Any:
-    """The table in which the module looks its attention function up; raises `Unsupported` when it has none."""
+    """Return the table of attention functions of a module; raises `Unsupported` when there is none."""
     return _global(attention, "ALL_ATTENTION_FUNCTIONS")
 
 
 def _eager(attention: Any) -> Attend:
-    """The module's plain attention function; raises `Unsupported` when it has none."""
+    """Return the eager attention function of a module; raises `Unsupported` when there is none."""
     attend: Attend = _global(attention, "eager_attention_forward")
     return attend
 

@@ -1,4 +1,4 @@
-"""Continuous batching: sequences decode side by side in greenlets, and their requests are merged into forwards."""
+"""Continuous batching: sequences decode in greenlets, and their requests are merged into shared forward passes."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from harness.engine.engine import Engine
 
 T = TypeVar("T")
-REFILL = 8  # one in so many places must be free before new jobs start: a choice between idle rows and more prefills
+REFILL = 8  # new jobs start once 1/8 of the batch is free: a compromise between idle rows and more prefills
 
 
 def run_batched(engines: Sequence["Engine"], jobs: Sequence[Callable[[], T]], limit: int = 0) -> list[T | CacheFull]:
@@ -27,7 +27,7 @@ def run_batched(engines: Sequence["Engine"], jobs: Sequence[Callable[[], T]], li
 
     A failing forward raises in the jobs that requested it, and an error that a job raises ends the others too. When
     the KV cache is full, the youngest job gets `CacheFull`; if it does not catch it, it starts again after another
-    has ended, and fewer run at a time from then on. A job that does not fit alone has that error as its result.
+    has ended, and fewer run at a time from then on. For a job that does not fit alone, that error is its result.
     """
     if len(jobs) > 1:
         return BatchedExecutor(engines, jobs, limit or len(jobs)).run()
@@ -46,7 +46,7 @@ class _Waiting(NamedTuple):
 
 @dataclass
 class _JobGroup:
-    """Jobs that one task waits for: those still running with their numbers, and the results of the others."""
+    """Jobs that one task waits for: the running ones with their numbers, and the results of the finished ones."""
 
     parent: greenlet
     running: dict[greenlet, int] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class _JobGroup:
 
 
 class BatchedExecutor(Generic[T]):
-    """Runs jobs in greenlets, called tasks, which switch to the scheduler whenever they request something."""
+    """Runs jobs in greenlets, called tasks, which switch to the scheduler whenever they request a forward pass."""
 
     merges = True
 
@@ -96,7 +96,7 @@ class BatchedExecutor(Generic[T]):
         return [self.results[i] for i in range(len(self.jobs))]
 
     def _start_jobs(self) -> None:
-        """Start jobs once there is room for several, so that their prompts share a prefill."""
+        """Start jobs once there is room for several, so that their prompts are prefilled together."""
         room = min(self.limit - len(self.tasks), len(self.queue))
         if room >= min(self.limit // REFILL, len(self.queue)) or not self.tasks:
             for _ in range(room):
@@ -106,12 +106,12 @@ class BatchedExecutor(Generic[T]):
                 self._resume(task, task.switch)
 
     def _run_round(self) -> None:
-        """Run the requests that wait for the last engine that has any, and resume their tasks with the outputs."""
+        """Run the waiting requests of the last engine that has any, and resume their tasks with the outputs."""
         engine = next((engine for engine in self.engines[::-1]
-                       if any(engine is each.engine for each in self.waiting.values())), None)
+                       if any(engine is wait.engine for wait in self.waiting.values())), None)
         if engine is None:
             return
-        ready = [(task, each.request) for task, each in self.waiting.items() if each.engine is engine]
+        ready = [(task, wait.request) for task, wait in self.waiting.items() if wait.engine is engine]
         kind = next(((request.hook, request.draft) for _, request in ready
                      if request.hook is not None or request.draft), (None, False))
         ready = [(task, request) for task, request in ready if (request.hook, request.draft) == kind]
@@ -123,7 +123,7 @@ class BatchedExecutor(Generic[T]):
                 self._resume(task, task.throw if isinstance(output, Exception) else task.switch, output)
 
     def _run_requests(self, engine: "Engine", tasks: Sequence[greenlet]) -> dict[greenlet, ForwardRows | Exception]:
-        """Run the requests of `tasks` in one forward; the result of a task is its output or the error it caused."""
+        """Run the requests of `tasks` in one forward pass, and return the output or the error of each task."""
         tasks = [task for task in tasks if task in self.waiting]
         if not tasks:
             return {}
@@ -134,15 +134,15 @@ class BatchedExecutor(Generic[T]):
             self._end_children(youngest)
             self._resume(youngest, youngest.throw, error)
             return self._run_requests(engine, tasks)
-        except Exception as error:  # each task alone, so that only those whose requests fail are recorded as failed
+        except Exception as error:  # run each task alone, so that only the failing requests raise
             if len(tasks) == 1:
                 return {tasks[0]: error}
-            return {task: output for each in tasks for task, output in self._run_requests(engine, [each]).items()}
+            return {key: output for task in tasks for key, output in self._run_requests(engine, [task]).items()}
 
     def _resume(self, task: greenlet, switch: Callable[..., Any], *values: object) -> None:
         """Let a task run until it requests a forward, starts jobs or ends."""
         self.waiting.pop(task, None)
-        group = next((each for each in self.groups if task in each.running), None)
+        group = next((group for group in self.groups if task in group.running), None)
         try:
             value = switch(*values)
         except Exception as error:
@@ -151,7 +151,7 @@ class BatchedExecutor(Generic[T]):
                 self._end_children(group.parent)
                 self._resume(group.parent, group.parent.throw, error)
             elif isinstance(error, CacheFull):
-                self._put_off(self.tasks.pop(task), error)
+                self._requeue(self.tasks.pop(task), error)
             else:
                 raise
             return
@@ -168,8 +168,8 @@ class BatchedExecutor(Generic[T]):
         else:
             self.results[self.tasks.pop(task)] = value
 
-    def _put_off(self, job: int, error: CacheFull) -> None:
-        """Queue a job that does not fit beside the others again; one that does not fit alone fails."""
+    def _requeue(self, job: int, error: CacheFull) -> None:
+        """Requeue a job for which the KV cache is full and lower the limit; a job that ran alone fails."""
         if self.tasks:
             self.queue.appendleft(job)
             self.limit = len(self.tasks)
@@ -181,12 +181,12 @@ class BatchedExecutor(Generic[T]):
         group = _JobGroup(parent, {greenlet(job): number for number, job in enumerate(jobs)})
         self.groups.append(group)
         for child in list(group.running):
-            if child in group.running:  # otherwise an earlier one has failed, which ends the others
+            if child in group.running:  # an earlier job that fails ends the others
                 self._resume(child, child.switch)
 
     def _end_children(self, parent: greenlet) -> None:
         """End the jobs that a task waits for, and those that they wait for."""
-        for group in [each for each in self.groups if each.parent is parent]:
+        for group in [group for group in self.groups if group.parent is parent]:
             self.groups.remove(group)
             for child in group.running:
                 self._end_children(child)

@@ -1,4 +1,4 @@
-"""A committed sequence and what a model holds of it: a row of the KV cache and, on request, its hidden states."""
+"""A committed sequence with its row of the KV cache and, on request, its hidden states."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ from harness.engine.hidden_memory import HiddenMemory
 class CachedSequence:
     """The token ids of a sequence, of which the first `cached` are in its row of the KV cache.
 
-    Candidates lie in the slots behind those. With `remember` hidden states are kept too. Raises `CacheFull` when there
-    is no room for one more row.
+    Candidates are in the slots behind them. With `remember`, hidden states are kept too. Raises `CacheFull` when the
+    cache has no room for one more row.
     """
 
     def __init__(self, engine: Engine, remember: bool) -> None:
@@ -20,14 +20,14 @@ class CachedSequence:
         self.row = engine.open_row()
 
     def replace(self, tokens: Sequence[int]) -> bool:
-        """Make `tokens` the sequence, roll the cache back to the common start, and return whether nothing changed."""
+        """Set the sequence to `tokens`, roll the cache back to the common prefix, and return if nothing changed."""
         shared = shared_start(self.tokens[:self.cached], tokens)
         unchanged = shared == self.cached == len(tokens)
         self.tokens, self.cached = list(tokens), shared
         return unchanged
 
     def copy_prefix(self) -> int:
-        """Copy the start of the sequence, never its last token, from a shared prefix; returns how many tokens."""
+        """Copy the start of the sequence, without its last token, from a shared prefix; returns the tokens copied."""
         before = self.cached
         for prefix in self.engine.prefixes:
             shared = min(shared_start(prefix.tokens, self.tokens), len(self.tokens) - 1)
@@ -39,7 +39,7 @@ class CachedSequence:
         return self.cached - before
 
     def copy_from(self, other: "CachedSequence") -> None:
-        """Become a copy of another sequence of the same engine, without its candidates."""
+        """Copy another sequence of the same engine, without its candidates, into this one."""
         self.tokens, self.cached = list(other.tokens), other.cached
         self.engine.cache.copy(other.row.index, self.row.index, other.cached)
         self.row.end = other.cached
@@ -54,7 +54,7 @@ class CachedSequence:
         return output
 
     def gather(self, candidates: Sequence[int]) -> None:
-        """Move candidates, given by their slots behind the cached tokens, to the first slots there."""
+        """Move candidates, given by their slots behind the cached tokens, to the first slots behind them."""
         if candidates:
             sources = [self.cached + slot for slot in candidates]
             self.engine.cache.move(self.row.index, sources, self.cached)
@@ -62,12 +62,12 @@ class CachedSequence:
                 self.memory.move(sources, self.cached)
 
     def close(self) -> None:
-        """Give the row back."""
+        """Release the row."""
         self.engine.close_row(self.row)
 
 
 def shared_start(old: Sequence[int], new: Sequence[int]) -> int:
-    """How many tokens two sequences have in common at their start."""
+    """Return the length of the common prefix of two sequences."""
     if list(new[:len(old)]) == old:
         return len(old)
     return next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))

@@ -20,17 +20,16 @@ PREFILL = 512  # tokens of a prompt prefilled in one forward; the same on every 
 
 
 def cache_argument(model: Any) -> str:
-    """Name of the argument that gives a transformers model its KV cache; transformers 5.24 renamed it."""
+    """Return the name of the KV cache argument of a transformers model, which transformers 5.24 renamed."""
     return "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
 
 
 class Engine:
     """Runs the forward passes of many sequences on one model; sessions hold its rows.
 
-    `forwards` counts forward passes, `positions` the tokens in them and `padding` the places computed for nothing;
-    none counts what the model drafts for itself. `max_len` is the length of the longest sequence in tokens. `executor`
-    decides whether requests run alone or merged. Raises `UserError` when the model's cache is not one of keys and
-    values.
+    `forwards` counts forward passes, `positions` the tokens in them and `padding` the padded positions; none of them
+    counts what the model drafts for itself. `max_len` is the maximum length of a sequence in tokens. `executor` runs
+    requests one at a time or merges them. Raises `UserError` for a model whose state is not a KV cache.
     """
 
     def __init__(self, model: Any, max_len: int) -> None:
@@ -41,7 +40,7 @@ class Engine:
         self.cache_argument = cache_argument(model)
         self.executor: Executor = SerialExecutor()
         self.prefixes = list[SharedPrefix]()
-        self.learnt = dict[str, Any]()  # what strategies that learn across prompts keep, by their spec
+        self.learnt = dict[str, Any]()  # state of strategies that learn across prompts, by spec
         self._rows = list[Row]()
         self._hidden: Tensor | None = None
         self._columns = torch.arange(0, device=self.device)
@@ -52,9 +51,10 @@ class Engine:
         model.get_decoder().register_forward_hook(self._keep_hidden)
 
     def compile(self) -> None:
-        """Run forwards through `torch.compile` from now on, whose first forward of each kind takes long.
+        """Run forwards through `torch.compile` from now on; the first forward of each kind takes long.
 
-        One graph serves all lengths, except those for one sequence and for one token. The cache must have been used.
+        One graph serves all shapes, except that one sequence and one token have graphs of their own. At least one
+        forward must have been run before.
         """
         torch._dynamo.config.recompile_limit = 64
         torch._inductor.config.freezing = True  # weights are packed for the processor once
@@ -68,22 +68,22 @@ class Engine:
 
     @property
     def open_rows(self) -> int:
-        """Rows in use."""
+        """The number of rows in use."""
         return len(self._rows)
 
     @property
     def merging(self) -> bool:
-        """Whether forwards of several sequences are being merged; they must then all be requested in one thread."""
+        """Whether forwards of several sequences are merged; all must then be requested in one thread."""
         return self.executor.merges
 
     def open_row(self) -> Row:
-        """Take a row; raises `CacheFull` when there is no room for one more."""
+        """Allocate a row; raises `CacheFull` when there is no room for one more."""
         self.cache.reserve(len(self._rows) + 1, max([1, *[row.end for row in self._rows]]))
         self._rows.append(Row(len(self._rows)))
         return self._rows[-1]
 
     def close_row(self, row: Row) -> None:
-        """Give a row back; the last row takes its place, so that the rows in use stay next to each other."""
+        """Release a row; the last row is moved into its place, so that the rows in use stay contiguous."""
         last = self._rows.pop()
         if last is not row:
             self.cache.copy(last.index, row.index, last.end)
@@ -95,7 +95,7 @@ class Engine:
         row.end = count
 
     def unpin(self) -> None:
-        """Give the rows of all shared prefixes back."""
+        """Release the rows of all shared prefixes."""
         while self.prefixes:
             self.close_row(self.prefixes.pop().row)
 
@@ -108,20 +108,21 @@ class Engine:
         if not torch.is_inference_mode_enabled():
             with torch.inference_mode():
                 return self.run(requests)
-        counts, first = [len(each.tokens) for each in requests], min([each.row.index for each in requests])
-        rows = self._rows[first:max([each.row.index for each in requests]) + 1]
+        indices = [request.row.index for request in requests]
+        counts, first = [len(request.tokens) for request in requests], min(indices)
+        rows = self._rows[first:max(indices) + 1]
         width, total, stride = max(counts), sum(counts), self.costs.stride
         for request in requests:
             request.row.end = request.start
         end = -(-(max([row.end for row in rows]) + width) // stride) * stride
         if end > self.cache.slots:
             self.cache.reserve(len(self._rows), max(end, *[row.end for row in self._rows]))
-        self.cache.settle()
+        self.cache.apply_moves()
         tokens, positions, slots = self._inputs(requests, rows, width)
-        self.cache.aim(first, first + len(rows), end, slots)
-        kept = width - min([len(each.tokens) - each.logits_to_keep for each in requests])
+        self.cache.prepare(first, first + len(rows), end, slots)
+        kept = width - min([len(request.tokens) - request.logits_to_keep for request in requests])
         hook = requests[0].hook
-        plain = hook is None and (width > 1 or all(each.mask is None for each in requests))
+        plain = hook is None and (width > 1 or all(request.mask is None for request in requests))
         forward: Callable[..., Any] = self._forward if plain else partial(self._hooked, hook)
         output = ForwardOutput(*forward(tokens, positions, self._mask(requests, first, slots, end), kept))
         if not requests[0].draft:
@@ -130,11 +131,11 @@ class Engine:
             self.padding += len(rows) * width - total
         for request, count in zip(requests, counts, strict=True):
             request.row.end = request.start + count
-        return [ForwardRows(output, each.row.index - first, 0, count)
-                for each, count in zip(requests, counts, strict=True)]
+        return [ForwardRows(output, request.row.index - first, 0, count)
+                for request, count in zip(requests, counts, strict=True)]
 
     def _hooked(self, hook: ForwardHook | None, *inputs: Any) -> tuple[Tensor, Tensor, Captured | None]:
-        """Run a forward that is never compiled: the compiled one has no hooks, and its single tokens see all slots."""
+        """Run a forward uncompiled, because compiled forwards have no hooks and no masks for single tokens."""
         with hook.applied_to(self.parts) if hook else nullcontext() as captured:
             return *self._plain(*inputs), captured
 
@@ -145,7 +146,7 @@ class Engine:
         return out.logits, self._hidden
 
     def _inputs(self, requests: Sequence[ForwardRequest], rows: Sequence[Row], width: int) -> tuple[Tensor, ...]:
-        """Token ids, positions and slots, (B, Q) each, in one transfer to the device."""
+        """Return token ids, positions and slots, (B, Q) each, in one transfer to the device."""
         slots = [list(range(row.end, row.end + width)) for row in rows]
         if len(rows) == 1:
             return torch.tensor([[requests[0].tokens], [requests[0].positions], slots], device=self.device).unbind(0)
@@ -156,7 +157,7 @@ class Engine:
         return torch.tensor([tokens, positions, slots], device=self.device).unbind(0)
 
     def _mask(self, requests: Sequence[ForwardRequest], first: int, slots: Tensor, end: int) -> Tensor:
-        """(B, 1, Q, end) additive: zero where a token attends to a slot, the lowest number elsewhere.
+        """Return the additive mask (B, 1, Q, end): zero where a token attends to a slot, the lowest number elsewhere.
 
         Additive, because transformers adds a boolean mask to the scores under eager attention.
         """
@@ -179,13 +180,13 @@ class Engine:
 
 
 def _layers(model: Any) -> int:
-    """The number of layers with a KV cache; raises `UserError` for a model that keeps another kind of state."""
+    """Return the number of layers with a KV cache; raises `UserError` if there are others."""
     config = model.config.get_text_config()
     name = type(model).__name__
     if getattr(model.config, "is_encoder_decoder", False):
         raise UserError(f"{name} is an encoder-decoder model; give a decoder-only one.")
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if strange := kinds - {"full_attention", "sliding_attention"}:
-        raise UserError(f"{name} keeps a recurrent state ({', '.join(sorted(strange))}), which cannot be rolled back; "
-                        "give a model whose layers all use attention.")
+    if recurrent := kinds - {"full_attention", "sliding_attention"}:
+        raise UserError(f"{name} keeps a recurrent state ({', '.join(sorted(recurrent))}), which cannot be rolled "
+                        "back; give a model whose layers all use attention.")
     return int(config.num_hidden_layers)

@@ -1,4 +1,4 @@
-"""How the forward passes that sessions request are run: one at a time, or merged with those of other sequences."""
+"""Executors run the forward passes that sessions request, one at a time or merged with those of other sequences."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Executor(Protocol):
     """Runs the forwards of one or more engines, each of which holds its current executor.
 
-    `merges` says whether it merges the requests of several sequences; these then all run in one thread.
+    If it `merges` the requests of several sequences, these all run in one thread.
     """
 
     merges: bool
@@ -28,7 +28,7 @@ class Executor(Protocol):
 
 
 class SerialExecutor:
-    """Runs every request at once in a forward of its own."""
+    """Runs every request immediately in a forward of its own."""
 
     merges = False
 

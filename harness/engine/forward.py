@@ -1,4 +1,4 @@
-"""What one forward pass computes for whom: the request of a sequence, the output for a batch, and a sequence's rows."""
+"""The data of one forward pass: the request of each sequence, the output of the batch, and each sequence's part."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,7 +21,7 @@ class Row:
 
 
 class SharedPrefix(NamedTuple):
-    """A start that many sequences have in common: its token ids, its row, and its hidden states (T, D)."""
+    """A prefix that many sequences share: its token ids, its row, and its hidden states (T, D)."""
 
     tokens: Sequence[int]
     row: Row
@@ -31,8 +31,8 @@ class SharedPrefix(NamedTuple):
 class ForwardRequest(NamedTuple):
     """New tokens of one sequence, to be written to its cache slots from `start` on.
 
-    Each token attends to every slot up to its own, unless `mask` (Q, Q'), additive, says how the Q tokens attend to
-    the last Q' slots. Logits are computed for the last `logits_to_keep` tokens. `hook` changes or watches the forward;
+    Each token attends to every slot up to its own, unless the additive `mask` (Q, Q') is given for the last Q'
+    slots. Logits are computed for the last `logits_to_keep` tokens. `hook` changes or records the forward;
     `draft` marks tokens that the model drafts for itself, which the engine does not count.
     """
 
@@ -49,8 +49,8 @@ class ForwardRequest(NamedTuple):
 class ForwardOutput:
     """The output of one forward pass over B sequences of W tokens.
 
-    `logits` (B, W', V) are those of the last W' tokens, `hidden` is (B, W, D) after the final norm, and `captured` is
-    what the hook recorded.
+    `logits` (B, W', V) are those of the last W' tokens, `hidden` is (B, W, D) after the final norm, and `captured`
+    holds the recordings of the hook.
     """
 
     def __init__(self, logits: Tensor, hidden: Tensor, captured: Captured | None = None) -> None:
@@ -59,7 +59,7 @@ class ForwardOutput:
 
     @property
     def best(self) -> list[list[int]]:
-        """The most likely next token at every place: one transfer from the device for the whole batch."""
+        """The most likely next token at every position, in one transfer from the device for the batch."""
         if self._best is None:
             self._best = self.logits.argmax(-1).tolist()
         return self._best
@@ -74,26 +74,26 @@ class ForwardRows:
         self._output, self._row, self._first, self._last = output, row, first, last
 
     def part(self, first: int, last: int) -> "ForwardRows":
-        """Tokens `first` … `last` − 1 of these."""
+        """Return tokens `first` … `last` − 1 of these rows."""
         return ForwardRows(self._output, self._row, self._first + first, self._first + last)
 
     @property
     def logits(self) -> Tensor:
-        """(N, V) in float32; only for tokens whose logits were kept."""
+        """The logits (N, V) in float32, only for tokens whose logits were kept."""
         return self._output.logits[self._row, self._kept()].float()
 
     @property
     def best(self) -> list[int]:
-        """The most likely next token after each; only for tokens whose logits were kept."""
+        """The most likely next token after each token, only for tokens whose logits were kept."""
         return self._output.best[self._row][self._kept()]
 
     @property
     def hidden(self) -> Tensor:
-        """(N, D) hidden states of the last layer after the final norm."""
+        """The hidden states (N, D) of the last layer after the final norm."""
         return self._output.hidden[self._row, self._first:self._last]
 
     def captured(self, name: str) -> Tensor:
-        """(N, …) of what the hook recorded under `name`; raises `KeyError` if there is none."""
+        """Return the tensor (N, …) that the hook recorded under `name`; raises `KeyError` if there is none."""
         batch = self._output.captured[name]
         if batch.dim() == 2:  # some MLPs get the tokens of all sequences in one dimension
             batch = batch.view(*self._output.hidden.shape[:2], -1)

@@ -1,4 +1,4 @@
-"""Which requests share a forward pass, given what padding and a second forward cost on a device."""
+"""Groups requests into forward passes, given the costs of padding and of another forward on a device."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ import torch
 
 @dataclass(frozen=True)
 class DeviceCosts:
-    """What shapes of a forward pass cost on one type of device, in tokens.
+    """The costs of a forward pass on one type of device, in tokens.
 
-    `forward` is what a forward costs beyond its tokens: more padding than that costs more than a second forward.
-    `widest` is the most tokens of one forward, padding included. `stride` is the step, in cache slots, by which the
-    part of the cache that forwards attend to grows.
+    `forward` is the fixed cost of a forward: more padding than that costs more than a second forward. `widest` is the
+    maximum number of tokens in one forward, padding included. The part of the cache that forwards attend to grows by
+    `stride` slots.
     """
 
     forward: int
@@ -20,22 +20,22 @@ class DeviceCosts:
     stride: int
 
 
-# v(M) of nano: a forward over 8 tokens takes a third longer than one over a single token, and beyond 1,024 tokens more
-# gain nothing and take memory.
+# Measured on nano: a forward over 8 tokens takes a third longer than over a single token, and beyond 1,024 tokens
+# more tokens gain nothing and take memory.
 CPU = DeviceCosts(forward=32, widest=1024, stride=32)
-# Derived, not measured. A forward is bound by reading the weights up to peak arithmetic over memory bandwidth: in
+# Derived, not measured. A forward is bound by loading the weights up to peak arithmetic over memory bandwidth: in
 # bfloat16 some 150 tokens (A100: 312 TFLOP/s, 2 TB/s) to 300 (H100: 989 TFLOP/s, 3.35 TB/s). The activations of 8,192
 # tokens of a 7B model take less than 1 GB. Tiles of fused attention are up to 64 keys wide.
 GPU = DeviceCosts(forward=256, widest=8192, stride=64)
 
 
 def costs_of(device: torch.device) -> DeviceCosts:
-    """The costs of the CPU, or of a GPU for every other type of device."""
+    """Return the costs of a CPU, or those of a GPU for every other type of device."""
     return CPU if device.type == "cpu" else GPU
 
 
 def grouped(requests: Sequence[tuple[int, int]], costs: DeviceCosts) -> list[list[int]]:
-    """Split requests, given as (row, tokens), into the forwards that cost least, padding included.
+    """Split requests, given as (row, tokens), into the cheapest forward passes, padding included.
 
     Requests are sorted by length and split where a second forward costs less than padding; rows between those of a
     forward are padding too. Returns the indices of each group, the longest requests first.
@@ -57,7 +57,7 @@ def grouped(requests: Sequence[tuple[int, int]], costs: DeviceCosts) -> list[lis
 
 def _runs(group: Sequence[int], requests: Sequence[tuple[int, int]], width: int, costs: DeviceCosts
           ) -> Iterator[list[int]]:
-    """Split a group, sorted by row, where the rows between cost more than a forward or where it gets too wide."""
+    """Split a group, sorted by row, where the rows between cost more than a forward or the forward gets too wide."""
     run = [group[0]]
     for i in group[1:]:
         row = requests[i][0]

@@ -13,11 +13,11 @@ class HiddenMemory:
         self._states = torch.empty(0, 0)
 
     def first(self, count: int) -> Tensor:
-        """(`count`, D) of the first slots."""
+        """Return the hidden states (`count`, D) of the first slots."""
         return self._states[:count]
 
     def write(self, hidden: Tensor, start: int) -> None:
-        """Store (N, D) in the slots from `start` on."""
+        """Store hidden states (N, D) in the slots from `start` on."""
         end = start + len(hidden)
         if end > len(self._states):
             grown = hidden.new_empty(max(256, 1 << (end - 1).bit_length()), hidden.shape[1])
@@ -27,5 +27,5 @@ class HiddenMemory:
         self._states[start:end] = hidden
 
     def move(self, sources: Sequence[int], start: int) -> None:
-        """Copy these slots to the slots from `start` on."""
+        """Copy the slots `sources` to the slots from `start` on."""
         self._states[start:start + len(sources)] = self._states[list(sources)]

@@ -1,4 +1,4 @@
-"""Forward passes that change, skip or watch parts of a model: its parts by what they do, and hooks for one forward."""
+"""The parts of a model by their function, and hooks that change, skip or record them in one forward pass."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -15,11 +15,11 @@ ATTENTION = ("self_attn", "attn", "self_attention", "attention")
 MLP = (("mlp",), ("feed_forward",), ("fc1", "fc2"))
 NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 Captured = Mapping[str, Tensor]
-"""What a hook recorded in a forward over B sequences of W tokens: name → (B, W, …)."""
+"""The recordings of a hook in a forward over B sequences of W tokens: name → (B, W, …)."""
 
 
 class Layer(NamedTuple):
-    """One decoder layer: the whole, its attention, and the modules of its MLP in the order in which they run."""
+    """One decoder layer: the whole layer, its attention, and the modules of its MLP in order of execution."""
 
     whole: nn.Module
     attention: nn.Module
@@ -27,7 +27,7 @@ class Layer(NamedTuple):
 
 
 class ModelParts:
-    """The parts of a transformers model by what they do; raises `Unsupported` when their names are unknown."""
+    """The parts of a transformers model by function; raises `Unsupported` when their names are unknown."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -48,28 +48,28 @@ class ModelParts:
 
     @property
     def embedding(self) -> nn.Embedding:
-        """From token ids to vectors."""
+        """The embedding, from token ids to vectors."""
         embedding: nn.Embedding = self.model.get_input_embeddings()
         return embedding
 
     @property
     def head(self) -> nn.Module:
-        """From hidden states (…, D) after the norm to logits (…, V)."""
+        """The output layer, from hidden states (…, D) after the norm to logits (…, V)."""
         head: nn.Module = self.model.get_output_embeddings()
         return head
 
 
 class ForwardHook(Protocol):
-    """Changes or watches one forward pass; requests whose hooks are equal may share a forward."""
+    """Changes or records one forward pass; requests with equal hooks may share a forward."""
 
     def applied_to(self, parts: ModelParts) -> AbstractContextManager[Captured | None]:
-        """Apply the hook to the forward that runs inside the context, and give what it records by the end of it."""
+        """Apply the hook to the forward inside the context, and yield its recordings, complete at the end."""
         ...
 
 
 @contextmanager
 def replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Let modules run these functions in place of their `forward` until the end of the context.
+    """Replace the `forward` of modules by these functions until the end of the context.
 
     Hooks change a model only through this function; contexts may be nested.
     """
@@ -99,7 +99,7 @@ class Watch:
 
     @contextmanager
     def applied_to(self, parts: ModelParts) -> Iterator[Captured]:
-        """Record them in one forward."""
+        """Record the hidden states in one forward pass."""
         captured, forwards = dict[str, Tensor](), dict[nn.Module, Callable[..., Any]]()
         for name in self.names:
             part, _, number = name.partition(":")
@@ -117,7 +117,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Skip:
-    """Skips sublayers, given by the numbers of their layers: they add nothing to the residual stream.
+    """Skips sublayers, given by their layer numbers: they add nothing to the residual stream.
 
     A layer whose attention is skipped writes no keys and values for the tokens of the forward, so a forward of the
     whole model must compute these tokens again before they are committed.
@@ -128,7 +128,7 @@ class Skip:
 
     @contextmanager
     def applied_to(self, parts: ModelParts) -> Iterator[None]:
-        """Skip them in one forward."""
+        """Skip the sublayers in one forward pass."""
         layers = parts.layers
         skipped: dict[nn.Module, Callable[..., Any]] = {layers[i].attention: _no_attention for i in self.attention}
         skipped |= dict.fromkeys((module for i in self.mlp for module in layers[i].mlp), torch.zeros_like)
@@ -137,10 +137,10 @@ class Skip:
 
 
 def decoder_layers(model: Any) -> list[Layer]:
-    """The decoder layers of a transformers model; raises `Unsupported` when the names of their parts are unknown."""
+    """Return the decoder layers of a transformers model; raises `Unsupported` when their part names are unknown."""
     count = int(model.config.get_text_config().num_hidden_layers)
-    stack = next((each for each in model.get_decoder().modules()
-                  if isinstance(each, nn.ModuleList) and len(each) == count), None)
+    stack = next((module for module in model.get_decoder().modules()
+                  if isinstance(module, nn.ModuleList) and len(module) == count), None)
     layers = [layer for layer in map(_layer, stack) if layer] if stack is not None else []
     if not layers or len(layers) < count:
         raise Unsupported(f"cannot tell attention from MLP in the layers of {type(model).__name__}")
@@ -156,7 +156,7 @@ def _layer(whole: nn.Module) -> Layer | None:
 
 def _recorded(forward: Callable[..., Any], captured: dict[str, Tensor], name: str, output: bool, *args: Any,
               **kwargs: Any) -> Any:
-    """Run `forward` and record its output, or else its input."""
+    """Run `forward` and record its output or, if `output` is false, its input."""
     result = forward(*args, **kwargs)
     value = result if output else args[0] if args else kwargs["hidden_states"]
     captured[name] = value[0] if isinstance(value, tuple) else value

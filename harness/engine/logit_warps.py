@@ -1,4 +1,4 @@
-"""Logit warps change the logits before a token is drawn; a strategy applies the same ones to draft and target."""
+"""Logit warps change the logits before sampling; a strategy applies the same warps to draft model and target."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,12 +16,12 @@ def identity(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
 
 
 def temperature(value: float) -> Warp:
-    """Divide by `value` > 0; zero means greedy, which the acceptance rule sees to, and changes nothing."""
+    """Divide by `value` > 0; at zero (greedy) the acceptance rule takes the argmax, and logits stay unchanged."""
     return identity if value in (0.0, 1.0) else lambda logits, sequences: logits / value
 
 
 def drawn_at(value: float, *cuts: Warp) -> Warp:
-    """Divide by the temperature `value`, then cut; at temperature zero, where nothing is drawn, change nothing."""
+    """Divide by the temperature `value`, then apply `cuts`; at temperature zero (greedy) change nothing."""
     return compose(temperature(value), *cuts) if value else identity
 
 
@@ -70,12 +70,12 @@ def eta(least: float) -> Warp:
 
 
 def top_nsigma(count: float) -> Warp:
-    """Keep logits within `count` standard deviations of the largest, by the deviation of all (Tang 2024, §3)."""
+    """Keep logits within `count` standard deviations (of all finite logits) of the largest one (Tang 2024, §3)."""
     def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
-        known = logits.isfinite()
-        mean = logits.where(known, 0).sum(-1, keepdim=True) / known.sum(-1, keepdim=True)
-        square = (logits - mean).where(known, 0).square().sum(-1, keepdim=True)
-        deviation = (square / (known.sum(-1, keepdim=True) - 1).clamp(min=1)).sqrt()
+        finite = logits.isfinite()
+        mean = logits.where(finite, 0).sum(-1, keepdim=True) / finite.sum(-1, keepdim=True)
+        square = (logits - mean).where(finite, 0).square().sum(-1, keepdim=True)
+        deviation = (square / (finite.sum(-1, keepdim=True) - 1).clamp(min=1)).sqrt()
         return logits.masked_fill(logits < logits.amax(-1, keepdim=True) - count * deviation, -math.inf)
     return warp
 
@@ -93,31 +93,31 @@ def top_h(share: float, limit: int = 100) -> Warp:
 
 
 def _first(logits: Tensor, order: Tensor, kept: Tensor) -> Tensor:
-    """Keep the logits (N, V) of the tokens in `order` (N, V) where `kept` (N, V) is true, and always of the first."""
+    """Mask the logits (N, V) of the tokens in `order` (N, V) where `kept` (N, V) is false, never those of the first."""
     kept[..., 0] = True
     return logits.masked_fill(~torch.zeros_like(kept).scatter(-1, order, kept), -math.inf)
 
 
-def _above(least: Callable[[Tensor], Tensor | float]) -> Warp:
-    """Keep tokens whose log-probability is at least `least` of the surprisals (N, V), and the most likely one."""
+def _above(threshold: Callable[[Tensor], Tensor | float]) -> Warp:
+    """Keep tokens of log-probability at least `threshold(surprisals)`, and always the most likely one."""
     def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
         surprise = -torch.log_softmax(logits, -1)
-        low = (-surprise < least(surprise)) & (surprise > surprise.amin(-1, keepdim=True))
+        low = (-surprise < threshold(surprise)) & (surprise > surprise.amin(-1, keepdim=True))
         return logits.masked_fill(low, -math.inf)
     return warp
 
 
 def _entropy(surprise: Tensor) -> Tensor:
-    """Entropy (N,) in nats of distributions given by their surprisals (N, V)."""
+    """Return the entropy (N,) in nats of distributions given by their surprisals (N, V)."""
     return torch.nan_to_num(surprise * (-surprise).exp()).sum(-1)
 
 
 def compose(*warps: Warp) -> Warp:
     """Apply `warps` from left to right."""
-    real = [warp for warp in warps if warp is not identity]
+    active = [warp for warp in warps if warp is not identity]
 
     def composed(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
-        for warp in real:
+        for warp in active:
             logits = warp(logits, sequences)
         return logits
-    return composed if real else identity
+    return composed if active else identity

@@ -1,4 +1,4 @@
-"""Randomness of one sample: a counter-based stream that depends on what is sampled, never on what ran before."""
+"""Random streams: each sample has its own counter-based stream, independent of everything that ran before."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,27 +10,27 @@ from torch import Tensor
 
 
 class Stream(Protocol):
-    """Where a rule's decisions come from; tests enumerate them."""
+    """A source of random decisions; tests implement it to enumerate all outcomes."""
 
     def coin(self, chance: float) -> bool:
-        """True with probability `chance`."""
+        """Return True with probability `chance`."""
         ...
 
     def choose(self, weights: Tensor) -> int:
-        """An index of `weights` (V,), drawn in proportion; weights need not sum to one."""
+        """Return an index sampled in proportion to `weights` (V,), which need not sum to one."""
         ...
 
     def uniform(self, count: int) -> Tensor:
-        """(count,) float64, each uniform and strictly between 0 and 1."""
+        """Return (count,) float64, each uniform and strictly between 0 and 1."""
         ...
 
     def branch(self, number: int) -> "Stream":
-        """Another stream, the same one for the same `number`, whatever has been drawn from this one."""
+        """Return the substream `number`, independent of what has been sampled from this stream."""
         ...
 
 
 class PhiloxStream:
-    """Draws from Philox keyed by a hash of `parts` (run seed, prompt, sample, …)."""
+    """Samples from a Philox generator keyed by a hash of `parts` (run seed, prompt, sample, …)."""
 
     def __init__(self, *parts: object) -> None:
         digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=16).digest()
@@ -39,60 +39,61 @@ class PhiloxStream:
 
     @property
     def number(self) -> int:
-        """A seed below 2⁶³ for whoever draws by other means."""
+        """A seed below 2⁶³ for another random generator."""
         return self._key >> 65
 
     def coin(self, chance: float) -> bool:
-        """True with probability `chance`; never when it is zero."""
+        """Return True with probability `chance`, never when it is zero."""
         return float(self._bits.random()) < chance
 
     def choose(self, weights: Tensor) -> int:
-        """An index of `weights` (V,), drawn in proportion; raises `ValueError` when no weight is positive."""
+        """Return an index sampled in proportion to `weights` (V,); raises `ValueError` when no weight is positive."""
         total = torch.cumsum(weights.double(), 0)
         drawn = torch.searchsorted(total, self._bits.random() * total[-1:], right=True)
-        mass, place = torch.cat([total[-1:], drawn]).tolist()  # one wait for the device
+        mass, index = torch.cat([total[-1:], drawn]).tolist()  # one host sync
         if not 0 < mass < float("inf"):
             raise ValueError("cannot draw from weights that are all zero or not finite")
-        return min(int(place), weights.numel() - 1)
+        return min(int(index), weights.numel() - 1)
 
     def uniform(self, count: int) -> Tensor:
-        """(count,) float64, each uniform and strictly between 0 and 1."""
+        """Return (count,) float64, each uniform and strictly between 0 and 1."""
         return torch.from_numpy(self._bits.random(count)).clamp_min_(2.0 ** -54)
 
     def branch(self, number: int) -> "PhiloxStream":
-        """A stream keyed by this one's key and `number`."""
+        """Return the substream keyed by the key of this stream and `number`."""
         return PhiloxStream("branch", self._key, number)
 
 
 class Likeliest:
-    """Draws the likeliest index every time: drafting at temperature 0 by methods that note what they draw from."""
+    """A stream that always takes the likeliest index, for sampling drafters at temperature 0."""
 
     def coin(self, chance: float) -> bool:
-        """Whether `chance` is more than a half."""
+        """Return whether `chance` is above 0.5."""
         return chance > 0.5
 
     def choose(self, weights: Tensor) -> int:
-        """The index of the largest of `weights` (V,), the first one among equals."""
+        """Return the index of the largest of `weights` (V,), the first of equal ones."""
         return int(weights.argmax())
 
     def uniform(self, count: int) -> Tensor:
-        """(count,) float64, all a half: noise that prefers nothing."""
+        """Return (count,) float64, all 0.5, which as noise changes no order."""
         return torch.full((count,), 0.5, dtype=torch.float64)
 
     def branch(self, number: int) -> "Likeliest":
-        """Itself: nothing is left to chance."""
+        """Return this stream: a deterministic stream needs no substreams."""
         return self
 
 
 def gumbel(stream: Stream, count: int) -> Tensor:
-    """(count,) float64 standard Gumbel noise; what it lifts highest of some log-probabilities is drawn from them."""
+    """Return (count,) float64 standard Gumbel noise; the argmax of log p plus this noise is a sample from p."""
     return -(-stream.uniform(count).log()).log()
 
 
 def truncated(gumbels: Tensor, height: Tensor) -> Tensor:
-    """Gumbel noise (n, V) bent so that the largest of row i is `height[i]` (n,), in log space (Kool et al., app. B.3).
+    """Truncate Gumbel noise (n, V) so that the maximum of row i is `height[i]` (n,).
 
-    −log(e^−height − e^−largest + e^−gumbel), which keeps the order within a row; −∞ stays −∞ (arXiv 1903.06059).
+    Computes −log(e^−height − e^−largest + e^−gumbel) stably, which keeps the order within a row; −∞ stays −∞ (Kool et
+    al., arXiv 1903.06059, app. B.3).
     """
     largest, height = gumbels.max(-1, keepdim=True).values, height[:, None]
     v = height - gumbels + torch.log1p(-torch.exp(gumbels - largest))
@@ -100,7 +101,7 @@ def truncated(gumbels: Tensor, height: Tensor) -> Tensor:
 
 
 def shuffled(items: Sequence[int], *parts: object) -> list[int]:
-    """The items in a random order that depends on `parts` alone."""
+    """Return the items in a random order that depends on `parts` only."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     order = np.random.default_rng(int.from_bytes(digest, "little")).permutation(len(items))
     return [items[int(i)] for i in order]

@@ -1,4 +1,4 @@
-"""What a session returns for a forward pass, and what its forward passes have cost."""
+"""The output of a session's forward pass, and the cost of its forward passes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from harness.engine.forward import ForwardRows
 
 @dataclass
 class Work:
-    """What one sequence has cost: its forward passes, tokens in them, tree nodes computed and tree nodes accepted.
+    """The cost of one sequence: its forward passes, their tokens, and the tree nodes computed and accepted.
 
-    `shared` counts tokens of the prompt that were copied from a shared prefix instead of computed.
+    `shared` counts the tokens of the prompt that were copied from a shared prefix instead of computed.
     """
 
     forwards: int = 0
@@ -25,7 +25,7 @@ class Work:
 
 
 class Reading:
-    """The model's output: row 0 after the sequence, row 1 + i after the i-th node that this call computed.
+    """The model's output: row 0 is after the sequence, row 1 + i after the i-th node that this call computed.
 
     `warp` changes its logits (1 + N, V).
     """
@@ -35,13 +35,13 @@ class Reading:
 
     @cached_property
     def logits(self) -> Tensor:
-        """(1 + N, V) in float32."""
+        """The logits (1 + N, V) in float32."""
         logits = _joined([part.logits for part in self._parts])
         return self._warp(logits) if self._warp else logits
 
     @cached_property
     def hidden(self) -> Tensor:
-        """(1 + N, D) hidden states of the last layer after the final norm."""
+        """The hidden states (1 + N, D) of the last layer after the final norm."""
         return _joined([part.hidden for part in self._parts])
 
     @property
@@ -53,7 +53,7 @@ class Reading:
         return self._parts[0].best if len(self._parts) == 1 else [t for part in self._parts for t in part.best]
 
     def captured(self, name: str) -> Tensor:
-        """(1 + N, …) of what the hook recorded under `name`; raises `KeyError` if there is none."""
+        """Return the tensor (1 + N, …) that the hook recorded under `name`; raises `KeyError` if there is none."""
         return _joined([part.captured(name) for part in self._parts])
 
 

@@ -24,21 +24,21 @@ T = TypeVar("T")
 
 
 class Session:
-    """A committed sequence and the candidates below it.
+    """A committed sequence and its candidates.
 
     `follow` sets the committed sequence, `read` computes a tree of candidates below it in one forward, and `keep`
     commits a path of it. A search grows its tree with `grow` and drops dead branches with `retain`. `memory` holds the
     hidden state of every committed token when the session was opened with `remember`. `draft_work` is the cost of
-    drafting: of the draft model, or of what the model drafts for itself with `draft_read`. `shares_prefixes` says
-    whether a shared prefix is copied instead of computed. Raises `CacheFull` when there is no room for one more
-    sequence.
+    drafting, by the draft model or with `draft_read` by the model itself. With
+    `shares_prefixes`, a shared prefix is copied instead of computed. Raises `CacheFull` when the cache has no room for
+    one more sequence.
     """
 
     def __init__(self, engine: Engine, draft: "Session | None" = None, remember: bool = False) -> None:
         self.engine, self.work, self.shares_prefixes = engine, Work(), True
         self.draft_work = draft.work if draft else Work()
         self._draft, self._drafted, self._closed = draft, 0, False
-        self._last: ForwardRows | None = None  # the output after the sequence, once all of it is computed
+        self._last: ForwardRows | None = None  # the output after the sequence, if all of it is computed
         self._candidates = Candidates()
         self._warp: Warp = identity
         self._others = list[Session]()         # sequences opened by this one, closed with it
@@ -50,7 +50,7 @@ class Session:
             raise
 
     @property
-    def text(self) -> list[int]:
+    def tokens(self) -> list[int]:
         """The token ids of the committed sequence."""
         return self._sequence.tokens
 
@@ -68,32 +68,32 @@ class Session:
 
     @property
     def memory(self) -> Tensor:
-        """(T, D) hidden states of the committed sequence; raises `ValueError` unless opened with `remember`."""
+        """The hidden states (T, D) of the committed sequence; raises `ValueError` unless opened with `remember`."""
         if self._sequence.memory is None:
             raise ValueError("this session does not remember hidden states; the strategy must declare need 'hidden'")
         return self._sequence.memory.first(self._sequence.cached)
 
     @property
     def nodes(self) -> int:
-        """How many nodes have been computed below the present sequence; the next one gets this number."""
+        """The number of nodes computed below the current sequence, which is the number of the next one."""
         return len(self._candidates.tokens)
 
     def close(self) -> None:
-        """Give back the rows of this sequence, of its draft and of those opened by it; a second call does nothing."""
+        """Release the rows of this sequence, of its draft and of those opened by it; a second call does nothing."""
         if self._closed:
             return
         self._closed = True
-        for other in self._others[::-1]:  # the newest first: a row that is not the last one is filled by a copy
+        for other in self._others[::-1]:  # newest first, because closing any row but the last copies a row
             other.close()
         self._sequence.close()
         if self._draft:
             self._draft.close()
 
     def new_sequence(self) -> "Session":
-        """Open another sequence, empty, on the same models; its cost counts as this one's."""
+        """Open another, empty sequence on the same models; its cost is added to that of this one."""
         other = Session(self.engine, self._draft and self._draft.new_sequence(), self._sequence.memory is not None)
         other.work, other.draft_work, other._warp = self.work, self.draft_work, self._warp
-        self._others = [*(each for each in self._others if not each._closed), other]
+        self._others = [*(session for session in self._others if not session._closed), other]
         return other
 
     def fork(self) -> "Session":
@@ -107,15 +107,15 @@ class Session:
     def run_batched(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
         """Run `jobs`, which use sequences opened by this one, in one batch, and return their results in order.
 
-        An error that one of them raises ends the others. When there is no room for all of them at once, they run one
-        after the other.
+        An error in one job ends the others. When the cache has no room for all of them at once, they run one after the
+        other.
         """
         engines = [self.engine, *([self._draft.engine] if self._draft else [])]
         try:
             results = self.engine.executor.run_jobs(engines, jobs)
         except CacheFull:
             results = [job() for job in jobs]
-        if full := next((each for each in results if isinstance(each, CacheFull)), None):
+        if full := next((result for result in results if isinstance(result, CacheFull)), None):
             raise full
         return results
 
@@ -132,11 +132,12 @@ class Session:
             for session, old in zip(sessions, before, strict=True):
                 session._warp = old
 
-    def follow(self, text: Sequence[int]) -> None:
-        """Make `text` (token ids) the committed sequence; the KV cache keeps the common start and drops the rest."""
-        if len(text) > self.engine.max_len:
-            raise UserError(f"the text has {len(text)} tokens and the model reads at most {self.engine.max_len}.")
-        if not self._sequence.replace(text):
+    def follow(self, tokens: Sequence[int]) -> None:
+        """Set the committed sequence to `tokens`; the KV cache is rolled back to the common prefix."""
+        if len(tokens) > self.engine.max_len:
+            raise UserError(f"the sequence has {len(tokens)} tokens but the context of the model is "
+                            f"{self.engine.max_len}.")
+        if not self._sequence.replace(tokens):
             self._last = None
         self._candidates, self._drafted = Candidates(), 0
         if not self._sequence.cached and self.shares_prefixes:
@@ -145,7 +146,7 @@ class Session:
     def read(self, tree: TokenTree = EMPTY, hook: ForwardHook | None = None) -> Reading:
         """Compute the tokens that are not yet cached, and `tree` below them, in one forward (long prompts in chunks).
 
-        `hook` changes or watches the forward; the keys and values that it leads to stay in the cache.
+        `hook` changes or records the forward; the resulting keys and values stay in the cache.
         """
         sequence = self._sequence
         self._candidates, self._drafted = Candidates(), 0
@@ -160,11 +161,11 @@ class Session:
         return self._extend(new, tree, hook)
 
     def draft_read(self, tokens: Sequence[int], hook: ForwardHook, back: int = 0) -> Reading:
-        """Compute `tokens`, one after the other below the sequence, with `hook`; row i is the output after token i.
+        """Compute the chain `tokens` below the sequence with `hook`, and commit none of it; row i is after token i.
 
-        Nothing is committed, and the whole sequence must have been computed. Each call continues the one before until
-        the next `follow`, `read` or `keep`; the first continues the sequence. With `back`, the tokens are computed
-        in place of the last `back` of the sequence and dropped at once; what the cache holds of the sequence stays.
+        The whole sequence must have been computed. The first call continues the sequence, and each later one the call
+        before it, until the next `follow`, `read` or `keep`. With `back`, the tokens are computed in place of the last
+        `back` tokens of the sequence and dropped at once; the cached sequence stays unchanged.
         """
         sequence = self._sequence
         if sequence.cached < len(sequence.tokens):
@@ -184,12 +185,12 @@ class Session:
         return Reading([output])
 
     def grow(self, tokens: Sequence[int], parents: Sequence[int]) -> Reading:
-        """Compute new nodes below nodes already computed, and number them on from those.
+        """Compute new nodes below nodes already computed; they get the next numbers.
 
-        A parent is a node below the present sequence that `retain` has not dropped, or −1 for the sequence itself.
+        A parent is a node below the current sequence that `retain` has not dropped, or −1 for the sequence itself.
         Returns row 0 for the sequence and a row for each new node.
         """
-        candidates, last = self._candidates, len(self.text) - 1
+        candidates, last = self._candidates, len(self.tokens) - 1
         visible = candidates.visible_to(parents)
         positions = [last + int(depth) for depth in visible.sum(1).tolist()]
         start = self._sequence.cached + len(candidates.slots)
@@ -201,11 +202,11 @@ class Session:
         return self._reading([self._last, output], candidates, nodes)
 
     def retain(self, nodes: Sequence[int]) -> None:
-        """Drop every node that is neither in `nodes` nor above one; only `nodes` may be parents afterwards."""
+        """Drop all nodes except `nodes` and their ancestors; only `nodes` may get children afterwards."""
         self._sequence.gather(self._candidates.retain(nodes))
 
     def keep(self, path: Sequence[int]) -> None:
-        """Commit the nodes of `path` (from the top down) and drop all others."""
+        """Commit the nodes of `path`, from the top down, and drop all others."""
         candidates, sequence = self._candidates, self._sequence
         if path:
             slots = [candidates.slots.index(node) for node in path]
@@ -243,16 +244,16 @@ class Session:
         return output
 
     def _reading(self, parts: Sequence[ForwardRows], tree: TokenTree | Candidates, nodes: Sequence[int]) -> Reading:
-        """The output after the sequence and after `nodes` of `tree`, with the logit warp of this session."""
+        """Return the output after the sequence and after `nodes` of `tree`, with the logit warp of this session."""
         if self._warp is identity:
             return Reading(parts)
-        rows = Prefixes(list(self.text), TokenTree(tuple(tree.tokens), tuple(tree.parents)))
+        rows = Prefixes(list(self.tokens), TokenTree(tuple(tree.tokens), tuple(tree.parents)))
         sequences, warp = [rows[0], *(rows[1 + node] for node in nodes)], self._warp
         return Reading(parts, lambda logits: warp(logits, sequences))
 
 
 def pin(engine: Engine, tokens: Sequence[int]) -> SharedPrefix:
-    """Compute a start that many sequences have in common; sessions copy it until `engine.unpin`."""
+    """Prefill a prefix that many sequences share; sessions copy it until `engine.unpin`."""
     session = Session(engine, remember=True)
     session.follow(tokens)
     session.read()

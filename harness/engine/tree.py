@@ -15,7 +15,7 @@ class TokenTree:
     """Nodes with parents before children; parent −1 is the end of the sequence.
 
     `tokens[i]` is the token id of node i and `parents[i]` its parent. `probs` maps a node (or −1) to the distribution
-    (V,) from which its children were drawn, in the order of drawing; the children of a node without one were chosen
+    (V,) from which its children were sampled, in sampling order; the children of a node without one were chosen
     deterministically.
     """
 
@@ -25,21 +25,21 @@ class TokenTree:
 
     @classmethod
     def chain(cls, tokens: Sequence[int], probs: Sequence[Tensor] = ()) -> "TokenTree":
-        """One path; `probs[i]` is the distribution (V,) from which `tokens[i]` was drawn."""
+        """One path; `probs[i]` is the distribution (V,) from which `tokens[i]` was sampled."""
         return cls(tuple(tokens), tuple(range(-1, len(tokens) - 1)), {i - 1: q for i, q in enumerate(probs)})
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def children(self) -> dict[int, list[int]]:
-        """The children of every inner node, in the order of their numbers."""
+        """Return the children of every inner node in ascending order."""
         children: dict[int, list[int]] = {}
         for node, parent in enumerate(self.parents):
             children.setdefault(parent, []).append(node)
         return children
 
     def path(self, node: int) -> list[int]:
-        """The nodes from the top to `node`; empty for −1."""
+        """Return the nodes from the top to `node`; empty for −1."""
         nodes: list[int] = []
         while node != ROOT:
             nodes.append(node)
@@ -52,7 +52,7 @@ EMPTY = TokenTree()
 
 @lru_cache(maxsize=512)
 def depths(parents: tuple[int, ...]) -> tuple[int, ...]:
-    """The depth of every node; children of the sequence have depth 1."""
+    """Return the depth of every node; children of the sequence have depth 1."""
     below: list[int] = []
     for parent in parents:
         below.append(1 if parent == ROOT else below[parent] + 1)
@@ -61,7 +61,7 @@ def depths(parents: tuple[int, ...]) -> tuple[int, ...]:
 
 @lru_cache(maxsize=512)
 def visible(parents: tuple[int, ...]) -> Tensor:
-    """(N, N) bool: whether the row's node attends to the column's node, which is itself or an ancestor."""
+    """Return a bool mask (N, N): each node attends to itself and its ancestors."""
     attended = torch.eye(len(parents), dtype=torch.bool)
     for node, parent in enumerate(parents):
         if parent != ROOT:
@@ -70,17 +70,17 @@ def visible(parents: tuple[int, ...]) -> Tensor:
 
 
 def additive(attended: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """An additive mask: zero where `attended` (bool) is true, the lowest number of `dtype` elsewhere."""
+    """Return an additive mask: zero where `attended` (bool) is true, the lowest number of `dtype` elsewhere."""
     return torch.zeros(attended.shape, dtype=dtype, device=device).masked_fill_(
         ~attended.to(device), torch.finfo(dtype).min)
 
 
 @lru_cache(maxsize=128)
 def tree_mask(new: int, parents: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor | None:
-    """(M + N, M + N) additive mask of M = `new` tokens of the sequence and a tree of N nodes below them.
+    """Return the additive mask (M + N, M + N) of M = `new` tokens of the sequence and a tree of N nodes below them.
 
-    Tokens of the sequence attend causally, nodes to these tokens and to their own ancestors. None for a chain, which is
-    causal throughout.
+    Tokens of the sequence attend causally, nodes to these tokens and to their own ancestors. Returns None for a chain,
+    where all attention is causal.
     """
     if parents == tuple(range(ROOT, len(parents) - 1)):
         return None
@@ -90,7 +90,7 @@ def tree_mask(new: int, parents: tuple[int, ...], dtype: torch.dtype, device: to
 
 
 class Prefixes(Sequence[list[int]]):
-    """The token ids before each row of a `Reading`, built on access: the sequence, then the sequence and each path."""
+    """The token ids before each row of a `Reading`, built on access: the sequence, then the sequence plus each path."""
 
     def __init__(self, sequence: Sequence[int], tree: TokenTree) -> None:
         self._sequence, self._tree = sequence, tree

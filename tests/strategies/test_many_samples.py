@@ -159,7 +159,7 @@ def test_a_search_gives_its_hypotheses_and_no_more() -> None:
     assert BestOfN(over=Beam(width=9), n=4).most_samples() == 2
     assert BestOfN(over=Greedy(), n=4).most_samples() is None
     for name in ("best_of_n", "self_consistency", "mbr", "trlm_rerank"):
-        with pytest.raises(UserError, match=f"{name} wants n=5 answers and beam:width=4,.* has 4"):
+        with pytest.raises(UserError, match=f"{name} needs n=5 answers but beam:width=4,.* gives at most 4"):
             STRATEGIES.build(f"beam:width=4+{name}:n=5")
 
 

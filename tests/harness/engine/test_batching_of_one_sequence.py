@@ -20,7 +20,7 @@ def further(session: Session, first: int, new: int = 6) -> list[int]:
     """`first`, then greedy's tokens, on a copy of the text."""
     copy = session.fork()
     try:
-        text = [*copy.text, first]
+        text = [*copy.tokens, first]
         for _ in range(new):
             copy.follow(text)
             text += copy.read().best

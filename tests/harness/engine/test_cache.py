@@ -14,7 +14,7 @@ def filled(rows: int, slots: int) -> SlotCache:
     """A cache in which every place holds a number of its own."""
     made = SlotCache(LAYERS, torch.device("cpu"))
     made.rows, made.slots = rows, slots
-    made.aim(0, 1, slots, torch.zeros(1, 1, dtype=torch.long))
+    made.prepare(0, 1, slots, torch.zeros(1, 1, dtype=torch.long))
     for i, layer in enumerate(made.layers):
         layer.lazy_initialization(torch.zeros(1, HEADS, 1, DIM), torch.zeros(1, HEADS, 1, DIM))
         numbers = torch.arange(layer.keys.numel(), dtype=torch.float32).view(layer.keys.shape)
@@ -44,7 +44,7 @@ def test_no_memory_in_the_middle_of_growing_changes_nothing(
         made.reserve(rows, slots)
     assert (made.rows, made.slots) == (2, 8)
     assert all(torch.equal(old, new) for old, new in zip(before, held(made, 99, 9999), strict=True))
-    assert all(layer.near_keys.data_ptr() == layer.keys.data_ptr() for layer in made.layers)
+    assert all(layer.key_view.data_ptr() == layer.keys.data_ptr() for layer in made.layers)
     monkeypatch.setattr(cache, "_resized", real)
     made.reserve(rows, slots)
     assert made.rows >= rows

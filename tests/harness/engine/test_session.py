@@ -52,7 +52,7 @@ def test_any_sequence_of_reads_keeps_and_drops(arch: str) -> None:
         if random.random() < 0.7:
             session.keep(path)
             text = [*text, *(tree.tokens[n] for n in path)]
-            assert session.text == text
+            assert session.tokens == text
             assert close(session.read().logits[0], fresh(arch, text))
             assert session.memory.shape == (len(text), reading.hidden.shape[1])
         move = random.random()
@@ -72,7 +72,7 @@ def test_memory_is_what_a_fresh_read_remembers() -> None:
         session.read(tree)
         session.keep(tree.path(3))
     other = Session(target("llama"), remember=True)
-    other.follow(session.text)
+    other.follow(session.tokens)
     other.read()
     assert torch.allclose(session.memory, other.memory, atol=1e-4)
     session.close()

@@ -80,11 +80,11 @@ def test_a_copy_goes_on_by_itself(arch: str) -> None:
     first.keep([0, 2])  # moves slots that the copy must see moved
     before = first.work.positions
     second = first.fork()
-    assert (second.text, second.work) == (first.text, first.work)
+    assert (second.tokens, second.work) == (first.tokens, first.work)
     for session in (first, second, second.draft):
         more = [random.randrange(3, 97) for _ in range(3)]
-        session.follow([*session.text, *more])
-        expected = target(arch, 1 if session is second.draft else 0).model(torch.tensor([session.text])).logits[0, -1]
+        session.follow([*session.tokens, *more])
+        expected = target(arch, 1 if session is second.draft else 0).model(torch.tensor([session.tokens])).logits[0, -1]
         assert torch.allclose(session.read().logits[0], expected, atol=2e-4)
     assert first.work.positions == before + 6  # the copy has read nothing of the common text again
     assert len(second.memory) == len(first.memory) == len(text) + 5
