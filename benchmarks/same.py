@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from harness.run.divergence import margin, parting
+from harness.run.divergence import first_difference, margin
 from harness.run.plan import Plan, make
 from harness.run.runner import Runner
 from harness.store.config import RunConfig
@@ -45,7 +45,7 @@ def main() -> None:
         _, found = answers(options.limit, concurrency)
         for strategy in plan.strategies:
             mine = [record for record in found.values() if record.strategy == strategy.spec()]
-            places = [(record, place) for record in mine if (place := parting(record, base[record.key]))]
+            places = [(record, place) for record in mine if (place := first_difference(record, base[record.key]))]
             cells[strategy.spec()].append(f"{len(mine) - len(places)} of {len(mine)}")
             for record, place in places:
                 gap = margin(plan, *examples[record.task, record.example], record, base[record.key], *place)

@@ -1,4 +1,4 @@
-"""What decodes the samples of a run: the interface that the reference, vLLM and servers share."""
+"""The interface of backends, which decode the samples of a run: the reference, vLLM and servers."""
 
 import importlib
 from abc import ABC, abstractmethod
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TurnRequest:
-    """One prompt to continue: what a strategy is given, the rule that ends the answer, and a seed of its own."""
+    """One prompt to continue: the strategy's request, the stop rule of the answer, and a seed."""
 
     request: Request
     rule: StopRule
@@ -33,9 +33,9 @@ class TurnRequest:
 class Generated:
     """The answer to one prompt: token ids with EOS, its steps, and why it ended.
 
-    What a backend does not tell is unknown, as `Steps` says; never zero, and never a guess. `text` is given in place
-    of `tokens` by a server that tells no token ids. `shared` counts the prompt tokens that came from a cache.
-    `sent` is when the request was sent, in seconds after the batch began.
+    Values that a backend does not report are unknown, as in `Steps`, never zero and never guessed. A server without
+    token ids gives `text` in place of `tokens`. `shared` counts the prompt tokens that came from a cache. `sent` is the
+    time when the request was sent, in seconds after the batch began.
     """
 
     tokens: list[int]
@@ -50,7 +50,8 @@ class Generated:
 class Sample(Generic[T]):
     """One sample to decode with `strategy`.
 
-    `turns` begins its conversation: it yields a request for each turn, is sent the answer, and returns the result.
+    `turns` starts its conversation: a generator that yields a request for each turn, receives the answer, and returns
+    the result.
     """
 
     strategy: Strategy
@@ -59,10 +60,10 @@ class Sample(Generic[T]):
 
 @dataclass(frozen=True)
 class Decoded(Generic[T]):
-    """The results of a batch of samples, in their order; an error belongs to its sample alone.
+    """The results of a batch of samples in order; the result of a failed sample is its error.
 
-    `start` is the clock when the batch began, `seconds` its wall time, and `sent` when the first request of each sample
-    was sent, in seconds after the start. `measured` holds fields of every record of the batch.
+    `start` is the clock time when the batch began, `seconds` its wall time, and `sent` the time of each sample's first
+    request, in seconds after the start. `measured` holds fields for every record of the batch.
     """
 
     results: list[T | Exception]
@@ -73,13 +74,13 @@ class Decoded(Generic[T]):
 
 
 class BackendLost(UserError):
-    """The backend no longer answers: the run ends, and the same command resumes it."""
+    """The backend no longer answers; the run ends and can be resumed with the same command."""
 
 
 class Backend(ABC):
-    """Decodes samples; `harness.backends.NAME.connect(config, target, draft)` gives one or raises `UserError`.
+    """Decodes samples; `harness.backends.NAME.connect(config, target, draft)` returns one or raises `UserError`.
 
-    Strategies that cannot all be kept ready `side_by_side` are run one after the other instead of in turn.
+    Strategies are interleaved if all can be loaded `side_by_side`; otherwise they run one after the other.
     """
 
     side_by_side: bool = True
@@ -87,25 +88,25 @@ class Backend(ABC):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Versions and settings for the manifest; complete once every strategy went through `refusal`."""
+        """Versions and settings for the manifest, complete after `refusal` was called for every strategy."""
         return {}
 
     @property
     def warnings(self) -> Sequence[str]:
-        """Sentences that every report of the run must show; complete at the same time as `facts`."""
+        """Warnings for every report of the run, complete when `facts` are."""
         return []
 
     @abstractmethod
     def max_len(self, strategy: Strategy) -> int:
-        """The most tokens that prompt and answer may have together."""
+        """Return the maximum number of tokens of prompt and answer together."""
 
     @abstractmethod
     def refusal(self, strategy: Strategy) -> str | None:
-        """Prepare to run a strategy, or say why it cannot run; raises `UserError` when nothing can run."""
+        """Prepare to run a strategy; returns why it cannot run, or None. Raises `UserError` when nothing can run."""
 
     def prepare(self, prompts: Sequence[list[int]], max_tokens: int, batch_size: int,  # noqa: B027 - may do nothing
                 share_prefix: bool) -> None:
-        """Reserve memory for the prompts of a task, and share what they all begin with."""
+        """Reserve memory for the prompts of a task, and prefill their common prefix."""
 
     def share(self, prompt: Sequence[int]) -> None:  # noqa: B027 - may do nothing
         """Keep a prompt in the KV cache for all sequences that begin with it."""
@@ -114,7 +115,7 @@ class Backend(ABC):
     def decode(self, samples: Sequence[Sample[T]], batch_size: int | None, clock: Clock) -> Decoded[T]:
         """Decode samples, `batch_size` at a time (None: as requests arrive).
 
-        Raises `BackendLost`, or has it in place of a result, when the backend no longer answers.
+        When the backend no longer answers, `BackendLost` is raised or is the result of samples.
         """
 
     def warm_up(self, strategies: Sequence[Strategy], batch_size: int | None, clock: Clock) -> None:
@@ -129,18 +130,18 @@ class Backend(ABC):
 
 
 def single(request: TurnRequest) -> Generator[TurnRequest, Generated, Generated]:
-    """A conversation of one turn, whose result is the answer itself."""
+    """Run a conversation of one turn, whose result is the answer."""
     return (yield request)
 
 
 def connect(config: RunConfig, target: Model, draft: Model | None) -> Backend:
-    """The backend that `config` names."""
+    """Return the backend that `config` names."""
     backend: Backend = importlib.import_module(f"harness.backends.{config.backend}").connect(config, target, draft)
     return backend
 
 
 def refusal_or_close(backend: Backend, strategy: Strategy) -> str | None:
-    """Why a strategy cannot run; a backend that can run nothing is closed before its `UserError` passes."""
+    """Return why a strategy cannot run, or None; closes the backend when it raises `UserError`."""
     try:
         return backend.refusal(strategy)
     except UserError:

@@ -1,4 +1,4 @@
-"""Backends that decode whole answers by themselves: prompts go out turn by turn, and answers are cut as always."""
+"""Backends that decode whole answers by themselves: requests go out turn by turn, and answers are cut afterwards."""
 
 from abc import abstractmethod
 from collections.abc import Generator, Mapping, Sequence
@@ -18,9 +18,9 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One prompt (token ids) to continue by at most `max_tokens`, its seed, and what ends the answer.
+    """One prompt (token ids) to continue by at most `max_tokens`, with its seed, EOS ids and stop strings.
 
-    `sample` counts the answers to one prompt from 0: sample i of a search is its i-th best.
+    `sample` is the index of the answer to its prompt; sample i of a search is its i-th best hypothesis.
     """
 
     prompt: tuple[int, ...]
@@ -32,28 +32,28 @@ class GenerationRequest:
 
 
 class ExternalBackend(Backend):
-    """A backend whose engine decodes; `context` is the most tokens that prompt and answer may have together."""
+    """A backend whose engine decodes; `context` is the maximum number of tokens of prompt and answer together."""
 
     context: int
 
     def max_len(self, strategy: Strategy) -> int:
-        """The same for every strategy."""
+        """Return the context, which is the same for every strategy."""
         return self.context
 
     @abstractmethod
     def generate(self, strategy: Strategy, requests: Sequence[GenerationRequest],
                  batch_size: int | None) -> Sequence[Generated | Exception]:
-        """The answer to each request, `batch_size` at a time (None: as they arrive); it may go on past its end.
+        """Return the answer to each request, `batch_size` at a time (None: as they arrive); answers are cut later.
 
-        Raises `UserError`, or has `BackendLost` in place of an answer, when the backend no longer answers.
+        When the backend no longer answers, `UserError` is raised or `BackendLost` is the result of requests.
         """
 
     def counters(self) -> Mapping[str, float]:
-        """What the backend has counted of its own accord since it started; empty where that says nothing."""
+        """Return the backend's own counters since its start; empty if it has none."""
         return {}
 
     def decode(self, samples: Sequence[Sample[T]], batch_size: int | None, clock: Clock) -> Decoded[T]:
-        """Decode first turns together, then second ones; what the samples share of a batch is not known."""
+        """Decode first turns together, then second ones; batch size and padding are unknown above batch size 1."""
         before, start = self.counters(), clock()
         results, sent = self._conversations(samples, batch_size)
         seconds, now = clock() - start, self.counters()
@@ -63,43 +63,43 @@ class ExternalBackend(Backend):
 
     def _conversations(self, samples: Sequence[Sample[T]], batch_size: int | None
                        ) -> tuple[list[T | Exception], list[float]]:
-        """The result of each sample, and when its first request was sent."""
+        """Return the result of each sample, and the time when its first request was sent."""
         turns = [sample.turns() for sample in samples]
         results, sent = dict[int, T | Exception](), dict[int, float]()
         waiting = dict[int, TurnRequest]()
 
-        def proceed(place: int, answer: Generated | None) -> None:
+        def proceed(index: int, answer: Generated | None) -> None:
             try:
-                waiting[place] = turns[place].send(answer) if answer else next(turns[place])
+                waiting[index] = turns[index].send(answer) if answer else next(turns[index])
             except StopIteration as end:
-                results[place] = end.value
-            except Exception as error:  # one bad sample must not end a run: it is recorded
-                results[place] = error
+                results[index] = end.value
+            except Exception as error:  # a failing sample is recorded and must not end the run
+                results[index] = error
 
-        for place in range(len(samples)):
-            proceed(place, None)
+        for index in range(len(samples)):
+            proceed(index, None)
         while waiting:
-            asked, waiting = waiting, {}
-            for place, answer in self._answers(samples, asked, batch_size):
+            requests, waiting = waiting, {}
+            for index, answer in self._answers(samples, requests, batch_size):
                 if isinstance(answer, Exception):
-                    results[place] = answer
+                    results[index] = answer
                 else:
-                    sent.setdefault(place, answer.sent)
-                    proceed(place, answer)
+                    sent.setdefault(index, answer.sent)
+                    proceed(index, answer)
         order = range(len(samples))
-        return [results[place] for place in order], [sent.get(place, 0.0) for place in order]
+        return [results[index] for index in order], [sent.get(index, 0.0) for index in order]
 
-    def _answers(self, samples: Sequence[Sample[Any]], asked: Mapping[int, TurnRequest], batch_size: int | None
+    def _answers(self, samples: Sequence[Sample[Any]], requests: Mapping[int, TurnRequest], batch_size: int | None
                  ) -> Generator[tuple[int, Generated | Exception], None, None]:
-        """The place of each request with its answer; requests of one strategy go out together."""
-        for strategy in dict.fromkeys(samples[place].strategy for place in asked):
-            places = [place for place in asked if samples[place].strategy == strategy]
-            size = 1 if batch_size == 1 else len(places)
-            for start in range(0, len(places), size):
-                group = places[start:start + size]
-                answers = self.generate(strategy, [_request(asked[place]) for place in group], batch_size)
-                for place, answer in zip(group, answers, strict=True):
-                    yield place, answer if isinstance(answer, Exception) else ended(asked[place], answer)
+        """Yield the index of each request with its answer; requests of one strategy are sent together."""
+        for strategy in dict.fromkeys(samples[index].strategy for index in requests):
+            indices = [index for index in requests if samples[index].strategy == strategy]
+            size = 1 if batch_size == 1 else len(indices)
+            for start in range(0, len(indices), size):
+                group = indices[start:start + size]
+                answers = self.generate(strategy, [_request(requests[index]) for index in group], batch_size)
+                for index, answer in zip(group, answers, strict=True):
+                    yield index, answer if isinstance(answer, Exception) else ended(requests[index], answer)
 
 
 def _request(turn: TurnRequest) -> GenerationRequest:
@@ -109,23 +109,23 @@ def _request(turn: TurnRequest) -> GenerationRequest:
 
 
 def ended(turn: TurnRequest, answer: Generated) -> Generated:
-    """The answer, ended where the reference would have ended it; of one without token ids the server decides."""
+    """Cut an answer where the reference would have ended it; an answer without token ids stays as it is."""
     return answer if answer.text is not None else cut(turn.rule, turn.request.max_new_tokens, answer)
 
 
 def cut(rule: StopRule, limit: int, answer: Generated) -> Generated:
-    """The answer up to EOS, a stop string or `limit` tokens, and its steps up to there."""
-    found, tokens = rule.cut(answer.tokens, len(answer.tokens)), answer.tokens
-    if found and found.kept <= limit:
-        steps = first_steps(answer.steps, found.kept)
-        return replace(answer, tokens=tokens[:found.kept], stop=found.reason, steps=steps)
+    """Cut an answer and its steps at EOS, a stop string or `limit` tokens."""
+    end, tokens = rule.cut(answer.tokens, len(answer.tokens)), answer.tokens
+    if end and end.kept <= limit:
+        steps = first_steps(answer.steps, end.kept)
+        return replace(answer, tokens=tokens[:end.kept], stop=end.reason, steps=steps)
     if len(tokens) >= limit:
         return replace(answer, tokens=tokens[:limit], stop="length", steps=first_steps(answer.steps, limit))
     return replace(answer, stop="ended" if answer.stop in ("length", "unknown") else answer.stop)
 
 
 def first_steps(steps: Steps, kept: int) -> Steps:
-    """The steps of the first `kept` tokens: the last one is cut, and none follows it."""
+    """Return the steps of the first `kept` tokens, with the last step cut to them."""
     tokens = fitted(steps.tokens, kept)
     count = next((i for i, left in enumerate(tokens) if sum(tokens[:i]) >= kept), len(tokens)) if kept else 0
     columns = {name: values[:count] for name, values in steps if values}

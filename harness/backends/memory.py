@@ -1,4 +1,4 @@
-"""The most memory held since a moment ago: torch's on a GPU, else that of the whole process."""
+"""Peak memory since the last reset: torch's on a GPU, else that of the whole process."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -8,17 +8,17 @@ import torch
 PROCESS = Path("/proc/self")
 
 
-def forget_peak(device: str) -> None:
-    """Let the peak begin anew; where the system cannot, it goes on counting from before."""
+def reset_peak(device: str) -> None:
+    """Reset the peak memory; on systems that cannot, the earlier peak remains."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
         return
     with suppress(OSError):
-        (PROCESS / "clear_refs").write_text("5")  # Linux: the peak of the resident set, and nothing else
+        (PROCESS / "clear_refs").write_text("5")  # Linux: resets only the peak of the resident set
 
 
 def peak_bytes(device: str) -> int | None:
-    """Bytes at the peak; None where the system does not say."""
+    """Return the peak memory in bytes; None if the system does not report it."""
     if device.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated(device))
     try:

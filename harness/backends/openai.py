@@ -1,7 +1,7 @@
 """A backend for servers with OpenAI's completions API: vLLM, SGLang, llama.cpp or another, at --base-url.
 
-Prompts are sent as the token ids that the reference reads. Answers are streamed: a chunk is a burst at its time, tokens
-are counted by their ids where the server tells them, and else by its usage, never by chunks.
+Prompts are sent as token ids, the same as for the reference. Answers are streamed: each chunk is a burst of tokens with
+its arrival time. Tokens are counted by their ids if the server returns them, else by its usage, never by chunks.
 """
 
 import time
@@ -16,7 +16,7 @@ from harness.backends.backend import BackendLost, Generated
 from harness.backends.external import ExternalBackend, GenerationRequest
 from harness.backends.openai_connection import REFUSED, Connection, Failed, key_for
 from harness.backends.openai_fields import NEUTRAL, Fields, fields
-from harness.backends.openai_server import Server, look, read_counters
+from harness.backends.openai_server import Server, inspect_server, read_counters
 from harness.backends.openai_stream import Reply, read
 from harness.engine.random_stream import PhiloxStream
 from harness.errors import Unsupported, UserError, suggestion
@@ -27,7 +27,7 @@ from harness.store.config import RunConfig
 
 TRIES = 6
 GIVE_UP = 5  # failures in a row after which the server counts as lost
-NOT_THAT = (400, 415, 422, 501)  # statuses of requests with a field or prompt that the server does not support
+UNSUPPORTED = (400, 415, 422, 501)  # statuses of requests with a field or prompt that the server does not support
 BURSTS = "Steps are the chunks of the server's stream, not forwards of its model: τ is tokens a chunk."
 EVEN = ("The server tells no token ids: tokens are counted by its usage and spread evenly over the chunks of an "
         "answer, and where answers part is not known.")
@@ -41,7 +41,7 @@ def connect(config: RunConfig, target: Model, draft: Model | None) -> "Served":
         raise UserError("--backend openai needs the address of a server: --base-url http://localhost:8000/v1.")
     connection = Connection(config.base_url, key_for(config.base_url, config.key_variable), **_settings(config.engine))
     folder = str(nano.weights(config.model)) if config.model in nano.NAMES else config.model
-    return Served(connection, look(connection, config.model, folder), config, target)
+    return Served(connection, inspect_server(connection, config.model, folder), config, target)
 
 
 class Served(ExternalBackend):
@@ -50,7 +50,7 @@ class Served(ExternalBackend):
     def __init__(self, connection: Connection, server: Server, config: RunConfig, target: Model) -> None:
         self.connection, self.server, self.config, self.tokenizer = connection, server, config, target.tokenizer
         self.target, self.context = target, min(server.max_len or target.engine.max_len, target.engine.max_len)
-        self.as_text, self.told, self.failures, self.odd = False, True, 0, list[str]()
+        self.as_text, self.has_ids, self.failures, self.notes = False, True, 0, list[str]()
         self.lost = BackendLost("interrupted: the same command resumes.")
         self._probe(target)
 
@@ -58,12 +58,12 @@ class Served(ExternalBackend):
     def facts(self) -> Mapping[str, Any]:
         """Return the server's software, version and model, and the form of prompts and answers."""
         return {"name": "openai", "address": self.connection.where, "server": asdict(self.server),
-                "prompts": "text" if self.as_text else "token ids", "answers": "token ids" if self.told else "text"}
+                "prompts": "text" if self.as_text else "token ids", "answers": "token ids" if self.has_ids else "text"}
 
     @property
     def warnings(self) -> Sequence[str]:
         """Return notes on what cannot be known about its answers."""
-        return [BURSTS, *self.odd, *([] if self.told else [EVEN]), *([DRAFTS] if self.server.speculates else [])]
+        return [BURSTS, *self.notes, *([] if self.has_ids else [EVEN]), *([DRAFTS] if self.server.speculates else [])]
 
     def refusal(self, strategy: Strategy) -> str | None:
         """Return why the server cannot run this strategy, or None if it can."""
@@ -82,11 +82,11 @@ class Served(ExternalBackend):
         self.connection.stopped.clear()
         pool = ThreadPoolExecutor(min(count, batch_size or count))
         try:
-            flying = [pool.submit(self._answer, wanted, request, start, at)
-                      for request, at in zip(requests, due, strict=True)]
-            return [_outcome(one) for one in flying]
+            futures = [pool.submit(self._answer, wanted, request, start, at)
+                       for request, at in zip(requests, due, strict=True)]
+            return [_outcome(future) for future in futures]
         finally:
-            self.connection.stopped.set()  # when interrupted, nobody waits and no stream is read to its end
+            self.connection.stopped.set()  # when interrupted, ends waits and streams
             pool.shutdown(wait=True, cancel_futures=True)
 
     def counters(self) -> Mapping[str, float]:
@@ -108,7 +108,7 @@ class Served(ExternalBackend):
         try:
             answer, _ = self.connection.ask(lambda: self._reply(wanted, request).answer())
         except Failed as error:
-            raise self._meant(error) from None
+            raise self._classified(error) from None
         self.failures = 0
         return replace(answer, sent=sent)
 
@@ -120,7 +120,7 @@ class Served(ExternalBackend):
         with self.connection.client.completions.with_streaming_response.create(
                 model=self.server.model, prompt=prompt, extra_body=body) as response:
             for part in response.iter_bytes():
-                parts.append((time.perf_counter() - start, part))  # read later: meanwhile others wait to be noted
+                parts.append((time.perf_counter() - start, part))  # parsed later, so that arrival times are exact
                 if self.connection.stopped.is_set():
                     raise ValueError("it was interrupted")
         return read(parts, request.sample if body.get("use_beam_search") else 0)
@@ -131,12 +131,12 @@ class Served(ExternalBackend):
         if request.stops:
             body["stop"] = list(request.stops)
         if self.server.kind == "vLLM":
-            body["include_stop_str_in_output"] = True  # the harness cuts, as it does with the reference
-        if self.told:
+            body["include_stop_str_in_output"] = True  # the harness cuts answers, as for the reference
+        if self.has_ids:
             body["return_token_ids"] = True
         return body if "use_beam_search" in body else body | {"stream": True, "stream_options": {"include_usage": True}}
 
-    def _meant(self, error: Failed) -> Exception:
+    def _classified(self, error: Failed) -> Exception:
         """Convert a failed request to an error of the server or of this request alone."""
         where = self.connection.where
         if self.connection.stopped.is_set():
@@ -160,23 +160,23 @@ class Served(ExternalBackend):
             return not error.lost
 
     def _probe(self, target: Model) -> None:
-        """Find out whether prompts must be sent as text, whether token ids come back, and if the tokens are ours.
+        """Test whether the server takes and returns token ids, and whether it tokenizes as the tokenizer here does.
 
         Raises `UserError` when the server completes no prompt at all.
         """
         request = GenerationRequest(tuple(encode(target, WARM_UP)), 1, 0)
-        for self.as_text, self.told in product((False, True), (True, False)):
+        for self.as_text, self.has_ids in product((False, True), (True, False)):
             try:
-                self.told = self._tried(request).told
+                self.has_ids = self._tried(request).has_ids
                 break
             except Failed as error:
-                if error.status not in NOT_THAT or self.as_text > self.told:
+                if error.status not in UNSUPPORTED or self.as_text > self.has_ids:
                     raise UserError(f"The server at {self.connection.where} completes no prompt ({error}); it must "
                                     "offer completions, and not only chats.") from None
         ids, self.as_text = self.as_text, True
         seen, self.as_text = self._tried(request).counted, ids
         if seen and seen.prompt_tokens != len(request.prompt):
-            self.odd.append(f"The server makes {seen.prompt_tokens} tokens of a text of which the tokenizer of "
+            self.notes.append(f"The server makes {seen.prompt_tokens} tokens of a text of which the tokenizer of "
                             f"{self.config.tokenizer or self.config.model} makes {len(request.prompt)}: if they are "
                             "not the same, name the right one with --tokenizer.")
 
@@ -197,9 +197,9 @@ def arrivals(rate: float, count: int, *parts: object) -> list[float]:
     return list(accumulate(gaps.tolist()))
 
 
-def _outcome(one: Future[Generated]) -> Generated | Exception:
+def _outcome(future: Future[Generated]) -> Generated | Exception:
     try:
-        return one.result()
+        return future.result()
     except Exception as error:
         return error
 
@@ -207,15 +207,15 @@ def _outcome(one: Future[Generated]) -> Generated | Exception:
 def _settings(given: Sequence[str]) -> dict[str, Any]:
     """Parse the options of --engine: `timeout` in seconds and `tries`; raises `UserError` for others."""
     kinds: dict[str, type[float] | type[int]] = {"timeout": float, "tries": int}
-    found: dict[str, Any] = {"tries": TRIES}
+    options: dict[str, Any] = {"tries": TRIES}
     for text in given:
         name, _, value = text.partition("=")
         if name not in kinds:
             raise UserError(f"--backend openai has no option '{name}'.{suggestion(name, kinds)}")
         try:
-            found[name] = kinds[name](value)
+            options[name] = kinds[name](value)
         except ValueError:
-            found[name] = 0
-        if not found[name] > 0:
+            options[name] = 0
+        if not options[name] > 0:
             raise UserError(f"--engine {name} must be a number above 0, not '{value}'.")
-    return found
+    return options

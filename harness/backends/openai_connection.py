@@ -1,8 +1,8 @@
-"""A connection to an OpenAI-compatible server: its address, its key, and asking again where that can help.
+"""A connection to an OpenAI-compatible server: its address, its key, and retries of failed requests.
 
-What a server does wrong is retried where trying again can help (no connection, no answer in time, 408, 409, 429, 5xx,
-an answer that cannot be read) after 1, 2, 4, … seconds up to 60, each shortened by up to a half at random, but no
-sooner than it asks for.
+A request is retried after errors that may be temporary (no connection, no answer in time, 408, 409, 429, 5xx, an answer
+that cannot be parsed), after 1, 2, 4, … seconds up to 60, each shortened by up to a half at random, but not before the
+time in the server's Retry-After.
 """
 
 import email.utils
@@ -20,16 +20,16 @@ OPENAI = "https://api.openai.com/v1"
 KEY = "OPENAI_API_KEY"
 AGAIN = (408, 409, 429)
 REFUSED = (401, 403, 404)
-CONNECT = 10.0  # seconds until somebody must have taken the call
-LONGEST, MOST_PATIENT = 60.0, 600.0  # seconds between two tries: of our own accord, and when asked to wait
+CONNECT = 10.0  # seconds to establish a connection
+LONGEST, MOST_PATIENT = 60.0, 600.0  # maximum seconds between two tries: by default, and on the server's request
 
 T = TypeVar("T")
 
 
 class Failed(Exception):
-    """A request that got no answer in `tries` tries; the message is the last error, `status` its HTTP status or None.
+    """A request that failed `tries` times; the message is the last error, `status` its HTTP status or None.
 
-    `lost` says that no connection could be made, or that it broke: perhaps nobody is there any more.
+    `lost` means that the connection failed or broke, so the server may be gone.
     """
 
     def __init__(self, message: str, tries: int, status: int | None = None, lost: bool = False) -> None:
@@ -38,10 +38,10 @@ class Failed(Exception):
 
 
 class Connection:
-    """The server at `where`, an address that ends in /v1; `key` is sent to it and written nowhere.
+    """The server at `where`, an address that ends in /v1; `key` is sent to it and never stored.
 
-    `timeout` is in seconds, of each wait for something to come; `tries` counts all tries of one request. Raises
-    `UserError` when the address cannot be used or the client is not installed.
+    `timeout` is the maximum wait for data in seconds; `tries` is the maximum number of tries of one request. Raises
+    `UserError` when the address is invalid or the client is not installed.
     """
 
     def __init__(self, where: str, key: str | None, *, timeout: float = 600.0, tries: int = 8) -> None:
@@ -49,12 +49,12 @@ class Connection:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError(f"--base-url must be an address such as {OPENAI}, not '{where}'.")
         if parts.username or parts.password or parts.query or parts.fragment:
-            raise UserError("--base-url must hold no key and no password, for it is written beside the results; "
+            raise UserError("--base-url must hold no key and no password, because it is stored with the results; "
                             "put the key into a variable and name it with --key-variable.")
         try:
             import openai
         except ImportError:
-            raise UserError("Asking a server needs the package openai: pip install 'openai>=2'.") from None
+            raise UserError("A server backend needs the package openai: pip install 'openai>=2'.") from None
         self.where, self.tries, self.errors, self._key = where.rstrip("/"), tries, openai, key
         self.stopped = Event()
         self.pause: Callable[[float], object] = self.stopped.wait
@@ -62,55 +62,55 @@ class Connection:
                                          timeout=openai.Timeout(timeout, connect=min(timeout, CONNECT)))
 
     def ask(self, request: Callable[[], T], tries: int | None = None) -> tuple[T, int]:
-        """What `request` returns, and in which try; raises `Failed` with the error of the last one."""
+        """Return the result of `request` and the number of tries; raises `Failed` with the last error."""
         tries = tries or self.tries
         for number in range(1, tries + 1):
             least = None
             try:
                 return request(), number
             except self.errors.APIStatusError as problem:
-                status, least = problem.status_code, _wanted(problem.response.headers)
-                failed = Failed(f"{status}: {self._said(problem)}", number, status)
+                status, least = problem.status_code, _retry_after(problem.response.headers)
+                failed = Failed(f"{status}: {self._message(problem)}", number, status)
                 if status not in AGAIN and status < 500:
                     raise failed from None
             except self.errors.APIConnectionError as problem:
-                failed = Failed(self._said(problem), number, lost=True)
+                failed = Failed(self._message(problem), number, lost=True)
             except (self.errors.OpenAIError, ValueError, TypeError, AttributeError, LookupError) as problem:
-                failed = Failed(f"an answer that cannot be read ({self._said(problem)})", number)
-            except Exception as problem:  # the transport's own errors, which end a stream that was being read
-                failed = Failed(self._said(problem), number, lost=True)
+                failed = Failed(f"an answer that cannot be read ({self._message(problem)})", number)
+            except Exception as problem:  # errors of the transport, which end a stream
+                failed = Failed(self._message(problem), number, lost=True)
             if self.stopped.is_set() or number == tries or (least or 0) > MOST_PATIENT:
                 break
             self.pause(max(least or 0.0, min(LONGEST, 2.0 ** (number - 1)) * random.uniform(0.5, 1)))
         raise failed
 
     def get(self, address: str) -> str:
-        """The page at `address`, asked for once; raises `Failed`."""
+        """Return the page at `address`, without retries; raises `Failed`."""
         return self.ask(lambda: str(self.client.get(address, cast_to=str)), 1)[0]
 
     def clean(self, text: str) -> str:
-        """Text without the key, which some servers send back."""
+        """Return the text without the key, which some servers send back."""
         return text.replace(self._key, "[key]") if self._key else text
 
-    def _said(self, problem: Exception) -> str:
+    def _message(self, problem: Exception) -> str:
         body = getattr(problem, "body", None)
-        said = body.get("message") if isinstance(body, dict) else None
-        text = " ".join(str(said or problem).split()) or type(problem).__name__
+        message = body.get("message") if isinstance(body, dict) else None
+        text = " ".join(str(message or problem).split()) or type(problem).__name__
         return self.clean(text)[:300].rstrip(".")
 
 
 def key_for(where: str, variable: str | None) -> str | None:
-    """The key in the environment variable; OpenAI's own is nobody else's business. Raises `UserError` without it."""
+    """Return the key in the environment variable, by default only for OpenAI; raises `UserError` if it is not set."""
     variable = variable or (KEY if where.rstrip("/") == OPENAI else None)
     key = os.environ.get(variable, "").strip() if variable else ""
     if variable and not key:
         raise UserError(f"The variable {variable} holds no key; set it, "
-                        "or name a server that wants none with --base-url.")
+                        "or name a server that needs none with --base-url.")
     return key or None
 
 
-def _wanted(headers: Mapping[str, str]) -> float | None:
-    """The seconds that a server asks to wait (Retry-After, RFC 9110 §10.2.3), None when it asks for nothing."""
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds in the header Retry-After (RFC 9110 §10.2.3), or None without it."""
     text = headers.get("retry-after", "").strip()
     try:
         seconds = float(text)

@@ -1,7 +1,7 @@
-"""From a strategy to the fields of a request: vLLM's options, as far as each kind of server has such fields.
+"""Maps strategies to the fields of a request: vLLM's options, for the kinds of server that support them.
 
-Every knob that a kind of server has is always sent, for some have defaults of the model's own (vLLM and SGLang read
-them from its generation_config.json) and others of theirs (llama.cpp cuts to 40 tokens).
+All fields that a kind of server supports are always sent, because the defaults differ: vLLM and SGLang use the model's
+generation_config.json, and llama.cpp cuts to 40 tokens.
 """
 
 from collections.abc import Mapping
@@ -21,14 +21,14 @@ NEUTRAL: Mapping[str, Fields] = {
     "llama.cpp": {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "typical_p": 1.0, "repeat_penalty": 1.0,
                   "samplers": ["temperature", "top_k", "top_p", "min_p"]},
 }
-"""What each kind of server can be asked, at the value that changes nothing; temperature 0 is greedy in all of them.
+"""The fields of each kind of server at neutral values; temperature 0 is greedy in all of them.
 
-llama.cpp by default cuts before it divides by the temperature, and its penalties look at the prompt's last 64 tokens.
+llama.cpp by default cuts before it divides by the temperature, and its penalties cover the last 64 tokens only.
 """
 
 
 def fields(strategy: Strategy, kind: str, speculates: bool = False) -> Fields:
-    """What a request for `strategy` holds; raises `Unsupported` with the reason when such a server cannot be asked."""
+    """Return the fields of a request for `strategy`; raises `Unsupported` if this kind of server cannot run it."""
     if strategy.family == "speculative":
         raise Unsupported("drafts are a setting of the server, not of a request: run greedy or a sampler against one "
                           "that drafts and one that does not")
@@ -46,7 +46,7 @@ def fields(strategy: Strategy, kind: str, speculates: bool = False) -> Fields:
 
 
 def _beam(knobs: Fields, kind: str) -> Fields:
-    """vLLM's own beam search, which divides log p by a power of the length of prompt and answer."""
+    """Return the fields of vLLM's beam search, which divides log p by a power of the length of prompt and answer."""
     if kind != "vLLM":
         raise Unsupported(f"{kind or 'an OpenAI-compatible server'} has no beam search")
     if knobs["length_rule"] not in ("full", "none") and knobs["length_penalty"]:

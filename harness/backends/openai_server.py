@@ -1,4 +1,4 @@
-"""What a running server says of itself: which software it is, which model it serves, and what its counters count."""
+"""The description of a running server: its software, its model, and its counters."""
 
 import json
 import re
@@ -22,9 +22,9 @@ LINE = re.compile(r"^(?P<name>[\w:]+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 
 @dataclass(frozen=True)
 class Server:
-    """`kind` is the software, "" when unknown; `model` the name that requests give, `max_len` its longest text.
+    """A server's software (`kind`, "" if unknown), the `model` name for requests, and its context `max_len`.
 
-    `counts` says that it has the counters of `COUNTERS`, `speculates` that it drafts, whatever is asked of it.
+    `counts` means that it has the counters of `COUNTERS`, `speculates` that it drafts in every request.
     """
 
     kind: str
@@ -35,14 +35,14 @@ class Server:
     speculates: bool = False
 
 
-def look(connection: Connection, model: str, place: str) -> Server:
-    """Ask the server what it is; raises `UserError` when nobody answers, or it does not serve `model`.
+def inspect_server(connection: Connection, model: str, folder: str) -> Server:
+    """Return the description of the server; raises `UserError` if it does not answer or does not serve `model`.
 
-    A model may also be named by the folder (`place`) that it was loaded from.
+    The server may name the model by the `folder` that it was loaded from.
     """
     cards = _cards(connection)
     card = next((one for one in cards if one["id"] == model), None) or next(
-        (one for one in cards if _same(str(one.get("root") or one["id"]), place)), None)
+        (one for one in cards if _same(str(one.get("root") or one["id"]), folder)), None)
     if card is None:
         raise UserError(f"The server at {connection.where} has no model '{model}'."
                         f"{suggestion(model, [one['id'] for one in cards])}")
@@ -52,7 +52,7 @@ def look(connection: Connection, model: str, place: str) -> Server:
 
 
 def read_counters(connection: Connection) -> dict[str, float]:
-    """What the server has counted since it started, of all that it was asked; empty where it has no such counters."""
+    """Return the server's counters since its start, over all its clients; empty if it has none."""
     try:
         return counted(connection.get(f"{_root(connection)}/metrics"))
     except Failed:
@@ -60,9 +60,9 @@ def read_counters(connection: Connection) -> dict[str, float]:
 
 
 def counted(text: str) -> dict[str, float]:
-    """The counters of a page in Prometheus' format, each summed over its labels; accepted drafts also by position."""
+    """Parse counters in Prometheus format, each summed over its labels; accepted drafts also by position."""
     names = {name: key for key, name in COUNTERS.items()}
-    found = dict[str, float]()
+    counters = dict[str, float]()
     for line in text.splitlines():
         if not (match := LINE.match(line)):
             continue
@@ -71,17 +71,17 @@ def counted(text: str) -> dict[str, float]:
             at = re.search(r'position="(\d+)"', match["labels"] or "")
             key = f"accepted_at_{at[1]}" if at else None
         if key:
-            found[key] = found.get(key, 0.0) + float(match["value"])
-    return found
+            counters[key] = counters.get(key, 0.0) + float(match["value"])
+    return counters
 
 
 def _cards(connection: Connection) -> list[dict[str, Any]]:
     try:
-        found = json.loads(connection.get(f"{connection.where}/models"))
-        cards = [one for one in found["data"] if isinstance(one["id"], str)]
+        listing = json.loads(connection.get(f"{connection.where}/models"))
+        cards = [one for one in listing["data"] if isinstance(one["id"], str)]
     except Failed as error:
         if error.status in REFUSED:
-            raise UserError(f"{connection.where} does not say which models it has ({error}); check --base-url, which "
+            raise UserError(f"{connection.where} does not list its models ({error}); check --base-url, which "
                             "ends in /v1 for most servers, and the key (--key-variable).") from None
         raise UserError(f"No server answers at {connection.where} ({error}); start it, or check --base-url.") from None
     except (ValueError, LookupError, TypeError):
@@ -112,5 +112,5 @@ def _version(connection: Connection, kind: str) -> str | None:
 
 def _max_len(card: dict[str, Any]) -> int | None:
     meta = card.get("meta") if isinstance(card.get("meta"), dict) else {}
-    places: Sequence[Any] = (card.get("max_model_len"), (meta or {}).get("n_ctx"), (meta or {}).get("n_ctx_train"))
-    return next((int(value) for value in places if isinstance(value, int) and value > 0), None)
+    values: Sequence[Any] = (card.get("max_model_len"), (meta or {}).get("n_ctx"), (meta or {}).get("n_ctx_train"))
+    return next((int(value) for value in values if isinstance(value, int) and value > 0), None)

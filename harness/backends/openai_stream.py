@@ -1,4 +1,4 @@
-"""What a server sent for one completion, and the answer that this makes: bursts at their times, tokens as counted."""
+"""Parses the stream of one completion into an answer: bursts of tokens with their arrival times."""
 
 import json
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Event(Row):
 
 @dataclass(frozen=True)
 class Burst:
-    """What one event brought: when, in seconds since the request was sent, and how many tokens, None when not told."""
+    """The arrival time of one event, in seconds since its request, and its number of tokens, None if unknown."""
 
     at: float
     tokens: int | None = None
@@ -32,17 +32,17 @@ class Burst:
 
 @dataclass
 class Reply:
-    """A completion while it comes in; of several choices only that of number `wanted` counts.
+    """A completion as it arrives; of several choices only number `wanted` is used.
 
-    `end` is when the reason for its end came, `counted` are the tokens of the prompt and of the answer by the server's
-    own usage, `told` whether token ids came, `alone` whether there is no other choice.
+    `end` is the arrival time of the finish reason, `counted` the server's usage of prompt and answer tokens, `has_ids`
+    whether token ids arrived, `alone` whether there is no other choice.
     """
 
     wanted: int = 0
     bursts: list[Burst] = field(default_factory=list)
     text: str = ""
     ids: list[int] = field(default_factory=list)
-    told: bool = False
+    has_ids: bool = False
     alone: bool = True
     last: Choice | None = None
     end: float = 0.0
@@ -50,14 +50,14 @@ class Reply:
     metrics: Metrics | None = None
 
     def add(self, event: Event, at: float) -> None:
-        """Take in an event that came `at` seconds after the request was sent."""
+        """Add an event that arrived `at` seconds after the request was sent."""
         self.counted, self.metrics = event.usage or self.counted, event.metrics or self.metrics
         for choice in event.choices:
             if choice.index != self.wanted:
                 self.alone = False
                 continue
             ids, text = choice.token_ids, choice.text or ""
-            self.text, self.told = self.text + text, self.told or ids is not None
+            self.text, self.has_ids = self.text + text, self.has_ids or ids is not None
             self.ids += ids or []
             if text or ids:
                 self.bursts.append(Burst(at, None if ids is None else len(ids)))
@@ -65,10 +65,10 @@ class Reply:
                 self.last, self.end = choice, at
 
     def answer(self) -> Generated:
-        """The answer; raises `ValueError` when the stream broke off, or lacks what cannot be guessed."""
+        """Return the answer; raises `ValueError` when the stream is incomplete or does not count its tokens."""
         if self.last is None:
             raise ValueError("it ended before the answer did")
-        if self.told:
+        if self.has_ids:
             if self.counted and self.alone and self.counted.completion_tokens != len(self.ids):
                 raise ValueError(f"it counts {self.counted.completion_tokens} tokens and has {len(self.ids)}")
             return Generated(self.ids, self._steps(len(self.ids)), stop_of(self.last), shared=self._cached)
@@ -78,25 +78,25 @@ class Reply:
 
     @property
     def _cached(self) -> int:
-        """The tokens of the prompt that the server says it did not read."""
+        """The prompt tokens that the server took from its cache."""
         details = self.counted.prompt_tokens_details if self.counted else None
         return (details.cached_tokens or 0) if details else 0
 
     def _steps(self, tokens: int) -> Steps:
-        """Steps of the bursts; of drafts only what the server counts for this request."""
+        """Return a step per burst, with drafted and accepted tokens if the server counts them for this request."""
         counts, seconds = self._counts(tokens), [0.0, *(burst.at for burst in self._timed(tokens))]
         gaps = [late - early for early, late in pairwise(seconds)]
         drafts = self.metrics.speculative_decoding if self.metrics else None
         if drafts is None or not tokens:
             return steps(counts, gaps)
         accepted, drafted = drafts.by_step("metrics of the answer")
-        found = verified(tokens, accepted, drafted, (gaps[0], sum(gaps[1:])))
-        return found.model_copy(update={"seconds": gaps}) if found.tokens == counts else found
+        result = verified(tokens, accepted, drafted, (gaps[0], sum(gaps[1:])))
+        return result.model_copy(update={"seconds": gaps}) if result.tokens == counts else result
 
     def _timed(self, tokens: int) -> list[Burst]:
-        """The bursts, the end among them where it must have brought a token that has no text (usage counts it)."""
+        """Return the bursts, plus one for the end if it brought a token without text, which only the usage counts."""
         silent = self.last is not None and self.last.finish_reason == "stop" and self.end > self._latest
-        if not self.told and tokens > len(self.bursts) and (silent or not self.bursts):
+        if not self.has_ids and tokens > len(self.bursts) and (silent or not self.bursts):
             return [*self.bursts, Burst(self.end)]
         return self.bursts
 
@@ -105,17 +105,18 @@ class Reply:
         return self.bursts[-1].at if self.bursts else 0.0
 
     def _counts(self, tokens: int) -> list[int]:
-        """Tokens of each burst; where the server does not tell, the first has one and the rest share evenly."""
+        """Return the tokens of each burst; without token ids the first has one and the others share the rest."""
         bursts = self._timed(tokens)
-        if self.told:
+        if self.has_ids:
             return [burst.tokens or 0 for burst in bursts]
         return [1, *spread(tokens - 1, len(bursts) - 1)] if len(bursts) > 1 else [tokens] if tokens else []
 
 
 def read(parts: Sequence[tuple[float, bytes]], wanted: int = 0) -> Reply:
-    """The reply in a stream of server-sent events, or in one JSON object, that came in parts at these times.
+    """Parse a reply, a stream of server-sent events or one JSON object, from its parts and their arrival times.
 
-    An event came when its last byte did. Raises `ValueError` for anything else, and with the server's own words.
+    The arrival time of an event is that of its last byte. Raises `ValueError` for any other content and for the
+    server's own errors.
     """
     reply, left, at, whole = Reply(wanted), b"", 0.0, b"".join(part for _, part in parts).strip()
     if whole.startswith(b"{"):
@@ -130,7 +131,7 @@ def read(parts: Sequence[tuple[float, bytes]], wanted: int = 0) -> Reply:
 
 
 def _take(reply: Reply, line: bytes, at: float) -> None:
-    """One line, or one whole object."""
+    """Parse one line, or one whole object, and add it to the reply."""
     line = line.removeprefix(b"data:").strip()
     if line in (b"", b"[DONE]") or line.startswith((b":", b"event:", b"id:", b"retry:")):
         return

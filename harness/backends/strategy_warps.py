@@ -1,4 +1,4 @@
-"""What the logits of a text go through in a strategy that only bends them, for engines that are not ours."""
+"""The logit warps of samplers and penalties, for use inside other engines."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,19 +9,20 @@ from harness.decoding.sampled import Sampler
 from harness.engine import logit_warps
 from harness.plugins.strategy import Strategy
 
-Bent = Callable[[Sequence[int], Sequence[int], Tensor], Tensor]
+LogitsProcessor = Callable[[Sequence[int], Sequence[int], Tensor], Tensor]
+"""`(prompt, answer so far, logits (V,)) → warped logits (V,)`."""
 
 
-def bent(strategy: Strategy) -> Bent:
-    """`(prompt, answer so far, logits (V,)) → logits (V,)`, temperature included; then a token is drawn as it is."""
-    def bend(prompt: Sequence[int], answer: Sequence[int], logits: Tensor) -> Tensor:
-        law = warps(strategy, len(prompt))
-        return law(logits.float()[None], [[*prompt, *answer]])[0].to(logits.dtype)
-    return bend
+def logits_processor(strategy: Strategy) -> LogitsProcessor:
+    """Return the logits processor of a strategy, temperature included, so that the engine samples at temperature 1."""
+    def process(prompt: Sequence[int], answer: Sequence[int], logits: Tensor) -> Tensor:
+        warp = warps(strategy, len(prompt))
+        return warp(logits.float()[None], [[*prompt, *answer]])[0].to(logits.dtype)
+    return process
 
 
 def warps(strategy: Strategy, start: int) -> logit_warps.Warp:
-    """The warps of `strategy` in the order of the reference, in a text whose new tokens begin at `start`."""
+    """Return the warps of `strategy`, in the order of the reference, for sequences whose answer begins at `start`."""
     if isinstance(strategy, Penalty):
         return logit_warps.compose(strategy.warp(start), warps(strategy.over, start))
     if isinstance(strategy, Sampler) and strategy.temperature:

@@ -1,4 +1,4 @@
-"""Runs a strategy on one prompt, stops it, and writes down what every step did and took."""
+"""Runs a strategy on one prompt until its stop rule ends it, and records counts and time of every step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ Clock = Callable[[], float]
 
 @dataclass
 class Trace:
-    """An answer's token ids, why it stopped, and its steps."""
+    """The token ids of an answer, the reason of its end, and its steps."""
 
     tokens: list[int] = field(default_factory=list)
     stop: Stop = "ended"
@@ -21,7 +21,7 @@ class Trace:
 
 
 def trace(strategy: Strategy, session: Session, request: Request, rule: StopRule, clock: Clock) -> Trace:
-    """Decode until EOS, a stop string, `request.max_new_tokens` or the strategy's own end; the last step is cut."""
+    """Decode until EOS, a stop string, `request.max_new_tokens` or the strategy's end, and cut the last step there."""
     result = Trace()
     generator = iter(strategy.generate(session, request))
     counts = _counts(session)

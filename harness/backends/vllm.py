@@ -18,7 +18,7 @@ from harness import nano
 from harness.backends.backend import BackendLost, Generated
 from harness.backends.external import ExternalBackend, GenerationRequest
 from harness.backends.vllm_mend import SWITCH
-from harness.backends.vllm_options import COMMANDS, MOST_BEAMS, TESTED, call, package
+from harness.backends.vllm_options import COMMANDS, MAX_BEAMS, TESTED, call, package
 from harness.backends.vllm_worker import Reply, Text, serve
 from harness.engine.cache import free_bytes
 from harness.errors import Unsupported, UserError
@@ -31,24 +31,24 @@ from harness.store.schema import Steps
 
 PROCESS = 1 << 30  # bytes of an engine's process beside weights and cache
 USUAL = ("draft_model", "ngram", "suffix")
-USUAL_LENGTH = 1024  # tokens for which the cache has room in every text, beside one text of the greatest length
-MORE = 4           # texts that it has room for beyond those asked together: beams
+USUAL_LENGTH = 1024  # tokens per sequence for which the cache has room, beside one sequence of maximum length
+MORE = 4           # sequences that it has room for beyond the batch size: beams
 LEAST = 64 << 20   # bytes of the smallest cache
-PATIENCE = 20      # seconds that it is given to end
-WAIT = 600         # seconds until an engine that has not started is given up
+PATIENCE = 20      # seconds in which an engine must end
+WAIT = 600         # seconds in which an engine must start
 LOST = ("The vLLM engine for {what} has ended in mid-run ({why}); what was finished is kept, and the same command "
-        "goes on from there.")
+        "resumes.")
 
 
 def connect(config: RunConfig, target: Model, draft: Model | None) -> "Vllm":
     """Prepare vLLM for a run; raises `UserError` when it is not installed, or cannot take the device."""
-    found = package()
-    if found is None:
+    installed = package()
+    if installed is None:
         raise UserError(f"--backend vllm needs vLLM, which is not installed: {COMMANDS['vllm']}.")
     if config.device not in ("cpu", "cuda", "cuda:0"):
-        raise UserError(f"vLLM takes the first card that it sees: set CUDA_VISIBLE_DEVICES in place of --device "
+        raise UserError(f"vLLM uses the first visible card: set CUDA_VISIBLE_DEVICES in place of --device "
                         f"{config.device}.")
-    return Vllm(config, target, draft, found)
+    return Vllm(config, target, draft, installed)
 
 
 class Worker:
@@ -57,11 +57,11 @@ class Worker:
     def __init__(self, label: str, options: Mapping[str, Any], config: RunConfig, threads: int) -> None:
         self.label, self.log = label, Path(tempfile.mkstemp(prefix="decodebench-vllm-", suffix=".log")[1])
         context = get_context("spawn")
-        self.pipe, theirs = context.Pipe()
+        self.pipe, worker_end = context.Pipe()
         self.process = context.Process(target=serve, daemon=True,
-                                       args=(theirs, dict(options), config.plugins, threads, str(self.log)))
+                                       args=(worker_end, dict(options), config.plugins, threads, str(self.log)))
         self.process.start()
-        theirs.close()
+        worker_end.close()
 
     def started(self) -> Mapping[str, Any]:
         """Return the engine's description of itself; raises `Unsupported` with the reason if it does not start."""
@@ -110,8 +110,8 @@ class Worker:
 class Vllm(ExternalBackend):
     """Engines by their options, each started when a strategy first needs it."""
 
-    def __init__(self, config: RunConfig, target: Model, draft: Model | None, found: tuple[str, str]) -> None:
-        self.config, self.target, self.draft, self.package = config, target, draft, found
+    def __init__(self, config: RunConfig, target: Model, draft: Model | None, installed: tuple[str, str]) -> None:
+        self.config, self.target, self.draft, self.package = config, target, draft, installed
         self.options = engine_options(config, target, draft)
         self.context = int(self.options["max_model_len"])
         self.workers, self.engines = dict[str, Worker](), dict[str, Mapping[str, Any]]()
@@ -134,19 +134,19 @@ class Vllm(ExternalBackend):
     @property
     def warnings(self) -> list[str]:
         """Return the set-up in one line, and notes on its effects."""
-        found = [f"decoded by {self.package[0]} {self.package[1]}, {'eager' if one['eager'] else 'compiled'}, prefix "
+        notes = [f"decoded by {self.package[0]} {self.package[1]}, {'eager' if one['eager'] else 'compiled'}, prefix "
                  f"caching {'on' if one['prefix_caching'] else 'off'}" for one in [*self.engines.values()][:1]]
         if not self.package[1].startswith(f"{TESTED}."):
-            found.append(f"vLLM {self.package[1]} is not a version that was tested ({TESTED})")
+            notes.append(f"vLLM {self.package[1]} is not a version that was tested ({TESTED})")
         if not self.side_by_side:
-            found.append("vLLM's engines do not fit side by side: strategies ran one after the other")
+            notes.append("vLLM's engines do not fit side by side: strategies ran one after the other")
         faults = {fault: mended for facts in self.engines.values() for fault, mended in facts["mended"].items()}
-        found += [f"vLLM's fault '{fault}' is {'mended' if mended else f'left in ({SWITCH}=off)'}"
+        notes += [f"vLLM's fault '{fault}' is {'mended' if mended else f'left in ({SWITCH}=off)'}"
                   for fault, mended in faults.items()]
         if any(how.beam for _, how in self.calls.values()):
-            found.append("vLLM's beam search goes on to the token limit, and its answers are cut at stop strings "
+            notes.append("vLLM's beam search goes on to the token limit, and its answers are cut at stop strings "
                          "afterwards")
-        return found
+        return notes
 
     def refusal(self, strategy: Strategy) -> str | None:
         """Start the engine of a strategy, or return why that is not possible."""
@@ -206,7 +206,7 @@ class Vllm(ExternalBackend):
             raise Unsupported(f"vLLM {self.package[1]} has no speculative method '{method}'; it has "
                               f"{', '.join(known)}")
         if speculative.get("rejection_sample_method", "standard") != "standard":
-            raise Unsupported("vLLM accepts another rejection_sample_method and verifies token by token: leave it out")
+            raise Unsupported("vLLM ignores rejection_sample_method and verifies token by token: leave it out")
 
     def _worker(self, key: str, how: NativeCall, spec: str) -> Worker:
         """Return the engine with these options; it replaces another if only one fits in memory."""
@@ -223,10 +223,10 @@ class Vllm(ExternalBackend):
             options["logits_processors"] = ["harness.backends.vllm_logits:Warps"]
         worker = Worker(spec, options, self.config, threads(self.config))
         facts = worker.started()
-        asked = (options.get("speculative_config") or {}).get("method")
-        if asked not in (None, facts["method"]):
+        method = (options.get("speculative_config") or {}).get("method")
+        if method not in (None, facts["method"]):
             worker.close()
-            raise Unsupported(f"vLLM takes the drafting model for one of method '{facts['method']}', not '{asked}'")
+            raise Unsupported(f"vLLM runs the drafting model with method '{facts['method']}', not '{method}'")
         self.engines[key] = {**facts, "speculative": options.get("speculative_config")}
         self.workers[key] = worker
         return worker
@@ -242,8 +242,8 @@ class Vllm(ExternalBackend):
             keys.add(_key(how))
         weights = sum(model.parameters * model.engine.model.dtype.itemsize
                       for model in (self.target, self.draft) if model)
-        each = int(self.options["kv_cache_memory_bytes"]) + weights + PROCESS
-        return bool(len(keys) * each <= free_bytes(self.config.device))
+        size = int(self.options["kv_cache_memory_bytes"]) + weights + PROCESS
+        return bool(len(keys) * size <= free_bytes(self.config.device))
 
 
 def _key(how: NativeCall) -> str:
@@ -262,7 +262,7 @@ def engine_options(config: RunConfig, target: Model, draft: Model | None) -> dic
     options = {"model": place(target.name), "tokenizer": place(config.tokenizer or target.name), "dtype": config.dtype,
                "seed": config.seed, "max_model_len": longest, "max_num_seqs": max(config.concurrency, 8),
                "enforce_eager": not config.compile and config.device == "cpu", "kv_cache_memory_bytes": room,
-               "enable_prefix_caching": config.share_prefix, "disable_log_stats": False, "max_logprobs": 2 * MOST_BEAMS,
+               "enable_prefix_caching": config.share_prefix, "disable_log_stats": False, "max_logprobs": 2 * MAX_BEAMS,
                "gpu_memory_utilization": 0.1}
     return options | dict(map(_option, config.engine))
 
@@ -313,6 +313,6 @@ def reason(kind: str, text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip() and "validation error" not in line]
     first = next((line for line in lines if " " in line), kind).partition(". ")[0].rstrip(".")
     if any(sign in text.lower() for sign in ("memory", "kv cache", "killed")):
-        return (f"it does not fit into memory ({first[:160]}); --cache-gb says what its cache may take, and --engine "
-                "max_model_len=N how long a text may be")
+        return (f"it does not fit into memory ({first[:160]}); lower the cache with --cache-gb, or the context with "
+                "--engine max_model_len=N")
     return first[:240]

@@ -1,21 +1,21 @@
-"""Our own warps inside vLLM: a logits processor that warps each request's logits as its strategy does."""
+"""A logits processor for vLLM that applies the logit warps of each request's strategy."""
 
 from typing import Any
 
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
-from harness.backends.strategy_warps import bent
+from harness.backends.strategy_warps import logits_processor
 from harness.plugins.registry import STRATEGIES
 
 
 class Warps(AdapterLogitsProcessor):  # type: ignore[misc]
-    """Requests name their strategy in `extra_args["decodebench"]`; others are left alone."""
+    """Warps the logits of requests that name a strategy in `extra_args["decodebench"]`."""
 
     def is_argmax_invariant(self) -> bool:
-        """No: a penalty may change the likeliest token."""
+        """Return False, because a penalty may change the likeliest token."""
         return False
 
     def new_req_logits_processor(self, params: Any) -> Any:
-        """A function of prompt, answer so far and logits (V,), or None."""
+        """Return the logits processor of a request, or None."""
         spec = (params.extra_args or {}).get("decodebench")
-        return bent(STRATEGIES.build(spec)) if spec else None
+        return logits_processor(STRATEGIES.build(spec)) if spec else None

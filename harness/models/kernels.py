@@ -1,4 +1,4 @@
-"""Kernels for large batches on a CPU, equal to those of torch up to rounding; on other devices nothing changes."""
+"""CPU kernels for large batches, equal to those of torch up to rounding; other devices keep torch's kernels."""
 
 import sys
 from collections.abc import Sequence
@@ -14,20 +14,19 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-PACKED = 1 << 30  # bytes of weights of which a packed copy is kept; those of larger models are packed in each forward
-LARGE = 1 << 19   # multiplications from which on oneDNN's product pays
-FEW = 16          # rows: fewer attend faster in one call than in groups
-GROUP = 8         # rows that attend together: their keys and values still fit into a core's own cache
-BLOCK = 32        # keys of one step of the compiled attention
+PACKED = 1 << 30  # bytes of weights up to which a packed copy is kept; larger models are packed in each forward
+LARGE = 1 << 19   # multiplications from which oneDNN is faster
+FEW = 16          # rows; fewer rows attend faster in one call than in groups
+GROUP = 8         # rows that attend together: their keys and values fit into the cache of a core
+BLOCK = 32        # keys per block of the compiled attention
 NAME = "decodebench"
 
 
 class FastLinear(nn.Linear):
-    """A linear layer with the parameters of another, without the overhead of a module's call and its hooks.
+    """A linear layer with the parameters of `layer`, without the overhead of a module call and its hooks.
 
-    `weights` are its weight, its bias, the weight packed for oneDNN, and the size of an input from which on oneDNN
-    multiplies: it is as fast on AMD's processors as on Intel's, while MKL, torch's own choice, prepares less. They may
-    not be replaced later.
+    `weights` are the weight, the bias, the weight packed for oneDNN, and the input size from which oneDNN is used: it
+    is fast on AMD and Intel processors, while MKL, torch's choice, has less overhead. They must not be replaced later.
     """
 
     def __init__(self, layer: nn.Linear, packed: Tensor, large: int) -> None:
@@ -37,7 +36,7 @@ class FastLinear(nn.Linear):
         self.train(layer.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(…, N) to (…, M)."""
+        """Map (…, N) to (…, M)."""
         if torch.compiler.is_compiling():
             return functional.linear(input, self.weight, self.bias)
         weight, bias, packed, large = self.weights
@@ -52,11 +51,11 @@ class FastLinear(nn.Linear):
 
 
 def use_cpu_kernels(model: Any) -> None:
-    """Let a float32 model on a CPU use these kernels; leave any other as it is."""
+    """Make a float32 model on a CPU use these kernels; any other model stays unchanged."""
     if model.device.type != "cpu" or model.dtype != torch.float32:
         return
     if model.config._attn_implementation == "sdpa" and model._supports_attention_backend:
-        ALL_ATTENTION_FUNCTIONS.register(NAME, attend)  # lasting: found by the name in the configuration
+        ALL_ATTENTION_FUNCTIONS.register(NAME, attend)  # permanent: looked up by the name in the configuration
         ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
         model.config._attn_implementation = NAME
     one_dnn = amd() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -66,13 +65,13 @@ def use_cpu_kernels(model: Any) -> None:
     for name, layer in layers.items():
         weight = layer.weight.detach()
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, FEW) if one_dnn and small else weight
-        large = max(layer.in_features + 1, LARGE // layer.out_features)  # a single token is always MKL's
+        large = max(layer.in_features + 1, LARGE // layer.out_features)  # MKL always multiplies a single token
         model.set_submodule(name, FastLinear(layer, packed, large if one_dnn else sys.maxsize))
 
 
 def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
            ) -> tuple[Tensor, None]:
-    """Attend for one new token a row, (B, H, 1, D), with few keys behind the end of each row; others as sdpa does."""
+    """Compute attention of one new token per row, (B, H, 1, D), over few padded keys; other shapes use sdpa."""
     compiling = torch.compiler.is_compiling()
     if (query.shape[2] > 1 or len(query) < (2 if compiling else FEW) or attention_mask is None
             or options.get("position_bias") is not None):
@@ -88,11 +87,11 @@ def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mas
 
 
 def _blocks(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, scaling: float | None) -> Tensor:
-    """Attend in a compiled forward without the blocks of `BLOCK` keys behind the end (B,) of a row: (B, 1, H, D).
+    """Compute attention (B, 1, H, D) in a compiled forward without the key blocks behind the end (B,) of each row.
 
     A row attends to all slots before its end, because the engine compiles no forward of single tokens with a mask.
     """
-    rows, slots = query.shape[0], key.shape[2]  # their own sizes: the compiler takes those of the mask for others
+    rows, slots = query.shape[0], key.shape[2]  # not the mask's sizes, which the compiler treats as different
     blocks = (slots + BLOCK - 1) // BLOCK
     order = torch.arange(blocks, dtype=torch.int32).expand(rows, 1, 1, blocks).contiguous()
     mask = BlockMask.from_kv_blocks(
@@ -104,14 +103,14 @@ def _blocks(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, scaling: fl
 
 
 def _ends(mask: Tensor) -> Tensor:
-    """The first slots (B,) behind all to which the one token of each row attends, by an additive mask (B, 1, 1, S)."""
+    """Return the end (B,) of the slots that the token of each row attends to, from an additive mask (B, 1, 1, S)."""
     attended = (mask > torch.finfo(mask.dtype).min / 2).any(1)[:, 0]
     return (attended * torch.arange(1, mask.shape[-1] + 1)).amax(1)
 
 
-@lru_cache(4)  # the layers of a forward are given the same mask, or one for each kind of layer
+@lru_cache(4)  # all layers of one kind get the same mask
 def _groups(mask: Tensor) -> tuple[Sequence[tuple[Tensor, int, Tensor]], Tensor]:
-    """Group the rows of an additive mask (B, 1, 1, S) by length: rows, end and mask of each, and the order back."""
+    """Group the rows of an additive mask (B, 1, 1, S) by length: (rows, end, mask) per group, and the inverse order."""
     lengths, order = _ends(mask).sort()
     ends, groups = lengths.tolist(), list[tuple[Tensor, int, Tensor]]()
     for first in range(0, len(ends), GROUP):
@@ -122,6 +121,6 @@ def _groups(mask: Tensor) -> tuple[Sequence[tuple[Tensor, int, Tensor]], Tensor]
 
 @cache
 def amd() -> bool:
-    """Whether this is an AMD processor, on which MKL, torch's own choice, takes slow paths."""
-    known = Path("/proc/cpuinfo")
-    return known.exists() and "AuthenticAMD" in known.read_text()
+    """Return whether the processor is by AMD, where MKL, torch's choice, takes slow paths."""
+    info = Path("/proc/cpuinfo")
+    return info.exists() and "AuthenticAMD" in info.read_text()

@@ -73,8 +73,8 @@ def token_rep(prompt: Sequence[int], answer: Sequence[int], best: Sequence[int],
 def score_answers(model: Model, texts: Sequence[Text]) -> Mapping[Text, AnswerScores]:
     """Score every answer; equal texts are scored once.
 
-    Texts of similar length share a forward pass. They are padded at the right, which causal attention ignores, so no
-    mask is needed. Texts must not be longer than the model's context (`fitted`).
+    Texts of similar length share a forward pass. They are padded on the right, which causal attention ignores, so no
+    mask is needed. Texts must not exceed the model's context (see `fitted`).
     """
     left = sorted(set(texts), key=lambda text: (len(text[0]) + len(text[1]), text))
     scores: dict[Text, AnswerScores] = {}
@@ -119,11 +119,11 @@ def _scores(text: Text, logits: Tensor, hidden: Tensor) -> AnswerScores:
     tokens = torch.tensor(text[1], dtype=torch.long, device=logits.device)[:, None]
     surprisal, entropy, best = list[float](), list[float](), list[int]()
     rows = max(1, SLICE // (4 * logits.shape[-1]))
-    for place in range(0, len(logits), rows):
-        part = logits[place:place + rows].float()
+    for first in range(0, len(logits), rows):
+        part = logits[first:first + rows].float()
         best += part.argmax(-1).tolist()
         logp = part.log_softmax(-1)
-        surprisal += (-logp.gather(1, tokens[place:place + rows])[:, 0]).tolist()
+        surprisal += (-logp.gather(1, tokens[first:first + rows])[:, 0]).tolist()
         entropy += torch.special.entr(logp.exp_()).sum(-1).tolist()
     before, after = hidden[:start].float().mean(0), hidden[start:end].float().mean(0)
     cosine = float(torch.cosine_similarity(before, after, dim=0)) if end > start else None

@@ -23,7 +23,7 @@ from harness.errors import UserError, suggestion
 from harness.models.kernels import use_cpu_kernels
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PASSING = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}  # of a configuration, not of the model
+NOT_IN_FINGERPRINT = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}  # keys of a configuration
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
@@ -43,7 +43,7 @@ class Model:
         return int(self.engine.model.config.get_text_config().vocab_size)
 
     @property
-    def here(self) -> bool:
+    def has_weights(self) -> bool:
         """Whether the weights are loaded, so that likelihoods can be computed."""
         return bool(self.engine.device.type != "meta")
 
@@ -62,29 +62,29 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: s
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are summed up in our one sentence
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the error below summarises its retries
     if dtype not in DTYPES:
         raise UserError(f"There is no dtype '{dtype}'.{suggestion(dtype, DTYPES)}")
     if compiled and not (device.startswith("cuda") or any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++")))):
         raise UserError("--compile needs a C++ compiler; install one such as g++, or leave --compile out.")
     try:
-        model = _weights(_place(name), DTYPES[dtype]).to(device).eval()
+        model = _load_weights(_path(name), DTYPES[dtype]).to(device).eval()
     except UserError:
         raise
-    except Exception as error:  # the library raises errors of many kinds for a folder that is no model
+    except Exception as error:  # the library raises many kinds of errors for a folder without a model
         raise UserError(f"The model '{name}' cannot be loaded: {_sentence(error)}.") from error
-    words = _tokenizer(tokenizer or name)
+    loaded_tokenizer = _tokenizer(tokenizer or name)
     use_cpu_kernels(model)
     engine = Engine(model, _max_len(model))
     check(engine)
     if compiled:
         engine.compile()
         check(engine)
-    return Model(name, engine, words, _eos(model, words), fingerprint(model))
+    return Model(name, engine, loaded_tokenizer, _eos(model, loaded_tokenizer), fingerprint(model))
 
 
 def outline(name: str) -> Model:
-    """Load architecture and tokenizer of a model that another backend runs, without weights.
+    """Load the architecture and tokenizer of a model that another backend runs, without weights.
 
     Raises `UserError` when the folder or hub id has no configuration or no tokenizer.
     """
@@ -92,40 +92,40 @@ def outline(name: str) -> Model:
 
     find(name)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(_place(name))).eval()
-    with contextlib.suppress(OSError):  # not every model says how it is to be run
-        model.generation_config = GenerationConfig.from_pretrained(_place(name))
-    words = _tokenizer(name)
-    return Model(name, Engine(model, _max_len(model)), words, _eos(model, words), "")
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(_path(name))).eval()
+    with contextlib.suppress(OSError):  # optional: not every model has a generation configuration
+        model.generation_config = GenerationConfig.from_pretrained(_path(name))
+    tokenizer = _tokenizer(name)
+    return Model(name, Engine(model, _max_len(model)), tokenizer, _eos(model, tokenizer), "")
 
 
 def find(name: str) -> None:
-    """Raise `UserError` unless the model exists; loads no weights."""
+    """Raise `UserError` unless the model exists; no weights are loaded."""
     from transformers import AutoConfig
 
     try:
-        AutoConfig.from_pretrained(_place(name))
+        AutoConfig.from_pretrained(_path(name))
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"The model '{name}' cannot be loaded: {_sentence(error)}.") from error
 
 
-def _weights(place: str, dtype: torch.dtype) -> Any:
+def _load_weights(path: str, dtype: torch.dtype) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(place)
+    config = AutoConfig.from_pretrained(path)
     if getattr(config, "is_encoder_decoder", False):
-        raise UserError(f"{place} is an encoder-decoder model ({config.model_type}); give a decoder-only one.")
-    wanted: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
+        raise UserError(f"{path} is an encoder-decoder model ({config.model_type}); give a decoder-only one.")
+    options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(place, attn_implementation="sdpa", **wanted)
+        model, info = AutoModelForCausalLM.from_pretrained(path, attn_implementation="sdpa", **options)
     except ValueError as error:
         if "scaled_dot_product_attention" not in str(error):
             raise
-        model, info = AutoModelForCausalLM.from_pretrained(place, attn_implementation="eager", **wanted)
+        model, info = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager", **options)
     if missing := sorted(info["missing_keys"]):
-        raise UserError(f"{place} lacks {len(missing)} of the model's weights ({missing[0]} for one), "
+        raise UserError(f"{path} lacks {len(missing)} of the model's weights ({missing[0]} for one), "
                         "which would be random; give a complete model.")
     return model
 
@@ -133,17 +133,17 @@ def _weights(place: str, dtype: torch.dtype) -> Any:
 def check(engine: Engine) -> None:
     """Compare a tree forward through the slot cache with plain forwards; raises `UserError` if they differ."""
     model, size = engine.model, engine.model.config.get_text_config().vocab_size
-    text = [token % size for token in (5, 11, 3, 7)]
+    prompt = [token % size for token in (5, 11, 3, 7)]
     tree = TokenTree(tuple(token % size for token in (2, 9, 4)), (-1, 0, -1))
     try:
         session = Session(engine)
-        session.follow(text)
+        session.follow(prompt)
         rows = session.read(tree).logits
         session.close()
         paths = [[], [tree.tokens[0]], list(tree.tokens[:2]), [tree.tokens[2]]]
-        plain = [_plain(engine, text + path) for path in paths]
+        plain = [_plain(engine, prompt + path) for path in paths]
     except Exception as error:
-        raise UserError(f"{type(model).__name__} cannot be read through a slot cache ({_sentence(error)}); "
+        raise UserError(f"{type(model).__name__} cannot run with the KV cache of decodebench ({_sentence(error)}); "
                         "give a decoder-only model whose layers all use attention.") from error
     worst = float((rows - torch.stack(plain)).abs().max())
     scale = max(1.0, float(rows.abs().max()))
@@ -154,14 +154,16 @@ def check(engine: Engine) -> None:
 
 
 @torch.inference_mode()
-def _plain(engine: Engine, text: Sequence[int]) -> torch.Tensor:
-    ids = torch.tensor([list(text)], device=engine.device)
-    places = torch.arange(len(text), device=engine.device)[None]
-    logits: torch.Tensor = engine.model(input_ids=ids, position_ids=places, use_cache=False).logits[0, -1].float()
+def _plain(engine: Engine, tokens: Sequence[int]) -> torch.Tensor:
+    """Return the logits (V,) after `tokens` from one forward without cache."""
+    ids = torch.tensor([list(tokens)], device=engine.device)
+    positions = torch.arange(len(tokens), device=engine.device)[None]
+    logits: torch.Tensor = engine.model(input_ids=ids, position_ids=positions, use_cache=False).logits[0, -1].float()
     return logits
 
 
-def _place(name: str) -> str:
+def _path(name: str) -> str:
+    """Return the folder or hub id of a model; raises `UserError` if it can be neither."""
     if name in nano.NAMES:
         return str(nano.weights(name))
     path = Path(name)
@@ -179,17 +181,17 @@ def _tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(_place(name))
+        return AutoTokenizer.from_pretrained(_path(name))
     except Exception as error:
         raise UserError(f"'{name}' has no tokenizer that can be loaded ({_sentence(error)}); "
                         "save one beside the model, or name one with --tokenizer.") from error
 
 
 def _eos(model: Any, tokenizer: Any) -> frozenset[int]:
-    found: set[int] = set()
+    ids: set[int] = set()
     for source in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
-        found |= set(source) if isinstance(source, list | tuple) else {source} if source is not None else set()
-    return frozenset(token for token in found if token < model.config.get_text_config().vocab_size)
+        ids |= set(source) if isinstance(source, list | tuple) else {source} if source is not None else set()
+    return frozenset(token for token in ids if token < model.config.get_text_config().vocab_size)
 
 
 def _max_len(model: Any) -> int:
@@ -204,10 +206,10 @@ def _max_len(model: Any) -> int:
 def fingerprint(model: Any) -> str:
     """Return a short hash of the configuration and of a thousand numbers of every weight.
 
-    It is independent of the source, the version of transformers and the machine; sums of weights would round
-    differently.
+    The hash does not depend on the source, the version of transformers or the machine; a sum of weights would, because
+    it rounds.
     """
-    config = {key: value for key, value in model.config.to_diff_dict().items() if key not in PASSING}
+    config = {key: value for key, value in model.config.to_diff_dict().items() if key not in NOT_IN_FINGERPRINT}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, weight in sorted(model.state_dict().items()):
         flat = weight.detach().flatten()
@@ -220,5 +222,3 @@ def _sentence(error: Exception) -> str:
     """Return the first sentence of an error, on one short line."""
     first = re.split(r"(?<=[a-z)'])[.:?!] ", " ".join(str(error).split()), maxsplit=1)[0]
     return textwrap.shorten(first, 200, placeholder=" …").rstrip(".") or type(error).__name__
-
-

@@ -1,4 +1,4 @@
-"""From what a task asks to the token ids that a model reads."""
+"""Prompts of tasks as text and as the model's token ids."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,8 +13,8 @@ WARM_UP = "Once upon a time there was a small harness that measured how language
 CHAT = {"system": "{}\n", "user": "User: {}\n", "assistant": "Assistant: {}\n"}
 
 
-def shown(tokenizer: Any, prompt: str | list[Message]) -> str:
-    """The prompt as text, chats rendered with the tokenizer's template or, without one, as "User: …" lines."""
+def rendered(tokenizer: Any, prompt: str | list[Message]) -> str:
+    """Return the prompt as text; chats use the tokenizer's chat template or, without one, "User: …" lines."""
     if isinstance(prompt, str):
         return prompt
     if getattr(tokenizer, "chat_template", None):
@@ -24,26 +24,26 @@ def shown(tokenizer: Any, prompt: str | list[Message]) -> str:
 
 
 def encode(model: Model, prompt: str | list[Message]) -> list[int]:
-    """Token ids of the prompt; special tokens are added unless a chat template has written them. Never empty."""
-    return _ids(model, shown(model.tokenizer, prompt), _special(model, prompt))
+    """Return the token ids of the prompt, at least one; special tokens are added unless a chat template adds them."""
+    return _ids(model, rendered(model.tokenizer, prompt), _special(model, prompt))
 
 
-def words(model: Model, prompt: str | list[Message], rule: StopRule, answer: Callable[[str], str | None],
-          wanted: tuple[tuple[str, ...], ...] = (), banned: tuple[str, ...] = ()) -> RequestText:
-    """A prompt as text; `rule` decodes what follows it, `answer` reads the task's answer off that."""
+def request_text(model: Model, prompt: str | list[Message], rule: StopRule, answer: Callable[[str], str | None],
+                 wanted: tuple[tuple[str, ...], ...] = (), banned: tuple[str, ...] = ()) -> RequestText:
+    """Return the text view of a request; `rule` decodes the generated tokens, `answer` extracts the task's answer."""
     special = _special(model, prompt)
 
-    def middle(text: str) -> list[int]:
+    def plain_tokens(text: str) -> list[int]:
         return list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
-    return RequestText(shown(model.tokenizer, prompt), lambda text: _ids(model, text, special), middle,
-                 lambda tokens: rule.before_stop(rule.text(tokens)), answer, wanted, banned)
+    return RequestText(rendered(model.tokenizer, prompt), lambda text: _ids(model, text, special), plain_tokens,
+                       lambda tokens: rule.before_stop(rule.text(tokens)), answer, wanted, banned)
 
 
 def warm_up(model: Model) -> tuple[Request, StopRule]:
-    """A request for a few tokens after a text that is no example, and the rule that ends it."""
+    """Return a request for a few tokens after a prompt of no task, and its stop rule."""
     prompt = encode(model, WARM_UP)
     rule = StopRule(model.tokenizer, prompt, frozenset(), ())
-    text = words(model, WARM_UP, rule, lambda answer: answer.strip() or None)
+    text = request_text(model, WARM_UP, rule, lambda answer: answer.strip() or None)
     return Request(tuple(prompt), 8, PhiloxStream("warm-up"), text=text), rule
 
 
@@ -56,7 +56,7 @@ def _ids(model: Model, text: str, special: bool) -> list[int]:
     return tokens or [min(model.eos, default=0)]
 
 
-def common_start(texts: Sequence[list[int]]) -> list[int]:
-    """The tokens that all `texts` begin with."""
-    low, high = min(texts), max(texts)  # what these two share, all between them in order share
+def common_prefix(prompts: Sequence[list[int]]) -> list[int]:
+    """Return the longest common prefix of `prompts` (token ids)."""
+    low, high = min(prompts), max(prompts)  # all prompts between them in order share their common prefix
     return low[:next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))]

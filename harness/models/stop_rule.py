@@ -1,4 +1,4 @@
-"""Where an answer ends: EOS, a stop string or the token limit, decided in one place for every strategy."""
+"""The stop rule: an answer ends at EOS, a stop string or the token limit, under every strategy."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,14 +7,14 @@ from harness.store.schema import Stop
 
 
 class Cut(NamedTuple):
-    """How many tokens are kept, and why the answer ends there."""
+    """The number of tokens kept, and the reason for the end of the answer."""
 
     kept: int
     reason: Stop
 
 
 class StopRule:
-    """EOS ids and stop strings of one answer; `prompt` gives the tokenizer its left context."""
+    """The EOS ids and stop strings of one answer; the tokenizer decodes it with the end of `prompt` as context."""
 
     def __init__(self, tokenizer: Any, prompt: Sequence[int], eos: frozenset[int], stops: Sequence[str]) -> None:
         self.tokenizer, self.eos, self.stops = tokenizer, eos, tuple(stops)
@@ -23,11 +23,11 @@ class StopRule:
         self._longest = max(map(len, self.stops), default=0) + 4
 
     def text(self, tokens: Sequence[int]) -> str:
-        """The text of an answer's tokens, special tokens left out."""
+        """Return the text of an answer's tokens, without special tokens."""
         return self._decode([*self._left, *tokens])[len(self._left_text):]
 
     def cut(self, tokens: Sequence[int], new: int) -> Cut | None:
-        """Where `tokens` end if one of the last `new` ended them, else None."""
+        """Return the end of the answer if one of its last `new` tokens ends it, else None."""
         start = len(tokens) - new
         eos = next((i for i in range(start, len(tokens)) if tokens[i] in self.eos), len(tokens))
         if self.stops and self._stop_in(tokens[max(0, start - self._longest):eos]):
@@ -37,13 +37,13 @@ class StopRule:
         return Cut(eos + 1, "eos") if eos < len(tokens) else None
 
     def stopped(self, tokens: Sequence[int]) -> bool:
-        """Whether the last of `tokens` completed a stop string."""
+        """Return whether the last of `tokens` completes a stop string."""
         return bool(self.stops) and self._stop_in(tokens[-self._longest:])
 
     def before_stop(self, text: str) -> str:
-        """`text` up to the first stop string."""
-        found = [text.index(stop) for stop in self.stops if stop in text]
-        return text[:min(found)] if found else text
+        """Return `text` up to the first stop string."""
+        starts = [text.index(stop) for stop in self.stops if stop in text]
+        return text[:min(starts)] if starts else text
 
     def _stop_in(self, tokens: Sequence[int]) -> bool:
         text = self._decode(tokens)

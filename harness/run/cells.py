@@ -8,7 +8,7 @@ from harness.plugins.strategy import Strategy
 from harness.plugins.task import Example, Task
 from harness.store.config import RunConfig
 
-BLOCK = 4  # examples of a block for each sequence of a batch: rows are refilled, and few blocks have a tail
+BLOCK = 4  # examples of a block per sequence of a batch, so that rows are refilled and few blocks end half empty
 Tasks = tuple[tuple[Task, tuple[Example, ...]], ...]
 
 
@@ -25,14 +25,14 @@ class Cell:
     order: int
 
     def at(self, example: Example) -> Strategy:
-        """The strategy, at the temperature that the task sets for `example` if it sets one."""
+        """Return the strategy, at the temperature of `example` if the task sets one."""
         return self.strategy if example.temperature is None else self.strategy.at(example.temperature)
 
 
 def cells(config: RunConfig, tasks: Tasks, strategies: Sequence[Strategy], side_by_side: bool) -> Iterator[Cell]:
-    """Every cell in the order of the run: blocks of examples, in each the strategies in a seeded random order.
+    """Return all cells in the order of the run: block by block, with the strategies of each in seeded random order.
 
-    Without `side_by_side` the strategies come one after the other.
+    Without `side_by_side`, all cells of one strategy come before those of the next.
     """
     if side_by_side:
         return _blocks(config, tasks, strategies)
@@ -40,7 +40,7 @@ def cells(config: RunConfig, tasks: Tasks, strategies: Sequence[Strategy], side_
 
 
 def block_size(config: RunConfig, examples: int) -> int:
-    """How many of a task's examples are one block."""
+    """Return the number of examples in one block of a task."""
     if config.batch_size is None:
         return examples
     return config.batch_size * (BLOCK if config.batch_size > 1 else 1)
@@ -54,7 +54,7 @@ def _blocks(config: RunConfig, tasks: Tasks, strategies: Sequence[Strategy]) -> 
             for start in range(0, len(examples), size):
                 group = examples[start:start + size]
                 order = shuffled(range(len(strategies)), config.seed, repeat, task.spec(), group[0].id)
-                for place, index in enumerate(order):
+                for rank, index in enumerate(order):
                     for sample in range(config.samples):
-                        yield Cell(task, group, strategies[index], sample, repeat, block, place)
+                        yield Cell(task, group, strategies[index], sample, repeat, block, rank)
                 block += 1

@@ -1,4 +1,4 @@
-"""Answers that should equal the baseline's and differ: the first different token, and the margin of its logits."""
+"""Divergences: answers that should equal the baseline's but differ, with the first different token and its margin."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -18,7 +18,7 @@ from harness.run.plan import Plan
 from harness.store.folder import Store
 from harness.store.schema import Divergence, Record, Sample, StrategyEntry
 
-BATCH = 8  # sequences whose margins are computed together, when the run decodes fewer at a time
+BATCH = 8  # minimum batch size for margins, even if the run decodes fewer sequences at a time
 
 
 class AnswerTurn(BaseModel):
@@ -36,7 +36,7 @@ class Answer(Sample):
 
 
 class Difference(NamedTuple):
-    """An answer, the baseline's, and the first token that differs: its turn, and its position there from 0."""
+    """An answer, the baseline's answer, and the turn and index in it of the first token that differs."""
 
     answer: Answer
     baseline: Answer
@@ -45,31 +45,31 @@ class Difference(NamedTuple):
 
 
 def must_equal(strategy: StrategyEntry) -> bool:
-    """Whether a strategy promises the baseline's own tokens: it is lossless, and draws nothing."""
+    """Return whether a strategy must give the baseline's tokens: it is lossless and decodes at temperature 0."""
     return strategy.guarantee != "changes-output" and not strategy.knobs.get("temperature", 0)
 
 
 @torch.inference_mode()
 def divergences(plan: Plan, store: Store) -> Iterator[Divergence]:
-    """Every answer that differs from the baseline's against its strategy's promise, with the margin of the two tokens.
+    """Yield every answer that must equal the baseline's but differs, with the margin of the two tokens.
 
-    Each margin comes from a forward pass over the answer's own sequence, several sequences in a batch.
+    Each margin comes from a forward pass over the answer's sequence; several sequences share a batch.
     """
     examples = {(task.spec(), example.id): (task, example) for task, all_ in plan.tasks for example in all_}
 
-    def job(one: Difference) -> float | None:
-        task, example = examples[one.answer.task, one.answer.example]
-        return margin(plan, task, example, one.answer, one.baseline, one.turn, one.at)
+    def job(difference: Difference) -> float | None:
+        answer, baseline, turn, at = difference
+        return margin(plan, *examples[answer.task, answer.example], answer, baseline, turn, at)
     differences = _differences(plan, store)
     while batch := list(islice(differences, 64)):
-        margins = _batched(plan, [partial(job, one) for one in batch])
+        margins = _batched(plan, [partial(job, difference) for difference in batch])
         for (answer, _, turn, at), gap in zip(batch, margins, strict=True):
             yield Divergence(task=answer.task, example=answer.example, strategy=answer.strategy, sample=answer.sample,
                              repeat=answer.repeat, turn=turn, at=at, margin=gap)
 
 
 def _batched(plan: Plan, jobs: list[Callable[[], float | None]]) -> Iterator[float | None]:
-    """What the jobs return; raises `CacheFull` when the sequence of one does not fit into the KV cache by itself."""
+    """Yield the results of the jobs; raises `CacheFull` when a single sequence does not fit into the KV cache."""
     for gap in run_batched([plan.target.engine], jobs, max(BATCH, plan.config.concurrency)):
         if isinstance(gap, CacheFull):
             raise gap
@@ -77,23 +77,24 @@ def _batched(plan: Plan, jobs: list[Callable[[], float | None]]) -> Iterator[flo
 
 
 def _differences(plan: Plan, store: Store) -> Iterator[Difference]:
-    """The answers that differ from the baseline's; only the baseline's answers are held in memory."""
+    """Yield the answers that differ from the baseline's; only the baseline's answers are held in memory."""
     exact = {entry.spec for entry in plan.manifest.strategies if must_equal(entry)}
     if plan.manifest.baseline not in exact or len(exact) < 2:
         return
-    baselines = {(one.task, one.example, one.sample, one.repeat): one for one in store.parts_of_records(Answer)
-                 if one.strategy == plan.manifest.baseline and one.status == "ok"}
-    for one in store.parts_of_records(Answer):
-        if one.strategy not in exact or one.status != "ok":
+    baselines = {(answer.task, answer.example, answer.sample, answer.repeat): answer
+                 for answer in store.parts_of_records(Answer)
+                 if answer.strategy == plan.manifest.baseline and answer.status == "ok"}
+    for answer in store.parts_of_records(Answer):
+        if answer.strategy not in exact or answer.status != "ok":
             continue
-        place = one.task, one.example
-        baseline = baselines.get((*place, one.sample, one.repeat)) or baselines.get((*place, 0, one.repeat))
-        if baseline is not None and (where := parting(one, baseline)):
-            yield Difference(one, baseline, *where)
+        key = answer.task, answer.example
+        baseline = baselines.get((*key, answer.sample, answer.repeat)) or baselines.get((*key, 0, answer.repeat))
+        if baseline is not None and (difference := first_difference(answer, baseline)):
+            yield Difference(answer, baseline, *difference)
 
 
-def parting(one: Record | Answer, other: Record | Answer) -> tuple[int, int] | None:
-    """Turn and position of the first token that differs between two answers; None when they are the same."""
+def first_difference(one: Record | Answer, other: Record | Answer) -> tuple[int, int] | None:
+    """Return turn and index of the first token that differs between two answers; None if they are equal."""
     for turn, (a, b) in enumerate(zip(_tokens(one), _tokens(other), strict=True)):
         if a != b:
             pairs = enumerate(zip(a, b, strict=False))
@@ -107,9 +108,9 @@ def _tokens(answer: Record | Answer) -> list[list[int]]:
 
 def margin(plan: Plan, task: Task, example: Example, one: Record | Answer, other: Record | Answer, turn: int,
            at: int) -> float | None:
-    """How far apart the logits of the two next tokens are; None without weights, or when one answer had ended."""
+    """Return the difference of the two tokens' logits; None without weights, or when one answer has ended."""
     answer, baseline = one.turns[turn], other.turns[turn]
-    if at >= min(len(answer.tokens), len(baseline.tokens)) or not plan.target.here:
+    if at >= min(len(answer.tokens), len(baseline.tokens)) or not plan.target.has_weights:
         return None
     prompt = encode(plan.target, task.prompt(example, [t.text for t in one.turns[:turn]]))[-answer.prompt_tokens:]
     with closing(Session(plan.target.engine)) as session:

@@ -1,4 +1,4 @@
-"""What a run loads: device, models, threads, and the memory of their KV caches."""
+"""Loads the models of a run, and sets device, precision, threads and the memory of KV caches."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,12 +13,12 @@ from harness.models.loading import Model, load, outline
 from harness.plugins.strategy import Strategy
 from harness.store.config import RunConfig
 
-SMALL = 50_000_000  # parameters below which a second thread gains little, and loses much when its core is busy
+SMALL = 50_000_000  # parameters below which a second thread gains little, and costs much when its core is busy
 THREADS = torch.get_num_threads()
 
 
 def find_device(name: str) -> str:
-    """The device to use; raises `UserError` when it cannot be."""
+    """Return the device to use; raises `UserError` when it cannot be used."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -30,27 +30,27 @@ def find_device(name: str) -> str:
 
 
 def model_dtype(config: RunConfig) -> str:
-    """The precision of the models: bfloat16 on a GPU and float32 on a CPU unless another is configured."""
+    """Return the precision of the models: by default bfloat16 on a GPU and float32 on a CPU."""
     return config.dtype or ("bfloat16" if config.device.startswith("cuda") else "float32")
 
 
 def reference_device(config: RunConfig) -> str:
-    """Device of the reference model: the CPU when another backend owns the GPU."""
+    """Return the device of the reference model: the CPU when another backend owns the GPU."""
     return config.device if config.backend == "transformers" else "cpu"
 
 
 def load_target(config: RunConfig) -> Model:
-    """The model; of one that a server has only what its folder says of it, unless it is embedded."""
+    """Load the target model; without weights if a server runs it, unless it is embedded."""
     if config.backend != "openai":
         return load(config.model, dtype=model_dtype(config), device=reference_device(config),
                     tokenizer=config.tokenizer, compiled=config.compile)
     name = config.tokenizer or config.model
-    found = load(name, device="cpu") if name in nano.NAMES else outline(name)
-    return replace(found, name=config.model)
+    model = load(name, device="cpu") if name in nano.NAMES else outline(name)
+    return replace(model, name=config.model)
 
 
 def load_draft(config: RunConfig, target: Model, strategies: Sequence[Strategy]) -> Model | None:
-    """The draft model if a strategy needs one and there is one; raises `UserError` when it has another vocabulary."""
+    """Load the draft model if a strategy needs it and one is given; raises `UserError` for another vocabulary."""
     if config.backend == "openai" or not any("draft" in strategy.needs for strategy in strategies):
         return None
     name = config.draft or (nano.NAMES[1] if config.model == nano.NAMES[0] else None)
@@ -65,15 +65,15 @@ def load_draft(config: RunConfig, target: Model, strategies: Sequence[Strategy])
 
 
 def use_threads(config: RunConfig, target: Model) -> int:
-    """Set torch's threads: as configured, else one for a small model and torch's own choice for others."""
+    """Set and return torch's threads: as configured, else one for a small model and torch's default for others."""
     threads = config.threads or (1 if target.parameters < SMALL else THREADS)
     torch.set_num_threads(threads)
     return threads
 
 
 def limit_caches(config: RunConfig, engines: Sequence[Engine]) -> None:
-    """Share the memory for KV caches among the models, in proportion to the bytes of a token in each."""
+    """Divide the memory for KV caches among the models, in proportion to their bytes per token."""
     total = int(config.cache_gb * 1e9) if config.cache_gb else free_bytes(config.device) // 2
-    each = [engine.cache.slot_bytes() for engine in engines]
-    for engine, size in zip(engines, each, strict=True):
-        engine.cache.budget = total * size // sum(each)
+    sizes = [engine.cache.slot_bytes() for engine in engines]
+    for engine, size in zip(engines, sizes, strict=True):
+        engine.cache.budget = total * size // sum(sizes)

@@ -1,4 +1,4 @@
-"""The manifest of a run: what it is, what it runs on, and what a report must warn of."""
+"""The manifest of a run: its identity, its environment, and the warnings of its reports."""
 
 import datetime
 import hashlib
@@ -13,7 +13,7 @@ from harness.plugins.data import DataSource
 from harness.plugins.strategy import Strategy
 from harness.plugins.task import Example, Task, data_hash
 from harness.run.loading import model_dtype
-from harness.run.selection import Chosen
+from harness.run.selection import ChosenTask
 from harness.store.config import RunConfig
 from harness.store.environment import environment
 from harness.store.schema import Manifest, ModelEntry, StrategyEntry, TaskEntry
@@ -23,9 +23,9 @@ NOT_IN_IDENTITY = {"output", "plugins", "data", "strategies", "tasks", "model", 
 
 
 def describe(config: RunConfig, command: str, threads: int, strategies: Sequence[StrategyEntry],
-             tasks: Sequence[Chosen], models: tuple[Model, Model | None], backend: Backend,
+             tasks: Sequence[ChosenTask], models: tuple[Model, Model | None], backend: Backend,
              warnings: Sequence[str]) -> Manifest:
-    """The manifest; the first of `strategies` is the baseline, and `models` are target and draft."""
+    """Return the manifest; the first of `strategies` is the baseline, and `models` are target and draft."""
     target, draft = models
     entries = [task_entry(chosen.task, chosen.examples, chosen.data, config) for chosen in tasks]
     sandbox = _sandbox([chosen.task for chosen in tasks], entries)
@@ -41,7 +41,7 @@ def describe(config: RunConfig, command: str, threads: int, strategies: Sequence
 
 
 def strategy_entry(strategy: Strategy, unsupported: str | None) -> StrategyEntry:
-    """A strategy of the manifest, with the hashes of the files that its knobs name."""
+    """Return the manifest's entry of a strategy, with the hashes of the files that its knobs name."""
     return StrategyEntry(spec=strategy.spec(), name=strategy.name, family=strategy.family,
                          guarantee=strategy.guarantee, paper=strategy.paper, knobs=strategy.values(),
                          unsupported=unsupported,
@@ -49,7 +49,7 @@ def strategy_entry(strategy: Strategy, unsupported: str | None) -> StrategyEntry
 
 
 def content_hash(path: Path) -> str:
-    """The hash of a file, or of all files of a folder with their names in it, wherever it lies."""
+    """Return the hash of a file, or of all files in a folder and their names; the location does not count."""
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():
@@ -60,7 +60,7 @@ def content_hash(path: Path) -> str:
 
 
 def task_entry(task: Task, examples: Sequence[Example], data: DataSource, config: RunConfig) -> TaskEntry:
-    """A task of the manifest; one that runs programs is scored for embedded models, or when that is allowed."""
+    """Return the manifest's entry of a task; code is run for embedded models, or if that is allowed."""
     unscored = task.unscored
     if task.executes_code and config.model not in nano.NAMES and not config.allow_code_execution:
         unscored = "code not run: allow it with --allow-code-execution"
@@ -71,26 +71,26 @@ def task_entry(task: Task, examples: Sequence[Example], data: DataSource, config
 
 
 def model_entry(model: Model, config: RunConfig) -> ModelEntry:
-    """A model of the manifest."""
+    """Return the manifest's entry of a model."""
     return ModelEntry(name=model.name, architecture=type(model.engine.model).__name__, parameters=model.parameters,
                       dtype=model_dtype(config), fingerprint=model.fingerprint)
 
 
-def prompt_warnings(target: Model, tasks: Sequence[Chosen], strategies: Sequence[Strategy]) -> list[str]:
-    """What a report must say of chats without a template, and of temperatures that tasks set."""
-    found = []
+def prompt_warnings(target: Model, tasks: Sequence[ChosenTask], strategies: Sequence[Strategy]) -> list[str]:
+    """Return warnings about chats without a template and about temperatures that tasks set."""
+    warnings = []
     if any(chosen.task.chat for chosen in tasks) and not getattr(target.tokenizer, "chat_template", None):
-        found.append(f"{target.name} has no chat template: chats are written as 'User: …' and 'Assistant: …'.")
+        warnings.append(f"{target.name} has no chat template: chats are written as 'User: …' and 'Assistant: …'.")
     for chosen in tasks:
-        wanted = {one.temperature for one in chosen.examples if one.temperature is not None}
-        if wanted and (obey := [s.spec() for s in strategies if any(s.at(t) is not s for t in wanted)]):
-            found.append(f"{chosen.task.spec()} sets temperatures, which {', '.join(obey)} takes in place of its own; "
-                         "the other strategies decode as on every task.")
-    return found
+        temperatures = {one.temperature for one in chosen.examples if one.temperature is not None}
+        if temperatures and (obey := [s.spec() for s in strategies if any(s.at(t) is not s for t in temperatures)]):
+            warnings.append(f"{chosen.task.spec()} sets temperatures, which {', '.join(obey)} takes in place "
+                            "of its own; the other strategies decode as on every task.")
+    return warnings
 
 
 def _sandbox(tasks: Sequence[Task], entries: Sequence[TaskEntry]) -> dict[str, Any]:
-    """What isolates the programs of a run; empty where it runs none."""
+    """Return the isolation of the programs of a run; empty if it runs none."""
     if not any(task.executes_code and not entry.unscored for task, entry in zip(tasks, entries, strict=True)):
         return {}
     from harness.sandbox import isolation

@@ -1,4 +1,4 @@
-"""From a configuration to a plan: everything is looked up, loaded and checked before anything is written."""
+"""Turns a configuration into a plan: everything is loaded and checked before anything is written."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ class Plan:
         self.backend.close()
 
     def cells(self) -> Iterator[Cell]:
-        """Every cell in the order of the run."""
+        """Return all cells in the order of the run."""
         return cells(self.config, self.tasks, self.strategies, self.backend.side_by_side)
 
 
@@ -61,20 +61,20 @@ def make(config: RunConfig, command: str) -> Plan:
         find(config.scorer)
     target = load_target(config)
     threads = use_threads(config, target)
-    chosen = [first_examples(each, target, config.limit) for each in chosen]
+    chosen = [first_examples(task, target, config.limit) for task in chosen]
     draft = load_draft(config, target, strategies)
-    limit_caches(config, [model.engine for model in (target, draft) if model and model.here])
+    limit_caches(config, [model.engine for model in (target, draft) if model and model.has_weights])
     backend = connect(config, target, draft)
-    entries = [strategy_entry(each, unsupported(each, config, draft, backend)) for each in strategies]
+    entries = [strategy_entry(strategy, unsupported(strategy, config, draft, backend)) for strategy in strategies]
     manifest = describe(config, command, threads, entries, chosen, (target, draft), backend,
                         prompt_warnings(target, chosen, strategies))
-    runnable = tuple(each for each, entry in zip(strategies, entries, strict=True) if not entry.unsupported)
-    tasks = tuple((each.task, each.examples) for each in chosen)
+    runnable = tuple(strategy for strategy, entry in zip(strategies, entries, strict=True) if not entry.unsupported)
+    tasks = tuple((one.task, one.examples) for one in chosen)
     return Plan(config, manifest, runnable, tasks, target, draft, backend)
 
 
 def in_float32(plan: Plan) -> Plan | None:
-    """Return the plan with float32 models: itself if they are, None if a second copy would have above `COPIED`."""
+    """Return the plan with float32 models: the plan itself if it has them, None if they exceed `COPIED` parameters."""
     if plan.config.dtype == "float32":
         return plan
     if sum(model.parameters for model in (plan.target, plan.draft) if model) > COPIED:
@@ -83,9 +83,9 @@ def in_float32(plan: Plan) -> Plan | None:
 
 
 def part(plan: Plan, strategies: Sequence[Strategy], examples: Sequence[Sequence[Example]], output: Path) -> Plan:
-    """The plan for other settings of its strategies and for some `examples` of each task, to be kept in `output`.
+    """Return a plan with these `strategies` and `examples` of each task, whose records go to `output`.
 
-    The baseline comes first, whether or not it is named. What cannot run is in the manifest with the reason.
+    The baseline always comes first. Strategies that cannot run are in the manifest with the reason.
     """
     known = {entry.spec: entry for entry in plan.manifest.strategies}
     wanted = unique([STRATEGIES.build(plan.manifest.baseline), *strategies])

@@ -30,14 +30,14 @@ from harness.store.config import RunConfig
 from harness.store.folder import Store
 from harness.store.schema import Manifest, Record, Turn
 
-PROGRAMS = 8  # that models wrote, run side by side
+PROGRAMS = 8  # generated programs that run concurrently
 
 
 class Watcher(Protocol):
-    """Shows what a run does."""
+    """Shows the progress of a run."""
 
     def planned(self, total: int, done: int, folder: Path, warnings: Sequence[str]) -> None:
-        """The run has `total` samples, `done` of them from before."""
+        """The run has `total` samples, of which `done` are already finished."""
         ...
 
     def started(self, label: str) -> None:
@@ -51,7 +51,7 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a run is, how many of its samples failed, and the traceback of the first bug among them."""
+    """The folder of a run, its numbers of failed and of all samples, and the traceback of the first bug."""
 
     folder: Path
     failed: int
@@ -60,7 +60,7 @@ class Outcome:
 
 
 def run(config: RunConfig, watcher: Watcher, command: str, clock: Clock = time.perf_counter) -> Outcome:
-    """Run or resume `config`; raises `UserError` before anything is written when it cannot be run."""
+    """Run or resume `config`; raises `UserError` before anything is written if it cannot run."""
     with closing(make(config, command)) as plan:
         return carry_out(plan, watcher, clock)
 
@@ -100,7 +100,7 @@ def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner") -> 
 
 
 class Runner:
-    """Decodes cells with the plan's backend, and scores them."""
+    """Decodes cells with the plan's backend and scores their answers."""
 
     def __init__(self, plan: Plan, clock: Clock, tolerant: bool = False) -> None:
         self.plan, self.clock, self.began = plan, clock, clock()
@@ -138,41 +138,41 @@ class Runner:
             started = done.start - self.began + sent
             return self._record(cell, example, result, {"started": started, "seconds": seconds, **done.measured})
 
-        kept = [each for each in zip(examples, done.results, done.sent, strict=True)
-                if not isinstance(each[1], BackendLost)]
+        answered = [sample for sample in zip(examples, done.results, done.sent, strict=True)
+                    if not isinstance(sample[1], BackendLost)]
         with ThreadPoolExecutor(PROGRAMS if cell.task.executes_code else 1) as pool:
-            records = list(pool.map(lambda each: record(*each), kept))
-        for each in records:
-            self.failures.note(*each)
-        return [each for each, _ in records]
+            records = list(pool.map(lambda sample: record(*sample), answered))
+        for recorded, error in records:
+            self.failures.note(recorded, error)
+        return [recorded for recorded, _ in records]
 
     def _prepare(self, task: Task) -> None:
-        """Let the backend prepare for the prompts of a task."""
+        """Make the backend prepare for the prompts of a task."""
         self.prepared = task
         prompts, config = list[list[int]](), self.plan.config
-        for example in next(examples for each, examples in self.plan.tasks if each is task):
-            with suppress(Exception):  # what fails here fails again where it is recorded
+        for example in next(examples for known, examples in self.plan.tasks if known is task):
+            with suppress(Exception):  # an error is raised again and recorded when the sample is decoded
                 prompts.append(encode(self.plan.target, task.prompt(example, [])))
         self.plan.backend.prepare(prompts, config.max_new_tokens or task.max_new_tokens, config.concurrency,
                                   config.share_prefix)
 
     def _turns(self, cell: Cell, example: Example) -> Generator[TurnRequest, Generated, list[Turn]]:
-        """The conversation of one sample: a request for each turn, made of the answers before it."""
+        """Run the conversation of one sample: yield a request for each turn, built from the answers before it."""
         config, target, turns = self.plan.config, self.plan.target, list[Turn]()
         longest = self.plan.backend.max_len(cell.at(example))
         while len(turns) < len(example.turns):
             prepared = prepare(config, target, longest, cell.task, example, [turn.text for turn in turns])
-            own, common = (PhiloxStream(config.seed, cell.task.spec(), example.id, which, cell.repeat, len(turns))
-                           for which in (cell.sample, "all"))
+            own, common = (PhiloxStream(config.seed, cell.task.spec(), example.id, stream, cell.repeat, len(turns))
+                           for stream in (cell.sample, "all"))
             request = Request(prepared.prompt, prepared.max_tokens, own, target.eos, cell.sample,
-                              prepared.rule.stopped, prepared.words, common)
+                              prepared.rule.stopped, prepared.text, common)
             generated = yield TurnRequest(request, prepared.rule, own.number)
             turns.append(prepared.turn(generated))
         return turns
 
     def _record(self, cell: Cell, example: Example, result: list[Turn] | Exception, measured: dict[str, Any]
                 ) -> tuple[Record, Exception | None]:
-        """The record of a sample with its scores, and what went wrong with it."""
+        """Return the record of a sample with its scores, and the error if it failed."""
         fields: dict[str, Any] = {
             "task": cell.task.spec(), "example": example.id, "strategy": cell.strategy.spec(), "sample": cell.sample,
             "repeat": cell.repeat, "block": cell.block, "order": cell.order, "category": example.category,
@@ -181,7 +181,7 @@ class Runner:
             return Record(**fields, status="failed", error=error_text(result)), result
         try:
             scores = {} if self.unscored[cell.task.spec()] else cell.task.score(example, [t.text for t in result])
-        except Exception as error:  # scoring runs foreign code: what it raises belongs to the sample
+        except Exception as error:  # scoring runs foreign code: its errors belong to the sample
             return Record(**fields, status="failed", error=error_text(error)), error
         return Record(**fields, turns=result, scores=scores), None
 
@@ -197,6 +197,6 @@ def _left(cell: Cell, done: set[tuple[str, str, str, int, int]]) -> list[Example
 
 
 def folder(manifest: Manifest, model: str) -> Path:
-    """`runs/MODEL-HASH`: the same command finds the same folder again."""
+    """Return `runs/MODEL-HASH`, the same folder for the same command."""
     digest = hashlib.sha256(json.dumps(manifest.identity(), sort_keys=True).encode()).hexdigest()
     return Path("runs") / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', model).strip('-')}-{digest[:8]}"

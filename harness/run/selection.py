@@ -1,4 +1,4 @@
-"""What a run runs: its strategies, tasks and examples, and why a strategy cannot run."""
+"""Selects the strategies, tasks and examples of a run, and finds the strategies that cannot run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from harness.store.config import RunConfig
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A task with its examples, and where their rows came from."""
+class ChosenTask:
+    """A task with its examples and their data source."""
 
     task: Task
     examples: tuple[Example, ...]
@@ -24,28 +24,28 @@ class Chosen:
 
 
 def choose_strategies(config: RunConfig) -> list[Strategy]:
-    """The strategies of the run, the baseline first and always among them."""
+    """Return the strategies of the run, with the baseline always first."""
     named = [STRATEGIES.build(spec) for spec in config.strategies or sorted(STRATEGIES.built_in())]
     return unique([STRATEGIES.build(config.baseline), *named])
 
 
-def choose_tasks(config: RunConfig) -> list[Chosen]:
-    """The tasks of the run with all their examples; raises `UserError` for a task without examples."""
+def choose_tasks(config: RunConfig) -> list[ChosenTask]:
+    """Return the tasks of the run with all their examples; raises `UserError` for a task without examples."""
     default = [name for name in sorted(TASKS.built_in()) if name.startswith("nano_")]
     chosen = []
     for task in unique([TASKS.build(spec) for spec in config.tasks or default]):
-        data = DataSource(config.data)  # one each: it notes where the rows came from
+        data = DataSource(config.data)  # one per task, because it records the origin of rows
         examples = task.examples(data)
         if not examples:
             raise UserError(f"The task '{task.name}' has no examples.")
         if len({example.id for example in examples}) != len(examples):
             raise UserError(f"The task '{task.name}' has two examples of the same id.")
-        chosen.append(Chosen(task, tuple(examples), data))
+        chosen.append(ChosenTask(task, tuple(examples), data))
     return chosen
 
 
-def first_examples(chosen: Chosen, target: Model, limit: int | None) -> Chosen:
-    """The first `limit` examples as the model gets them; those that are left out are counted in a warning."""
+def first_examples(chosen: ChosenTask, target: Model, limit: int | None) -> ChosenTask:
+    """Return the first `limit` examples after `task.cut`; a warning counts those that are too short."""
     task, kept, seen = chosen.task, list[Example](), 0
     for example in chosen.examples:
         if len(kept) == limit:
@@ -54,14 +54,14 @@ def first_examples(chosen: Chosen, target: Model, limit: int | None) -> Chosen:
         if (cut := task.cut(example, target.tokenizer)) is not None:
             kept.append(cut)
     if not kept:
-        raise UserError(f"No example of {task.spec()} is long enough; ask for fewer tokens of each.")
+        raise UserError(f"No example of {task.spec()} is long enough; lower the number of tokens that it needs.")
     if len(kept) < seen:
         chosen.data.warnings.append(f"{task.name}: {seen - len(kept)} of {seen} examples are too short and left out.")
-    return Chosen(task, tuple(kept), chosen.data)
+    return ChosenTask(task, tuple(kept), chosen.data)
 
 
 def unsupported(strategy: Strategy, config: RunConfig, draft: Model | None, backend: Backend) -> str | None:
-    """Why a strategy cannot run, None when it can; a backend that can run nothing raises `UserError`."""
+    """Return why a strategy cannot run, or None if it can; raises `UserError` if the backend can run nothing."""
     limit = strategy.most_samples()
     if limit is not None and config.samples > limit:
         return f"gives at most {limit} samples a prompt"
@@ -71,7 +71,7 @@ def unsupported(strategy: Strategy, config: RunConfig, draft: Model | None, back
 
 
 def unsupported_setting(strategy: Strategy, config: RunConfig, draft: Model | None, backend: Backend) -> str | None:
-    """Why a setting of a strategy cannot run, with values that the models refuse among the reasons."""
+    """Return why a setting of a strategy cannot run, also if the models refuse a value; None if it can."""
     try:
         return unsupported(strategy, config, draft, backend)
     except UserError as error:
@@ -79,5 +79,5 @@ def unsupported_setting(strategy: Strategy, config: RunConfig, draft: Model | No
 
 
 def unique(plugins: Sequence[Any]) -> list[Any]:
-    """The plugins without those of the same spec."""
+    """Return the plugins without duplicates of a spec."""
     return list({plugin.spec(): plugin for plugin in plugins}.values())

@@ -40,7 +40,7 @@ def tasks_to_score(plan: Plan) -> list[Task]:
     The list is empty if the model's weights are not loaded.
     """
     config = plan.config
-    return [task for task, _ in plan.tasks if plan.target.here and
+    return [task for task, _ in plan.tasks if plan.target.has_weights and
             (task.open_ended or config.samples > 1 if config.texts is None else config.texts)]
 
 
@@ -70,7 +70,7 @@ def compute(plan: Plan, records: Iterable[Record]) -> TextMetrics:
     scored = [[fitted(scorer, encode(scorer, turn.prompt), _tokens(scorer, turn.text)) for turn in answer.turns]
               for answer in answers]
     flat, other = [text for turns in evaluated for text in turns], [text for turns in scored for text in turns]
-    by_model = score_answers(plan.target, flat + other if own else flat)  # most are equal, and are scored once
+    by_model = score_answers(plan.target, flat + other if own else flat)  # equal texts are scored once
     by_scorer = by_model if own else score_answers(scorer, other)
     scores = [_score(answer, [by_model[text] for text in one], [by_scorer[text] for text in other])
               for answer, one, other in zip(answers, evaluated, scored, strict=True)]
@@ -142,7 +142,7 @@ def _likeness(scores: Sequence[TextScore], features: Sequence[np.ndarray]) -> It
     for score, feature in zip(scores, features, strict=True):
         if not (score.sample or score.repeat):
             groups.setdefault((score.task, score.strategy), []).append(feature)
-    known: dict[tuple[str, bytes], list[float]] = {}  # lossless strategies write the same texts
+    known: dict[tuple[str, bytes], list[float]] = {}  # lossless strategies give the same texts
     for (task, strategy), answers in groups.items():
         references = groups.get((task, ""), [])
         if strategy and references:

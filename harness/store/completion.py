@@ -1,4 +1,4 @@
-"""A completion as servers that speak OpenAI's protocol send it, vLLM's own fields included."""
+"""The fields of a completion from an OpenAI-compatible server, with those that vLLM adds."""
 
 from harness.store.foreign import Count, Row, Seconds, equally_long
 from harness.store.schema import Stop
@@ -14,7 +14,7 @@ class Drafts(Row):
     per_step_drafted: list[Count] | None = None
 
     def by_step(self, where: str) -> tuple[list[int], list[int]]:
-        """What each step accepted and drafted; raises `UserError` when the lists do not go together."""
+        """Return the accepted and drafted tokens of each step; raises `UserError` when the lists differ in length."""
         if self.per_step_accepted is None:
             accepted = expanded(self.acceptance_histogram)
             return accepted, spread(self.num_draft_tokens, len(accepted))
@@ -32,7 +32,7 @@ class Metrics(Row):
 
 
 class Details(Row):
-    """What `usage` says of a prompt, from a server with `--enable-prompt-tokens-details`."""
+    """`prompt_tokens_details` of `usage`, from a server with `--enable-prompt-tokens-details`."""
 
     cached_tokens: Count | None = None
 
@@ -63,6 +63,6 @@ class Choice(Row):
 
 
 def stop_of(choice: Choice) -> Stop:
-    """A stop without a reason is the EOS token; a number is another stop token, a text a stop string."""
+    """Return why a choice ended; a stop without a `stop_reason` is the EOS token."""
     known: dict[str | None, Stop] = {"length": "length", "stop": "stop" if choice.stop_reason else "eos"}
     return known.get(choice.finish_reason, "unknown")

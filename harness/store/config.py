@@ -33,7 +33,7 @@ Places = Annotated[tuple[Place, ...], BeforeValidator(_listed)]
 
 
 class Rejected(UserError):
-    """A setting has a value that it cannot have; `field` is its name in `RunConfig`."""
+    """A setting of `RunConfig`, named by `field`, has an invalid value."""
 
     def __init__(self, field: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -44,16 +44,16 @@ class Rejected(UserError):
 class RunConfig:
     """A run's settings; empty `strategies` and `tasks` mean the defaults of `harness.run.selection`.
 
-    `limit` caps the examples of a task, `samples` asks for several continuations of each prompt, and `repeats` runs
-    everything again. `concurrency` is the batch size: the sequences decoded in one batch (continuous batching).
+    `limit` caps the examples of a task, `samples` is the number of answers to each prompt, and `repeats` runs
+    everything several times. `concurrency` is the batch size: the sequences decoded in one batch (continuous batching).
     `draft` and `device` are chosen when None or "auto"; `dtype` None is float32 on a CPU and bfloat16 on a GPU.
-    `share_prefix` reads the common start of a task's prompts only once, `cache_gb` limits the KV cache (half of the
-    free memory when None), `compile` runs the forward pass through `torch.compile`. `engine` holds options of
+    `share_prefix` prefills the common prefix of a task's prompts only once, `cache_gb` limits the KV cache (half of
+    the free memory when None), `compile` runs the forward pass through `torch.compile`. `engine` holds options of
     another backend's engine, each as NAME=VALUE. `base_url` is the address of a server, and `key_variable` the
-    environment variable that holds its key. With `request_rate` requests are sent to it at random times, so many a
-    second on average, however many are under way. `texts` asks for the metrics of texts, in every task or in none;
-    when None, in open-ended tasks and where there are several samples. `scorer` is the model that computes them,
-    the evaluated one when None. Raises `UserError` for a value that cannot be.
+    environment variable that holds its key. With `request_rate`, requests are sent to it at random times, at this
+    average rate per second, without waiting for answers. `texts` computes text metrics in all tasks or in none; when
+    None, in open-ended tasks or with several samples. `scorer` is the model that computes them, the evaluated one
+    when None. Raises `UserError` for an invalid value.
     """
 
     model: str = "nano"
@@ -104,13 +104,13 @@ class RunConfig:
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        """Refuse options of a backend that is not the chosen one, and a rate beside a batch size."""
+        """Reject options of another backend, and a request rate together with a batch size."""
         for key in ("base_url", "key_variable", "request_rate"):
             if self.backend != "openai" and getattr(self, key) is not None:
                 raise Rejected(key, f"{option(key)} is for a server: give --backend openai, or leave it out.")
         if self.request_rate is not None and self.concurrency > 1:
-            raise Rejected("request_rate", "--request-rate sends a request when it arrives, however many are under "
-                                           "way: leave --concurrency out.")
+            raise Rejected("request_rate", "--request-rate sends each request when it arrives, so it limits no batch: "
+                                           "leave --concurrency out.")
         if self.backend == "transformers" and self.engine:
             raise Rejected("engine", "--engine is for another backend's engine; name one with --backend, or leave it "
                                      "out.")
@@ -118,12 +118,12 @@ class RunConfig:
 
     @property
     def batch_size(self) -> int | None:
-        """The sequences decoded in one batch; None when requests are sent as they arrive."""
+        """The number of sequences decoded in one batch; None when requests are sent as they arrive."""
         return self.concurrency if self.request_rate is None else None
 
     @classmethod
     def from_toml(cls, path: Path, **overrides: Any) -> Self:
-        """Read settings from a file, `overrides` first; raises `UserError` on an unknown key or a wrong value."""
+        """Read settings from a file; `overrides` come first. Raises `UserError` on an unknown key or wrong value."""
         try:
             loaded = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -146,12 +146,12 @@ class RunConfig:
 
 
 def option(field: str) -> str:
-    """The command-line option of a setting: `max_new_tokens` → `--max-new-tokens`."""
+    """Return the command-line option of a setting: `max_new_tokens` → `--max-new-tokens`."""
     return f"--{field.replace('_', '-')}"
 
 
 def _rejected(errors: ValidationError) -> Rejected:
-    """The first error as a sentence that names the option."""
+    """Return the first error as a sentence that names the option."""
     error = errors.errors()[0]
     name, *inner = map(str, error["loc"])
     limits = error.get("ctx", {})

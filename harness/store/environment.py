@@ -1,4 +1,4 @@
-"""What a run was made on: versions and hardware, as recorded in its manifest."""
+"""The environment of a run, as recorded in its manifest: versions and hardware."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ PACKAGES = ("decodebench", "torch", "transformers", "tokenizers", "numpy", "eval
 
 
 def environment(device: str, threads: int) -> dict[str, Any]:
-    """Versions, hardware and the commit of the harness; `threads` is what torch was given."""
+    """Return versions, hardware and the commit of the harness; `threads` is the number of torch's threads."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -24,7 +24,7 @@ def environment(device: str, threads: int) -> dict[str, Any]:
 
 
 def version_of(name: str) -> str | None:
-    """The installed version of a package, or None."""
+    """Return the installed version of a package, or None."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Files that are replaced in one move, and the sentence for a user when the disk takes no more."""
+"""Atomic replacement of files, and the error for files that cannot be written."""
 
 import errno
 import os
@@ -10,9 +10,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def replace_file(path: Path, content: str | bytes) -> Path:
-    """Write a temporary file beside `path` and rename it, so that nobody sees half a file; returns `path`.
+    """Replace a file atomically, by renaming a temporary file in its folder; returns `path`.
 
-    Makes missing folders. Raises `UserError` when the disk is full or the folder cannot be written.
+    Creates missing folders. Raises `UserError` when the disk is full or the folder cannot be written.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -29,6 +29,7 @@ def replace_file(path: Path, content: str | bytes) -> Path:
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:
-    """The error for a user whose file cannot be written: the path, the reason, and what to do."""
+    """Return the `UserError` for a file that cannot be written, with the reason and what to do."""
     remedy = "free some space on that disk" if error.errno in FULL else "make its folder writable or choose another one"
-    return UserError(f"{path} cannot be written ({error.strerror or error}): {remedy}, and the same command goes on.")
+    return UserError(f"{path} cannot be written ({error.strerror or error}): {remedy}, then resume with the same "
+                     "command.")

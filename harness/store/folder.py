@@ -1,4 +1,4 @@
-"""The folder of a run: a manifest written before the first token, and records that are only ever appended."""
+"""The folder of a run: a manifest written before the first record, and records that are only appended."""
 
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,22 +17,22 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Store:
-    """The folder of one run: `manifest.json`, `records/0000.jsonl`, and what is derived from them."""
+    """The folder of one run: `manifest.json`, `records/0000.jsonl`, and files derived from them."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
 
     @property
     def path(self) -> Path:
-        """The file that this process appends to."""
+        """The file to which this process appends."""
         return self.folder / "records" / "0000.jsonl"
 
     @classmethod
     @contextmanager
     def begin(cls, folder: Path, manifest: Manifest) -> Iterator["Store"]:
-        """Start a run in `folder`, or resume the same one, and hold its lock until the block ends.
+        """Start or resume a run in `folder`, and hold its lock until the block ends.
 
-        Raises `UserError` when the folder holds something else or cannot be written, or another process holds its lock.
+        Raises `UserError` when the folder has other contents, cannot be written, or is locked by another process.
         """
         if folder.exists() and not _may_hold_run(folder):
             raise UserError(f"{folder} exists and is not a run of decodebench; choose another folder with -o.")
@@ -54,7 +54,7 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path) -> "Store":
-        """Read an existing run; raises `UserError` when `folder` holds none."""
+        """Open an existing run; raises `UserError` when `folder` has none."""
         path = folder / "manifest.json"
         if not path.is_file():
             raise UserError(f"{folder} holds no run: {path.name} is missing; give a folder that `run -o` wrote.")
@@ -64,22 +64,22 @@ class Store:
             raise UserError(f"{path} was not written by this version of decodebench: {first(error)}.") from None
 
     def append(self, record: Record) -> None:
-        """Write one record as one line and hand it to the operating system before returning."""
+        """Append one record as one line, and sync it to disk before returning."""
         append(self.path, [record])
 
     def records(self, wanted: Container[int] | None = None) -> Iterator[Record]:
-        """Every finished record, one at a time; a torn last line is skipped, any other bad line raises `UserError`.
+        """Yield the records in order; an incomplete last line is skipped, any other bad line raises `UserError`.
 
-        With `wanted` only those whose number, counted from 0, is in it; the others are not parsed.
+        `wanted` selects records by their numbers from 0; the others are not parsed.
         """
         return self.parts_of_records(Record, wanted)
 
     def parts_of_records(self, kind: type[M], wanted: Container[int] | None = None) -> Iterator[M]:
-        """The fields of every record that `kind` has, as `records` gives whole ones; the fewer fields, the faster."""
+        """Yield the records as `records` does, parsed as `kind` with only its fields, which is faster."""
         number = -1
         for path in sorted((self.folder / "records").glob("*.jsonl")):
             with path.open("rb") as file:
-                for place, line in enumerate(file, start=1):
+                for line_number, line in enumerate(file, start=1):
                     if not line.endswith(b"\n"):
                         break
                     number += 1
@@ -88,10 +88,10 @@ class Store:
                     try:
                         yield kind.model_validate_json(line)
                     except ValidationError as error:
-                        raise UserError(f"{path}, line {place}: not a record ({first(error)}).") from None
+                        raise UserError(f"{path}, line {line_number}: not a record ({first(error)}).") from None
 
     def finished(self) -> tuple[set[Key], int]:
-        """The keys of the finished samples, and how many of them failed."""
+        """Return the keys of the finished samples, and the number of failed ones."""
         keys, failed, names = set[Key](), 0, dict[str, str]()
         for sample in self.parts_of_records(Sample):
             keys.add(shared_key(sample.key, names))
@@ -99,29 +99,29 @@ class Store:
         return keys, failed
 
     def write_divergences(self, divergences: Iterable[Divergence]) -> None:
-        """Write down, in place of what was known before, where answers part from the baseline's."""
+        """Write the divergences of answers from the baseline's, in place of earlier ones."""
         replace_file(self.folder / "divergences.jsonl", "".join(d.model_dump_json() + "\n" for d in divergences))
 
     @property
     def has_divergences(self) -> bool:
-        """Whether the divergences were written down."""
+        """Whether the divergences have been written."""
         return (self.folder / "divergences.jsonl").exists()
 
     def divergences(self) -> list[Divergence]:
-        """Where answers that should equal the baseline's part from them; empty when that was never looked at."""
+        """Return the divergences of answers from the baseline's; empty if they have not been written."""
         path = self.folder / "divergences.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         try:
             return [Divergence.model_validate_json(line) for line in lines]
         except ValidationError as error:
-            raise UserError(f"{path}: not a list of divergences ({first(error)}); run again to mend it.") from None
+            raise UserError(f"{path}: not a list of divergences ({first(error)}); run again to rewrite it.") from None
 
     def write_text_metrics(self, texts: TextMetrics) -> None:
-        """Write down, in place of what was known before, what models make of the texts."""
+        """Write the text metrics of the run, in place of earlier ones."""
         replace_file(self.folder / "texts.json", texts.model_dump_json() + "\n")
 
     def text_metrics(self) -> TextMetrics | None:
-        """What models make of the texts, None when that was never asked for."""
+        """Return the text metrics of the run, None if they have not been computed."""
         path = self.folder / "texts.json"
         try:
             return TextMetrics.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
@@ -129,11 +129,11 @@ class Store:
             raise UserError(f"{path}: not metrics of texts ({first(error)}); remove it and run again.") from None
 
     def write_limits(self, limits: Limits) -> None:
-        """Write down, in place of what was known before, what the machine of the run can do."""
+        """Write the measured limits of the run's machine, in place of earlier ones."""
         replace_file(self.folder / "limits.json", limits.model_dump_json(indent=1) + "\n")
 
     def limits(self) -> Limits | None:
-        """What the machine of the run can do, None when that was never measured."""
+        """Return the measured limits of the run's machine, None if they have not been measured."""
         path = self.folder / "limits.json"
         try:
             return Limits.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
@@ -142,7 +142,7 @@ class Store:
 
 
 def _may_hold_run(folder: Path) -> bool:
-    """Whether a run can begin or go on in a folder that exists: there is nothing else in it."""
+    """Return whether an existing folder is a run, or empty except for lock and temporary files."""
     if not folder.is_dir():
         return False
     names = [path.name for path in folder.iterdir()]
@@ -150,7 +150,7 @@ def _may_hold_run(folder: Path) -> bool:
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """The first place where two identities differ, in words, or an empty string; None is as good as missing."""
+    """Return the key of the first difference between two identities, or an empty string; None equals missing."""
     for key in old:
         if isinstance(old[key], dict) and isinstance(new[key], dict):
             if inner := [k for k in old[key] | new[key] if old[key].get(k) != new[key].get(k)]:

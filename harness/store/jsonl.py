@@ -1,4 +1,4 @@
-"""Files of JSON lines that are only ever appended to, and survive being killed in the middle of a line."""
+"""Append-only files of JSON lines, which stay readable when a process is killed in the middle of a line."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -15,9 +15,9 @@ BLOCK = 1 << 16  # bytes
 
 
 def append(path: Path, rows: Iterable[BaseModel]) -> None:
-    """Write each row as one line and hand all of them to the disk before returning.
+    """Append each row as one line, and sync them to disk before returning.
 
-    Raises `UserError` when they cannot be written, and then leaves the file as it was.
+    Raises `UserError` when they cannot be written; the file is then unchanged.
     """
     data = memoryview("".join(row.model_dump_json() + "\n" for row in rows).encode())
     try:
@@ -35,25 +35,25 @@ def append(path: Path, rows: Iterable[BaseModel]) -> None:
 
 
 def read(path: Path, kind: type[M], what: str) -> Iterator[M]:
-    """Every row of a file, none when there is no file; a torn last line is skipped, any other raises `UserError`."""
+    """Yield the rows of a file, if it exists; skip an incomplete last line, raise `UserError` for other bad ones."""
     if not path.exists():
         return
     with path.open("rb") as file:
-        for place, line in enumerate(file, start=1):
+        for line_number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return
             try:
                 yield kind.model_validate_json(line)
             except ValidationError as error:
-                raise UserError(f"{path}, line {place}: not {what} ({first(error)}).") from None
+                raise UserError(f"{path}, line {line_number}: not {what} ({first(error)}).") from None
 
 
 def mend(path: Path) -> None:
-    """Cut a torn last line off, so that the next row starts on a line of its own; raises `UserError` if it cannot."""
+    """Cut off an incomplete last line, so that the next row starts a new line; raises `UserError` if that fails."""
     try:
         with path.open("rb") as file:
             size = end = file.seek(0, os.SEEK_END)
-            while end:  # from the end: a file may be larger than the memory
+            while end:  # backwards in blocks: a file may be larger than the memory
                 start = max(0, end - BLOCK)
                 file.seek(start)
                 if (newline := file.read(end - start).rfind(b"\n")) >= 0:
@@ -69,6 +69,6 @@ def mend(path: Path) -> None:
 
 
 def first(error: ValidationError) -> str:
-    """The first thing that is wrong, and where."""
-    where = error.errors()[0]
-    return f"{'.'.join(map(str, where['loc'])) or 'line'}: {where['msg']}"
+    """Return the first error as `field: message`."""
+    details = error.errors()[0]
+    return f"{'.'.join(map(str, details['loc'])) or 'line'}: {details['msg']}"

@@ -15,14 +15,14 @@ from filelock import FileLock, Timeout
 from harness.errors import UserError
 from harness.store.files import cannot_write, replace_file
 
-LOCK, HOLDER = "run.lock", "run.lock.json"  # the locked file, and who locked it
+LOCK, HOLDER = "run.lock", "run.lock.json"  # the locked file, and the process that locked it
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run folder; raises `UserError` that names the process that holds it already.
+    """Hold the lock of a run folder; raises `UserError` naming the process that already holds it.
 
-    It is a lock of the operating system, which drops it when the process ends in any way.
+    The operating system releases the lock when the process ends, however it ends.
     """
     lock = FileLock(folder / LOCK)
     try:
@@ -43,8 +43,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _holder(folder: Path) -> str:
-    """The process that holds the lock, in words."""
-    for _ in range(20):  # it writes its name just after it has taken the lock
+    """Return a description of the process that holds the lock."""
+    for _ in range(20):  # the process writes its name just after taking the lock
         try:
             holder = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
             return f"process {holder['pid']} on {holder['host']} since {holder['since']}"

@@ -1,4 +1,4 @@
-"""What a run is on disk: the manifest, the records of its samples, and what is found out about them later."""
+"""The format of a run on disk: the manifest, the records of samples, and results derived from them later."""
 
 from typing import Any, Literal
 
@@ -10,24 +10,24 @@ Key = tuple[str, str, str, int, int]  # task, example, strategy, sample, repeat
 
 
 def shared_key(key: Key, names: dict[str, str]) -> Key:
-    """The same key with equal names as one object, taken from `names`, so that many keys fit in memory."""
+    """Return the key with its names interned in `names`, so that many keys fit in memory."""
     task, example, strategy = (names.setdefault(name, name) for name in key[:3])
     return (task, example, strategy, key[3], key[4])
 
 
 class Stored(BaseModel):
-    """Base of everything written to disk: unknown fields are errors, and NaN is kept as the text that JSON can hold."""
+    """Base of everything written to disk: unknown fields are errors, and NaN is written as a JSON string."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class Steps(Stored):
-    """What happened at each step of one turn, as parallel lists with one entry a step.
+    """The steps of one turn, as parallel lists with one entry per step.
 
-    `tokens` counts the tokens kept of the step; `seconds` is its wall time. `forwards` and `positions` count the
-    target's forward passes and the tokens they read, `draft_*` the draft model's. `drafted` and `accepted` count the
-    nodes of candidate trees that the target read and kept. Step 0 reads the prompt. What another tool did not note of
-    an imported run is an empty list, or NaN seconds.
+    `tokens` counts the committed tokens of the step; `seconds` is its wall time. `forwards` and `positions` count the
+    target's forward passes and the tokens in them, `draft_*` those of the draft model. `drafted` and `accepted` count
+    the tree nodes that the target verified and accepted. Step 0 is the prefill. Values that an imported run does not
+    have are empty lists, or NaN seconds.
     """
 
     tokens: list[int] = Field(default_factory=list)
@@ -41,11 +41,11 @@ class Steps(Stored):
 
 
 class Turn(Stored):
-    """One answer: `text` is what is scored (cut at the stop string), `raw` what was generated before the cut.
+    """One answer: `text` is scored and ends before the stop string, `raw` is the whole generated text.
 
-    Of an imported answer `tokens` and `steps` may be unknown (empty), as may be its `prompt` and why it stopped.
-    `prompt_cut` counts the tokens that the prompt lost at its start because the model reads no longer one;
-    `prompt_shared` those that were not read but copied, because all prompts of the task begin with them.
+    In an imported answer `tokens`, `steps`, `prompt` and the reason of its end may be unknown (empty). `prompt_cut`
+    counts the tokens cut from the start of a prompt that exceeded the context; `prompt_shared` the prompt tokens that
+    were copied from the common prefix of the task's prompts instead of computed.
     """
 
     prompt: str
@@ -60,15 +60,14 @@ class Turn(Stored):
 
 
 class Record(Stored):
-    """One finished sample, or the error that ended it (`status` failed: no turns that count, no scores).
+    """One finished sample, or a failed one, which has an error and neither turns nor scores.
 
-    `block` and `order` say where in the interleaved plan it ran; `started` is seconds since this process began to run.
-    `seconds` is the wall time of its steps; samples decoded together share the wall time of all equally.
-    `batch` is how many texts a forward of the model read on average while this one was decoded, `padding` the share
-    of the places in those forwards that held no token. `peak_bytes` is the most memory held meanwhile: torch's on a
-    GPU, else the process's, with what it had taken before; None where that is not known. `temperature` is the one
-    that the task set and the strategy obeyed. `counted` is what the own counters of a server counted meanwhile, whoever
-    asked it, shared in the same way.
+    `block` and `order` are its position in the interleaved plan; `started` is in seconds since the process began the
+    run. `seconds` is the wall time of its steps; samples decoded together share their wall time equally. `batch` is the
+    mean number of sequences per forward pass while it was decoded, `padding` the share of padded positions in these
+    forwards. `peak_bytes` is the peak memory meanwhile, torch's on a GPU, else the whole process's; None if unknown.
+    `temperature` is set if the strategy used the task's temperature. `counted` is the increase of the server's own
+    counters meanwhile, by all its clients, shared like the wall time.
     """
 
     task: str
@@ -93,12 +92,12 @@ class Record(Stored):
 
     @property
     def key(self) -> Key:
-        """What makes the sample unique in a run."""
+        """The fields that identify the sample in a run."""
         return (self.task, self.example, self.strategy, self.sample, self.repeat)
 
 
 class Sample(BaseModel):
-    """What of a record says which sample it is, and whether it succeeded; the rest of the line is not kept."""
+    """The fields of a record that identify its sample, and its status."""
 
     task: str
     example: str
@@ -114,9 +113,9 @@ class Sample(BaseModel):
 
 
 class Divergence(Stored):
-    """An answer that should equal the baseline's: the `turn` and token (`at`) where they part.
+    """An answer that should equal the baseline's, and the `turn` and index (`at`) of the first token that differs.
 
-    `margin` is the distance of the two tokens' logits there, None when one of the answers had ended.
+    `margin` is the difference of the two tokens' logits, None if one of the answers has ended there.
     """
 
     task: str
@@ -130,13 +129,13 @@ class Divergence(Stored):
 
 
 class TextScore(Stored):
-    """What models make of one answer, or of the reference of an example (`strategy` is empty and `text` the reference).
+    """The text metrics of one answer, or of an example's reference (`text`), for which `strategy` is empty.
 
-    `tokens` and `logp` (nats) are those of the answer under the evaluated model, `greedy` the share of its tokens that
-    were the likeliest, `entropy` (nats) the mean uncertainty before a token, `uneven` the variance of -log p, `rep` how
-    often the model would have said again what it had said (rep/l). `scorer_*` are of its text under the scoring model,
-    `cosine` the likeness of its mean hidden states in prompt and answer. `answer` stands for what the task
-    reads off it (equal answers have equal ones), None when that is nothing.
+    The evaluated model computes `tokens`, `logp` (nats), `greedy`, the share of tokens that are the likeliest,
+    `entropy` (nats), the mean entropy before a token, `uneven`, the variance of -log p, and `rep`, the share of
+    positions whose likeliest token is a recent one (rep/l). The scoring model computes `scorer_*` of the text, and
+    `cosine`, the cosine similarity of the mean hidden states of prompt and answer. `answer` is a hash of the answer
+    that the task extracts, None if it extracts none.
     """
 
     task: str
@@ -158,12 +157,12 @@ class TextScore(Stored):
 
     @property
     def key(self) -> Key:
-        """The key of the record that it is about."""
+        """The key of the scored record."""
         return (self.task, self.example, self.strategy, self.sample, self.repeat)
 
 
 class MauveScores(Stored):
-    """MAUVE of the answers of a strategy and the references of a task, one score for each start of its k-means."""
+    """MAUVE of a strategy's answers against a task's references, one score per seed of its k-means."""
 
     task: str
     strategy: str
@@ -173,7 +172,7 @@ class MauveScores(Stored):
 
 
 class TextMetrics(Stored):
-    """What was found out about the texts of a run once it was over; `own`: the scorer was the model itself."""
+    """The text metrics of a finished run; `own` means that the evaluated model was the scorer."""
 
     scorer: str
     own: bool
@@ -183,9 +182,9 @@ class TextMetrics(Stored):
 
 
 class ForwardTimes(Stored):
-    """What forwards of one model take: median `seconds` of one in which each text reads so many new `tokens`.
+    """The times of one model's forward passes: median `seconds` for each number of new `tokens` per sequence.
 
-    `weight_bytes` are the weights that each forward reads, `token_bytes` the keys and values of one token.
+    `weight_bytes` are the weights that each forward loads, `token_bytes` the keys and values of one token.
     """
 
     tokens: list[int]
@@ -195,10 +194,10 @@ class ForwardTimes(Stored):
 
 
 class Limits(Stored):
-    """What the machine of a run can do: forwards over `texts` texts of `context` tokens, and copies of the weights.
+    """The limits of a run's machine: times of forwards over `texts` sequences of `context` tokens, and bandwidth.
 
-    `drafting` are the strategies whose drafts come from the draft model. `bytes_per_second` counts what a copy reads
-    and what it writes.
+    `drafting` are the strategies that use the draft model. `bytes_per_second` counts the bytes that a copy reads and
+    those that it writes.
     """
 
     context: int
@@ -211,7 +210,7 @@ class Limits(Stored):
 
 
 class TaskEntry(Stored):
-    """A task of a run: its identity, its data, and how its quality is to be read."""
+    """A task of a run: its identity, its data, and its headline metric."""
 
     spec: str
     version: int
@@ -239,12 +238,12 @@ class StrategyEntry(Stored):
     @field_validator("guarantee", mode="before")
     @classmethod
     def _present_name(cls, guarantee: str) -> str:
-        """`exact-law` is what older runs call `distribution-preserving`."""
+        """Replace `exact-law`, the name in older runs, by `distribution-preserving`."""
         return "distribution-preserving" if guarantee == "exact-law" else guarantee
 
 
 class ModelEntry(Stored):
-    """A model of a run: where it came from and what it is."""
+    """A model of a run: its source and its identity."""
 
     name: str
     architecture: str
@@ -254,7 +253,7 @@ class ModelEntry(Stored):
 
 
 class Manifest(Stored):
-    """Everything needed to know what a run is; `identity` must match for the same folder to be resumed."""
+    """The description of a run; a run is resumed only if its `identity` is unchanged."""
 
     schema_version: int = SCHEMA
     created: str
@@ -269,9 +268,9 @@ class Manifest(Stored):
     warnings: list[str] = Field(default_factory=list)
 
     def identity(self) -> dict[str, Any]:
-        """The part that decides whether two runs are the same one; the hash of the data counts, not its place."""
+        """Return the fields that identify a run; the hash of the data counts, not its location."""
         kept = {"schema_version", "baseline", "config", "strategies", "tasks", "model", "draft"}
-        found = self.model_dump(mode="json", include=kept)
-        for task in found["tasks"]:
+        identity = self.model_dump(mode="json", include=kept)
+        for task in identity["tasks"]:
             del task["data"]
-        return found
+        return identity

@@ -1,4 +1,4 @@
-"""Steps of answers that other software decoded, from what it counts of them."""
+"""Builds the steps of answers that other software decoded, from the counts that it reports."""
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -7,28 +7,28 @@ from harness.store.schema import Steps
 
 
 def spread(total: int, parts: int) -> list[int]:
-    """`total` as evenly over `parts` as whole numbers allow."""
+    """Split `total` into `parts` whole numbers that differ by at most one."""
     return [(i + 1) * total // parts - i * total // parts for i in range(parts)]
 
 
-def fitted(lengths: Sequence[int], most: int) -> list[int]:
-    """The tokens of steps, cut where they are more than `most` together: an answer may end inside a step."""
-    ends = [min(most, end) for end in accumulate(lengths, initial=0)]
+def fitted(lengths: Sequence[int], limit: int) -> list[int]:
+    """Return the tokens of each step, cut to `limit` in total, because an answer may end inside a step."""
+    ends = [min(limit, end) for end in accumulate(lengths, initial=0)]
     return [end - start for start, end in pairwise(ends)]
 
 
 def steps(tokens: Sequence[int], seconds: Sequence[float] = (), **counts: Sequence[int]) -> Steps:
-    """Steps of which only the tokens are sure to be known."""
+    """Return steps from their tokens and, if known, seconds and other counts."""
     return Steps(tokens=list(tokens), seconds=list(seconds) or [float("nan")] * len(tokens),
                  **{name: list(values) for name, values in counts.items()})
 
 
 def verified(tokens: int, accepted: Sequence[int], drafted: Sequence[int] = (),
              times: tuple[float, float] | None = None) -> Steps:
-    """The steps of an answer of `tokens`: the prompt's (one token), each verification's, then those without a draft.
+    """Return the steps of an answer of `tokens`: the prefill, one per verification, then those without drafts.
 
-    A verification emits what it `accepted` and one more. `times` are the seconds of the first step and of all others,
-    which share them equally.
+    The prefill emits one token, a verification one more than it `accepted`. `times` are the seconds of the first step
+    and of all others, which share them equally.
     """
     if not tokens:
         return Steps()
@@ -41,5 +41,5 @@ def verified(tokens: int, accepted: Sequence[int], drafted: Sequence[int] = (),
 
 
 def expanded(histogram: Sequence[int]) -> list[int]:
-    """[39, 1, 0, 3] → 39 steps that accepted 0, one 1, and three 3."""
+    """Expand a histogram of accepted drafts: [39, 1, 0, 3] is 39 steps with 0, one with 1 and three with 3."""
     return [accepted for accepted, count in enumerate(histogram) for _ in range(count)]

@@ -23,7 +23,7 @@ from harness.models.stop_rule import StopRule
 from harness.plugins.registry import STRATEGIES, add_plugin
 from harness.plugins.strategy import Request, Strategy
 from harness.run.cells import Cell
-from harness.run.divergence import margin, parting
+from harness.run.divergence import first_difference, margin
 from harness.run.loading import model_dtype
 from harness.run.plan import COPIED, Plan, in_float32, make
 from harness.run.runner import Runner
@@ -32,7 +32,7 @@ from harness.store.config import RunConfig
 from harness.store.schema import Record, Stored
 from harness.verify.distribution import Distribution, Evidence, uncached_logits
 
-TIE = 1e-3       # float32 rounding may change the order of logits that are no further apart
+TIE = 1e-3       # maximum difference of logits whose order float32 rounding may change
 ALPHA = 1e-3     # probability that a report without errors rejects any distribution
 DISTRIBUTIONS = (Distribution(1.0), Distribution(0.7, 0.9))
 PROMPTS = 3      # prompts to sample after
@@ -126,30 +126,30 @@ class StrategyChecks:
 
 def verify(config: RunConfig, distributions: Sequence[Distribution] | None = None, draws: int = 96,
            note: Callable[[str], None] = lambda text: None) -> Report:
-    """Test every strategy of `config`, or all that have a guarantee if it names none; `note` gets what is running.
+    """Test every strategy of `config`, or all that have a guarantee if it names none; `note` gets each spec.
 
     `distributions` replaces `DISTRIBUTIONS`; `draws` sequences are sampled for each. Raises `UserError`.
     """
-    cases, skipped = _cases(config, distributions)
-    specs = tuple(strategy.spec() for case in cases for strategy in case.variants())
+    checks, skipped = _strategies_to_test(config, distributions)
+    specs = tuple(strategy.spec() for check in checks for strategy in check.variants())
     with closing(make(replace(config, strategies=specs or (config.baseline,)), "decodebench verify")) as plan:
-        return _verified(plan, cases, skipped, draws, note)
+        return _verified(plan, checks, skipped, draws, note)
 
 
-def _verified(plan: Plan, cases: list[StrategyChecks], skipped: dict[str, str], draws: int, note: Callable[[str], None]
-              ) -> Report:
+def _verified(plan: Plan, checks: list[StrategyChecks], skipped: dict[str, str], draws: int,
+              note: Callable[[str], None]) -> Report:
     config, reasons = plan.config, {e.spec: e.unsupported for e in plan.manifest.strategies if e.unsupported}
-    for case in cases:
-        if reason := next((reasons[s.spec()] for s in case.variants() if s.spec() in reasons), None):
-            skipped[case.spec] = reason
-    cases = [case for case in cases if case.spec not in skipped]
+    for check in checks:
+        if reason := next((reasons[s.spec()] for s in check.variants() if s.spec() in reasons), None):
+            skipped[check.spec] = reason
+    checks = [check for check in checks if check.spec not in skipped]
     checker = Checker(plan, precise := in_float32(plan), draws)
     findings = [checker.control()]
-    for case in cases:
-        note(case.spec)
-        if case.exact and case.exact.spec() != config.baseline:
-            findings.append(checker.exact(case.exact))
-        findings += [checker.sampled(strategy, distribution) for strategy, distribution in case.sampled if precise]
+    for check in checks:
+        note(check.spec)
+        if check.exact and check.exact.spec() != config.baseline:
+            findings.append(checker.exact(check.exact))
+        findings += [checker.sampled(strategy, distribution) for strategy, distribution in check.sampled if precise]
     if precise and precise is not plan:
         precise.close()
     return Report(model=plan.target.name, draft=plan.draft.name if plan.draft else None, dtype=model_dtype(config),
@@ -171,28 +171,28 @@ def adjusted(findings: Sequence[StrategyResult]) -> list[StrategyResult]:
     return done
 
 
-def _cases(config: RunConfig, distributions: Sequence[Distribution] | None
+def _strategies_to_test(config: RunConfig, distributions: Sequence[Distribution] | None
            ) -> tuple[list[StrategyChecks], dict[str, str]]:
     """Return the strategies to test, and those that have no guarantee, with the reason."""
     for path in config.plugins:
         add_plugin(path)
     names = [name for name in STRATEGIES.names() if _has_guarantee(config, STRATEGIES.get(name))]
-    cases, skipped = list[StrategyChecks](), dict[str, str]()
+    checks, skipped = list[StrategyChecks](), dict[str, str]()
     for spec in dict.fromkeys(config.strategies or names):
         strategy = STRATEGIES.build(spec)
         if not _has_guarantee(config, strategy):
             skipped[spec] = NO_GUARANTEE
             continue
         wanted = (_own_distribution(strategy) or DISTRIBUTIONS) if distributions is None else distributions
-        wanted = [each if "p" in strategy.knobs() else Distribution(each.temperature) for each in wanted]
-        sampled = {s.spec(): (s, each) for each in wanted if "temperature" in strategy.knobs()
-                   and (s := _with_temperature(strategy, each.temperature, each.p))}
-        cases.append(StrategyChecks(spec, _with_temperature(strategy, 0.0, None), tuple(sampled.values())))
-    return cases, skipped
+        wanted = [one if "p" in strategy.knobs() else Distribution(one.temperature) for one in wanted]
+        sampled = {s.spec(): (s, one) for one in wanted if "temperature" in strategy.knobs()
+                   and (s := _with_temperature(strategy, one.temperature, one.p))}
+        checks.append(StrategyChecks(spec, _with_temperature(strategy, 0.0, None), tuple(sampled.values())))
+    return checks, skipped
 
 
 def _has_guarantee(config: RunConfig, strategy: Strategy | type[Strategy]) -> bool:
-    """Whether the strategy has a guarantee; plain samplers do on another backend, whose sampler is tested."""
+    """Return whether a strategy has a guarantee; plain samplers do on another backend, whose sampler is tested."""
     return strategy.guarantee != "changes-output" or (config.backend != "transformers" and strategy.name in SAMPLERS)
 
 
@@ -239,9 +239,9 @@ class Checker:
         failed = [record for record in [*records, *first] if record.status == "failed"]
         pairs = [(record, self.base[record.key[:2]]) for record in records if record.status == "ok"
                  and self.base[record.key[:2]].status == "ok"]
-        partings = [self._first_difference(mine, other, *place) for mine, other in pairs
-                    if (place := parting(mine, other))]
-        causes = {each.cause for each in partings}
+        partings = [self._first_difference(record, base, *place) for record, base in pairs
+                    if (place := first_difference(record, base))]
+        causes = {parting.cause for parting in partings}
         verdict = ("failed" if failed else "wrong token" if "algorithm" in causes else
                    "keeps state" if again else "same except where it stops" if "stop rule" in causes else
                    "same except ties" if causes else "same tokens")
@@ -263,13 +263,14 @@ class Checker:
     def _first_examples(self, strategy: Strategy) -> list[Record]:
         return list(self._records(strategy, 1, few=1))
 
-    def _first_difference(self, mine: Record, other: Record, turn: int, at: int) -> FirstDifference:
-        gap = _margin(self.plan, *self.examples[mine.key[:2]], mine, other, turn, at)
-        off, a, b = self._logit_gap(mine), mine.turns[turn], other.turns[turn]
+    def _first_difference(self, record: Record, base: Record, turn: int, at: int) -> FirstDifference:
+        gap = _margin(self.plan, *self.examples[record.key[:2]], record, base, turn, at)
+        off, a, b = self._logit_gap(record), record.turns[turn], base.turns[turn]
         ended = at >= min(len(a.tokens), len(b.tokens))
         early = ended and len(a.tokens) < len(b.tokens) and a.stop == "ended"
         cause = "algorithm" if off is not None or early else "stop rule" if ended else "tie"
-        return FirstDifference(task=mine.task, example=mine.example, turn=turn, at=at, margin=gap, off=off, cause=cause)
+        return FirstDifference(task=record.task, example=record.example, turn=turn, at=at, margin=gap, off=off,
+                               cause=cause)
 
     def _logit_gap(self, record: Record) -> float | None:
         """Return the logit gap of the first token that is not the likeliest, None if rounding explains all of them."""
@@ -298,9 +299,9 @@ class Checker:
         for number, prompt in enumerate(self.prompts):
             own = range(number, self.draws, len(self.prompts))
             done = self._draw(strategy, prompt, [PhiloxStream(plan.config.seed, strategy.spec(), i) for i in own])
-            answers = [each for each in done if isinstance(each, Generated)]
+            answers = [answer for answer in done if isinstance(answer, Generated)]
             texts = [answer.tokens for answer in answers if len(answer.tokens) == LENGTH]
-            errors += [_reason(each) for each in done if not isinstance(each, Generated) or len(each.tokens) < LENGTH]
+            errors += [_reason(one) for one in done if not isinstance(one, Generated) or len(one.tokens) < LENGTH]
             steps += [answer.steps.tokens for answer in answers]
             if texts:
                 evidence.add(plan.target.engine, draft, prompt, texts, plan.config.seed)
@@ -311,8 +312,8 @@ class Checker:
             p_value=evidence.p_value() if evidence.tokens else None, impossible=evidence.impossible,
             edge=evidence.edge, failed=len(errors), error=errors[0] if errors else None,
             shares={kind: {name: (float(seen), float(due)) for name, seen, due
-                           in zip(each.names, each.seen, each.expected, strict=True)}
-                    for kind, each in shares.items() if each.expected.any()})
+                           in zip(share.names, share.seen, share.expected, strict=True)}
+                    for kind, share in shares.items() if share.expected.any()})
 
     @torch.inference_mode()
     def _draw(self, strategy: Strategy, prompt: tuple[int, ...], streams: Sequence[PhiloxStream]
@@ -330,7 +331,7 @@ class Checker:
     @torch.inference_mode()
     def _uncertain_prompts(self) -> list[tuple[int, ...]]:
         """Return the prompts with the highest entropy of the next tokens, where a wrong distribution shows best."""
-        plan, found = self.precise, dict[tuple[int, ...], float]()
+        plan, entropies = self.precise, dict[tuple[int, ...], float]()
         longest = min(model.engine.max_len for model in (plan.target, plan.draft) if model) - LENGTH
         for task, examples in plan.tasks:
             for example in examples:
@@ -339,8 +340,8 @@ class Checker:
                 texts = run_batched([plan.target.engine], [partial(_plain_sample, plan, prompt, i) for i in range(8)])
                 rows = torch.cat([uncached_logits(plan.target.engine, [*prompt, *text], LENGTH) for text in texts
                                   if isinstance(text, list)])
-                found[prompt] = -float((rows.softmax(-1) * rows.log_softmax(-1)).sum(-1).mean())
-        return sorted(found, key=lambda prompt: -found[prompt])[:PROMPTS]
+                entropies[prompt] = -float((rows.softmax(-1) * rows.log_softmax(-1)).sum(-1).mean())
+        return sorted(entropies, key=lambda prompt: -entropies[prompt])[:PROMPTS]
 
 
 def _plain_sample(plan: Plan, prompt: tuple[int, ...], number: int) -> list[int]:
@@ -375,9 +376,9 @@ def _changed_field(first: Sequence[Record], then: Sequence[Record], strategy: St
             if one.tokens != two.tokens:
                 return "tokens"
             if not strategy.stateful:
-                mine, other = (turn.steps.model_dump(exclude={"seconds"}) for turn in (one, two))
-                for name in mine:
-                    if mine[name] != other[name]:
+                before, after = (turn.steps.model_dump(exclude={"seconds"}) for turn in (one, two))
+                for name in before:
+                    if before[name] != after[name]:
                         return name
     return None
 
@@ -388,7 +389,7 @@ def _prefix_length(base: Record, parting: FirstDifference) -> int:
 
 
 def _tau(steps: Iterable[Sequence[int]]) -> float | None:
-    after = [count for each in steps for count in each[1:]]
+    after = [count for tokens in steps for count in tokens[1:]]
     return tau_pooled(sum(after), len(after)) if after else None
 
 

@@ -55,8 +55,8 @@ class ScoredTexts(CorpusMetric):
         texts = [fitted(self.model, encode(self.model, prompt),
                         self.model.tokenizer(text, add_special_tokens=False)["input_ids"])
                  for text, prompt in zip(predictions, references, strict=True)]
-        seen = score_answers(self.model, texts)
-        return scorer_figures([(seen[text].logp, len(text[1])) for text in texts])
+        scores = score_answers(self.model, texts)
+        return scorer_figures([(scores[text].logp, len(text[1])) for text in texts])
 
 
 class Mauve(CorpusMetric):
@@ -65,5 +65,5 @@ class Mauve(CorpusMetric):
     columns = {"predictions": VECTOR, "references": VECTOR}  # noqa: RUF012
 
     def _compute(self, predictions: list[list[float]], references: list[list[float]]) -> dict[str, float]:
-        ours, theirs = np.array(references), np.array(predictions)
-        return {"mauve": float(np.mean([mauve(ours, theirs, seed) for seed in SEEDS]))}
+        expected, predicted = np.array(references), np.array(predictions)
+        return {"mauve": float(np.mean([mauve(expected, predicted, seed) for seed in SEEDS]))}

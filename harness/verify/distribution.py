@@ -59,11 +59,11 @@ class Evidence:
     def tests(self) -> dict[str, float]:
         """Return the p-value of every test, by name."""
         u = np.concatenate(self.u) if self.u else np.empty((0, 2))
-        found = {"rank": self.ranks.p_value(), "copied": self.copies.p_value(), "transform": uniform(u[~np.isnan(u)]),
+        tests = {"rank": self.ranks.p_value(), "copied": self.copies.p_value(), "transform": uniform(u[~np.isnan(u)]),
                  "pairs": independent(u)}
         if self.drafts.expected.any():
-            found |= {"draft": self.drafts.p_value(), "overlap": self.overlap.p_value()}
-        return found
+            tests |= {"draft": self.drafts.p_value(), "overlap": self.overlap.p_value()}
+        return tests
 
     def p_value(self) -> float:
         """Return the p-value of all tests together; 0 if a token was impossible."""
@@ -75,10 +75,10 @@ class Evidence:
         length, vocab = len(texts[0]), target.model.config.get_text_config().vocab_size
         rng, size = np.random.default_rng([seed, len(self.u)]), max(1, NUMBERS // (length * vocab))
         for start in range(0, len(texts), size):
-            some = texts[start:start + size]
-            q = self.distribution.probs(_continuation_logits(draft, prompt, some)) if draft else None
-            whole = torch.tensor([[*prompt, *text] for text in some], device=target.device)
-            self._add_batch(_continuation_logits(target, prompt, some), q, whole, seed, rng)
+            batch = texts[start:start + size]
+            q = self.distribution.probs(_continuation_logits(draft, prompt, batch)) if draft else None
+            whole = torch.tensor([[*prompt, *text] for text in batch], device=target.device)
+            self._add_batch(_continuation_logits(target, prompt, batch), q, whole, seed, rng)
 
     def _add_batch(self, logits: Tensor, q: Tensor | None, whole: Tensor, seed: int, rng: np.random.Generator) -> None:
         """Add one batch: `logits` (B, n, V) are those before each of the last n tokens of `whole` (B, T)."""
@@ -105,15 +105,15 @@ class Evidence:
             overlap = torch.where(p > 0, q / p, 0).clamp_max(1)  # most powerful if p is used in place of (p − q)₊
             mean = (p * overlap).sum(-1)
             numbers = _gather(overlap, drawn), mean, (p * overlap ** 2).sum(-1) - mean ** 2
-            self.overlap.add(*(each[known].cpu().numpy() for each in numbers))
+            self.overlap.add(*(values[known].cpu().numpy() for values in numbers))
 
 
 @torch.inference_mode()
-def uncached_logits(engine: Engine, text: Sequence[int], new: int) -> Tensor:
-    """Return float32 logits (new, V) before each of the last `new` tokens of `text` from one forward without cache."""
-    whole = torch.tensor([list(text)], device=engine.device)
-    places = torch.arange(whole.shape[1], device=whole.device)[None]
-    out = engine.model(input_ids=whole, position_ids=places, use_cache=False, logits_to_keep=new + 1)
+def uncached_logits(engine: Engine, tokens: Sequence[int], new: int) -> Tensor:
+    """Return float32 logits (new, V) before each of the last `new` of `tokens` from one forward without cache."""
+    whole = torch.tensor([list(tokens)], device=engine.device)
+    positions = torch.arange(whole.shape[1], device=whole.device)[None]
+    out = engine.model(input_ids=whole, position_ids=positions, use_cache=False, logits_to_keep=new + 1)
     logits: Tensor = out.logits[0, -new - 1:-1].float()
     return logits
 
@@ -128,8 +128,8 @@ def _continuation_logits(engine: Engine, prompt: Sequence[int], texts: Sequence[
                      logits_to_keep=1, **{engine.cache_argument: cache})
         cache.batch_repeat_interleave(len(texts))
     rest = torch.tensor([[prompt[-1], *text[:-1]] for text in texts], device=device)
-    places = torch.arange(rest.shape[1], device=device).expand_as(rest) + len(prompt) - 1
-    logits: Tensor = engine.model(input_ids=rest, position_ids=places, use_cache=True, logits_to_keep=0,
+    positions = torch.arange(rest.shape[1], device=device).expand_as(rest) + len(prompt) - 1
+    logits: Tensor = engine.model(input_ids=rest, position_ids=positions, use_cache=True, logits_to_keep=0,
                                   **{engine.cache_argument: cache}).logits
     return logits
 
@@ -156,15 +156,15 @@ def _copy_groups(whole: Tensor, length: int, vocab: int) -> Tensor:
     rows = len(whole)
     groups = torch.full((rows, length, vocab + 1), 3, dtype=torch.int64, device=whole.device)
     nowhere = torch.tensor(vocab, device=whole.device)
-    for place in range(length):
-        text = whole[:, :whole.shape[1] - length + place]
-        mine = groups[:, place]
-        mine.scatter_(1, text, 2)
-        same, follower = text[:, :-1] == text[:, -1:], text[:, 1:]
-        mine.scatter_(1, torch.where(same, follower, nowhere), 1)
+    for step in range(length):
+        sequences = whole[:, :whole.shape[1] - length + step]
+        group = groups[:, step]
+        group.scatter_(1, sequences, 2)
+        same, follower = sequences[:, :-1] == sequences[:, -1:], sequences[:, 1:]
+        group.scatter_(1, torch.where(same, follower, nowhere), 1)
         if same.shape[1]:
             latest = same.shape[1] - 1 - same.flip(1).int().argmax(1, keepdim=True)
-            mine.scatter_(1, torch.where(same.any(1, keepdim=True), follower.gather(1, latest), nowhere), 0)
+            group.scatter_(1, torch.where(same.any(1, keepdim=True), follower.gather(1, latest), nowhere), 0)
     return groups[..., :vocab]
 
 

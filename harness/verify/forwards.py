@@ -23,7 +23,7 @@ from harness.store.schema import ForwardTimes, Limits, Manifest, ModelEntry
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 8, 11, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 ROUNDS = 40
-COPY = 1 << 30  # bytes that are copied at most: more than any CPU or GPU caches, and little beside a large model
+COPY = 1 << 30  # maximum bytes per copy: more than any CPU or GPU caches, and little beside a large model
 TOKENS = (5, 2)  # input of forward passes of which only the time matters
 
 
@@ -39,9 +39,10 @@ def forward_seconds(engines: Sequence[Engine], context: Sequence[int], widths: S
     taken = [{width: list[float]() for width in widths} for _ in engines]
     for number in range(1 + rounds):
         for width in widths:
-            tokens, places = list(islice(cycle(TOKENS), width)), range(len(context), len(context) + width)
+            tokens, positions = list(islice(cycle(TOKENS), width)), range(len(context), len(context) + width)
             for rows, seconds in zip(sessions, taken, strict=True):
-                requests = [ForwardRequest(session.row, len(context), tokens, places, None, width) for session in rows]
+                requests = [ForwardRequest(session.row, len(context), tokens, positions, None, width)
+                            for session in rows]
                 began = clock()
                 _ = rows[0].engine.run(requests)[0].best  # waits for the forward pass, on a GPU too
                 passed = clock() - began
@@ -73,7 +74,8 @@ def copied_bytes_per_second(size: int, device: str, rounds: int = ROUNDS, clock:
 def measure(store: Store, say: Callable[[str], None], clock: Clock = time.perf_counter) -> Limits:
     """Load the models of a run in its precision, and time their forward passes and copies of memory.
 
-    Raises `UserError` when the models or the machine are not those of the run.
+    `say` is called with what is measured next. Raises `UserError` when the models or the machine are not those of the
+    run.
     """
     manifest, config = store.manifest, store.manifest.config
     device, texts = str(config.get("device", "cpu")), int(config.get("concurrency", 1))
@@ -112,7 +114,7 @@ def _loaded(entry: ModelEntry, manifest: Manifest, device: str) -> Model:
 
 
 def _typical(store: Store, longest: int) -> tuple[int, int]:
-    """Return the median length of prompt plus half the answer, and the most new tokens of one decode step."""
+    """Return the median length of prompt plus half the answer, and the maximum of new tokens in a decode step."""
     widths, halves = [1], []
     for cell in read(store).cells():
         halves.append(cell.turns["prompt_tokens"] + cell.per_turn(cell.steps["tokens"]) / 2)

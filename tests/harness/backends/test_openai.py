@@ -220,7 +220,7 @@ def test_prompts_that_are_too_long_for_the_server_fail_by_themselves(config: Run
     with serving(model={"id": "toy", "max_model_len": 13}) as server:
         records = go(config, server)
     assert [record.status for record in records] == ["ok", "ok", "failed"]
-    assert "the prompt has 13 tokens and the model reads at most 13" in str(records[2].error)
+    assert "the prompt has 13 tokens but the context of the model is 13" in str(records[2].error)
     assert [(record.turns[0].stop, len(record.turns[0].tokens)) for record in records[:2]] == [("context", 6),
                                                                                               ("context", 8)]
 

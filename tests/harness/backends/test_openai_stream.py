@@ -161,5 +161,5 @@ def test_an_event_came_when_its_last_byte_did(sizes: list[int]) -> None:
 
 
 def test_a_reply_that_is_nothing_yet() -> None:
-    assert Reply().told is False
+    assert Reply().has_ids is False
     assert read([(0.1, b": a comment\nevent: x\nid: 3\nretry: 5\n\ndata: [DONE]\n")]).last is None

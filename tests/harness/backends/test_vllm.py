@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from harness.backends import vllm, vllm_mend, vllm_options
-from harness.backends.strategy_warps import bent
+from harness.backends.strategy_warps import logits_processor
 from harness.backends.vllm_options import call
 from harness.backends.vllm_worker import Engine, Text
 from harness.errors import Unsupported, UserError
@@ -192,7 +192,7 @@ def test_what_vllm_would_ignore_is_refused(config: RunConfig, monkeypatch: pytes
     assert "warps no logits" in (ngram["typical"] or "")
     with pytest.raises(UserError, match=r"vLLM 0\.32\.0 has no speculative method 'egle'; it has eagle, ngram\."):
         reasons('{"method": "egle"}')
-    with pytest.raises(UserError, match="takes the drafting model for one of method 'medusa', not 'eagle'"):
+    with pytest.raises(UserError, match="runs the drafting model with method 'medusa', not 'eagle'"):
         vllm.connect(replace(asked, engine=('speculative_config={"method": "eagle"}', "fake=another")),
                      load(asked.model), None).refusal(STRATEGIES.build("greedy"))
     with pytest.raises(UserError, match="verifies token by token"):
@@ -238,11 +238,11 @@ def test_the_mend_gives_each_drafted_token_the_value_of_its_text() -> None:
 def test_logits_are_bent_in_the_order_of_the_reference() -> None:
     logits, prompt, answer = torch.tensor([2.0, 1.0, -1.0, 0.0]), [0], [1, 1, 2]
     both = STRATEGIES.build("greedy+frequency_penalty:frequency=1+repetition_penalty:penalty=2")
-    assert bent(both)(prompt, answer, logits).tolist() == [1.0, 0.5 - 2, -2.0 - 1, 0.0]
+    assert logits_processor(both)(prompt, answer, logits).tolist() == [1.0, 0.5 - 2, -2.0 - 1, 0.0]
     new = STRATEGIES.build("greedy+repetition_penalty:penalty=2,prompt=false")
-    assert bent(new)(prompt, answer, logits).tolist() == [2.0, 0.5, -2.0, 0.0]
+    assert logits_processor(new)(prompt, answer, logits).tolist() == [2.0, 0.5, -2.0, 0.0]
     drawn = STRATEGIES.build("top_k:k=2,temperature=0.5+repetition_penalty:penalty=2")
-    assert bent(drawn)(prompt, answer, logits).tolist() == [2.0, 1.0, -math.inf, -math.inf]
+    assert logits_processor(drawn)(prompt, answer, logits).tolist() == [2.0, 1.0, -math.inf, -math.inf]
     assert logits.tolist() == [2.0, 1.0, -1.0, 0.0]
 
 

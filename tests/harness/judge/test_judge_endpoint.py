@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness.backends.openai_connection import _wanted
+from harness.backends.openai_connection import _retry_after
 from harness.errors import UserError
 from harness.judge.endpoint import Endpoint, Price, estimate_tokens, max_verdict_tokens
 from harness.judge.reply import Reply
@@ -94,18 +94,19 @@ def test_waits_double_up_to_a_minute_and_differ() -> None:
     ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0), ({"retry-after": ""}, None),
 ])
 def test_what_an_endpoint_asks_to_wait(headers: Mapping[str, str], seconds: float | None) -> None:
-    assert _wanted(headers) == seconds
+    assert _retry_after(headers) == seconds
 
 
 def test_a_date_to_wait_for() -> None:
     import email.utils
     import time
 
-    assert _wanted({"retry-after": email.utils.formatdate(time.time() + 100, usegmt=True)}) == pytest.approx(100, abs=5)
+    date = email.utils.formatdate(time.time() + 100, usegmt=True)
+    assert _retry_after({"retry-after": date}) == pytest.approx(100, abs=5)
 
 
 def test_no_sooner_than_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.backends.openai_connection._wanted", lambda headers: 90.0)
+    monkeypatch.setattr("harness.backends.openai_connection._retry_after", lambda headers: 90.0)
     assert waits("429") == [90.0] * 8
 
 

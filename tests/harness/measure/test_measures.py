@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.backends.memory import PROCESS, forget_peak, peak_bytes
+from harness.backends.memory import PROCESS, peak_bytes, reset_peak
 from harness.measure.acceptance import acceptance_table
 from harness.measure.raw import Raw, read
 from harness.measure.speed import speed_table
@@ -158,12 +158,12 @@ def test_counts_that_steps_lack_are_unknown(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not (PROCESS / "clear_refs").exists(), reason="the peak can only be forgotten on Linux")
 def test_the_peak_of_memory_begins_anew() -> None:
-    forget_peak("cpu")
+    reset_peak("cpu")
     before = peak_bytes("cpu")
     block = np.ones(25_000_000)
     most = peak_bytes("cpu")
     del block
-    forget_peak("cpu")
+    reset_peak("cpu")
     after = peak_bytes("cpu")
     assert before is not None
     assert most is not None

@@ -40,7 +40,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "encoder-decoder": (lambda: transformers.T5ForConditionalGeneration(transformers.T5Config(
         vocab_size=VOCAB, d_model=32, d_ff=64, num_layers=2, num_heads=2, d_kv=16)), "encoder-decoder"),
     "own positions": (lambda: transformers.BloomForCausalLM(transformers.BloomConfig(
-        vocab_size=VOCAB, hidden_size=64, n_layer=2, n_head=4)), "slot cache|tree masks"),
+        vocab_size=VOCAB, hidden_size=64, n_layer=2, n_head=4)), "KV cache|tree masks"),
 }
 
 

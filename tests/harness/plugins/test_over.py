@@ -6,7 +6,7 @@ import pytest
 
 from harness.errors import Unsupported, UserError
 from harness.models.loading import load
-from harness.models.prompts import warm_up, words
+from harness.models.prompts import request_text, warm_up
 from harness.models.stop_rule import StopRule
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Over, Request, knob
@@ -51,7 +51,7 @@ def test_a_request_is_told_the_words_of_the_prompt() -> None:
     told = request.as_text
     assert tuple(told.encode(told.prompt)) == request.prompt
     assert told.decode(told.tokens(" a red lamp")) == " a red lamp"
-    chat = words(model, [{"role": "user", "content": "Hello"}], rule, lambda text: None, (("lamp",),))
+    chat = request_text(model, [{"role": "user", "content": "Hello"}], rule, lambda text: None, (("lamp",),))
     assert told.encode("Hello") != chat.encode(chat.prompt)
     assert (chat.answer("x"), chat.wanted) == (None, (("lamp",),))
     with pytest.raises(Unsupported, match="token ids only"):
@@ -61,5 +61,5 @@ def test_a_request_is_told_the_words_of_the_prompt() -> None:
 def test_what_is_decoded_ends_before_a_stop_string() -> None:
     model = load("nano")
     rule = StopRule(model.tokenizer, [5], frozenset(), ("\nQuestion:",))
-    told = words(model, "Answer:", rule, lambda text: text)
+    told = request_text(model, "Answer:", rule, lambda text: text)
     assert told.decode(told.tokens(" 12 shells\nQuestion: what")) == " 12 shells"

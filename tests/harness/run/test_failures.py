@@ -87,7 +87,7 @@ def test_a_success_another_failure_and_refused_input_begin_the_count_anew() -> N
 def test_a_run_ends_with_a_sentence_keeps_what_is_done_and_resumes(config: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "words.py").write_text(EIGHT)
     broken = replace(config, strategies=("broken",))
-    with pytest.raises(RunStopped, match=r"broken failed 5 times.*\(broken\.py, line 14\).*same command goes on"):
+    with pytest.raises(RunStopped, match=r"broken failed 5 times.*\(broken\.py, line 14\).*resume with the same"):
         go(broken)
     records = list(Store.open(config.output or Path()).records())
     assert [r.status for r in records if r.strategy == "broken"] == ["failed"] * REPEATS

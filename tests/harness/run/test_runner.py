@@ -178,7 +178,7 @@ def test_long_prompts_are_refused_by_name_or_cut(config: RunConfig, tmp_path: Pa
     _, records = go(replace(config, strategies=("speculative",)))
     long = [r for r in records if r.example == "1"]
     assert {r.status for r in long} == {"failed"}
-    assert all("1200 tokens and the model reads at most 512" in (r.error or "") for r in long)
+    assert all("1200 tokens but the context of the model is 512" in (r.error or "") for r in long)
     assert {r.status for r in records if r.example != "1"} == {"ok"}
     _, records = go(replace(config, strategies=("speculative",), truncate_prompts=True, output=tmp_path / "cut"))
     assert {r.turns[0].prompt_tokens for r in records if r.example == "1"} == {482}

@@ -40,8 +40,8 @@ def append(path: Path, rows: int) -> None:
 def test_a_row_that_does_not_fit_leaves_only_whole_rows(tmp_path: Path) -> None:
     path, line = tmp_path / "rows.jsonl", MODEL.model_dump_json() + "\n"
     said = with_little_space(append, path, SPACE)
-    assert said == f"{path} cannot be written (File too large): free some space on that disk, and the same command " \
-        "goes on."
+    assert said == f"{path} cannot be written (File too large): free some space on that disk, then resume " \
+        "with the same command."
     assert path.read_text() == line * (SPACE // len(line))
     jsonl.append(path, [MODEL])
     assert len(list(jsonl.read(path, ModelEntry, "a model"))) == SPACE // len(line) + 1
