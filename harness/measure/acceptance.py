@@ -60,17 +60,17 @@ def _drafts(cell: Cell) -> dict[str, float]:
     """Return figures of the steps with a draft, in total and per draft position."""
     steps = cell.steps[(cell.steps["drafted"] > 0) & cell.steps["accepted"].notna()]
     drafted, accepted = (steps[name].to_numpy() for name in ("drafted", "accepted"))
-    found = {
+    figures = {
         "drafts": len(steps), "drafted": drafted.sum(), "accepted": accepted.sum(),
         "tau_drafts": tau_drafts(accepted.sum(), len(steps)), "draft_accept_rate": accepted.sum() / drafted.sum(),
         "drafted_mean": drafted.mean(), "drafted_max": drafted.max(), "accepted_max": accepted.max(),
     }
-    for place in range(1, min(int(drafted.max()), DEEPEST) + 1):
-        reached = int((accepted >= place).sum())
-        tried = int(((accepted >= place - 1) & (drafted >= place)).sum())
-        found[f"accept_pos_uncond_{place}"] = reached / len(steps)
-        found[f"accept_pos_cond_{place}"] = ratio(reached, tried)
-    return found
+    for position in range(1, min(int(drafted.max()), DEEPEST) + 1):
+        reached = int((accepted >= position).sum())
+        tried = int(((accepted >= position - 1) & (drafted >= position)).sum())
+        figures[f"accept_pos_uncond_{position}"] = reached / len(steps)
+        figures[f"accept_pos_cond_{position}"] = ratio(reached, tried)
+    return figures
 
 
 def tau_pooled(tokens: float, steps: float) -> float:
@@ -86,12 +86,12 @@ def tau_drafts(accepted: float, drafts: float) -> float:
     return 1 + ratio(accepted, drafts)
 
 
-def ratio(above: float, below: float) -> float:
-    """Return `above` / `below`, NaN if `below` is 0."""
-    return float(above / below) if below else NAN
+def ratio(numerator: float, denominator: float) -> float:
+    """Return `numerator` / `denominator`, NaN if the denominator is 0."""
+    return float(numerator / denominator) if denominator else NAN
 
 
-def mean_ratio(above: NDArray[Any], below: NDArray[Any]) -> float:
-    """Return the mean of `above` / `below` over pairs whose `below` is not 0; NaN without such a pair."""
-    some = below > 0
-    return float((above[some] / below[some]).mean()) if some.any() else NAN
+def mean_ratio(numerators: NDArray[Any], denominators: NDArray[Any]) -> float:
+    """Return the mean of ratios over pairs with a positive denominator; NaN without such a pair."""
+    some = denominators > 0
+    return float((numerators[some] / denominators[some]).mean()) if some.any() else NAN

@@ -88,7 +88,7 @@ class PromptChange(ComparisonPart):
 
 
 class Comparison(ComparisonPart):
-    """What changed from run `a` to run `b`.
+    """The changes from run `a` to run `b`.
 
     `forced` lists differences that are an error without `force`, `settings` all others. `machine` is the speed of B's
     baseline divided by A's. `only_a` and `only_b` are the (task, strategy) cells of one run.
@@ -115,8 +115,8 @@ def compare(a: Store, b: Store, *, force: bool = False, texts: int = 0) -> Compa
     labels = run_labels([a, b])
     forced = list(refusals(a.manifest, b.manifest))
     if forced and not force:
-        raise UserError(f"{labels[0]} and {labels[1]} cannot be compared, for they differ in {'; '.join(forced)}: "
-                        "--force compares what they share all the same.")
+        raise UserError(f"{labels[0]} and {labels[1]} cannot be compared, because they differ in {'; '.join(forced)}: "
+                        "--force compares them nevertheless.")
     frames = [relative(store) for store in (a, b)]
     present = [dict.fromkeys(zip(frame["task"], frame["strategy"], strict=True)) for frame in frames]
     pairs = frames[0].merge(frames[1], on=KEY, suffixes=("_a", "_b"))
@@ -159,10 +159,10 @@ def refusals(a: Manifest, b: Manifest) -> Iterator[str]:
 
 def settings(a: Manifest, b: Manifest) -> Iterator[str]:
     """Yield the other differences between two runs, in words: settings, versions, the commit."""
-    said = {"limit", "dtype", *MACHINE}
+    reported = {"limit", "dtype", *MACHINE}
     for one, two in ((a.config, b.config), (a.environment, b.environment)):
-        yield from _unequal({key: value for key, value in one.items() if key not in said},
-                            {key: value for key, value in two.items() if key not in said}, "")
+        yield from _unequal({key: value for key, value in one.items() if key not in reported},
+                            {key: value for key, value in two.items() if key not in reported}, "")
 
 
 def relative(store: Store) -> pd.DataFrame:
@@ -172,14 +172,14 @@ def relative(store: Store) -> pd.DataFrame:
     for task, column in scores.items():
         if column in frame:
             frame.loc[frame["task"] == task, "score"] = frame[column]
-    found = []
+    paired = []
     for _, of_task in frame.groupby("task", sort=False):
         ok = of_task[of_task["status"] == "ok"]
-        near = pair_with_baseline(ok, ok[ok["strategy"] == store.manifest.baseline])
-        found.append(near.assign(log_relative=near["log_speed"] - near["log_speed_base"]))
-    if not found:
+        pairs = pair_with_baseline(ok, ok[ok["strategy"] == store.manifest.baseline])
+        paired.append(pairs.assign(log_relative=pairs["log_speed"] - pairs["log_speed_base"]))
+    if not paired:
         return frame.assign(log_relative=NAN)
-    return frame.merge(pd.concat(found)[[*KEY, "log_relative"]], on=KEY, how="left")
+    return frame.merge(pd.concat(paired)[[*KEY, "log_relative"]], on=KEY, how="left")
 
 
 def _cells(pairs: pd.DataFrame, both: pd.DataFrame, manifest: Manifest) -> Iterator[CellChange]:
@@ -214,14 +214,14 @@ def _score(differences: "pd.Series[float]", examples: "pd.Series[str]") -> Effec
                    smallest_effect(differences, examples)) if len(differences) else None
 
 
-def _effect(found: Interval, p_value: float, findable: float) -> Effect:
-    return Effect(value=found.mean, low=found.low, high=found.high, p_value=p_value, findable=findable)
+def _effect(interval: Interval, p_value: float, findable: float) -> Effect:
+    return Effect(value=interval.mean, low=interval.low, high=interval.high, p_value=p_value, findable=findable)
 
 
 def _corrected(cells: Iterator[CellChange]) -> list[CellChange]:
-    """The cells with p-values corrected over all of them, those of speed and of quality apart.
+    """Correct the p-values over all cells, separately for speed and for quality.
 
-    So two runs that are the same have a chance of one in twenty that any cell is said to be faster or slower.
+    In two equal runs, the probability that any cell is reported as faster or slower is then one in twenty.
     """
     done = list(cells)
     for name in ("speed", "score"):
@@ -234,11 +234,11 @@ def _corrected(cells: Iterator[CellChange]) -> list[CellChange]:
 
 def _unsteady(cell: pd.DataFrame) -> float:
     """Return the largest significant ratio of relative speeds between repeats of a run; NaN without one."""
-    found = []
+    ratios = []
     for run in ("a", "b"):
         shift = repeats(cell, f"log_relative_{run}")
-        found += [abs(shift.shift.mean)] if shift and shift.p_value < 0.05 else []
-    return float(np.exp(max(found))) if found else NAN
+        ratios += [abs(shift.shift.mean)] if shift and shift.p_value < 0.05 else []
+    return float(np.exp(max(ratios))) if ratios else NAN
 
 
 def _recounted(both: pd.DataFrame) -> Any:
@@ -251,13 +251,13 @@ def _prompts(a: Store, b: Store, both: pd.DataFrame, texts: int) -> list[PromptC
     rows = both.assign(scored=scored, worded=both["at"].notna())[scored | both["at"].notna() | both["recounted"]]
     rows = rows.sort_values(["scored", "worded"], ascending=False, kind="stable").drop(columns=["ids_a", "ids_b"])
     keys = list(rows[KEY].itertuples(index=False, name=None))
-    found = [_texts(store, set(keys[:texts])) for store in (a, b)]
+    answers = [_texts(store, set(keys[:texts])) for store in (a, b)]
     return [PromptChange(
         **dict(zip(KEY, key, strict=True)), at=None if pd.isna(row["at"]) else int(row["at"]),
         scores=(float(row["score_a"]), float(row["score_b"])),
         counts={name: (int(row[f"{name}_a"]), int(row[f"{name}_b"])) for name in COUNTED
                 if row[f"{name}_a"] != row[f"{name}_b"]},
-        texts=(found[0][key], found[1][key]) if key in found[0] and key in found[1] else None)
+        texts=(answers[0][key], answers[1][key]) if key in answers[0] and key in answers[1] else None)
         for key, row in zip(keys, rows.to_dict("records"), strict=True)]
 
 

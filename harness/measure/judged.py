@@ -28,7 +28,7 @@ WORTH = {"strategy": 1.0, "tie": 0.5, "baseline": 0.0}
 
 
 class AnyTurn(BaseModel):
-    """A turn whose fields are not read."""
+    """A turn of which no field is used."""
 
 
 class JudgedSample(Sample):
@@ -41,8 +41,8 @@ def records(store: Store, *wanted: Any) -> Iterator[Record]:
     """Yield the records of a run with the judge's ratings among their scores; `wanted` as in `Store.records`."""
     scores = _scores(latest(load(store.folder), "single"))
     for record in store.records(*wanted):
-        found = scores.get(record.key)
-        yield record.model_copy(update={"scores": record.scores | found}) if found else record
+        ratings = scores.get(record.key)
+        yield record.model_copy(update={"scores": record.scores | ratings}) if ratings else record
 
 
 def tasks(store: Store) -> list[TaskEntry]:
@@ -66,8 +66,8 @@ def rating_table(store: Store, raw: object = None) -> pd.DataFrame:
     two scores of the same texts, each with as many ratings as here. `verdicts`, `reused`, `unparsed`, `failed` and
     `odd` (ratings that are not from 1 to 10) count single ratings.
     """
-    found = _table(store, "single", _rated)
-    return found.reindex(columns=list(dict.fromkeys([*found, *CATEGORIES]))) if len(found) else found
+    table = _table(store, "single", _rated)
+    return table.reindex(columns=list(dict.fromkeys([*table, *CATEGORIES]))) if len(table) else table
 
 
 def pair_table(store: Store, raw: object = None) -> pd.DataFrame:
@@ -84,62 +84,62 @@ def judge_notes(store: Store, mode: Mode) -> Iterator[str]:
     """Yield notes on how a judge's figures were obtained, one sentence each."""
     verdicts = [one for one in load(store.folder) if one.mode == mode]
     turns, judges = _turns(store) if verdicts else {}, defaultdict[tuple[str, ...], list[Verdict]](list)
-    for one in (mine := latest(verdicts, mode)):
+    for one in (current := latest(verdicts, mode)):
         judges[one.by].append(one)
-    for each in judges.values():
-        yield from _of_judge(each, turns, len(judges) > 1)
-    shown = {(one.task, one.by) for one in mine}
+    for verdicts_of_judge in judges.values():
+        yield from _of_judge(verdicts_of_judge, turns, len(judges) > 1)
+    shown = {(one.task, one.by) for one in current}
     if others := sorted({one.judge for one in verdicts if (one.task, one.by) not in shown}):
         yield f"earlier verdicts of {', '.join(others)} are kept, and not shown"
 
 
-def _of_judge(mine: Sequence[Verdict], turns: Mapping[tuple[str, str], int], several: bool) -> Iterator[str]:
+def _of_judge(verdicts: Sequence[Verdict], turns: Mapping[tuple[str, str], int], several: bool) -> Iterator[str]:
     """Yield the notes on one judge; they name its tasks if there are `several` judges."""
-    last, count, tasks = mine[-1], 1 + max(one.again for one in mine), {one.task: None for one in mine}
-    calls, reused = sum(not one.reused for one in mine), sum(one.reused for one in mine)
+    last, count, tasks = verdicts[-1], 1 + max(one.again for one in verdicts), {one.task: None for one in verdicts}
+    calls, reused = sum(not one.reused for one in verdicts), sum(one.reused for one in verdicts)
     yield (f"{', '.join(tasks) + ': ' if several else ''}"
            f"{'rated' if last.mode == 'single' else 'compared with ' + last.against} by {last.judge} ({last.where})"
            f"{f', {count} times' if count > 1 else ''}; {calls:,} verdicts asked for, {reused:,} taken from equal "
            "answers")
     for status, words in {"unparsed": "hold no verdict in the wanted form and count in no mean",
                           "failed": "could not be had: the same command asks again"}.items():
-        if number := sum(one.status == status for one in mine):
-            yield f"{number:,} of {len(mine):,} verdicts of {last.judge} {words}"
-    if odd := sum(map(_odd, mine)):
+        if number := sum(one.status == status for one in verdicts):
+            yield f"{number:,} of {len(verdicts):,} verdicts of {last.judge} {words}"
+    if odd := sum(map(_odd, verdicts)):
         yield f"{odd:,} ratings of {last.judge} are not from 1 to {BEST}, and count as they are"
     wanted = count * sum(number for (task, _), number in turns.items() if task in tasks)
-    if last.mode == "single" and len(mine) < wanted:
-        yield f"{len(mine):,} of {wanted:,} verdicts of {last.judge} were asked for: the same command goes on"
+    if last.mode == "single" and len(verdicts) < wanted:
+        yield f"{len(verdicts):,} of {wanted:,} verdicts of {last.judge} were requested: the same command resumes"
 
 
 def _turns(store: Store) -> dict[tuple[str, str], int]:
     """Return the number of turns to judge of each (task, strategy)."""
-    found = defaultdict[tuple[str, str], int](int)
+    counts = defaultdict[tuple[str, str], int](int)
     for record in store.parts_of_records(JudgedSample):
-        found[record.task, record.strategy] += min(2, len(record.turns))
-    return found
+        counts[record.task, record.strategy] += min(2, len(record.turns))
+    return counts
 
 
 def _turn(number: int | str) -> str:
     return f"score_{SCORE}_turn_{number}"
 
 
-def _values(mine: Sequence[Verdict]) -> dict[tuple[Key, int], list[float]]:
+def _values(verdicts: Sequence[Verdict]) -> dict[tuple[Key, int], list[float]]:
     """Return the ratings of each turn of each sample."""
-    found = defaultdict[tuple[Key, int], list[float]](list)
-    for one in mine:
+    ratings = defaultdict[tuple[Key, int], list[float]](list)
+    for one in verdicts:
         if one.rating is not None:
-            found[(one.task, one.example, one.strategy, one.sample, one.repeat), one.turn].append(one.rating)
-    return found
+            ratings[(one.task, one.example, one.strategy, one.sample, one.repeat), one.turn].append(one.rating)
+    return ratings
 
 
-def _scores(mine: Sequence[Verdict]) -> dict[Key, dict[str, float]]:
+def _scores(verdicts: Sequence[Verdict]) -> dict[Key, dict[str, float]]:
     turns = defaultdict[Key, dict[int, float]](dict)
-    for (key, turn), ratings in _values(mine).items():
+    for (key, turn), ratings in _values(verdicts).items():
         turns[key][turn] = statistics.fmean(ratings)
-    return {key: {SCORE: statistics.fmean(found.values()),
-                  **{_turn(turn).removeprefix("score_"): found[turn] for turn in sorted(found)}}
-            for key, found in turns.items()}
+    return {key: {SCORE: statistics.fmean(means.values()),
+                  **{_turn(turn).removeprefix("score_"): means[turn] for turn in sorted(means)}}
+            for key, means in turns.items()}
 
 
 def _table(store: Store, mode: Mode, row: Callable[[Sequence[Verdict]], dict[str, float]]) -> pd.DataFrame:
@@ -155,23 +155,23 @@ def _odd(one: Verdict) -> bool:
     return one.rating is not None and not 1 <= one.rating <= BEST
 
 
-def _rated(mine: Sequence[Verdict]) -> dict[str, float]:
-    ratings = _values(mine)
+def _rated(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    ratings = _values(verdicts)
     flat = [(key[1], turn, statistics.fmean(values)) for (key, turn), values in ratings.items()]
-    kinds = {one.example: one.category for one in mine}
+    kinds = {one.example: one.category for one in verdicts}
     whole = mean_interval([value for *_, value in flat], [example for example, *_ in flat])
     return {
         "score": whole.mean, "score_low": whole.low, "score_high": whole.high,
         **{f"turn_{n}": _mean([value for _, turn, value in flat if turn == n]) for n in (1, 2)},
         **{kind: _mean([value for example, _, value in flat if kinds[example] == kind])
            for kind in sorted(set(kinds.values()) - {""})},
-        "noise": _noise(list(ratings.values())), "odd": sum(map(_odd, mine)),
+        "noise": _noise(list(ratings.values())), "odd": sum(map(_odd, verdicts)),
     }
 
 
-def _counted(mine: Sequence[Verdict]) -> dict[str, int]:
-    return {"verdicts": len(mine), "reused": sum(one.reused for one in mine),
-            **{status: sum(one.status == status for one in mine) for status in ("unparsed", "failed")}}
+def _counted(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    return {"verdicts": len(verdicts), "reused": sum(one.reused for one in verdicts),
+            **{status: sum(one.status == status for one in verdicts) for status in ("unparsed", "failed")}}
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -179,9 +179,9 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _noise(ratings: Sequence[Sequence[float]]) -> float:
-    """Half the 95 % interval of the difference of two means of the same prompts, from the scatter of their ratings.
+    """Return half of the 95 % interval of the difference of two means over the same prompts, from repeated ratings.
 
-    Student's t with the pooled variance within a prompt; NaN when no prompt was judged twice.
+    Student's t with the pooled variance within a prompt; NaN if no prompt was judged twice.
     """
     again = [one for one in ratings if len(one) > 1]
     freedom = sum(len(one) - 1 for one in again)
@@ -192,12 +192,12 @@ def _noise(ratings: Sequence[Sequence[float]]) -> float:
     return float(t.ppf(0.975, freedom)) * math.sqrt(2 * spread)
 
 
-def _compared(mine: Sequence[Verdict]) -> dict[str, float]:
+def _compared(verdicts: Sequence[Verdict]) -> dict[str, float]:
     games = defaultdict[tuple[Any, ...], list[Verdict]](list)
-    for one in mine:
+    for one in verdicts:
         games[one.example, one.sample, one.repeat, one.turn, one.again].append(one)
-    played = [(one[0].example, {each.winner for each in one}) for one in games.values()
-              if len(one) == 2 and None not in {each.winner for each in one}]
+    played = [(one[0].example, {verdict.winner for verdict in one}) for one in games.values()
+              if len(one) == 2 and None not in {verdict.winner for verdict in one}]
     results = [(example, str(next(iter(winners))) if len(winners) == 1 else "tie") for example, winners in played]
     rate = mean_interval([WORTH[result] for _, result in results], [example for example, _ in results])
     return {"win_rate": rate.mean, "win_rate_low": rate.low, "win_rate_high": rate.high,

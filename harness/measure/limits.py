@@ -1,8 +1,8 @@
-"""How near a run came to what its machine can do, and where a strategy stops paying.
+"""Compares the speed of a run with the limits of its machine, and finds the break-even batch size of strategies.
 
-The ideal speed-up is tau / (c + v), the speed-up of Leviathan et al. 2023 (arXiv 2211.17192) with a measured v: tau are
-the tokens of a step, v is what its forwards cost the target and c what they cost the draft model, both in forwards of
-the target over one token.
+The ideal speed-up is tau / (c + v), the speed-up of Leviathan et al. 2023 (arXiv 2211.17192) with a measured v: tau is
+the tokens per step, v the cost of the target's forwards in a step and c that of the draft model's, both in units of one
+forward of the target over one token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,8 +40,8 @@ def limits_table(store: Store, raw: Raw) -> pd.DataFrame:
 
 def _batch(raw: Raw, row: Mapping[Any, Any]) -> float:
     """Return the mean number of sequences in a forward pass."""
-    mine = (raw.samples["task"] == row["task"]) & (raw.samples["strategy"] == row["strategy"])
-    return max(1.0, float(raw.samples.loc[mine, "batch"].mean()))
+    of_cell = (raw.samples["task"] == row["task"]) & (raw.samples["strategy"] == row["strategy"])
+    return max(1.0, float(raw.samples.loc[of_cell, "batch"].mean()))
 
 
 def _cell(limits: Limits, cell: Cell, speed: Mapping[Any, Any], batch: float) -> dict[str, float]:
@@ -73,12 +73,12 @@ def _seconds(curve: ForwardTimes | None, forwards: "pd.Series[Any]", positions: 
     """Return the seconds of these forward passes, interpolated at the mean tokens per forward pass of each step."""
     assert curve is not None
     some = forwards > 0
-    each = np.interp(positions[some] / forwards[some], curve.tokens, curve.seconds)
-    return float((forwards[some] * each).sum())
+    seconds = np.interp(positions[some] / forwards[some], curve.tokens, curve.seconds)
+    return float((forwards[some] * seconds).sum())
 
 
 def _bound(limits: Limits, later: pd.DataFrame, tokens: float, batch: float) -> float:
-    """Return tokens per second if weights (once per batch) and KV cache are read at the speed of a memory copy."""
+    """Return tokens per second if weights (once per batch) and KV cache load at the speed of a memory copy."""
     read = 0.0
     for curve, forwards in ((limits.target, later["forwards"]), (limits.draft, later["draft_forwards"])):
         if curve is not None:
@@ -100,11 +100,11 @@ def break_even(stores: Sequence[Store], summaries: Sequence[pd.DataFrame]) -> pd
                 key = store.manifest.model.fingerprint, row["task"], row["strategy"]
                 points.setdefault(key, {}).setdefault(texts, []).append(np.log(row["speedup"]))
     rows = []
-    for (_, task, strategy), found in points.items():
-        logs = {texts: float(np.mean(found[texts])) for texts in sorted(found)}
+    for (_, task, strategy), speedups in points.items():
+        logs = {texts: float(np.mean(speedups[texts])) for texts in sorted(speedups)}
         if len(logs) > 1:
-            where, falls = crossing(logs)
-            rows.append({"task": task, "strategy": strategy, "crossing": where, "falls": falls,
+            batch_size, falls = crossing(logs)
+            rows.append({"task": task, "strategy": strategy, "crossing": batch_size, "falls": falls,
                          **{f"speedup_at_{texts}": float(np.exp(value)) for texts, value in logs.items()}})
     return pd.DataFrame(rows)
 

@@ -10,12 +10,12 @@ OVERALL = "overall"
 
 
 def part_table(store: Store, raw: Raw) -> pd.DataFrame:
-    """The rows of `summarise` for each sub-task, in the order of the examples, and for all of them (`overall`).
+    """Return the rows of `summarise` for each sub-task, in the order of the examples, and for all of them (`overall`).
 
-    They are of the tasks that have `sub_tasks` and more than one of them; `part` is the name.
+    The table covers tasks with several sub-tasks; `part` is the name of the sub-task.
     """
     frames = []
-    for task in (one for one in store.manifest.tasks if one.sub_tasks is not None):
+    for task in (task for task in store.manifest.tasks if task.sub_tasks is not None):
         alone = Store(store.folder, store.manifest.model_copy(update={"tasks": [task]}))
         rows = raw.samples[raw.samples["task"] == task.spec]
         parts = dict(iter(rows.groupby(rows["category"].replace(task.sub_tasks), sort=False)))

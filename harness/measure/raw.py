@@ -83,12 +83,12 @@ class Raw:
     packed: Mapping[tuple[str, str], "PackedCell"]
 
     def cell(self, task: str, strategy: str) -> Cell:
-        """The turns and steps of one task and strategy, unpacked at each call; empty when none was run."""
+        """Return the turns and steps of one task and strategy, unpacked at each call; empty without samples."""
         packed = self.packed.get((task, strategy))
         return packed.cell() if packed else EMPTY
 
     def cells(self) -> Iterator[Cell]:
-        """The turns and steps of every (task, strategy) that was run, one at a time."""
+        """Return an iterator over the turns and steps of every (task, strategy) with samples."""
         return (packed.cell() for packed in self.packed.values())
 
 
@@ -96,7 +96,7 @@ def read(store: Store) -> Raw:
     """Read every record once; a failed sample has NaN for every number, and no turns.
 
     Unknown values of imported answers are NaN, too: the counts of steps, and the tokens if there is only a text.
-    A run of 400,000 samples is read in less than 2 GB: records go one by one into narrow columns.
+    A run of 400,000 samples takes less than 2 GB, because records are read one by one into narrow columns.
     """
     table, packed = SampleColumns(), dict[tuple[str, str], PackedCell]()
     for number, record in enumerate(records(store)):
@@ -108,8 +108,8 @@ def read(store: Store) -> Raw:
     frame = table.frame()
     ok = (frame["status"] == "ok").to_numpy()
     sums = {name: np.where(ok & (name != "ttft"), 0.0, NAN) for name in (*SUMS, "ttft")}
-    for each in packed.values():
-        _fill(sums, each.cell())
+    for cell in packed.values():
+        _fill(sums, cell.cell())
     text_only = np.array(table.text_only, dtype=bool)
     for name in ("tokens", *COUNTS):
         sums[name][text_only] = NAN
@@ -128,12 +128,12 @@ class PackedCell:
         self.packed: dict[str, list[NDArray[Any]]] = {name: [] for name in Steps.model_fields}
 
     def add(self, number: int, turns: list[Turn]) -> None:
-        """Add the turns of the sample in row `number`; lists that are not as long as `tokens` count as unknown."""
-        for place, turn in enumerate(turns):
+        """Add the turns of the sample in row `number`; lists of another length than `tokens` count as unknown."""
+        for index, turn in enumerate(turns):
             count = len(turn.steps.tokens)
             self.samples.append(number)
             self.lengths.append(count)
-            self.first.append(not place)
+            self.first.append(not index)
             self.stops.append(sys.intern(turn.stop))
             self.prompts.append(turn.prompt_tokens)
             for name, column in self.steps.items():
@@ -143,7 +143,7 @@ class PackedCell:
             self._pack()
 
     def cell(self) -> Cell:
-        """The tables of the cell."""
+        """Return the tables of the cell."""
         self._pack()
         lengths = np.array(self.lengths)
         ends = lengths.cumsum()
@@ -164,12 +164,12 @@ class PackedCell:
 
 
 def _code(name: str) -> str:
-    """The type of a column of steps, as `array` and numpy call it."""
+    """Return the type code of a column of steps for `array` and numpy."""
     return "d" if name == "seconds" else "i"
 
 
 def _narrow(values: NDArray[Any]) -> NDArray[Any]:
-    """The same values in the narrowest type; equal values are stored once."""
+    """Return the values in the narrowest type; if all are equal, only one is stored."""
     if (values == values[0]).all():
         return np.broadcast_to(values[0], values.shape)
     if values.dtype.kind == "i":
@@ -183,7 +183,7 @@ def _known(column: NDArray[Any]) -> NDArray[Any]:
 
 
 def has_text_only(turn: Turn) -> bool:
-    """Whether an answer has a text and no steps: it was imported from a file that does not count tokens."""
+    """Return whether an answer has a text but no steps, because it was imported from a file without token counts."""
     return bool(turn.raw) and not turn.steps.tokens
 
 
@@ -199,7 +199,7 @@ class SampleColumns:
         self.scores: dict[str, array[float]] = {}
 
     def add(self, record: Record) -> None:
-        """Take in one record; equal names are kept as one object."""
+        """Add one record; equal names share one object."""
         for name, names in self.names.items():
             names.append(sys.intern(getattr(record, name) or ""))
         for name, whole in self.whole.items():
@@ -227,7 +227,7 @@ class SampleColumns:
             column.append(NAN if value is None else value)
 
     def frame(self) -> pd.DataFrame:
-        """The table, with NaN in the columns that are computed from steps."""
+        """Return the table, with NaN in the columns that are computed from steps."""
         rows, order = len(self.ids), [*IDENTITY, *NUMBERS, "cut", "truncated", "ids", *self.scores]
         if not rows:
             return pd.DataFrame(columns=IDENTITY).reindex(columns=order)
@@ -239,19 +239,19 @@ class SampleColumns:
 
 
 def _whole(name: str, column: NDArray[np.float64]) -> NDArray[Any]:
-    """Numbers that are whole and all known become integers."""
+    """Return a column of whole numbers as integers if all are known, else the column as it is."""
     return column.astype(np.int64) if name in WHOLE and not np.isnan(column).any() else column
 
 
 def _ids(turns: Sequence[Turn]) -> NDArray[np.int32] | None:
-    """The token ids of all turns, each turn ended by `END_OF_TURN`; None when some are not known."""
+    """Return the token ids of all turns, each ended by `END_OF_TURN`; None if some are unknown."""
     if any(len(turn.tokens) < sum(turn.steps.tokens) or has_text_only(turn) for turn in turns):
         return None
     return np.array(list(chain.from_iterable((*turn.tokens, END_OF_TURN) for turn in turns)), dtype=np.int32)
 
 
 def _fill(sums: dict[str, NDArray[np.float64]], cell: Cell) -> None:
-    """Put the sums over the steps of each sample of a cell into its row."""
+    """Write the sums over the steps of each sample of a cell to its row."""
     rows, of_row = np.unique(cell.turns["sample"].to_numpy(), return_inverse=True)
     later, ones = cell.later, pd.Series(1, index=cell.steps.index)
 

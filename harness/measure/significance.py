@@ -21,7 +21,7 @@ def against_baseline(pairs: pd.DataFrame, is_base: bool) -> dict[str, float]:
     is in units of the score, `speedup_findable` a share: 0.05 is 5 % faster.
     """
     if is_base:
-        return {f"{name}_{what}": NAN for name in TESTS for what in ("p", "findable")}
+        return {f"{name}_{figure}": NAN for name in TESTS for figure in ("p", "findable")}
     logs = (pairs["log_speed"] - pairs["log_speed_base"]).dropna()
     scores = (pairs["score"] - pairs["score_base"]).dropna()
     speed, quality = pairs.loc[logs.index, "example"], pairs.loc[scores.index, "example"]
@@ -48,9 +48,9 @@ def steadiness(of_task: pd.DataFrame, baseline: str) -> dict[str, dict[str, floa
     """
     ok = of_task[of_task["status"] == "ok"]
     later = ok["decode_steps"] > 0
-    each = ok.assign(elapsed=_elapsed(ok), spent=ok["decode_seconds"].where(later, ok["seconds"]),
-                     work=ok["decode_steps"].where(later, ok["forwards"]))
-    times = each.groupby(["strategy", "block"], sort=False, as_index=False).agg(
+    blocks = ok.assign(elapsed=_elapsed(ok), spent=ok["decode_seconds"].where(later, ok["seconds"]),
+                       work=ok["decode_steps"].where(later, ok["forwards"]))
+    times = blocks.groupby(["strategy", "block"], sort=False, as_index=False).agg(
         {"spent": "sum", "work": "sum", "elapsed": "mean", "category": "first"})
     times = times[(times["spent"] > 0) & (times["work"] > 0)]
     times["log"] = np.log(times["spent"].astype(float) / times["work"].astype(float))
@@ -80,8 +80,8 @@ def noise_floor(base: pd.DataFrame) -> float:
     A repeat that is slower throughout has no effect, because speed-ups compare samples of the same repeat. `base` has
     the `samples` of the baseline on one task.
     """
-    found = repeats(base, "log_speed")
-    return float(np.exp(found.floor)) if found else NAN
+    measured = repeats(base, "log_speed")
+    return float(np.exp(measured.floor)) if measured else NAN
 
 
 def repeats(cell: pd.DataFrame, column: str) -> Noise | None:

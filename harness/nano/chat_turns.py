@@ -1,4 +1,4 @@
-"""What one turn of a chat is, and the second turns that fit many first ones."""
+"""One turn of a chat, and second turns that fit many first turns."""
 
 import random
 from typing import NamedTuple
@@ -16,7 +16,7 @@ class Turn(NamedTuple):
 
 
 def both(*rules: Rule) -> Rule:
-    """Return the rule that all of `rules` hold."""
+    """Return the rule that requires all of `rules`."""
     return {"kind": "all", "rules": list(rules)}
 
 

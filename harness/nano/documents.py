@@ -1,4 +1,4 @@
-"""Training documents: the tokens of a problem, how much each counts in the loss, and batches of similar length."""
+"""Training documents: the tokens of a problem with their loss weights, in batches of similar length."""
 
 import random
 from array import array
@@ -17,7 +17,7 @@ ANSWER_WEIGHT = dict.fromkeys(KINDS, 1.0) | {"chat": 2.0}  # answers in chats ar
 
 
 class Document(NamedTuple):
-    """Token ids, and for each token its weight in the loss; arrays, since a list needs ten times the memory."""
+    """Token ids and the loss weight of each token, in arrays, because lists need ten times the memory."""
 
     ids: "array[int]"
     weights: "array[float]"
@@ -29,7 +29,7 @@ class Document(NamedTuple):
 
 
 def empty() -> Document:
-    """Return a document to be filled."""
+    """Return an empty document."""
     return Document(array("H"), array("f"))
 
 
@@ -45,7 +45,7 @@ class Batch(NamedTuple):
 
 
 def prompt_text(prompt: str, kind: str) -> str:
-    """Return what the model reads for one turn."""
+    """Return the text of one turn for the model."""
     return chat_prefix(prompt) if kind == "chat" else prompt
 
 
@@ -80,7 +80,7 @@ def _encoded(pieces: list[list[tuple[str, float]]], tokenizer: PreTrainedTokeniz
 
 
 def batches(found: list[Document], tokens: int, seed: int) -> Iterator[Batch]:
-    """Yield batches of about `tokens` tokens for ever: documents of similar length together, in random order."""
+    """Yield batches of about `tokens` tokens without end, of documents of similar length in random order."""
     rng = random.Random(seed)
     while True:
         order = sorted(rng.sample(range(len(found)), len(found)), key=lambda place: len(found[place].ids) // 4)

@@ -1,4 +1,4 @@
-"""Copy-edit: a passage with faults that can be told from the text alone, and the passage as it should be."""
+"""Copy-editing problems: a passage with faults that are recognisable from the text alone, and its correction."""
 
 import random
 import re

@@ -155,7 +155,7 @@ def element_rule(rng: random.Random) -> Family:
 
 
 def _way(phrase: str, code: str, noun: str) -> str:
-    """Say what is taken of one element; the phrases of changes speak of many."""
+    """Return the phrase of a change for one element; the phrases of changes are about many."""
     if noun == "number":
         return code
     single = phrase.replace("forms", "form").replace("first letters", "first letter")

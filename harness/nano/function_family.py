@@ -1,4 +1,4 @@
-"""What a family of functions is: templates with $a and $b for arguments and $k, $j, $m, $c, $w, ... for constants."""
+"""A family of functions: templates with $a and $b for arguments and $k, $j, $m, $c, $w, ... for constants."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Random parts that functions are put together from: tests and changes of one number or word, as phrase and code."""
+"""Random parts of functions: tests and changes of one number or word, as phrase and code."""
 
 import random
 import re

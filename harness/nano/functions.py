@@ -93,7 +93,7 @@ def _compiled(source: str, name: str) -> Callable[..., object]:
 
 
 def _cases(function: Callable[..., object], family: Family, rng: random.Random) -> list[tuple[str, str]] | None:
-    """Return six to eight calls with their results as source text, or None where the results tell too little."""
+    """Return six to eight calls with their results as source text, or None if the results are too uniform."""
     cases: dict[str, str] = {}
     for _ in range(20):
         args = [_input(kind, rng) for kind in family.inputs]

@@ -1,4 +1,4 @@
-"""Words spelt wrong in a way that leaves one word of the passages as the only one that can be meant."""
+"""Misspellings of words that have exactly one correction among the words of the passages."""
 
 import functools
 import random
@@ -10,13 +10,13 @@ KINDS = ("swapped", "dropped", "doubled")
 
 
 def misspelt(rng: random.Random, word: str, kind: str) -> str:
-    """Return the word with one slip of the kind inside it, or as it is where every such slip leaves a doubt."""
+    """Return the word with one slip of the kind, or unchanged if every such slip is ambiguous."""
     return rng.choice(_slips().get((word, kind), [word]))
 
 
 @functools.cache
 def _slips() -> dict[tuple[str, str], list[str]]:
-    """Every word's slips that no other word could have led to, by word and kind."""
+    """Return the unambiguous slips of every word, by word and kind."""
     known = _lexicon()
     sources: dict[str, set[str]] = {}
     for word in known:

@@ -1,4 +1,4 @@
-"""Short factual sentences about people, places and animals: what passages to correct or to sum up are made of."""
+"""Short factual sentences about people, places and animals, for passages to correct or to summarise."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -88,7 +88,7 @@ LENGTHS = (4, 9)
 
 
 class Topic(NamedTuple):
-    """What sentences can be about: its name, how a sentence starts with it, its pronoun and the patterns left."""
+    """A topic of sentences: its name, its form at the start of a sentence, its pronoun and its unused patterns."""
 
     name: str
     subject: str

@@ -1,11 +1,11 @@
-"""What one problem of the corpus is."""
+"""One problem of the corpus."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem: raw user prompts, a reference completion for each, and what a scorer needs (JSON-able)."""
+    """One problem: raw user prompts, a reference completion for each, and data for the scorer (as JSON)."""
 
     id: str
     turns: tuple[str, ...]

@@ -20,7 +20,7 @@ def follows(answer: str, rule: Rule, *, previous: str) -> bool:
 
 
 def change(text: str, how: str) -> str:
-    """Return what an instruction about an earlier answer asks for; raises ValueError for an unknown change."""
+    """Return the text after the change `how` of an earlier answer; raises ValueError for an unknown change."""
     if how not in CHANGES:
         raise ValueError(f"There is no change called {how!r}; the changes are {', '.join(sorted(CHANGES))}.")
     return CHANGES[how](text)

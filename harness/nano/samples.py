@@ -1,4 +1,4 @@
-"""What the trained target writes itself: the text that its draft model learns from."""
+"""Samples of the trained target, on which its draft model is trained."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ TOGETHER, LONGEST = 64, 192
 def samples(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, counts: dict[str, int], seed: int
 ) -> Iterator[Document]:
-    """Yield the model's own answers to `counts[kind]` training problems of each kind, by turns greedy and sampled."""
+    """Yield the model's answers to `counts[kind]` training problems of each kind, alternately greedy and sampled."""
     model.set_attn_implementation("sdpa")
     torch.manual_seed(seed)
     for kind, count in counts.items():
@@ -29,7 +29,7 @@ def samples(
 def _answered(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, group: list[Problem], kind: str, sample: bool
 ) -> list[Document]:
-    """Return one document a problem: the prompt of every turn, and what the model wrote after it."""
+    """Return one document per problem: the prompt and the model's answer of every turn."""
     found = [empty() for _ in group]
     for turn in range(len(group[0].turns)):
         asked = tokenizer([prompt_text(one.turns[turn], kind) for one in group]).input_ids
@@ -43,7 +43,7 @@ def _answered(
 def _written(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: list[Document], sample: bool
 ) -> list[list[int]]:
-    """Return what the model adds to each text, up to its end of text and with it."""
+    """Return the model's continuation of each text, up to and including EOS."""
     rows = [{"input_ids": list(text.ids)} for text in texts]
     asked = tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(model.device)
     end = tokenizer.eos_token_id

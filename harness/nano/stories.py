@@ -1,4 +1,4 @@
-"""Open-ended stories: an opening to go on from, with many ways to go on and facts that must stay true.
+"""Open-ended stories: an opening with many continuations, and facts that must stay true.
 
 Sentences are drawn with a skewed frequency, and some are said again, as in human text: a model learns from both what
 makes its argmax go round in circles. See `story_judge` for what counts as a right sentence.
@@ -37,7 +37,7 @@ def draw(rng: random.Random) -> Problem:
 
 
 def begin(rng: random.Random) -> tuple[str, State]:
-    """Return the opening of a story, and what is true after it."""
+    """Return the opening of a story and the state after it."""
     patterns = [rng.choice(group) for group in OPENINGS]
     slots = {slot for pattern in patterns for slot in pattern.slots}
     values: Values = {}
@@ -58,7 +58,7 @@ def begin(rng: random.Random) -> tuple[str, State]:
 
 
 def go_on(rng: random.Random, state: State) -> list[str]:
-    """Return the sentences after the opening, and change `state` by them."""
+    """Return the sentences after the opening, and update `state` with them."""
     texts: list[str] = []
     told: list[Sentence] = []
     for _ in range(rng.randint(*SENTENCES)):
@@ -73,7 +73,7 @@ def go_on(rng: random.Random, state: State) -> list[str]:
 
 
 def once_more(rng: random.Random, text: str) -> str:
-    """Return the sentence as it is said again: sometimes after words such as "Once more"."""
+    """Return the sentence for a repetition, sometimes after words such as "Once more"."""
     if rng.random() < 0.5 or not text.startswith(("They ", "The ", *NAMES)):
         return text
     return rng.choice(AGAIN) + (text if text.startswith(NAMES) else text[0].lower() + text[1:])

@@ -1,4 +1,4 @@
-"""Which sentences of a story are right: a check of any text against the facts of its opening."""
+"""Checks the sentences of a story against the facts of its opening."""
 
 import re
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _LONGEST = 30  # words; no sentence of a pattern is as long
 
 @dataclass(frozen=True)
 class Verdict:
-    """A sentence: `known` (follows a pattern in known words), `consistent` (known and true), `new` (no repeat)."""
+    """A verdict on a sentence: `known` (a pattern with known words), `consistent` (known, true), `new` (no repeat)."""
 
     text: str
     known: bool

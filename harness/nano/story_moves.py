@@ -1,4 +1,4 @@
-"""The sentences of stories: how they open, go on and close."""
+"""The sentence patterns of stories: openings, middles and endings."""
 
 from harness.nano.story_patterns import Pattern
 

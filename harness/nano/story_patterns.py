@@ -1,4 +1,4 @@
-"""Sentence patterns: text with slots that can be filled for a story, and found again in a text."""
+"""Sentence patterns: text with slots, which can be filled for a story and recognised in a text."""
 
 import functools
 import itertools
@@ -25,7 +25,7 @@ class Pattern:
 
     @functools.cached_property
     def people(self) -> dict[str, list[str]]:
-        """For each person the sentence speaks of, by the digit at the end: the slots about them, without the digit."""
+        """The slots about each person of the sentence, by the digit at their end and without it."""
         found: dict[str, list[str]] = {}
         for slot in self.slots:
             if word(slot) not in FREE and slot not in CHANGES:
@@ -48,7 +48,7 @@ class Pattern:
 
     @functools.cached_property
     def regex(self) -> re.Pattern[str]:
-        """What matches every sentence of this pattern with known words; each slot is a group."""
+        """A regular expression for all sentences of this pattern with known words; each slot is a group."""
         source, seen = "", set()
         for literal, slot, _, _ in string.Formatter().parse(self.text):
             source += re.escape(literal)
@@ -100,7 +100,7 @@ class Pattern:
 
 
 def word(slot: str) -> str:
-    """Return the slot without the digit that tells several of one kind apart."""
+    """Return the slot without the digit that distinguishes several slots of one kind."""
     return slot.rstrip("0123456789")
 
 

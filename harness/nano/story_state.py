@@ -1,4 +1,4 @@
-"""What is true at one point of a story, and which values a sentence may give to its slots.
+"""The state of a story at one point, and the values that a sentence may give to its slots.
 
 The name of a slot says what may fill it. Slots that end with the same digit (or with none) speak of one person:
 `{who}'s {animal}` is a person with that person's animal, `{who2}` somebody else. Nobody needs to be named for that:
@@ -46,7 +46,7 @@ class State:
         return asdict(self)
 
     def people(self) -> list[Values]:
-        """Return what can be said of each person, by slot; once for each thing that the person has."""
+        """Return the facts about each person, by slot; one entry for each thing that the person has."""
         found = []
         for number, person in enumerate(self.cast):
             name = person[0]
@@ -60,7 +60,7 @@ class State:
         return found
 
     def tell(self, values: Values) -> None:
-        """Change the state by what a sentence with these values says."""
+        """Update the state with a sentence that has these values."""
         if "there" in values:
             self.place = values["there"]
         if "new" in values:

@@ -1,4 +1,4 @@
-"""The words that stories are made of, by the name of the slot that they fill in a sentence pattern.
+"""The vocabulary of stories, by the name of the slot in sentence patterns.
 
 A slot of free words takes any of its words at any time. All others depend on the story, see `story_state`.
 """

@@ -1,4 +1,4 @@
-"""Extractive summary: a text about several people, places and animals, and what it says about one of them."""
+"""Extractive summaries: a text about several people, places and animals, and its sentences about one of them."""
 
 import itertools
 import random

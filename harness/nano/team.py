@@ -21,7 +21,7 @@ class Team:
 
     @property
     def first(self) -> bool:
-        """Whether this worker speaks for all."""
+        """Whether this worker reports and saves for all."""
         return self.rank == 0
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
@@ -31,7 +31,7 @@ class Team:
         return values
 
     def agreed(self, value: float) -> float:
-        """Return what the first worker gave as `value`: clocks differ, and all must stop at the same step."""
+        """Return the first worker's `value`, so that all stop at the same step although their clocks differ."""
         shared = torch.tensor([value], dtype=torch.float64)
         if self.size > 1:
             distributed.broadcast(shared, src=0)

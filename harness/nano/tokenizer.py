@@ -51,5 +51,5 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def chat_prefix(prompt: str) -> str:
-    """Return the text that stands before the assistant's answer to `prompt`, as the chat template renders it."""
+    """Return the text before the assistant's answer to `prompt`, as the chat template renders it."""
     return f"{USER}\n{prompt}\n{ASSISTANT}\n"

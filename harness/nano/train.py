@@ -39,7 +39,7 @@ DEFAULT_MINUTES = {"cpu": 40.0, "cuda": 8.0}
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks for; `draft_share` is nano-draft's part of nano's minutes or steps."""
+    """The command-line options; `draft_share` is nano-draft's share of nano's minutes or steps."""
 
     out: Path
     minutes: float | None
@@ -96,7 +96,7 @@ def train_family(options: Options, tokenizer: PreTrainedTokenizerFast, team: Tea
 
 
 def by_turns(*streams: Iterator[Batch]) -> Iterator[Batch]:
-    """Yield a batch of each stream in turn, for ever."""
+    """Yield a batch of each stream in turn, without end."""
     while True:
         yield from map(next, streams)
 

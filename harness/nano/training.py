@@ -32,7 +32,7 @@ class Run:
     curve: list[Point] = field(default_factory=list)
 
     def progress(self, step: int) -> float:
-        """Return the share of the run that is over, 0 to 1."""
+        """Return the finished share of the run, 0 to 1."""
         if self.steps is not None:
             return step / self.steps
         assert self.seconds is not None
@@ -67,7 +67,7 @@ def train(
     team: Team,
     save: Callable[[], None],
 ) -> None:
-    """Train `model` in place on a stream of batches; the rate warms up and falls to zero in a straight line.
+    """Train `model` in place on a stream of batches; the rate warms up and falls linearly to zero.
 
     A step sums the gradients of every worker's micro-batches and divides them by the summed weight of their tokens.
     `data` holds the batches and, by kind, the documents whose loss is reported.
@@ -105,7 +105,7 @@ def _optimizers(model: LlamaForCausalLM, rate: float) -> tuple[torch.optim.Optim
 
 
 def _gradients(model: LlamaForCausalLM, run: Run, stream: Iterator[Batch], loss: Loss, team: Team) -> float:
-    """Leave the gradient of the mean weighted loss in the model; returns that loss."""
+    """Compute the gradient of the mean weighted loss in the model; returns that loss."""
     model.zero_grad(set_to_none=False)
     current = weight = 0.0
     for _ in range(MICRO_BATCHES):

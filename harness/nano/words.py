@@ -1,4 +1,4 @@
-"""The names and words that the generated problems are made of."""
+"""The names and words of the generated problems."""
 
 
 def split(text: str) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from typing import Literal
 
 CHILD = Path(__file__).with_name("child.py")
 START_SECONDS = 60.0
-MOST_BYTES = 4096
+MAX_BYTES = 4096
 PATIENCE = 20  # maximum wall time as a multiple of the limit, when the process has to wait for a CPU
 PROTECTIONS = {
     "namespaces": "own network and process tree (namespaces)",
@@ -59,11 +59,11 @@ def run_program(program: str, tests: str = "", *, setup: str = "", own: Sequence
 
 @functools.cache
 def isolation() -> str:
-    """Describe the active protections and their gaps on this machine, found by running an empty program."""
-    found = active_protections()
-    holes = ["the network is only hidden from Python's sockets"] * (not {"namespaces", "seccomp"} & set(found))
-    holes += ["files of others can be read"] * ("landlock" not in found)
-    return "; ".join([*(PROTECTIONS[name] for name in found), *holes])
+    """Describe the active protections and their gaps on this machine, determined by running an empty program."""
+    active = active_protections()
+    holes = ["the network is only hidden from Python's sockets"] * (not {"namespaces", "seccomp"} & set(active))
+    holes += ["files of others can be read"] * ("landlock" not in active)
+    return "; ".join([*(PROTECTIONS[name] for name in active), *holes])
 
 
 @functools.cache
@@ -110,8 +110,8 @@ def _pipe() -> Iterator[tuple[FileIO, FileIO]]:
 @functools.cache
 def _numpy() -> str:
     """Return the folder of NumPy, which tests of HumanEval+ need; programs cannot import it."""
-    found = importlib.util.find_spec("numpy")
-    return str(Path(found.origin).parents[1]) if found and found.origin else ""
+    spec = importlib.util.find_spec("numpy")
+    return str(Path(spec.origin).parents[1]) if spec and spec.origin else ""
 
 
 def _start(folder: str, verdict: int, cpu_seconds: int, memory_mb: int) -> subprocess.Popen[bytes]:
@@ -149,7 +149,7 @@ def _kept_waiting(pid: int) -> float:
         below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except (OSError, ValueError, IndexError):
         return 0.0
-    return seconds + sum(_kept_waiting(int(one)) for one in below)
+    return seconds + sum(_kept_waiting(int(child)) for child in below)
 
 
 def _line(pipe: FileIO, seconds: float) -> str | None:
@@ -157,25 +157,25 @@ def _line(pipe: FileIO, seconds: float) -> str | None:
     line = b""
     for byte in _bytes(pipe, seconds, 1):
         line += byte
-        if byte in (b"\n", b"") or len(line) == MOST_BYTES:
+        if byte in (b"\n", b"") or len(line) == MAX_BYTES:
             return line.decode("utf-8", "replace").rstrip("\n")
     return None
 
 
 def _drain(pipe: FileIO) -> None:
     """Wait up to 2 s until no process holds the other end, so that all of them have ended."""
-    for piece in _bytes(pipe, 2.0, MOST_BYTES):
+    for piece in _bytes(pipe, 2.0, MAX_BYTES):
         if not piece:
             return
 
 
-def _bytes(pipe: FileIO, seconds: float, most: int) -> Iterator[bytes]:
-    """Yield what arrives within `seconds`, at most `most` bytes at a time; b"" repeatedly at end of file."""
+def _bytes(pipe: FileIO, seconds: float, limit: int) -> Iterator[bytes]:
+    """Yield what arrives within `seconds`, at most `limit` bytes at a time; b"" repeatedly at end of file."""
     end = time.monotonic() + seconds
     waiting = select.poll()
     waiting.register(pipe, select.POLLIN)
     while waiting.poll(max(0.0, end - time.monotonic()) * 1000):
-        yield pipe.read(most) or b""
+        yield pipe.read(limit) or b""
 
 
 def _outcome(verdict: str | None, timeout: float) -> Outcome:

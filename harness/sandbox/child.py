@@ -43,10 +43,10 @@ def main() -> None:
     with open("job.json", encoding="ascii") as file:
         job = json.load(file)
     os.unlink("job.json")
-    stand = enclose(wanted, cpu_seconds, memory_mb, [job["path"]])
+    active = enclose(wanted, cpu_seconds, memory_mb, [job["path"]])
     sys.path.append(job["path"])
     judge = remote.Judge(os.fdopen(to_judge[0], "rb"), os.fdopen(to_program[1], "wb"), verdict)
-    judge.say(" ".join([*(["namespaces"] if spaces else []), *stand, str(program)]))
+    judge.say(" ".join([*(["namespaces"] if spaces else []), *active, str(program)]))
     judge.run(job)
 
 

@@ -97,11 +97,11 @@ def adopt_orphans() -> None:
 
 def set_limits(cpu_seconds: int, memory_mb: int) -> None:
     """Limit CPU time, memory, files and processes; limits that the system does not support are skipped."""
-    wanted = {"CPU": cpu_seconds, "AS": memory_mb * MIB, "FSIZE": 16 * MIB, "NOFILE": 64, "NPROC": 0, "CORE": 0,
+    limits = {"CPU": cpu_seconds, "AS": memory_mb * MIB, "FSIZE": 16 * MIB, "NOFILE": 64, "NPROC": 0, "CORE": 0,
               "MEMLOCK": 0, "MSGQUEUE": 0, "SIGPENDING": 64}
-    for name, most in wanted.items():
+    for name, limit in limits.items():
         try:
-            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
         except (AttributeError, ValueError, OSError):
             continue
 
@@ -164,13 +164,13 @@ def close_files(readable: list[str]) -> bool:
 
 def _allow(rules: int, path: str, rights: int) -> None:
     try:
-        place = os.open(path, os.O_PATH)
+        descriptor = os.open(path, os.O_PATH)
     except OSError:  # not on this machine
         return
     if not os.path.isdir(path):
         rights &= FILE_RIGHTS
-    LIBC.syscall(ADD_RULE, rules, 1, ctypes.c_char_p(struct.pack("=Qi", rights, place)), 0)
-    os.close(place)
+    LIBC.syscall(ADD_RULE, rules, 1, ctypes.c_char_p(struct.pack("=Qi", rights, descriptor)), 0)
+    os.close(descriptor)
 
 
 def _no_new_rights() -> bool:

@@ -28,7 +28,7 @@ ASK: dict[str, Callable[..., Any]] = {
     "call": lambda it, given, named: it(*given, **named), "get": getattr, "set": setattr, "list": list, "len": len,
     "item": operator.getitem,
 }
-MOST = 300  # characters of a message
+LONGEST = 300  # characters of a message
 
 
 def describe(error: BaseException, file: str = "program.py", place: str = "") -> str:
@@ -38,7 +38,7 @@ def describe(error: BaseException, file: str = "program.py", place: str = "") ->
         while step:
             line = step.tb_lineno if step.tb_frame.f_code.co_filename == file else line
             step = step.tb_next
-        text = " ".join(str(error).split())[:MOST]
+        text = " ".join(str(error).split())[:LONGEST]
         return f"{type(error).__name__}{': ' if text else ''}{text}" + (f" (line {line}{place})" if line else "")
     except BaseException:
         return "an error that cannot be described"
@@ -82,10 +82,10 @@ class ProgramUnpickler(pickle.Unpickler):
         return self.kept[number]
 
 
-def serve(asked: Any, answers: Any) -> NoReturn:
+def serve(requests: Any, answers: Any) -> NoReturn:
     """Run the program that the judge sends, then serve its requests; never returns."""
     kept: list[Any] = []
-    source = pickle.load(asked)
+    source = pickle.load(requests)
     try:
         names: dict[str, Any] = {}
         exec(compile(source, "program.py", "exec"), names)
@@ -96,15 +96,15 @@ def serve(asked: Any, answers: Any) -> NoReturn:
     while True:
         answers.write(_parcel(answer, kept))
         answers.flush()
-        asking = ProgramUnpickler(asked)
-        asking.kept = kept
-        what, it, *more = asking.load()
+        unpickler = ProgramUnpickler(requests)
+        unpickler.kept = kept
+        operation, target, *arguments = unpickler.load()
         try:
-            value = ASK[what](it, *more)
-            after = [one if type(one) in CHANGEABLE else None for one in more[0]] if what == "call" else []
+            value = ASK[operation](target, *arguments)
+            after = [one if type(one) in CHANGEABLE else None for one in arguments[0]] if operation == "call" else []
             answer = ("value", value, after)
         except BaseException as error:
-            answer = ("error", [one.__name__ for one in type(error).__mro__], " ".join(str(error).split())[:MOST])
+            answer = ("error", [one.__name__ for one in type(error).__mro__], " ".join(str(error).split())[:LONGEST])
 
 
 def _parcel(value: Any, kept: list[Any]) -> bytes:
@@ -113,7 +113,7 @@ def _parcel(value: Any, kept: list[Any]) -> bytes:
     try:
         ProgramPickler(file, kept).dump(value)
     except Exception as error:
-        return pickle.dumps(("error", ["TypeError", "Exception"], f"a result cannot be handed over: {error}"[:MOST]))
+        return pickle.dumps(("error", ["TypeError", "Exception"], f"a result cannot be handed over: {error}"[:LONGEST]))
     return file.getvalue()
 
 
@@ -189,15 +189,15 @@ class JudgePickler(pickle.Pickler):
 class Judge:
     """Runs the tests of a program in another process, and writes one verdict."""
 
-    def __init__(self, answers: Any, asked: Any, verdict: int) -> None:
-        self.answers, self.asked, self.verdict, self.reading = answers, asked, verdict, False
+    def __init__(self, answers: Any, requests: Any, verdict: int) -> None:
+        self.answers, self.requests, self.verdict, self.reading = answers, requests, verdict, False
 
     def run(self, job: dict[str, Any]) -> NoReturn:
         """Run the program, then the tests; the verdict is `passed` or `failed: ` and the reason."""
         self._send(job["program"])
         names = self._receive()
         if not isinstance(names, dict):
-            self._end(f"failed: {names if isinstance(names, str) else 'the program answered nonsense'}"[:MOST + 90])
+            self._end(f"failed: {names if isinstance(names, str) else 'the program answered nonsense'}"[:LONGEST + 90])
         try:
             exec(compile(job["tests"], "tests.py", "exec"), self._namespace(names, job))
         except BaseException as error:
@@ -217,11 +217,11 @@ class Judge:
                 (one.extend if isinstance(one, list | bytearray) else one.update)(now)
         return value
 
-    def ask(self, what: str, *about: Any) -> tuple[Any, list[Any]]:
+    def ask(self, operation: str, *operands: Any) -> tuple[Any, list[Any]]:
         """Send a request to the program; raises the built-in exception that it raised."""
         if self.reading:  # a proxy that unpickling calls, not a test
             raise pickle.UnpicklingError("this is no data")
-        self._send((what, *about))
+        self._send((operation, *operands))
         answer = self._receive()
         if not (isinstance(answer, tuple) and len(answer) == 3):
             self._end("failed: the program answered nonsense")
@@ -229,12 +229,12 @@ class Judge:
         if kind == "value":
             return value, rest if isinstance(rest, list) else []
         names = value if isinstance(value, list) else []
-        found = (getattr(builtins, name, None) for name in names if isinstance(name, str))
-        raised = next((one for one in found if isinstance(one, type) and issubclass(one, BaseException)), Exception)
+        known = (getattr(builtins, name, None) for name in names if isinstance(name, str))
+        raised = next((kind for kind in known if isinstance(kind, type) and issubclass(kind, BaseException)), Exception)
         try:
-            error = raised(str(rest)[:MOST])
-        except TypeError:  # UnicodeDecodeError and its like want more
-            error = ValueError(str(rest)[:MOST])
+            error = raised(str(rest)[:LONGEST])
+        except TypeError:  # UnicodeDecodeError and others need more arguments
+            error = ValueError(str(rest)[:LONGEST])
         raise error
 
     def _namespace(self, names: dict[Any, Any], job: dict[str, Any]) -> dict[str, Any]:
@@ -259,8 +259,8 @@ class Judge:
         file = io.BytesIO()
         JudgePickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
         try:
-            self.asked.write(file.getvalue())
-            self.asked.flush()
+            self.requests.write(file.getvalue())
+            self.requests.flush()
         except OSError:
             self._end("failed: the program's process ended before its tests did")
 

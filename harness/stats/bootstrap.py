@@ -55,20 +55,20 @@ def share_interval(values: ArrayLike, clusters: ArrayLike, *, level: float = 0.9
     If all scores are 0 or all are 1, the bootstrap has no variance; the result is then Wilson's interval for as many
     independent answers as there are clusters.
     """
-    found = mean_interval(values, clusters, level=level)
-    if found.low != found.high or found.mean not in (0.0, 1.0):
-        return found
+    interval = mean_interval(values, clusters, level=level)
+    if interval.low != interval.high or interval.mean not in (0.0, 1.0):
+        return interval
     count = len(np.unique(np.asarray(clusters)))
-    ends = binomtest(round(found.mean * count), count).proportion_ci(level, method="wilson")
-    return Interval(found.mean, float(ends.low), float(ends.high))
+    ends = binomtest(round(interval.mean * count), count).proportion_ci(level, method="wilson")
+    return Interval(interval.mean, float(ends.low), float(ends.high))
 
 
 def ratio_interval(
     logs: ArrayLike, clusters: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Interval:
     """Return the geometric mean of ratios given as natural `logs`, with the interval of `mean_interval`."""
-    found = mean_interval(logs, clusters, level=level, resamples=resamples, seed=seed)
-    return Interval(*(float(np.exp(value)) for value in found))
+    interval = mean_interval(logs, clusters, level=level, resamples=resamples, seed=seed)
+    return Interval(*(float(np.exp(value)) for value in interval))
 
 
 def cluster_sums(values: ArrayLike, clusters: ArrayLike) -> tuple[Numbers, Numbers]:

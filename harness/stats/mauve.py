@@ -14,19 +14,19 @@ Numbers = NDArray[np.floating[Any]]
 SCALE = 5.0  # the paper's c
 WEIGHTS = np.linspace(1e-6, 1 - 1e-6, 25)
 KEPT_VARIANCE = 0.9
-SEEDS = (25, 26, 27, 28, 29)  # the score depends on where k-means starts: 25 is the reference library's
+SEEDS = (25, 26, 27, 28, 29)  # of k-means, on which the score depends; 25 is the reference library's
 ENOUGH = 1000  # with fewer texts per set the score is biased and noisy
 
 
-def mauve(ours: Numbers, theirs: Numbers, seed: int = SEEDS[0]) -> float:
+def mauve(references: Numbers, answers: Numbers, seed: int = SEEDS[0]) -> float:
     """Return the score of two sets of features, (N, D) and (M, D): 0 (nothing in common) to 1.
 
     Raises ValueError if a set is empty.
     """
-    return area(*histograms(ours, theirs, seed))
+    return area(*histograms(references, answers, seed))
 
 
-def histograms(ours: Numbers, theirs: Numbers, seed: int) -> tuple[Numbers, Numbers]:
+def histograms(references: Numbers, answers: Numbers, seed: int) -> tuple[Numbers, Numbers]:
     """Return the histograms of both sets over K common clusters; K is a tenth of the smaller set, at least 2.
 
     Features are normalised and reduced to 90 % of their variance (PCA); k-means has 5 random starts of at most 500
@@ -36,14 +36,15 @@ def histograms(ours: Numbers, theirs: Numbers, seed: int) -> tuple[Numbers, Numb
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import normalize
 
-    both = normalize(np.vstack([theirs, ours]).astype(np.float64))
+    both = normalize(np.vstack([answers, references]).astype(np.float64))
     if np.ptp(both, axis=0).max() > 0:
         both = PCA(KEPT_VARIANCE, svd_solver="full").fit_transform(both)
-    clusters = max(2, round(min(len(ours), len(theirs)) / 10))
+    clusters = max(2, round(min(len(references), len(answers)) / 10))
     different = len(np.unique(both.round(9), axis=0))  # no more clusters than distinct points
-    found = KMeans(min(clusters, different), init="random", n_init=5, max_iter=500, random_state=seed).fit_predict(both)
-    p, q = (np.bincount(labels, minlength=clusters) / len(labels)
-            for labels in (found[len(theirs):], found[:len(theirs)]))
+    k_means = KMeans(min(clusters, different), init="random", n_init=5, max_iter=500, random_state=seed)
+    labels = k_means.fit_predict(both)
+    p, q = (np.bincount(part, minlength=clusters) / len(part)
+            for part in (labels[len(answers):], labels[:len(answers)]))
     return p, q
 
 
@@ -66,5 +67,5 @@ def _under(x: Numbers, y: Numbers) -> float:
 
 def _divergence(p: Numbers, r: Numbers) -> float:
     """Return KL(p ‖ r) in nats, at least 0; r must be positive wherever p is."""
-    there = p > 0
-    return max(0.0, float(np.sum(p[there] * np.log(p[there] / r[there]))))
+    positive = p > 0
+    return max(0.0, float(np.sum(p[positive] * np.log(p[positive] / r[positive]))))

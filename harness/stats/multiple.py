@@ -14,7 +14,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     made = [index for index, value in enumerate(p_values) if not math.isnan(value)]
     adjusted, worst = [math.nan] * len(p_values), 0.0
     order = np.argsort([p_values[index] for index in made], kind="stable").tolist()
-    for place, index in enumerate(made[i] for i in order):
-        worst = max(worst, min(1.0, (len(made) - place) * p_values[index]))
+    for rank, index in enumerate(made[i] for i in order):
+        worst = max(worst, min(1.0, (len(made) - rank) * p_values[index]))
         adjusted[index] = worst
     return adjusted

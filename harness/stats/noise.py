@@ -12,7 +12,7 @@ from scipy.stats import linregress, median_abs_deviation
 from harness.stats.bootstrap import Interval, Numbers, mean_interval
 from harness.stats.paired import mean_test
 
-FAR = 10.0  # robust standard deviations, as in hyperfine; the usual 3.5 is for shorter tails than times have
+FAR = 10.0  # robust standard deviations, as in hyperfine; times have longer tails than the usual 3.5 assumes
 
 
 class Noise(NamedTuple):

@@ -88,11 +88,11 @@ def difference_interval(differences: ArrayLike, clusters: ArrayLike, *, level: f
     If no pair differs, the bootstrap has no variance; the ends are then Wilson's bound on the share of clusters that
     differ.
     """
-    found = mean_interval(differences, clusters, level=level)
-    if np.any(differences) or np.isnan(found.low):
-        return found
+    interval = mean_interval(differences, clusters, level=level)
+    if np.any(differences) or np.isnan(interval.low):
+        return interval
     reach = share_interval(np.zeros(np.size(differences)), clusters, level=level).high
-    return Interval(found.mean, -reach, reach)
+    return Interval(interval.mean, -reach, reach)
 
 
 def _flipped(bits: NDArray[Any], sums: Numbers) -> Numbers:

@@ -23,6 +23,9 @@ def smallest_effect(differences: ArrayLike, clusters: ArrayLike, *, power: float
     return float(reach * standard_error(sums, counts)) or math.nan
 
 
-def clusters_needed(clusters: int, found: float, wanted: float) -> int:
-    """Return the clusters needed to detect an effect `wanted`, if `clusters` detect `found`: errors fall as 1 / √n."""
-    return math.ceil(clusters * (found / wanted) ** 2)
+def clusters_needed(clusters: int, detectable: float, wanted: float) -> int:
+    """Return the clusters needed to detect an effect `wanted`, if `clusters` detect one of `detectable`.
+
+    Standard errors fall as 1 / √n.
+    """
+    return math.ceil(clusters * (detectable / wanted) ** 2)

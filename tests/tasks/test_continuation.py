@@ -126,7 +126,7 @@ def test_another_text_under_the_same_name_is_another_run(changed: str) -> None:
     with pytest.raises(UserError, match="run holds another run"):
         start("run")
     start("other")
-    with pytest.raises(UserError, match="cannot be compared, for they differ in"):
+    with pytest.raises(UserError, match="cannot be compared, because they differ in"):
         compare(Store.open(Path("run")), Store.open(Path("other")))
 
 

@@ -92,7 +92,7 @@ def test_a_price_limit_is_kept_and_the_same_command_goes_on(store: Store) -> Non
         assert found.exit_code == 3
         assert "--max-price 1 allows no further request. The same command resumes." in found.output
         assert 5 < len(server.seen) <= 10
-        assert list(judge_notes(store, "single"))[-1].endswith("were asked for: the same command goes on")
+        assert list(judge_notes(store, "single"))[-1].endswith("were requested: the same command resumes")
         assert call(store, *options, "--max-price", "100").exit_code == 0
         assert set(server.seen.values()) == {1}
 

@@ -131,7 +131,7 @@ def test_what_a_reader_must_know_is_said(store: Store) -> None:
         "1 of 10 verdicts of j hold no verdict in the wanted form and count in no mean",
         "1 of 10 verdicts of j could not be had: the same command asks again",
         "2 ratings of j are not from 1 to 10, and count as they are",
-        "10 of 16 verdicts of j were asked for: the same command goes on",
+        "10 of 16 verdicts of j were requested: the same command resumes",
     ]
     assert list(judge_notes(store, "pairwise")) == []
 

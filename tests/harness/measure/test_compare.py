@@ -141,8 +141,8 @@ def test_other_runs_are_refused_by_name_unless_forced(before: Store, changes: di
     other = run(before.folder.parent / "after", Planted(seed=1, changes=changes))
     with pytest.raises(UserError) as caught:
         compare(before, other)
-    assert str(caught.value) == (f"before and after cannot be compared, for they differ in {words}: --force compares "
-                                 "what they share all the same.")
+    assert str(caught.value) == (f"before and after cannot be compared, because they differ in {words}: "
+                                 "--force compares them nevertheless.")
     found = compare(before, other, force=True)
     assert found.forced == [words]
     assert sentences(found)[0] == f"forced, though they differ in {words}"
