@@ -1,4 +1,4 @@
-"""The ways of decoding that are timed against each other: the harness, hand-written loops, `generate` and lm-eval."""
+"""The contenders of the benchmarks: the harness, hand-written loops, `generate` and lm-eval."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,13 +15,13 @@ from harness.nano import weights
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Request
 
-Texts = Sequence[list[int]]
-Contender = Callable[[], Texts]
+Sequences = Sequence[list[int]]
+Contender = Callable[[], Sequences]
 """Decodes its prompts and returns the new token ids of each."""
 
 
-def ours(spec: str, prompts: Texts, target: Model, draft: Model, new: int, concurrency: int = 1) -> Contender:
-    """A strategy of the harness on `prompts`, `concurrency` at a time, `new` tokens each; EOS ends none."""
+def ours(spec: str, prompts: Sequences, target: Model, draft: Model, new: int, concurrency: int = 1) -> Contender:
+    """Return a strategy of the harness on `prompts` at batch size `concurrency`; `new` tokens each, EOS ignored."""
     strategy = STRATEGIES.build(spec)
 
     def one(prompt: list[int]) -> list[int]:
@@ -36,23 +36,23 @@ def ours(spec: str, prompts: Texts, target: Model, draft: Model, new: int, concu
             session.close()
         return tokens[:new]
 
-    def go() -> Texts:
+    def decode() -> Sequences:
         jobs = [partial(one, prompt) for prompt in prompts]
         if concurrency == 1:
             return [job() for job in jobs]
         return run_batched([target.engine, draft.engine], jobs, concurrency)  # type: ignore[return-value]
-    return go
+    return decode
 
 
 def library(name: str) -> Any:
-    """The model as transformers loads it, without what the harness does to make it faster."""
+    """Load the model with transformers, without the optimisations of the harness."""
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(weights(name), dtype=torch.float32).eval()
 
 
-def bare(prompts: Texts, model: Any, new: int) -> Contender:
-    """The shortest greedy loop over the model's own forward and cache."""
+def bare(prompts: Sequences, model: Any, new: int) -> Contender:
+    """Return the shortest greedy loop over the model's own forward and cache."""
     from transformers import DynamicCache
 
     def one(prompt: list[int]) -> list[int]:
@@ -65,44 +65,44 @@ def bare(prompts: Texts, model: Any, new: int) -> Contender:
     return lambda: [one(prompt) for prompt in prompts]
 
 
-def bare_batch(prompts: Texts, target: Model, new: int) -> Contender:
-    """A greedy loop over one forward for all prompts, which have one length, on a cache that is written in place."""
+def bare_batch(prompts: Sequences, target: Model, new: int) -> Contender:
+    """Return a greedy loop with one forward for all prompts, of equal length, on a cache that is written in place."""
     engine, count, size = target.engine, len(prompts), len(prompts[0])
 
     def step(tokens: torch.Tensor, start: int) -> torch.Tensor:
         end = start + tokens.shape[1]
-        places = torch.arange(start, end).expand(count, -1)
-        engine.cache.prepare(0, count, end, places)
-        causal = torch.arange(end) <= places[:, None, :, None]
+        positions = torch.arange(start, end).expand(count, -1)
+        engine.cache.prepare(0, count, end, positions)
+        causal = torch.arange(end) <= positions[:, None, :, None]
         mask = torch.where(causal, 0.0, torch.finfo(torch.float32).min)
-        out = engine.model(input_ids=tokens, attention_mask=mask, position_ids=places, use_cache=True,
+        out = engine.model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=True,
                            logits_to_keep=1, **{engine.cache_argument: engine.cache})
         best: torch.Tensor = out.logits.argmax(-1)
         return best
 
-    def go() -> Texts:
+    def decode() -> Sequences:
         engine.cache.reserve(count, size + new)
-        found = [step(torch.tensor(list(prompts)), 0)]
-        while len(found) < new:
-            found.append(step(found[-1], size + len(found) - 1))
-        done: list[list[int]] = torch.cat(found, 1).tolist()
-        return done
-    return go
+        tokens = [step(torch.tensor(list(prompts)), 0)]
+        while len(tokens) < new:
+            tokens.append(step(tokens[-1], size + len(tokens) - 1))
+        sequences: list[list[int]] = torch.cat(tokens, 1).tolist()
+        return sequences
+    return decode
 
 
-def generated(prompts: Texts, model: Any, new: int, **options: Any) -> Contender:
-    """transformers' own `generate`, one prompt at a time, `new` tokens each (EOS is a token that never comes)."""
+def generated(prompts: Sequences, model: Any, new: int, **options: Any) -> Contender:
+    """Return `generate` of transformers, one prompt at a time, `new` tokens each (EOS is an unused token)."""
     def one(prompt: list[int]) -> list[int]:
         ids = torch.tensor([prompt])
         out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False,
                              pad_token_id=0, eos_token_id=[model.config.vocab_size - 1], **options)
-        found: list[int] = out[0, len(prompt):].tolist()
-        return found
+        tokens: list[int] = out[0, len(prompt):].tolist()
+        return tokens
     return lambda: [one(prompt) for prompt in prompts]
 
 
-def assisted(prompts: Texts, model: Any, draft: Any, new: int, gamma: int) -> Contender:
-    """`generate` with a draft model that always drafts `gamma` tokens."""
+def assisted(prompts: Sequences, model: Any, draft: Any, new: int, gamma: int) -> Contender:
+    """Return `generate` with a draft model that always drafts `gamma` tokens."""
     settings = draft.generation_config
     settings.num_assistant_tokens, settings.num_assistant_tokens_schedule = gamma, "constant"
     settings.assistant_confidence_threshold = 0.0
@@ -110,14 +110,14 @@ def assisted(prompts: Texts, model: Any, draft: Any, new: int, gamma: int) -> Co
 
 
 def lm_eval(model: Any, tokenizer: Any, batch: int) -> Any:
-    """lm-eval's `hf` backend around a model of transformers; raises `ImportError` when lm-eval is not installed."""
+    """Create lm-eval's `hf` backend for a model of transformers; raises `ImportError` when lm-eval is not installed."""
     from lm_eval.models.huggingface import HFLM
 
     return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, device="cpu")
 
 
 def lm_eval_answers(backend: Any, prompts: Sequence[str], stop: Sequence[str], new: int) -> list[str]:
-    """What lm-eval's `generate_until` writes after each prompt."""
+    """Return the output of lm-eval's `generate_until` for each prompt."""
     from lm_eval.api.instance import Instance
 
     options = {"until": list(stop), "max_gen_toks": new, "do_sample": False}

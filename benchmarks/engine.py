@@ -1,4 +1,4 @@
-"""How fast the engine is, beside hand-written loops, transformers' `generate` and lm-eval, in one run.
+"""Time the engine against hand-written loops, transformers' `generate` and lm-eval.
 
 `python -m benchmarks.engine [--rounds 7] [--compile] [--json FILE]`. Every comparison is interleaved; times are
 medians, ratios medians over the rounds with their quartiles. docs/performance.md explains the rows.
@@ -32,24 +32,24 @@ CONCURRENCY = (1, 2, 4, 8, 16, 32, 64)
 
 
 def prompts(model: Model, kind: str, count: int) -> list[list[int]]:
-    """Token ids of the first `count` held-out prompts of a kind of nano's text."""
+    """Return the token ids of the first `count` held-out prompts of a kind of nano's corpus."""
     return [model.tokenizer(p.turns[0])["input_ids"] for p in problems(kind, "dev", count)]
 
 
-def one_text(target: Model, draft: Model, rounds: int, compiled: Model | None) -> list[Row]:
-    """Greedy at concurrency 1."""
-    texts = prompts(target, "math", 6)
+def single_sequence(target: Model, draft: Model, rounds: int, compiled: Model | None) -> list[Row]:
+    """Compare greedy decoding at batch size 1."""
+    sequences = prompts(target, "math", 6)
     plain = library("nano")
-    contenders = {"bare loop": bare(texts, plain, NEW),
-                  "greedy": ours("greedy", texts, target, draft, NEW),
-                  "generate": generated(texts, plain, NEW)}
+    contenders = {"bare loop": bare(sequences, plain, NEW),
+                  "greedy": ours("greedy", sequences, target, draft, NEW),
+                  "generate": generated(sequences, plain, NEW)}
     if compiled:
-        contenders["greedy, compiled"] = ours("greedy", texts, compiled, draft, NEW)
-    return compare("one text", contenders, rounds)
+        contenders["greedy, compiled"] = ours("greedy", sequences, compiled, draft, NEW)
+    return compare("one sequence", contenders, rounds)
 
 
 def against_generate(target: Model, draft: Model, rounds: int) -> Iterator[Row]:
-    """The same methods in transformers: draft model, prompt lookup, beams."""
+    """Compare with the same methods in transformers: draft model, prompt lookup, beams."""
     math, edit = prompts(target, "math", 6), prompts(target, "edit", 6)
     plain, assistant = library("nano"), library("nano-draft")
     yield from compare("draft model, γ = 4", {
@@ -64,24 +64,24 @@ def against_generate(target: Model, draft: Model, rounds: int) -> Iterator[Row]:
 
 
 def batched(target: Model, draft: Model, rounds: int) -> list[Row]:
-    """What scheduling adds to a forward of 32 texts."""
-    texts = [(prompt * 2)[:32] for prompt in prompts(target, "math", 32)]
-    return compare("32 texts of one length", {
-        "bare batched loop": bare_batch(texts, target, NEW),
-        "greedy": ours("greedy", texts, target, draft, NEW, concurrency=32)}, rounds)
+    """Measure the overhead of scheduling on a batch of 32 sequences."""
+    sequences = [(prompt * 2)[:32] for prompt in prompts(target, "math", 32)]
+    return compare("32 sequences of one length", {
+        "bare batched loop": bare_batch(sequences, target, NEW),
+        "greedy": ours("greedy", sequences, target, draft, NEW, concurrency=32)}, rounds)
 
 
 def throughput(target: Model, draft: Model, rounds: int) -> Iterator[Row]:
-    """Texts side by side, against one after the other."""
-    texts = prompts(target, "math", 64)
+    """Compare batch sizes with batch size 1."""
+    sequences = prompts(target, "math", 64)
     for spec in ("greedy", "speculative", "beam", "contrastive_search"):
-        yield from compare(f"{spec}, texts at a time", {
-            str(n): ours(spec, texts[:max(16, n)], target, draft, NEW // 3, concurrency=n)
+        yield from compare(f"{spec}, batch size", {
+            str(n): ours(spec, sequences[:max(16, n)], target, draft, NEW // 3, concurrency=n)
             for n in CONCURRENCY}, rounds)
 
 
 def widths(model: Model, rounds: int) -> list[dict[str, float]]:
-    """v(M): a forward over M new tokens after 128, against one token."""
+    """Measure v(M): the time of a forward over M new tokens after 128, relative to one token."""
     (times,) = forward_seconds([model.engine], [5 + i % 1000 for i in range(128)], WIDTHS, 20 * rounds)
     return [{"tokens": width, "ms": 1000 * statistics.median(taken),
              "v": statistics.median(a / b for a, b in zip(taken, times[1], strict=True))}
@@ -89,23 +89,23 @@ def widths(model: Model, rounds: int) -> list[dict[str, float]]:
 
 
 def prefix(target: Model, draft: Model, rounds: int) -> Iterator[Row]:
-    """Eight worked examples before every question: read each time, or once."""
+    """Compare prefilling eight worked examples before every question with prefilling them once."""
     shots = [token for problem in problems("math", "train", 8)
              for token in target.tokenizer(problem.turns[0] + problem.answers[0] + "\n\n")["input_ids"]]
-    texts = [shots + prompt for prompt in prompts(target, "math", 16)]
+    sequences = [shots + prompt for prompt in prompts(target, "math", 16)]
 
     def shared(n: int) -> Any:
         for model in (target, draft):
             pin(model.engine, shots)
         try:
-            return ours("greedy", texts, target, draft, NEW, concurrency=n)()
+            return ours("greedy", sequences, target, draft, NEW, concurrency=n)()
         finally:
             for model in (target, draft):
                 model.engine.unpin()
     for n in (1, 16):
-        yield from compare(f"{len(shots)} tokens in common, {n} at a time", {
-            "read by each": ours("greedy", texts, target, draft, NEW, concurrency=n),
-            "read once": partial(shared, n)}, max(2, rounds // 2))
+        yield from compare(f"{len(shots)} tokens in common, batch size {n}", {
+            "prefilled for each": ours("greedy", sequences, target, draft, NEW, concurrency=n),
+            "prefilled once": partial(shared, n)}, max(2, rounds // 2))
 
 
 def show(rows: list[Row], console: Console) -> None:
@@ -129,15 +129,15 @@ def main() -> None:
     logging.set_verbosity_error()
     torch.set_num_threads(1)
     target, draft = load("nano"), load("nano-draft")
-    rows = one_text(target, draft, 3 * options.rounds, load("nano", compiled=True) if options.compile else None)
+    rows = single_sequence(target, draft, 3 * options.rounds, load("nano", compiled=True) if options.compile else None)
     rows += against_generate(target, draft, options.rounds)
     rows += batched(target, draft, options.rounds)
     rows += prefix(target, draft, options.rounds)
     rows += throughput(target, draft, max(2, options.rounds // 2))
     show(rows, console)
     v = {model.name: widths(model, options.rounds) for model in (target, draft)}
-    for name, found in v.items():
-        console.print(f"v(M) of {name}:", ", ".join(f"{w['tokens']}: {w['v']:.2f}" for w in found))
+    for name, measured in v.items():
+        console.print(f"v(M) of {name}:", ", ".join(f"{w['tokens']}: {w['v']:.2f}" for w in measured))
     task = whole_task(max(2, options.rounds // 2), options.compile, console)
     if options.json:
         data = {"environment": environment("cpu", 1), "rows": [row.data() for row in rows], "v": v, "task": task}

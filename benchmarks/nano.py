@@ -1,9 +1,9 @@
-"""Whether the family behaves as language models do: the figures it is judged by, measured on its own test problems.
+"""Measure whether the embedded models behave like larger language models, on their own test problems.
 
 python -m benchmarks.nano [--weights FOLDER] [--limit 200] [--out runs/nano-profile]
 
-Runs the embedded tasks in fp32, prints each figure beside what is wanted of it, and exits 1 when one does not hold.
-The same command goes on where it was stopped.
+Runs the embedded tasks in fp32, prints each figure with its requirement, and exits 1 when one is not met.
+The same command resumes an interrupted run.
 """
 
 import argparse
@@ -38,24 +38,24 @@ HEADLINES = {"math": "flexible", "code": "pass", "chat": "follows", "story": "fr
 TASKS = tuple(f"nano_{kind}" for kind in HEADLINES)
 RANGES = {"math": (0.55, 0.97), "code": (0.45, 0.97), "chat": (0.5, 0.97), "edit": (0.5, 0.97)}
 SAMPLED, DRAFTED, LOOKED_UP = "top_p:p=1", "speculative", "prompt_lookup"
-CALMED = ("contrastive_search", "momentum")
+LESS_REPETITIVE = ("contrastive_search", "momentum")
 LOOKED_UP_SAMPLED = "prompt_lookup:temperature=1"
-# What runs: name: strategies (greedy is always there), tasks, texts decoded together, answers a problem.
+# Runs by name: strategies (greedy is always included), tasks, batch size, answers a problem.
 RUNS: dict[str, tuple[tuple[str, ...], tuple[str, ...], int, int]] = {
     "speed": ((DRAFTED, LOOKED_UP), TASKS, 1, 1),
-    "story": (("top_p", "beam", *CALMED, LOOKED_UP_SAMPLED), ("nano_story",), 16, 1),
+    "story": (("top_p", "beam", *LESS_REPETITIVE, LOOKED_UP_SAMPLED), ("nano_story",), 16, 1),
     "search": (("beam",), ("nano_math", "nano_code", "nano_edit"), 16, 1),
     "sampled": ((SAMPLED,), ("nano_math",), 16, 4),
 }
 
 
 class Figure(NamedTuple):
-    """One measured figure, in words what is wanted of it, and whether that holds (None: for information)."""
+    """A measured figure, its requirement in words, and whether it is met (None: no requirement)."""
 
     name: str
     value: Interval
-    wanted: str
-    holds: bool | None
+    required: str
+    met: bool | None
 
 
 class Cells:
@@ -65,20 +65,20 @@ class Cells:
         self.frames = frames
 
     def cell(self, name: str, kind: str, strategy: str) -> pd.DataFrame:
-        """The samples of one strategy on one task, indexed by example and sample."""
+        """Return the samples of one strategy on one task, indexed by example and sample."""
         frame = self.frames[name]
         spec = STRATEGIES.build(strategy).spec()
-        found = frame[(frame["task"] == f"nano_{kind}") & (frame["strategy"] == spec)]
-        return found.set_index(["example", "sample"])
+        rows = frame[(frame["task"] == f"nano_{kind}") & (frame["strategy"] == spec)]
+        return rows.set_index(["example", "sample"])
 
     def score(self, name: str, kind: str, strategy: str, score: str = "") -> "pd.Series[float]":
-        """A score's mean over the answers to each example."""
+        """Return the mean of a score over the answers to each example."""
         column = self.cell(name, kind, strategy)[f"score_{score or HEADLINES[kind]}"]
         return column.groupby("example").mean()
 
 
 def measure(folder: Path, model: Path, draft: Path, limit: int) -> Cells:
-    """Run what is not yet in `folder`, and return all samples."""
+    """Run the missing samples in `folder`, and return all."""
     frames = {}
     for name, (strategies, tasks, concurrency, answers) in RUNS.items():
         config = RunConfig(
@@ -92,7 +92,7 @@ def measure(folder: Path, model: Path, draft: Path, limit: int) -> Cells:
 
 
 def figures(cells: Cells) -> Iterator[Figure]:
-    """Every figure that the family is judged by."""
+    """Yield every figure of the runs."""
     yield from _qualities(cells)
     yield from _choices(cells)
     yield from _repetition(cells)
@@ -104,8 +104,8 @@ def _qualities(cells: Cells) -> Iterator[Figure]:
     for kind, headline in HEADLINES.items():
         value = _mean(cells.score("speed", kind, "greedy"))
         low, high = RANGES.get(kind, (None, None))
-        holds = None if low is None or high is None else low <= value.mean <= high
-        yield Figure(f"greedy: {headline} on nano_{kind}", value, "" if holds is None else f"{low} to {high}", holds)
+        met = None if low is None or high is None else low <= value.mean <= high
+        yield Figure(f"greedy: {headline} on nano_{kind}", value, "" if met is None else f"{low} to {high}", met)
 
 
 def _choices(cells: Cells) -> Iterator[Figure]:
@@ -118,22 +118,22 @@ def _choices(cells: Cells) -> Iterator[Figure]:
         gain = cells.score(name, kind, "beam") - cells.score("speed", kind, "greedy")
         gains.append((f"beam - greedy on nano_{kind}", gain))
     values = [(name, _mean(gain)) for name, gain in gains]
-    some = any(value.low > 0 or value.high < 0 for _, value in values)
+    any_differs = any(value.low > 0 or value.high < 0 for _, value in values)
     for name, value in values:
-        yield Figure(name, value, "one of these without 0", some)
+        yield Figure(name, value, "one of these without 0", any_differs)
 
 
 def _repetition(cells: Cells) -> Iterator[Figure]:
     def score(strategy: str, name: str) -> "pd.Series[float]":
         return cells.score("story", "story", strategy, name)
 
-    for strategy in ("greedy", "top_p", "beam", *CALMED):
+    for strategy in ("greedy", "top_p", "beam", *LESS_REPETITIVE):
         for name in ("rep_4", "coherence", "fresh"):
             yield Figure(f"{strategy}: {name} on nano_story", _mean(score(strategy, name)), "", None)
     greedy, sampled = score("greedy", "rep_4"), score("top_p", "rep_4")
     value = _mean(greedy - 2 * sampled)
     yield Figure("rep_4 of greedy - 2 x that of top_p", value, "interval above 0", value.low > 0)
-    for strategy in CALMED:
+    for strategy in LESS_REPETITIVE:
         value = _mean((greedy - score(strategy, "rep_4")) - 0.5 * (greedy - sampled))
         yield Figure(f"{strategy}: repair beyond half of top_p's", value, "interval above 0", value.low > 0)
         value = _mean(score("greedy", "coherence") - score(strategy, "coherence"))
@@ -145,16 +145,16 @@ def _drafting(cells: Cells) -> Iterator[Figure]:
     for kind in HEADLINES:
         cell = cells.cell("speed", kind, DRAFTED)
         rates[kind] = _ratio(cell["accepted"], cell["drafted"])
-        wanted = {"math": "at least 0.75", "story": "below nano_math's"}.get(kind, "")
+        required = {"math": "at least 0.75", "story": "below nano_math's"}.get(kind, "")
         below = rates[kind].high < rates["math"].low
-        holds = {"math": rates[kind].mean >= 0.75, "story": below}.get(kind)
-        yield Figure(f"acceptance of nano-draft on nano_{kind}", rates[kind], wanted, holds)
+        met = {"math": rates[kind].mean >= 0.75, "story": below}.get(kind)
+        yield Figure(f"acceptance of nano-draft on nano_{kind}", rates[kind], required, met)
     for kind in HEADLINES:
         cell = cells.cell("speed", kind, LOOKED_UP)
         value = _ratio(cell["decode_tokens"], cell["decode_steps"])
-        wanted, holds = ("at least 2.5", value.mean >= 2.5) if kind in ("edit", "summary") else ("", None)
-        yield Figure(f"tau of prompt_lookup on nano_{kind}", value, wanted, holds)
-    cell = cells.cell("story", "story", LOOKED_UP_SAMPLED)  # greedy runs in circles there, which any lookup drafts
+        required, met = ("at least 2.5", value.mean >= 2.5) if kind in ("edit", "summary") else ("", None)
+        yield Figure(f"tau of prompt_lookup on nano_{kind}", value, required, met)
+    cell = cells.cell("story", "story", LOOKED_UP_SAMPLED)  # greedy repeats itself there, which any lookup drafts
     value = _ratio(cell["decode_tokens"], cell["decode_steps"])
     yield Figure("tau of prompt_lookup on nano_story, sampled", value, "at most 1.5", value.mean <= 1.5)
 
@@ -167,8 +167,8 @@ def _speed(cells: Cells) -> Iterator[Figure]:
         ratio = (pace[0] / pace[1]).dropna()
         logs.append(ratio[ratio > 0].map(math.log))
         value = ratio_interval(logs[-1], logs[-1].index.get_level_values("example"))
-        wanted, holds = ("interval above 1", value.low > 1) if kind == "math" else ("", None)
-        yield Figure(f"speculative / greedy, wall time, on nano_{kind}", value, wanted, holds)
+        required, met = ("interval above 1", value.low > 1) if kind == "math" else ("", None)
+        yield Figure(f"speculative / greedy, wall time, on nano_{kind}", value, required, met)
     whole = pd.concat(logs)
     value = ratio_interval(whole, whole.index.get_level_values("example"))
     yield Figure("speculative / greedy, wall time, all tasks", value, "interval above 1", value.low > 1)
@@ -179,19 +179,19 @@ def _mean(scores: "pd.Series[float]") -> Interval:
 
 
 def _ratio(above: "pd.Series[float]", below: "pd.Series[float]") -> Interval:
-    """The ratio of two sums; its interval is that of the mean of the ratio's linearised terms."""
+    """Return the ratio of two sums; its interval is that of the mean of the ratio's linearised terms."""
     ratio = above.sum() / below.sum()
     terms = ratio + (above - ratio * below) / below.mean()
     return mean_interval(terms, terms.index.get_level_values("example"))
 
 
 def costs(model: Path, draft: Path) -> Iterator[Figure]:
-    """Sizes, and times of one forward after 100 tokens as ratios of medians, measured side by side."""
+    """Yield the sizes of the models, and ratios of median times of one forward after 100 tokens, interleaved."""
     torch.set_num_threads(1)
-    models = [load(str(one), dtype="float32", device="cpu") for one in (model, draft)]
+    models = [load(str(folder), dtype="float32", device="cpu") for folder in (model, draft)]
     millions = models[0].parameters / 1e6
     yield Figure("parameters of nano, millions", _exact(millions), "at most 12", millions <= 12)
-    size = sum(file.stat().st_size for one in (model, draft) for file in one.rglob("*.safetensors")) / 1e6
+    size = sum(file.stat().st_size for folder in (model, draft) for file in folder.rglob("*.safetensors")) / 1e6
     yield Figure("weights on disk, MB", _exact(size), "at most 32", size <= 32)
     times: dict[str, list[float]] = {"one": [], "eight": [], "draft": []}
     for _ in range(60):
@@ -206,7 +206,7 @@ def costs(model: Path, draft: Path) -> Iterator[Figure]:
 
 @torch.inference_mode()
 def _forward(model: Model, tokens: int) -> float:
-    """Seconds of one forward over `tokens` tokens after a context of 100."""
+    """Return the seconds of one forward over `tokens` tokens after a context of 100."""
     cache = {model.engine.cache_argument: DynamicCache()}
     model.engine.model(input_ids=torch.arange(100)[None], **cache)
     start = time.perf_counter()
@@ -218,31 +218,31 @@ def _exact(value: float) -> Interval:
     return Interval(value, math.nan, math.nan)
 
 
-def show(found: list[Figure]) -> None:
+def show(measured: list[Figure]) -> None:
     """Print the figures as a table."""
-    table = Table("figure", "measured", "95 % interval", "wanted", "", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for one in found:
-        ends = "" if math.isnan(one.value.low) else f"[{one.value.low:.3f}, {one.value.high:.3f}]"
-        mark = {None: "", True: "holds", False: "DOES NOT HOLD"}[one.holds]
-        table.add_row(one.name, f"{one.value.mean:.3f}", ends, one.wanted, mark)
+    table = Table("figure", "measured", "95 % interval", "required", "", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for figure in measured:
+        ends = "" if math.isnan(figure.value.low) else f"[{figure.value.low:.3f}, {figure.value.high:.3f}]"
+        mark = {None: "", True: "met", False: "NOT MET"}[figure.met]
+        table.add_row(figure.name, f"{figure.value.mean:.3f}", ends, figure.required, mark)
     Console(width=125).print(table)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Read the command line, or `arguments`; measure, print, and exit 1 when a figure does not hold."""
+    """Read the command line, or `arguments`; measure, print, and exit 1 when a requirement is not met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=weights("nano").parent, help="folder of nano/ and nano-draft/")
     parser.add_argument("--limit", type=int, default=200, help="problems of each task (default 200)")
     parser.add_argument("--out", type=Path, default=Path("runs/nano-profile"), help="folder of the runs")
-    chosen = parser.parse_args(arguments)
-    model, draft = chosen.weights / "nano", chosen.weights / "nano-draft"
+    options = parser.parse_args(arguments)
+    model, draft = options.weights / "nano", options.weights / "nano-draft"
     try:
-        found = [*costs(model, draft), *figures(measure(chosen.out, model, draft, chosen.limit))]
+        measured = [*costs(model, draft), *figures(measure(options.out, model, draft, options.limit))]
     except UserError as error:
         parser.error(str(error))
-    show(found)
-    missed = sum(one.holds is False for one in found)
-    print(f"{sum(one.holds is True for one in found)} figures hold, {missed} do not")
+    show(measured)
+    missed = sum(figure.met is False for figure in measured)
+    print(f"{sum(figure.met is True for figure in measured)} requirements are met, {missed} are not")
     sys.exit(1 if missed else 0)
 
 

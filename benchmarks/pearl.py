@@ -1,8 +1,7 @@
-"""Does the draft model write ahead for free? PEARL with one worker, with two, and plain speculative decoding.
+"""Time PEARL with one worker, with two, and plain speculative decoding.
 
 `python -m benchmarks.pearl [--rounds 9] [--gamma 4] [--threads 1]`, interleaved, on nano and nano-draft: time per token
-against one worker, the median over the rounds with its quartiles. Each worker has as many torch threads as are asked
-for.
+against one worker, the median over the rounds with its quartiles. `--threads` is the number of torch threads a worker.
 """
 
 import argparse
@@ -17,7 +16,7 @@ from benchmarks.timing import compare
 from harness.models.loading import load
 from harness.nano.corpus import problems
 
-TEXTS, NEW = 6, 64
+PROMPTS, NEW = 6, 64
 
 
 @torch.inference_mode()
@@ -30,10 +29,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     target, draft = load("nano"), load("nano-draft")
-    texts = [target.tokenizer(problem.turns[0])["input_ids"] for problem in problems("math", "dev", TEXTS)]
+    prompts = [target.tokenizer(problem.turns[0])["input_ids"] for problem in problems("math", "dev", PROMPTS)]
     names = [f"{name}gamma={options.gamma}" for name in ("pearl:workers=1,", "pearl:workers=2,", "speculative:")]
-    rows = compare("pearl", {name: ours(name, texts, target, draft, NEW) for name in names}, options.rounds)
-    table = Table("contender", "tokens/s", "ratio", "quartiles", "same texts", box=None,
+    rows = compare("pearl", {name: ours(name, prompts, target, draft, NEW) for name in names}, options.rounds)
+    table = Table("contender", "tokens/s", "ratio", "quartiles", "same sequences", box=None,
                   title=f"{os.cpu_count()} cores, {options.threads} torch threads a worker")
     for row in rows:
         table.add_row(row.contender, f"{row.tokens_per_second:.0f}", f"{row.ratio:.2f}",

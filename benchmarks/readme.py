@@ -1,4 +1,4 @@
-"""Prints the tables of the README from the records of the reference run: `python -m benchmarks.readme`."""
+"""Print the tables of the README from the records of the reference run: `python -m benchmarks.readme`."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ TAU = ("math", "story", "edit")
 
 
 def tables() -> str:
-    """Both tables in Markdown: quality, then speed-ups with their intervals and tau."""
+    """Return both tables in Markdown: quality, then speed-ups with their intervals and tau."""
     summary = summarise(Store.open(RUN))
     cells = {(row["name"], row["task"].removeprefix("nano_")): row for _, row in summary.iterrows()}
     names = list(dict.fromkeys(summary["name"]))

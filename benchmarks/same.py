@@ -1,8 +1,8 @@
-"""Do answers depend on how many texts are decoded at a time? In float32 they should not, but for ties.
+"""Check that answers do not depend on the batch size: in float32 they may differ only at ties.
 
-`python -m benchmarks.same [--limit 40] [--concurrency 1 4 32]`: every strategy on every embedded task at each
-concurrency; prints how many answers are the same as at the first, and for each other one where it parts and how far
-apart the logits of the two tokens are there. Exits 1 when two tokens part that are further apart than a tie (1e-3).
+`python -m benchmarks.same [--limit 40] [--concurrency 1 4 32]`: every strategy on every embedded task at each batch
+size; prints the number of answers that equal those of the first, and for each other one its first different token and
+the difference of the two tokens' logits there. Exits 1 when such a difference is larger than that of a tie (1e-3).
 """
 
 import argparse
@@ -23,7 +23,7 @@ TIE = 1e-3
 
 
 def answers(limit: int, concurrency: int) -> tuple[Plan, dict[tuple[str, str, str, int, int], Record]]:
-    """The records of a run with these settings."""
+    """Return the plan and the records of a run with these settings."""
     plan = make(RunConfig(limit=limit, concurrency=concurrency, threads=1, device="cpu"), "benchmark")
     runner = Runner(plan, time.perf_counter)
     return plan, {record.key: record for cell in plan.cells() for record in runner.decode(cell, cell.examples)}
@@ -31,7 +31,7 @@ def answers(limit: int, concurrency: int) -> tuple[Plan, dict[tuple[str, str, st
 
 @torch.inference_mode()
 def main() -> None:
-    """Print the table of same answers and a line for each that parts."""
+    """Print the table of equal answers and a line for each other one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--limit", type=int, default=40)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 4, 32])
@@ -42,16 +42,16 @@ def main() -> None:
                           box=None), 0.0
     cells: dict[str, list[str]] = {strategy.spec(): [] for strategy in plan.strategies}
     for concurrency in options.concurrency[1:]:
-        _, found = answers(options.limit, concurrency)
+        _, records = answers(options.limit, concurrency)
         for strategy in plan.strategies:
-            mine = [record for record in found.values() if record.strategy == strategy.spec()]
-            places = [(record, place) for record in mine if (place := first_difference(record, base[record.key]))]
-            cells[strategy.spec()].append(f"{len(mine) - len(places)} of {len(mine)}")
-            for record, place in places:
-                gap = margin(plan, *examples[record.task, record.example], record, base[record.key], *place)
+            own = [record for record in records.values() if record.strategy == strategy.spec()]
+            differing = [(record, at) for record in own if (at := first_difference(record, base[record.key]))]
+            cells[strategy.spec()].append(f"{len(own) - len(differing)} of {len(own)}")
+            for record, at in differing:
+                gap = margin(plan, *examples[record.task, record.example], record, base[record.key], *at)
                 widest = max(widest, gap if gap is not None else 1.0)
-                console.print(f"{strategy.name} on {record.task}, {record.example}, {concurrency} at a time: parts at "
-                              f"token {place[1]} of turn {place[0]}, logits {gap} apart")
+                console.print(f"{strategy.name} on {record.task}, {record.example}, batch size {concurrency}: differs "
+                              f"at token {at[1]} of turn {at[0]}, logits {gap} apart")
     for spec, row in cells.items():
         table.add_row(spec, *row)
     console.print(table)

@@ -1,4 +1,4 @@
-"""A long run of mixed samples: no row may leak, and memory must stay flat.
+"""Soak test of mixed samples: no cache row may leak, and memory must stay flat.
 
 `python -m benchmarks.soak [--samples 2000] [--concurrency 16]`: samples of all strategies, with prompts and lengths at
 random and one in ten failing half-way; prints the open rows, the cache and the process's memory after each tenth, and
@@ -26,7 +26,7 @@ from harness.plugins.strategy import Request, Strategy
 
 
 def sample(target: Model, draft: Model, strategy: Strategy, prompt: list[int], new: int, fails: bool) -> str:
-    """Decode `new` tokens; a failing sample breaks off half-way, as a strategy with a fault would."""
+    """Decode `new` tokens; with `fails` the forward fails half-way, as with a faulty strategy."""
     other = Session(draft.engine) if "draft" in strategy.needs else None
     session, count = Session(target.engine, other, remember="hidden" in strategy.needs), 0
     try:
@@ -61,11 +61,11 @@ def main() -> None:
         jobs: list[Callable[[], str]] = [
             partial(sample, target, draft, random.choice(kinds), random.choice(texts), random.randrange(2, 60),
                     random.random() < 0.1) for _ in range(options.samples // 10)]
-        said: list[str | CacheFull] = run_batched(engines, jobs, options.concurrency)
+        results: list[str | CacheFull] = run_batched(engines, jobs, options.concurrency)
         gc.collect()
         memory.append(psutil.Process().memory_info().rss / 1e6)
         rows, caches = [e.open_rows for e in engines], [(e.cache.rows, e.cache.slots) for e in engines]
-        print(f"{(tenth + 1) * len(jobs)} samples, {said.count('failed')} of the last {len(said)} failed, "
+        print(f"{(tenth + 1) * len(jobs)} samples, {results.count('failed')} of the last {len(results)} failed, "
               f"open rows {rows}, cache {caches}, {memory[-1]:.0f} MB", flush=True)
     leaked = any(engine.open_rows for engine in engines)
     grown = memory[-1] > 1.1 * memory[4]

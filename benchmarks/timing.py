@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.contenders import Contender, Texts
+from benchmarks.contenders import Contender, Sequences
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Row:
 
     `tokens_per_second` and `ms_per_step` are medians over the rounds; `ratio` is its time per token divided by that of
     the comparison's first contender, the median over the rounds with the quartiles `low` and `high`; `same` counts
-    texts whose tokens equal the first contender's, of `texts`.
+    sequences that equal the first contender's, of `texts`.
     """
 
     section: str
@@ -28,37 +28,37 @@ class Row:
     texts: int
 
     def data(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the row for JSON."""
         return asdict(self)
 
 
 def compare(section: str, contenders: Mapping[str, Contender], rounds: int) -> list[Row]:
-    """Time all contenders against the first; each is run once before."""
+    """Time all contenders against the first, after one warm-up of each."""
     first = {name: contender() for name, contender in contenders.items()}
     names, per_token = list(contenders), {name: list[float]() for name in contenders}
     for turn in range(rounds):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
             start = time.perf_counter()
-            texts = contenders[name]()
-            per_token[name].append((time.perf_counter() - start) / _tokens(texts))
+            sequences = contenders[name]()
+            per_token[name].append((time.perf_counter() - start) / _tokens(sequences))
     base = names[0]
     return [_row(section, name, per_token[name], per_token[base], first[name], first[base]) for name in names]
 
 
-def _row(section: str, name: str, mine: list[float], base: list[float], texts: Texts, others: Texts) -> Row:
-    low, middle, high = quartiles([a / b for a, b in zip(mine, base, strict=True)])
-    return Row(section, name, 1 / statistics.median(mine), middle, low, high,
-               sum(a == b for a, b in zip(texts, others, strict=False)), min(len(texts), len(others)))
+def _row(section: str, name: str, times: list[float], base: list[float], output: Sequences, others: Sequences) -> Row:
+    low, middle, high = quartiles([a / b for a, b in zip(times, base, strict=True)])
+    return Row(section, name, 1 / statistics.median(times), middle, low, high,
+               sum(a == b for a, b in zip(output, others, strict=False)), min(len(output), len(others)))
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
-    """First quartile, median and third quartile; three times the same number when there is only one."""
+    """Return first quartile, median and third quartile; three times the same number when there is only one."""
     if len(values) == 1:
         return values[0], values[0], values[0]
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return low, middle, high
 
 
-def _tokens(texts: Texts) -> int:
-    return sum(map(len, texts))
+def _tokens(sequences: Sequences) -> int:
+    return sum(map(len, sequences))

@@ -1,7 +1,7 @@
-"""All of nano_math, greedy: `decodebench run` against lm-eval's `hf` backend, each at its best setting.
+"""Time greedy decoding of all of nano_math: `decodebench run` against lm-eval's `hf` backend, each at its best setting.
 
-`python -m benchmarks.whole [--rounds 3] [--compile]`. A setting is a number of torch's threads and of texts at a time;
-every setting of both is timed in every round. Scoring is left out on both sides.
+`python -m benchmarks.whole [--rounds 3] [--compile]`. A setting is a number of torch threads and a batch size;
+every setting of both is timed in every round. Scoring is excluded on both sides.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from harness.store.config import RunConfig
 OURS = (64, 128, 200)
 THEIRS = (16, 32, 64)
 Timed = Callable[[], tuple[float, list[str]]]
-"""Answers all questions; the seconds that it took and the answers."""
+"""Answers all questions; returns the seconds and the answers."""
 
 
 def whole_task(rounds: int, compiled: bool, console: Console) -> list[dict[str, Any]]:
-    """Time both, print what was found and return it; nothing when lm-eval is not installed."""
+    """Time both, print and return the results; none when lm-eval is not installed."""
     plan = make(RunConfig(strategies=("greedy",), tasks=("nano_math",), threads=1, device="cpu", compile=compiled),
                 "benchmark")
     try:
@@ -40,7 +40,7 @@ def whole_task(rounds: int, compiled: bool, console: Console) -> list[dict[str, 
         return []
     makers: dict[str, dict[int, Timed]] = {"ours": {n: partial(_ours, plan, n) for n in OURS}, "lm-eval": theirs}
     threads = sorted({1, os.cpu_count() or 1})
-    times = {who: {(k, n): list[float]() for k in threads for n in each} for who, each in makers.items()}
+    times = {who: {(k, n): list[float]() for k in threads for n in sizes} for who, sizes in makers.items()}
     answers = dict[str, list[str]]()
     for number in range(rounds + 1):
         for who, settings in times.items():
@@ -49,24 +49,24 @@ def whole_task(rounds: int, compiled: bool, console: Console) -> list[dict[str, 
                 seconds, answers[who] = makers[who][n]()
                 taken += [seconds] if number else []  # the first round compiles and fills caches
     torch.set_num_threads(1)
-    found = {who: _summary(settings) for who, settings in times.items()}
+    results = {who: _summary(settings) for who, settings in times.items()}
     same = sum(a.strip() == b.strip() for a, b in zip(answers["ours"], answers["lm-eval"], strict=True))
-    for who, each in found.items():
-        console.print(f"nano_math, {who}:", ", ".join(f"{t:.2f} s with {k}" for k, t in each["seconds"].items()))
+    for who, result in results.items():
+        console.print(f"nano_math, {who}:", ", ".join(f"{t:.2f} s with {k}" for k, t in result["seconds"].items()))
     for title, count in {"each at its best": 0, "one thread each": 1}.items():
         a, b = (times[who][_summary(times[who], count)["best"]] for who in ("ours", "lm-eval"))
-        low, middle, high = quartiles([mine / its for mine, its in zip(a, b, strict=True)])
+        low, middle, high = quartiles([x / y for x, y in zip(a, b, strict=True)])
         console.print(f"ours ÷ lm-eval, {title}: {middle:.2f} \\[{low:.2f}, {high:.2f}]")
-        found["ours"][title] = low, middle, high
+        results["ours"][title] = low, middle, high
     console.print(f"the same answers: {same} of {len(answers['ours'])}")
-    return [{"who": who, **each, "same": same, "compiled": compiled} for who, each in found.items()]
+    return [{"who": who, **result, "same": same, "compiled": compiled} for who, result in results.items()]
 
 
 def _summary(times: dict[tuple[int, int], list[float]], threads: int = 0) -> dict[str, Any]:
-    """Median seconds of each setting by its name, and the best one, of `threads` threads if that is not 0."""
+    """Return the median seconds of each setting by its name, and the best one, of `threads` threads if not 0."""
     medians = {key: statistics.median(taken) for key, taken in times.items() if threads in (0, key[0])}
     return {"best": min(medians, key=lambda key: medians[key]),
-            "seconds": {f"{k} threads, {n} texts": t for (k, n), t in medians.items()}}
+            "seconds": {f"{k} threads, {n} sequences": t for (k, n), t in medians.items()}}
 
 
 def _ours(plan: Plan, concurrency: int) -> tuple[float, list[str]]:
@@ -88,7 +88,7 @@ def _theirs(plan: Plan) -> dict[int, Timed]:
 
 @torch.inference_mode()
 def main() -> None:
-    """Run it alone."""
+    """Run this benchmark alone."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--compile", action="store_true", help="time our compiled forward")

@@ -1,8 +1,8 @@
-"""ADED: draft by a tree search over the trigrams of the text, and verify the most visited paths.
+"""ADED: draft by a tree search over the trigrams of the sequence, and verify the most visited paths.
 
-Liu et al. 2024 (arXiv 2407.12021). Chances come from the trigrams of this text (`warm`: of earlier ones too); those of
+Liu et al. 2024 (arXiv 2407.12021). Chances come from the trigrams of this sequence (`warm`: earlier ones too); those of
 the last `window` tokens gain `bump` a step, up to 3. A tree search of `iterations` rounds, `depth` tokens deep, picks
-successors by PUCT; its reward is the chance of the path (the official code looks at the wrong token and gets nearly
+successors by PUCT; its reward is the chance of the path (the official code reads the wrong token and gets nearly
 always 1). The `choices` most visited paths, each with its likeliest next token, make a tree of at most `budget` nodes.
 `temperature` and `p` set the distribution, which is exact.
 """
@@ -32,7 +32,7 @@ class Aded(Verified):
     stateful: ClassVar[bool] = True
 
     def drafter(self, session: Session, request: Request) -> Search:
-        """The trigrams of this text, and of earlier ones when `warm`."""
-        known = session.engine.learnt.setdefault(self.spec(), Trigrams()) if self.warm else Trigrams()
+        """Return the search over the trigrams of this sequence, and of earlier ones when `warm`."""
+        trigrams = session.engine.learnt.setdefault(self.spec(), Trigrams()) if self.warm else Trigrams()
         size = Size(self.iterations, self.depth, self.choices, self.budget, self.window, self.bump)
-        return Search(size, known, request.stream)
+        return Search(size, trigrams, request.stream)

@@ -1,7 +1,7 @@
 """Beam sampling: at every step draw the candidates of a beam search instead of taking the best.
 
 The rules of `generate(num_beams=…, do_sample=True)` in transformers 5.24: of all continuations of all beams, twice
-`width` are drawn without replacement in proportion to exp(score) and sorted by score (5.23 kept the order of the draw).
+`width` are drawn without replacement in proportion to exp(score) and sorted by score (5.23 kept the sampled order).
 Those of the first `width` that end are finished; the best `width` of the others live on. The output does not have the
 distribution of the model: more beams make likely sequences more frequent; `stochastic_beam` keeps it. `temperature`
 divides log p and `p` cuts to the nucleus, neither renormalised. Each sample is a search of its own.
@@ -63,11 +63,11 @@ class Drawn(Beams):
     logit_warp: logit_warps.Warp = logit_warps.identity
 
     def scored(self, log_p: Tensor) -> Tensor:
-        """(b, V) sums of log p after temperature and nucleus."""
+        """Return (b, V) sums of log p after temperature and nucleus."""
         return super().scored(self.logit_warp(log_p, []))
 
     def chosen(self, scores: Tensor, count: int) -> Tensor:
-        """Places drawn without replacement in proportion to exp(score), sorted by score."""
+        """Return indices drawn without replacement in proportion to exp(score), sorted by score."""
         noise = gumbel(self.request.stream, scores.numel()).to(scores.device)
         drawn = best(scores + noise, count if self.width > 1 else 1)
         return drawn[best(scores[drawn], len(drawn))]

@@ -26,7 +26,7 @@ class BestOfN(Chosen):
     paper: ClassVar[str] = "Adiwardana et al. 2020, arXiv 2001.09977"
 
     def choose(self, session: Session, request: Request, answers: Sequence[list[int]]) -> int:
-        """The answer with the best score, ties go to the first."""
+        """Return the index of the answer with the best score; ties go to the first."""
         if self.score == "constant":
             return 0
         score = mean if self.score == "mean" else lambda values: float(values.sum())

@@ -1,17 +1,17 @@
 """Constrained beam search of transformers: the beam is shared in turns between banks of equal progress.
 
-The rules of `generate(force_words_ids=…)` of transformers 4.49, which transformers 5 dropped; they are near to Post and
-Vilar 2018 (arXiv 1804.06609). To the best children come all that begin or go on with a wanted phrase; they are put into
-banks by the clauses met and the tokens of the open one, and the beam takes the best of each bank, then the second of
-each. A clause with several phrases wants one of them. `width` is the beam; the words come from the task, and at the
-token limit a text may lack some.
+The rules of `generate(force_words_ids=…)` of transformers 4.49, which transformers 5 dropped; they resemble Post and
+Vilar 2018 (arXiv 1804.06609). Candidates are the best children and all that begin or continue a required phrase. They
+are put into banks by the clauses met and the tokens of the open one, and the beam takes the best of each bank, then the
+second of each. A clause with several phrases needs one of them. `width` is the beam; the words come from the task, and
+at the token limit a sequence may lack some.
 
-`variant` "repaired" keeps the best child of every hypothesis among the candidates, as Post and Vilar do, and texts that
-meet more come first in the final list. "official" does what 4.49 does: what has met all goes on only while it is among
-the best of all, so that it often gets lost; what the prompt has is met; ends that come too early take part and go to
-waste; where fewer beams than answers asked for meet all at the last token, the others enter the final list as equals
-(sample i is the last of i + 1 answers); a bank weighs as much as a log p of 100; of the phrases of a choice that part
-here only the first is put into its bank; and the rules of a beam are those of 4.49.
+`variant` "repaired" keeps the best child of every hypothesis among the candidates, as Post and Vilar do, and sequences
+that meet more come first in the final list. "official" does what 4.49 does. A hypothesis that meets all clauses must
+stay among the best of all, so it is often lost. Phrases of the prompt count as met. Early ends are candidates, and are
+then dropped. When too few beams meet all clauses at the last token, the others enter the final list as equals (sample i
+is the last of i + 1 answers). A bank counts like a log p of 100. Of alternative phrases that differ in their next
+token, only the first is put into its bank. The rules of a beam are those of 4.49.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from harness.engine.session import Session
 from harness.plugins.strategy import Request, knob
 from strategies.dba import Banks
 
-BANK = 100.0  # what a bank weighs against log p in transformers 4.49
+BANK = 100.0  # weight of a bank against log p in transformers 4.49
 
 
 @dataclass(frozen=True)
@@ -40,39 +40,39 @@ class ConstrainedBeam(ConstrainedSearch):
     paper: ClassVar[str] = "transformers 4.49, after Post and Vilar 2018, arXiv 1804.06609"
 
     def front(self, session: Session, request: Request, wanted: Constraints) -> "Dealt":
-        """The search state for one prompt."""
+        """Return the search state for one prompt."""
         official = self.variant == "official"
-        made = Official if official else Dealt
-        return made(self.width, self.rule(request), self.stopping(), request, official, wanted=wanted)
+        kind = Official if official else Dealt
+        return kind(self.width, self.rule(request), self.stopping(), request, official, wanted=wanted)
 
 
 @dataclass
 class Dealt(Banks):
-    """A beam dealt out in turns to the banks of `Turns.count`, with the candidates of dynamic beam allocation."""
+    """A beam filled in turns from the banks of `Turns.count`, with the candidates of dynamic beam allocation."""
 
     def start(self) -> Turns:
-        """The state before any constraint is met."""
+        """Return the state before any constraint is met."""
         return Turns(self.wanted)
 
-    def select(self, found: list[Hypothesis]) -> list[int]:
-        """The best of each bank, the bank that is furthest on first, then the second of each."""
-        banks = [child.state.count for child in found]
-        return dealt(sorted(range(len(found)), key=lambda place: -banks[place]), banks)[:self.width]
+    def select(self, candidates: list[Hypothesis]) -> list[int]:
+        """Return the best of each bank, the most advanced bank first, then the second of each."""
+        banks = [child.state.count for child in candidates]
+        return dealt(sorted(range(len(candidates)), key=lambda index: -banks[index]), banks)[:self.width]
 
 
 @dataclass
 class Official(Dealt):
-    """The beam of transformers 4.49, whose best are dealt out anew together with what goes on with a phrase."""
+    """The beam of transformers 4.49, which deals its best out anew together with the continuations of phrases."""
 
     def start(self) -> Turns:
-        """What the prompt meets."""
+        """Return the state after the prompt, whose phrases count as met."""
         state = super().start()
         for token in self.request.prompt:
             state = state.advance(token)
         return state
 
     def impossible(self, hypothesis: Hypothesis) -> list[int]:
-        """What is banned; an end that comes too early takes part, and goes to waste."""
+        """Return the banned tokens; an early end is not among them, and is dropped later."""
         return self.wanted.avoided(hypothesis.tokens)
 
     def advance(self, log_p: Tensor, hidden: Tensor) -> None:
@@ -80,12 +80,12 @@ class Official(Dealt):
         Beams.advance(self, log_p, hidden)
 
     def kept(self, best: list[Hypothesis], log_p: Tensor) -> list[Hypothesis]:
-        """The beams after the deal; at the last token only those that meet all, where these are enough."""
+        """Return the beams after dealing; at the last token only those that meet all clauses, if they are enough."""
         offers = [(row, token, bank) for row, parent in enumerate(self.live) for token, bank in offered(parent.state)]
-        places, scores = [(row, token) for row, token, _ in offers], self.scored(log_p)
-        found, banks = list(best), [child.state.count for child in best]
+        indices, scores = [(row, token) for row, token, _ in offers], self.scored(log_p)
+        children, banks = list(best), [child.state.count for child in best]
         known = {child.tokens for child in best}
-        for (row, token, bank), score, log in zip(offers, at(scores, places), at(log_p, places), strict=True):
+        for (row, token, bank), score, log in zip(offers, at(scores, indices), at(log_p, indices), strict=True):
             child = self.child(row, token, score, log)
             if child.tokens in known or score == -float("inf"):
                 continue
@@ -93,13 +93,13 @@ class Official(Dealt):
             if self.request.ends(child.tokens):
                 self.finish(child)
             else:
-                found.append(child)
+                children.append(child)
                 banks.append(bank)
-        if len(found) > len(best):
-            order = sorted(range(len(found)), key=lambda place: -(BANK * banks[place] + found[place].score))
-            found = [found[place] for place in dealt(order, banks)[:self.width]]
-        whole = [child for child in found if child.state.finished]
-        return whole if self.last() and len(whole) > self.request.sample else found
+        if len(children) > len(best):
+            order = sorted(range(len(children)), key=lambda index: -(BANK * banks[index] + children[index].score))
+            children = [children[index] for index in dealt(order, banks)[:self.width]]
+        complete = [child for child in children if child.state.finished]
+        return complete if self.last() and len(complete) > self.request.sample else children
 
     def finish(self, child: Hypothesis) -> None:
         """Put a hypothesis into the pool, unless it ends too early; the pool is ordered by score alone."""
@@ -108,26 +108,26 @@ class Official(Dealt):
 
 
 def dealt(order: Sequence[int], banks: Sequence[int]) -> list[int]:
-    """The places of `order` in turns: the first of each run of one bank, then the second of each, and so on."""
+    """Reorder the indices `order`: the first of each run of one bank, then the second of each, and so on."""
     turns = [turn for _, run in groupby(order, key=banks.__getitem__) for turn, _ in enumerate(run)]
-    return [place for _, place in sorted(zip(turns, order, strict=True), key=lambda one: one[0])]
+    return [index for _, index in sorted(zip(turns, order, strict=True), key=lambda pair: pair[0])]
 
 
 def offered(state: Turns) -> list[tuple[int, int]]:
-    """The tokens that 4.49 adds after a hypothesis, each with the bank that it puts it into.
+    """Return the tokens that 4.49 adds after a hypothesis, each with the bank that it goes into.
 
-    Phrases of an open clause that part here share one list of tokens written: what the first adds to it is still there
-    when the next is tried, which is then undone, or goes on further than it is.
+    Alternative phrases of an open clause share one list of written tokens in 4.49. The first one's token is still in it
+    when the next is tried, which is then undone, or counts one token too many.
     """
     if not state.open:
         return [(token, state.advance(token).count) for token in sorted(state.allowed())]
     undone, size = replace(state, open=()).count, max(state.wanted.longest)
     places, written, banks = list(state.open), state.open[0].done, dict[int, int | None]()
     for token in dict.fromkeys(place.token for place in state.open):
-        going = [place.next() for place in places if place.token == token]
-        whole = any(place.complete for place in going)
-        banks[token] = undone + size if whole else None if going else undone
-        if going:
-            places, written = [] if whole else going, written + 1
+        following = [place.next() for place in places if place.token == token]
+        whole = any(place.complete for place in following)
+        banks[token] = undone + size if whole else None if following else undone
+        if following:
+            places, written = [] if whole else following, written + 1
     begun = state.count - state.open[0].done + written
     return [(token, begun if bank is None else bank) for token, bank in banks.items()]

@@ -3,12 +3,12 @@
 Li et al. 2022 (arXiv 2210.15097); `variant` "cd2" is O'Brien and Lewis 2023 (arXiv 2309.09117). The draft model is the
 amateur. Only tokens with at least `alpha` times the expert's highest probability count; their score is
 log p − `beta`·log q, q being the amateur at temperature `tau`, and a beam of `width` looks for the highest sum (1:
-one token a step). With `context` "last" the amateur sees the prompt's last token only, as the paper has it.
+one token a step). With `context` "last" the amateur sees only the prompt's last token, as in the paper.
 
-"official" is the authors' code: log q is divided by `tau` and not normalised again, one greedy text knows no `alpha`,
-a beam keeps at least two tokens and chooses among the 2·`width` likeliest next tokens of all its texts; it wrote texts
-of a fixed length, while here EOS must be plausible like any token. "cd2" scores (1 + `beta`)·log p − `beta`·log q; its
-authors use `beta` .5, `tau` 1, `width` 1 and `context` "all".
+"official" is the authors' code: log q is divided by `tau` and not normalised again; `alpha` is ignored at `width` 1
+and temperature 0; a beam keeps at least two tokens and chooses among the 2·`width` likeliest next tokens of all its
+hypotheses. Their sequences have a fixed length; here EOS must be plausible like any token. "cd2" scores
+(1 + `beta`)·log p − `beta`·log q; its authors use `beta` .5, `tau` 1, `width` 1 and `context` "all".
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ VARIANTS = ("paper", "official", "cd2")
 
 @dataclass(frozen=True)
 class ContrastiveDecoding(Contrast):
-    """`beta=0,width=1` is `greedy`, and so is `alpha=1,width=1` but for "official", where one text reads no `alpha`."""
+    """`beta=0,width=1` is `greedy`, and so is `alpha=1,width=1` except for "official", which ignores that `alpha`."""
 
     width: int = knob(5, "beams; 1 takes one token a step", low=1, high=256, sweep=(1, 5))
     alpha: float = knob(0.1, "share of the highest probability that a token needs", low=0, high=1,
@@ -44,13 +44,13 @@ class ContrastiveDecoding(Contrast):
     needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
 
     def __post_init__(self) -> None:
-        """Refuse to draw in a beam."""
+        """Refuse to sample in a beam."""
         super().__post_init__()
         if self.width > 1 and self.temperature:
             raise UserError("contrastive_decoding: beam search cannot sample; for a temperature above 0 set width=1.")
 
     def scores(self, expert: Tensor, amateur: Tensor) -> Tensor:
-        """(…, V) from the logits of both; −∞ where the expert finds a token too unlikely."""
+        """Compute (…, V) scores from the logits of both; −∞ where a token is too unlikely for the expert."""
         p, official = expert.double().log_softmax(-1), self.variant == "official"
         q = amateur.double().log_softmax(-1) / self.tau
         if not official:
@@ -59,22 +59,22 @@ class ContrastiveDecoding(Contrast):
         scores = away(p, q, self.beta, 1 + self.beta if self.variant == "cd2" else 1)
         return scores.masked_fill(~plausible(p, alpha, 1 + (official and self.width > 1)), -inf)
 
-    def seen(self, text: Sequence[int], request: Request) -> Sequence[int]:
-        """What the amateur sees of a text."""
-        return text if self.context == "all" else text[len(request.prompt) - 1:]
+    def seen(self, sequence: Sequence[int], request: Request) -> Sequence[int]:
+        """Return the part of a sequence that the amateur sees."""
+        return sequence if self.context == "all" else sequence[len(request.prompt) - 1:]
 
     def scorer(self, session: Session, request: Request) -> Scorer:
-        """One text, read by both."""
-        def scored(text: Sequence[int]) -> Scored:
-            session.draft.follow(self.seen(text, request))
+        """Return the scores of one sequence after a forward pass of both models."""
+        def scored(sequence: Sequence[int]) -> Scored:
+            session.draft.follow(self.seen(sequence, request))
             amateur = session.draft.read().logits[0]
-            session.follow(text)
+            session.follow(sequence)
             expert = session.read().logits[0]
             return Scored(self.scores(expert, amateur), expert)
         return scored
 
     def generate(self, session: Session, request: Request) -> Iterator[Sequence[int]]:
-        """Yield one token a step, or what a beam found, whole."""
+        """Yield one token a step, or the result of a beam search all at once."""
         if self.width == 1:
             yield from super().generate(session, request)
             return
@@ -89,39 +89,39 @@ class ContrastiveDecoding(Contrast):
 
 @dataclass
 class _Beams(Beams):
-    """Beams over summed scores; the state of a hypothesis is its node among what the amateur has read."""
+    """Beams over summed scores; the state of a hypothesis is its node in the amateur's session."""
 
     method: ContrastiveDecoding = field(kw_only=True)
     amateur: Session = field(kw_only=True)
-    read: int = 0                          # nodes that the amateur has read
+    nodes: int = 0                         # nodes in the amateur's session
     step: Tensor = field(init=False)       # (b, V) scores of the next tokens of the live beams …
     plain: Tensor = field(init=False)      # … and the expert's log p of them
 
     def advance(self, log_p: Tensor, hidden: Tensor) -> None:
-        """Let the amateur read what the expert has read."""
+        """Run the amateur on the tokens that the expert has just seen, and extend the beams."""
         if self.live[0].tokens:
-            said = self.amateur.grow([h.tokens[-1] for h in self.live], [h.state for h in self.live]).logits[1:]
-            self.live = [h._replace(state=node) for node, h in enumerate(self.live, self.read)]
-            self.read += len(self.live)
+            logits = self.amateur.grow([h.tokens[-1] for h in self.live], [h.state for h in self.live]).logits[1:]
+            self.live = [h._replace(state=node) for node, h in enumerate(self.live, self.nodes)]
+            self.nodes += len(self.live)
         else:
             self.amateur.follow(self.method.seen(self.request.prompt, self.request))
-            said = self.amateur.read().logits
+            logits = self.amateur.read().logits
             self.live = [h._replace(state=-1) for h in self.live]
-        self.step, self.plain = self.method.scores(log_p, said), log_p
+        self.step, self.plain = self.method.scores(log_p, logits), log_p
         super().advance(log_p, hidden)
         self.amateur.retain(sorted({h.state for h in self.live} - {-1}))
 
     def scored(self, log_p: Tensor) -> Tensor:
-        """(b, V) sums of scores."""
+        """Return (b, V) sums of scores."""
         return self.step + self.step.new_tensor([h.score for h in self.live])[:, None]
 
     def chosen(self, scores: Tensor, count: int) -> Tensor:
-        """Places (b·V,) of the highest sums; "official", among the likeliest next tokens, whatever went before."""
+        """Return the indices in (b·V,) of the highest sums; in "official" only among the likeliest next tokens."""
         if self.method.variant != "official" or not self.live[0].tokens:
             return best(scores, count)
-        places = best(self.plain.flatten().masked_fill(scores == -inf, -inf), count).sort().values
-        return places[scores[places].argsort(descending=True, stable=True)]
+        indices = best(self.plain.flatten().masked_fill(scores == -inf, -inf), count).sort().values
+        return indices[scores[indices].argsort(descending=True, stable=True)]
 
     def child(self, row: int, token: int, score: float, log_p: float) -> Hypothesis:
-        """The hypothesis with one token more, whose parent the amateur knows."""
+        """Return the hypothesis with one token more; its state is the parent's node until the amateur's forward."""
         return super().child(row, token, score, log_p)._replace(state=self.live[row].state)

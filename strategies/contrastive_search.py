@@ -1,4 +1,4 @@
-"""Contrastive search: among the `k` likeliest tokens take one that is likely and dissimilar to the context.
+"""Contrastive search: choose among the `k` likeliest tokens one that is likely and dissimilar to the context.
 
 Su et al. 2022 (arXiv 2202.06417, §3.2). `alpha` weighs the degeneration penalty, the largest cosine between the
 candidate's hidden state and that of any token before it, prompt included, against the model's probability. The
@@ -44,5 +44,5 @@ class ContrastiveSearch(Strategy):
 
 
 def likeness(states: Tensor, known: Tensor) -> Tensor:
-    """(K,) the largest cosine of each of `states` (K, D) with any of `known` (T, D)."""
+    """Compute (K,) the largest cosine of each of `states` (K, D) with any of `known` (T, D)."""
     return (normalize(states, dim=-1) @ normalize(known, dim=-1).T).amax(-1)

@@ -1,10 +1,10 @@
 """Dynamic beam allocation: one beam, shared between hypotheses by the number of constraint tokens they contain.
 
 Post and Vilar 2018 (arXiv 1804.06609), with the rules of sockeye 1. Candidates are the best children of all, every
-token that begins or goes on with a wanted phrase, and each hypothesis's best token; a bank for each number of wanted
-tokens gets an equal share of the beam, and what it cannot use goes to the bank before it. EOS is possible only when
-all is met. The words come from the task; `width` is the beam, whatever their number. At the token limit a text may
-lack some.
+token that begins or continues a required phrase, and each hypothesis's best token. There is a bank for each number of
+required tokens; it gets an equal share of the beam, and the bank before it gets what it cannot use. EOS is possible
+only when all constraints are met. The words come from the task; `width` is the beam, whatever their number. At the
+token limit a sequence may lack some.
 """
 
 from collections import Counter
@@ -30,46 +30,46 @@ class Dba(ConstrainedSearch):
     paper: ClassVar[str] = "Post and Vilar 2018, arXiv 1804.06609"
 
     def front(self, session: Session, request: Request, wanted: Constraints) -> "Banks":
-        """The search state for one prompt."""
+        """Return the search state for one prompt."""
         return Banks(self.width, self.rule(request), self.stopping(), request, wanted=wanted)
 
 
 @dataclass
 class Banks(Constrained):
-    """A beam in banks by the number of wanted tokens (`Progress.count`)."""
+    """A beam in banks by the number of required tokens (`Progress.count`)."""
 
     def start(self) -> Progress:
-        """The state before any constraint is met."""
+        """Return the state before any constraint is met."""
         return Progress(self.wanted)
 
     def proposed(self, scores: Tensor) -> Iterator[tuple[int, int, Progress]]:
-        """The best children of all, the wanted tokens after each hypothesis, and its best token."""
+        """Yield the best children of all, the required tokens after each hypothesis, and its best token."""
         size = scores.shape[1]
-        places = [(place // size, place % size) for place in best(scores.flatten(), self.width).tolist()]
-        places += enumerate(scores.argmax(1).tolist())
+        children = [(index // size, index % size) for index in best(scores.flatten(), self.width).tolist()]
+        children += enumerate(scores.argmax(1).tolist())
         for row, hypothesis in enumerate(self.live):
-            places += [(row, token) for token in sorted(hypothesis.state.allowed())]
-        for row, token in dict.fromkeys(places):
+            children += [(row, token) for token in sorted(hypothesis.state.allowed())]
+        for row, token in dict.fromkeys(children):
             yield row, token, self.live[row].state.advance(token)
 
-    def select(self, found: list[Hypothesis]) -> list[int]:
-        """The best of every bank."""
-        banks = [child.state.count for child in found]
+    def select(self, candidates: list[Hypothesis]) -> list[int]:
+        """Return the indices of the best of every bank."""
+        banks = [child.state.count for child in candidates]
         counts = Counter(banks)
         room = allocated(self.width, [counts[bank] for bank in range(sum(self.wanted.sizes) + 1)])
         chosen = []
-        for place, bank in enumerate(banks):
+        for index, bank in enumerate(banks):
             if room[bank] > 0:
                 room[bank] -= 1
-                chosen.append(place)
+                chosen.append(index)
         return chosen
 
 
 def allocated(width: int, counts: Sequence[int]) -> list[int]:
-    """The slots of each bank, given how many candidates each has (Post and Vilar 2018, section 3.3).
+    """Return the slots of each bank, given its number of candidates (Post and Vilar 2018, section 3.3).
 
-    All banks get the same, the last one the rest too; from the last to the first, what a bank has no candidates for
-    goes to the one before it, and from the first to the last.
+    All banks get the same share, and the last one the remainder. From the last bank to the first, slots without a
+    candidate go to the bank before; those of the first go to the last.
     """
     banks = len(counts)
     room = [width // banks] * banks

@@ -3,7 +3,7 @@
 Wang et al. 2024 (arXiv 2410.11779). Candidates are the shortest run of the `k` likeliest tokens that holds the mass
 `tau`. Among the layers from `first` to `last` (shares of the depth; 20 to 28 of 32 at the defaults) the one that gives
 a candidate the highest probability is chosen; its logits, times `alpha` and that probability, are added, and only
-candidates may follow. Early layers go through the final norm, as in the authors' code. A text chooses its layer alone.
+candidates may follow. Early layers go through the final norm, as in the authors' code. Each sequence chooses alone.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from harness.plugins.strategy import Request, knob
 
 @dataclass(frozen=True)
 class Deco(Contrast):
-    """`alpha=0` is `greedy`, and above temperature 0 a draw from the candidates; `k=1` is `greedy`."""
+    """`alpha=0` is `greedy`, and above temperature 0 a sample from the candidates; `k=1` is `greedy`."""
 
     alpha: float = knob(0.6, "weight of the earlier layer; 0 is greedy", low=0, high=10,
                         sweep=(0.1, 0.3, 0.5, 0.6, 0.8, 1.0))
@@ -43,27 +43,27 @@ class Deco(Contrast):
             raise UserError(f"deco: first={self.first} must not be above last={self.last}.")
 
     def scorer(self, session: Session, request: Request) -> Scorer:
-        """The state of one sequence."""
+        """Return the scorer of one sequence."""
         parts = session.engine.parts
         names = [f"hidden:{layer}" for layer in self.layers(len(parts.layers))]
         watch = Watch(tuple(names))
 
-        def scored(text: Sequence[int]) -> Scored:
-            session.follow(text)
+        def scored(sequence: Sequence[int]) -> Scored:
+            session.follow(sequence)
             reading = session.read(EMPTY, watch)
             states = torch.stack([reading.captured(name)[0] for name in names])  # (J, D)
             return Scored(self.scores(reading.logits[0], exit_logits(parts, states, norm=True)), reading.logits[0])
         return scored
 
     def layers(self, count: int) -> range:
-        """The layers of a model of `count` that are looked at; 0 is the embeddings."""
+        """Return the candidate layers of a model with `count` layers; 0 is the embeddings."""
         return range(int(self.first * count), int(self.last * count) + 1)
 
     def scores(self, last: Tensor, earlier: Tensor) -> Tensor:
-        """(V,) from the logits (V,) of the last layer and (J, V) of the earlier ones; −∞ but for candidates."""
-        texts: list[list[int]] = [[]]
-        few, mass = logit_warps.top_k(self.k)(last[None], texts)[0], logit_warps.top_p(self.tau)(last[None], texts)[0]
+        """Compute scores (V,) from the last layer's logits (V,) and earlier ones (J, V); −∞ but for candidates."""
+        empty: list[list[int]] = [[]]
+        few, mass = logit_warps.top_k(self.k)(last[None], empty)[0], logit_warps.top_p(self.tau)(last[None], empty)[0]
         left_out = (few == -inf) | (mass == -inf)
-        sure = earlier.softmax(-1).masked_fill(left_out, -1).amax(-1)  # (J,)
-        layer = int(sure.argmax())
-        return (last + self.alpha * sure[layer] * earlier[layer]).masked_fill(left_out, -inf)
+        confidence = earlier.softmax(-1).masked_fill(left_out, -1).amax(-1)  # (J,)
+        layer = int(confidence.argmax())
+        return (last + self.alpha * confidence[layer] * earlier[layer]).masked_fill(left_out, -inf)

@@ -1,13 +1,13 @@
 """DeCoRe: contrast the model with itself without the attention heads that retrieve from the prompt.
 
 Gema et al. 2024 (arXiv 2410.18860). The score is (1 + a)·log p − a·log q, q being the model without its first `heads`
-retrieval heads. `weight` says what a is: entropy of p in nats, constant `alpha`, or gain, by how much the entropy of q
-is above that of p; a never passes `cap` (the authors set none, and a uniform one then gives a = ln V). `mask` "uniform"
-(the authors' code) gives a masked head uniform attention, "zero" removes it. As in their code, q prefills the prompt
-but its last token with all heads unless `mask_prefill`.
+retrieval heads. `weight` defines a: entropy of p in nats, constant `alpha`, or gain, by how much the entropy of q
+is above that of p; a is at most `cap` (the authors set none, so a uniform p gives a = ln V). `mask` "uniform"
+(the authors' code) gives a masked head uniform attention, "zero" removes it. As in their code, q prefills all but the
+last token of the prompt with all heads unless `mask_prefill`.
 
 `scores` is a JSON file of retrieval scores, as `python -m strategies.tools.retrieval_heads` makes it for any model and
-as the authors of Retrieval Head (2404.15574) publish them: "layer-head" to a number, or to a list whose mean counts.
+as the authors of Retrieval Head (2404.15574) publish them: "layer-head" to a number, or to a list, which is averaged.
 `scores` "nano" are those shipped for nano. Heads that never retrieve are not masked.
 """
 
@@ -57,30 +57,30 @@ class Decore(Contrast):
 
     @property
     def file(self) -> Path:
-        """Where the scores are."""
+        """Return the path of the scores."""
         return NANO if self.scores == "nano" else Path(self.scores)
 
     def scorer(self, session: Session, request: Request) -> Scorer:
-        """One text, and the same one as the masked model reads it."""
+        """Return the scorer of one sequence, which a second session passes through the masked model."""
         hook = MaskedHeads(frozenset(self.chosen(session.engine.parts)), cast(Literal["uniform", "zero"], self.mask))
-        other: Session | None = None
+        masked: Session | None = None
 
-        def scored(text: Sequence[int]) -> Scored:
-            nonlocal other
-            session.follow(text)
+        def scored(sequence: Sequence[int]) -> Scored:
+            nonlocal masked
+            session.follow(sequence)
             plain = session.read().logits[0]
             if not hook.heads:
                 return Scored(plain, plain)
-            if other is None:
-                other = session.new_sequence() if self.mask_prefill else session.fork()
-                other.shares_prefixes = not self.mask_prefill
-                other.follow([] if self.mask_prefill else request.prompt[:-1])
-            other.follow(text)
-            return Scored(self.turned(plain, other.read(EMPTY, hook).logits[0]), plain)
+            if masked is None:
+                masked = session.new_sequence() if self.mask_prefill else session.fork()
+                masked.shares_prefixes = not self.mask_prefill
+                masked.follow([] if self.mask_prefill else request.prompt[:-1])
+            masked.follow(sequence)
+            return Scored(self.contrasted(plain, masked.read(EMPTY, hook).logits[0]), plain)
         return scored
 
-    def turned(self, plain: Tensor, masked: Tensor) -> Tensor:
-        """(V,) scores from the logits with and without the heads."""
+    def contrasted(self, plain: Tensor, masked: Tensor) -> Tensor:
+        """Compute (V,) scores from the logits with and without the heads."""
         p, q = plain.log_softmax(-1), masked.log_softmax(-1)
         weight = self.alpha
         if self.weight != "constant":
@@ -90,34 +90,34 @@ class Decore(Contrast):
         return away(p, q, weight, 1 + weight)
 
     def chosen(self, parts: ModelParts) -> list[Head]:
-        """The heads to mask; raises `Unsupported` when the scores are those of another model."""
+        """Return the heads to mask; raises `Unsupported` when the scores are those of another model."""
         if not self.heads:
             return []
-        found, (layers, heads) = ranked(self.file), head_counts(parts)
-        if any(layer >= layers or head >= heads for layer, head in found) or len(found) != layers * heads:
-            raise Unsupported("needs the retrieval heads of this model: let python -m strategies.tools.retrieval_heads "
-                              "write them and give the file as scores")
-        return [head for head, score in found.items() if score > 0][:self.heads]
+        scores, (layers, heads) = ranked(self.file), head_counts(parts)
+        if any(layer >= layers or head >= heads for layer, head in scores) or len(scores) != layers * heads:
+            raise Unsupported("needs the retrieval heads of this model: write them with python -m strategies.tools."
+                              "retrieval_heads and give the file as scores")
+        return [head for head, score in scores.items() if score > 0][:self.heads]
 
 
 @cache
 def ranked(path: Path) -> dict[Head, float]:
-    """Scores of (layer, head), highest first and equal ones by place; raises `UserError` when the file has none."""
+    """Load scores of (layer, head), highest first, ties by layer and head; raises `UserError` if there are none."""
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
         entries = read.get("scores", read).items()
-        found = {cast(Head, tuple(map(int, name.split("-")))): _mean(score) for name, score in entries}
-        good = bool(found) and all(len(head) == 2 for head in found)
+        scores = {cast(Head, tuple(map(int, name.split("-")))): _mean(score) for name, score in entries}
+        good = bool(scores) and all(len(head) == 2 for head in scores)
     except (OSError, ValueError, AttributeError, TypeError):
         good = False
     if not good:
         raise UserError(f"decore: {path} is not a JSON file of retrieval scores; python -m "
                         "strategies.tools.retrieval_heads writes one.")
-    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+    return dict(sorted(scores.items(), key=lambda item: (-item[1], item[0])))
 
 
 def entropy(log_p: Tensor) -> float:
-    """Nats of the distribution with these log-probabilities (V,)."""
+    """Compute the entropy in nats of the distribution with log-probabilities `log_p` (V,)."""
     return float(-(log_p.exp() * log_p).nan_to_num(0.0).sum())
 
 

@@ -1,10 +1,10 @@
 """Diverse beam search: groups of beams, each pushed away from what earlier groups chose.
 
-Vijayakumar et al. 2016 (arXiv 1610.02424). `width` beams in `groups` groups; `diversity` is taken off a token's score
-for each earlier beam that it is too near to. `distance` "hamming" counts the beams that chose the token at this step;
-"cumulative" counts each of them once more for every earlier step at which the two groups agreed, weighed by
-`discount`^age (fairseq; `discount=0` is "hamming"); "ngram" counts how often earlier beams have the `ngram` tokens that
-it would complete. Inside a group the penalised score decides, as in the paper. `variant` "paper" counts the token that
+Vijayakumar et al. 2016 (arXiv 1610.02424). `width` beams in `groups` groups; `diversity` is subtracted from a token's
+score for each earlier beam that is similar. `distance` "hamming" counts the beams that chose the token at this step;
+"cumulative" counts each of them once more for every earlier step at which the two groups agreed, weighted by
+`discount`^age (fairseq; `discount=0` is "hamming"); "ngram" counts how often earlier beams contain the n-gram that the
+token would complete. Inside a group the penalised score ranks, as in the paper. `variant` "paper" counts the token that
 ends a hypothesis like any other and ranks the final list by raw log p; "official" follows transformers 4.49 (the last
 release that had it): endings are not counted, the penalised score ranks. Sample i of a prompt is the i-th hypothesis of
 the final list.
@@ -29,16 +29,16 @@ class DiverseBeam(Search):
 
     width: int = knob(4, "beams in all", low=1, high=256, sweep=(4, 8))
     groups: int = knob(2, "groups; must divide width", low=1, high=256, sweep=(2, 4))
-    diversity: float = knob(0.5, "taken off for each earlier beam that is near", low=0, high=100,
+    diversity: float = knob(0.5, "penalty for each similar earlier beam", low=0, high=100,
                             sweep=(0.2, 0.5, 0.8, 1.0))
     length_penalty: float = knob(1.0, "log p is divided by length to this power", low=-5, high=5,
                                  sweep=(0.0, 0.6, 1.0, 2.0))
     early_stopping: str = knob("false", "when a full pool ends a group", choices=("false", "true", "never"),
                                sweep=("false", "true", "never"))
     variant: str = knob("paper", "whose rules", choices=("paper", "official"))
-    distance: str = knob("hamming", "what an earlier beam is near in", choices=("hamming", "cumulative", "ngram"),
+    distance: str = knob("hamming", "similarity to an earlier beam", choices=("hamming", "cumulative", "ngram"),
                          sweep=("hamming", "cumulative", "ngram"))
-    discount: float = knob(1.0, "what an agreement one step ago weighs, cumulative", low=0, high=1,
+    discount: float = knob(1.0, "weight of an agreement one step ago, cumulative", low=0, high=1,
                            sweep=(0.0, 0.5, 1.0))
     ngram: int = knob(2, "tokens compared, ngram", low=1, high=16, sweep=(1, 2, 3))
 
@@ -51,15 +51,15 @@ class DiverseBeam(Search):
             raise UserError(f"diverse_beam: {self.groups} groups do not divide a width of {self.width}.")
 
     def search(self, session: Session, request: Request) -> list[Hypothesis]:
-        """The final list of all groups, best first."""
+        """Return the final list of all groups, best first."""
         official = self.variant == "official"
-        rule, found = divisor("power", self.length_penalty), list[Hypothesis]()
+        rule, hypotheses = divisor("power", self.length_penalty), list[Hypothesis]()
         for group in self.grouped(session, request):
-            found += group.pool
-        return sorted(found, reverse=True, key=lambda h: (h.score if official else h.log_p) / rule(len(h.tokens)))
+            hypotheses += group.pool
+        return sorted(hypotheses, reverse=True, key=lambda h: (h.score if official else h.log_p) / rule(len(h.tokens)))
 
     def grouped(self, session: Session, request: Request) -> "list[Group]":
-        """The groups after the search."""
+        """Return the groups after the search."""
         groups, rule = list[Group](), divisor("power", self.length_penalty)
         for _ in range(self.groups):
             groups.append(Group(self.width // self.groups, rule, cast(EarlyStopping, self.early_stopping), request,
@@ -70,7 +70,7 @@ class DiverseBeam(Search):
 
 @dataclass
 class Group(Beams):
-    """Beams that see what the groups before them chose at this step."""
+    """Beams that are penalised for tokens that earlier groups chose at this step."""
 
     knobs: DiverseBeam = field(default_factory=DiverseBeam)
     earlier: "Sequence[Group]" = ()
@@ -79,7 +79,7 @@ class Group(Beams):
     agreed: dict[int, float] = field(default_factory=dict)  # with each earlier group, the discounted count of steps
 
     def scored(self, log_p: Tensor) -> Tensor:
-        """Log p less the penalty of each token; prefixes are treated alike but by "ngram"."""
+        """Return log p minus the penalty of each token; only in "ngram" does the penalty depend on the prefix."""
         scores = super().scored(log_p)
         if not self.knobs.diversity:
             return scores
@@ -98,20 +98,20 @@ class Group(Beams):
         """Extend the live beams by one token."""
         self.ended, step = [], len(self.live[0].tokens) + 1
         super().advance(log_p, hidden)
-        mine = self.newest(step)
+        chosen = self.newest(step)
         for i, group in enumerate(self.earlier):
-            pairs = list(product(mine, group.newest(step)))
+            pairs = list(product(chosen, group.newest(step)))
             same = sum(a.tokens[-1] == b.tokens[-1] for a, b in pairs) / max(1, len(pairs))
             self.agreed[i] = self.knobs.discount * (self.agreed.get(i, 0.0) + same)
 
     def candidates(self, log_p: Tensor, count: int) -> list[Hypothesis]:
-        """The best children, of which a group that stops here has the first `width`."""
-        found = super().candidates(log_p, count)
-        self.taken = found[:self.width]
-        return found
+        """Return the best children; a group that stops at this step takes the first `width`."""
+        children = super().candidates(log_p, count)
+        self.taken = children[:self.width]
+        return children
 
     def newest(self, step: int) -> list[Hypothesis]:
-        """What this group chose at that step, the last one or none; transformers leaves out what it ended."""
+        """Return the hypotheses chosen at `step` if it was the last one; transformers leaves out the ended ones."""
         chosen = self.live if self.legacy else self.taken if self.done else self.live + self.ended
         return [h for h in chosen if len(h.tokens) == step]
 
@@ -122,7 +122,7 @@ class Group(Beams):
             self.ended.append(child)
 
     def _chosen(self) -> dict[int, float]:
-        """The weight of each token that earlier groups chose at this step."""
+        """Return the weight of each token that earlier groups chose at this step."""
         more = self.agreed if self.knobs.distance == "cumulative" else {}
         weights = dict[int, float]()
         for i, group in enumerate(self.earlier):
@@ -131,11 +131,11 @@ class Group(Beams):
         return weights
 
     def _ngrams(self) -> dict[tuple[int, ...], dict[int, float]]:
-        """How often each token follows each n − 1 tokens in the earlier groups' hypotheses."""
-        size, found = self.knobs.ngram, dict[tuple[int, ...], dict[int, float]]()
+        """Count how often each token follows each n − 1 tokens in the earlier groups' hypotheses."""
+        size, followers = self.knobs.ngram, dict[tuple[int, ...], dict[int, float]]()
         for group in self.earlier:
             for h in group.newest(len(self.live[0].tokens) + 1):
                 for gram in zip(*(h.tokens[i:] for i in range(size)), strict=False):
-                    counts = found.setdefault(gram[:-1], {})
+                    counts = followers.setdefault(gram[:-1], {})
                     counts[gram[-1]] = counts.get(gram[-1], 0.0) + 1
-        return found
+        return followers

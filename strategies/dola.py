@@ -3,11 +3,11 @@
 Chuang et al. 2023 (arXiv 2309.03883). Early exits are read at `layers`: low or high, every second layer of the lower or
 upper half (of 20 layers at the bottom or top of a model of more than 40), or numbers such as 0-2-4, 0 being the
 embeddings. Among tokens with at least `alpha` times the highest probability the score is log p − log q, q being the
-exit of the largest divergence from p. The paper turns repeated tokens down as well (1.2).
+exit of the largest divergence from p. The paper adds a repetition penalty of 1.2.
 
-`variant` "official" takes its "Jensen-Shannon" divergence as the authors and transformers do, with the arguments of
-both Kullback-Leibler terms swapped; "paper" takes the real one. Exits skip the final norm, as theirs do, unless `norm`.
-A text chooses its layer alone; theirs choose one for a batch.
+`variant` "official" computes the "Jensen-Shannon" divergence as the authors and transformers do, with the arguments of
+both Kullback-Leibler terms swapped; "paper" uses the correct one. Exits skip the final norm as in their code, unless
+`norm`. Each sequence chooses its own layer; their code chooses one for a batch.
 """
 
 from collections.abc import Sequence
@@ -38,20 +38,20 @@ class Dola(Contrast):
     paper: ClassVar[str] = "Chuang et al. 2023, arXiv 2309.03883"
 
     def __post_init__(self) -> None:
-        """Refuse layers that are no numbers."""
+        """Refuse layers that are not numbers."""
         super().__post_init__()
         if self.layers not in ("low", "high") and not all(part.isdecimal() for part in self.layers.split("-")):
             raise UserError(f"dola: layers must be low, high or numbers such as 0-2-4, not '{self.layers}'.")
 
     def scorer(self, session: Session, request: Request) -> Scorer:
-        """The state of one sequence."""
+        """Return the scorer of one sequence."""
         parts = session.engine.parts
         bucket = self.bucket(parts)
         early = [layer for layer in bucket if layer < len(parts.layers)]
         watch = Watch(tuple(f"hidden:{layer}" for layer in early)) if early else None
 
-        def scored(text: Sequence[int]) -> Scored:
-            session.follow(text)
+        def scored(sequence: Sequence[int]) -> Scored:
+            session.follow(sequence)
             reading = session.read(EMPTY, watch)
             last = reading.logits[0]
             exits = dict.fromkeys(bucket, last) | {
@@ -60,16 +60,16 @@ class Dola(Contrast):
         return scored
 
     def scores(self, last: Tensor, exits: Sequence[Tensor]) -> Tensor:
-        """(V,) from the logits (V,) of the last layer and of the exits; ties go to the first."""
-        p, laws = last.log_softmax(-1), [each.log_softmax(-1) for each in exits]
-        apart = [float(divergence(p, q, self.variant)) for q in laws] if len(laws) > 1 else [0.0]
-        return away(p, laws[apart.index(max(apart))], 1).masked_fill(~plausible(p, self.alpha), -inf)
+        """Compute scores (V,) from the logits (V,) of the last layer and of the exits; ties go to the first."""
+        p, early = last.log_softmax(-1), [logits.log_softmax(-1) for logits in exits]
+        divergences = [float(divergence(p, q, self.variant)) for q in early] if len(early) > 1 else [0.0]
+        return away(p, early[divergences.index(max(divergences))], 1).masked_fill(~plausible(p, self.alpha), -inf)
 
     def bucket(self, parts: ModelParts) -> list[int]:
-        """The layers whose exits are read; raises `Unsupported` for one that the model does not have."""
+        """Return the layers of the early exits; raises `Unsupported` for one that the model does not have."""
         count = len(parts.layers)
         tied = getattr(parts.head, "weight", None) is parts.embedding.weight
-        first = min(2, count - 1) if tied else 0  # with tied weights the embeddings would say the token that is read
+        first = min(2, count - 1) if tied else 0  # with tied weights layer 0 predicts the input token
         if self.layers == "low":
             return list(range(first, count // 2 if count <= 40 else 20, 2)) or [first]
         if self.layers == "high":
@@ -81,9 +81,9 @@ class Dola(Contrast):
 
 
 def divergence(p: Tensor, q: Tensor, variant: str) -> Tensor:
-    """How far log-probabilities q (V,) are from p (V,): Jensen-Shannon in nats, or what "official" takes for it.
+    """Compute the divergence of log-probabilities q (V,) and p (V,): Jensen-Shannon in nats, or that of "official".
 
-    That one is ½·KL(m‖p) + ½·KL(m‖q), m being the mean of both, over V.
+    The latter is (½·KL(m‖p) + ½·KL(m‖q)) / V, where m is the mean of both.
     """
     mean = (p.exp() + q.exp()) / 2
     log = mean.log()

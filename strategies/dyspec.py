@@ -40,7 +40,7 @@ class DySpec(Verified):
     needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
 
     def drafter(self, session: Session, request: Request) -> Drafter:
-        """The draft model, grown by `variant`."""
+        """Return the drafter that grows a tree by `variant`."""
         stream = self.draws(request)
         kind = _Greedy if self.variant == "greedy" else _Threshold
         return kind(self, Grown(session.draft, self.logit_warp(), stream), stream)
@@ -51,40 +51,40 @@ class DySpec(Verified):
 
 
 class _Slots:
-    """`rest` (V,), on the host, is the part of q after a node from which the next sibling comes."""
+    """The open slot below a node; `rest` (V,), on the host, is q without the tokens already drafted there."""
 
     def __init__(self, node: int, rest: Tensor, stream: Stream | None) -> None:
         self.node, self.rest, self.stream = node, rest, stream
 
     def fill(self, grown: Grown) -> tuple[int, float]:
-        """A new child and its share of what was left."""
+        """Add a child, and return it with its share of the remaining probability."""
         token = int(self.rest.argmax()) if self.stream is None else self.stream.choose(self.rest)
         share = float(self.rest[token] / self.rest.sum())
         self.rest[token] = 0
         return grown.add(self.node, token), share
 
     def empty(self) -> bool:
-        """Whether nothing is left to draw."""
+        """Return whether no token is left."""
         return not bool(self.rest.any())
 
 
 class _Greedy:
-    """Always the best slot; its value comes from the past alone, never from the child that will fill it."""
+    """Fills always the best slot, whose value must not depend on the child that will fill it."""
 
     def __init__(self, owner: DySpec, grown: Grown, stream: Stream | None) -> None:
-        self.nodes, self.least, self.depth = owner.nodes, owner.theta, owner.depth
+        self.nodes, self.threshold, self.depth = owner.nodes, owner.theta, owner.depth
         self.grown, self.stream = grown, stream
 
-    def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
-        """A tree of at most `limit` levels below `text`."""
-        grown, deepest, order = self.grown, min(self.depth, limit), count()
-        root = _Slots(ROOT, grown.start(text, last).to("cpu", copy=True), self.stream)
+    def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
+        """A tree of at most `limit` levels below `sequence`."""
+        grown, levels, order = self.grown, min(self.depth, limit), count()
+        root = _Slots(ROOT, grown.start(sequence, last).to("cpu", copy=True), self.stream)
         heap: list[tuple[float, int, int, int, _Slots | None]] = [(-1.0, next(order), 0, ROOT, root)]
-        while heap and len(grown) < self.nodes and -heap[0][0] >= self.least:
+        while heap and len(grown) < self.nodes and -heap[0][0] >= self.threshold:
             value, _, level, node, slots = heapq.heappop(heap)
             slots = slots or _Slots(node, grown.read([node])[0].to("cpu", copy=True), self.stream)
             child, share = slots.fill(grown)
-            if level + 1 < deepest:
+            if level + 1 < levels:
                 heapq.heappush(heap, (value * share, next(order), level + 1, child, None))
             if not slots.empty():
                 heapq.heappush(heap, (value * (1 - share), next(order), level, node, slots))
@@ -92,26 +92,26 @@ class _Greedy:
 
 
 class _Threshold:
-    """All slots of at least `least`, a level at a time."""
+    """Fills all slots of a value of at least `threshold`, level by level."""
 
     def __init__(self, owner: DySpec, grown: Grown, stream: Stream | None) -> None:
-        self.nodes, self.least, self.depth = owner.nodes, owner.theta or 1 / owner.nodes, owner.depth
+        self.nodes, self.threshold, self.depth = owner.nodes, owner.theta or 1 / owner.nodes, owner.depth
         self.grown, self.stream = grown, stream
 
-    def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
-        """A tree of at most `limit` levels below `text`."""
-        grown, deepest = self.grown, min(self.depth, limit)
-        live, rows = [(1.0, ROOT)], grown.start(text, last)[None]
-        for level in range(deepest):
+    def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
+        """A tree of at most `limit` levels below `sequence`."""
+        grown, levels = self.grown, min(self.depth, limit)
+        live, rows = [(1.0, ROOT)], grown.start(sequence, last)[None]
+        for level in range(levels):
             below = list[tuple[float, int]]()
             for (value, node), rest in zip(live, rows.to("cpu", copy=True), strict=True):
                 slots = _Slots(node, rest, self.stream)
-                while value >= self.least and len(grown) < self.nodes and not slots.empty():
+                while value >= self.threshold and len(grown) < self.nodes and not slots.empty():
                     child, share = slots.fill(grown)
-                    below += [(value * share, child)] if value * share >= self.least else []
+                    below += [(value * share, child)] if value * share >= self.threshold else []
                     value *= 1 - share
-            live = sorted(below, key=lambda slot: -slot[0])  # where nodes run out, the best come first
-            if not live or level + 1 == deepest or len(grown) == self.nodes:
+            live = sorted(below, key=lambda slot: -slot[0])  # the best first, in case the nodes run out
+            if not live or level + 1 == levels or len(grown) == self.nodes:
                 break
             rows = grown.read([node for _, node in live])
         return grown.done()

@@ -1,7 +1,7 @@
 """Ensemble acceptance: verify drafts with a mixture of target and draft model, so that more are accepted.
 
-The static form of DIVERSE, as in transformers' `assistant_ensemble_weight`. Drafts are held to v = `weight`·p + (1 −
-`weight`)·q, and the token after the last one comes from p. Weight 1 is exact. `over` names the method that drafts;
+The static form of DIVERSE, as in transformers' `assistant_ensemble_weight`. Drafts are verified by v = `weight`·p +
+(1 − `weight`)·q, and the token after the last one comes from p. Weight 1 is exact. `over` names the method that drafts;
 `temperature` and `p` set the distribution of p and q.
 """
 
@@ -16,7 +16,7 @@ from harness.plugins.strategy import knob
 
 @dataclass(frozen=True)
 class EnsembleAcceptance(Lossy):
-    """Drafted tokens of a drawn chain have the mixture's distribution."""
+    """The drafted tokens of a sampled chain have the mixture's distribution."""
 
     weight: float = knob(0.8, "of the target in the mixture; 1 is exact", low=0, high=1, sweep=(0.7, 0.8, 0.9))
 
@@ -24,5 +24,5 @@ class EnsembleAcceptance(Lossy):
     compares: ClassVar[bool] = True
 
     def rule(self) -> Accept:
-        """As for the exact rule with v in place of p."""
+        """Accept as in the exact rule with v instead of p."""
         return ensemble(self.weight, sure=self.sure)

@@ -23,5 +23,5 @@ class Eta(Sampler):
     paper: ClassVar[str] = "Hewitt et al. 2022, arXiv 2210.15191"
 
     def kept(self) -> logit_warps.Warp:
-        """What is probable enough for its place."""
+        """Keep the tokens above the threshold, which depends on the entropy."""
         return logit_warps.eta(self.least)

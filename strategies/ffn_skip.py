@@ -1,11 +1,11 @@
-"""FFN-SkipLLM: leave out the MLPs of the layers that follow one which changed the token little.
+"""FFN-SkipLLM: skip the MLPs of the layers after one that hardly changed the token's hidden state.
 
-Jaiswal et al. 2024 (arXiv 2404.03865). The first and last `cold` layers are never touched, nor the prompt and the
-first `warm_up` tokens. In between, once a layer's MLP leaves the residual stream as it was (cosine at least
-`threshold`), the MLPs of the next layers are left out, until `share` of the model's have been. Attention always runs,
-so that every token has its keys and values. The greedy token is taken.
+Jaiswal et al. 2024 (arXiv 2404.03865). Nothing is skipped in the first and last `cold` layers, in the prompt or in the
+first `warm_up` tokens. In between, once a layer's MLP hardly changes the residual stream (cosine at least
+`threshold`), the MLPs of the next layers are skipped, until `share` of the model's have been. Attention always runs,
+so that every token has its keys and values. Decoding is greedy.
 
-Every token of a forward decides for itself; an MLP is spared where all of them leave it out, as one text alone does.
+Every token of a forward decides for itself. An MLP is not run if all of them skip it, as with a single sequence.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,9 +27,9 @@ from harness.plugins.strategy import Guarantee, Request, Strategy, knob
 
 @dataclass(frozen=True)
 class SkipAlike:
-    """After the first MLP whose input and output have a cosine of `threshold`, leave out `share` of the MLPs.
+    """After the first MLP whose input and output have a cosine of `threshold`, skip `share` of the MLPs.
 
-    The first and last `cold` layers stay as they are.
+    The first and last `cold` layers run in full.
     """
 
     threshold: float
@@ -50,26 +50,26 @@ class SkipAlike:
 
 
 class Watch:
-    """One forward: `skips` (B, Q) marks the tokens that leave out the next MLP, `spared` that all of them do."""
+    """The state of one forward: `skips` (B, Q) marks tokens that skip the next MLP, `all_skip` if all of them do."""
 
-    def __init__(self, threshold: float, most: int) -> None:
-        self.threshold, self.left, self.spared = threshold, torch.tensor(most), False
+    def __init__(self, threshold: float, max_skips: int) -> None:
+        self.threshold, self.left, self.all_skip = threshold, torch.tensor(max_skips), False
         self.skips: Tensor | None = None
         self.added = torch.empty(0)
 
     def inner(self, own: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
-        """What an MLP of several modules computes on the way."""
-        return hidden if self.spared else own(hidden)
+        """Run an inner module of an MLP, unless all tokens skip it."""
+        return hidden if self.all_skip else own(hidden)
 
     def last(self, own: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
-        """What the MLP adds to the residual stream (…, D): nothing for the tokens that leave it out."""
-        self.added = torch.zeros_like(hidden) if self.spared else own(hidden)
-        if self.skips is not None and not self.spared:
+        """Return the MLP's contribution to the residual stream (…, D): zeros for the tokens that skip it."""
+        self.added = torch.zeros_like(hidden) if self.all_skip else own(hidden)
+        if self.skips is not None and not self.all_skip:
             self.added = self.added.masked_fill(self.skips.view(*self.added.shape[:-1], 1), 0)
         return self.added
 
     def whole(self, own: Callable[..., Any], *args: object, **kwargs: object) -> Any:
-        """The layer, after which every token decides what happens in the next one."""
+        """Run the layer, then decide for every token whether it skips the next MLP."""
         out = own(*args, **kwargs)
         after = (out[0] if isinstance(out, tuple) else out).float()                                  # (B, Q, D)
         alike = cosine_similarity(after - self.added.view_as(after).float(), after, dim=-1) >= self.threshold
@@ -77,19 +77,19 @@ class Watch:
             self.left = self.left - self.skips.long()
             alike |= self.skips
         self.skips = alike & (self.left.to(alike.device) > 0)
-        self.spared = bool(self.skips.all())
+        self.all_skip = bool(self.skips.all())
         return out
 
 
 @dataclass(frozen=True)
 class FfnSkip(Strategy):
-    """Greedy's tokens when the threshold is above 1, else nearly those."""
+    """`threshold` above 1 is `greedy`."""
 
-    threshold: float = knob(0.98, "cosine of an MLP's input and output from which on the next ones are left out",
+    threshold: float = knob(0.98, "minimum cosine of an MLP's input and output for skipping the next ones",
                             low=-1, high=2, sweep=(0.95, 0.98, 0.99))
-    share: float = knob(0.25, "of the model's MLPs that a token may leave out", low=0, high=1, sweep=(0.15, 0.25, 0.35))
-    cold: int = knob(4, "layers at either end that are never touched", low=0, high=256, sweep=(4, 8))
-    warm_up: int = knob(25, "tokens written before any MLP is left out", low=0, high=100000, sweep=(10, 25, 50))
+    share: float = knob(0.25, "share of the MLPs that a token may skip", low=0, high=1, sweep=(0.15, 0.25, 0.35))
+    cold: int = knob(4, "layers at either end that run in full", low=0, high=256, sweep=(4, 8))
+    warm_up: int = knob(25, "tokens generated before any MLP is skipped", low=0, high=100000, sweep=(10, 25, 50))
 
     paper: ClassVar[str] = "Jaiswal et al. 2024, arXiv 2404.03865"
     family: ClassVar[str] = "adaptive-compute"
@@ -97,8 +97,8 @@ class FfnSkip(Strategy):
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
         """Yield one token a step."""
-        text, hook = list(request.prompt), SkipAlike(self.threshold, self.share, self.cold)
+        sequence, hook = list(request.prompt), SkipAlike(self.threshold, self.share, self.cold)
         for step in count():
-            session.follow(text)
-            text += session.read(EMPTY, hook if step > self.warm_up else None).best
-            yield text[-1:]
+            session.follow(sequence)
+            sequence += session.read(EMPTY, hook if step > self.warm_up else None).best
+            yield sequence[-1:]

@@ -1,6 +1,6 @@
 """Presence and frequency penalties: subtract a fixed amount from the logits of generated tokens, in any strategy.
 
-As in the OpenAI API and vLLM: `presence` is taken off once for a token that has been generated and `frequency` for
+As in the OpenAI API and vLLM: `presence` is subtracted once for a token that has been generated and `frequency` for
 every time that it has been. The prompt does not count. Written `top_p+frequency_penalty:frequency=0.5`; alone it is
 over greedy.
 """
@@ -25,5 +25,5 @@ class FrequencyPenalty(Penalty):
     paper: ClassVar[str] = "OpenAI API; vLLM, arXiv 2309.06180"
 
     def warp(self, start: int) -> Warp:
-        """Both penalties on what is new."""
+        """Return the logit warp of both penalties on the tokens generated after `start`."""
         return penalty.frequency(self.presence, self.frequency, start)

@@ -1,7 +1,7 @@
 """Classifier-free guidance: favour tokens that the prompt makes likelier than a second, weaker prompt does.
 
 Sanchez et al. 2023 (arXiv 2306.17806). The scores are log q + `scale`·(log p − log q), p after the prompt and q after a
-second one; both texts go on with the same tokens. `negative` is that second prompt: last (the last token of the prompt,
+second one; the same tokens follow both. `negative` is that second prompt: last (the last token of the prompt,
 as in the paper and in transformers), or the prompt with noise for an instruction as in `instructive`.
 """
 
@@ -27,11 +27,11 @@ class Guidance(Contrast):
     paper: ClassVar[str] = "Sanchez et al. 2023, arXiv 2306.17806"
 
     def scores(self, plus: Tensor, minus: Tensor) -> Tensor:
-        """(V,) from the logits after either prompt."""
+        """Compute (V,) scores from the logits after either prompt."""
         return away(plus.log_softmax(-1), minus.log_softmax(-1), self.scale - 1, self.scale)
 
     def scorer(self, session: Session, request: Request) -> Scorer:
-        """Both prompts."""
+        """Return the scorer of one sequence after both prompts."""
         prompt = request.prompt[-1:] if self.negative == "last" else \
             second(request, self.negative, self.dropped, session.engine.max_len)
         return against(session, request, prompt, self.scores)

@@ -1,9 +1,9 @@
 """Input copy: if the last tokens of the output occur in the prompt exactly once, draft what follows there.
 
 Input-guided aggressive decoding, Ge et al. 2022 (arXiv 2205.10350), for models without an encoder: the prompt is the
-input. The last `min_ngram` … `max_ngram` tokens of the output are looked up, the fewest that stand there exactly once
-decide, and up to `length` tokens after them are drafted; after a wrong one decoding goes on token by token until the
-next such place. `temperature` and `p` set the distribution, which is exact.
+input. The last `min_ngram` … `max_ngram` tokens of the output are looked up; the shortest n-gram that occurs exactly
+once decides, and up to `length` tokens after it are drafted. After a rejection decoding is token by token until the
+next such match. `temperature` and `p` set the distribution, which is exact.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from harness.plugins.strategy import Request, knob
 
 
 class SourceCopy:
-    """Knows where each n-gram of `source` ends; those that stand there several times have no place."""
+    """Copies from `source`; `ends` maps each n-gram to its end, or to None if it occurs more than once."""
 
     def __init__(self, source: Sequence[int], low: int, high: int, length: int) -> None:
         self.source, self.sizes, self.length = source, range(low, high + 1), length
@@ -29,12 +29,12 @@ class SourceCopy:
                 gram = tuple(source[end - size:end])
                 self.ends[gram] = None if gram in self.ends else end
 
-    def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
-        """A chain of at most `limit` tokens of the source."""
-        return TokenTree.chain(self.copy(text[len(self.source):])[:limit])
+    def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
+        """Draft a chain of at most `limit` tokens of the source."""
+        return TokenTree.chain(self.copy(sequence[len(self.source):])[:limit])
 
     def copy(self, output: Sequence[int]) -> Sequence[int]:
-        """What stands in the source after the last tokens of `output`; empty when that is nowhere or in two places."""
+        """Return the source after the only match of the last tokens of `output`; empty for none or several."""
         for size in self.sizes:
             if size <= len(output) and (end := self.ends.get(tuple(output[-size:]))) is not None:
                 return self.source[end:end + self.length]
@@ -58,5 +58,5 @@ class InputCopy(Verified):
             raise UserError(f"input_copy: min_ngram={self.min_ngram} is more than max_ngram={self.max_ngram}.")
 
     def drafter(self, session: Session, request: Request) -> SourceCopy:
-        """The prompt."""
+        """Return the drafter that copies from the prompt."""
         return SourceCopy(request.prompt, self.min_ngram, self.max_ngram, self.length)

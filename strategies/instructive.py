@@ -1,10 +1,10 @@
 """Instructive decoding: contrast the logits with those after a prompt with a wrong instruction.
 
-Kim et al. 2023 (arXiv 2311.00233). The logits after the prompt less `epsilon` times those after a prompt whose
-instruction is noise; both texts go on with the same tokens. `noise` is none (no instruction), shuffled (its words but
-for the share `dropped`, in a random order), random (an unrelated word) or opposite (asks for the opposite). The
-instruction is the first paragraph of a prompt, else its first line, else all of it. When the authors' code draws, its
-two texts get different tokens; here they share one.
+Kim et al. 2023 (arXiv 2311.00233). The scores are the logits after the prompt minus `epsilon` times those after a
+prompt with a noisy instruction; the same tokens follow both. `noise` is none (no instruction), shuffled (its words
+without the share `dropped`, in a random order), random (an unrelated word) or opposite (asks for the opposite). The
+instruction is the first paragraph of a prompt, else its first line, else all of it. When the authors' code samples, it
+appends different tokens to the two prompts; here both get the same.
 """
 
 from dataclasses import dataclass
@@ -28,6 +28,6 @@ class Instructive(Contrast):
     paper: ClassVar[str] = "Kim et al. 2023, arXiv 2311.00233"
 
     def scorer(self, session: Session, request: Request) -> Scorer:
-        """Both prompts."""
+        """Return the scorer of one sequence after both prompts."""
         prompt = second(request, self.noise, self.dropped, session.engine.max_len)
         return against(session, request, prompt, lambda plus, minus: away(plus, minus, self.epsilon))

@@ -1,11 +1,11 @@
 """kNN-LM: mix the model's distribution with the next tokens at the most similar positions of a datastore.
 
-Khandelwal et al. 2019 (arXiv 1911.00172, §2). The input of the last MLP, after its norm, is looked up among those of
-every place in a datastore; of the `k` nearest each votes for the token that followed it there, with a weight of
-exp(−d/`spread`), d the squared distance. The distribution is `lam` times the votes and 1 − `lam` times the model's own;
+Khandelwal et al. 2019 (arXiv 1911.00172, §2). The key of a position is the input of the last MLP after its norm. Each
+of the `k` nearest keys in a datastore votes for the token that followed it, with a weight of
+exp(−d/`spread`), d the squared distance. The distribution is `lam` times the votes plus 1 − `lam` times the model's;
 `temperature` and `p` act on that. `store` "nano" is made of the embedded training corpus when it is first used, for the
-embedded models, and kept in the user's cache folder; for others name a folder made by `python -m
-strategies.tools.knn_datastore`. Where its index is one of cells, `probes` of them are searched, and distances are those
+embedded models, and kept in the user's cache folder; for other models name a folder made by `python -m
+strategies.tools.knn_datastore`. If its index has cells, `probes` of them are searched, and distances are those
 to the keys if `exact`, as in the authors' code, else those to the codes, as in knn-transformers.
 """
 
@@ -29,16 +29,16 @@ from strategies.tools.knn_datastore import named
 
 @dataclass(frozen=True)
 class KnnLm(Strategy):
-    """Identities: `lam=0` is `top_p` with the same knobs; `lam=1,k=1` always says what followed the nearest place."""
+    """Identities: `lam=0` is `top_p` with the same knobs; `lam=1,k=1` always takes the token after the nearest key."""
 
     k: int = knob(1024, "neighbours", low=1, high=65536, sweep=(8, 64, 1024))
     lam: float = knob(0.25, "weight of the votes; 0 is the model alone", low=0, high=1, sweep=(0.1, 0.25, 0.4, 0.8))
     spread: float = knob(1.0, "divides squared distances", low=1e-6, high=1e6, sweep=(1.0, 10.0, 100.0))
     store: str = knob("nano", "the embedded corpus, or a folder of python -m strategies.tools.knn_datastore", file=True)
     probes: int = knob(32, "cells that are searched", low=1, high=65536, sweep=(8, 32))
-    exact: bool = knob(True, "distances to the keys, not to their codes", sweep=(True, False))
-    temperature: float = knob(0.0, "of the mixture; 0 is greedy", low=0, high=10, sweep=(0.0, 0.7, 1.0))
-    p: float = knob(1.0, "mass of its nucleus", low=0, high=1, sweep=(0.8, 0.9, 1.0))
+    exact: bool = knob(True, "use distances to the keys instead of their codes", sweep=(True, False))
+    temperature: float = knob(0.0, "temperature of the mixture; 0 is greedy", low=0, high=10, sweep=(0.0, 0.7, 1.0))
+    p: float = knob(1.0, "mass of the nucleus", low=0, high=1, sweep=(0.8, 0.9, 1.0))
 
     paper: ClassVar[str] = "Khandelwal et al. 2019, arXiv 1911.00172"
     family: ClassVar[str] = "memory"
@@ -46,34 +46,34 @@ class KnnLm(Strategy):
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
         """Yield one token a step; raises `Unsupported` when the datastore is not one of this model."""
-        known = named(self.store, self.name, session.engine)
-        law = logit_warps.drawn_at(self.temperature, logit_warps.top_p(self.p))
-        text, accept = list(request.prompt), at(self.temperature)
-        if session.tokens == text:
-            session.follow(text[:-1])  # its end was perhaps read without being watched
+        datastore = named(self.store, self.name, session.engine)
+        warp = logit_warps.drawn_at(self.temperature, logit_warps.top_p(self.p))
+        sequence, accept = list(request.prompt), at(self.temperature)
+        if session.tokens == sequence:
+            session.follow(sequence[:-1])  # run the last token again: its key may not have been recorded
         while True:
-            session.follow(text)
-            logits = law(self.mixed(session.read(hook=WATCH), known), [text])
-            text.append(accept(EMPTY, logits, request.stream)[1])
-            yield text[-1:]
+            session.follow(sequence)
+            logits = warp(self.mixed(session.read(hook=WATCH), datastore), [sequence])
+            sequence.append(accept(EMPTY, logits, request.stream)[1])
+            yield sequence[-1:]
 
-    def mixed(self, reading: Reading, known: Datastore) -> Tensor:
-        """Log-probabilities (1 + N, V) of the mixture, from a reading that was watched.
+    def mixed(self, reading: Reading, datastore: Datastore) -> Tensor:
+        """Compute log-probabilities (1 + N, V) of the mixture from a forward pass with the hook WATCH.
 
         Tokens of logit −∞ stay excluded; without neighbours the model's distribution is unchanged.
         """
         logits = reading.logits
         if not self.lam:
             return logits
-        share, own = self.votes(reading, known), logits.log_softmax(-1)
+        share, own = self.votes(reading, datastore), logits.log_softmax(-1)
         both = torch.logaddexp(share.log() + log(self.lam), own + (log1p(-self.lam) if self.lam < 1 else -inf))
         both = both.masked_fill(logits == -inf, -inf)
         return torch.where(both.isfinite().any(-1, keepdim=True), both, own).log_softmax(-1)
 
-    def votes(self, reading: Reading, known: Datastore) -> Tensor:
-        """The neighbours' distribution (1 + N, V) in float32; zeros where there are none."""
+    def votes(self, reading: Reading, datastore: Datastore) -> Tensor:
+        """Compute the neighbours' distribution (1 + N, V) in float32; zeros where there are none."""
         logits, queries = reading.logits, reading.captured(NAME).float().cpu().numpy()
-        distances, values = known.nearest(queries, self.k, self.probes, self.exact)
+        distances, values = datastore.nearest(queries, self.k, self.probes, self.exact)
         weights = torch.softmax(torch.from_numpy(distances) / -self.spread, -1).nan_to_num()
         share = torch.zeros(logits.shape).scatter_add_(-1, torch.from_numpy(values).long(), weights)
         return share.to(logits.device)

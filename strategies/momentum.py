@@ -1,7 +1,7 @@
-"""Momentum decoding: greedy decoding that penalises loops in the graph of the text so far.
+"""Momentum decoding: greedy decoding that penalises loops in the graph of the sequence so far.
 
-Lan et al. 2022 (arXiv 2212.02175). Among the `k` likeliest tokens each is charged alpha · f(r), where r is how long a
-stretch the text would repeat: 0 for a new token, 1 for one seen before, l for one that completes an l-gram (up to 5)
+Lan et al. 2022 (arXiv 2212.02175). Each of the `k` likeliest tokens gets the penalty alpha · f(r), r the length
+of the repeat: 0 for a new token, 1 for one seen before, l for one that completes an l-gram (up to 5)
 already in the prompt or the output. `resistance` is f: "linear" f(r) = r (the paper's table), "constant" 2 for any
 repeat, "log" log6(1 + r)/0.2, "exp" 1.5^r / 2, "chinese" 0 1 1 2 3 4 (the authors' table for a Chinese model).
 "blocking" is the table that their repository holds now, 0 0 0 0 5 ∞: with k = 2000 that is 4-gram blocking and no
@@ -31,11 +31,11 @@ RESISTANCE: dict[str, Callable[[int], float]] = {
 
 @dataclass(frozen=True)
 class Momentum(Strategy):
-    """One forward a token; the charge needs only the text. Identities: `alpha=0` and `k=1` are `greedy`."""
+    """One forward a token; the penalty needs only the token ids. Identities: `alpha=0` and `k=1` are `greedy`."""
 
     k: int = knob(5, "candidates", low=1, high=4096, sweep=(3, 5, 8, 10))
     alpha: float = knob(0.2, "weight of the resistance; 0 is greedy", low=0, high=10, sweep=(0.05, 0.1, 0.2, 0.4))
-    resistance: str = knob("linear", "how the charge grows", choices=tuple(RESISTANCE), sweep=tuple(RESISTANCE))
+    resistance: str = knob("linear", "growth of the penalty", choices=tuple(RESISTANCE), sweep=tuple(RESISTANCE))
 
     paper: ClassVar[str] = "Lan et al. 2022, arXiv 2212.02175"
     family: ClassVar[str] = "anti-repetition"
@@ -45,19 +45,19 @@ class Momentum(Strategy):
         """Yield one token a step."""
         grams = Grams(LONGEST, request.prompt)
         while True:
-            session.follow(grams.text)
+            session.follow(grams.sequence)
             probs, tokens = likeliest(session.read().logits[0], self.k)
-            scores = [p - self._charge(r) for p, r in zip(probs.tolist(), repeated(grams, tokens), strict=True)]
+            scores = [p - self._penalty(r) for p, r in zip(probs.tolist(), repeated(grams, tokens), strict=True)]
             token = tokens[scores.index(max(scores))]
             grams.add(token)
             yield [token]
 
-    def _charge(self, r: int) -> float:
+    def _penalty(self, r: int) -> float:
         return self.alpha * RESISTANCE[self.resistance](r) if self.alpha else 0.0
 
 
 def repeated(grams: Grams, tokens: Sequence[int]) -> list[int]:
-    """r of each of `tokens`: the longest l ≤ 5 such that it completes an l-gram that the text already holds."""
+    """Return r of each of `tokens`: the longest l ≤ 5 such that it completes an l-gram of the sequence."""
     followed = [grams.after(length) for length in range(LONGEST)]
     return [next((length + 1 for length in range(LONGEST - 1, -1, -1) if token in followed[length]), 0)
             for token in tokens]

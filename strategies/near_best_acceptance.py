@@ -1,6 +1,6 @@
-"""Near-best acceptance: keep a draft that ranks high with the target and is nearly as likely as its best token.
+"""Near-best acceptance: accept a draft that the target ranks high and finds nearly as likely as its best token.
 
-Xia et al. 2022, GAD++ (arXiv 2203.16487). A draft passes when it is among the `beta` likeliest tokens and its
+Xia et al. 2022, GAD++ (arXiv 2203.16487). A draft is accepted when it is among the `beta` likeliest tokens and its
 log-probability is within `tau` of the highest. `over` names the method that drafts.
 """
 
@@ -15,13 +15,13 @@ from harness.plugins.strategy import knob
 
 @dataclass(frozen=True)
 class NearBestAcceptance(Lossy):
-    """With beta = 1 and temperature 0 it is exact."""
+    """Exact with `beta=1` and `temperature=0`."""
 
-    beta: int = knob(3, "likeliest tokens that may pass", low=1, high=100000, sweep=(1, 3, 5))
-    tau: float = knob(1.0, "nats below the likeliest that pass", low=0, high=100, sweep=(0.5, 1.0, 2.0, 5.0))
+    beta: int = knob(3, "number of likeliest tokens that may be accepted", low=1, high=100000, sweep=(1, 3, 5))
+    tau: float = knob(1.0, "maximum gap in nats to the likeliest token", low=0, high=100, sweep=(0.5, 1.0, 2.0, 5.0))
 
     paper: ClassVar[str] = "Xia et al. 2022, arXiv 2203.16487"
 
     def rule(self) -> Accept:
-        """By rank and by gap."""
+        """Accept by rank and by the gap of log-probabilities."""
         return near_best(self.beta, self.tau, sure=self.sure)

@@ -1,10 +1,10 @@
-"""NeuroLogic A*esque decoding: NeuroLogic with a lookahead estimate of how likely missing phrases soon follow.
+"""NeuroLogic A*esque decoding: NeuroLogic with a lookahead estimate of the probability of missing phrases.
 
 Lu et al. 2022 (arXiv 2112.08726). Every candidate is continued by `lookahead` tokens; its rank gains `alpha` times the
-highest mean log p that a missing phrase would have at one of the next places (a phrase already begun: at once). The
-usual form of a word, its first phrase, is looked for. `rollout` "greedy" continues by the likeliest tokens, "beam" by
-`rollouts` beams, "sample" by as many samples; the best of them counts. The paper's soft rollout, which feeds mixtures
-of embeddings, is not offered. Scores are stored without the heuristic. It costs `lookahead` more forwards a token.
+highest mean log p of a missing phrase at one of the next positions (a phrase already begun: at the first). Only the
+first phrase of a clause is considered. `rollout` "greedy" continues by the likeliest tokens, "beam" by `rollouts`
+beams, "sample" by as many samples; the best of them counts. The paper's soft rollout, which feeds mixtures of
+embeddings, is not implemented. Scores are stored without the heuristic. It costs `lookahead` more forwards a token.
 """
 
 import math
@@ -34,14 +34,14 @@ class NeuroLogicAstar(NeuroLogic):
 
     paper: ClassVar[str] = "Lu et al. 2022, arXiv 2112.08726"
 
-    def front(self, session: Session, request: Request, wanted: Constraints) -> "Looking":
-        """The search state for one prompt."""
-        return Looking(self.width, self.rule(request), self.stopping(), request, wanted=wanted,
-                       rules=self, far=self, session=session)
+    def front(self, session: Session, request: Request, wanted: Constraints) -> "Lookahead":
+        """Return the search state for one prompt."""
+        return Lookahead(self.width, self.rule(request), self.stopping(), request, wanted=wanted,
+                       rules=self, knobs=self, session=session)
 
 
 class Branch(NamedTuple):
-    """A continuation of a candidate: whose it is, its newest node, and its log p (of a sample, nothing)."""
+    """A continuation of candidate `owner`: its newest node and its log p (0 for samples)."""
 
     owner: int
     node: int
@@ -49,7 +49,7 @@ class Branch(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """A phrase that is put below a branch token by token: log p of its first `done` tokens, all but the last read."""
+    """A phrase scored below a branch token by token: `total` is the log p of its first `done` tokens."""
 
     owner: int
     node: int
@@ -59,81 +59,81 @@ class Chain(NamedTuple):
 
 
 @dataclass
-class Looking(Groups):
+class Lookahead(Groups):
     """Groups whose candidates are continued before they are ranked."""
 
-    far: NeuroLogicAstar = NeuroLogicAstar()
+    knobs: NeuroLogicAstar = NeuroLogicAstar()
     session: Session | None = None
 
     def ahead(self, kept: list[Hypothesis]) -> list[float]:
-        """`alpha` times the best mean log p of a missing phrase; nothing where none is missing or fits."""
+        """Return `alpha` times the best mean log p of a missing phrase; 0 when none is missing or fits."""
         room = self.request.max_new_tokens - len(kept[0].tokens)
-        missing = [place for place, child in enumerate(kept) if not child.state.finished]
-        more = [0.0] * len(kept)
-        if self.far.alpha and room and missing:
-            for place, value in zip(missing, self.looked([kept[place] for place in missing], room), strict=True):
-                more[place] = self.far.alpha * value if value > -math.inf else 0.0
-        return more
+        missing = [index for index, child in enumerate(kept) if not child.state.finished]
+        bonus = [0.0] * len(kept)
+        if self.knobs.alpha and room and missing:
+            for index, value in zip(missing, self.estimates([kept[index] for index in missing], room), strict=True):
+                bonus[index] = self.knobs.alpha * value if value > -math.inf else 0.0
+        return bonus
 
-    def looked(self, kept: list[Hypothesis], room: int) -> list[float]:
-        """The best mean log p for each of `kept`; −∞ where no phrase fits into the `room` tokens left."""
-        found = [-math.inf] * len(kept)
+    def estimates(self, kept: list[Hypothesis], room: int) -> list[float]:
+        """Return the best mean log p for each of `kept`; −∞ when no phrase fits into the `room` tokens left."""
+        best = [-math.inf] * len(kept)
         branches = [Branch(owner, child.node) for owner, child in enumerate(kept)]
         steps = [(owner, child.tokens[-1], 0.0) for owner, child in enumerate(kept)]
-        chains, offset, end = list[Chain](), 0, min(self.far.lookahead, room)
+        chains, offset, end = list[Chain](), 0, min(self.knobs.lookahead, room)
         while steps or chains:
-            branches, said, chains = self.read(branches, steps, chains)
-            chains += self.begun(kept, branches, said, offset, room)
-            for one in chains:
-                if one.done == len(one.phrase):
-                    found[one.owner] = max(found[one.owner], one.total / one.done)
-            chains = [one for one in chains if one.done < len(one.phrase)]
+            branches, log_p, chains = self.forward(branches, steps, chains)
+            chains += self.begun(kept, branches, log_p, offset, room)
+            for chain in chains:
+                if chain.done == len(chain.phrase):
+                    best[chain.owner] = max(best[chain.owner], chain.total / chain.done)
+            chains = [chain for chain in chains if chain.done < len(chain.phrase)]
             offset += 1
-            steps = self.steps(branches, said, first=offset == 1) if offset < end else []
-        return found
+            steps = self.steps(branches, log_p, first=offset == 1) if offset < end else []
+        return best
 
-    def read(self, branches: list[Branch], steps: list[tuple[int, int, float]], chains: list[Chain]
-             ) -> tuple[list[Branch], Tensor, list[Chain]]:
-        """One forward: a token more of branches (branch, token, score) and of chains, and what is said (n, V) next."""
+    def forward(self, branches: list[Branch], steps: list[tuple[int, int, float]], chains: list[Chain]
+                ) -> tuple[list[Branch], Tensor, list[Chain]]:
+        """Extend branches (branch, token, score) and chains by a token in one forward; return log p (n, V) as well."""
         assert self.session is not None
         first = self.session.nodes
-        said = self.session.grow([token for _, token, _ in steps] + [one.phrase[one.done - 1] for one in chains],
-                                 [branches[i].node for i, _, _ in steps] + [one.node for one in chains])
-        log_p = said.logits[1:].log_softmax(-1)
+        reading = self.session.grow([token for _, token, _ in steps] + [one.phrase[one.done - 1] for one in chains],
+                                    [branches[i].node for i, _, _ in steps] + [one.node for one in chains])
+        log_p = reading.logits[1:].log_softmax(-1)
         grown = [Branch(branches[i].owner, first + n, score) for n, (i, _, score) in enumerate(steps)]
-        values = at(log_p, [(n, one.phrase[one.done]) for n, one in enumerate(chains, len(steps))])
+        values = at(log_p, [(n, chain.phrase[chain.done]) for n, chain in enumerate(chains, len(steps))])
         return grown, log_p[:len(steps)], [
-            one._replace(node=first + n, total=one.total + value, done=one.done + 1)
-            for n, (one, value) in enumerate(zip(chains, values, strict=True), len(steps))]
+            chain._replace(node=first + n, total=chain.total + value, done=chain.done + 1)
+            for n, (chain, value) in enumerate(zip(chains, values, strict=True), len(steps))]
 
-    def begun(self, kept: list[Hypothesis], branches: list[Branch], said: Tensor, offset: int, room: int
+    def begun(self, kept: list[Hypothesis], branches: list[Branch], log_p: Tensor, offset: int, room: int
               ) -> list[Chain]:
-        """What is missing, put after each branch where there is room: usual forms, and at once the rest of open ones.
+        """Start a chain for each missing phrase that fits after a branch, and at offset 0 for the rest of open ones.
 
-        `said` (n, V) is the model's prediction after the branches.
+        `log_p` (n, V) belongs to the tokens after the branches.
         """
         missing = [[clause[0] for clause in child.state.unmet()] for child in kept]
         for phrases, child in zip(missing, kept, strict=True) if not offset else ():
             phrases += [place.phrase[place.done:] for place in child.state.open]
-        places = [(row, one, phrase) for row, one in enumerate(branches)
-                  for phrase in missing[one.owner] if offset + len(phrase) <= room]
-        values = at(said, [(row, phrase[0]) for row, _, phrase in places])
-        return [Chain(one.owner, one.node, phrase, value)
-                for (_, one, phrase), value in zip(places, values, strict=True)]
+        starts = [(row, branch, phrase) for row, branch in enumerate(branches)
+                  for phrase in missing[branch.owner] if offset + len(phrase) <= room]
+        values = at(log_p, [(row, phrase[0]) for row, _, phrase in starts])
+        return [Chain(branch.owner, branch.node, phrase, value)
+                for (_, branch, phrase), value in zip(starts, values, strict=True)]
 
-    def steps(self, branches: list[Branch], said: Tensor, first: bool) -> list[tuple[int, int, float]]:
-        """Branch, token and score of what is read next; branches that end are left out."""
+    def steps(self, branches: list[Branch], log_p: Tensor, first: bool) -> list[tuple[int, int, float]]:
+        """Return branch, token and score of the next tokens; branches that end are left out."""
         steps, taken = list[tuple[int, int, float]](), Counter[int]()
-        if self.far.rollout == "sample":
-            draws = self.far.rollouts if first else 1
-            chances = said.exp()
-            steps = [(i, self.request.stream.choose(chances[i]), 0.0) for i in range(len(said)) for _ in range(draws)]
+        if self.knobs.rollout == "sample":
+            draws = self.knobs.rollouts if first else 1
+            probs = log_p.exp()
+            steps = [(i, self.request.stream.choose(probs[i]), 0.0) for i in range(len(log_p)) for _ in range(draws)]
         else:
-            width = 1 if self.far.rollout == "greedy" else self.far.rollouts
-            values, tokens = said.topk(min(width, said.shape[1])) if branches else (said, said)
-            every = [(i, token, one.score + value) for i, one in enumerate(branches)
-                     for token, value in zip(tokens[i].tolist(), values[i].tolist(), strict=True)]
-            for step in sorted(every, key=lambda step: -step[2]):
+            width = 1 if self.knobs.rollout == "greedy" else self.knobs.rollouts
+            values, tokens = log_p.topk(min(width, log_p.shape[1])) if branches else (log_p, log_p)
+            candidates = [(i, token, branch.score + value) for i, branch in enumerate(branches)
+                          for token, value in zip(tokens[i].tolist(), values[i].tolist(), strict=True)]
+            for step in sorted(candidates, key=lambda step: -step[2]):
                 owner = branches[step[0]].owner
                 if taken[owner] < width:
                     taken[owner] += 1

@@ -1,7 +1,7 @@
-"""No-repeat n-gram: forbid tokens that complete an n-gram which already occurs in the text, in any strategy.
+"""No-repeat n-gram: forbid tokens that complete an n-gram which already occurs in the sequence, in any strategy.
 
-Paulus et al. 2017 (arXiv 1705.04304, §2.5) for trigrams. `n` is the size and `prompt` says whether the prompt's
-n-grams count, as they do in transformers. Where nothing would be left the rule is dropped for that token. Written
+Paulus et al. 2017 (arXiv 1705.04304, §2.5) for trigrams. `n` is the size and `prompt` sets whether the prompt's
+n-grams count, as they do in transformers. If no token would be left, the rule is dropped for that step. Written
 `beam+no_repeat_ngram:n=3`; alone it is over greedy.
 """
 
@@ -24,5 +24,5 @@ class NoRepeatNgram(Penalty):
     paper: ClassVar[str] = "Paulus et al. 2017, arXiv 1705.04304"
 
     def warp(self, start: int) -> Warp:
-        """The rule, from the start of the text or of what is new."""
+        """Return the logit warp, from the start of the sequence or of the output."""
         return penalty.no_repeat_ngram(self.n, 0 if self.prompt else start)

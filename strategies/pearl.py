@@ -1,13 +1,12 @@
 """PEARL: draft the next tokens while the target still verifies the last ones.
 
-Liu et al. 2024 (arXiv 2408.11850). Two workers meet at a barrier each step: the draft model writes `gamma` tokens ahead
-while the target judges what it was given at the last barrier and, with its last row, the first of the new ones. A
-rejection throws the tokens ahead away; there is no bonus token. `temperature` and `p` set the distribution, which is
-exact. With `workers=1` the two are modelled, one after the other: tokens and counts are those of two workers, the time
-is not, which would be the longer of the two sides at each step. With `workers=2` the draft model runs in a thread of
-its own and the time is real: it pays where each worker has a device, or cores enough for its torch threads; on one core
-they take turns. Where that cannot be they go one after the other all the same: with several sequences in one batch,
-whose forwards are merged in one thread, and with one model that is both target and draft.
+Liu et al. 2024 (arXiv 2408.11850). Two workers meet at a barrier each step: the draft model drafts `gamma` tokens ahead
+while the target verifies the draft of the last barrier and, with its last logits, the first of the new tokens. A
+rejection discards the tokens ahead; there is no bonus token. `temperature` and `p` set the distribution, which is
+exact. With `workers=1` the two run one after the other: tokens and counts are those of two workers, the time is not.
+With `workers=2` the draft model has its own thread and the time is real. This pays when each worker has a device, or
+cores enough for its torch threads; on one core they take turns. Several sequences in one batch, whose forwards are
+merged in one thread, and a single model as target and draft always run one after the other.
 """
 
 from collections.abc import Callable, Iterator
@@ -43,45 +42,46 @@ class Pearl(Verified):
     needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
 
     def drafter(self, session: Session, request: Request) -> ModelChain:
-        """The draft model, one token at a time."""
+        """Return the draft model, one token at a time."""
         return ModelChain(session.draft, self.gamma, self.logit_warp(), self.draws(request))
 
     def rule(self) -> Accept:
-        """min(1, p/q)."""
+        """Accept with min(1, p/q)."""
         return rejection
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
-        """Yield what is certain after each barrier: the accepted tokens, and after a rejection the target's own."""
-        drafter, text = self.drafter(session, request), list(request.prompt)
-        end = len(text) + request.max_new_tokens
-        session.follow(text)
+        """Yield the tokens decided at each barrier: the accepted ones, and after a rejection the target's own."""
+        drafter, sequence = self.drafter(session, request), list(request.prompt)
+        end = len(sequence) + request.max_new_tokens
+        session.follow(sequence)
         last = Step(EMPTY, session.read(), (), 0)
-        block, waiting = self._judged(session, request, text, last.reading, EMPTY, EMPTY)
-        with _beside(self._apart(session)) as start:
+        block, waiting = self._verified(session, request, sequence, last.reading, EMPTY, EMPTY)
+        with _draft_starter(self._parallel(session)) as start:
             while True:
-                text = [*text, *block]
+                sequence = [*sequence, *block]
                 yield block
-                drafted = start(partial(drafter.draft, [*text, *waiting.tokens], last, end - len(text) - len(waiting)))
-                session.follow(text)
+                room = end - len(sequence) - len(waiting)
+                drafted = start(partial(drafter.draft, [*sequence, *waiting.tokens], last, room))
+                session.follow(sequence)
                 reading = session.read(waiting)
-                ahead = drafted()  # the barrier: the check below draws from the stream that the draft drew from
-                block, waiting = self._judged(session, request, text, reading, waiting, ahead)
+                ahead = drafted()  # the barrier: `_verified` samples from the same stream as the draft
+                block, waiting = self._verified(session, request, sequence, reading, waiting, ahead)
 
-    def _judged(self, session: Session, request: Request, text: list[int], reading: Reading, waiting: TokenTree,
-                ahead: TokenTree) -> tuple[list[int], TokenTree]:
-        """Commit what is right; the tokens that are certain now, and those that wait to be read."""
-        logits, judged = self.logit_warp()(reading.logits, Prefixes(text, waiting)), _joined(waiting, ahead)
-        if ahead.tokens:  # what is said after the first token ahead is not known yet, and never used
+    def _verified(self, session: Session, request: Request, sequence: list[int], reading: Reading, waiting: TokenTree,
+                  ahead: TokenTree) -> tuple[list[int], TokenTree]:
+        """Commit the accepted tokens; return the decided ones, and those that wait for the next forward."""
+        logits, draft = self.logit_warp()(reading.logits, Prefixes(sequence, waiting)), _joined(waiting, ahead)
+        if ahead.tokens:  # logits after the first token ahead are unknown, and never used
             logits = torch.cat([logits, logits[-1:]])
-        path, token = at(self.temperature, self.rule())(judged, logits, request.stream)
+        path, token = at(self.temperature, self.rule())(draft, logits, request.stream)
         session.keep(path[:len(waiting)])
-        block = [judged.tokens[node] for node in path]
-        if not ahead.tokens or len(path) < len(judged):
+        block = [draft.tokens[node] for node in path]
+        if not ahead.tokens or len(path) < len(draft):
             return [*block, token], EMPTY
         return block, TokenTree.chain(ahead.tokens[1:], [ahead.probs[i] for i in range(len(ahead.probs) - 1)])
 
-    def _apart(self, session: Session) -> bool:
-        """Whether draft and target are to be read at the same time, and may be."""
+    def _parallel(self, session: Session) -> bool:
+        """Return whether draft and target should and can run at the same time."""
         if self.workers == 1:
             return False
         target, draft = session.engine, session.draft.engine
@@ -89,9 +89,9 @@ class Pearl(Verified):
 
 
 @contextmanager
-def _beside(apart: bool) -> Iterator[Callable[[Job], Job]]:
-    """How to start a draft, which gives how to wait for it: in a thread, which has ended afterwards, or at once."""
-    if not apart:
+def _draft_starter(parallel: bool) -> Iterator[Callable[[Job], Job]]:
+    """Give a function that starts a draft, in a thread or at once, and returns a function that waits for it."""
+    if not parallel:
         yield _at_once
         return
     inference, settings = torch.is_inference_mode_enabled(), copy_context()
@@ -99,7 +99,7 @@ def _beside(apart: bool) -> Iterator[Callable[[Job], Job]]:
     def work(job: Job) -> TokenTree:
         with torch.inference_mode(inference):
             return settings.run(job)
-    # torch counts threads, and knows how it was told to compile, for each thread apart
+    # torch sets the number of threads and the compile options per thread
     with ThreadPoolExecutor(1, "draft", torch.set_num_threads, (torch.get_num_threads(),)) as thread:
         yield lambda job: thread.submit(work, job).result
 
@@ -110,7 +110,7 @@ def _at_once(job: Job) -> Job:
 
 
 def _joined(waiting: TokenTree, ahead: TokenTree) -> TokenTree:
-    """The chain that waits and the first token of the next."""
+    """Return the chain of the waiting tokens and the first token ahead."""
     probs = [tree.probs[i - 1] for tree, count in ((waiting, len(waiting)), (ahead, 1)) for i in range(count)
              if i - 1 in tree.probs]
     return TokenTree.chain([*waiting.tokens, *ahead.tokens[:1]], probs)

@@ -1,15 +1,15 @@
-"""Prompt lookup: draft what followed the same tokens earlier in the text.
+"""Prompt lookup: draft what followed the same tokens earlier in the sequence.
 
 Saxena 2023 (github.com/apoorvumang/prompt-lookup-decoding). No draft model: the last `max_ngram` tokens are looked up
-in the prompt and in what was written so far, and the `length` tokens after the match are the draft. `latest` takes the
-newest match instead of the earliest. `variant` "longest" takes what follows even if it is short; "original" takes only
-places that `length` tokens follow and that end before the n-gram does (Saxena's rule); "spec_bench" does so too and
-drafts token 100 when there is none, so that each step checks something. `temperature` and `p` set the distribution,
+in prompt and output, and the `length` tokens after the match are the draft. `latest` takes the
+newest match instead of the earliest. `variant` "longest" also drafts fewer tokens than `length`; "original" takes only
+matches that `length` tokens follow and that end before the n-gram begins (Saxena's rule); "spec_bench" also
+drafts token 100 without a match, so that each step verifies a draft. `temperature` and `p` set the distribution,
 which is exact.
 
 "longest" is also what transformers and vLLM draft. transformers: `length` is prompt_lookup_num_tokens and `max_ngram`
-max_matching_ngram_size, 2 by default; it ends a draft before EOS, where the text ends anyway, and before tokens that a
-logits processor forbids. vLLM's ngram: `length` is num_speculative_tokens, `max_ngram` and `min_ngram` are
+max_matching_ngram_size, 2 by default; it ends a draft before EOS, where the sequence ends anyway, and before tokens
+that a logits processor forbids. vLLM's ngram: `length` is num_speculative_tokens, `max_ngram` and `min_ngram` are
 prompt_lookup_max and prompt_lookup_min, both 5 by default.
 """
 
@@ -22,7 +22,7 @@ from harness.errors import UserError
 from harness.plugins.strategy import Request, knob
 from strategies.drafters.ngram import NgramLookup
 
-FILLER = 100  # what Spec-Bench drafts when nothing is found
+FILLER = 100  # the draft of Spec-Bench without a match
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class PromptLookup(Verified):
             raise UserError(f"prompt_lookup: min_ngram={self.min_ngram} is more than max_ngram={self.max_ngram}.")
 
     def drafter(self, session: Session, request: Request) -> NgramLookup:
-        """The text itself."""
+        """Return the lookup in prompt and output."""
         last = session.engine.model.config.get_text_config().vocab_size - 1
         return NgramLookup(self.max_ngram, self.length, self.latest, self.min_ngram, self.variant != "longest",
                            [min(FILLER, last)] if self.variant == "spec_bench" else ())

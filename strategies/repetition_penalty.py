@@ -1,7 +1,7 @@
-"""Repetition penalty: lower the logits of tokens that already occur in the text, in any strategy.
+"""Repetition penalty: lower the logits of tokens that already occur in the sequence, in any strategy.
 
 Keskar et al. 2019, CTRL (arXiv 1909.05858, §4.1). Positive logits of such tokens are divided by `penalty` and negative
-ones multiplied, as in transformers and vLLM; the paper divides both. `prompt` says whether the prompt's tokens count,
+ones multiplied, as in transformers and vLLM; the paper divides both. `prompt` sets whether the prompt's tokens count,
 as they do there. Written `top_p+repetition_penalty:penalty=1.2`; alone it is over greedy.
 """
 
@@ -25,5 +25,5 @@ class RepetitionPenalty(Penalty):
     paper: ClassVar[str] = "Keskar et al. 2019, arXiv 1909.05858"
 
     def warp(self, start: int) -> Warp:
-        """The penalty, from the start of the text or of what is new."""
+        """Return the logit warp, from the start of the sequence or of the output."""
         return penalty.repetition(self.penalty, 0 if self.prompt else start)

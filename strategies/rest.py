@@ -1,9 +1,9 @@
 """REST: draft the most frequent continuations of the last tokens in a datastore.
 
-He et al. 2023 (arXiv 2311.08252). The longest match of the last `span` … 2 tokens decides; the `length` tokens after
-each of `matches` places (evenly spread) are counted, and the `choices` most frequent prefixes form the tree. `store`
+He et al. 2023 (arXiv 2311.08252). The longest match of the last `span` … 2 tokens is used: the `length` tokens after
+each of `matches` matches (evenly spread) are counted, and the `choices` most frequent prefixes are drafted. `store`
 "nano" is the embedded training corpus, for the embedded models; for others name a file made by `python -m
-strategies.tools.rest_datastore`. `temperature` and `p` set the distribution, which is exact by taking drafts as chosen;
+strategies.tools.rest_datastore`. `temperature` and `p` set the distribution, which is exact as drafts count as chosen;
 the official code draws a new path from the target at each step and is biased above temperature 0.
 """
 
@@ -21,39 +21,39 @@ from harness.plugins.strategy import Request, knob
 from strategies.drafters import store
 from strategies.drafters.trie import trie
 
-SHORTEST = 2  # a single token says too little
+SHORTEST = 2  # a match of one token predicts too little
 
 
 class Retrieval:
     """Drafts from a store."""
 
-    def __init__(self, known: store.Store, knobs: "Rest") -> None:
-        self.known, self.knobs = known, knobs
+    def __init__(self, datastore: store.Store, knobs: "Rest") -> None:
+        self.datastore, self.knobs = datastore, knobs
 
-    def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
-        """A tree of at most `choices` nodes and `limit` levels below `text`; empty when its end is nowhere."""
-        places = self.longest(text)
-        if not len(places):
+    def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
+        """Draft a tree of at most `choices` nodes and `limit` levels below `sequence`; empty without a match."""
+        matches = self.longest(sequence)
+        if not len(matches):
             return EMPTY
-        if len(places) > self.knobs.matches:
-            places = places[np.linspace(0, len(places) - 1, self.knobs.matches).astype(np.int64)]
-        rows = self.known.following(places, min(limit, self.knobs.length))
+        if len(matches) > self.knobs.matches:
+            matches = matches[np.linspace(0, len(matches) - 1, self.knobs.matches).astype(np.int64)]
+        rows = self.datastore.following(matches, min(limit, self.knobs.length))
         return trie(frequent(rows, self.knobs.choices), self.knobs.choices, limit)
 
-    def longest(self, text: Sequence[int]) -> store.Ids:
-        """The places of the longest end of `text` in the store, found by halving: shorter ones are there too."""
-        low, high, found = SHORTEST, min(self.knobs.span, len(text)), np.empty(0, np.int32)
+    def longest(self, sequence: Sequence[int]) -> store.Ids:
+        """Return the positions after the longest suffix of `sequence` in the store, by binary search over lengths."""
+        low, high, longest = SHORTEST, min(self.knobs.span, len(sequence)), np.empty(0, np.int32)
         while low <= high:
             size = (low + high) // 2
-            if len(places := self.known.places(text[-size:])):
-                low, found = size + 1, places
+            if len(positions := self.datastore.positions(sequence[-size:])):
+                low, longest = size + 1, positions
             else:
                 high = size - 1
-        return found
+        return longest
 
 
-def frequent(rows: store.Ids, most: int) -> list[list[int]]:
-    """The `most` most frequent starts of `rows` (P, L), which must be in order; shorter ones first when equal."""
+def frequent(rows: store.Ids, count: int) -> list[list[int]]:
+    """Return the `count` most frequent prefixes of the sorted `rows` (P, L); of equal ones, the shorter first."""
     new = np.ones(rows.shape, bool)
     new[1:] = np.logical_or.accumulate(rows[1:] != rows[:-1], axis=1)
     starts, levels = np.nonzero(new & (rows != store.END))
@@ -63,7 +63,7 @@ def frequent(rows: store.Ids, most: int) -> list[list[int]]:
         size = dict(zip(all_starts.tolist(), np.diff(all_starts, append=len(rows)).tolist(), strict=True))
         here = levels == level
         counts[here] = [size[start] for start in starts[here].tolist()]
-    best = np.lexsort((starts, levels, -counts))[:most]
+    best = np.lexsort((starts, levels, -counts))[:count]
     return [rows[starts[i], :levels[i] + 1].tolist() for i in best.tolist()]
 
 
@@ -71,14 +71,14 @@ def frequent(rows: store.Ids, most: int) -> list[list[int]]:
 class Rest(Verified):
     """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
-    span: int = knob(16, "longest end of the text looked up, in tokens", low=2, high=16, sweep=(4, 8, 16))
-    matches: int = knob(5000, "maximum places looked at", low=1, high=1_000_000, sweep=(100, 5000))
-    length: int = knob(10, "tokens looked at after a place", low=1, high=16, sweep=(5, 10, 16))
+    span: int = knob(16, "longest suffix looked up, in tokens", low=2, high=16, sweep=(4, 8, 16))
+    matches: int = knob(5000, "maximum matches used", low=1, high=1_000_000, sweep=(100, 5000))
+    length: int = knob(10, "tokens used after a match", low=1, high=16, sweep=(5, 10, 16))
     choices: int = knob(64, "nodes of the tree", low=1, high=1024, sweep=(16, 32, 64))
     store: str = knob("nano", "the embedded corpus, or a file of strategies.tools.rest_datastore", file=True)
 
     paper: ClassVar[str] = "He et al. 2023, arXiv 2311.08252"
 
     def drafter(self, session: Session, request: Request) -> Retrieval:
-        """The store; raises `Unsupported` when it is of another vocabulary."""
+        """Return the retrieval from the store; raises `Unsupported` when it has another vocabulary."""
         return Retrieval(store.named(self.store, self.name, session), self)

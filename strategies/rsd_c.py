@@ -1,7 +1,7 @@
 """RSD-C: a draft tree of constant branching whose siblings are drawn without replacement.
 
 Jeon et al. 2024, recursive speculative decoding (arXiv 2402.14160, §3.2.1). `branches` lists the children of every
-node, level by level; no sibling is a copy of another, so none is wasted. At temperature 0 they are the likeliest
+node, level by level; siblings are distinct, so none is wasted. At temperature 0 they are the likeliest
 tokens. `temperature` and `p` set the distribution, which is exact.
 """
 
@@ -30,12 +30,12 @@ class RsdC(Verified):
     needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
 
     def __post_init__(self) -> None:
-        """Refuse branches that are no list of counts."""
+        """Refuse branches that are not a list of counts."""
         super().__post_init__()
         numbers("rsd_c: branches", self.branches, NODES)
 
     def drafter(self, session: Session, request: Request) -> LevelTree:
-        """The draft model, one forward a level."""
+        """Return the draft model, one forward a level."""
         counts, stream = numbers("rsd_c: branches", self.branches, NODES), self.draws(request)
         def pick(level: int, depth: int, q: Tensor) -> list[Child]:
             tokens = distinct(q, [counts[level]] * len(q), stream)

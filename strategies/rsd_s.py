@@ -1,9 +1,9 @@
 """RSD-S: a draft tree from stochastic beam search, which draws the likeliest paths without replacement.
 
 Jeon et al. 2024, recursive speculative decoding (arXiv 2402.14160, §3.2.2), with the search of Kool et al. 2019 (arXiv
-1903.06059). Each of `depth` levels keeps the `width` paths of the highest perturbed log q, so branches that the draft
-model believes in get more of the nodes. At temperature 0 it is beam search. `temperature` and `p` set the distribution,
-which is exact.
+1903.06059). Each of `depth` levels keeps the `width` paths of the highest perturbed log q, so branches that are likely
+for the draft model get more of the nodes. At temperature 0 it is beam search. `temperature` and `p` set the
+distribution, which is exact.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class RsdS(Verified):
     needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
 
     def drafter(self, session: Session, request: Request) -> LevelTree:
-        """The draft model, one forward a level."""
+        """Return the draft model, one forward a level."""
         stream = self.draws(request)
         return LevelTree(session.draft, self.depth, self.logit_warp(), stream, StochasticBeam(self.width, stream).pick)
 
@@ -41,21 +41,21 @@ class RsdS(Verified):
 
 
 class StochasticBeam:
-    """The live paths: `log_q` of each and `height`, its log q plus Gumbel noise (Kool et al., algorithm 1)."""
+    """Stochastic beam search: `log_q` and `height`, log q plus Gumbel noise, of each live path (Kool et al.)."""
 
     def __init__(self, width: int, stream: Stream | None) -> None:
         self.width, self.stream = width, stream
         self.log_q = self.height = torch.zeros(1, dtype=torch.float64)
 
     def pick(self, level: int, depth: int, q: Tensor) -> list[Child]:
-        """The next level's paths, highest first, so that siblings stand in the order they were drawn."""
+        """Return the paths of the next level, highest first, which is the order in which siblings are sampled."""
         if level == 0:
             self.log_q = self.height = q.new_zeros(1)
         log_q = self.log_q[:, None] + q.log()
         heights = log_q if self.stream is None else truncated(
             log_q + gumbel(self.stream, q.numel()).to(q.device).view_as(q), self.height)
         best = heights.flatten().topk(min(self.width, q.numel()))
-        known = torch.stack([best.values, best.indices.double()], 1).tolist()
-        children = [(*divmod(int(place), q.shape[1]), True) for height, place in known if height > -torch.inf]
+        pairs = torch.stack([best.values, best.indices.double()], 1).tolist()
+        children = [(*divmod(int(index), q.shape[1]), True) for height, index in pairs if height > -torch.inf]
         self.log_q, self.height = log_q.flatten()[best.indices[:len(children)]], best.values[:len(children)]
         return children

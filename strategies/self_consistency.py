@@ -1,9 +1,9 @@
 """Self-consistency: sample several chains of thought and return one with the most frequent answer.
 
 Wang et al., Self-Consistency Improves Chain of Thought Reasoning in Language Models, 2022 (arXiv 2203.11171, §2).
-The task says what an answer is. A text without one has no vote; where no text has one, the likeliest text is written.
-Answers with equally many votes are told apart by the summed probability of their texts, then by which came first.
-`n` texts are drawn; the first one that reaches the elected answer is written.
+The task extracts an answer from a text. A text without one has no vote; if none has one, the likeliest is returned.
+Ties are broken by the summed probability of the texts with the answer, then by the order of sampling.
+`n` texts are drawn; the first one with the elected answer is returned.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ class SelfConsistency(Chosen):
     paper: ClassVar[str] = "Wang et al. 2022, arXiv 2203.11171"
 
     def choose(self, session: Session, request: Request, answers: Sequence[list[int]]) -> int:
-        """The first text with the elected answer."""
+        """Return the index of the first text with the elected answer."""
         votes = [request.as_text.answer(request.as_text.decode(answer)) for answer in answers]
         best = elected(votes)
         if len(best) == 1:
             return votes.index(best[0])
-        known = {i: log_p(session, request.prompt, answer).sum() for i, answer in enumerate(answers)
-                 if votes[i] in best or not best}
+        scores = {i: log_p(session, request.prompt, answer).sum() for i, answer in enumerate(answers)
+                  if votes[i] in best or not best}
         if not best:
-            return max(known, key=lambda i: float(known[i]))
-        sums = [float(torch.logsumexp(torch.stack([known[i] for i in known if votes[i] == one]), 0)) for one in best]
+            return max(scores, key=lambda i: float(scores[i]))
+        sums = [float(torch.logsumexp(torch.stack([scores[i] for i in scores if votes[i] == a]), 0)) for a in best]
         return votes.index(best[first_best(sums)])

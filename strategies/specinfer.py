@@ -1,8 +1,8 @@
 """SpecInfer: a draft model grows a token tree of fixed shape, and the target verifies all of it in one forward.
 
 Miao et al. 2023 (arXiv 2305.09781). `expansion` lists the children of every node, level by level. At temperature 0 they
-are the likeliest tokens; above it they are drawn independently, so a token may be drawn twice: the second copy is one
-more vote and gets no children. `temperature` and `p` set the distribution, which is exact.
+are the likeliest tokens; above it they are drawn independently. A token may then be drawn twice: the copy gives it a
+second chance to be accepted and has no children. `temperature` and `p` set the distribution, which is exact.
 """
 
 from dataclasses import dataclass
@@ -30,12 +30,12 @@ class SpecInfer(Verified):
     needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
 
     def __post_init__(self) -> None:
-        """Refuse an expansion that is no list of counts."""
+        """Refuse an expansion that is not a list of counts."""
         super().__post_init__()
         numbers("specinfer: expansion", self.expansion, NODES)
 
     def drafter(self, session: Session, request: Request) -> LevelTree:
-        """The draft model, one forward a level."""
+        """Return the draft model, one forward a level."""
         counts, stream = numbers("specinfer: expansion", self.expansion, NODES), self.draws(request)
 
         def pick(level: int, depth: int, q: Tensor) -> list[Child]:
@@ -48,5 +48,5 @@ class SpecInfer(Verified):
         return LevelTree(session.draft, len(counts), self.logit_warp(), stream, pick)
 
     def rule(self) -> Accept:
-        """Multi-step rejection."""
+        """Accept by multi-step rejection."""
         return rejection

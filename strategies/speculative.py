@@ -2,8 +2,8 @@
 
 Leviathan et al. 2022 (arXiv 2211.17192) and Chen et al. 2023 (arXiv 2302.01318). `gamma` tokens are drafted a step;
 `temperature` and `p` set the distribution, which is the target's own: drafts are drawn from the draft model under the
-same warps and accepted with min(1, p/q). `verify` "block" judges the drafts of a step together instead of one by one:
-the same distribution, and more of them kept (Sun et al. 2024, arXiv 2403.10444). `policy` sets the length of each
+same warps and accepted with min(1, p/q). `verify` "block" verifies the drafts of a step together, not one by one:
+same distribution, and more are accepted (Sun et al. 2024, arXiv 2403.10444). `policy` sets the length of each
 draft: "confidence" stops where the draft model is unsure and "ema" moves that `threshold` (Zhang et al. 2023, arXiv
 2309.08168); "heuristic" goes up by two and down by one as in transformers; "cost" weighs acceptance so far against
 `cost`.
@@ -24,9 +24,9 @@ from strategies.drafters.length import POLICIES, length
 class Speculative(Verified):
     """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
-    gamma: int = knob(4, "tokens drafted per step: the first with policy heuristic, the most with the others", low=1,
+    gamma: int = knob(4, "tokens drafted per step: at first with policy heuristic, at most with the others", low=1,
                       high=64, sweep=(1, 2, 3, 4, 5, 8, 12))
-    verify: str = knob("token", "judge drafts one by one or as a block", choices=("token", "block"),
+    verify: str = knob("token", "verify drafts one by one or as a block", choices=("token", "block"),
                        sweep=("token", "block"))
     policy: str = knob("fixed", "how many tokens are drafted", choices=POLICIES, sweep=POLICIES)
     threshold: float = knob(0.4, "confidence and ema stop drafting below this probability", low=0, high=1,
@@ -38,10 +38,10 @@ class Speculative(Verified):
     needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
 
     def drafter(self, session: Session, request: Request) -> ModelChain:
-        """The draft model, one token at a time."""
+        """Return the draft model, one token at a time."""
         policy = length(self.policy, self.gamma, self.threshold, self.cost)
         return ModelChain(session.draft, policy, self.logit_warp(), self.draws(request))
 
     def rule(self) -> Accept:
-        """min(1, p/q), or block verification."""
+        """Accept with min(1, p/q), or by block verification."""
         return block if self.verify == "block" else rejection

@@ -1,9 +1,9 @@
 """Speculative contrastive decoding: the draft model is also the amateur of contrastive decoding.
 
 Yuan et al. 2023 (arXiv 2311.08981). Among tokens with at least `alpha` times the target's highest probability, the
-target is the softmax of (1 + `beta`)·log p − `beta`·log q; drafts of `gamma` tokens come from q and are accepted as in
-speculative decoding. `temperature` and `p` act on it and on the drafts. When all drafts are kept, `extra` says where
-the next token comes from: the "contrast", for one more forward of the draft model, or the "expert" p alone.
+distribution is the softmax of (1 + `beta`)·log p − `beta`·log q; drafts of `gamma` tokens come from q and are verified
+as in speculative decoding. `temperature` and `p` apply to both. When all drafts are accepted, `extra` is the source of
+the next token: the "contrast", for one more forward of the draft model, or the "expert" p alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,45 +25,45 @@ from strategies.drafters.chain import ModelChain
 
 
 class _Contrast:
-    """Drafts, warps and accepts for one text; the amateur's logits are noted as it drafts and read when missing."""
+    """Drafts, warps and accepts for one sequence; the amateur's logits are recorded as it drafts, or computed later."""
 
     def __init__(self, method: "SpeculativeContrastive", session: Session, request: Request) -> None:
         self.method, self.session = method, session
-        self.amateur: list[Tensor] = []                   # after the text, after the first draft, …
-        self.texts: Sequence[Sequence[int]] = ()          # the text before each row of the tree in hand
-        self.chain = ModelChain(session.draft, method.gamma, self._noted, method.draws(request) or Likeliest())
+        self.amateur: list[Tensor] = []                   # after the sequence, after the first draft, …
+        self.prefixes: Sequence[Sequence[int]] = ()          # the prefix of each row of the current tree
+        self.chain = ModelChain(session.draft, method.gamma, self._recorded, method.draws(request) or Likeliest())
 
-    def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
-        """A chain from the amateur, at most `limit` tokens."""
-        return self.chain.draft(text, last, limit)
+    def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
+        """Draft a chain of at most `limit` tokens with the amateur."""
+        return self.chain.draft(sequence, last, limit)
 
-    def warp(self, logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Nothing yet: which rows are needed shows as drafts are accepted."""
-        self.texts = texts
+    def warp(self, logits: Tensor, prefixes: Sequence[Sequence[int]]) -> Tensor:
+        """Return the logits unchanged: `accept` warps only the rows that it needs."""
+        self.prefixes = prefixes
         return logits
 
     def accept(self, tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
-        """The exact rule with the contrastive distribution as target."""
-        sure = not self.method.temperature
+        """Accept by the exact rule, with the contrastive distribution as the target."""
+        greedy = not self.method.temperature
 
-        def law(node: int) -> Tensor:
-            return self._law(node + 1, logits[node + 1], len(tree))
-        path, left = walk(tree, law, likeliest if sure else one_by_one(), stream)
+        def distribution(node: int) -> Tensor:
+            return self._distribution(node + 1, logits[node + 1], len(tree))
+        path, rest = walk(tree, distribution, likeliest if greedy else one_by_one(), stream)
         self.amateur.clear()
-        return path, int(left.argmax()) if sure else stream.choose(left)
+        return path, int(rest.argmax()) if greedy else stream.choose(rest)
 
-    def _law(self, row: int, expert: Tensor, drafts: int) -> Tensor:
+    def _distribution(self, row: int, expert: Tensor, drafts: int) -> Tensor:
         scores = expert
         if not 0 < row == drafts or self.method.extra == "contrast":
             if row == len(self.amateur):
-                self.session.draft.follow(self.texts[row])
+                self.session.draft.follow(self.prefixes[row])
                 self.amateur.append(self.session.draft.read().logits[0])
             scores = contrast(expert, self.amateur[row], self.method.alpha, self.method.beta)
-        return torch.softmax(self.method.logit_warp()(scores[None], [self.texts[row]])[0].double(), -1)
+        return torch.softmax(self.method.logit_warp()(scores[None], [self.prefixes[row]])[0].double(), -1)
 
-    def _noted(self, logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+    def _recorded(self, logits: Tensor, prefixes: Sequence[Sequence[int]]) -> Tensor:
         self.amateur.append(logits[0])
-        return self.method.logit_warp()(logits, texts)
+        return self.method.logit_warp()(logits, prefixes)
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ class SpeculativeContrastive(Verified):
     needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
 
     def drafter(self, session: Session, request: Request) -> _Contrast:
-        """The amateur."""
+        """Return the drafter, warp and acceptance rule of one sequence."""
         return _Contrast(self, session, request)
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
         """Yield the accepted drafts and one more token at each step."""
-        both = self.drafter(session, request)
-        return draft_and_verify(session, both, both.accept, request, both.warp)
+        method = self.drafter(session, request)
+        return draft_and_verify(session, method, method.accept, request, method.warp)

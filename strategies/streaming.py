@@ -1,11 +1,11 @@
 """StreamingLLM: keep only the first tokens (attention sinks) and the most recent ones in the KV cache.
 
-Xiao et al. 2023 (arXiv 2309.17453, §3.2). At most `sinks` + `window` tokens are in the cache, and positions are those
-in the cache. When it is full, the `chunk` oldest tokens after the sinks leave it at once. `temperature` and `p` set the
-distribution; up to `sinks` + `window` tokens of text, tokens are those of greedy or `top_p`.
+Xiao et al. 2023 (arXiv 2309.17453, §3.2). At most `sinks` + `window` tokens are in the cache, and positions count
+within it. When it is full, the `chunk` oldest tokens after the sinks are evicted. `temperature` and `p` set the
+distribution; up to `sinks` + `window` tokens the output is that of greedy or `top_p`.
 
-The authors drop single tokens and keep what the others' keys and values still know of them. Here keys are cached with
-their positions, so the kept tokens are read again after each eviction: exact for the shortened text, and rare.
+The authors evict single tokens, which still influence the cached keys and values of the others. Here keys are cached
+with their positions, so each eviction prefills the kept tokens again: exact for the shortened sequence, and rare.
 """
 
 from collections.abc import Iterator
@@ -22,9 +22,9 @@ from harness.plugins.strategy import Guarantee, Request, Strategy, knob
 
 @dataclass(frozen=True)
 class Streaming(Strategy):
-    """One token a step from a context that never grows beyond its bounds."""
+    """One token a step from a context of bounded length."""
 
-    sinks: int = knob(4, "tokens kept from the start of the text", low=0, high=1024, sweep=(0, 1, 2, 4, 8))
+    sinks: int = knob(4, "tokens kept from the start of the sequence", low=0, high=1024, sweep=(0, 1, 2, 4, 8))
     window: int = knob(1020, "maximum recent tokens kept", low=1, high=1000000, sweep=(252, 508, 1020, 2044))
     chunk: int = knob(128, "tokens evicted together; at most window", low=1, high=1000000, sweep=(1, 32, 128))
     temperature: float = knob(0.0, "0 is greedy", low=0, high=10, sweep=(0.0, 0.7, 1.0))
@@ -41,19 +41,19 @@ class Streaming(Strategy):
             raise UserError(f"streaming: a chunk of {self.chunk} is larger than the window of {self.window}.")
 
     def dropped(self, length: int) -> int:
-        """How many tokens after the sinks are gone from a text of `length` tokens: whole chunks, as few as will do."""
+        """Return the number of evicted tokens of a sequence of `length` tokens: as few whole chunks as necessary."""
         over = max(0, length - self.sinks - self.window)
         return -(-over // self.chunk) * self.chunk
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
         """Yield one token a step."""
-        text, law = list(request.prompt), logit_warps.drawn_at(self.temperature, logit_warps.top_p(self.p))
+        sequence, warp = list(request.prompt), logit_warps.drawn_at(self.temperature, logit_warps.top_p(self.p))
         while True:
-            kept = text[:self.sinks] + text[self.sinks + self.dropped(len(text)):]
+            kept = sequence[:self.sinks] + sequence[self.sinks + self.dropped(len(sequence)):]
             session.follow(kept)
             reading = session.read()
             if self.temperature == 0:
-                text += reading.best
+                sequence += reading.best
             else:
-                text.append(at(self.temperature)(EMPTY, law(reading.logits, [kept]), request.stream)[1])
-            yield text[-1:]
+                sequence.append(at(self.temperature)(EMPTY, warp(reading.logits, [kept]), request.stream)[1])
+            yield sequence[-1:]

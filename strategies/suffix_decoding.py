@@ -1,11 +1,11 @@
-"""Suffix decoding: draft the likeliest continuations by counts, and more of them the longer the match.
+"""Suffix decoding: draft the most frequent continuations, and more tokens after a longer match.
 
 SuffixDecoding, Oliaro et al. 2024 (arXiv 2411.04975). A tree counts every substring of at most `max_depth` tokens of
-this text; `warm` adds one of earlier outputs (none is ever dropped). Every suffix that is in a tree drafts at most
-`factor` · its length + `offset` tokens, never more than `max_spec`; a token counts while its chance, by counts, is at
-least `min_prob`. The draft of the highest sum of chances wins, the longer match when equal. `shape` "chain" follows the
-most frequent token, "tree" takes the likeliest nodes. Defaults are vLLM's. `temperature` and `p` set the distribution,
-which is exact.
+this sequence; `warm` adds one of earlier outputs (none is ever dropped). Every suffix that is in a tree drafts at most
+`factor` · its length + `offset` tokens, never more than `max_spec`; each must have a path probability, by counts, of at
+least `min_prob`. The draft of the highest sum of these wins, of equal ones that of the longer match. `shape` "chain"
+follows the most frequent token, "tree" takes the likeliest nodes. Defaults are vLLM's. `temperature` and `p` set the
+distribution, which is exact.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from harness.decoding.verified import Verified
 from harness.engine.session import Session
 from harness.engine.tree import EMPTY, ROOT, TokenTree
 from harness.plugins.strategy import Request, knob
-from strategies.drafters.suffixes import Place, SuffixTree
+from strategies.drafters.suffixes import Substring, SuffixTree
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class SuffixDecoding(Verified):
     stateful: ClassVar[bool] = True
 
     def drafter(self, session: Session, request: Request) -> "Counted":
-        """The tree of this text, and of earlier outputs when `warm`."""
+        """Return the drafter over the tree of this sequence, and of earlier outputs when `warm`."""
         earlier = session.engine.learnt.setdefault(self.spec(), SuffixTree(self.max_depth)) if self.warm else None
         return Counted(self, len(request.prompt), earlier)
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
-        """Yield the accepted drafts and one more token at each step; the output is learnt at the end."""
+        """Yield the accepted drafts and one more token at each step; finally, add the output to the earlier ones."""
         drafter = self.drafter(session, request)
         try:
             yield from draft_and_verify(session, drafter, at(self.temperature, self.rule()), request, self.logit_warp())
@@ -52,55 +52,55 @@ class SuffixDecoding(Verified):
             drafter.learn()
 
     def budget(self, match: int) -> int:
-        """How many tokens a match of `match` tokens may draft."""
+        """Return the maximum number of tokens drafted after a match of `match` tokens."""
         return min(self.max_spec, int(self.factor * match + self.offset))
 
 
 class Counted:
-    """Drafts from the tree of one text and, if there is one, the tree of earlier outputs."""
+    """Drafts from the tree of one sequence and, if there is one, the tree of earlier outputs."""
 
     def __init__(self, knobs: SuffixDecoding, start: int, earlier: SuffixTree | None) -> None:
         self.knobs, self.start, self.earlier = knobs, start, earlier
-        self.own, self._met = SuffixTree(knobs.max_depth), list[Place]()
+        self.own, self._matches = SuffixTree(knobs.max_depth), list[Substring]()
 
-    def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
-        """The best draft of at most `limit` levels; empty when no suffix was met before."""
-        new = text[len(self.own.text):]
+    def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
+        """Return the best draft of at most `limit` levels; empty when no suffix occurred before."""
+        new = sequence[len(self.own.sequence):]
         self.own.feed(new)
         best = self.best(self.own, self.own.repeated(), limit)
         if self.earlier:
             for token in new:
-                self._met = self.earlier.matches([self.earlier.root, *self._met], token)
-            best = max(best, self.best(self.earlier, self._met, limit), key=lambda found: found[0])
+                self._matches = self.earlier.matches([self.earlier.root, *self._matches], token)
+            best = max(best, self.best(self.earlier, self._matches, limit), key=lambda draft: draft[0])
         return best[1]
 
     def learn(self) -> None:
         """Add the output to the tree of earlier ones."""
-        if self.earlier and len(self.own.text) > self.start:
-            self.earlier.feed(self.own.text[self.start:])
+        if self.earlier and len(self.own.sequence) > self.start:
+            self.earlier.feed(self.own.sequence[self.start:])
             self.earlier.end()
 
-    def best(self, tree: SuffixTree, matches: Sequence[Place], limit: int = 1 << 30) -> tuple[float, TokenTree]:
-        """The sum of chances and the draft of the best of `matches`, the shortest of which comes first."""
-        found = (0.0, EMPTY)
-        for place in matches:
-            draft = self.grown(tree, place, self.knobs.budget(place.depth), limit)
-            found = draft if draft[0] >= found[0] else found
-        return found
+    def best(self, tree: SuffixTree, matches: Sequence[Substring], limit: int = 1 << 30) -> tuple[float, TokenTree]:
+        """Return the sum of probabilities and the draft of the best of `matches`, which are sorted by length."""
+        best = (0.0, EMPTY)
+        for match in matches:
+            draft = self.grown(tree, match, self.knobs.budget(match.depth), limit)
+            best = draft if draft[0] >= best[0] else best
+        return best
 
-    def grown(self, tree: SuffixTree, place: Place, budget: int, limit: int) -> tuple[float, TokenTree]:
-        """The sum of chances and the draft of at most `budget` tokens and `limit` levels after one match."""
+    def grown(self, tree: SuffixTree, match: Substring, budget: int, limit: int) -> tuple[float, TokenTree]:
+        """Return the sum of probabilities and the draft of at most `budget` tokens and `limit` levels after a match."""
         order, score, tokens, parents = count(), 0.0, list[int](), list[int]()
-        heap = [(-1.0, next(order), ROOT, -1, place)]
+        heap = [(-1.0, next(order), ROOT, -1, match)]
         while heap and len(tokens) < budget:
             chance, _, parent, token, here = heappop(heap)
-            if here is not place:
+            if here is not match:
                 parents.append(parent)
                 tokens.append(token)
                 score -= chance
-            after = list(tree.following(here)) if here.depth - place.depth < limit else []
+            after = list(tree.following(here)) if here.depth - match.depth < limit else []
             if after and self.knobs.shape == "chain":
-                after = [max(after, key=lambda way: way[1].times)]
+                after = [max(after, key=lambda successor: successor[1].times)]
             for token, child in after:
                 if (p := -chance * child.times / here.times) >= self.knobs.min_prob:
                     heappush(heap, (-p, next(order), len(tokens) - 1, token, child))

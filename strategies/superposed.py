@@ -1,11 +1,11 @@
 """Superposed decoding: k drafts from one forward per step, whose input is a mixture of their last tokens.
 
-Shen et al. 2024 (arXiv 2405.18400). Each draft i has a score; what the model reads next is the sum of the embeddings of
-their last tokens, weighed by the softmax of the scores. The `m` likeliest tokens, at `temperature`, are the same for
-all drafts; of all drafts' continuations the `k` best live on and those that end go to a pool of k. With a `store` (see
-`rest`) n-grams of its texts tell drafts apart: a token adds (1 − alpha) · log p + alpha · log q to its draft's score, q
-from the last 1 to 5 tokens. Sample i of a prompt is the i-th best by score / length. Scores come from a sharpened
-distribution and one blurred history for all: they are no likelihoods, and drafts get worse after some 15 tokens.
+Shen et al. 2024 (arXiv 2405.18400). Each draft i has a score; the model's next input is the sum of the embeddings of
+their last tokens, weighted by the softmax of the scores. The `m` likeliest tokens, at `temperature`, are the same for
+all drafts; of all continuations the `k` best survive and those that end go to a pool of k. With a `store` (see
+`rest`) its n-grams distinguish drafts: a token adds (1 − alpha) · log p + alpha · log q to its draft's score, q
+given the last 1 to 5 tokens. Sample i of a prompt is the i-th best by score / length. Scores come from a sharpened
+distribution and a mixed context: they are not likelihoods, and drafts get worse after about 15 tokens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,31 +25,31 @@ from strategies.drafters.store import Store, named
 from strategies.parts.candidates import likeliest
 from strategies.parts.corpus import Floats, followed
 
-UNKNOWN = 200.0  # taken off where the store knows none of a draft's tokens
+UNKNOWN = 200.0  # subtracted when none of the tokens follows the draft in the store
 
 
 class Draft(NamedTuple):
-    """A continuation and the sum of what its tokens have added."""
+    """A continuation and the sum of its tokens' scores."""
 
     tokens: tuple[int, ...] = ()
     score: float = 0.0
 
     @property
     def rank(self) -> float:
-        """Score a token; the authors order by exp of its negative."""
+        """Return the score per token; the authors sort by exp of its negative."""
         return self.score / len(self.tokens)
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """A hook that reads, whatever the token, the sum of these tokens' embeddings by their weights."""
+    """A hook that replaces the input by the weighted sum of the embeddings of `tokens`."""
 
     tokens: tuple[int, ...]
     weights: tuple[float, ...]
 
     @contextmanager
     def applied_to(self, parts: ModelParts) -> Iterator[None]:
-        """Let the embedding say so for one forward."""
+        """Replace the embedding for one forward."""
         own = parts.embedding.forward
 
         def mixed(ids: Tensor) -> Tensor:
@@ -65,10 +65,10 @@ class Superposed(Strategy):
     """A search: all tokens come at once. Identity: `k=1` is `greedy` until that ends; `alpha=0` needs no store."""
 
     k: int = knob(3, "drafts", low=1, high=64, sweep=(2, 3, 4, 5, 10))
-    m: int = knob(0, "likeliest tokens that drafts go on with, at least 2k; 0 is 3k", low=0, high=1024, sweep=(0, 6, 9))
+    m: int = knob(0, "likeliest tokens considered, at least 2k; 0 is 3k", low=0, high=1024, sweep=(0, 6, 9))
     temperature: float = knob(0.06, "divides the logits", low=0.001, high=10, sweep=(0.04, 0.06, 0.1, 0.12, 0.2))
     alpha: float = knob(0.54, "weight of the store's n-grams", low=0, high=1, sweep=(0.3, 0.48, 0.54, 0.62, 0.7))
-    store: str = knob("none", "texts whose n-grams tell drafts apart: none, nano or the file of a store", file=True)
+    store: str = knob("none", "texts with n-grams that rank drafts: none, nano or the file of a store", file=True)
 
     paper: ClassVar[str] = "Shen et al. 2024, arXiv 2405.18400"
     family: ClassVar[str] = "search"
@@ -81,7 +81,7 @@ class Superposed(Strategy):
             raise UserError(f"superposed: {self.k} drafts need at least {2 * self.k} tokens; give m={3 * self.k} or 0.")
 
     def generate(self, session: Session, request: Request) -> Iterator[tuple[int, ...]]:
-        """Yield the chosen draft whole."""
+        """Yield the chosen draft all at once."""
         drafts = self.search(session, request)
         yield drafts[min(request.sample, len(drafts) - 1)].tokens
 
@@ -90,12 +90,12 @@ class Superposed(Strategy):
         return self.k
 
     def search(self, session: Session, request: Request) -> list[Draft]:
-        """Up to k drafts, the best first."""
-        known = named(self.store, self.name, session) if self.store != "none" and self.alpha else None
-        text, live, ended, hook = list(request.prompt), [Draft()], list[Draft](), None
+        """Return up to k drafts, the best first."""
+        store = named(self.store, self.name, session) if self.store != "none" and self.alpha else None
+        sequence, live, ended, hook = list(request.prompt), [Draft()], list[Draft](), None
         while True:
-            session.follow(text)
-            grown = self.grown(live, session.read(hook=hook).logits[0], request.prompt, known)
+            session.follow(sequence)
+            grown = self.grown(live, session.read(hook=hook).logits[0], request.prompt, store)
             ends = [request.ends(draft.tokens) for draft in grown]
             ended += [draft for draft, end in zip(grown, ends, strict=True) if end]
             ended = sorted(ended, key=lambda draft: -draft.score)[:self.k]
@@ -103,35 +103,35 @@ class Superposed(Strategy):
             if not live or len(live[0].tokens) == request.max_new_tokens or self._settled(live[0], ended, request):
                 return sorted([*live, *ended], key=lambda draft: -draft.rank)[:self.k]
             shares = mixture(live)
-            text.append(max(shares, key=lambda token: shares[token]))
+            sequence.append(max(shares, key=lambda token: shares[token]))
             hook = Mixed(tuple(shares), tuple(shares.values())) if len(shares) > 1 else None
 
-    def grown(self, live: Sequence[Draft], logits: Tensor, prompt: Sequence[int], known: Store | None) -> list[Draft]:
-        """The 2k best continuations of the live drafts by one token, given logits (V,); ties by draft, then token."""
+    def grown(self, live: Sequence[Draft], logits: Tensor, prompt: Sequence[int], store: Store | None) -> list[Draft]:
+        """Return the 2k best extensions of the drafts by one token, given logits (V,); ties by draft, then token."""
         tokens = likeliest(logits, self.m or 3 * self.k)[1]
         log_p = (logits[tokens].double() / self.temperature).log_softmax(-1).cpu().numpy()
-        found = list[tuple[float, int, int]]()
+        scored = list[tuple[float, int, int]]()
         for i, draft in enumerate(live):
-            gain = log_p if known is None else self._told(log_p, known, [*prompt, *draft.tokens], tokens)
-            found += [(-draft.score - float(more), i, token) for more, token in zip(gain, tokens, strict=True)]
-        best = sorted(each for each in found if each[0] < np.inf)[:2 * self.k]
+            gain = log_p if store is None else self._mixed(log_p, store, [*prompt, *draft.tokens], tokens)
+            scored += [(-draft.score - float(more), i, token) for more, token in zip(gain, tokens, strict=True)]
+        best = sorted(child for child in scored if child[0] < np.inf)[:2 * self.k]
         return [Draft((*live[i].tokens, token), -score) for score, i, token in best]
 
-    def _told(self, log_p: Floats, known: Store, text: Sequence[int], tokens: Sequence[int]) -> Floats:
-        """(M,) what each token adds to a draft that ends `text`."""
+    def _mixed(self, log_p: Floats, store: Store, sequence: Sequence[int], tokens: Sequence[int]) -> Floats:
+        """Compute (M,) the score of each token after the draft that ends `sequence`."""
         with np.errstate(divide="ignore"):
-            log_q = np.log(followed(known, text, tokens))
+            log_q = np.log(followed(store, sequence, tokens))
         if np.isneginf(log_q).all():
             return (1 - self.alpha) * log_p - UNKNOWN
         return (1 - self.alpha) * log_p + self.alpha * log_q
 
     def _settled(self, best: Draft, ended: Sequence[Draft], request: Request) -> bool:
-        """Whether no live draft, the likeliest of which is `best`, can come before any that ended: scores only fall."""
+        """Return whether no live draft can overtake the ended ones; `best` is the likeliest, and scores only fall."""
         return len(ended) == self.k and best.score / request.max_new_tokens < min(draft.rank for draft in ended)
 
 
 def mixture(drafts: Sequence[Draft]) -> dict[int, float]:
-    """The share of every last token; all of them add up to 1."""
+    """Return the share of every last token in the mixture; shares add up to 1."""
     shares = dict[int, float]()
     scores = torch.tensor([draft.score for draft in drafts], dtype=torch.float64)
     for draft, share in zip(drafts, scores.softmax(-1).tolist(), strict=True):

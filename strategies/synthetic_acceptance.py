@@ -1,8 +1,8 @@
 """Synthetic acceptance: accept drafts at given rates whatever they are, to measure the cost of a step.
 
 As in vLLM (`rejection_sample_method="synthetic"`). `rates` are the chances of the first, second, … draft given that
-those before it were kept, such as "0.8;0.7"; the last rate holds for all later drafts. The text is worthless: this is
-for benchmarks alone. `over` names the method that drafts.
+those before it were accepted, such as "0.8;0.7"; the last rate holds for all later drafts. The output is meaningless:
+this is for benchmarks only. `over` names the method that drafts.
 """
 
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ class SyntheticAcceptance(Lossy):
     paper: ClassVar[str] = "vLLM, docs.vllm.ai (synthetic rejection sampling)"
 
     def __post_init__(self) -> None:
-        """Refuse rates that are no chances."""
+        """Refuse rates that are not probabilities."""
         super().__post_init__()
         self._chances()
 
     def rule(self) -> Accept:
-        """A coin for every draft."""
+        """Accept every draft with its rate."""
         return synthetic(self._chances(), sure=self.sure)
 
     def _chances(self) -> list[float]:

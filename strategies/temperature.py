@@ -1,6 +1,6 @@
 """Ancestral sampling: sample each token from the model's distribution at a temperature.
 
-Ackley et al., A Learning Algorithm for Boltzmann Machines, 1985. `temperature` divides the logits; 1 is the model.
+Ackley et al., A Learning Algorithm for Boltzmann Machines, 1985. `temperature` divides the logits; 1 changes nothing.
 """
 
 from dataclasses import dataclass, replace
@@ -19,9 +19,9 @@ class Temperature(Sampler):
     paper: ClassVar[str] = "Ackley et al. 1985"
 
     def kept(self) -> logit_warps.Warp:
-        """Every token."""
+        """Keep every token."""
         return logit_warps.identity
 
     def at(self, temperature: float) -> "Temperature":
-        """The task's temperature, unless the knob was turned."""
+        """Return the strategy at the task's temperature, unless the knob was set."""
         return replace(self, temperature=temperature) if self.temperature == type(self).temperature else self

@@ -1,7 +1,7 @@
 """Top-k sampling: draw from the k likeliest tokens.
 
 Fan et al., Hierarchical Neural Story Generation, 2018 (arXiv 1805.04833).
-`k` is how many are kept, `temperature` divides the logits before they are cut.
+`k` tokens are kept; `temperature` divides the logits before.
 """
 
 from dataclasses import dataclass
@@ -22,5 +22,5 @@ class TopK(Sampler):
     paper: ClassVar[str] = "Fan et al. 2018, arXiv 1805.04833"
 
     def kept(self) -> logit_warps.Warp:
-        """The likeliest `k`."""
+        """Keep the `k` likeliest tokens."""
         return logit_warps.top_k(self.k)

@@ -14,7 +14,7 @@ from harness.plugins.strategy import knob
 
 @dataclass(frozen=True)
 class TopNSigma(Sampler):
-    """Identity: `n=0` is greedy but for ties."""
+    """Identity: `n=0` is greedy except for ties."""
 
     n: float = knob(1.0, "standard deviations below the largest logit", low=0, high=100, sweep=(0.3, 0.5, 1.0, 1.5))
     temperature: float = temperature_knob()
@@ -22,5 +22,5 @@ class TopNSigma(Sampler):
     paper: ClassVar[str] = "Tang et al. 2024, arXiv 2411.07641"
 
     def kept(self) -> logit_warps.Warp:
-        """What is near enough to the largest logit."""
+        """Keep the tokens within `n` standard deviations of the largest logit."""
         return logit_warps.top_nsigma(self.n)

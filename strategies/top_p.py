@@ -1,4 +1,4 @@
-"""Nucleus sampling: draw from the smallest set of likeliest tokens that holds a given mass.
+"""Nucleus sampling: draw from the smallest set of likeliest tokens with a given mass.
 
 Holtzman et al., The Curious Case of Neural Text Degeneration, 2019 (arXiv 1904.09751, §3.1).
 `p` is the mass of the nucleus, `temperature` divides the logits before it is cut.
@@ -22,5 +22,5 @@ class TopP(Sampler):
     paper: ClassVar[str] = "Holtzman et al. 2019, arXiv 1904.09751"
 
     def kept(self) -> logit_warps.Warp:
-        """The nucleus."""
+        """Keep the nucleus."""
         return logit_warps.top_p(self.p)

@@ -1,11 +1,11 @@
-"""Reranking by a time-reversed model: return the answer from which the question is most predictable.
+"""Reranking by a time-reversed model: return the answer after which the question is likeliest.
 
 Yerram et al., Time-Reversal Provides Unsupervised Feedback to LLMs, 2024 (arXiv 2412.02626), the variant TRLM-Fo: the
-model itself reads an answer and says how likely the question is, per token. TRLM-Ba and TRLM-FoBa need a model trained
-on reversed text and are not offered.
+model itself scores the question after an answer, per token. TRLM-Ba and TRLM-FoBa need a model trained
+on reversed text and are not implemented.
 `n` answers are drawn. The score is (1 − `mix`) log p(question | answer) + `mix` log p(answer | question), both per
-token. An answer of which more than `copied` of the four-word phrases stand in the question is not written unless all
-are such: an echo makes the question easy to guess. Of a long question the last `most` tokens are scored.
+token. An answer with more than the share `copied` of its four-word phrases in the question is returned only if all
+are such, because an echo makes the question likely. Of a long question the last `most` tokens are scored.
 """
 
 from collections.abc import Sequence
@@ -29,42 +29,42 @@ class TrlmRerank(Chosen):
                       sweep=(0.0, 0.25, 0.5, 0.75, 1.0))
     copied: float = knob(0.5, "share of an answer's phrases that may occur in the question; 1 filters nothing",
                          low=0, high=1, sweep=(0.2, 0.5, 1.0))
-    most: int = knob(256, "tokens of the question that are scored, its last ones", low=1, high=8192)
+    most: int = knob(256, "maximum tokens of the question that are scored, its last ones", low=1, high=8192)
 
     usual: ClassVar[str] = "temperature"
     paper: ClassVar[str] = "Yerram et al. 2024, arXiv 2412.02626"
 
     def choose(self, session: Session, request: Request, answers: Sequence[list[int]]) -> int:
-        """The answer with the best score that is no echo, ties go to the first."""
+        """Return the index of the answer with the best score that is not an echo; ties go to the first."""
         texts = [request.as_text.decode(answer) for answer in answers]
         echoes = [echo(text, request.as_text.prompt) > self.copied for text in texts]
-        open_to = [i for i, bad in enumerate(echoes) if not bad] or range(len(answers))
-        scores = [0.0] * len(open_to)
+        allowed = [i for i, is_echo in enumerate(echoes) if not is_echo] or range(len(answers))
+        scores = [0.0] * len(allowed)
         if self.mix < 1:
-            scores = [(1 - self.mix) * back for back in self.backward(session, request, [texts[i] for i in open_to])]
+            scores = [(1 - self.mix) * back for back in self.backward(session, request, [texts[i] for i in allowed])]
         if self.mix > 0:
-            forward = [mean(log_p(session, request.prompt, answers[i])) for i in open_to]
+            forward = [mean(log_p(session, request.prompt, answers[i])) for i in allowed]
             scores = [score + self.mix * more for score, more in zip(scores, forward, strict=True)]
-        return open_to[first_best(scores)]
+        return allowed[first_best(scores)]
 
     def backward(self, session: Session, request: Request, texts: Sequence[str]) -> list[float]:
-        """The mean log p of the question's tokens after each of the answers; the same answer is read once."""
-        words, known, other = request.as_text, dict[str, float](), session.new_sequence()
-        question = words.tokens(" " + words.prompt.strip())[-min(self.most, other.engine.max_len // 2):]
-        told = words.tokens(AFTER)
+        """Compute the mean log p of the question's tokens after each of the answers; equal answers are scored once."""
+        as_text, means, other = request.as_text, dict[str, float](), session.new_sequence()
+        question = as_text.tokens(" " + as_text.prompt.strip())[-min(self.most, other.engine.max_len // 2):]
+        after = as_text.tokens(AFTER)
         room = other.engine.max_len - len(question)
         try:
             for text in dict.fromkeys(texts):
-                start = words.encode(BEFORE + text.strip())[:max(1, room - len(told))]
-                known[text] = mean(log_p(other, [*start, *told], question))
+                start = as_text.encode(BEFORE + text.strip())[:max(1, room - len(after))]
+                means[text] = mean(log_p(other, [*start, *after], question))
         finally:
             other.close()
-        return [known[text] for text in texts]
+        return [means[text] for text in texts]
 
 
 def echo(answer: str, question: str) -> float:
-    """The share of the answer's four-word phrases that occur in the question; 0 for a shorter answer."""
-    mine, its = answer.split(), question.split()
-    phrases = [tuple(mine[i:i + PHRASE]) for i in range(len(mine) - PHRASE + 1)]
-    known = {tuple(its[i:i + PHRASE]) for i in range(len(its) - PHRASE + 1)}
-    return sum(phrase in known for phrase in phrases) / max(1, len(phrases))
+    """Return the share of the answer's four-word phrases that occur in the question; 0 for a shorter answer."""
+    words, question_words = answer.split(), question.split()
+    phrases = [tuple(words[i:i + PHRASE]) for i in range(len(words) - PHRASE + 1)]
+    in_question = {tuple(question_words[i:i + PHRASE]) for i in range(len(question_words) - PHRASE + 1)}
+    return sum(phrase in in_question for phrase in phrases) / max(1, len(phrases))

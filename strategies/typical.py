@@ -1,7 +1,7 @@
 """Locally typical sampling: sample from the tokens whose surprisal is nearest to the entropy.
 
-Meister et al. 2022 (arXiv 2202.00666). `mass` is how much probability is kept, of the tokens whose surprisal is nearest
-to the entropy: the likeliest token may be left out. Equal ones are kept by their id, where transformers keeps all.
+Meister et al. 2022 (arXiv 2202.00666). Tokens with a total probability of `mass` are kept, those of a surprisal nearest
+to the entropy; the likeliest token may be left out. Ties are broken by id, where transformers keeps all.
 """
 
 from dataclasses import dataclass
@@ -22,5 +22,5 @@ class Typical(Sampler):
     paper: ClassVar[str] = "Meister et al. 2022, arXiv 2202.00666"
 
     def kept(self) -> logit_warps.Warp:
-        """The typical set."""
+        """Keep the typical set."""
         return logit_warps.typical(self.mass)

@@ -55,7 +55,7 @@ class Continuation(Task):
         return [Example(id=f"continuation/{number}", turns=(text.strip(),)) for number, text in enumerate(texts)]
 
     def cut(self, example: Example, tokenizer: Any) -> Example | None:
-        """The first `prefix` tokens as the prompt and the `target` tokens after them as the reference."""
+        """Cut an example: the first `prefix` tokens are the prompt, the `target` tokens after them the reference."""
         text = example.turns[0]
         if not getattr(tokenizer, "is_fast", False):
             raise UserError("continuation needs a model with a fast tokenizer, which reports character offsets.")
@@ -65,11 +65,11 @@ class Continuation(Task):
             return None
         start, end = ends[self.prefix - 1], ends[self.prefix + self.target - 1]
         reference = text[start:end]
-        gold = {"reference": hashlib.sha256(reference.encode()).hexdigest()[:16]}  # part of what identifies the data
+        gold = {"reference": hashlib.sha256(reference.encode()).hexdigest()[:16]}  # identifies the data
         return Example(id=example.id, turns=(text[:start],), gold=gold, reference=reference)
 
     def _rows(self, path: Path) -> Iterator[tuple[int, Any]]:
-        """The documents as rows, with the numbers of the lines that they begin in."""
+        """Yield the documents as rows, each with the number of its first line."""
         if path.name.removesuffix(".gz").endswith((".jsonl", ".json")):
             yield from read_jsonl(path)
             return

@@ -49,7 +49,7 @@ class GSM8K(Task):
     stop: ClassVar[tuple[str, ...]] = ("Q:", "</s>", "<|im_end|>")
 
     def examples(self, data: DataSource) -> list[Example]:
-        """The test problems in published order."""
+        """Return the test problems in published order."""
         rows = data.rows("gsm8k", "test.jsonl", HUB, FIELDS, check=problem)
         return [
             Example(id=f"gsm8k/{number}", turns=(row["question"],), gold={"answer": _final(row)})
@@ -57,12 +57,12 @@ class GSM8K(Task):
         ]
 
     def prompt(self, example: Example, answers: Sequence[str]) -> str | list[Message]:
-        """The eight worked examples, then the question."""
+        """Return the eight worked examples, then the question."""
         shots = "".join(f"{ask(row['question'])} {row['answer']}\n\n" for row in worked_examples())
         return f"{shots}{ask(example.turns[0])}"
 
     def answer(self, example: Example, text: str) -> str | None:
-        """The last number."""
+        """Return the last number."""
         from harness.scoring.metrics import GSM8KAnswer
 
         return GSM8KAnswer.last_number(text)
@@ -81,12 +81,12 @@ def ask(question: str) -> str:
 
 @functools.cache
 def worked_examples() -> tuple[Row, ...]:
-    """The eight worked examples of Wei et al., each a `question` and an `answer`."""
+    """Load the eight worked examples of Wei et al., each a `question` and an `answer`."""
     return tuple(json.loads(EXAMPLES.read_text(encoding="utf-8")))
 
 
 def problem(row: Row) -> str | None:
-    """Return what is wrong with a row, or None."""
+    """Return the error of a row, or None."""
     return None if "####" in row["answer"] and _final(row) else "the answer does not end in '#### ' and a number"
 
 

@@ -31,16 +31,16 @@ class GSM8K5Shot(GSM8K):
     stop = ("Question:", "</s>", "<|im_end|>")
 
     def examples(self, data: DataSource) -> list[Example]:
-        """The test problems in published order, each after its five."""
+        """Return the test problems in published order, each after its five worked examples."""
         pool = data.rows("gsm8k", "train.jsonl", TRAIN, FIELDS, check=problem)
         if len(pool) < SHOTS:
             raise UserError(f"{data.origins['gsm8k']} has fewer than {SHOTS} rows; gsm8k_5shot draws as many from it.")
         problems, generator = super().examples(data), random.Random(SEED)
-        found = []
-        for one in problems:
+        examples = []
+        for example in problems:
             shots = [f"{_ask(row['question'])} {row['answer']}\n\n" for row in generator.sample(pool, SHOTS)]
-            found.append(replace(one, turns=("".join(shots) + _ask(one.turns[0]),)))
-        return found
+            examples.append(replace(example, turns=("".join(shots) + _ask(example.turns[0]),)))
+        return examples
 
     def prompt(self, example: Example, answers: Sequence[str]) -> str:
         """Return the prompt that `examples` has assembled."""

@@ -29,7 +29,7 @@ class GSM8KChat(GSM8K):
     stop = ("<|eot_id|>", "<|start_header_id|>user<|end_header_id|>", "Q:", "</s>", "<|im_end|>")
 
     def prompt(self, example: Example, answers: Sequence[str]) -> list[Message]:
-        """The eight solved problems, then the question."""
+        """Return the eight solved problems, then the question."""
         messages = []
         for row in worked_examples():
             solved = row["answer"].replace("The answer is", "The final answer is").removesuffix(".")

@@ -2,7 +2,7 @@
 
 A row is that of `gsm8k`. The conventions are those of `gsm8k_cot_zeroshot` (version 3) in EleutherAI's
 lm-evaluation-harness: the answer begins with the sentence of Kojima et al. (arXiv:2205.11916), and stop strings and
-scores are those of `gsm8k`. Few models write its phrase unprompted, so `strict` is of little use here.
+scores are those of `gsm8k`. Few models write its phrase unprompted, so `strict` is rarely useful here.
 """
 
 from collections.abc import Sequence

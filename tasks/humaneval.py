@@ -44,18 +44,18 @@ class HumanEval(Task):
     executes_code = True
 
     def examples(self, data: DataSource) -> list[Example]:
-        """The problems in published order."""
+        """Return the problems in published order."""
         return functions(data.rows("humaneval", "HumanEval.jsonl.gz", HUB, FIELDS, key="task_id", check=problem))
 
     def metric(self) -> "CodePasses":
-        """Runs the completed program."""
+        """Return the metric, which runs the completed program."""
         from harness.scoring.metrics import CodePasses
 
         return CodePasses()
 
 
 def functions(rows: list[Row]) -> list[Example]:
-    """An example of each row."""
+    """Return an example for each row."""
     return [
         Example(
             id=row["task_id"],
@@ -67,7 +67,7 @@ def functions(rows: list[Row]) -> list[Example]:
 
 
 def problem(row: Row) -> str | None:
-    """What is wrong with a row: a test or an entry point that no program could pass."""
+    """Return the error of a row whose test or entry point no program could pass, or None."""
     if not row["entry_point"].isidentifier():
         return "the entry_point is not the name of a function"
     return None if "def check(" in row["test"] else "the test defines no function check"

@@ -27,6 +27,6 @@ class HumanEvalPlus(HumanEval):
     source = "Liu et al. 2023, arXiv:2305.01210; evalplus, Apache-2.0"
 
     def examples(self, data: DataSource) -> list[Example]:
-        """The problems in published order."""
+        """Return the problems in published order."""
         return functions(data.rows("humaneval_plus", "HumanEvalPlus.jsonl.gz", None, FIELDS, key="task_id",
                                    check=problem))

@@ -9,8 +9,8 @@ A row:
 `DIR/mbpp/mbpp.jsonl` is the release of Google Research; its test problems are those numbered 11 to 510. The rows of the
 sanitised release (`prompt` in place of `text`, and `test_imports`) are read as well, one a line. Prompt, worked
 examples (problems 2 to 4, CC BY 4.0) and stop string are those of `mbpp` in lm-evaluation-harness, which prints three
-tests and allows 256 new tokens, as we do. The set-up code of a row runs before its tests, here and in the paper, but
-not there; what the reference solution imports is there for the tests. Programs may use the standard library only.
+tests and allows 256 new tokens, as we do. The set-up code of a row runs before its tests, as in the paper but not in
+lm-evaluation-harness; tests can use the imports of the reference solution. Programs may use the standard library only.
 """
 
 import ast
@@ -46,26 +46,26 @@ class MBPP(Task):
     executes_code = True
 
     def examples(self, data: DataSource) -> list[Example]:
-        """The test problems in the order of the file."""
+        """Return the test problems in the order of the file."""
         rows = data.rows("mbpp", "mbpp.jsonl", None, FIELDS, optional=OPTIONAL, key="task_id", check=_problem,
                          fill=_filled)
         return [
-            Example(id=f"mbpp/{row['task_id']}", turns=(_asked(row),), gold=_gold(row))
+            Example(id=f"mbpp/{row['task_id']}", turns=(_prompt(row),), gold=_gold(row))
             for row in rows if FIRST <= row["task_id"] <= LAST
         ]
 
     def prompt(self, example: Example, answers: Sequence[str]) -> str:
-        """The three worked examples, then the problem."""
+        """Return the three worked examples, then the problem."""
         return f"{_worked_examples()}{example.turns[0]}"
 
     def metric(self) -> "CodePasses":
-        """Runs the program and its tests."""
+        """Return the metric, which runs the program and its tests."""
         from harness.scoring.metrics import CodePasses
 
         return CodePasses()
 
 
-def _asked(row: Row) -> str:
+def _prompt(row: Row) -> str:
     tests = "\n".join([*row["test_list"], *[""] * SHOWN][:SHOWN])
     return (f"You are an expert Python programmer, and here is your task: {row['text']} "
             f"Your code should pass these tests:\n\n{tests}\n[BEGIN]\n")
@@ -74,7 +74,7 @@ def _asked(row: Row) -> str:
 @functools.cache
 def _worked_examples() -> str:
     rows = json.loads(EXAMPLES.read_text(encoding="utf-8"))
-    return "".join(f"{_asked(row)}{row['code']}\n[DONE]\n\n" for row in rows)
+    return "".join(f"{_prompt(row)}{row['code']}\n[DONE]\n\n" for row in rows)
 
 
 def _filled(row: Row) -> Row:
@@ -94,7 +94,7 @@ def _problem(row: Row) -> str | None:
 def _gold(row: Row) -> dict[str, str | list[str]]:
     """Return the tests, their imports, and the names that the program must define."""
     top = ast.parse(row["code"]).body
-    imports = [ast.unparse(one) for one in top if isinstance(one, ast.Import | ast.ImportFrom)]
-    own = [one.name for one in top if isinstance(one, ast.FunctionDef | ast.ClassDef)]
+    imports = [ast.unparse(node) for node in top if isinstance(node, ast.Import | ast.ImportFrom)]
+    own = [node.name for node in top if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     return {"prompt": "", "setup": "\n".join([*row["test_imports"], *imports]), "own": own,
             "test": "\n".join([row["test_setup_code"], *row["test_list"]])}

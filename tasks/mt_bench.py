@@ -35,7 +35,7 @@ HUB = Hub(
 
 @dataclass(frozen=True)
 class MTBench(Task):
-    """80 questions of two turns, kept by category."""
+    """80 questions of two turns, with their categories."""
 
     version = 1
     source = "Zheng et al. 2023, arXiv:2306.05685; lm-sys/FastChat, Apache-2.0"
@@ -45,7 +45,7 @@ class MTBench(Task):
     unscored = NO_JUDGE
 
     def examples(self, data: DataSource) -> list[Example]:
-        """The questions in published order."""
+        """Return the questions in published order."""
         rows = data.rows("mt_bench", "question.jsonl", HUB, FIELDS, key="question_id", check=_problem)
         return [
             Example(id=f"mt_bench/{row['question_id']}", turns=tuple(row["turns"]), category=row["category"])

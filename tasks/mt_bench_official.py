@@ -26,5 +26,5 @@ class MTBenchOfficial(MTBench):
     """The 80 questions of `mt_bench`, each with the temperature of its category."""
 
     def examples(self, data: DataSource) -> list[Example]:
-        """The questions in published order."""
+        """Return the questions in published order."""
         return [replace(one, temperature=TEMPERATURES.get(one.category, OTHER)) for one in super().examples(data)]

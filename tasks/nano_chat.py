@@ -33,14 +33,14 @@ class NanoChat(Task):
     chat = True
 
     def examples(self, data: DataSource) -> list[Example]:
-        """The first 200 test problems."""
+        """Return the first 200 test problems."""
         return [
-            Example(id=one.id, turns=one.turns, gold=one.check, category=str(one.check["category"]))
-            for one in problems("chat", "test", 200)
+            Example(id=problem.id, turns=problem.turns, gold=problem.check, category=str(problem.check["category"]))
+            for problem in problems("chat", "test", 200)
         ]
 
     def metric(self) -> "FollowsRules":
-        """Checks each answer against its rule."""
+        """Return the metric, which checks each answer against its rule."""
         from harness.scoring.metrics import FollowsRules
 
         return FollowsRules()

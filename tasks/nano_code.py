@@ -37,14 +37,14 @@ class NanoCode(Task):
     executes_code = True
 
     def examples(self, data: DataSource) -> list[Example]:
-        """The first 200 test problems."""
+        """Return the first 200 test problems."""
         return [
-            Example(id=one.id, turns=one.turns, gold={"prompt": one.turns[0], **one.check})
-            for one in problems("code", "test", 200)
+            Example(id=problem.id, turns=problem.turns, gold={"prompt": problem.turns[0], **problem.check})
+            for problem in problems("code", "test", 200)
         ]
 
     def metric(self) -> "CodePasses":
-        """The metric of HumanEval."""
+        """Return the metric of HumanEval."""
         from harness.scoring.metrics import CodePasses
 
         return CodePasses()

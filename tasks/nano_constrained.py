@@ -8,7 +8,7 @@ An opening of `nano_story`, the words, and the reference continuation:
 
     Later they left the park and went gently to the harbor. Tom smiled at Mia and said nothing for a while. ...
 
-The words are not in the prompt: only a strategy with lexical constraints gets them. They are two to four words or
+The words are not in the prompt: only a strategy with lexical constraints receives them. They are two to four words or
 phrases of the reference's first sentences that the opening does not contain, so a coherent text with all of them
 exists. The headline is the share of words covered times the share of coherent sentences, so neither a list of the words
 nor a coherent text without them scores well.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from harness.scoring.coverage import CoveredStory
 
 FEWEST, MOST = 2, 4
-LONGEST = 45  # words of the reference that the wanted ones are taken from: they fit into the answer
+LONGEST = 45  # words of the reference from which the required ones are taken, so that they fit into the answer
 SLOTS = ("time", "pause", "manner", "feeling", "look", "view", "sky", "shade", "sound", "spot", "food", "there", "gain")
 PHRASES = tuple(sorted({phrase for slot in SLOTS for phrase in WORDS[slot]}, key=lambda phrase: (-len(phrase), phrase)))
 FINDER = re.compile(rf"\b({'|'.join(map(re.escape, PHRASES))})\b")
@@ -46,13 +46,14 @@ class NanoConstrained(Task):
     max_new_tokens = 64
 
     def examples(self, data: DataSource) -> list[Example]:
-        """The first 150 test openings of `nano_story` for which enough words are found."""
-        found = ((one, chosen(one)) for one in problems("story", "test", 160))
-        return [Example(id=one.id.replace("story", "constrained"), turns=one.turns, gold={**one.check, "wanted": words})
-                for one, words in found if len(words) >= FEWEST][:150]
+        """Return the first 150 test openings of `nano_story` with enough words."""
+        candidates = ((story, required_words(story)) for story in problems("story", "test", 160))
+        return [Example(id=story.id.replace("story", "constrained"), turns=story.turns,
+                        gold={**story.check, "wanted": words})
+                for story, words in candidates if len(words) >= FEWEST][:150]
 
     def wanted(self, example: Example) -> tuple[tuple[str, ...], ...]:
-        """The words that the answer must contain, one a clause."""
+        """Return the words that the answer must contain, each as a clause of its own."""
         return tuple((word,) for word in example.gold["wanted"])
 
     def metric(self) -> "CoveredStory":
@@ -62,15 +63,15 @@ class NanoConstrained(Task):
         return CoveredStory()
 
 
-def chosen(one: Problem) -> list[str]:
+def required_words(story: Problem) -> list[str]:
     """Select two to four words of the reference's first sentences that are not in the opening, deterministically."""
     start = ""
-    for sentence in sentences(one.answers[0]):
+    for sentence in sentences(story.answers[0]):
         if len(f"{start} {sentence}".split()) > LONGEST:
             break
         start += f" {sentence}"
-    opening = one.turns[0].lower()
+    opening = story.turns[0].lower()
     new = [word for word in dict.fromkeys(FINDER.findall(start)) if word.lower() not in opening]
-    rng = random.Random(f"constrained/{one.id}")
+    rng = random.Random(f"constrained/{story.id}")
     count = min(len(new), rng.randint(FEWEST, MOST))
     return sorted(rng.sample(new, count), key=start.index)

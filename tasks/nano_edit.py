@@ -31,8 +31,8 @@ class NanoEdit(Task):
     stop = ("\n",)
 
     def examples(self, data: DataSource) -> list[Example]:
-        """The first 200 test passages."""
-        return [Example(id=one.id, turns=one.turns, gold=one.check) for one in problems("edit", "test", 200)]
+        """Return the first 200 test passages."""
+        return [Example(id=text.id, turns=text.turns, gold=text.check) for text in problems("edit", "test", 200)]
 
     def metric(self) -> "ExactText":
         """Return the metric, which compares the answer with the corrected passage."""

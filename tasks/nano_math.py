@@ -7,7 +7,7 @@ A problem, and its reference answer:
     #### 39
 
 Problems come from `harness.nano.corpus`, from the split that the models were not trained on. Scores are those of
-`gsm8k_5shot`: `strict` and `original` want the number after `####`.
+`gsm8k_5shot`: `strict` and `original` require the number after `####`.
 """
 
 from dataclasses import dataclass
@@ -32,17 +32,17 @@ class NanoMath(Task):
     stop = ("\nQuestion:",)
 
     def examples(self, data: DataSource) -> list[Example]:
-        """The first 200 test problems."""
+        """Return the first 200 test problems."""
         return [Example(id=one.id, turns=one.turns, gold=one.check) for one in problems("math", "test", 200)]
 
     def answer(self, example: Example, text: str) -> str | None:
-        """The last number."""
+        """Return the last number."""
         from harness.scoring.metrics import GSM8KAnswer
 
         return GSM8KAnswer.last_number(text)
 
     def metric(self) -> "GSM8KAnswer":
-        """The metric of GSM8K."""
+        """Return the metric of GSM8K."""
         from harness.scoring.metrics import GSM8KAnswer
 
         return GSM8KAnswer()

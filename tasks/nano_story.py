@@ -34,7 +34,7 @@ class NanoStory(Task):
     open_ended = True
 
     def examples(self, data: DataSource) -> list[Example]:
-        """The first 200 test openings."""
+        """Return the first 200 test openings."""
         return [Example(id=one.id, turns=one.turns, gold=one.check, reference=one.answers[0])
                 for one in problems("story", "test", 200)]
 

@@ -33,7 +33,7 @@ class NanoSummary(Task):
     stop = ("\n",)
 
     def examples(self, data: DataSource) -> list[Example]:
-        """The first 200 test texts."""
+        """Return the first 200 test texts."""
         return [Example(id=one.id, turns=one.turns, gold=one.check) for one in problems("summary", "test", 200)]
 
     def metric(self) -> "SentencesKept":

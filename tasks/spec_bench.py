@@ -47,7 +47,7 @@ class SpecBench(Task):
     unscored = "not scored"
 
     def examples(self, data: DataSource) -> list[Example]:
-        """The questions of the part in published order."""
+        """Return the questions of the part in published order."""
         rows = data.rows("spec_bench", "question.jsonl", HOME, FIELDS, optional={"reference": TEXTS},
                          key="question_id", check=_problem)
         return [

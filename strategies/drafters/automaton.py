@@ -1,19 +1,19 @@
-"""A suffix automaton: every substring of a growing text, in at most two states a token."""
+"""A suffix automaton: every substring of a growing sequence, in at most two states a token."""
 
 from collections.abc import Sequence
 
 
 class SuffixAutomaton:
-    """Knows for every substring of what it was fed where it first ended (Blumer et al. 1985).
+    """Finds the first end of every substring of the tokens fed so far (Blumer et al. 1985).
 
-    A state stands for substrings that end at the same places: `longest` is the length of the longest one, `first` the
-    index of the token at which they first end, `link` the state of their longest suffix that ends elsewhere too, and
+    A state represents substrings that end at the same positions: `longest` is the length of the longest, `first` the
+    index of the token at which they first end, `link` the state of their longest suffix that also ends elsewhere, and
     `after` the state that a token leads to. State 0 is the empty string.
     """
 
     def __init__(self) -> None:
         self.after, self.link, self.longest, self.first = [dict[int, int]()], [-1], [0], [-1]
-        self.whole = self.size = 0  # the state of the whole text, and its length
+        self.whole = self.size = 0  # the state of the whole sequence, and its length
 
     def feed(self, tokens: Sequence[int]) -> None:
         """Append tokens, each in amortised constant time."""
@@ -21,7 +21,7 @@ class SuffixAutomaton:
             self._append(token)
 
     def repeated(self) -> int:
-        """The state whose longest string is the longest suffix of the text that also ends earlier in it."""
+        """Return the state whose longest string is the longest suffix of the sequence that also ends earlier in it."""
         return max(self.link[self.whole], 0)
 
     def _append(self, token: int) -> None:
@@ -34,16 +34,16 @@ class SuffixAutomaton:
         self.whole, self.size = new, self.size + 1
 
     def _ending(self, state: int, token: int) -> int:
-        """The state of the longest string of `state` with `token` after it, split off when it has longer ones."""
+        """Return the state of the longest string of `state` plus `token`, split off from longer strings if needed."""
         old, length = self.after[state][token], self.longest[state] + 1
         if self.longest[old] == length:
             return old
-        part = self._state(dict(self.after[old]), self.link[old], length, self.first[old])
-        self.link[old] = part
+        split = self._state(dict(self.after[old]), self.link[old], length, self.first[old])
+        self.link[old] = split
         while state != -1 and self.after[state].get(token) == old:
-            self.after[state][token] = part
+            self.after[state][token] = split
             state = self.link[state]
-        return part
+        return split
 
     def _state(self, after: dict[int, int], link: int, longest: int, first: int) -> int:
         self.after.append(after)
@@ -54,16 +54,16 @@ class SuffixAutomaton:
 
 
 class Cursor:
-    """The longest end of a text that stands in an automaton, which is only read.
+    """The longest suffix of a sequence that occurs in an automaton; the automaton is not changed.
 
-    `state` is the automaton's state of that end, `length` its length, and `size` the tokens of the text so far.
+    `state` is the automaton's state of that suffix, `length` its length, and `size` that of the sequence so far.
     """
 
     def __init__(self, known: SuffixAutomaton) -> None:
         self.known, self.state, self.length, self.size = known, 0, 0, 0
 
     def follow(self, tokens: Sequence[int]) -> None:
-        """Append tokens to the text, each in amortised constant time."""
+        """Append tokens to the sequence, each in amortised constant time."""
         known = self.known
         for token in tokens:
             while self.state and token not in known.after[self.state]:

@@ -14,7 +14,7 @@ from strategies.drafters.length import Fixed, Length
 
 
 class ModelChain:
-    """Drafts a chain: the argmax each time when `stream` is None, else draws and keeps q (V,).
+    """Drafts a chain: the argmax each time when `stream` is None, else samples from q (V,) and keeps it.
 
     `length` is the number of tokens, or the policy that sets it.
     """
@@ -23,19 +23,19 @@ class ModelChain:
         self.session, self.warp, self.stream = session, warp, stream
         self.length = Fixed(length) if isinstance(length, int) else length
 
-    def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
-        """A chain of at most `limit` tokens below `text`."""
+    def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
+        """Draft a chain of at most `limit` tokens below `sequence`."""
         if len(last.tree):
             self.length.observe(len(last.tree), len(last.path))
         tokens, probs = list[int](), list[Tensor]()
         for _ in range(min(self.length.gamma, limit)):
-            whole = [*text, *tokens]
-            self.session.follow(whole)
+            prefix = [*sequence, *tokens]
+            self.session.follow(prefix)
             reading = self.session.read()
             if self.stream is None:
                 tokens += reading.best
             else:
-                probs.append(torch.softmax(self.warp(reading.logits, [whole])[0].double(), -1))
+                probs.append(torch.softmax(self.warp(reading.logits, [prefix])[0].double(), -1))
                 tokens.append(self.stream.choose(probs[-1]))
             if self.length.watches:
                 q = probs[-1] if probs else torch.softmax(reading.logits[0].double(), -1)

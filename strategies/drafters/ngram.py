@@ -1,4 +1,4 @@
-"""Drafts what followed the same n-gram earlier in the text."""
+"""Drafting by n-gram lookup: the tokens that followed the same n-gram earlier in the sequence."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ from harness.engine.tree import TokenTree
 
 
 class NgramLookup:
-    """Looks for the last `max_ngram` … `min_ngram` tokens earlier in the text and proposes the `length` that followed.
+    """Drafts the `length` tokens that followed the last `max_ngram` … `min_ngram` tokens earlier in the sequence.
 
-    The longest n-gram wins; among its places the earliest that has a full continuation, else the one with the most
-    tokens after it; `latest` starts from the other end. With `full` only places with a full continuation count, and
-    none that runs into the n-gram itself. `filler` is drafted when nothing is found.
+    The longest n-gram wins; among its matches the earliest that has a full continuation, else the one with the most
+    tokens after it; `latest` starts from the other end. With `full` only matches with a full continuation count, and
+    none that runs into the n-gram itself. `filler` is drafted when there is no match.
     """
 
     def __init__(self, max_ngram: int, length: int, latest: bool = False, min_ngram: int = 1, full: bool = False,
@@ -19,35 +19,35 @@ class NgramLookup:
         self.max_ngram, self.length, self.latest = max_ngram, length, latest
         self.min_ngram, self.full, self.filler = min_ngram, full, list(filler)
 
-    def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
-        """A chain of at most `limit` tokens; empty when nothing matches and there is no filler."""
-        return TokenTree.chain(self.lookup(text)[:limit])
+    def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
+        """Draft a chain of at most `limit` tokens; empty when nothing matches and there is no filler."""
+        return TokenTree.chain(self.lookup(sequence)[:limit])
 
-    def lookup(self, text: Sequence[int]) -> list[int]:
-        """The continuation (token ids) of the best earlier match; the filler when there is none."""
-        text = list(text)
-        for size in range(min(self.max_ngram, len(text) - 1), self.min_ngram - 1, -1):
-            starts = _places(text, size)
+    def lookup(self, sequence: Sequence[int]) -> list[int]:
+        """Return the continuation (token ids) of the best earlier match; the filler when there is none."""
+        sequence = list(sequence)
+        for size in range(min(self.max_ngram, len(sequence) - 1), self.min_ngram - 1, -1):
+            starts = _matches(sequence, size)
             if starts:
                 ordered = starts[::-1] if self.latest else starts
-                full = [s for s in ordered if s + size + self.length <= len(text)]
+                full = [s for s in ordered if s + size + self.length <= len(sequence)]
                 if self.full:
-                    full = [s for s in full if s + size < len(text) - size]
+                    full = [s for s in full if s + size < len(sequence) - size]
                     if not full:
                         continue
                 start = full[0] if full else min(starts)
-                return text[start + size:start + size + self.length]
+                return sequence[start + size:start + size + self.length]
         return self.filler
 
 
-def _places(text: list[int], size: int) -> list[int]:
-    """Where the last `size` tokens stand earlier in the text, in order."""
-    tail, first = text[-size:], text[-size]
-    found, at, stop = list[int](), -1, len(text) - size
+def _matches(sequence: list[int], size: int) -> list[int]:
+    """Return the start of every earlier occurrence of the last `size` tokens, in order."""
+    tail, first = sequence[-size:], sequence[-size]
+    starts, at, stop = list[int](), -1, len(sequence) - size
     while True:
         try:
-            at = text.index(first, at + 1, stop)
+            at = sequence.index(first, at + 1, stop)
         except ValueError:
-            return found
-        if text[at:at + size] == tail:
-            found.append(at)
+            return starts
+        if sequence[at:at + size] == tail:
+            starts.append(at)

@@ -1,4 +1,4 @@
-"""How often the first, second, … sibling that a draft model proposes is the one that the target accepts."""
+"""The rates at which the target accepts the first, second, … sibling that a draft model proposes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,39 +20,39 @@ from strategies.drafters.texts import given
 from strategies.drafters.tree import distinct
 from strategies.sequoia import Sequoia
 
-PIECE = 256  # tokens of a text that are read at a time
+PIECE = 256  # tokens of a text in one forward pass
 Text = tuple[list[int], int]
-"""Token ids, and how many of them come before the first place that counts, at least one."""
+"""Token ids, and the number of tokens before the first counted position, at least one."""
 
 
-def ranks(target: Engine, draft: Engine, texts: Sequence[Text], strategy: Sequoia, most: int) -> tuple[list[int], int]:
-    """How often the first, second, … of `most` siblings is the accepted one, and at how many places that was tried."""
-    counts, places, stream, law = [0] * most, 0, PhiloxStream("sequoia_size"), strategy.logit_warp()
+def ranks(target: Engine, draft: Engine, texts: Sequence[Text], strategy: Sequoia, count: int) -> tuple[list[int], int]:
+    """Count how often the first, second, … of `count` siblings is accepted, and the tested positions."""
+    counts, positions, stream, warp = [0] * count, 0, PhiloxStream("sequoia_size"), strategy.logit_warp()
     accept = at(strategy.temperature, strategy.rule())
     for tokens, start in texts:
         for p, q in zip(*(_rows(engine, tokens, start) for engine in (target, draft)), strict=True):
-            warped = torch.softmax((law(q[None], [[]])[0] if strategy.temperature else q).double(), -1)
-            [siblings] = distinct(warped[None], [most], stream if strategy.temperature else None)
+            warped = torch.softmax((warp(q[None], [[]])[0] if strategy.temperature else q).double(), -1)
+            [siblings] = distinct(warped[None], [count], stream if strategy.temperature else None)
             tree = TokenTree(tuple(siblings), (-1,) * len(siblings), {-1: warped})
-            path, _ = accept(tree, law(p[None], [[]]).expand(1 + len(siblings), -1), stream)
-            places += 1
+            path, _ = accept(tree, warp(p[None], [[]]).expand(1 + len(siblings), -1), stream)
+            positions += 1
             if path:
                 counts[path[0]] += 1
-    return counts, places
+    return counts, positions
 
 
-def chances(counts: Sequence[int], places: int) -> tuple[float, ...]:
-    """Counts as rates of four decimals, cut before the first zero; raises `UserError` when nothing is left."""
-    rates = [count * 10000 // places / 10000 for count in counts] if places else []
-    found = rates[:rates.index(0)] if 0 in rates else rates
-    if not found:
-        raise UserError(f"the draft's first choice was accepted {counts[0]} times in {places}: "
+def chances(counts: Sequence[int], positions: int) -> tuple[float, ...]:
+    """Turn counts into rates of four decimals, cut before the first zero; raises `UserError` when nothing is left."""
+    rates = [count * 10000 // positions / 10000 for count in counts] if positions else []
+    positive = rates[:rates.index(0)] if 0 in rates else rates
+    if not positive:
+        raise UserError(f"the draft's first choice was accepted {counts[0]} times in {positions}: "
                         "use more text, or another draft model.")
-    return tuple(found)
+    return tuple(positive)
 
 
 def prompted(made: Plan, strategy: Sequoia, new: int) -> list[Text]:
-    """The prompts of the plan's tasks, each with at most `new` tokens of the target's own after it."""
+    """Return the prompts of the plan's tasks, each continued by the target with at most `new` tokens."""
     texts, room = list[Text](), longest(made)
     for task, examples in made.tasks:
         for example in examples:
@@ -69,7 +69,7 @@ def prompted(made: Plan, strategy: Sequoia, new: int) -> list[Text]:
 
 
 def read_texts(path: Path, made: Plan, limit: int) -> list[Text]:
-    """The first `limit` pieces of a text file or of a folder of them; raises `UserError` when there is no text."""
+    """Return the first `limit` pieces of a text file or a folder of them; raises `UserError` when there is no text."""
     tokens = made.target.tokenizer(given(path))["input_ids"]
     length = min(PIECE, longest(made))
     pieces = [ids[i:i + length] for ids in tokens for i in range(0, len(ids), length)]
@@ -79,12 +79,12 @@ def read_texts(path: Path, made: Plan, limit: int) -> list[Text]:
 
 
 def longest(made: Plan) -> int:
-    """How many tokens both models can read."""
+    """Return the number of tokens that fit into the context of both models."""
     return min(model.engine.max_len for model in (made.target, made.draft) if model)
 
 
 def _rows(engine: Engine, tokens: list[int], start: int) -> Tensor:
-    """(N, V) what a model says before each token from `start` on."""
+    """Return (N, V) the logits for each token from `start` on."""
     session = Session(engine)
     session.follow(tokens[:start])
     logits = session.read(TokenTree.chain(tokens[start:-1])).logits

@@ -1,4 +1,4 @@
-"""A corpus of token ids with a suffix array: what stood after these words is found by binary search.
+"""A corpus of token ids with a suffix array, which finds the continuations of an n-gram by binary search.
 
 `python -m strategies.tools.rest_datastore` makes one.
 """
@@ -18,8 +18,8 @@ from strategies.drafters import texts
 from strategies.drafters.automaton import SuffixAutomaton
 
 Ids = NDArray[np.int32]
-END = -1      # stands after every text; no token
-SORTED = 32   # tokens by which suffixes are ordered: at least the longest span and what is drafted after it
+END = -1      # marks the end of every text; no token id
+SORTED = 32   # tokens by which suffixes are sorted: at least the longest match plus the longest draft
 
 
 class Store:
@@ -38,29 +38,29 @@ class Store:
 
     @cached_property
     def automaton(self) -> SuffixAutomaton:
-        """The suffix automaton of `tokens`, made once."""
-        known = SuffixAutomaton()
-        known.feed(self.tokens.tolist())
-        return known
+        """Return the suffix automaton of `tokens`, built once."""
+        automaton = SuffixAutomaton()
+        automaton.feed(self.tokens.tolist())
+        return automaton
 
     def save(self, path: Path) -> None:
-        """Write an .npz file; raises `OSError` where that cannot be written."""
+        """Write an .npz file; raises `OSError` when it cannot be written."""
         with path.open("wb") as file:  # numpy adds an ending to a path
             np.savez(file, tokens=self.tokens, order=self.order, vocab=np.int64(self.vocab))
 
-    def places(self, tail: Sequence[int]) -> Ids:
-        """The index after every occurrence of `tail` (at most SORTED tokens), ordered by what follows."""
+    def positions(self, tail: Sequence[int]) -> Ids:
+        """Return the index after every occurrence of `tail` (at most SORTED tokens), sorted by the next tokens."""
         low = self._search(list(tail), 0)
         return self.order[low:self._search([*tail[:-1], tail[-1] + 1], low)] + np.int32(len(tail))
 
-    def following(self, places: Ids, length: int) -> Ids:
-        """(P, length) tokens from each place on; END from the end of its text on."""
-        index = places[:, None] + np.arange(length)
-        found = self.tokens[np.minimum(index, len(self.tokens) - 1)]
-        return np.where(np.logical_or.accumulate(found == END, axis=1), END, found).astype(np.int32)
+    def following(self, positions: Ids, length: int) -> Ids:
+        """Return (P, length) the tokens from each index on, END after the end of the text."""
+        index = positions[:, None] + np.arange(length)
+        tokens = self.tokens[np.minimum(index, len(self.tokens) - 1)]
+        return np.where(np.logical_or.accumulate(tokens == END, axis=1), END, tokens).astype(np.int32)
 
     def _search(self, tail: list[int], low: int) -> int:
-        """The first suffix in order, from `low` on, that is not less than `tail`."""
+        """Find the first suffix in order, from `low` on, that is not less than `tail`."""
         high = len(self.order)
         while low < high:
             middle = (low + high) // 2
@@ -73,18 +73,18 @@ class Store:
 
 
 def named(name: str, strategy: str, session: Session) -> Store:
-    """The embedded store ("nano") or that of a file; raises `Unsupported` when the model has another vocabulary."""
-    known = embedded() if name == "nano" else load(Path(name))
+    """Load the embedded store ("nano") or that of a file; raises `Unsupported` for another vocabulary."""
+    store = embedded() if name == "nano" else load(Path(name))
     vocab = session.engine.model.config.get_text_config().vocab_size
-    if known.vocab != vocab:
-        raise Unsupported(f"the datastore has {known.vocab} kinds of tokens and the model {vocab}: give {strategy}:"
+    if store.vocab != vocab:
+        raise Unsupported(f"the vocabulary of the datastore is {store.vocab}, the model's is {vocab}: give {strategy}:"
                           "store=FILE, made with python -m strategies.tools.rest_datastore --model NAME --out FILE")
-    return known
+    return store
 
 
 @cache
 def load(path: Path) -> Store:
-    """Read what `save` wrote; raises `UserError` when it is no such file."""
+    """Load a file that `save` wrote; raises `UserError` for any other file."""
     try:
         with np.load(path) as file:
             return Store(file["tokens"], int(file["vocab"]), file["order"])
@@ -95,15 +95,15 @@ def load(path: Path) -> Store:
 
 @cache
 def embedded() -> Store:
-    """The embedded training corpus in the tokens of the embedded model."""
+    """Return the store of the embedded training corpus in the tokens of the embedded model."""
     from transformers import AutoTokenizer
 
-    words = AutoTokenizer.from_pretrained(nano.weights(nano.NAMES[0]))
-    return Store.of(words(texts.corpus()).input_ids, len(words))
+    tokenizer = AutoTokenizer.from_pretrained(nano.weights(nano.NAMES[0]))
+    return Store.of(tokenizer(texts.corpus()).input_ids, len(tokenizer))
 
 
 def _ordered(tokens: Ids) -> Ids:
-    """Suffixes by their first SORTED tokens: each round doubles the length by which they are ordered."""
+    """Sort the suffixes by their first SORTED tokens; each round doubles the sorted length."""
     rank, size = np.unique(tokens, return_inverse=True)[1].astype(np.int64), 1
     order = np.argsort(rank, kind="stable")
     while size < SORTED:

@@ -1,96 +1,96 @@
-"""A tree of all substrings up to a length, with how often each occurs, over one growing text or several."""
+"""A tree of all substrings up to a length with their counts, over one growing sequence or several."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-END = -1  # stands between texts; no token
+END = -1  # separates sequences; no token id
 
 
 @dataclass(slots=True)
 class Node:
     """A substring that occurs `count` ≥ 2 times.
 
-    A child is a node, or, where one occurrence goes on alone, the index of the token by which it does.
+    A child is a node, or, for a continuation that occurs once, the index of its token in the sequence.
     """
 
     count: int = 0
     children: "dict[int, Node | int]" = field(default_factory=dict)
 
 
-class Place(NamedTuple):
-    """A substring and its length in tokens: a node, or the index of the last token of its one occurrence."""
+class Substring(NamedTuple):
+    """A substring and its length in tokens: a node, or the index of the last token of its only occurrence."""
 
     at: Node | int
     depth: int
 
     @property
     def times(self) -> int:
-        """How often it occurs."""
+        """Return the number of occurrences."""
         return self.at.count if isinstance(self.at, Node) else 1
 
 
 class SuffixTree:
     """Counts every substring of at most `depth` tokens.
 
-    A substring that occurs once is not stored but read from the text, so that a token costs one step for each suffix
-    that was met before. The structure is SuffixDecoding's (2411.04975, section 4.1).
+    A substring that occurs once is only looked up in `sequence`, so that a token costs one step for each suffix
+    that occurred before. The structure is SuffixDecoding's (2411.04975, section 4.1).
     """
 
     def __init__(self, depth: int) -> None:
-        self.depth, self.text, self.root = depth, list[int](), Place(Node(), 0)
-        self._met = [self.root]  # suffixes of the text that occur more than once, the shortest first
+        self.depth, self.sequence, self.root = depth, list[int](), Substring(Node(), 0)
+        self._repeated = [self.root]  # suffixes that occur more than once, the shortest first
 
     def feed(self, tokens: Sequence[int]) -> None:
-        """Append tokens to the text."""
+        """Append tokens to the sequence."""
         for token in tokens:
-            self.text.append(token)
-            self._met = [self.root, *[place for old in self._met if (place := self._count(old, token))]]
+            self.sequence.append(token)
+            self._repeated = [self.root, *[new for old in self._repeated if (new := self._count(old, token))]]
 
     def end(self) -> None:
-        """What is fed from now on is another text."""
-        self.text.append(END)
-        self._met = [self.root]
+        """End this sequence; the next `feed` starts another."""
+        self.sequence.append(END)
+        self._repeated = [self.root]
 
-    def repeated(self) -> list[Place]:
-        """Every suffix of the text, but for the empty one, that occurs more than once; the shortest first."""
-        return self._met[1:]
+    def repeated(self) -> list[Substring]:
+        """Return every non-empty suffix that occurs more than once, the shortest first."""
+        return self._repeated[1:]
 
-    def following(self, place: Place) -> Iterator[tuple[int, Place]]:
-        """Each token that stands after a substring, and the substring with it."""
-        if place.depth < self.depth:
-            if isinstance(place.at, Node):
-                for token, child in place.at.children.items():
-                    yield token, Place(child, place.depth + 1)
-            elif place.at + 1 < len(self.text) and self.text[place.at + 1] != END:
-                yield self.text[place.at + 1], Place(place.at + 1, place.depth + 1)
+    def following(self, substring: Substring) -> Iterator[tuple[int, Substring]]:
+        """Yield each token that follows a substring, and the substring extended by it."""
+        if substring.depth < self.depth:
+            if isinstance(substring.at, Node):
+                for token, child in substring.at.children.items():
+                    yield token, Substring(child, substring.depth + 1)
+            elif substring.at + 1 < len(self.sequence) and self.sequence[substring.at + 1] != END:
+                yield self.sequence[substring.at + 1], Substring(substring.at + 1, substring.depth + 1)
 
-    def matches(self, places: Sequence[Place], token: int) -> list[Place]:
-        """Those of the substrings `places` that are in the tree with `token` after them, so lengthened."""
-        return [new for place in places if (new := self._after(place, token))]
+    def matches(self, substrings: Sequence[Substring], token: int) -> list[Substring]:
+        """Extend the substrings `substrings` by `token` and return those that the tree contains."""
+        return [new for substring in substrings if (new := self._after(substring, token))]
 
-    def _after(self, place: Place, token: int) -> Place | None:
-        if place.depth == self.depth:
+    def _after(self, substring: Substring, token: int) -> Substring | None:
+        if substring.depth == self.depth:
             return None
-        if isinstance(place.at, Node):
-            child = place.at.children.get(token)
-            return None if child is None else Place(child, place.depth + 1)
-        alone = place.at + 1
-        return Place(alone, place.depth + 1) if alone < len(self.text) and self.text[alone] == token else None
+        if isinstance(substring.at, Node):
+            child = substring.at.children.get(token)
+            return None if child is None else Substring(child, substring.depth + 1)
+        at = substring.at + 1
+        return Substring(at, substring.depth + 1) if at < len(self.sequence) and self.sequence[at] == token else None
 
-    def _count(self, old: Place, token: int) -> Place | None:
-        """Count the suffix `old` with the text's last token; None when that is new or too long."""
+    def _count(self, old: Substring, token: int) -> Substring | None:
+        """Count the suffix `old` extended by the last token; None when that is new or too long."""
         assert isinstance(old.at, Node)
         if old.depth == self.depth:
             return None
         child = old.at.children.get(token)
         if child is None:
-            old.at.children[token] = len(self.text) - 1
+            old.at.children[token] = len(self.sequence) - 1
             return None
         if isinstance(child, int):
-            alone, child = child + 1, Node(1)
-            if old.depth + 1 < self.depth and self.text[alone] != END:
-                child.children[self.text[alone]] = alone
+            at, child = child + 1, Node(1)
+            if old.depth + 1 < self.depth and self.sequence[at] != END:
+                child.children[self.sequence[at]] = at
             old.at.children[token] = child
         child.count += 1
-        return Place(child, old.depth + 1)
+        return Substring(child, old.depth + 1)

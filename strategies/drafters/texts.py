@@ -8,19 +8,19 @@ from harness.nano.corpus import KINDS, problems
 from harness.nano.documents import parts
 from harness.plugins.data import read_jsonl
 
-OF_A_KIND = 200
+OF_A_KIND = 200  # texts of each kind
 
 
 def corpus(kinds: Sequence[str] = KINDS, count: int = OF_A_KIND, split: str = "train") -> list[str]:
-    """Texts of the embedded corpus, `count` of each kind; a larger count starts with the same ones of a kind."""
+    """Return texts of the embedded corpus, `count` of each kind; a larger count begins with the same texts."""
     return ["".join(piece for piece, _ in parts(problem, kind)) for kind in kinds
             for problem in problems(kind, split, count)]
 
 
 def given(path: Path) -> list[str]:
-    """What is in a file, or in all files of a folder; raises `UserError` when that is nothing.
+    """Return the texts of a file or of all files of a folder; raises `UserError` when there are none.
 
-    Each row of a .jsonl file is a text: what is text in it, a line each.
+    Each row of a .jsonl file is one text: its string values, one a line.
     """
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     try:

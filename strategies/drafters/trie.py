@@ -6,17 +6,17 @@ from collections.abc import Iterable, Sequence
 from harness.engine.tree import ROOT, TokenTree
 
 
-def trie(paths: Iterable[Sequence[int]], most: int = sys.maxsize, limit: int = sys.maxsize) -> TokenTree:
-    """The tree of `paths` (token ids below the text), the most wanted first, cut at `most` nodes and `limit` levels.
+def trie(paths: Iterable[Sequence[int]], max_nodes: int = sys.maxsize, limit: int = sys.maxsize) -> TokenTree:
+    """Merge `paths` of token ids, the best first, into a tree of at most `max_nodes` nodes and `limit` levels.
 
-    Common starts are drafted once; siblings stand in the order of the paths.
+    Common prefixes are drafted once; siblings are in the order of the paths.
     """
     nodes, tokens, parents = dict[tuple[int, int], int](), list[int](), list[int]()
     for path in paths:
         node = ROOT
         for token in path[:limit]:
             if (node, token) not in nodes:
-                if len(tokens) == most:
+                if len(tokens) == max_nodes:
                     return TokenTree(tuple(tokens), tuple(parents))
                 nodes[node, token] = len(tokens)
                 tokens.append(token)

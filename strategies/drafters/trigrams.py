@@ -1,4 +1,4 @@
-"""A tree search over the trigrams of a text (ADED, 2407.12021, section 3)."""
+"""A tree search over the trigrams of a sequence (ADED, 2407.12021, section 3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ from harness.engine.random_stream import Stream
 from harness.engine.tree import EMPTY, TokenTree
 from strategies.drafters.trie import trie
 
-MOST, SUCCESSORS = 3.0, 12  # the highest weight, and successors looked at
+MAX_WEIGHT, SUCCESSORS = 3.0, 12  # the highest weight, and the number of successors considered
 C1, C2 = 32.0, 8.0          # how much PUCT trusts the weights
 Pair = tuple[int, int]
 
 
 class Size(NamedTuple):
-    """How large a search is: the knobs of the method."""
+    """The size of a search: the knobs of the method."""
 
     iterations: int
     depth: int
@@ -27,32 +27,32 @@ class Size(NamedTuple):
 
 
 class Trigrams:
-    """How often each token followed each pair, and what its weight has gained since."""
+    """The counts of each token after each pair, and the gains of its weight."""
 
     def __init__(self) -> None:
         self.counts, self.gained = dict[Pair, dict[int, int]](), dict[Pair, dict[int, float]]()
 
     def count(self, pair: Pair, token: int) -> None:
-        """Note that `token` followed `pair`."""
-        found = self.counts.setdefault(pair, {})
-        found[token] = found.get(token, 0) + 1
+        """Count `token` after `pair`."""
+        counts = self.counts.setdefault(pair, {})
+        counts[token] = counts.get(token, 0) + 1
 
     def gain(self, pair: Pair, token: int, bump: float) -> None:
-        """Make `token` more likely after `pair`."""
-        found = self.gained.setdefault(pair, {})
-        found[token] = min(found.get(token, 0.0) + bump, MOST)
+        """Raise the weight of `token` after `pair`, at most to MAX_WEIGHT."""
+        gains = self.gained.setdefault(pair, {})
+        gains[token] = min(gains.get(token, 0.0) + bump, MAX_WEIGHT)
 
     def weights(self, pair: Pair) -> list[tuple[int, float]]:
-        """The successors of the highest weights, best first: its share of the counts and what it gained."""
+        """Return the successors of the highest weights, best first; a weight is the share of counts plus the gain."""
         counts, gained = self.counts.get(pair, {}), self.gained.get(pair, {})
         total = sum(counts.values())
-        found = [(token, min(count / total + gained.get(token, 0.0), MOST)) for token, count in counts.items()]
-        return sorted(found, key=lambda way: -way[1])[:SUCCESSORS]
+        weights = [(token, min(count / total + gained.get(token, 0.0), MAX_WEIGHT)) for token, count in counts.items()]
+        return sorted(weights, key=lambda successor: -successor[1])[:SUCCESSORS]
 
 
 @dataclass(slots=True)
 class Node:
-    """A path of the search: its last two tokens, its weight and chance, and what came of visits to it."""
+    """A path of the search: its last two tokens, its weight and chance, its visits and the sum of their rewards."""
 
     pair: Pair
     weight: float = 1.0
@@ -62,41 +62,41 @@ class Node:
     children: "list[Node] | None" = None
 
     def value(self, parent: int) -> float:
-        """PUCT, given the visits of the parent."""
+        """Compute PUCT, given the visits of the parent."""
         mean = self.score / self.visits if self.visits else 0.0
         return mean + (C1 + log((parent + C2 + 1) / C2)) * self.weight * sqrt(parent) / (1 + self.visits)
 
 
 @dataclass
 class Search:
-    """Drafts the most visited paths of a tree search over `known`."""
+    """Drafts the most visited paths of a tree search over `trigrams`."""
 
     size: Size
-    known: Trigrams
+    trigrams: Trigrams
     stream: Stream
     seen: int = 2
-    ways: dict[Pair, list[tuple[int, float]]] = field(default_factory=dict)
+    cached: dict[Pair, list[tuple[int, float]]] = field(default_factory=dict)
 
-    def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
-        """A tree of at most `budget` nodes and `limit` levels; empty when the last two tokens are new."""
-        for end in range(self.seen, len(text)):
-            self.known.count((text[end - 2], text[end - 1]), text[end])
-        for end in range(max(2, len(text) - self.size.window), len(text)):
-            self.known.gain((text[end - 2], text[end - 1]), text[end], self.size.bump)
-        self.seen, self.ways = max(2, len(text)), {}
-        if len(text) < 2 or not self.after((text[-2], text[-1])):
+    def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
+        """Draft a tree of at most `budget` nodes and `limit` levels; empty when the last two tokens are new."""
+        for end in range(self.seen, len(sequence)):
+            self.trigrams.count((sequence[end - 2], sequence[end - 1]), sequence[end])
+        for end in range(max(2, len(sequence) - self.size.window), len(sequence)):
+            self.trigrams.gain((sequence[end - 2], sequence[end - 1]), sequence[end], self.size.bump)
+        self.seen, self.cached = max(2, len(sequence)), {}
+        if len(sequence) < 2 or not self.after((sequence[-2], sequence[-1])):
             return EMPTY
-        paths = self.visited(self.searched(Node((text[-2], text[-1]))))
-        return trie([self.longer(path, text[-1]) for path in paths], self.size.budget, limit)
+        paths = self.visited(self.searched(Node((sequence[-2], sequence[-1]))))
+        return trie([self.longer(path, sequence[-1]) for path in paths], self.size.budget, limit)
 
     def after(self, pair: Pair) -> list[tuple[int, float]]:
-        """The weights after `pair`, looked up once a step."""
-        if pair not in self.ways:
-            self.ways[pair] = self.known.weights(pair)
-        return self.ways[pair]
+        """Return the weights after `pair`, cached for a step."""
+        if pair not in self.cached:
+            self.cached[pair] = self.trigrams.weights(pair)
+        return self.cached[pair]
 
     def searched(self, root: Node) -> Node:
-        """`root` after all rounds: down by PUCT to a new node, a random path from there, and its chance back up."""
+        """Run all rounds: descend by PUCT to a new node, sample a path below it, and add its chance on the way back."""
         for _ in range(self.size.iterations):
             path = [root]
             while path[-1].children and len(path) <= self.size.depth:
@@ -113,28 +113,28 @@ class Search:
         return root
 
     def reward(self, node: Node, levels: int) -> float:
-        """The chance of the path to `node` and of one drawn below it, `levels` deep or until nothing is known."""
+        """Return the chance of the path to `node` and a sampled one below, `levels` deep while trigrams are known."""
         pair, chance = node.pair, node.chance
         for _ in range(levels):
             left = total = sum(weight for _, weight in self.after(pair))
-            for way in self.after(pair):
-                if self.stream.coin(way[1] / left):
+            for successor in self.after(pair):
+                if self.stream.coin(successor[1] / left):
                     break
-                left -= way[1]
+                left -= successor[1]
             else:
                 return chance
-            pair, chance = (pair[1], way[0]), chance * way[1] / total
+            pair, chance = (pair[1], successor[0]), chance * successor[1] / total
         return chance
 
     def visited(self, root: Node) -> list[tuple[int, ...]]:
-        """The `choices` most visited paths below `root`, the earlier found first when equal."""
-        found, todo = list[tuple[int, tuple[int, ...]]](), [(root, tuple[int, ...]())]
+        """Return the `choices` most visited paths below `root`; of equal ones, the first in breadth-first order."""
+        visits, todo = list[tuple[int, tuple[int, ...]]](), [(root, tuple[int, ...]())]
         for node, path in todo:
-            found += [(node.visits, path)] if path and node.visits else []
+            visits += [(node.visits, path)] if path and node.visits else []
             todo += [(child, (*path, child.pair[1])) for child in node.children or ()]
-        return [path for _, path in sorted(found, key=lambda way: -way[0])[:self.size.choices]]
+        return [path for _, path in sorted(visits, key=lambda pair: -pair[0])[:self.size.choices]]
 
     def longer(self, path: tuple[int, ...], before: int) -> tuple[int, ...]:
-        """`path` and its likeliest next token."""
+        """Return `path` with its likeliest next token."""
         following = self.after((path[-2] if len(path) > 1 else before, path[-1]))
         return (*path, following[0][0]) if following else path

@@ -1,1 +1,1 @@
-"""What several strategies that change the text are made of."""
+"""Parts that several strategies share."""

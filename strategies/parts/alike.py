@@ -1,6 +1,6 @@
-"""How alike texts are: each of several against each, as the candidate in the rows and as the reference in the columns.
+"""Similarities of all pairs of texts: candidates in the rows, references in the columns.
 
-All are of n-grams that two texts share, counted once a text. chrF and BLEU are those of sacrebleu at its defaults.
+All are computed from shared n-grams, counted once a text. chrF and BLEU are those of sacrebleu at its defaults.
 """
 
 from collections import Counter
@@ -11,24 +11,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ORDERS, BETA = 6, 2       # of chrF: longest n-gram, and how much more recall weighs than precision
+ORDERS, BETA = 6, 2       # of chrF: longest n-gram, and weight of recall against precision
 WORDS = 4                 # of BLEU: longest n-gram
 
 
 def exact(texts: Sequence[str]) -> Tensor:
-    """(H, H) float64: 1 where the texts are the same, else 0."""
+    """Compute (H, H) float64: 1 for equal texts, else 0."""
     return torch.tensor([[float(text == other) for other in texts] for text in texts], dtype=torch.float64)
 
 
 def f1(texts: Sequence[str]) -> Tensor:
-    """(H, H) float64: harmonic mean of precision and recall of words, counted as often as they occur; no words: 1."""
+    """Compute (H, H) float64: harmonic mean of precision and recall of words with multiplicity; 1 without words."""
     common, count = shared([Counter(text.split()) for text in texts])
     both = count[:, None] + count
     return torch.where(both > 0, 2 * common / both, 1.0)
 
 
 def chrf(texts: Sequence[str]) -> Tensor:
-    """(H, H) float64, 0 to 100: F of the mean precision and recall of character n-grams, those both texts have."""
+    """Compute (H, H) float64, 0 to 100: F of mean precision and recall of character n-grams of both texts."""
     squeezed = ["".join(text.split()) for text in texts]
     precision = recall = orders = torch.zeros(len(texts), len(texts), dtype=torch.float64)
     for size in range(1, ORDERS + 1):
@@ -43,7 +43,7 @@ def chrf(texts: Sequence[str]) -> Tensor:
 
 
 def bleu(texts: Sequence[str]) -> Tensor:
-    """(H, H) float64, 0 to 100: smoothed BLEU of a sentence, of as long n-grams as the candidate has.
+    """Compute (H, H) float64, 0 to 100: smoothed sentence BLEU, with n-grams up to the candidate's length.
 
     Words are those of sacrebleu's tokenizer 13a.
     """
@@ -61,23 +61,23 @@ def bleu(texts: Sequence[str]) -> Tensor:
 
 
 def shared(bags: Sequence[Counter[Any]]) -> tuple[Tensor, Tensor]:
-    """(H, H) float64 how many items each two bags have in common, and (H,) how many each has."""
+    """Count (H, H) float64 the common items of every two bags, and (H,) the items of each."""
     count = torch.tensor([bag.total() for bag in bags], dtype=torch.float64)
     spread = Counter(item for bag in bags for item in bag)
-    place = {item: i for i, item in enumerate(item for item, bags_with in spread.items() if bags_with > 1)}
-    table = np.zeros((len(place), len(bags)), dtype=np.int32)
-    places = [np.array([place[item] for item in bag if item in place], dtype=np.intp) for bag in bags]
+    row = {item: i for i, item in enumerate(item for item, bags_with in spread.items() if bags_with > 1)}
+    table = np.zeros((len(row), len(bags)), dtype=np.int32)
+    bag_rows = [np.array([row[item] for item in bag if item in row], dtype=np.intp) for bag in bags]
     for i, bag in enumerate(bags):
-        table[places[i], i] = [times for item, times in bag.items() if item in place]
-    common = np.stack([np.minimum(table[mine], table[mine, i][:, None]).sum(0) for i, mine in enumerate(places)])
-    found = torch.from_numpy(common).double()
-    return found.diagonal_scatter(count), count
+        table[bag_rows[i], i] = [times for item, times in bag.items() if item in row]
+    sums = np.stack([np.minimum(table[rows], table[rows, i][:, None]).sum(0) for i, rows in enumerate(bag_rows)])
+    common = torch.from_numpy(sums).double()
+    return common.diagonal_scatter(count), count
 
 
 def _grams(text: Sequence[str], size: int) -> Counter[Sequence[str]]:
-    """The runs of `size` items of a text or of a list of words."""
-    whole = text if isinstance(text, str) else tuple(text)
-    return Counter(whole[i:i + size] for i in range(len(whole) - size + 1))
+    """Count the n-grams of `size` items of a text or of a list of words."""
+    items = text if isinstance(text, str) else tuple(text)
+    return Counter(items[i:i + size] for i in range(len(items) - size + 1))
 
 
 UTILITIES: dict[str, Callable[[Sequence[str]], Tensor]] = {"chrf": chrf, "bleu": bleu, "f1": f1, "exact": exact}

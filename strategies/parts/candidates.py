@@ -1,4 +1,4 @@
-"""The few likeliest tokens, among which a method makes its own choice."""
+"""Choice among the few likeliest tokens."""
 
 from collections.abc import Collection, Sequence
 from math import inf
@@ -9,10 +9,9 @@ from harness.plugins.strategy import Request
 
 
 def likeliest(logits: Tensor, count: int) -> tuple[Tensor, list[int]]:
-    """The `count` likeliest tokens of `logits` (V,) and, before them, their probabilities (K,) among all tokens.
+    """Return the probabilities (K,) and ids of the `count` likeliest tokens of `logits` (V,).
 
-    The likeliest comes first and equal ones by their id; tokens of −∞ are left out. Raises `ValueError` when nothing
-    is left.
+    The likeliest comes first, ties by id; tokens of −∞ are left out. Raises `ValueError` when nothing is left.
     """
     least = logits.topk(min(count, logits.numel())).values[-1]
     tokens = ((logits >= least) & (logits > -inf)).nonzero()[:, 0]
@@ -22,16 +21,16 @@ def likeliest(logits: Tensor, count: int) -> tuple[Tensor, list[int]]:
     return logits.softmax(-1)[tokens], tokens.tolist()
 
 
-def weighed(probs: Tensor, charges: Tensor, alpha: float) -> int:
-    """Which of the candidates (K,) has the highest (1 − alpha) · p − alpha · charge; ties go to the first."""
-    return int(((1 - alpha) * probs - alpha * charges).argmax())
+def weighed(probs: Tensor, penalties: Tensor, alpha: float) -> int:
+    """Return the index in (K,) of the highest (1 − alpha) · p − alpha · penalty; ties go to the first."""
+    return int(((1 - alpha) * probs - alpha * penalties).argmax())
 
 
 def newlines(request: Request) -> frozenset[int]:
-    """The tokens that end a line or leave one empty, if there are some; raises `Unsupported` for a request of ids."""
+    """Return the tokens of line breaks and empty lines; raises `Unsupported` for a request of token ids."""
     return frozenset(tokens[-1] for text in ("\n", "\n\n") if (tokens := request.as_text.tokens(text)))
 
 
-def softened(charges: Tensor, tokens: Sequence[int], some: Collection[int], factor: float) -> Tensor:
-    """The charges (K,) of `tokens`, those of `some` tokens multiplied by `factor`."""
-    return charges * charges.new_tensor([factor if token in some else 1.0 for token in tokens])
+def softened(penalties: Tensor, tokens: Sequence[int], chosen: Collection[int], factor: float) -> Tensor:
+    """Multiply the penalties (K,) of those `tokens` that are in `chosen` by `factor`."""
+    return penalties * penalties.new_tensor([factor if token in chosen else 1.0 for token in tokens])

@@ -1,4 +1,4 @@
-"""The chance that a text that begins so will not be degenerate: what a conditional beam search asks of a prefix."""
+"""Classifiers for conditional beam search: the probability that a prefix does not become a degenerate sequence."""
 
 import math
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ SHIPPED = Path(__file__).parent.parent / "data"
 
 @dataclass(frozen=True)
 class Attribute:
-    """A text that is not degenerate: not empty, and of its `size`-grams at most the share `most` said before."""
+    """The attribute of not being degenerate: not empty, and at most the share `most` of its `size`-grams repeated."""
 
     size: int = 4
     most: float = 0.2
 
     def holds(self, tokens: Sequence[int], repeats: int | None = None) -> bool:
-        """Whether a text (token ids without EOS) has it; `repeats` n-grams of it were said before."""
+        """Return whether token ids (without EOS) have the attribute; `repeats` is their number of repeats, if known."""
         grams = len(tokens) - self.size + 1
         if grams < 1:
             return len(tokens) > 0
@@ -34,50 +34,50 @@ class Attribute:
 
 
 class Judge(Protocol):
-    """Says how likely a hypothesis is to become a text that has the attribute; `reads` when it needs hidden states."""
+    """Estimates the probability that a hypothesis gets the attribute; `reads` is whether it needs hidden states."""
 
     @property
     def reads(self) -> bool:
-        """Whether `log_p` looks at `hidden`."""
+        """Return whether `log_p` uses `hidden`."""
         ...
 
     def log_p(self, hypotheses: Sequence[Hypothesis], hidden: Tensor) -> list[float]:
-        """Log P(attribute | prefix) of each, at most 0; `hidden` (n, D) after each where the judge reads them."""
+        """Return log P(attribute | prefix) of each, at most 0; `hidden` (n, D) are their states if `reads`."""
         ...
 
     def final(self, text: Hypothesis, length: int) -> float:
-        """The same of a finished text, of whose tokens the first `length` count."""
+        """Return log P of a finished hypothesis, of which the first `length` tokens count."""
         ...
 
 
 class Certain:
-    """Every text has it."""
+    """A judge for which every hypothesis has the attribute."""
 
     reads = False
 
     def log_p(self, hypotheses: Sequence[Hypothesis], hidden: Tensor) -> list[float]:
-        """Zeros."""
+        """Return zeros."""
         return [0.0] * len(hypotheses)
 
     def final(self, text: Hypothesis, length: int) -> float:
-        """Zero."""
+        """Return zero."""
         return 0.0
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A prefix that has the attribute keeps it for sure, one that has not gets it with the chance `doubt`."""
+    """A judge with P = 1 for a prefix with the attribute and P = `doubt` for one without."""
 
     attribute: Attribute
     doubt: float
     reads: bool = False
 
     def log_p(self, hypotheses: Sequence[Hypothesis], hidden: Tensor) -> list[float]:
-        """0 or log `doubt`; the state of a hypothesis is its number of repeats."""
+        """Return 0 or log `doubt`; the state of a hypothesis is its number of repeats."""
         return [0.0 if self.attribute.holds(h.tokens, h.state) else math.log(self.doubt) for h in hypotheses]
 
     def final(self, text: Hypothesis, length: int) -> float:
-        """0 or −∞: of a finished text it is known."""
+        """Return 0 or −∞, since the attribute of a finished hypothesis is known."""
         return 0.0 if self.attribute.holds(text.tokens[:length], text.state) else -math.inf
 
 
@@ -91,31 +91,31 @@ class Trained:
     reads: bool = True
 
     def log_p(self, hypotheses: Sequence[Hypothesis], hidden: Tensor) -> list[float]:
-        """Log of the sigmoid; raises `UserError` when it was trained on another model's states."""
+        """Return the log of the sigmoid; raises `UserError` when it was trained on another model's states."""
         if hidden.shape[1] != len(self.weight):
-            raise UserError(f"conditional_beam: the classifier reads {len(self.weight)} numbers and the model's hidden "
-                            f"state has {hidden.shape[1]}: train one with python -m strategies.tools.conditional_train")
+            raise UserError(f"conditional_beam: the classifier needs hidden states of size {len(self.weight)}, not "
+                            f"{hidden.shape[1]}: train one with python -m strategies.tools.conditional_train")
         logits = hidden.double() @ self.weight.to(hidden.device) + self.bias
-        found: list[float] = torch.nn.functional.logsigmoid(logits).tolist()
-        return found
+        log_p: list[float] = torch.nn.functional.logsigmoid(logits).tolist()
+        return log_p
 
     def final(self, text: Hypothesis, length: int) -> float:
-        """As the rule has it: of a finished text it is known."""
+        """Return 0 or −∞ as in `Rule`."""
         return Rule(self.attribute, 1.0).final(text, length)
 
     def save(self, path: Path) -> None:
-        """Write it to an .npz."""
+        """Write an .npz file."""
         np.savez_compressed(path, weight=self.weight.numpy().astype(np.float32), bias=self.bias,
                             size=self.attribute.size, most=self.attribute.most)
 
     @classmethod
     def load(cls, name: str) -> "Trained":
-        """A file that `save` wrote, or `nano`; raises `UserError` when there is none or it holds something else."""
+        """Load a file that `save` wrote, or `nano`; raises `UserError` for a missing or any other file."""
         path = SHIPPED / "conditional_nano.npz" if name == "nano" else Path(name)
         try:
-            with np.load(path) as held:
-                attribute = Attribute(int(held["size"]), float(held["most"]))
-                return cls(attribute, torch.from_numpy(held["weight"]).double(), float(held["bias"]))
+            with np.load(path) as file:
+                attribute = Attribute(int(file["size"]), float(file["most"]))
+                return cls(attribute, torch.from_numpy(file["weight"]).double(), float(file["bias"]))
         except (OSError, KeyError, ValueError) as error:
-            raise UserError(f"conditional_beam: no classifier in '{name}': give none, rule, nano or a file that "
+            raise UserError(f"conditional_beam: '{name}' is not a classifier: give none, rule, nano or a file that "
                             "python -m strategies.tools.conditional_train wrote.") from error

@@ -1,28 +1,28 @@
-"""What has followed the last tokens of a growing text, counted as it grows."""
+"""The n-grams of a growing sequence, counted as it grows."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 
 class Grams:
-    """The n-grams of a text, n up to `order`; a token costs `order` updates however long the text is."""
+    """Counts n-grams up to `order`; a token costs `order` updates, whatever the length of the sequence."""
 
-    def __init__(self, order: int, text: Sequence[int] = ()) -> None:
-        self.order, self.text = order, list[int]()
+    def __init__(self, order: int, sequence: Sequence[int] = ()) -> None:
+        self.order, self.sequence = order, list[int]()
         self._counts = defaultdict[tuple[int, ...], dict[int, int]](dict)
-        for token in text:
+        for token in sequence:
             self.add(token)
 
     def add(self, token: int) -> None:
-        """The text goes on with `token`."""
-        for length in range(min(self.order, len(self.text) + 1)):
+        """Append `token` to the sequence."""
+        for length in range(min(self.order, len(self.sequence) + 1)):
             counts = self._counts[self._last(length)]
             counts[token] = counts.get(token, 0) + 1
-        self.text.append(token)
+        self.sequence.append(token)
 
     def after(self, length: int) -> Mapping[int, int]:
-        """How often each token has followed the last `length` < `order` tokens; all tokens when `length` is 0."""
-        return self._counts.get(self._last(length), {}) if length <= len(self.text) else {}
+        """Return counts of the tokens after the last `length` < `order` tokens; of all tokens for `length` 0."""
+        return self._counts.get(self._last(length), {}) if length <= len(self.sequence) else {}
 
     def _last(self, length: int) -> tuple[int, ...]:
-        return tuple(self.text[len(self.text) - length:])
+        return tuple(self.sequence[len(self.sequence) - length:])

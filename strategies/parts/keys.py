@@ -1,4 +1,4 @@
-"""What a model makes of every place of many texts: the input of its last MLP, by which datastores are searched."""
+"""The keys of datastores: the input of the last MLP at every position of many texts."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -11,55 +11,55 @@ from harness.engine.hooks import Watch
 
 NAME = "mlp:-1"
 WATCH = Watch((NAME,))
-WINDOW = 1024  # tokens of a long text that are read together
-BATCH = 1024   # places of one forward, padding counted
+WINDOW = 1024  # tokens of a long text in one forward pass
+BATCH = 1024   # positions of one forward, including padding
 
 
 class Passage(NamedTuple):
-    """Tokens that are read together; the first `skipped` places are there as context only."""
+    """Tokens of one forward pass; the first `skipped` positions are context only."""
 
     tokens: Sequence[int]
     skipped: int = 0
 
     @property
-    def places(self) -> int:
-        """How many have a next token and are no context."""
+    def positions(self) -> int:
+        """Return the number of positions that have a next token and are not context."""
         return len(self.tokens) - 1 - self.skipped
 
 
-def passages(text: Sequence[int], size: int) -> Iterator[Passage]:
-    """Cut a text into pieces of at most `size` ≥ 2 tokens that overlap by half, so that each place comes once."""
+def passages(tokens: Sequence[int], size: int) -> Iterator[Passage]:
+    """Cut token ids into passages of at most `size` ≥ 2 tokens that overlap by half; each position counts once."""
     step, start = size // 2, 0
-    while len(text) > 1:
-        yield Passage(text[start:start + size], size - 1 - step if start else 0)
-        if start + size >= len(text):
+    while len(tokens) > 1:
+        yield Passage(tokens[start:start + size], size - 1 - step if start else 0)
+        if start + size >= len(tokens):
             return
         start += step
 
 
 @torch.inference_mode()
-def keys(engine: Engine, found: Sequence[Passage]) -> Iterator[tuple[Passage, Tensor]]:
-    """Each passage with the keys (places, D) in float32 of its places, passages of like length together.
+def keys(engine: Engine, pieces: Sequence[Passage]) -> Iterator[tuple[Passage, Tensor]]:
+    """Yield each passage with its keys (positions, D) in float32; passages of similar length share a batch.
 
-    These forwards are no part of a run, so the engine does not count them.
+    These forwards are not part of a run, so the engine does not count them.
     """
     decoder, device = engine.model.get_decoder(), engine.device
-    for group in _groups(found):
-        width = max(len(each.tokens) for each in group)
-        tokens = [[*each.tokens, *[0] * (width - len(each.tokens))] for each in group]
+    for group in _groups(pieces):
+        width = max(len(piece.tokens) for piece in group)
+        tokens = [[*piece.tokens, *[0] * (width - len(piece.tokens))] for piece in group]
         with WATCH.applied_to(engine.parts) as seen:
             decoder(input_ids=torch.tensor(tokens, device=device), use_cache=False)
-        rows = seen[NAME].view(len(group), width, -1)  # some MLPs are given the places of all texts in one row
-        for each, row in zip(group, rows, strict=True):
-            yield each, row[each.skipped:len(each.tokens) - 1].float().cpu()
+        rows = seen[NAME].view(len(group), width, -1)  # some MLPs get the positions of all texts in one row
+        for piece, row in zip(group, rows, strict=True):
+            yield piece, row[piece.skipped:len(piece.tokens) - 1].float().cpu()
 
 
-def _groups(found: Sequence[Passage]) -> Iterator[list[Passage]]:
+def _groups(pieces: Sequence[Passage]) -> Iterator[list[Passage]]:
     group = list[Passage]()
-    for each in sorted(found, key=lambda passage: len(passage.tokens)):
-        if group and (len(group) + 1) * len(each.tokens) > BATCH:
+    for piece in sorted(pieces, key=lambda passage: len(passage.tokens)):
+        if group and (len(group) + 1) * len(piece.tokens) > BATCH:
             yield group
             group = []
-        group.append(each)
+        group.append(piece)
     if group:
         yield group

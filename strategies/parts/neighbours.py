@@ -1,4 +1,4 @@
-"""Keys of many places in many texts and the token that came next at each, searched by squared distance with FAISS.
+"""A datastore of keys and the tokens after them, searched by squared distance with FAISS.
 
 Small datastores compare keys one by one; in larger ones cells and codes find the candidates (IVFPQ, Jégou et al. 2011,
 doi 10.1109/TPAMI.2010.57), whose distances are then computed from the keys.
@@ -19,8 +19,8 @@ from strategies.parts.keys import Passage
 
 Floats = NDArray[np.floating[Any]]
 Ids = NDArray[np.int32]
-TRAINED = 1_000_000   # keys that cells and codes are fitted to at most
-ADDED = 100_000       # keys that go into an index at a time
+TRAINED = 1_000_000   # maximum keys for fitting cells and codes
+ADDED = 100_000       # keys added to an index at a time
 COMMAND = "python -m strategies.tools.knn_datastore --model NAME --out"
 
 
@@ -33,10 +33,10 @@ class Cells:
 
 
 class Datastore:
-    """`keys` (N, D) and `values` (N,), the tokens that came next, with `index`, a FAISS index over the keys.
+    """`keys` (N, D), `values` (N,), the tokens after them, and `index`, a FAISS index over the keys.
 
-    `vocab` is the size of the vocabulary that the values belong to. The first keys are those of the passage `start`,
-    which shows whether a model is the one that made them.
+    `vocab` is the size of the vocabulary of the values. The first keys are those of the passage `start`,
+    which shows whether a model made them.
     """
 
     def __init__(self, keys: Floats, values: Ids, vocab: int, start: Passage, index: Any = None) -> None:
@@ -44,25 +44,25 @@ class Datastore:
         self.index = index or indexed(keys, None)
 
     def nearest(self, queries: Floats, k: int, probes: int = 32, exact: bool = True) -> tuple[Floats, Ids]:
-        """Squared distances and values, (Q, k) each, of the keys nearest to `queries` (Q, D), the nearest first.
+        """Return squared distances and values, (Q, k) each, of the keys nearest to `queries` (Q, D), the nearest first.
 
-        Where fewer are found the distance is infinite. An index of cells looks into `probes` of them; its distances
-        are those to the codes unless `exact`, which keeps their order.
+        If there are fewer neighbours, the distance is infinite. An index of cells searches `probes` of them; its
+        distances are those to the codes unless `exact`, which keeps their order.
         """
         import faiss
 
         faiss.omp_set_num_threads(torch.get_num_threads())
         cells = isinstance(self.index, faiss.IndexIVFPQ)
-        more = {"params": faiss.SearchParametersIVF(nprobe=probes)} if cells else {}
+        options = {"params": faiss.SearchParametersIVF(nprobe=probes)} if cells else {}
         queries = np.ascontiguousarray(queries, np.float32)
-        distances, places = self.index.search(queries, min(k, len(self.values)), **more)
+        distances, indices = self.index.search(queries, min(k, len(self.values)), **options)
         if cells and exact:
-            distances = np.stack([np.square(self.keys[some].astype(np.float32) - query).sum(-1)
-                                  for some, query in zip(places, queries, strict=True)])
-        return np.where(places < 0, np.float32(np.inf), distances), self.values[places]
+            distances = np.stack([np.square(self.keys[nearest].astype(np.float32) - query).sum(-1)
+                                  for nearest, query in zip(indices, queries, strict=True)])
+        return np.where(indices < 0, np.float32(np.inf), distances), self.values[indices]
 
     def save(self, folder: Path) -> None:
-        """Write a folder."""
+        """Write keys, values and index into a folder."""
         import faiss
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ class Datastore:
 
 @cache
 def load(folder: Path) -> Datastore:
-    """Open what `save` wrote; raises `UserError` when it is no such folder."""
+    """Open a folder that `save` wrote; raises `UserError` for any other folder."""
     import faiss
 
     try:
@@ -94,7 +94,7 @@ def load(folder: Path) -> Datastore:
 
 
 def indexed(keys: Floats, cells: Cells | None) -> Any:
-    """A FAISS index of `keys` (N, D) by squared distance, flat or of cells; raises `UserError` for too few keys."""
+    """Build a FAISS index of `keys` (N, D), flat or with cells; raises `UserError` for too few keys."""
     import faiss
 
     count, width = keys.shape
@@ -102,14 +102,14 @@ def indexed(keys: Floats, cells: Cells | None) -> Any:
     index = faiss.IndexFlatL2(width)
     if cells:
         if count < max(cells.count, 256):
-            raise UserError(f"{cells.count} cells need at least {max(cells.count, 256)} keys, and the texts have "
+            raise UserError(f"{cells.count} cells need at least {max(cells.count, 256)} keys, and the texts give "
                             f"{count}; give fewer --cells, or --index flat.")
         codes = next(codes for codes in range(min(cells.codes, width), 0, -1) if width % codes == 0)
         index = faiss.IndexIVFPQ(index, width, cells.count, codes, 8)
         index.cp.min_points_per_centroid = 1  # no warnings
         index.pq.cp.min_points_per_centroid = 1
-        some = np.random.default_rng(0).choice(count, min(count, TRAINED), replace=False)
-        index.train(keys[np.sort(some)].astype(np.float32))
+        sample = np.random.default_rng(0).choice(count, min(count, TRAINED), replace=False)
+        index.train(keys[np.sort(sample)].astype(np.float32))
     for first in range(0, count, ADDED):
         index.add(np.ascontiguousarray(keys[first:first + ADDED], np.float32))
     return index

@@ -1,7 +1,7 @@
-"""A second prompt to write against: the first one with its instruction taken away, garbled or turned round.
+"""A second prompt to contrast with: the first one without its instruction, or with a garbled or opposite one.
 
 The noisy instructions of Instructive Decoding (Kim et al. 2023, arXiv 2311.00233, §2.3). The instruction is the first
-paragraph of a prompt of several, else the first line of several, else the whole prompt; the rest stays as it is.
+paragraph of a prompt of several, else the first line of several, else the whole prompt; the rest is unchanged.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,20 +20,20 @@ RANDOM = ("window", "purple", "seventeen", "gently", "harbour", "because", "copp
 
 
 def parted(prompt: str) -> tuple[str, str]:
-    """The instruction of a prompt, and the rest with the empty lines before it."""
+    """Split a prompt into its instruction and the rest, which begins with the line breaks between them."""
     for gap in ("\n\n", "\n"):
         start = len(prompt) - len(prompt.lstrip())
-        place = prompt.find(gap, start)
-        if place >= 0 and prompt[place:].strip():
-            return prompt[:place], prompt[place:]
+        index = prompt.find(gap, start)
+        if index >= 0 and prompt[index:].strip():
+            return prompt[:index], prompt[index:]
     return prompt, ""
 
 
 def noisy(prompt: str, noise: str, dropped: float, stream: Stream) -> str:
-    """The prompt with noise in place of its instruction.
+    """Replace the instruction of a prompt by noise.
 
     "none" leaves it out, "shuffled" keeps all but the share `dropped` of its words in a random order, "random" is a
-    word that has nothing to do with it, "opposite" asks for the opposite of whatever is asked.
+    unrelated word, "opposite" asks for the opposite of the instruction.
     """
     instruction, rest = parted(prompt)
     if noise == "none":
@@ -48,20 +48,20 @@ def noisy(prompt: str, noise: str, dropped: float, stream: Stream) -> str:
 
 
 def second(request: Request, noise: str, dropped: float, room: int) -> list[int]:
-    """Token ids of the noisy prompt, the last ones if the text could else not grow to its full length in `room`."""
-    words = request.as_text
-    return words.encode(noisy(words.prompt, noise, dropped, request.stream))[-max(1, room - request.max_new_tokens):]
+    """Return the token ids of the noisy prompt, cut at the left so that prompt and output fit into `room` tokens."""
+    text = request.as_text
+    return text.encode(noisy(text.prompt, noise, dropped, request.stream))[-max(1, room - request.max_new_tokens):]
 
 
 def against(session: Session, request: Request, prompt: Sequence[int], scores: Callable[[Tensor, Tensor], Tensor]
             ) -> Scorer:
-    """Scores from the logits (V,) after the text and after `prompt` with the same tokens written below it."""
+    """Return a scorer over the logits (V,) after the sequence and after `prompt` followed by the same output."""
     other, start = session.new_sequence(), len(request.prompt)
 
-    def scored(text: Sequence[int]) -> Scored:
-        other.follow([*prompt, *text[start:]])
+    def scored(sequence: Sequence[int]) -> Scored:
+        other.follow([*prompt, *sequence[start:]])
         minus = other.read().logits[0]
-        session.follow(text)
+        session.follow(sequence)
         plus = session.read().logits[0]
         return Scored(scores(plus, minus), plus)
     return scored

@@ -1,6 +1,6 @@
-"""How well kNN-LM foresees texts, with and without its datastore, and how sure the neighbours are along a text.
+"""Measure the perplexity of kNN-LM with and without its datastore, and the entropy of the neighbours' votes.
 
-`python -m strategies.tools.perplexity` reads held-out texts of the embedded corpus, `--texts` others. The neighbours'
+`python -m strategies.tools.perplexity` scores held-out texts of the embedded corpus, `--texts` others. The neighbours'
 entropy rises along a text as retrieval degrades (Wang et al. 2023, arXiv 2305.14625, §5).
 """
 
@@ -27,7 +27,7 @@ PARTS = 4
 
 
 class Score(NamedTuple):
-    """Of every token but the first: nats without and with the datastore, and nats of entropy of the votes."""
+    """For every token but the first: nats without and with the datastore, and the entropy of the votes in nats."""
 
     own: Tensor
     mixed: Tensor
@@ -35,15 +35,15 @@ class Score(NamedTuple):
 
 
 @torch.inference_mode()
-def score(method: KnnLm, engine: Engine, text: Sequence[int]) -> Score:
-    """Read a text (token ids, at least two) in one forward."""
-    known, session = named(method.store, method.name, engine), Session(engine)
-    session.follow(text[:1])
-    reading = session.read(TokenTree.chain(text[1:-1]), WATCH)
+def score(method: KnnLm, engine: Engine, tokens: Sequence[int]) -> Score:
+    """Score token ids, at least two, in one forward."""
+    datastore, session = named(method.store, method.name, engine), Session(engine)
+    session.follow(tokens[:1])
+    reading = session.read(TokenTree.chain(tokens[1:-1]), WATCH)
     session.close()
-    nexts, votes = torch.tensor(text[1:], device=engine.device)[:, None], method.votes(reading, known)
-    own, mixed = (-law.gather(-1, nexts)[:, 0] for law in
-                  (reading.logits.log_softmax(-1), method.mixed(reading, known).log_softmax(-1)))
+    nexts, votes = torch.tensor(tokens[1:], device=engine.device)[:, None], method.votes(reading, datastore)
+    own, mixed = (-log_p.gather(-1, nexts)[:, 0] for log_p in
+                  (reading.logits.log_softmax(-1), method.mixed(reading, datastore).log_softmax(-1)))
     return Score(own, mixed, torch.special.entr(votes).sum(-1))
 
 
@@ -53,17 +53,17 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description="Perplexity of texts under knn_lm and under the model alone.")
     parser.add_argument("--model", default=nano.NAMES[0], help="nano, a folder or a hub id")
-    parser.add_argument("--strategy", default="knn_lm", help="with its knobs, as for decodebench run")
-    parser.add_argument("--texts", type=Path, help="a file or a folder; held-out texts of the embedded corpus without")
+    parser.add_argument("--strategy", default="knn_lm", help="knn_lm with its knobs, as in decodebench run")
+    parser.add_argument("--texts", type=Path, help="a file or a folder; default: held-out texts of the embedded corpus")
     parser.add_argument("--count", type=int, default=10, help="texts of each kind of the embedded corpus")
     options = parser.parse_args()
     method = STRATEGIES.build(options.strategy)
     if not isinstance(method, KnnLm):
         raise UserError(f"--strategy must be knn_lm with its knobs, not '{options.strategy}'.")
     model = load(options.model)
-    found = texts.given(options.texts) if options.texts else texts.corpus(count=options.count, split="test")
-    most = min(WINDOW, model.engine.max_len)
-    scores = [score(method, model.engine, ids[:most]) for ids in model.tokenizer(found).input_ids if len(ids) > 1]
+    corpus = texts.given(options.texts) if options.texts else texts.corpus(count=options.count, split="test")
+    limit = min(WINDOW, model.engine.max_len)
+    scores = [score(method, model.engine, ids[:limit]) for ids in model.tokenizer(corpus).input_ids if len(ids) > 1]
     if not scores:
         raise UserError("no text has two tokens; use longer texts.")
     own, mixed = (torch.cat(parts).mean().exp() for parts in ([s.own for s in scores], [s.mixed for s in scores]))

@@ -1,6 +1,6 @@
-"""Makes the datastore of the strategies rest and suffix_automaton.
+"""Create the datastore of the strategies rest and suffix_automaton.
 
-`python -m strategies.tools.rest_datastore --model nano --out store.npz` makes one of the embedded training corpus;
+`python -m strategies.tools.rest_datastore --model nano --out store.npz` creates one of the embedded training corpus;
 `--texts` names a text file, or a folder of them, instead.
 """
 
@@ -15,17 +15,17 @@ from strategies.drafters.store import Store
 
 
 def main() -> None:
-    """Make a datastore."""
-    parser = argparse.ArgumentParser(description="Make the datastore of the strategies rest and suffix_automaton.")
-    parser.add_argument("--model", default=nano.NAMES[0], help="whose tokens: nano, a folder or a hub id")
-    parser.add_argument("--texts", type=Path, help="a text file or a folder of them; the embedded corpus without")
+    """Create a datastore."""
+    parser = argparse.ArgumentParser(description="Create the datastore of the strategies rest and suffix_automaton.")
+    parser.add_argument("--model", default=nano.NAMES[0], help="model with the tokenizer: nano, a folder or a hub id")
+    parser.add_argument("--texts", type=Path, help="a text file or a folder of them; default: the embedded corpus")
     parser.add_argument("--out", type=Path, required=True, help="the .npz file to write")
     options = parser.parse_args()
     model = load(options.model)
-    found = texts.given(options.texts) if options.texts else texts.corpus()
-    store = Store.of(model.tokenizer(found).input_ids, model.vocab)
+    corpus = texts.given(options.texts) if options.texts else texts.corpus()
+    store = Store.of(model.tokenizer(corpus).input_ids, model.vocab)
     store.save(options.out)
-    print(f"{options.out}: {len(store.tokens)} tokens of {len(found)} texts")
+    print(f"{options.out}: {len(store.tokens)} tokens of {len(corpus)} texts")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The heads of a model that look things up in its prompt, found with a needle in a haystack.
+"""Find the attention heads of a model that retrieve tokens from its prompt, by a needle-in-a-haystack test.
 
 `python -m strategies.tools.retrieval_heads --model nano` writes a JSON file for the strategy decore. One sentence (the
-needle) stands somewhere in a text of others, all from problems of nano's that no task asks, and the model is asked for
-it. A head scores when it looks most at a token of the needle and the model writes that very token: one over the length
-of the needle for each (Wu et al. 2024, arXiv 2404.15574, §2). The mean is taken over the prompts whose answer holds
-more than half of the needle's words, for several lengths of text, depths of the needle, and needles.
+needle) is hidden in a text of other sentences, all from problems of nano's that no task uses, and the prompt asks for
+it. A head scores when its highest attention is on the token of the needle that the model generates: one over the length
+of the needle for each token (Wu et al. 2024, arXiv 2404.15574, §2). The mean is taken over the prompts whose answer
+contains more than half of the needle's words, for several lengths of text, depths of the needle, and needles.
 """
 
 import argparse
@@ -28,12 +28,12 @@ from harness.run.plan import make
 from harness.store.config import RunConfig
 from strategies.drafters.sequoia_rates import longest
 
-MOST = 50        # tokens of an answer
+MAX_NEW = 50     # maximum tokens of an answer
 SHORTEST = 64    # tokens of a haystack
 
 
 class Hidden(NamedTuple):
-    """A prompt (token ids), and where in it the needle stands."""
+    """A prompt (token ids), and the range of the needle in it."""
 
     tokens: list[int]
     needle: range
@@ -41,7 +41,7 @@ class Hidden(NamedTuple):
 
 def haystacks(encode: Callable[[str], list[int]], lengths: Sequence[int], depths: int, needles: int
               ) -> Iterator[Hidden]:
-    """Prompts of about so many tokens with each needle at each of so many depths, from the start to the end."""
+    """Yield a prompt for each needle, length in tokens and depth; depths are evenly spaced from start to end."""
     known = problems("summary", "dev", needles + max(lengths) // 12)
     for about in known[:needles]:
         _, _, question = about.turns[0].partition("\n")
@@ -53,53 +53,53 @@ def haystacks(encode: Callable[[str], list[int]], lengths: Sequence[int], depths
         for length in lengths:
             count = next((i for i in range(len(sizes)) if sum(sizes[:i]) >= length), len(sizes))
             for depth in range(depths):
-                place = round(count * depth / max(1, depths - 1))
-                before = " ".join(["Text:", *lines[:place]])
-                within = f"{before} {needle}"
-                whole = encode(" ".join([within, *lines[place:count]]) + "\n" + question)
-                yield Hidden(whole, range(len(encode(before)), len(encode(within))))
+                split = round(count * depth / max(1, depths - 1))
+                before = " ".join(["Text:", *lines[:split]])
+                upto_needle = f"{before} {needle}"
+                tokens = encode(" ".join([upto_needle, *lines[split:count]]) + "\n" + question)
+                yield Hidden(tokens, range(len(encode(before)), len(encode(upto_needle))))
 
 
 def _sentences(prompt: str) -> list[str]:
-    """Those of the text of a summary problem."""
+    """Return the sentences of the text of a summary problem."""
     text = prompt.partition("\n")[0].removeprefix("Text: ")
     return [f"{line.strip().rstrip('.')}." for line in text.split(". ")]
 
 
 def scored(engine: Engine, prompt: Hidden, eos: frozenset[int]) -> tuple[list[int], dict[tuple[int, int], float]]:
-    """The answer (token ids), and what every head scores in it."""
+    """Return the answer (token ids), and the score of every head."""
     layers, heads = head_counts(engine.parts)
-    watch, text, session = WatchAttention(tuple(range(layers))), list(prompt.tokens), Session(engine)
+    watch, sequence, session = WatchAttention(tuple(range(layers))), list(prompt.tokens), Session(engine)
     scores = {(layer, head): 0.0 for layer in range(layers) for head in range(heads)}
-    while len(text) < len(prompt.tokens) + MOST and text[-1] not in eos:
-        session.follow(text)
+    while len(sequence) < len(prompt.tokens) + MAX_NEW and sequence[-1] not in eos:
+        session.follow(sequence)
         reading = session.read(EMPTY, watch)
         tops = torch.stack([reading.captured(f"attention:{layer}")[0].argmax(-1) for layer in watch.layers]).tolist()
-        text.append(reading.best[0])
+        sequence.append(reading.best[0])
         for layer, row in enumerate(tops):
-            for head, place in enumerate(row):
-                if place in prompt.needle and prompt.tokens[place] == text[-1]:
+            for head, position in enumerate(row):
+                if position in prompt.needle and prompt.tokens[position] == sequence[-1]:
                     scores[layer, head] += 1 / len(prompt.needle)
     session.close()
-    return text[len(prompt.tokens):], scores
+    return sequence[len(prompt.tokens):], scores
 
 
-def found(answer: str, needle: str) -> bool:
-    """Whether more than half of the words of `needle` are in `answer`."""
+def retrieved(answer: str, needle: str) -> bool:
+    """Return whether more than half of the words of `needle` are in `answer`."""
     words = Counter(needle.lower().split())
     return (words & Counter(answer.lower().split())).total() > words.total() / 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and write; the exit code is 2 when the input is wrong."""
+    """Measure and write the scores; the exit code is 2 when the input is wrong."""
     parser = argparse.ArgumentParser(prog="python -m strategies.tools.retrieval_heads",
                                      description="Find a model's retrieval heads for the strategy decore.")
     parser.add_argument("-m", "--model", default="nano", help="nano, a folder or a hub id")
     parser.add_argument("-o", "--output", type=Path, default=Path("retrieval_heads.json"), help="the file to write")
     parser.add_argument("--longest", type=int, default=512, help="tokens of the longest text")
-    parser.add_argument("--lengths", type=int, default=10, help="lengths of text, evenly apart")
-    parser.add_argument("--depths", type=int, default=10, help="places of the needle in each")
-    parser.add_argument("--needles", type=int, default=3, help="sentences that are looked for")
+    parser.add_argument("--lengths", type=int, default=10, help="number of text lengths, evenly spaced")
+    parser.add_argument("--depths", type=int, default=10, help="positions of the needle in each")
+    parser.add_argument("--needles", type=int, default=3, help="sentences to retrieve")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, …")
     try:
@@ -118,25 +118,25 @@ def _report(o: argparse.Namespace) -> str:
             raise UserError(f"--{name} must be from {low} to {high}, not {getattr(o, name)}.")
     made = make(RunConfig(model=o.model, strategies=("greedy",), limit=1, dtype=o.dtype, device=o.device), "")
     model = made.target
-    if o.longest + 3 * MOST > longest(made):
-        raise UserError(f"--longest must be at most {longest(made) - 3 * MOST} for {o.model}, not {o.longest}.")
+    if o.longest + 3 * MAX_NEW > longest(made):
+        raise UserError(f"--longest must be at most {longest(made) - 3 * MAX_NEW} for {o.model}, not {o.longest}.")
     lengths = [SHORTEST + round((o.longest - SHORTEST) * i / max(1, o.lengths - 1)) for i in range(o.lengths)]
     prompts = list(haystacks(lambda text: list(model.tokenizer(text)["input_ids"]), lengths, o.depths, o.needles))
     sums, runs = Counter[tuple[int, int]](), 0
     for prompt in prompts:
         answer, scores = scored(model.engine, prompt, model.eos)
         needle = model.tokenizer.decode(prompt.tokens[prompt.needle.start:prompt.needle.stop])
-        if found(model.tokenizer.decode(answer), needle):
+        if retrieved(model.tokenizer.decode(answer), needle):
             sums, runs = sums + Counter(scores), runs + 1
     if not runs:
-        raise UserError(f"{o.model} found none of {len(prompts)} needles, so its retrieval heads are unknown; "
+        raise UserError(f"{o.model} retrieved none of {len(prompts)} needles, so its retrieval heads are unknown; "
                         "try a shorter --longest.")
     layers, heads = head_counts(model.engine.parts)
     means = {f"{i}-{j}": round(sums[i, j] / runs, 4) for i in range(layers) for j in range(heads)}
     about = {"model": o.model, "prompts": len(prompts), "found": runs, "longest": o.longest}
     o.output.write_text(json.dumps(about | {"scores": means}) + "\n", encoding="utf-8")
     best = sorted(means, key=lambda head: -means[head])[:8]
-    return (f"{o.output}: {runs} of {len(prompts)} needles found; the first heads are "
+    return (f"{o.output}: {runs} of {len(prompts)} needles retrieved; the first heads are "
             + ", ".join(f"{head} ({means[head]:.2f})" for head in best))
 
 

@@ -1,8 +1,8 @@
-"""The tree of `sequoia` for two models and a machine: how often siblings are accepted, what forwards take, what pays.
+"""Choose the tree of `sequoia` for two models and a machine by measuring acceptance rates and forward times.
 
 `python -m strategies.tools.sequoia_size --model nano --draft nano-draft` measures both and prints the strategy to
-run, what it expects to commit a step, and the speed-up over plain decoding. The target continues the prompts of the
-embedded tasks (`--task` names others), or what stands in the text file or folder `--texts` is read as it is.
+run, its expected tokens a step, and the speed-up over plain decoding. The target continues the prompts of the embedded
+tasks (`--task` names others); with `--texts`, a text file or folder, the texts themselves are used.
 """
 
 import argparse
@@ -28,12 +28,12 @@ ROUNDS = 31
 
 
 def times(engines: Sequence[Engine], text: Sequence[int], sizes: Sequence[int]) -> list[dict[int, float]]:
-    """For each engine, median seconds of a forward by the tokens it reads at the end of `text`, taken in turn.
+    """Return for each engine the median seconds of a forward by its number of tokens at the end of `text`, interleaved.
 
-    One over more tokens that took less time shows what was noise, so its time counts for those over fewer as well.
+    The times are made monotonic: a forward over fewer tokens never counts as slower than one over more.
     """
     taken = forward_seconds(engines, text[:-1], sizes, ROUNDS, clock=time.perf_counter)
-    return [{m: min(median(seconds[more]) for more in sizes if more >= m) for m in sizes} for seconds in taken]
+    return [{m: min(median(seconds[size]) for size in sizes if size >= m) for m in sizes} for seconds in taken]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,13 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                      description="Choose the tree of the strategy sequoia for two models.")
     parser.add_argument("--model", default="nano", help="the target: nano, a folder or a hub id")
     parser.add_argument("--draft", help="the draft model; nano-draft for nano")
-    parser.add_argument("--texts", type=Path, help="a text file or a folder of them; the prompts of tasks without")
-    parser.add_argument("--task", action="append", default=[], help="again for more; the embedded ones without")
+    parser.add_argument("--texts", type=Path, help="a text file or a folder of them; default: prompts of tasks")
+    parser.add_argument("--task", action="append", default=[], help="task, repeatable; default: the embedded ones")
     parser.add_argument("--limit", type=int, default=8, help="examples of a task, or pieces of text")
-    parser.add_argument("--new", type=int, default=64, help="tokens that the target writes after a prompt")
+    parser.add_argument("--new", type=int, default=64, help="tokens that the target generates after a prompt")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     parser.add_argument("--p", type=float, default=1.0, help="mass of the nucleus")
-    parser.add_argument("--ranks", type=int, default=8, help="siblings that are tried")
+    parser.add_argument("--ranks", type=int, default=8, help="siblings per node")
     parser.add_argument("--depth", type=int, default=16, help="maximum levels")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, …")
@@ -74,21 +74,21 @@ def _report(o: argparse.Namespace) -> list[str]:
         raise UserError(f"There is no draft model for {o.model}: give one with --draft.")
     engines = made.target.engine, made.draft.engine
     texts = read_texts(o.texts, made, o.limit) if o.texts else prompted(made, strategy, o.new)
-    counts, places = ranks(*engines, texts, strategy, o.ranks)
-    rates = chances(counts, places)
+    counts, positions = ranks(*engines, texts, strategy, o.ranks)
+    rates = chances(counts, positions)
     text = max((tokens for tokens, _ in texts), key=len)[:longest(made) // 2]
     target, draft = times(engines, text, [m for m in SIZES if len(text) + m <= longest(made)])
     best = fitted(rates, draft, target, o.depth)
     knobs = {"nodes": best.nodes, "depth": best.depth, "rates": "-".join(f"{rate:.4f}".rstrip("0") for rate in rates)}
-    law = {"temperature": o.temperature, "p": o.p} if o.temperature else {}
+    sampling = {"temperature": o.temperature, "p": o.p} if o.temperature else {}
     faster = best.tokens * target[1] / best.seconds
-    return [f"sibling: accepted at {places} places of {len(texts)} texts",
-            *(f"{i + 1:7}: {count / places:.4f}" for i, count in enumerate(counts)),
-            "tokens: milliseconds of a forward of the draft, of the target",
+    return [f"sibling: share accepted at {positions} positions of {len(texts)} texts",
+            *(f"{i + 1:7}: {count / positions:.4f}" for i, count in enumerate(counts)),
+            "tokens: milliseconds of a draft forward and of a target forward",
             *(f"{m:6}: {1e3 * draft[m]:8.2f} {1e3 * target[m]:8.2f}" for m in target),
             f"{best.tokens:.2f} tokens a step expected, {faster:.2f} times as fast as plain decoding"
             + ("" if faster > 1 else ": do not draft with these models"),
-            "sequoia:" + ",".join(f"{key}={value}" for key, value in (knobs | law).items())]
+            "sequoia:" + ",".join(f"{key}={value}" for key, value in (knobs | sampling).items())]
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from harness.decoding.search import Hypothesis
 from harness.engine.random_stream import PhiloxStream
 from harness.engine.session import Session
 from harness.plugins.strategy import Request
-from strategies.stochastic_beam import Perturbed, StochasticBeam, included, raised, weighed
+from strategies.stochastic_beam import Perturbed, StochasticBeam, child_heights, included, weighed
 from tests.chain import everything, found, played, told
 from tests.chances import PROMPT, VOCAB, target
 from tests.markov import letters, markov
@@ -25,7 +25,7 @@ PAIRS = {(i, j): CHANCES[i] * CHANCES[j] / (1 - CHANCES[i]) for i, j in permutat
 def drawn(log_p: torch.Tensor, width: int, key: object, steps: int = 1, temperature: float = 1.0
           ) -> list[tuple[int, ...]]:
     """The texts of a search over tables `log_p` (steps, V), without a model."""
-    front = Perturbed.planted(width, temperature, told(steps, PhiloxStream("leaves", width, temperature, key)))
+    front = Perturbed.start(width, temperature, told(steps, PhiloxStream("leaves", width, temperature, key)))
     while not front.done:
         step = len(front.live[0].tokens)
         front.advance(log_p[step].expand(len(front.live), -1), torch.empty(0))
@@ -44,7 +44,7 @@ def test_chances_of_inclusion() -> None:
 
 def on_chain(width: int, temperature: float, key: int) -> list[Hypothesis]:
     """The texts of a search over the chain."""
-    front = Perturbed.planted(width, temperature, told(stream=PhiloxStream("chain", width, temperature, key)))
+    front = Perturbed.start(width, temperature, told(stream=PhiloxStream("chain", width, temperature, key)))
     played(front)
     return front.pool
 
@@ -67,7 +67,7 @@ def test_the_order_is_that_of_drawing_without_replacement(steps: int) -> None:
 def test_the_best_child_has_the_height_of_its_parent() -> None:
     heights, log_p = [0.3, -2.0, -1e3], torch.rand(3, 50, dtype=torch.float64).log_softmax(-1)
     log_p[:, 3] = -torch.inf
-    got = raised(log_p, heights, PhiloxStream(4))
+    got = child_heights(log_p, heights, PhiloxStream(4))
     assert got.amax(-1).tolist() == heights
     assert got[:, 3].tolist() == [-torch.inf] * 3
     assert not got.isnan().any()
@@ -113,7 +113,7 @@ def test_weights_estimate_means_without_bias() -> None:
             assert abs(float(found_mean) - exact) < 4 * float(error)
     totals = []
     for i in range(4000):  # one of four leaves and the next highest
-        front = Perturbed.planted(2, 1.0, told(1, PhiloxStream("one of four", i)))
+        front = Perturbed.start(2, 1.0, told(1, PhiloxStream("one of four", i)))
         front.advance(LEAVES.log()[None], torch.empty(0))
         totals.append(weighed(front.pool, 1)[0].weight)
     assert abs(sum(totals) / 4000 - 1) < 4 * float(torch.tensor(totals).std()) / math.sqrt(4000)

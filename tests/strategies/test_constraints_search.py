@@ -22,7 +22,7 @@ from strategies.dba import Dba
 from strategies.greedy import Greedy
 from strategies.grid_beam import GridBeam
 from strategies.neurologic import NeuroLogic
-from strategies.neurologic_astar import Looking, NeuroLogicAstar
+from strategies.neurologic_astar import Lookahead, NeuroLogicAstar
 from tests.decode import decode, engine
 from tests.markov import END, START, A, B, letters, markov
 from tests.models import EOS, prompts, tiny_model
@@ -264,14 +264,14 @@ def test_without_a_weight_looking_ahead_changes_nothing(clauses: list[Clause]) -
 def test_what_is_seen_ahead_is_what_the_model_says(rollout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against whole texts read anew: every place of every missing phrase's usual form, open ones at once only."""
     seen: list[tuple[Hypothesis, float, int]] = []
-    usual = Looking.looked
+    usual = Lookahead.estimates
 
-    def looked(self: Looking, kept: list[Hypothesis], room: int) -> list[float]:
+    def estimates(self: Lookahead, kept: list[Hypothesis], room: int) -> list[float]:
         found = usual(self, kept, room)
         seen.extend((child, value, room) for child, value in zip(kept, found, strict=True))
         return found
 
-    monkeypatch.setattr(Looking, "looked", looked)
+    monkeypatch.setattr(Lookahead, "estimates", estimates)
     wanted, where = Constraints((((5, 6, 7),), ((8,), (3, 1)))), prompts(1, 9, 2)[0]
     strategy = NeuroLogicAstar(width=2, lookahead=3, rollout=rollout, rollouts=2)
     searched(strategy, model("llama", 9), where, wanted, 6, EOS)

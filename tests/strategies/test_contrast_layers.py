@@ -24,7 +24,7 @@ from strategies.decore import Decore, entropy, ranked
 from strategies.dola import Dola, divergence
 from strategies.greedy import Greedy
 from strategies.tools import retrieval_heads
-from strategies.tools.retrieval_heads import Hidden, found, haystacks, scored
+from strategies.tools.retrieval_heads import Hidden, haystacks, retrieved, scored
 from strategies.top_k import TopK
 from strategies.top_p import TopP
 from tests.decode import decode, engine, traced
@@ -76,12 +76,12 @@ def test_the_numbers_of_the_sheet() -> None:
     flat = torch.zeros(8)
     assert entropy(flat.log_softmax(-1)) == pytest.approx(log(8))
     sharp = torch.tensor([9.0, 0, 0, 0, 0, 0, 0, 0])
-    assert torch.allclose(Decore().turned(flat, sharp), (1 + log(8)) * flat.log_softmax(-1)
+    assert torch.allclose(Decore().contrasted(flat, sharp), (1 + log(8)) * flat.log_softmax(-1)
                           - log(8) * sharp.log_softmax(-1), atol=1e-5)
     for method, weight in ((Decore(cap=0.5), 0.5), (Decore(relative=True), 1.0), (Decore(weight="constant"), 0.5),
                            (Decore(weight="gain"), entropy(sharp.log_softmax(-1)) - log(8))):
         expected = (1 + weight) * flat.log_softmax(-1) - weight * sharp.log_softmax(-1)
-        assert torch.allclose(method.turned(flat, sharp), expected, atol=1e-5)
+        assert torch.allclose(method.contrasted(flat, sharp), expected, atol=1e-5)
 
 
 def test_the_divergences() -> None:
@@ -123,9 +123,9 @@ def test_a_sure_model_is_not_turned() -> None:
     """Where the entropy of p is nought there is no contrast, whatever the masked heads say."""
     sure, other = torch.full((8,), -40.0), torch.linspace(5, -5, 8)
     sure[3] = 40.0
-    assert torch.allclose(Decore().turned(sure, other), sure.log_softmax(-1), atol=1e-4)
-    assert int(Decore().turned(sure, other).argmax()) == 3
-    assert int(Decore(weight="constant", alpha=9.0).turned(sure * 0.1, other * 5).argmax()) != 3
+    assert torch.allclose(Decore().contrasted(sure, other), sure.log_softmax(-1), atol=1e-4)
+    assert int(Decore().contrasted(sure, other).argmax()) == 3
+    assert int(Decore(weight="constant", alpha=9.0).contrasted(sure * 0.1, other * 5).argmax()) != 3
 
 
 @pytest.mark.parametrize(("count", "tied", "low", "high"), [
@@ -291,7 +291,7 @@ def test_masking_the_head_that_copies_ends_the_copying(tmp_path: Path) -> None:
 
 @torch.inference_mode()
 def test_the_head_that_copies_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrieval_heads, "MOST", 6)
+    monkeypatch.setattr(retrieval_heads, "MAX_NEW", 6)
     answer, scores = scored(copier(), Hidden(TEXT, range(3, 6)), frozenset())
     assert answer == TEXT[-PERIOD:]
     assert scores == {(0, 0): pytest.approx(1.0)}  # all three tokens of the needle, once each
@@ -312,8 +312,8 @@ def test_haystacks() -> None:
         assert name not in hay.lower()
         assert (prompt.needle.start < 10) == (i % 3 == 0)
         assert (300, 900)[i // 3 % 2] < len(prompt.tokens) < (300, 900)[i // 3 % 2] + 300
-    assert found("the Bear is nine", "The bear is ten")
-    assert not found("bear bear bear", "The bear is ten")
+    assert retrieved("the Bear is nine", "The bear is ten")
+    assert not retrieved("bear bear bear", "The bear is ten")
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

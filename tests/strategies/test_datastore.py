@@ -67,7 +67,7 @@ def test_each_place_comes_once_with_half_a_window_before_it(size: int) -> None:
         for piece in passages(list(range(length)), size):
             assert 2 <= len(piece.tokens) <= size
             mine = piece.tokens[piece.skipped:-1]
-            assert piece.places == len(mine) >= 1
+            assert piece.positions == len(mine) >= 1
             assert all(place in (0, *piece.tokens[max(0, size - size // 2 - 1):]) for place in mine[:1])
             places += mine
         assert places == list(range(length - 1))

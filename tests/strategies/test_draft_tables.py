@@ -27,7 +27,7 @@ from strategies.drafters.automaton import SuffixAutomaton
 from strategies.drafters.ngram import NgramLookup
 from strategies.drafters.recycled import LEVELS, Recycler, Table, template
 from strategies.drafters.store import Store
-from strategies.drafters.suffixes import Place, SuffixTree
+from strategies.drafters.suffixes import SuffixTree, Substring
 from strategies.drafters.trie import trie
 from strategies.drafters.trigrams import Node, Search, Size, Trigrams
 from strategies.greedy import Greedy
@@ -219,7 +219,7 @@ def substrings(written: list[list[int]], most: int) -> Counter[tuple[int, ...]]:
                    for i in range(len(text) - size + 1))
 
 
-def walked(tree: SuffixTree, place: Place, path: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], int]]:
+def walked(tree: SuffixTree, place: Substring, path: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], int]]:
     """Every substring of the tree and its count."""
     for token, child in tree.following(place):
         yield (*path, token), child.times
@@ -266,19 +266,19 @@ def test_store_finds_every_place_in_order() -> None:
     written = texts(12)
     known, flat = Store.of(written, 4), [token for text in written for token in [*text, store.END]]
     for tail in ([0], [1, 0], [0, 1, 1], [3, 3], [9], [2, 1, 2, 1, 0, 0]):
-        places = known.places(tail).tolist()
+        places = known.positions(tail).tolist()
         assert sorted(places) == [i + len(tail) for i in range(len(flat)) if flat[i:i + len(tail)] == tail]
         assert (after := [flat[place:place + 16] for place in places]) == sorted(after)
 
 
 def test_store_counts_what_follows() -> None:
     known = Store.of([[1, 2, 3], [1, 2, 4], [7, 1, 2, 3, 5]], 8)
-    rows = known.following(known.places([1]), 3)
+    rows = known.following(known.positions([1]), 3)
     assert sorted(rows.tolist()) == [[2, 3, -1], [2, 3, 5], [2, 4, -1]]
     assert frequent(rows, 3) == [[2], [2, 3], [2, 4]]
     for text in texts(8):
         known = Store.of([text], 4)
-        rows = known.following(known.places([1]), 4)
+        rows = known.following(known.positions([1]), 4)
         starts = [tuple(row[:size]) for row in rows.tolist() for size in range(1, 5)]
         counts = Counter(start for start in starts if store.END not in start)
         best = frequent(rows, 9)
@@ -331,7 +331,7 @@ def search(text: Sequence[int], **size: float) -> Search:
 
 
 def test_trigram_weights() -> None:
-    known = search([1, 2, 3, 1, 2, 4, 1, 2, 3]).known
+    known = search([1, 2, 3, 1, 2, 4, 1, 2, 3]).trigrams
     assert known.weights((1, 2)) == [(3, 2 / 3), (4, 1 / 3)]
     known.gain((1, 2), 4, 0.5)
     assert known.weights((1, 2)) == [(4, 1 / 3 + 0.5), (3, 2 / 3)]

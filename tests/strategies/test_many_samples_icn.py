@@ -108,8 +108,8 @@ def test_first_tokens_are_tried_in_their_order_and_the_list_is_read() -> None:
 def test_without_the_list_it_branches_on_the_likeliest_first_tokens() -> None:
     target = engine(tiny_model("llama"))
     for prompt in prompts(3, seed=8):
-        found = Icn(over=Greedy(), rounds=6, listed=False).ways(Session(target), numbered(prompt), 6)
-        assert found == Icn(over=Greedy(), rounds=1, picks=6).ways(Session(target), numbered(prompt), 6)
+        found = Icn(over=Greedy(), rounds=6, listed=False).answers(Session(target), numbered(prompt), 6)
+        assert found == Icn(over=Greedy(), rounds=1, picks=6).answers(Session(target), numbered(prompt), 6)
         session = Session(target)
         session.follow(prompt)
         first = session.read().logits[0].topk(6).indices.tolist()
@@ -122,7 +122,7 @@ def test_without_the_list_it_branches_on_the_likeliest_first_tokens() -> None:
 def test_first_tokens_differ(listed: bool) -> None:
     target = engine(tiny_model("qwen2"))
     for prompt in prompts(3, seed=1):
-        found = Icn(over=Greedy(), rounds=3, picks=4, listed=listed).ways(Session(target), numbered(prompt), 12)
+        found = Icn(over=Greedy(), rounds=3, picks=4, listed=listed).answers(Session(target), numbered(prompt), 12)
         assert len({way[0] for way in found}) == len(found) == 12
 
 
@@ -140,7 +140,7 @@ def test_the_list_stands_where_the_answers_would_and_loses_its_oldest() -> None:
 def test_a_list_that_is_too_long_for_the_model_is_no_error() -> None:
     target = engine(tiny_model("llama"))
     short = Engine(target.model, 40)
-    found = Icn(over=Greedy(), rounds=8).ways(Session(short), numbered([5, 6, 7], 20), 8)
+    found = Icn(over=Greedy(), rounds=8).answers(Session(short), numbered([5, 6, 7], 20), 8)
     assert len(found) == 8
 
 

@@ -21,7 +21,7 @@ from strategies.beam import Beam
 from strategies.conditional_beam import ConditionalBeam
 from strategies.greedy import Greedy
 from strategies.parts.conditional import Attribute, Rule, Trained
-from strategies.tools.conditional_train import Examples, fitted, judged, main, split
+from strategies.tools.conditional_train import Examples, fitted, quality, main, split
 from tests.chain import everything, told
 from tests.decode import decode, engine
 from tests.markov import letters, markov
@@ -165,7 +165,7 @@ def test_training_finds_what_decides_and_keeps_prompts_apart(tmp_path: Path) -> 
     assert not set(seen.prompt) & set(held.prompt)
     trained = fitted(seen, Attribute(3, 0.1))
     assert int(trained.weight.abs().argmax()) == 0
-    assert float(judged(trained, held)[1].split()[-1]) > 0.85
+    assert float(quality(trained, held)[1].split()[-1]) > 0.85
     trained.save(tmp_path / "c.npz")
     again = Trained.load(str(tmp_path / "c.npz"))
     assert again.attribute == Attribute(3, 0.1)
@@ -175,12 +175,12 @@ def test_training_finds_what_decides_and_keeps_prompts_apart(tmp_path: Path) -> 
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no classifier in 'nothing\.npz'"):
+    with pytest.raises(UserError, match=r"'nothing\.npz' is not a classifier"):
         _ = ConditionalBeam(classifier="nothing.npz").judge
     (tmp_path / "text.npz").write_text("no archive")
-    with pytest.raises(UserError, match="no classifier"):
+    with pytest.raises(UserError, match="is not a classifier"):
         _ = ConditionalBeam(classifier=str(tmp_path / "text.npz")).judge
-    with pytest.raises(UserError, match="reads 192 numbers and the model's hidden state has 64"):
+    with pytest.raises(UserError, match="hidden states of size 192, not 64"):
         decode(ConditionalBeam(classifier="nano"), engine(tiny_model("llama")), [5, 6, 7], new=5)
     assert main(["--model", "nowhere", "--out", str(tmp_path / "x.npz")]) == 2
 

@@ -415,7 +415,7 @@ def searched(knobs: Swift, worth: Sequence[float], tries: int, seed: int = 0) ->
     for _ in range(tries):
         search.step([3] * (knobs.window + 2))
     session.close()
-    return search.found, plans
+    return search.best_score, plans
 
 
 def test_proposals_find_better_sets_than_chance() -> None:

@@ -233,5 +233,5 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give m=9 or 0"):
         Superposed(m=5)
     store(8).save(tmp_path / "store.npz")
-    with pytest.raises(Unsupported, match="8 kinds of tokens"):
+    with pytest.raises(Unsupported, match="the datastore is 8"):
         drafts(Superposed(store=str(tmp_path / "store.npz")), target("llama"), [5], 3, None)

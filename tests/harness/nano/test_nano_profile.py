@@ -56,14 +56,14 @@ def broken(given: dict[str, pd.DataFrame], run: str, task: str, strategy: str, *
     assert cell.any()
     for name, value in values.items():
         frame.loc[cell, name] = value
-    return {one.name for one in figures(Cells(given)) if one.holds is False}
+    return {figure.name for figure in figures(Cells(given)) if figure.met is False}
 
 
 def test_all_figures_hold_for_a_good_family() -> None:
     found = list(figures(Cells(frames())))
-    assert [one.name for one in found if one.holds is False] == []
-    assert sum(one.holds is True for one in found) == 22
-    values = {one.name: one.value for one in found}
+    assert [figure.name for figure in found if figure.met is False] == []
+    assert sum(figure.met is True for figure in found) == 22
+    values = {figure.name: figure.value for figure in found}
     assert values["acceptance of nano-draft on nano_math"].mean == pytest.approx(3.5 / 4)
     assert values["tau of prompt_lookup on nano_edit"].mean == pytest.approx(4.0)
     assert values["best of 4 samples - greedy on nano_math"].mean == pytest.approx(0.25)
@@ -93,7 +93,7 @@ def test_the_profile_of_the_shipped_family_is_printed(tmp_path: Any, capsys: pyt
     shown = capsys.readouterr().out
     assert "parameters of nano, millions" in shown
     assert "tau of prompt_lookup on nano_summary" in shown
-    assert "figures hold" in shown
+    assert "requirements are met" in shown
 
 
 def test_a_missing_family_is_one_sentence(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
