@@ -1,4 +1,4 @@
-"""Searches over the enumerable chain of `tests.markov`: what they are asked and find, and every text there is."""
+"""Searches over the enumerable chain of `tests.markov`, and all of its sequences."""
 
 import math
 from functools import cache
@@ -15,17 +15,17 @@ from tests.markov import END, START, TABLE, letters, markov
 LENGTH = 4
 
 
-def told(new: int = LENGTH, stream: Stream | None = None) -> Request:
-    """The chain's request."""
+def chain_request(new: int = LENGTH, stream: Stream | None = None) -> Request:
+    """Return a request for the chain."""
     return Request((START,), new, stream or PhiloxStream(0), frozenset({END}))
 
 
-def found(strategy: Search, stream: Stream | None = None) -> list[Hypothesis]:
-    """All that a search finds on the chain, best first."""
-    return list(strategy.search(Session(markov()), told(stream=stream)))
+def hypotheses(strategy: Search, stream: Stream | None = None) -> list[Hypothesis]:
+    """Return all hypotheses of a search on the chain, best first."""
+    return list(strategy.search(Session(markov()), chain_request(stream=stream)))
 
 
-def played(front: Front) -> None:
+def run_on_table(front: Front) -> None:
     """Run a front over the chain's table without a model, which is much faster."""
     while not front.done:
         last = [h.tokens[-1] if h.tokens else START for h in front.live]
@@ -33,15 +33,15 @@ def played(front: Front) -> None:
 
 
 @cache
-def everything() -> dict[str, float]:
-    """log p of every text of at most four tokens."""
-    texts = {}
+def all_sequences() -> dict[str, float]:
+    """Return log p of every sequence of at most four tokens."""
+    sequences = {}
     for size in range(1, LENGTH + 1):
-        for text in product((1, 2, 3), repeat=size):
-            if END in text[:-1] or (size < LENGTH and text[-1] != END):
+        for sequence in product((1, 2, 3), repeat=size):
+            if END in sequence[:-1] or (size < LENGTH and sequence[-1] != END):
                 continue
             log_p, last = 0.0, START
-            for token in text:
+            for token in sequence:
                 log_p, last = log_p + math.log(TABLE[last, token]), token
-            texts[letters(text)] = log_p
-    return texts
+            sequences[letters(sequence)] = log_p
+    return sequences

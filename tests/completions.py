@@ -1,7 +1,7 @@
-"""A local server of OpenAI's completions whose every answer and misbehaviour is scripted, and which notes what it saw.
+"""A local server of OpenAI's completions with scripted answers and failures, which records its requests.
 
-It answers a prompt with the chunks of token ids that `say` gives, as vLLM does: with ids when asked for them and when
-it may, as text, and with usage at the end.
+It answers a prompt with the chunks of token ids that `say` returns, as vLLM does: as text, with token ids if requested
+and allowed, and with usage at the end.
 """
 
 import json
@@ -18,17 +18,17 @@ from tests.models import EOS
 from tests.pair import tokenizer
 
 Body = Mapping[str, Any]
-Wrong = Callable[[Body, int], str]  # a request, and which try of it this is (from 0) → what goes wrong
+Wrong = Callable[[Body, int], str]  # a request and the number of its try (from 0) → the failure
 STATUS = {"429": 429, "429 soon": 429, "500": 500, "503": 503, "400": 400, "401": 401, "404": 404}
 
 
 def right(body: Body, number: int) -> str:
-    """Nothing goes wrong."""
+    """Return no failure."""
     return ""
 
 
 def counting(body: Body) -> list[list[int]]:
-    """Tokens after the prompt's last one, in chunks of 1, 2, 1, 2, … tokens."""
+    """Return tokens counting up from the prompt's last one, in chunks of 1, 2, 1, 2, … tokens."""
     first = int(body["prompt"][-1]) if isinstance(body["prompt"], list) else 7
     ids, chunks = [5 + (first + i) % 40 for i in range(body["max_tokens"])], list[list[int]]()
     while ids:
@@ -39,10 +39,10 @@ def counting(body: Body) -> list[list[int]]:
 
 @dataclass
 class Script:
-    """How the server answers: `say` the chunks, `wrong` what fails, `owner` what it says it is.
+    """The server's behaviour: `say` returns the chunks, `wrong` the failure, `owner` is its reported kind.
 
-    `ids` tells whether token ids come back, `reads_ids` whether prompts may be ids, `fields` which fields it knows
-    (None: all), `usage` whether it counts. `counters` is the page of its counters, `late` seconds between two chunks.
+    `ids` is whether it returns token ids, `reads_ids` whether prompts may be ids, `fields` are the supported fields
+    (None: all), `usage` is whether it counts. `counters` is the page of its counters, `late` seconds between chunks.
     """
 
     say: Callable[[Body], list[list[int]]] = counting
@@ -60,7 +60,7 @@ class Script:
 
 
 class Server(ThreadingHTTPServer):
-    """`seen` counts tries by prompt and seed, `bodies` and `headers` keep requests, `times` when they came."""
+    """`seen` counts tries by prompt and seed, `bodies` and `headers` record requests, `times` their arrival."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -74,14 +74,14 @@ class Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Its address, as --base-url wants it."""
+        """Return the address for --base-url."""
         return f"http://127.0.0.1:{self.server_port}/v1"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up are expected."""
+        """Ignore clients that disconnect."""
 
     def kill(self) -> None:
-        """Be gone at once, in the middle of whatever is being sent."""
+        """Close all connections at once, also during an answer."""
         threading.Thread(target=self.shutdown).start()
         self.socket.close()
         for connection in list(self.open):
@@ -142,8 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.shutdown(2)
         elif wrong in STATUS:
-            said = f"no, not with {self.headers.get('authorization')}"
-            self._error(STATUS[wrong], said, {"retry-after": "0.01"} if wrong == "429 soon" else {})
+            message = f"no, not with {self.headers.get('authorization')}"
+            self._error(STATUS[wrong], message, {"retry-after": "0.01"} if wrong == "429 soon" else {})
         elif wrong == "page":
             self._send(200, "<html>Sign in</html>", "text/html")
         elif not body.get("stream"):
@@ -152,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._stream(body, wrong)
 
     def _whole(self, body: Body) -> dict[str, Any]:
-        """A beam search: beam i has all tokens one higher."""
+        """Answer a beam search: beam i has all tokens higher by i."""
         chunks = [token for chunk in self.server.script.say(body) for token in chunk]
         choices = [self._choice(body, [token + i for token in chunks], "length", i) for i in range(body["n"])]
         return {"choices": choices, "usage": self._usage(body, len(chunks) * body["n"])}
@@ -164,14 +164,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.close_connection = True
         chunks, sent = self.server.script.say(body), 0
-        for place, chunk in enumerate(chunks):
-            if wrong == "cut" and place == 2:
+        for index, chunk in enumerate(chunks):
+            if wrong == "cut" and index == 2:
                 return
-            if wrong == "error" and place == 2:
+            if wrong == "error" and index == 2:
                 return self._event({"error": {"message": "the engine has died", "code": 500}})
             time.sleep(self.server.script.late)
             sent += len(chunk)
-            reason = None if place + 1 < len(chunks) else "length" if sent >= body["max_tokens"] else "stop"
+            reason = None if index + 1 < len(chunks) else "length" if sent >= body["max_tokens"] else "stop"
             self._event({"choices": [self._choice(body, chunk, reason, 0)]})
         if self.server.script.usage and body.get("stream_options", {}).get("include_usage"):
             more = self.server.script.metrics(body)
@@ -181,8 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _choice(self, body: Body, ids: Sequence[int], reason: str | None, index: int) -> dict[str, Any]:
         text = self.server.tokenizer.decode([token for token in ids if token != EOS])
-        told = {"token_ids": list(ids)} if self.server.script.ids and body.get("return_token_ids") else {}
-        return {"index": index, "text": text, "finish_reason": reason, "stop_reason": None, **told}
+        extra = {"token_ids": list(ids)} if self.server.script.ids and body.get("return_token_ids") else {}
+        return {"index": index, "text": text, "finish_reason": reason, "stop_reason": None, **extra}
 
     def _usage(self, body: Body, written: int) -> dict[str, int]:
         prompt = body["prompt"]
@@ -193,8 +193,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(f": a comment\ndata: {json.dumps(value, ensure_ascii=False)}\n\n".encode())
         self.wfile.flush()
 
-    def _error(self, status: int, said: str, headers: Mapping[str, str] | None = None) -> None:
-        self._send(status, json.dumps({"error": {"message": said}}), headers=headers or {})
+    def _error(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        self._send(status, json.dumps({"error": {"message": message}}), headers=headers or {})
 
     def _send(self, status: int, text: str, kind: str = "application/json",
               headers: Mapping[str, str] | None = None) -> None:
@@ -210,7 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(**script: Any) -> Iterator[Server]:
-    """A running server."""
+    """Run a server."""
     server = Server(Script(**script))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -1,4 +1,4 @@
-"""What kind each test is, and what tests of several folders share."""
+"""The kinds of tests, and fixtures of several folders."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,14 +19,14 @@ settings.register_profile("whole", max_examples=400, deadline=None, database=Non
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have tests do little in `make test`, the same every time, and all of it in other runs."""
+    """Make tests small and deterministic in `make test`, and large in other runs."""
     scale.QUICK = config.option.markexpr == "quick"
     settings.load_profile("quick" if scale.QUICK else "whole")
 
 
-@pytest.hookimpl(tryfirst=True)  # before tests are left out by their marks
+@pytest.hookimpl(tryfirst=True)  # before tests are deselected by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its kind; `quick` is whatever is of no kind that takes long or needs more than Python."""
+    """Mark each test with its kind; `quick` tests are those of no kind that is slow or needs more than Python."""
     for item in items:
         folder = item.path.relative_to(HERE).parts[0]
         if folder in FOLDERS:
@@ -43,6 +43,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(params=["token", pytest.param("continuation", marks=pytest.mark.slow)])
 def p_value(request: pytest.FixtureRequest) -> Callable[..., float]:
-    """How well a strategy's draws fit: of few draws by token, and slow, of many draws by continuation."""
-    from tests import chances  # imports torch, which the process that only hands out the tests does without
+    """Test a strategy's distribution: few draws by token, and slowly, many draws by continuation."""
+    from tests import chances  # imports torch, which the controller process does not need
     return chances.by_token if request.param == "token" else chances.by_continuation

@@ -1,4 +1,4 @@
-"""Runs a strategy on a tiny model, as the runner would, without a run."""
+"""Run a strategy on a tiny model, as the runner does, without a run folder."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -26,7 +26,7 @@ FEWER = {"best_of_n": "n=4", "mbr": "n=4", "self_consistency": "n=4", "trlm_rera
 
 @cache
 def built(name: str, vocab: int = 97, more: str = "") -> Strategy:
-    """The strategy at its defaults, with fewer texts where they are many, and with what it needs of a tiny model."""
+    """Build the strategy at its defaults, with fewer samples and beams, and with the files that it needs."""
     more = ",".join(filter(None, (FEWER.get(name, ""), more)))
     path = Path(mkdtemp(prefix="decodebench-store-")) / "store"
     if name == "rest":
@@ -42,12 +42,12 @@ def built(name: str, vocab: int = 97, more: str = "") -> Strategy:
 
 
 def engine(model: Any) -> Engine:
-    """An engine over a tiny model."""
+    """Create an engine over a tiny model."""
     return Engine(model, MAX_POSITIONS)
 
 
 def words(prompt: Sequence[int], vocab: int) -> RequestText:
-    """A prompt of a model that has no tokenizer as text: token 5 is `t5`, any other word is some token."""
+    """Return a prompt without a tokenizer as text: token 5 is `t5`, any other word is hashed to a token."""
     def ids(text: str) -> list[int]:
         return [int(word[1:]) if word[1:].isdigit() else 3 + crc32(word.encode()) % (vocab - 3)
                 for word in text.split()]
@@ -60,13 +60,13 @@ def words(prompt: Sequence[int], vocab: int) -> RequestText:
 
 def decode(strategy: Strategy, target: Engine, prompt: list[int], *, draft: Engine | None = None, new: int = 30,
            sample: int = 0, eos: int | None = EOS, stream: Stream | None = None) -> list[int]:
-    """The tokens of `strategy` after `prompt`, cut at EOS (kept) and at `new` tokens."""
+    """Return the tokens of `strategy` after `prompt`, cut after EOS and at `new` tokens."""
     return traced(strategy, target, prompt, draft=draft, new=new, sample=sample, eos=eos, stream=stream)[0]
 
 
 def traced(strategy: Strategy, target: Engine, prompt: list[int], *, draft: Engine | None = None, new: int = 30,
            sample: int = 0, eos: int | None = EOS, stream: Stream | None = None) -> tuple[list[int], Work, Work]:
-    """The tokens, and what target and draft have worked for them."""
+    """Return the tokens, and the work counts of target and draft."""
     session = Session(target, draft=Session(draft) if draft else None, remember="hidden" in strategy.needs)
     vocab = int(target.model.config.get_text_config().vocab_size)
     request = Request(tuple(prompt), new, stream or PhiloxStream(0, *prompt, sample),

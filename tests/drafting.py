@@ -22,7 +22,7 @@ def run(strategy: Verified, new: int, draft: Engine) -> tuple[list[int], Work, W
 
 
 def step(strategy: Verified, limit: int, stream: Stream) -> TokenTree:
-    """One tree below a text of the draft model."""
+    """Return one tree of the drafter below PROMPT."""
     target = Session(model(), Session(model(1)))
     try:
         request = Request(tuple(PROMPT), 20, stream)

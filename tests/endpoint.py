@@ -1,4 +1,4 @@
-"""A local OpenAI-compatible server whose every misbehaviour is scripted, and which remembers what it was asked."""
+"""A local OpenAI-compatible chat server with scripted failures, which records its requests."""
 
 import json
 import re
@@ -10,30 +10,30 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Wrong = Callable[[str, int], str]  # the prompt, and which try of it this is (from 0) → what goes wrong
+Wrong = Callable[[str, int], str]  # the prompt and the number of its try (from 0) → the failure
 ERRORS = {"429": 429, "429 soon": 429, "429 dated": 429, "429 in an hour": 429, "500": 500, "503": 503, "400": 400,
           "401": 401, "404": 404}
 
 
 def right(prompt: str, number: int) -> str:
-    """Nothing goes wrong."""
+    """Return no failure."""
     return ""
 
 
 def judged(prompt: str) -> str:
-    """A verdict that says the number in the last answer of the prompt: answers of tests are written `{7}`."""
+    """Return a verdict with the number in the last answer of the prompt: answers of tests are written `{7}`."""
     return f"A good answer. Rating: [[{re.findall(r'{(.*?)}', prompt)[-1]}]]"
 
 
 def better(prompt: str) -> str:
-    """A verdict for the answer with the larger number of two: the last one of each assistant."""
-    found = [int(one) for one in re.findall(r"{(\d+)}", prompt)]
-    first, second = found[len(found) // 2 - 1], found[-1]
+    """Return a verdict for the answer with the larger of two numbers, the last one of each assistant."""
+    ratings = [int(number) for number in re.findall(r"{(\d+)}", prompt)]
+    first, second = ratings[len(ratings) // 2 - 1], ratings[-1]
     return f"[[{'A' if first > second else 'B' if second > first else 'C'}]]"
 
 
 class Server(ThreadingHTTPServer):
-    """`wrong` says what goes wrong with each request; `seen` counts prompts, `bodies` and `headers` keep requests."""
+    """`wrong` returns the failure of a request; `seen` counts prompts, `bodies` and `headers` record requests."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -47,11 +47,11 @@ class Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Its address, as --base-url wants it."""
+        """Return the address for --base-url."""
         return f"http://127.0.0.1:{self.server_port}/v1"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up are expected."""
+        """Ignore clients that disconnect."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -82,8 +82,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif wrong in ERRORS:
             waits = {"429 soon": "0.01", "429 in an hour": "3600", "429 dated": "Wed, 21 Oct 2015 07:28:00 GMT"}
-            said = f"no, not with {self.headers.get('authorization')}"
-            self._send(ERRORS[wrong], json.dumps({"error": {"message": said}}), waits.get(wrong))
+            message = f"no, not with {self.headers.get('authorization')}"
+            self._send(ERRORS[wrong], json.dumps({"error": {"message": message}}), waits.get(wrong))
         elif wrong == "broken":
             self._send(200, '{"choices": [{"mess')
         elif wrong == "page":
@@ -91,10 +91,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif wrong == "list":
             self._send(200, "[]")
         else:
-            said = {"silent": None, "unparsed": "I would rather not say.",
-                    "key": f"Rating: [[7]] {self.headers.get('authorization')}"}.get(wrong, self.server.say(prompt))
+            reply = {"silent": None, "unparsed": "I would rather not say.",
+                     "key": f"Rating: [[7]] {self.headers.get('authorization')}"}.get(wrong, self.server.say(prompt))
             choices = [] if wrong == "empty" else [
-                {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}]
+                {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}]
             self._send(200, json.dumps({"id": "1", "object": "chat.completion", "created": 1, "model": "m",
                                         "choices": choices, "usage": {"prompt_tokens": 100, "completion_tokens": 10,
                                                                       "total_tokens": 110}}))
@@ -114,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(wrong: Wrong = right, say: Callable[[str], str] = judged) -> Iterator[Server]:
-    """A running server."""
+    """Run a server."""
     server = Server(wrong, say)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -1,4 +1,4 @@
-"""A backend of its own for tests: it runs our strategies, tells little of their steps, and fails when told to."""
+"""A fake backend for tests: it runs our strategies, reports few details of their steps, and fails on request."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ GONE = "The engine has ended (killed in mid-run); the same command goes on from 
 
 @dataclass
 class Fake(ExternalBackend):
-    """`refused` has reasons by name, `failing` prompts fail, and the backend is gone after `lives` answers."""
+    """`refused` has reasons by strategy, the prompt `failing` fails, and the backend ends after `lives` answers."""
 
     target: Model
     draft: Model | None
@@ -58,7 +58,7 @@ class Fake(ExternalBackend):
                 for ask in asks]
 
     def _answer(self, strategy: Strategy, ask: GenerationRequest) -> Generated:
-        """Some tokens past the limit, all in one late step, as a backend may give them."""
+        """Return tokens beyond the limit, as a backend may, and without `telling` only text in one step."""
         engines = [model.engine for model in (self.target, self.draft) if model]
         session, tokens, counts = open_session(strategy, engines), list[int](), list[int]()
         request = Request(ask.prompt, ask.max_tokens + self.extra, PhiloxStream(ask.seed), ask.eos, ask.sample)
@@ -77,7 +77,7 @@ class Fake(ExternalBackend):
 
 
 def connected(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[Fake]:
-    """Let `--backend vllm` be a fake with these options; the list holds those that were connected."""
+    """Make `--backend vllm` a fake with these options; return the list of connected fakes."""
     made = list[Fake]()
 
     def connected_(config: RunConfig, target: Model, draft: Model | None) -> Backend:

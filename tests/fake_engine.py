@@ -1,4 +1,4 @@
-"""A stand-in for vLLM's engine process: it starts, refuses, answers and dies as its options tell it to."""
+"""A fake of vLLM's engine process: it starts, refuses, answers and dies as its options demand."""
 
 import os
 import signal
@@ -16,16 +16,15 @@ START = {"memory": ("ValueError", "No available memory for the cache blocks.\nEn
 
 
 def serve(pipe: Any, options: dict[str, Any], plugins: Sequence[Path], threads: int, log: str) -> None:
-    """Answers with the tokens 3, 4, 5, … and the second half of them drafted; `fake` in the options is what goes wrong.
-    """
+    """Answer with the tokens 3, 4, 5, …, the later ones in one drafted step; the option `fake` is the failure."""
     wrong = options.get("fake", "")
     if wrong in START and (wrong == "memory" or "speculative_config" in options):
         return pipe.send(("failed", *START[wrong]))
     if wrong == "start":
         os._exit(7)
-    asked = options.get("speculative_config", {}).get("method")
-    taken = {"method": "medusa" if wrong == "another" else asked}
-    pipe.send(("ready", FACTS | taken | {"pid": os.getpid(), "given": sorted(map(str, options))}))
+    method = options.get("speculative_config", {}).get("method")
+    active = {"method": "medusa" if wrong == "another" else method}
+    pipe.send(("ready", FACTS | active | {"pid": os.getpid(), "given": sorted(map(str, options))}))
     done = 0
     while True:
         try:
@@ -42,9 +41,9 @@ def serve(pipe: Any, options: dict[str, Any], plugins: Sequence[Path], threads: 
         pipe.send(("done", [reply(text.max_tokens, kind) for text in texts]))
 
 
-def reply(most: int, kind: str) -> Reply:
-    """`most` tokens, one in the first step and all others in a second one; a search tells no steps."""
-    tokens = [3 + i % 100 for i in range(most)]
+def reply(count: int, kind: str) -> Reply:
+    """Return `count` tokens, one in the first step and the others in a second one; a search has a single step."""
+    tokens = [3 + i % 100 for i in range(count)]
     if kind == "beam":
-        return Reply(tokens, [most], [0.5], stop="ended")
-    return Reply(tokens, [1, most - 1], [0.25, 0.5], [0, most], [0, most - 2], shared=2, stop="length")
+        return Reply(tokens, [count], [0.5], stop="ended")
+    return Reply(tokens, [1, count - 1], [0.25, 0.5], [0, count], [0, count - 2], shared=2, stop="length")

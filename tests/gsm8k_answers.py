@@ -1,10 +1,10 @@
-"""Answers that extractions of a final number may disagree on, and the numbers that they are held against."""
+"""Answers from which extractions of a final number may differ, and reference numbers."""
 
 from itertools import product
 
 GOLDS = ("18", "-18", "1800", "1,800", "1,234,567", "0", "5", "8", "-7", "0.5", "3.14", "18.00", "12", "2", "1")
 
-# What follows "The answer is", "The final answer is" or "####", and stands alone.
+# Text after "The answer is", "The final answer is" or "####", also used alone.
 ENDINGS = (
     "18", "18.", "18 .", "18,", "18..", "18...", "18!", "18?", "18\n", "18.\n", "\n18", " 18", "\t18.", "18 18",
     "18, 5", "1,800", "1,800.", "1.800", "1 800", "1,8,0,0", "1,234,567.", "1_800", "1'800", "1e3", "1.8e3", "$18",
@@ -23,7 +23,7 @@ ENDINGS = (
     "18\r\n", "18\u2028", "18\r", "\ufeff18.", "\U0001f4b018.", "18\u3002", "\uff0d18",
 )
 
-# Whole answers, which say the phrase late, twice, in another way, or never.
+# Whole answers, with the phrase late, twice, in another form, or not at all.
 WHOLE = (
     "She sells 9 eggs. 9 * 2 = 18 dollars.\n#### 18", "#### 18\n#### 5", "#### 5\n#### 18", "####18", "####  18",
     "####\n18", "#### \n18", "### 18", "##### 18", "## # 18", "#### $18", "#### -18", "#### - 18", "#### 18 dollars",

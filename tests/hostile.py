@@ -1,4 +1,4 @@
-"""Programs that cheat, break out, or take the machine with them; none may pass `TESTS`, and nothing may be left."""
+"""Programs that cheat, escape or attack the machine; none may pass `TESTS` or leave anything behind."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ TESTS = "assert f(1) == 2\nassert f(2) == 3\nassert not f(3) == 5"
 
 
 class Hostile(NamedTuple):
-    """A program, and the protections of which one must stand to contain it (none: it is contained in any case)."""
+    """A program, and the protections of which one is needed to contain it (none: it is always contained)."""
 
     source: str
     protections: tuple[str, ...] = ()
@@ -17,7 +17,7 @@ def _libc(code: str) -> str:
 
 
 def _forged(answer: str) -> str:
-    """Answer every question of the judge with bytes of the program's own making."""
+    """Return a program that answers every call of the tests with its own bytes."""
     return ("import os, pickle\n"
             "names = pickle.dumps({'f': b'\\x80\\x04K\\x00Q.'})\n"  # the object of number 0
             f"answer = {answer}\n"

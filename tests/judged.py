@@ -1,4 +1,4 @@
-"""A finished MT-Bench run written by hand, with questions, prompts and references of its own, for tests of judges."""
+"""A finished artificial MT-Bench run with its own questions, prompts and references, for tests of judges."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ def lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def data(folder: Path, count: int) -> Path:
-    """A data folder with `count` questions, every third of which needs its reference answer."""
+    """Write a data folder with `count` questions, every third with a reference answer."""
     questions = [{"question_id": 81 + n, "category": CATEGORIES[n % 3], "turns": [f"First {n}?", f"Second {n}?"]}
                  for n in range(count)]
     lines(folder / "mt_bench" / "question.jsonl", questions)
@@ -44,7 +44,7 @@ def _order(blank: str) -> tuple[bool, str]:
 
 
 def run(folder: Path, source: Path, answers: Answers, name: str = "mt_bench") -> Store:
-    """A run in which each strategy gave these answers to the questions of `source`, the first being the baseline."""
+    """Write a run with these answers of each strategy to the questions of `source`; the first is the baseline."""
     examples = TASKS.build(name).examples(DataSource(source))
     entry = task(name, "score", NO_JUDGE, len(examples)).model_copy(update={"data_hash": data_hash(examples)})
     records = [record(name, example.id, spec, [turn([1, 1], [0.1, 0.1], text=text) for text in texts])
@@ -54,26 +54,26 @@ def run(folder: Path, source: Path, answers: Answers, name: str = "mt_bench") ->
 
 
 def numbered(*rows: Sequence[int]) -> list[tuple[str, str]]:
-    """Answers that say which rating they deserve."""
+    """Return answers that contain their rating."""
     return [(f"{{{first}}}", f"{{{second}}}") for first, second in rows]
 
 
 def endpoint(url: str, key: str | None = None, **options: Any) -> Endpoint:
-    """A judge that waits for nothing between two tries."""
+    """Create a judge without pauses between tries."""
     judge = Endpoint("judge-1", url, key, {"temperature": 0, "max_tokens": 64}, **options)
     judge.connection.pause = lambda seconds: None
     return judge
 
 
 def planned(store: Store, source: Path, judge: Any, mode: Mode = "single", **options: Any) -> JudgePlan:
-    found = DataSource(source)
-    examples = examples_of(store, found)
-    prompts = Prompts.load(found, mode, [one for each in examples.values() for one in each.values()])
+    data_source = DataSource(source)
+    examples = examples_of(store, data_source)
+    prompts = Prompts.load(data_source, mode, [one for by_id in examples.values() for one in by_id.values()])
     return plan(store, judge, mode, prompts, examples, **options)
 
 
 def judge_all(store: Store, source: Path, judge: Any, mode: Mode = "single", **options: Any) -> list[Verdict]:
-    """Judge a run; returns what the judge was asked and said, in that order."""
+    """Judge a run and return the verdicts in the order of their requests."""
     on_verdict = list[Verdict]()
     request_verdicts(store, judge, planned(store, source, judge, mode, **options), on_verdict.append)
     return on_verdict

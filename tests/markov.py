@@ -1,4 +1,4 @@
-"""A first-order Markov chain dressed as a model: searches over it can be checked by hand (specs/quality 0.2)."""
+"""A first-order Markov chain as a model: searches over it can be checked by hand."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -36,10 +36,10 @@ class Markov(nn.Module):
 
 
 def markov() -> Engine:
-    """An engine over the chain."""
+    """Create an engine over the chain."""
     return Engine(Markov(), 64)
 
 
 def letters(tokens: tuple[int, ...] | list[int]) -> str:
-    """The tokens as the sheet writes them."""
+    """Return the tokens as letters."""
     return "".join(LETTERS[token] for token in tokens)

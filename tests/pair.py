@@ -1,4 +1,4 @@
-"""A tiny target and draft saved to a folder with a tokenizer, for tests that go through the whole program."""
+"""A tiny target and draft model with a tokenizer, saved to folders, for end-to-end tests."""
 
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ VOCAB = 3 + 256
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, after pad, bos and eos."""
+    """Create a tokenizer with one token a byte, after pad, bos and eos."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = {"<pad>": 0, "<s>": 1, "</s>": EOS} | {letter: 3 + i for i, letter in enumerate(alphabet)}
     raw = Tokenizer(models.BPE(words, []))
@@ -25,7 +25,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @cache
 def saved(arch: str, seed: int = 0) -> Path:
-    """The folder of a saved tiny model."""
+    """Return the folder of a saved tiny model."""
     folder = Path(mkdtemp(prefix=f"decodebench-{arch}-"))
     tiny_model(arch, vocab=VOCAB, seed=seed).save_pretrained(folder)
     tokenizer().save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Pairs of runs with planted differences for the tests of `compare`: drawn times, no model."""
+"""Pairs of runs with planted differences for the tests of `compare`: random times, no model."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ SLOW = SPECS[1]
 
 @dataclass(frozen=True)
 class Planted:
-    """How a run differs: `machine` and `slower` (of one strategy) are factors of time.
+    """The differences of a run: `machine` and `slower` (of one strategy) are factors of time.
 
     `wrong` examples of momentum have another last token and no score, `wasteful` ones of the slow strategy one forward
     more, `failed` ones of it an error.
@@ -37,18 +37,18 @@ class Planted:
 
 
 def described(planted: Planted) -> Manifest:
-    """The manifest of a run; `changes` replace fields of it."""
+    """Return the manifest of a run; `changes` replace its fields."""
     made = manifest([strategy(spec) for spec in planted.specs],
                     [task(name, examples=planted.examples) for name in planted.tasks])
     return made.model_copy(update=planted.changes)
 
 
 def records(planted: Planted) -> list[Record]:
-    """Samples whose lengths and difficulty depend on the example, and whose noise on the seed."""
-    rng, found = np.random.default_rng(planted.seed), list[Record]()
+    """Return samples with lengths and difficulty by example, and noise by seed."""
+    rng, samples = np.random.default_rng(planted.seed), list[Record]()
     for name in planted.tasks:
         for number in range(planted.examples):
-            own = np.random.default_rng(number)  # what is special about the prompt is the same in every run
+            own = np.random.default_rng(number)  # a prompt has the same properties in every run
             length, hard = int(own.integers(8, 30)), math.exp(0.12 * own.normal())
             for spec in planted.specs:
                 factor = COST[spec] * hard * planted.machine * (planted.slower if spec == SLOW else 1)
@@ -62,11 +62,11 @@ def records(planted: Planted) -> list[Record]:
                     steps = one.steps.model_copy(update={"forwards": [2, *one.steps.forwards[1:]]})
                     one = one.model_copy(update={"steps": steps})
                 error = "RuntimeError: planted" if spec == SLOW and number in planted.failed else None
-                found.append(record(name, f"e{number:02}", spec, [] if error else [one],
+                samples.append(record(name, f"e{number:02}", spec, [] if error else [one],
                                     None if error else float(number % 3 > 0 and not wrong), error=error))
-    return found
+    return samples
 
 
 def run(folder: Path, planted: Planted) -> Store:
-    """A planted run on disk."""
+    """Write a planted run."""
     return write(folder, described(planted), records(planted))

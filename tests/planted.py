@@ -1,4 +1,4 @@
-"""Strategies with a mistake that a report of losslessness must find, beside the ones that are right."""
+"""Strategies with planted mistakes that `verify` must detect, and their correct counterparts."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from strategies.speculative import Speculative
 
 @dataclass(frozen=True)
 class UnwarpedBonus(Speculative):
-    """Draws the token after a draft that was accepted whole without temperature and nucleus."""
+    """Samples the token after a fully accepted draft without temperature and nucleus."""
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
-        law = self.logit_warp()
+        warp = self.logit_warp()
 
         def accept(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
-            path, token = rejection(tree, law(logits, []), stream)
+            path, token = rejection(tree, warp(logits, []), stream)
             if len(path) == len(tree) > 0:
                 token = stream.choose(logits[-1].softmax(-1))
             return path, token
@@ -34,7 +34,7 @@ class UnwarpedBonus(Speculative):
 
 @dataclass(frozen=True)
 class SoftQ(Speculative):
-    """Drafts the likeliest token but hands q over as if it had been drawn from it."""
+    """Drafts the likeliest token but passes q as if it had been sampled from it."""
 
     def drafter(self, session: Session, request: Request) -> ModelChain:
         return ModelChain(session.draft, self.gamma, self.logit_warp(), Likeliest())
@@ -43,17 +43,17 @@ class SoftQ(Speculative):
 class _Siblings:
     resort = False
 
-    def __init__(self, session: Session, gamma: int, law: Warp, stream: Stream | None) -> None:
-        self.session, self.gamma, self.law, self.stream = session, gamma, law, stream
+    def __init__(self, session: Session, gamma: int, warp: Warp, stream: Stream | None) -> None:
+        self.session, self.gamma, self.warp, self.stream = session, gamma, warp, stream
 
-    def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
+    def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
         assert self.stream is not None
-        self.session.follow(text)
-        q = torch.softmax(self.law(self.session.read().logits, [text])[0].double(), -1)
-        left, tokens = q.clone(), list[int]()
-        while len(tokens) < self.gamma and left.sum() > 0:
-            tokens.append(self.stream.choose(left))
-            left[tokens[-1]] = 0
+        self.session.follow(sequence)
+        q = torch.softmax(self.warp(self.session.read().logits, [sequence])[0].double(), -1)
+        rest, tokens = q.clone(), list[int]()
+        while len(tokens) < self.gamma and rest.sum() > 0:
+            tokens.append(self.stream.choose(rest))
+            rest[tokens[-1]] = 0
         if self.resort:
             tokens.sort(key=lambda token: -float(q[token]))
         return TokenTree(tuple(tokens), (ROOT,) * len(tokens), {ROOT: q})
@@ -61,7 +61,7 @@ class _Siblings:
 
 @dataclass(frozen=True)
 class Siblings(Speculative):
-    """Right: several first tokens drawn without replacement, tried in the order in which they were drawn."""
+    """Correct: several first tokens drawn without replacement, verified in the order of drawing."""
 
     def drafter(self, session: Session, request: Request) -> Drafter:
         return _Siblings(session.draft, self.gamma, self.logit_warp(), self.draws(request))
@@ -76,7 +76,7 @@ class _Resorted(_Siblings):
 
 @dataclass(frozen=True)
 class Resorted(Siblings):
-    """Tries the likeliest of the drawn siblings first."""
+    """Verifies the likeliest of the drawn siblings first."""
 
     def drafter(self, session: Session, request: Request) -> Drafter:
         return _Resorted(session.draft, self.gamma, self.logit_warp(), self.draws(request))
@@ -93,7 +93,7 @@ def _discarding(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[i
 
 @dataclass(frozen=True)
 class Discarded(Speculative):
-    """Compares the draft with a sample of the target, and draws another one when they differ."""
+    """Compares the draft with a sample of the target, and draws another sample when they differ."""
 
     def drafter(self, session: Session, request: Request) -> ModelChain:
         return ModelChain(session.draft, self.gamma, self.logit_warp(), None)
@@ -104,7 +104,7 @@ class Discarded(Speculative):
 
 @dataclass(frozen=True)
 class WrongOnce(Speculative):
-    """Writes one wrong token, as the ninth of an answer that is long enough."""
+    """Outputs one wrong token, the ninth of an answer."""
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
         written = 0
@@ -118,7 +118,7 @@ _seen = list[tuple[int, ...]]()
 
 @dataclass(frozen=True)
 class Leaky(Speculative):
-    """Drafts less the more prompts it has seen."""
+    """Drafts a number of tokens that depends on earlier prompts."""
 
     def drafter(self, session: Session, request: Request) -> ModelChain:
         _seen.append(request.prompt)

@@ -1,4 +1,4 @@
-"""Plugins that tests write to a file of their own and give to the command line."""
+"""Source texts of plugins that tests write to a file and pass to the command line."""
 
 TASK = '''"""Words to go on from."""
 from dataclasses import dataclass

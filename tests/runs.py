@@ -1,4 +1,4 @@
-"""Runs written by hand for the tests of reports: scripted times and texts, no model."""
+"""Artificial runs for the tests of reports: scripted times and texts, no model."""
 
 import math
 import random
@@ -15,20 +15,20 @@ MODEL = ModelEntry(name="nano", architecture="LlamaForCausalLM", parameters=3_20
 
 def strategy(spec: str, family: str = "greedy", guarantee: str = "lossless",
              unsupported: str | None = None) -> StrategyEntry:
-    """A strategy of a manifest."""
+    """Return a strategy entry of a manifest."""
     parsed = Spec.parse(spec)
     return StrategyEntry(spec=spec, name=parsed.name, family=family, guarantee=guarantee, paper="",
                          knobs=dict(parsed.knobs), unsupported=unsupported)
 
 
 def task(spec: str, headline: str = "accuracy", unscored: str | None = None, examples: int = 2) -> TaskEntry:
-    """A task of a manifest."""
+    """Return a task entry of a manifest."""
     return TaskEntry(spec=spec, version=1, headline=headline, unscored=unscored, data="embedded",
                      data_hash="0123456789abcdef", examples=examples, max_new_tokens=64)
 
 
 def manifest(strategies: list[StrategyEntry], tasks: list[TaskEntry], warnings: Sequence[str] = ()) -> Manifest:
-    """A manifest whose baseline is the first strategy."""
+    """Return a manifest whose baseline is the first strategy."""
     return Manifest(
         created="2025-03-01T12:00:00+00:00", command="decodebench run -m nano --seed 0",
         baseline=strategies[0].spec, config={"seed": 0}, strategies=strategies, tasks=tasks, model=MODEL, draft=None,
@@ -40,7 +40,7 @@ def manifest(strategies: list[StrategyEntry], tasks: list[TaskEntry], warnings: 
 def turn(tokens: list[int], seconds: list[float], ids: list[int] | None = None, text: str = "text",
          prompt: str = "prompt", stop: Stop = "eos", drafted: Sequence[int] = (), accepted: Sequence[int] = (),
          draft_forwards: Sequence[int] = ()) -> Turn:
-    """One answer from its tokens and seconds per step: one forward a step, reading one position and the drafted."""
+    """Return one answer from its tokens and seconds per step; a forward is over one position and the draft."""
     drafted = list(drafted) or [0] * len(tokens)
     steps = Steps(
         tokens=tokens, seconds=seconds, forwards=[1] * len(tokens), positions=[1 + n for n in drafted],
@@ -53,7 +53,7 @@ def turn(tokens: list[int], seconds: list[float], ids: list[int] | None = None, 
 
 def record(task: str, example: str, strategy: str, turns: Sequence[Turn] = (), score: float | None = None,
            sample: int = 0, error: str | None = None, repeat: int = 0) -> Record:
-    """One finished sample with the score `accuracy`, or a failed one with its `error`."""
+    """Return one finished sample with the score `accuracy`, or a failed one with its `error`."""
     return Record(task=task, example=example, strategy=strategy, sample=sample, repeat=repeat, block=0, order=0,
                   started=0.0, seconds=sum(sum(turn.steps.seconds) for turn in turns),
                   status="failed" if error else "ok", error=error, turns=list(turns),
@@ -61,7 +61,7 @@ def record(task: str, example: str, strategy: str, turns: Sequence[Turn] = (), s
 
 
 def write(folder: Path, manifest: Manifest, records: Iterable[Record]) -> Store:
-    """A run on disk."""
+    """Write a run."""
     with Store.begin(folder, manifest) as store, store.path.open("w", encoding="utf-8") as file:
         file.writelines(one.model_dump_json() + "\n" for one in records)
     return store
@@ -86,7 +86,7 @@ WORDS = ["Tom", "has", "seven", "red", "apples", "and", "gives", "three", "of", 
 
 def realistic(folder: Path, examples: int = 12, strategies: Sequence[Row] = STRATEGIES,
               lengths: tuple[int, int] = (20, 50), more: Sequence[str] = ()) -> Store:
-    """A seeded run of many strategies on four tasks and `more`, one of them unscored and one strategy unsupported."""
+    """Write a seeded run of many strategies on four tasks and `more`; one task is unscored, one strategy refused."""
     tasks = [*(task(name, examples=examples) for name in ("nano_math", "nano_code", "nano_chat", *more)),
              task("mt_bench", unscored="needs a judge: --judge MODEL", examples=examples)]
     entries = [strategy(spec, family, guarantee) for spec, family, guarantee, *_ in strategies]

@@ -1,4 +1,4 @@
-"""A device without hardware: CPU tensors that keep CUDA's rules on mixing devices, and count every host sync.
+"""A simulated device: CPU tensors that follow CUDA's rules on mixing devices, and count every host sync.
 
 Inside `strict()` all that is made on `DEVICE` is an `OnDevice` tensor. An operation that mixes one with a plain CPU
 tensor raises `MixedDevices`, apart from what CUDA allows: CPU tensors without dimensions, CPU tensors as indices, and
@@ -28,17 +28,17 @@ ON_CUDA = Tensor.is_cuda.__get__  # type: ignore[attr-defined]
 
 
 class MixedDevices(RuntimeError):
-    """One operation was given tensors of the device and of the CPU."""
+    """Raised when one operation gets tensors of the device and of the CPU."""
 
 
 class OnDevice(Tensor):
-    """A tensor that plays one of `DEVICE`."""
+    """A tensor that simulates one of `DEVICE`."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
 
 class Strict(TorchFunctionMode):
-    """Keeps the rules; `syncs` and `uploads` count from the start, `where` says which operations waited."""
+    """Enforces the rules; `syncs` and `uploads` count from the start, `where` counts syncs by operation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Strict(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable[..., Any], types: object, args: Sequence[Any] = (),
                            kwargs: Mapping[str, Any] | None = None) -> Any:
-        """Run one function of torch by the rules."""
+        """Run one function of torch under the rules."""
         name, kwargs = getattr(func, "__name__", str(func)), dict(kwargs or {})
         tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
         ours = [each for each in tensors if isinstance(each, OnDevice)]
@@ -86,7 +86,7 @@ class Strict(TorchFunctionMode):
             raise MixedDevices(f"{name} of {[(type(each).__name__, tuple(each.shape)) for each in tensors]}")
 
     def _index(self, name: str, args: Sequence[Any]) -> None:
-        """Indexing by CPU tensors and lists uploads them; by a mask, or by one number of the device, it waits."""
+        """Count an index: CPU tensors and lists are uploads, a mask or a single number of the device is a sync."""
         held, index = args[0], args[1] if isinstance(args[1], tuple) else (args[1],)
         parts = [each for each in index if isinstance(each, Tensor | list)]
         value = args[2] if name == "__setitem__" else None
@@ -124,13 +124,13 @@ def _taken(value: Any) -> Any:
 
 
 def _here(value: Any) -> Any:
-    """Where a tensor is really made."""
+    """Replace the simulated device by the CPU."""
     return CPU if (isinstance(value, torch.device) and value.type == "cuda") or (
         isinstance(value, str) and value.startswith("cuda")) else value
 
 
 def moved(model: Any) -> Any:
-    """The same model with its weights on the device; the one given is no longer of use on the CPU."""
+    """Move the model's weights to the device, in place."""
     for module in model.modules():
         for held in (module._parameters, module._buffers):
             held.update({key: _place(value.detach()) for key, value in held.items() if value is not None})
@@ -139,7 +139,7 @@ def moved(model: Any) -> Any:
 
 @contextmanager
 def strict() -> Iterator[Strict]:
-    """Hold all that runs inside to the device's rules."""
+    """Apply the device's rules to the code inside."""
     with Strict() as rules:
         yield rules
 

@@ -7,7 +7,7 @@ from harness.store.schema import Record
 
 
 class Quiet:
-    """Remembers what it was told."""
+    """A watcher that records the finished samples and prints nothing."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.records: list[Record] = []

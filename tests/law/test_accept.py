@@ -83,7 +83,7 @@ def siblings(count: int, replace: bool, q: tuple[float, ...], stream: Stream) ->
 
 def one_position(rule: Accept, count: int, replace: bool, p: tuple[float, ...], q: tuple[float, ...]
                  ) -> tuple[list[float], float]:
-    """The law of the first emitted token and the chance that a draft was accepted."""
+    """The distribution of the first emitted token and the chance that a draft was accepted."""
     def run(stream: Stream) -> tuple[int, ...]:
         tree = siblings(count, replace, q, stream)
         path, token = rule(tree, logits(*[p] * (count + 1)), stream)
@@ -110,7 +110,7 @@ def test_rejection_without_replacement(count: int, golden: Fraction) -> None:
 
 
 @pytest.mark.parametrize("tokens", [(0,), (2,), (1, 2), (2, 1, 0), (0, 0)])
-def test_delta_keeps_the_law_for_any_children(tokens: tuple[int, ...]) -> None:
+def test_delta_preserves_the_distribution_for_any_children(tokens: tuple[int, ...]) -> None:
     tree = TokenTree(tokens, (-1,) * len(tokens))
 
     def run(stream: Stream) -> tuple[int, ...]:
@@ -123,19 +123,19 @@ def test_delta_keeps_the_law_for_any_children(tokens: tuple[int, ...]) -> None:
 
 
 def conditional(prefix: tuple[int, ...]) -> tuple[float, ...]:
-    """A target law that depends on the whole prefix."""
+    """A target distribution that depends on the whole prefix."""
     weights = [1 + (7 * sum(prefix) + 3 * len(prefix) + 5 * x) % 4 for x in range(3)]
     return tuple(w / sum(weights) for w in weights)
 
 
 def drafted(prefix: tuple[int, ...]) -> tuple[float, ...]:
-    """A draft law that disagrees with it."""
+    """A draft distribution that disagrees with it."""
     weights = [1 + (2 * sum(prefix) + len(prefix) + 3 * x) % 5 for x in range(3)]
     return tuple(w / sum(weights) for w in weights)
 
 
 def two_levels(stream: Stream, rule: Accept, width: int, replace: bool) -> tuple[int, ...]:
-    """Draw a tree of two levels from the draft law, apply the rule, and go on from the target up to three tokens."""
+    """Sample a tree of two levels from the draft, apply the rule, and sample from the target up to three tokens."""
     tokens, parents, probs, prefixes = list[int](), list[int](), dict[int, Tensor](), {-1: ()}
     for parent in [-1, *range(width)]:
         q = drafted(prefixes[parent])
@@ -156,7 +156,7 @@ def two_levels(stream: Stream, rule: Accept, width: int, replace: bool) -> tuple
 
 @pytest.mark.parametrize(("rule", "width", "replace"), [
     (rejection, 1, True), (rejection, 2, True), (rejection_without_replacement, 2, False), (delta, 2, True)])
-def test_trees_keep_the_law_of_three_tokens(rule: Accept, width: int, replace: bool) -> None:
+def test_trees_preserve_the_distribution_of_three_tokens(rule: Accept, width: int, replace: bool) -> None:
     found = law(lambda stream: two_levels(stream, rule, width, replace))
     for text in product(range(3), repeat=3):
         expected = 1.0
@@ -172,12 +172,12 @@ def resampled_from_p(tree: TokenTree, rows: Tensor, stream: Stream) -> tuple[lis
     return path, stream.choose(torch.softmax(rows[node + 1], -1))
 
 
-def test_a_planted_bug_breaks_the_law() -> None:
+def test_a_planted_bug_breaks_the_distribution() -> None:
     emitted, _ = one_position(resampled_from_p, 1, True, P, Q)
     assert max(abs(a - b) for a, b in zip(emitted, P, strict=True)) > 0.05
 
 
-def test_sorted_siblings_break_the_law() -> None:
+def test_sorted_siblings_break_the_distribution() -> None:
     """Siblings drawn without replacement must be tried in the order drawn."""
     def by_q(tree: TokenTree, rows: Tensor, stream: Stream) -> tuple[list[int], int]:
         order = sorted(tree.tokens, key=lambda token: -float(tree.probs[-1][token]))

@@ -12,7 +12,7 @@ from harness.errors import UserError
 from harness.plugins.strategy import Request
 from strategies.beam import Beam
 from strategies.diverse_beam import DiverseBeam
-from tests.chain import LENGTH, everything, found, told
+from tests.chain import LENGTH, all_sequences, chain_request, hypotheses
 from tests.decode import decode
 from tests.markov import END, START, A, letters, markov
 
@@ -48,12 +48,12 @@ def test_when_a_full_pool_ends_the_search(stopping: str, score: float, done: boo
     """A score of −2 loses to −1.2 at its present length, 1; at the longest, 4, it counts as −0.5 and may win."""
     pool = [Hypothesis((END,), score, score) for score in (-1.0, -1.2)]
     live = Hypothesis((A,), score, score)
-    front = Beams(2, divisor("power", 1.0), stopping, told(), live=[live], pool=pool)
+    front = Beams(2, divisor("power", 1.0), stopping, chain_request(), live=[live], pool=pool)
     assert front._settled(live) == done
 
 
 def test_a_wide_beam_is_exact() -> None:
-    exact = everything()
+    exact = all_sequences()
     assert len(exact) == 31
     found = beam(31, 0.0, "never")
     assert found[:4] == ["$", "a$", "b$", "ab$"]
@@ -111,11 +111,11 @@ def test_length_rules() -> None:
         assert divisor("sockeye", 0.6, offset=5.0)(n) == pytest.approx(divisor("gnmt", 0.6)(n))
         assert divisor("full", 1.0, prompt=10)(n) == 10 + n
         assert divisor("none", 2.0)(n) == 1
-    gnmt = found(Beam(width=31, length_rule="gnmt", length_penalty=0.6, early_stopping="never"))
+    gnmt = hypotheses(Beam(width=31, length_rule="gnmt", length_penalty=0.6, early_stopping="never"))
     by = divisor("gnmt", 0.6)
     assert [(letters(h.tokens), round(h.ranked(by), 4)) for h in gnmt[:3]] == [
         ("a$", -1.5633), ("$", -1.6094), ("b$", -1.7924)]
-    mean = found(Beam(width=31, early_stopping="never"))
+    mean = hypotheses(Beam(width=31, early_stopping="never"))
     assert [(letters(h.tokens), round(h.score / len(h.tokens), 4)) for h in mean[:4]] == [
         ("abab", -0.6957), ("baba", -0.7347), ("aba$", -0.7514), ("ab$", -0.8026)]
 
@@ -126,19 +126,19 @@ def test_length_rules() -> None:
     ("sockeye", 1.0, 3.0), ("full", 1.0, 0.0), ("none", 1.0, 0.0)])
 def test_a_wide_beam_is_exact_under_every_rule(rule: LengthRule, penalty: float, offset: float, finished: str) -> None:
     stopping = "never" if finished == "pooled" else "false"
-    got = found(Beam(31, penalty, stopping, rule, offset, finished))
+    got = hypotheses(Beam(31, penalty, stopping, rule, offset, finished))
     by = divisor(rule, penalty, offset, prompt=1)
-    exact = sorted((log_p / by(len(text)) for text, log_p in everything().items()), reverse=True)
+    exact = sorted((log_p / by(len(text)) for text, log_p in all_sequences().items()), reverse=True)
     assert [h.ranked(by) for h in got] == pytest.approx(exact)
 
 
 def test_wider_beams_find_no_worse() -> None:
-    best = [found(Beam(width=width, length_penalty=0.0, finished="kept"))[0].log_p for width in (1, 2, 3, 31)]
+    best = [hypotheses(Beam(width=width, length_penalty=0.0, finished="kept"))[0].log_p for width in (1, 2, 3, 31)]
     assert best[-1] == max(best) == pytest.approx(math.log(0.2))
 
 
 def test_greedy_on_the_chain() -> None:
-    (only,) = found(Beam(width=1))
+    (only,) = hypotheses(Beam(width=1))
     assert (letters(only.tokens), round(only.log_p, 4)) == ("abab", -2.7826)
 
 
@@ -160,13 +160,13 @@ def test_thresholds_of_every_distance(distance: str, discount: float, golden: li
     """Group 1 writes abab. Where group 2 leaves it: ln(.5/.4) and ln(.55/.4) over what the step has added up."""
     for diversity, text in golden:
         strategy = DiverseBeam(2, 2, diversity, 0.0, distance=distance, discount=discount)
-        first, second = strategy.grouped(Session(markov()), told())
+        first, second = strategy.grouped(Session(markov()), chain_request())
         assert (letters(first.pool[0].tokens), letters(second.pool[0].tokens)) == ("abab", text), diversity
 
 
 def test_single_tokens_are_counted_wherever_they_stand() -> None:
     """`ngram=1`: after a a third group finds a once in each of two others."""
-    groups = DiverseBeam(3, 3, 0.05, 0.0, distance="ngram", ngram=1).grouped(Session(markov()), told())
+    groups = DiverseBeam(3, 3, 0.05, 0.0, distance="ngram", ngram=1).grouped(Session(markov()), chain_request())
     scores = [group.pool[0].score - group.pool[0].log_p for group in groups]
     assert [letters(group.pool[0].tokens) for group in groups[:2]] == ["abab", "abab"]
     assert scores[1] == pytest.approx(-0.05 * (1 + 1 + 2 + 2))
@@ -175,10 +175,10 @@ def test_single_tokens_are_counted_wherever_they_stand() -> None:
 @pytest.mark.parametrize("distance", ["hamming", "cumulative", "ngram"])
 @pytest.mark.parametrize("diversity", [0.0, 0.3, 2.0])
 def test_the_first_group_and_the_whole_of_one_are_plain(distance: str, diversity: float) -> None:
-    whole = [h.tokens for h in found(Beam(width=4, length_penalty=0.0))]
-    assert [h.tokens for h in found(DiverseBeam(4, 1, diversity, 0.0, distance=distance))] == whole
-    half = [h.tokens for h in found(Beam(width=2, length_penalty=0.0))]
-    groups = DiverseBeam(4, 2, diversity, 0.0, distance=distance).grouped(Session(markov()), told())
+    whole = [h.tokens for h in hypotheses(Beam(width=4, length_penalty=0.0))]
+    assert [h.tokens for h in hypotheses(DiverseBeam(4, 1, diversity, 0.0, distance=distance))] == whole
+    half = [h.tokens for h in hypotheses(Beam(width=2, length_penalty=0.0))]
+    groups = DiverseBeam(4, 2, diversity, 0.0, distance=distance).grouped(Session(markov()), chain_request())
     assert [h.tokens for h in groups[0].pool] == half
     if diversity == 0:
         assert [h.tokens for h in groups[1].pool] == half

@@ -1,4 +1,4 @@
-"""Every registered strategy that promises greedy's tokens or a law is held to it, on tiny models of four classes."""
+"""Every registered strategy with a guarantee of tokens or distribution keeps it, on tiny models of four classes."""
 
 from functools import cache, partial
 
@@ -62,6 +62,6 @@ def test_texts_side_by_side_get_the_tokens_they_have_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LAWFUL)
-def test_the_law_is_kept(name: str, p_value: PValue) -> None:
+def test_the_distribution_is_preserved(name: str, p_value: PValue) -> None:
     strategy = built(name, VOCAB, f"temperature={TEMPERATURE},p={MASS}")
     assert p_value(strategy, draft if "draft" in strategy.needs else None) > 1e-3

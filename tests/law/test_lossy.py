@@ -1,4 +1,4 @@
-"""Rules that bend the law bend it as declared: exact enumeration, golden values, and settings where they are exact."""
+"""Lossy rules change the distribution as declared: exact enumeration, golden values, and exact settings."""
 
 from math import inf
 
@@ -27,7 +27,7 @@ def kept(rule: Accept, tree: TokenTree, rows: Tensor) -> list[int]:
 @pytest.mark.parametrize(("epsilon", "delta", "passing"), [
     (.3, .09, [0, 1, 2]), (.3, .3 ** .5, [0, 1, 2]), (.3, .9, [0]), (.1, .9, [0, 1, 2]), (1, 100, [])])
 def test_typical(epsilon: float, delta: float, passing: list[int]) -> None:
-    """Golden 7; the comparison is strict. Where nothing passes, the law is the target's."""
+    """Golden 7; the comparison is strict. Where nothing passes, the distribution is the target's."""
     found = [x for x in ALL if kept(typical(epsilon, delta), TokenTree.chain((x,)), logits(P, P))]
     assert found == passing
     if not passing:

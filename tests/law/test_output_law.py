@@ -1,4 +1,4 @@
-"""Sampling on a tiny model follows its law, and a planted bug does not."""
+"""Sampling on a tiny model follows its distribution, and a planted bug does not."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from strategies.top_p import TopP
 from tests.chances import MASS, TEMPERATURE, PValue, draft
 
 
-def test_the_law_of_nucleus_sampling(p_value: PValue) -> None:
+def test_the_distribution_of_nucleus_sampling(p_value: PValue) -> None:
     assert p_value(TopP(p=MASS, temperature=TEMPERATURE), None) > 1e-3
 
 

@@ -1,4 +1,4 @@
-"""Block verification, k-seq and the rules that bend the law, by exact enumeration; classic mistakes are caught."""
+"""Block verification, k-seq and the lossy rules, by exact enumeration; classic mistakes are detected."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -56,7 +56,7 @@ def complete(out: tuple[int, ...], length: int, p: Next, stream: Stream) -> tupl
 
 
 def written(rule: Accept, k: int, length: int, p: Next, q: Next) -> tuple[dict[tuple[int, ...], float], float]:
-    """The law of `length` + 1 tokens of which the first come from `k` chains; and the mean number of drafts kept."""
+    """Compute the distribution of `length` + 1 tokens from `k` drafted chains, and the mean number of accepted drafts."""
     def run(stream: Stream) -> tuple[int, ...]:
         tree = chains(stream, k, length, q)
         path, token = rule(tree, read(tree, p), stream)
@@ -94,12 +94,12 @@ def test_k_seq(count: int, rho: float, golden: float) -> None:
 
 @pytest.mark.parametrize(("rule", "k", "length"), [
     (rejection, 1, 2), (k_seq, 1, 2), (k_seq, 2, 2), (k_seq, 3, 1), (block, 1, 1), (block, 1, 2), (block, 1, 3)])
-def test_chains_keep_the_law(rule: Accept, k: int, length: int) -> None:
+def test_chains_preserve_the_distribution(rule: Accept, k: int, length: int) -> None:
     found, _ = written(rule, k, length, conditional, drafted)
     assert same(found, autoregressive(conditional, length + 1))
 
 
-def test_k_seq_keeps_the_law_on_trees() -> None:
+def test_k_seq_preserves_the_distribution_on_trees() -> None:
     found = law(lambda stream: two_levels(stream, k_seq, 2, True))
     assert same(found, autoregressive(conditional, 3))
 
@@ -116,7 +116,7 @@ def test_block_verification_accepts_more() -> None:
 
 
 @pytest.mark.parametrize("tokens", [(), (1,), (2, 0), (1, 1)])
-def test_block_keeps_the_law_of_chosen_drafts(tokens: tuple[int, ...]) -> None:
+def test_block_preserves_the_distribution_with_chosen_drafts(tokens: tuple[int, ...]) -> None:
     tree = TokenTree.chain(tokens)
 
     def run(stream: Stream) -> tuple[int, ...]:
@@ -148,7 +148,7 @@ def off(found: dict[tuple[int, ...], float], expected: dict[tuple[int, ...], flo
 
 
 @pytest.mark.parametrize(("copies", "golden"), [(1, .51), (2, .657), (4, .83193)])
-def test_a_discarded_comparison_sample_breaks_the_law(copies: int, golden: float) -> None:
+def test_a_discarded_comparison_sample_breaks_the_distribution(copies: int, golden: float) -> None:
     """Golden 3: the token drawn to compare with a draft must be the one that is written."""
     def redrawn(tree: TokenTree, rows: Tensor, stream: Stream) -> tuple[list[int], int]:
         p = torch.softmax(rows[0], -1)
@@ -165,7 +165,7 @@ def test_a_discarded_comparison_sample_breaks_the_law(copies: int, golden: float
     assert run(delta) == pytest.approx(.3, abs=1e-12)
 
 
-def test_drafts_dropped_for_what_they_are_break_the_law() -> None:
+def test_drafts_dropped_by_their_token_break_the_distribution() -> None:
     """Golden 4: a draft of low confidence must not vanish from the tree."""
     def run(stream: Stream) -> tuple[int, ...]:
         tree = siblings(1, True, Q, stream)
@@ -177,7 +177,7 @@ def test_drafts_dropped_for_what_they_are_break_the_law() -> None:
     assert [found[(x,)] for x in range(3)] == pytest.approx((.40, .36, .24), abs=1e-12)
 
 
-def test_soft_q_for_chosen_drafts_breaks_the_law() -> None:
+def test_soft_q_for_chosen_drafts_breaks_the_distribution() -> None:
     """A draft that was the likeliest token was not drawn from q."""
     def run(stream: Stream) -> tuple[int, ...]:
         tree = TokenTree.chain((2,), (vector(Q),))
@@ -186,8 +186,8 @@ def test_soft_q_for_chosen_drafts_breaks_the_law() -> None:
     assert off(law(run), autoregressive(lambda _: P, 1)) > 0.05
 
 
-def test_an_unwarped_bonus_breaks_the_law() -> None:
-    """The token after the last draft comes from the same warped law as all others."""
+def test_an_unwarped_bonus_breaks_the_distribution() -> None:
+    """The token after the last draft comes from the same warped distribution as all others."""
     def raw(tree: TokenTree, rows: Tensor, stream: Stream) -> tuple[list[int], int]:
         path, token = rejection(tree, rows, stream)
         return path, stream.choose(torch.softmax(rows[-1] / 2, -1)) if len(path) == len(tree) else token
@@ -195,7 +195,7 @@ def test_an_unwarped_bonus_breaks_the_law() -> None:
     assert off(written(raw, 1, 2, conditional, drafted)[0], expected) > 0.01
 
 
-def test_block_with_the_coins_of_single_tokens_breaks_the_law() -> None:
+def test_block_with_the_coins_of_single_tokens_breaks_the_distribution() -> None:
     """The residual of a block is that of its own weight, not of one."""
     def mixed(tree: TokenTree, rows: Tensor, stream: Stream) -> tuple[list[int], int]:
         path, _ = block(tree, rows, stream)
@@ -255,7 +255,7 @@ def test_the_numbering_of_nodes_changes_nothing(rule: Accept) -> None:
 @pytest.mark.parametrize("rule", [rejection, k_seq, block, delta])
 @pytest.mark.parametrize(("tokens", "path", "token"), [
     ((1, 2, 0), [0, 1, 2], 1), ((1, 0, 0), [0], 2), ((0, 1, 1), [], 1)])
-def test_laws_of_one_token_are_greedy(rule: Accept, tokens: tuple[int, ...], path: list[int], token: int) -> None:
+def test_one_token_distributions_are_greedy(rule: Accept, tokens: tuple[int, ...], path: list[int], token: int) -> None:
     rows = logits((0, 1, 0), (0, 0, 1), (1, 0, 0), (0, 1, 0))
     drawn = TokenTree.chain(tokens, [torch.eye(3, dtype=torch.float64)[t] for t in tokens])
     for tree in (drawn, TokenTree.chain(tokens)):

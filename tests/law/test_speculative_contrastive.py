@@ -1,4 +1,4 @@
-"""Speculative contrastive decoding writes the contrastive law, computed here by hand from full forwards."""
+"""Speculative contrastive decoding writes the contrastive distribution, computed here by hand from full forwards."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ def log_probs(model: Engine, text: list[int]) -> Tensor:
 
 
 def following(method: SpeculativeContrastive, text: list[int], beta: float | None = None) -> Tensor:
-    """The contrastive law (V,) after a text, at the temperature of `method`, or 1 where that is 0."""
+    """The contrastive distribution (V,) after a text, at the temperature of `method`, or 1 where that is 0."""
     beta = method.beta if beta is None else beta
     expert, amateur = log_probs(target(), text), log_probs(draft(), text)
     scores = (1 + beta) * expert - beta * amateur
@@ -42,7 +42,7 @@ def p_value(method: SpeculativeContrastive, draws: int) -> float:
 
 
 @pytest.mark.parametrize("draws", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
-def test_the_contrastive_law_is_kept(draws: int) -> None:
+def test_the_contrastive_distribution_is_preserved(draws: int) -> None:
     assert p_value(METHOD, draws) > 1e-3
 
 

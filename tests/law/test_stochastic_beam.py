@@ -1,4 +1,4 @@
-"""Stochastic beam search draws without replacement: its law, its chances of inclusion, and what stays true of it."""
+"""Stochastic beam search draws without replacement: its distribution, inclusion probabilities and invariants."""
 
 import math
 from collections import Counter
@@ -13,7 +13,7 @@ from harness.engine.random_stream import PhiloxStream
 from harness.engine.session import Session
 from harness.plugins.strategy import Request
 from strategies.stochastic_beam import Perturbed, StochasticBeam, child_heights, included, weighed
-from tests.chain import everything, found, played, told
+from tests.chain import all_sequences, chain_request, hypotheses, run_on_table
 from tests.chances import PROMPT, VOCAB, target
 from tests.markov import letters, markov
 
@@ -25,7 +25,7 @@ PAIRS = {(i, j): CHANCES[i] * CHANCES[j] / (1 - CHANCES[i]) for i, j in permutat
 def drawn(log_p: torch.Tensor, width: int, key: object, steps: int = 1, temperature: float = 1.0
           ) -> list[tuple[int, ...]]:
     """The texts of a search over tables `log_p` (steps, V), without a model."""
-    front = Perturbed.start(width, temperature, told(steps, PhiloxStream("leaves", width, temperature, key)))
+    front = Perturbed.start(width, temperature, chain_request(steps, PhiloxStream("leaves", width, temperature, key)))
     while not front.done:
         step = len(front.live[0].tokens)
         front.advance(log_p[step].expand(len(front.live), -1), torch.empty(0))
@@ -44,8 +44,8 @@ def test_chances_of_inclusion() -> None:
 
 def on_chain(width: int, temperature: float, key: int) -> list[Hypothesis]:
     """The texts of a search over the chain."""
-    front = Perturbed.start(width, temperature, told(stream=PhiloxStream("chain", width, temperature, key)))
-    played(front)
+    front = Perturbed.start(width, temperature, chain_request(stream=PhiloxStream("chain", width, temperature, key)))
+    run_on_table(front)
     return front.pool
 
 
@@ -73,20 +73,20 @@ def test_the_best_child_has_the_height_of_its_parent() -> None:
     assert not got.isnan().any()
 
 
-def test_temperature_is_that_of_the_drawn_law() -> None:
+def test_temperature_is_that_of_the_sampled_distribution() -> None:
     squares, runs = [p * p for p in CHANCES], 4000
     seen = Counter(drawn(LEAVES.log()[None], 1, i, temperature=0.5)[0][0] for i in range(runs))
     assert chisquare([seen[i] for i in range(4)], [runs * p / sum(squares) for p in squares]).pvalue > 1e-3
 
 
 def test_all_texts_of_the_chain_and_none_twice() -> None:
-    everyone = found(StochasticBeam(width=31))
-    assert sorted(letters(h.tokens) for h in everyone) == sorted(everything())
+    everyone = hypotheses(StochasticBeam(width=31))
+    assert sorted(letters(h.tokens) for h in everyone) == sorted(all_sequences())
     for h in everyone:
-        assert h.log_p == pytest.approx(everything()[letters(h.tokens)], abs=1e-5)
+        assert h.log_p == pytest.approx(all_sequences()[letters(h.tokens)], abs=1e-5)
         assert h.state == pytest.approx(h.log_p, abs=1e-5)
     for seed in range(50):
-        some = found(StochasticBeam(width=5), PhiloxStream(seed))
+        some = hypotheses(StochasticBeam(width=5), PhiloxStream(seed))
         assert len({h.tokens for h in some}) == len(some) == 5
         assert [h.score for h in some] == sorted((h.score for h in some), reverse=True)
 
@@ -94,14 +94,14 @@ def test_all_texts_of_the_chain_and_none_twice() -> None:
 def test_one_beam_samples_the_chain() -> None:
     runs = 3000
     seen = Counter(letters(on_chain(1, 1.0, i)[0].tokens) for i in range(runs))
-    common = [text for text, log_p in everything().items() if runs * math.exp(log_p) >= 5]
-    counts, shares = [seen[text] for text in common], [runs * math.exp(everything()[text]) for text in common]
+    common = [text for text, log_p in all_sequences().items() if runs * math.exp(log_p) >= 5]
+    counts, shares = [seen[text] for text in common], [runs * math.exp(all_sequences()[text]) for text in common]
     assert chisquare([*counts, runs - sum(counts)], [*shares, runs - sum(shares)]).pvalue > 1e-3
 
 
 def test_weights_estimate_means_without_bias() -> None:
-    """The mean of 1 and the mean length, and the same for a law at another temperature."""
-    mean = sum(math.exp(log_p) * len(text) for text, log_p in everything().items())
+    """The mean of 1 and the mean length, and the same for a distribution at another temperature."""
+    mean = sum(math.exp(log_p) * len(text) for text, log_p in all_sequences().items())
     for temperature in (1.0, 1.5):
         totals, lengths, runs = list[float](), list[float](), 1500
         for i in range(runs):
@@ -113,11 +113,11 @@ def test_weights_estimate_means_without_bias() -> None:
             assert abs(float(found_mean) - exact) < 4 * float(error)
     totals = []
     for i in range(4000):  # one of four leaves and the next highest
-        front = Perturbed.start(2, 1.0, told(1, PhiloxStream("one of four", i)))
+        front = Perturbed.start(2, 1.0, chain_request(1, PhiloxStream("one of four", i)))
         front.advance(LEAVES.log()[None], torch.empty(0))
         totals.append(weighed(front.pool, 1)[0].weight)
     assert abs(sum(totals) / 4000 - 1) < 4 * float(torch.tensor(totals).std()) / math.sqrt(4000)
-    every = StochasticBeam(31).weighted(Session(markov()), told())
+    every = StochasticBeam(31).weighted(Session(markov()), chain_request())
     assert sum(d.weight for d in every) == pytest.approx(1, abs=1e-5)
     assert included(math.log(0.5), -math.inf) == 1
 
@@ -131,8 +131,8 @@ def test_samples_of_a_prompt_are_one_draw() -> None:
     assert texts == [h.tokens for h in StochasticBeam(width=6).search(Session(target()), together)]
 
 
-def test_law_on_a_model() -> None:
-    """The first text drawn, whatever the beams below it, has the model's law; with one beam it is plain sampling."""
+def test_distribution_on_a_model() -> None:
+    """The first sequence drawn has the model's distribution for any width; with one beam it is plain sampling."""
     with torch.inference_mode():
         first = target().model(torch.tensor([PROMPT])).logits[0, -1].double().softmax(-1)
     seen, runs = Counter[int](), 600

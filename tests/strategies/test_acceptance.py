@@ -39,7 +39,7 @@ def counted(strategy: Strategy, new: int = 60) -> Session:
 
 @pytest.mark.parametrize("strategy", [Speculative(verify="block", temperature=TEMPERATURE, p=MASS, gamma=2),
                                       SpecTr(chains=2, length=2, temperature=TEMPERATURE, p=MASS)])
-def test_the_law_is_kept(strategy: Strategy, p_value: PValue) -> None:
+def test_the_distribution_is_preserved(strategy: Strategy, p_value: PValue) -> None:
     assert p_value(strategy, draft) > 1e-3
 
 
@@ -56,7 +56,7 @@ def test_one_chain_of_spectr_is_speculative() -> None:
         assert one == decode(Speculative(gamma=4, temperature=1.0), target(), [3, 4], draft=draft(), sample=sample)
 
 
-def test_spectr_reads_all_chains_together() -> None:
+def test_spectr_verifies_all_chains_in_one_forward() -> None:
     session, sizes = steps(SpecTr(chains=3, length=4, temperature=1.0), PROMPTS[0], 31, large())
     assert sizes == [1, 5, 5, 5, 5, 5, 5]
     assert (session.work.drafted, session.work.accepted, session.work.forwards) == (72, 24, 7)

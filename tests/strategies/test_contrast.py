@@ -258,7 +258,7 @@ def test_guidance_is_that_of_transformers(arch: str, scale: float) -> None:
             assert write(Guidance(scale=scale, negative=negative), target(arch), prompt, second) == expected
 
 
-def test_draws_of_both_are_one_law_at_temperatures_apart() -> None:
+def test_samples_of_both_have_one_distribution_at_different_temperatures() -> None:
     """z − ε·z̃ is 1 − ε times what guidance with 1 / (1 − ε) says, so a draw needs the temperature scaled alike."""
     prompt, second = prompts(2, 97, 21)
     differs = 0

@@ -61,7 +61,7 @@ def brute(keys: Floats, queries: Floats, k: int) -> tuple[Floats, Ids]:
 
 
 @pytest.mark.parametrize("size", [2, 3, 7, 8])
-def test_each_place_comes_once_with_half_a_window_before_it(size: int) -> None:
+def test_each_position_comes_once_with_half_a_window_before_it(size: int) -> None:
     for length in range(40):
         places = list[int]()
         for piece in passages(list(range(length)), size):

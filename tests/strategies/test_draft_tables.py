@@ -27,7 +27,7 @@ from strategies.drafters.automaton import SuffixAutomaton
 from strategies.drafters.ngram import NgramLookup
 from strategies.drafters.recycled import LEVELS, Recycler, Table, template
 from strategies.drafters.store import Store
-from strategies.drafters.suffixes import SuffixTree, Substring
+from strategies.drafters.suffixes import Substring, SuffixTree
 from strategies.drafters.trie import trie
 from strategies.drafters.trigrams import Node, Search, Size, Trigrams
 from strategies.greedy import Greedy
@@ -107,7 +107,7 @@ def test_recycling_template() -> None:
     assert [place.parent for place in template(80, 1)] == [-1, 0, 1, 2, 3, 4]
 
 
-def test_recycling_keeps_the_likeliest_successors_of_all_that_was_read() -> None:
+def test_recycling_stores_the_likeliest_successors_of_all_verified_tokens() -> None:
     session, text, seen = Session(target()), tuple(PROMPTS[0]), list[tuple[Step, Table]]()
     table: Table = {}
 
@@ -244,7 +244,7 @@ def test_suffix_tree_shape_holds_the_likeliest_nodes() -> None:
     assert score == pytest.approx(1 / 2 + 1 / 4 + 1 / 4)
 
 
-def test_input_copy_needs_exactly_one_place() -> None:
+def test_input_copy_needs_exactly_one_match() -> None:
     source = (3, 4, 5, 3, 4, 6, 7, 8)
     copied = {output: tuple(SourceCopy(source, 1, 3, 9).copy(output)) for output in [
         (), (5,), (9, 5), (3,), (9, 4), (5, 3), (6, 3, 4), (5, 3, 4), (8,), (9,)]}
@@ -262,7 +262,7 @@ def test_trie_shares_starts_and_keeps_to_its_budget() -> None:
     assert trie([], 9, 9) == TokenTree()
 
 
-def test_store_finds_every_place_in_order() -> None:
+def test_store_returns_every_match_in_order() -> None:
     written = texts(12)
     known, flat = Store.of(written, 4), [token for text in written for token in [*text, store.END]]
     for tail in ([0], [1, 0], [0, 1, 1], [3, 3], [9], [2, 1, 2, 1, 0, 0]):

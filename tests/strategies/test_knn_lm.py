@@ -1,4 +1,4 @@
-"""kNN-LM against explicit mixtures, its identities, the law that is drawn from, and texts side by side."""
+"""kNN-LM against explicit mixtures, its identities, the distribution that is drawn from, and texts side by side."""
 
 import random
 from collections.abc import Sequence
@@ -186,7 +186,7 @@ def test_what_is_ruled_out_stays_so(folders: dict[str, str], lam: float) -> None
     session.close()
 
 
-def test_the_law_is_drawn_from(folders: dict[str, str]) -> None:
+def test_samples_follow_the_distribution(folders: dict[str, str]) -> None:
     """Temperature, then nucleus, after the mixture."""
     method = KnnLm(k=32, lam=0.5, spread=40, store=folders["gpt2"], temperature=0.7, p=0.9)
     prompt, draws = prompts(1, 97, 8)[0], scaled(300, 1000)

@@ -1,4 +1,4 @@
-"""Draft lengths, staged drafts and PEARL: golden numbers, counts, and a planted bug that the law catches."""
+"""Draft lengths, staged drafts and PEARL: golden numbers, counts, and a planted bug that the distribution catches."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -89,7 +89,7 @@ def test_a_perfect_draft_gets_longer() -> None:
 
 
 def test_stopping_at_unlikely_draws_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dropping the drawn token that was unlikely bends the law (specs/speculative 1.4, rule 1)."""
+    """Dropping an unlikely drafted token changes the distribution (specs/speculative 1.4, rule 1)."""
     class Careless(ModelChain):
         def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
             tree = super().draft(text, last, limit)
@@ -129,7 +129,7 @@ class Coin:
 
 @pytest.mark.parametrize(("alpha", "gamma", "expected"), [(0.8, 5, 2.2832), (0.9, 5, 3.1272), (0.7, 4, 1.7351)])
 def test_tokens_of_pearl_per_barrier(alpha: float, gamma: int, expected: float) -> None:
-    """Specs/speculative, golden 14, with draws that are accepted independently; the law of the tokens is p."""
+    """Specs/speculative, golden 14, with draws that are accepted independently; the distribution of the tokens is p."""
     small = Coin((alpha - 0.1, 1.1 - alpha))
     target = Coin((0.9, 0.1), small)
     written, barriers = list[int](), 3000

@@ -61,7 +61,7 @@ def outputs() -> dict[tuple[int, ...], float]:
 
 @dataclass(frozen=True)
 class Told(Strategy):
-    """Writes sample i of what it is told."""
+    """Writes sample i of its script."""
 
     texts: tuple[tuple[int, ...], ...] = ()
 
@@ -100,7 +100,7 @@ def test_branches_of_a_stream() -> None:
     assert Likeliest().branch(3).choose(torch.tensor([0.1, 0.9])) == 1
 
 
-def test_answers_follow_the_law_and_are_independent() -> None:
+def test_answers_follow_the_distribution_and_are_independent() -> None:
     session, pairs, law, draws = Session(markov()), Counter[tuple[int, int]](), outputs(), scaled(600, 1200)
     seen: list[Counter[tuple[int, ...]]] = [Counter(), Counter(), Counter()]
     for number in range(draws):
@@ -240,7 +240,7 @@ def test_a_clear_majority_is_not_scored() -> None:
     assert session.work.forwards == 0
 
 
-def test_mbr_on_the_whole_law() -> None:
+def test_mbr_on_the_whole_distribution() -> None:
     law = outputs()
     texts = [TEXT.decode(text) for text in law]
     weights = torch.tensor(list(law.values()), dtype=torch.float64)

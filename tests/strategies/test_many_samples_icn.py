@@ -63,7 +63,7 @@ def job(strategy: Strategy, target: Engine, prompt: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class Told(Strategy):
-    """Writes sample i of what it is told."""
+    """Writes sample i of its script."""
 
     texts: tuple[str, ...] = ()
 

@@ -1,4 +1,4 @@
-"""Penalties bend logits as transformers and vLLM do, and go over any other strategy."""
+"""Penalties warp logits as transformers and vLLM do, over any other strategy."""
 
 import math
 from collections import Counter
@@ -113,7 +113,7 @@ def test_a_penalty_of_nothing_is_the_other_strategy(inner: str) -> None:
 
 
 def by_hand(prompt: list[int], bend: Any, arch: str, new: int = 30) -> list[int]:
-    """Greedy with bent logits, every step reading all of the text anew."""
+    """Greedy decoding with warped logits and a full forward over the sequence at every step."""
     text = list(prompt)
     while len(text) < len(prompt) + new and text[-1] != EOS:
         with torch.inference_mode():
@@ -124,7 +124,7 @@ def by_hand(prompt: list[int], bend: Any, arch: str, new: int = 30) -> list[int]
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("outer", PENALTIES)
-def test_greedy_and_what_drafts_for_it_choose_the_likeliest_bent_token(outer: str, arch: str) -> None:
+def test_greedy_and_its_drafting_methods_choose_the_likeliest_warped_token(outer: str, arch: str) -> None:
     over, changed = STRATEGIES.build(outer), 0
     assert isinstance(over, penalty.Penalty)
     for prompt in prompts(scaled(2, 3), 97, 8):

@@ -129,7 +129,7 @@ def test_fsd_is_its_definition_on_many_texts() -> None:
         assert all(0 <= charge <= 1 for charge in expected)
 
 
-def test_fsd_charges_every_token_that_was_said_and_no_other() -> None:
+def test_fsd_penalises_every_earlier_token_and_no_other() -> None:
     """So that a step among new tokens is greedy, and among others the one that is new wins at alpha 1."""
     for text in texts(300, kinds=3):
         for n, skips in ((2, True), (3, True), (3, False)):
@@ -158,7 +158,7 @@ def test_fsd_vec_is_its_definition_on_many_texts(span: int) -> None:
         assert bool(((found >= 0) & (found <= 1)).all())
 
 
-def test_fsd_vec_of_one_hot_states_asks_whether_the_bigram_stood_before() -> None:
+def test_fsd_vec_with_one_hot_states_penalises_repeated_bigrams() -> None:
     for text in texts(300):
         states = torch.nn.functional.one_hot(torch.tensor(text), 4).float()
         pairs = set(pairwise(text))

@@ -147,7 +147,7 @@ def test_no_text_leaves_a_trace(file: Path) -> None:
     assert (again.cursor.state, again.cursor.length, again.cursor.size) == (0, 0, 0)
 
 
-def test_the_law_is_kept_with_a_store(tmp_path: Path, p_value: chances.PValue) -> None:
+def test_the_distribution_is_preserved_with_a_store(tmp_path: Path, p_value: chances.PValue) -> None:
     Store.of(spoken(chances.VOCAB, 0.8), chances.VOCAB).save(tmp_path / "small.npz")
     strategy = SuffixAutomatonDecoding(len_threshold=1, len_bias=0, store=str(tmp_path / "small.npz"),
                                        temperature=chances.TEMPERATURE, p=chances.MASS)

@@ -95,7 +95,7 @@ def test_the_end_of_a_knob_is_greedy(strategy: Strategy, target: Engine) -> None
 @pytest.mark.parametrize("strategy", [
     TopK(k=1000), TopP(p=1), MinP(share=0), Epsilon(least=0), Eta(least=0), Typical(mass=1), TopNSigma(n=100)],
     ids=lambda s: s.spec())
-def test_the_other_end_is_the_law_of_the_model(strategy: Strategy, target: Engine) -> None:
+def test_the_other_end_is_the_distribution_of_the_model(strategy: Strategy, target: Engine) -> None:
     for sample in range(scaled(2, 4)):
         assert decode(strategy, target, [5, 6, 7], sample=sample) == decode(Temperature(), target, [5, 6, 7],
                                                                            sample=sample)

@@ -21,8 +21,8 @@ from strategies.beam import Beam
 from strategies.conditional_beam import ConditionalBeam
 from strategies.greedy import Greedy
 from strategies.parts.conditional import Attribute, Rule, Trained
-from strategies.tools.conditional_train import Examples, fitted, quality, main, split
-from tests.chain import everything, told
+from strategies.tools.conditional_train import Examples, fitted, main, quality, split
+from tests.chain import all_sequences, chain_request
 from tests.decode import decode, engine
 from tests.markov import letters, markov
 from tests.models import EOS, prompts, tiny_model
@@ -42,7 +42,7 @@ class Exact:
         return [self.chance(letters(h.tokens)) for h in hypotheses]
 
     def chance(self, prefix: str) -> float:
-        mass = [(math.exp(log_p), self.has(text)) for text, log_p in everything().items() if text.startswith(prefix)]
+        mass = [(math.exp(log_p), self.has(text)) for text, log_p in all_sequences().items() if text.startswith(prefix)]
         good = sum(p for p, has in mass if has)
         return math.log(min(1.0, good / sum(p for p, _ in mass))) if good else -math.inf
 
@@ -63,23 +63,23 @@ ATTRIBUTES: dict[str, Callable[[str], bool]] = {
                                             ("ends in b", "abab")])
 def test_the_conditional_mode_of_the_chain(name: str, mode: str, reads: bool) -> None:
     has = ATTRIBUTES[name]
-    assert max((text for text in everything() if has(text)), key=lambda text: everything()[text]) == mode
+    assert max((text for text in all_sequences() if has(text)), key=lambda text: all_sequences()[text]) == mode
     judge = Exact(has, reads)
-    got = ConditionalBeam(width=31, length_penalty=0.0).search(Session(markov()), told(), judge)
+    got = ConditionalBeam(width=31, length_penalty=0.0).search(Session(markov()), chain_request(), judge)
     good = [h for h in got if h.score > -math.inf]
     assert letters(got[0].tokens) == mode
-    assert sorted(letters(h.tokens) for h in good) == sorted(text for text in everything() if has(text))
+    assert sorted(letters(h.tokens) for h in good) == sorted(text for text in all_sequences() if has(text))
     for h in good:  # replaced at every step, so that only the last chance, which is one, is in it
-        assert h.score == h.log_p == pytest.approx(everything()[letters(h.tokens)], abs=1e-5)
+        assert h.score == h.log_p == pytest.approx(all_sequences()[letters(h.tokens)], abs=1e-5)
 
 
 @pytest.mark.parametrize("reads", [False, True])
 def test_a_small_beam_finds_what_a_plain_one_misses(reads: bool) -> None:
     """Two beams: plain ones hold the empty text, exact chances steer towards an end in b."""
     judge = Exact(ATTRIBUTES["ends in b"], reads)
-    (first, _) = ConditionalBeam(width=2, length_penalty=0.0).search(Session(markov()), told(), judge)
+    (first, _) = ConditionalBeam(width=2, length_penalty=0.0).search(Session(markov()), chain_request(), judge)
     assert letters(first.tokens) == "abab"
-    plain = Beam(width=3, length_penalty=0.0, finished="kept").search(Session(markov()), told())
+    plain = Beam(width=3, length_penalty=0.0, finished="kept").search(Session(markov()), chain_request())
     assert letters(plain[0].tokens) == "$"
 
 
@@ -92,7 +92,7 @@ def test_a_chance_that_added_up_would_lose() -> None:
             seen.extend((h.score, h.log_p, len(h.tokens)) for h in hypotheses)
             return [math.log(0.5)] * len(hypotheses)
     for reads in (False, True):
-        got = ConditionalBeam(width=4, length_penalty=0.0).search(Session(markov()), told(),
+        got = ConditionalBeam(width=4, length_penalty=0.0).search(Session(markov()), chain_request(),
                                                                 Half(lambda text: True, reads))
         assert all(h.score == h.log_p for h in got)
     assert all(score == pytest.approx(log_p, abs=1e-5) for score, log_p, _ in seen)

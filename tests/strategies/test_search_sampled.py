@@ -22,7 +22,7 @@ from strategies.diverse_beam import DiverseBeam
 from strategies.greedy import Greedy
 from strategies.stochastic_beam import StochasticBeam
 from strategies.uid_beam import UidBeam
-from tests.chain import played, told
+from tests.chain import chain_request, run_on_table
 from tests.decode import decode, engine
 from tests.markov import TABLE
 from tests.models import EOS, PAD, prompts, tiny_model
@@ -85,7 +85,7 @@ def test_the_distribution_is_that_of_transformers_5_24(temperature: float, penal
 
 
 def test_the_order_of_the_draw_is_another_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rule of transformers 5.23, which differs only in the order of the candidates, is told apart."""
+    """The test distinguishes the rule of transformers 5.23, which differs only in the order of the candidates."""
     def in_the_order_of_the_draw(self: Drawn, scores: torch.Tensor, count: int) -> torch.Tensor:
         return torch.multinomial(scores.softmax(-1), count, generator=draws)
 
@@ -95,10 +95,10 @@ def test_the_order_of_the_draw_is_another_distribution(monkeypatch: pytest.Monke
     assert alike(transformers_pools(1.0, 1.0, 1.0), pools) < 1e-6
 
 
-def test_the_nucleus_is_that_of_the_law_at_its_temperature() -> None:
+def test_the_nucleus_is_that_of_the_distribution_at_its_temperature() -> None:
     """As many tokens as hold .8 when log p is halved, one more than before; what is summed is not normalised again."""
     log_p = torch.tensor([[2.0, 1.5, 1.0, 0.0, -1.0, -3.0]]).log_softmax(-1)
-    found = BeamSample(temperature=2.0, p=0.8).front(told()).scored(log_p)
+    found = BeamSample(temperature=2.0, p=0.8).front(chain_request()).scored(log_p)
     assert found.isfinite().tolist() == [[True] * 4 + [False] * 2]
     assert torch.allclose(found[0, :4], log_p[0, :4] / 2)
 
@@ -113,7 +113,7 @@ def alike(one: Sequence[tuple[object, ...]], other: Sequence[tuple[object, ...]]
     return float(chi2_contingency(list(zip(*kept, strict=True))).pvalue)
 
 
-def test_it_is_no_sampler_of_the_law() -> None:
+def test_it_does_not_sample_the_model_distribution() -> None:
     """What the docstring warns of: with more beams the likely texts come more often than they should."""
     runs, shares = 800, []
     best = max(table()[()].tolist())
@@ -133,11 +133,11 @@ def test_one_beam_is_plain_sampling() -> None:
 
 def test_drawn_without_replacement_and_the_best_live_on() -> None:
     for i in range(200):
-        front = Drawn(2, divisor("none", 0.0), "never", told(stream=PhiloxStream(i)))
+        front = Drawn(2, divisor("none", 0.0), "never", chain_request(stream=PhiloxStream(i)))
         front.advance(TABLE[0][None].log(), torch.empty(0))
         assert len({h.tokens for h in [*front.live, *front.pool]}) == len(front.live) + len(front.pool)
         assert [h.score for h in front.live] == sorted((h.score for h in front.live), reverse=True)
-        played(front)
+        run_on_table(front)
         assert front.pool
 
 

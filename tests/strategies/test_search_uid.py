@@ -13,7 +13,7 @@ from harness.plugins.strategy import Request
 from strategies.beam import Beam
 from strategies.greedy import Greedy
 from strategies.uid_beam import Even, Path, UidBeam
-from tests.chain import everything, found, told
+from tests.chain import all_sequences, chain_request, hypotheses
 from tests.decode import decode, engine
 from tests.markov import START, TABLE, letters
 from tests.models import EOS, prompts, tiny_model
@@ -40,14 +40,14 @@ def exact(kind: str, strength: float) -> str:
         else:
             value = regulariser(kind, u)
         return -sum(u) - strength * value
-    return max(everything(), key=score)
+    return max(all_sequences(), key=score)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_goldens(kind: str) -> None:
     """u = (1, 2, 4) where (1, 1.5, 1) was possible; token 1 is the path's."""
     knobs = UidBeam(regulariser=kind, strength=1.0)
-    front = Even(4, lambda n: 1.0, "false", told(9), live=[Hypothesis(state=Path())], knobs=knobs)
+    front = Even(4, lambda n: 1.0, "false", chain_request(9), live=[Hypothesis(state=Path())], knobs=knobs)
     path = Hypothesis()
     for least, taken in ((1.0, 1.0), (1.5, 2.0), (1.0, 4.0)):
         front.advance(torch.tensor([[-least, -taken, -9.0]]), torch.empty(1, 0))
@@ -65,12 +65,12 @@ def test_goldens(kind: str) -> None:
     *((kind, x, "$") for kind in ("variance", "local") for x in (0.1, 1.0, 100.0))])
 def test_the_exact_argmax_on_the_chain(kind: str, strength: float, golden: str) -> None:
     assert exact(kind, strength) == golden
-    assert letters(found(UidBeam(width=31, regulariser=kind, strength=strength))[0].tokens) == golden
+    assert letters(hypotheses(UidBeam(width=31, regulariser=kind, strength=strength))[0].tokens) == golden
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_are_the_definition(kind: str) -> None:
-    for h in found(UidBeam(width=31, regulariser=kind, strength=0.7)):
+    for h in hypotheses(UidBeam(width=31, regulariser=kind, strength=0.7)):
         text = [START, *h.tokens]
         u = [-math.log(TABLE[a, b]) for a, b in pairwise(text)]
         if kind != "greedy":

@@ -1,4 +1,4 @@
-"""Methods in which the model drafts for itself: greedy identity, output law, counts, and the masks they rely on."""
+"""Self-speculative methods: greedy identity, output distribution, counts, and their attention masks."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -87,7 +87,7 @@ def test_tokens_are_those_of_greedy(strategy: Strategy, arch: str) -> None:
     TrJacobi(k=3, depth=2, nodes=6, temperature=TEMPERATURE, p=MASS),
     Lookahead(window=2, ngram=2, guesses=3, from_prompt=True, temperature=TEMPERATURE, p=MASS),
 ], ids=lambda s: s.name)
-def test_the_law_is_kept(strategy: Strategy, p_value: PValue) -> None:
+def test_the_distribution_is_preserved(strategy: Strategy, p_value: PValue) -> None:
     assert p_value(strategy, None) > 1e-3
 
 
@@ -263,7 +263,7 @@ def test_a_plan_that_skips_nothing_changes_no_bit(arch: str) -> None:
 
 
 @torch.inference_mode()
-def test_draft_reads_leave_the_sequence_as_it_was() -> None:
+def test_draft_forwards_leave_the_sequence_unchanged() -> None:
     """Drafts go below the text, one after another or in place of its end, and the whole model sees none of them."""
     text, more, hook = PROMPTS[0], [7, 8, 9], Skip(frozenset({1, 2}), frozenset({3}))
     session, fresh = Session(deep()), Session(deep())
@@ -356,7 +356,7 @@ def test_drafts_of_many_texts_are_read_together(strategy: Strategy) -> None:
     LayerSkip(share=0.5, gamma=2, theta=0.3, temperature=TEMPERATURE, p=MASS),
     Swift(share=0.5, gamma=2, theta=0.3, window=1, temperature=TEMPERATURE, p=MASS),
 ], ids=lambda s: s.name)
-def test_the_law_of_a_deep_model_is_kept(strategy: Strategy, p_value: PValue) -> None:
+def test_the_distribution_of_a_deep_model_is_preserved(strategy: Strategy, p_value: PValue) -> None:
     assert p_value(strategy, None, deep("llama", VOCAB, 0.8, 4)) > 1e-3
 
 
@@ -563,7 +563,7 @@ def test_streaming_is_greedy_on_the_shortened_text(arch: str) -> None:
     assert session.work.positions < 30 * 4
 
 
-def test_the_law_of_a_text_that_fits_is_kept(p_value: PValue) -> None:
+def test_the_distribution_of_a_sequence_that_fits_is_preserved(p_value: PValue) -> None:
     assert p_value(Streaming(temperature=TEMPERATURE, p=MASS), None) > 1e-3
 
 

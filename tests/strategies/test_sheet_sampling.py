@@ -1,4 +1,4 @@
-"""Samplers against their definitions: where each cuts, the law that each draws from, and how Mirostat steers."""
+"""Samplers against their definitions: the tokens kept, the distribution sampled, and Mirostat's feedback."""
 
 import math
 import statistics
@@ -75,7 +75,7 @@ def defined(strategy: Sampler, z: Sequence[float]) -> set[int]:
     return set(each)
 
 
-def test_the_numbers_of_the_law() -> None:
+def test_the_numbers_of_the_distribution() -> None:
     """Specs/quality 0.3: p, its entropy, the threshold of eta, and the deviation of the logits."""
     z = D1[0].tolist()
     assert chances(z) == pytest.approx(Q.tolist(), abs=5e-7)
@@ -109,7 +109,7 @@ SAMPLERS: list[Sampler] = [TopK(k=2), TopP(p=0.8), MinP(share=0.3), Typical(mass
 
 
 @pytest.mark.parametrize("strategy", SAMPLERS, ids=lambda s: s.name)
-def test_the_law_is_that_of_the_definition(strategy: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_distribution_is_that_of_the_definition(strategy: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
     """Temperature comes before what is left out; 100 000 draws of the nucleus, and fewer of the others."""
     monkeypatch.setattr("harness.decoding.sampled.one_by_one", lambda session, accept, request, law: (accept, law))
     hot = type(strategy)(**{**strategy.values(), "temperature": HOT})  # type: ignore[arg-type]
@@ -161,14 +161,14 @@ def test_entropy_rises_with_temperature() -> None:
     assert all(bool((low < high).all()) for low, high in pairwise(values))
 
 
-def test_of_a_flat_law_the_first_tokens_are_typical() -> None:
+def test_in_a_flat_distribution_the_first_tokens_are_typical() -> None:
     flat = torch.zeros(1, 10)
     found = [kept(warps.typical(mass), flat) for mass in (0.05, 0.45, 0.95)]
     assert found == [[{0}], [set(range(5))], [set(range(10))]]
 
 
 def test_cold_draws_are_greedy() -> None:
-    """Not because they are routed to it: at .005 the law itself has one token."""
+    """Not because they are routed to it: at .005 the distribution itself has one token."""
     chain = Engine(Markov(some(4, 4).softmax(-1)), 64)
     for prompt in ([0], [1, 3], [2], [3]):
         assert decode(Temperature(temperature=0.005), chain, prompt, eos=None) == \
@@ -186,7 +186,7 @@ def test_the_size_of_mirostat_is_its_formula(vocab: int) -> None:
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 1.0])
-def test_mirostat_learns_from_the_whole_law(rate: float) -> None:
+def test_mirostat_learns_from_the_whole_distribution(rate: float) -> None:
     """mu moves by `rate` times what the drawn token's surprise was off, in bits, before anything was left out."""
     logits, text = some(6, 50), [0]
     steered = Steered(Mirostat(target=1.5, rate=rate))
@@ -200,7 +200,7 @@ def test_mirostat_learns_from_the_whole_law(rate: float) -> None:
         text.append(drawn)
 
 
-def test_mirostat_fits_as_many_ratios_as_it_is_told() -> None:
+def test_mirostat_fits_the_given_number_of_ratios() -> None:
     logits, counts = some(1, 300), dict[int, int]()
     surprise = (-logits[0].double().log_softmax(-1)).sort().values
     for fitted in (1, 5, 100, 10_000):

@@ -98,7 +98,7 @@ def test_samples() -> None:
     assert len({tuple(decode(Beam(width=5), target(), PROMPTS[0], sample=i)) for i in range(5)}) == 5
 
 
-def test_prompt_lookup_places() -> None:
+def test_prompt_lookup_matches() -> None:
     """Specs/speculative, golden 11."""
     text = [5, 1, 2, 9, 1, 2, 7, 1, 2]
     assert NgramLookup(2, 3).lookup(text) == [9, 1, 2]

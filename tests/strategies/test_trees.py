@@ -1,4 +1,4 @@
-"""Draft trees: golden numbers, counts, degenerate identities, and planted bugs that the law catches."""
+"""Draft trees: golden numbers, counts, degenerate identities, and planted bugs that the distribution catches."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -154,7 +154,7 @@ def test_drawing_without_replacement() -> None:
         Pearl(gamma=2, temperature=0.8, p=0.9), Staged(temperature=0.8, p=0.9),
         RsdS(width=4, depth=2, temperature=0.8, p=0.9))),
 ], ids=lambda s: s.spec())
-def test_the_law(strategy: Verified, p_value: PValue) -> None:
+def test_the_distribution(strategy: Verified, p_value: PValue) -> None:
     assert p_value(strategy, draft) > 1e-3
 
 

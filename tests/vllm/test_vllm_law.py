@@ -11,7 +11,7 @@ DRAFTING = ("-s", "speculative", "-s", "prompt_lookup")
 
 
 @pytest.mark.parametrize(("mend", "code"), [("on", 0), ("off", 1)])
-def test_the_lost_temperature_is_found_by_the_law_alone(tmp_path: Path, mend: str, code: int) -> None:
+def test_the_lost_temperature_is_detected_by_the_distribution_alone(tmp_path: Path, mend: str, code: int) -> None:
     done = decodebench("verify", "--backend", "vllm", *DRAFTING, "-t", "nano_story", "--temperature", "0.7",
                        "--json", str(tmp_path / "found.json"), DECODEBENCH_VLLM_MEND=mend)
     found = {f["strategy"].partition(":")[0] + " " + f["temperature"]: f

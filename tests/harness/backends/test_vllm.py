@@ -235,7 +235,7 @@ def test_the_mend_gives_each_drafted_token_the_value_of_its_text() -> None:
     assert whole.tolist() == [9, 9]
 
 
-def test_logits_are_bent_in_the_order_of_the_reference() -> None:
+def test_logits_are_warped_in_the_order_of_the_reference() -> None:
     logits, prompt, answer = torch.tensor([2.0, 1.0, -1.0, 0.0]), [0], [1, 1, 2]
     both = STRATEGIES.build("greedy+frequency_penalty:frequency=1+repetition_penalty:penalty=2")
     assert logits_processor(both)(prompt, answer, logits).tolist() == [1.0, 0.5 - 2, -2.0 - 1, 0.0]

@@ -39,7 +39,7 @@ def random_tree(random: Random, size: int) -> TokenTree:
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_any_sequence_of_reads_keeps_and_drops(arch: str) -> None:
+def test_any_order_of_read_keep_and_rollback(arch: str) -> None:
     random, session = Random(7), Session(target(arch), remember=True)
     text = [random.randrange(3, VOCAB) for _ in range(6)]
     for _ in range(25):
@@ -136,7 +136,7 @@ def test_too_long_a_text_is_refused() -> None:
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_merged_reads_equal_single_reads(arch: str) -> None:
+def test_merged_forwards_equal_single_forwards(arch: str) -> None:
     """Ragged lengths, trees and chains in one forward: every row is what it would be alone."""
     random, big = Random(11), target(arch)
     texts = [[random.randrange(3, VOCAB) for _ in range(length)] for length in (3, 9, 5)]

@@ -1,4 +1,4 @@
-"""Texts beside a text, copies of it, bent logits, and what a hook sees inside a forward."""
+"""Additional sequences, copies of a session, logit warps, and the values that a hook captures in a forward."""
 
 from collections.abc import Sequence
 from functools import cache, partial
@@ -133,7 +133,7 @@ def test_what_is_bent_is_bent_for_every_method(inner: object) -> None:
         assert decode(Bent(inner), target("llama"), prompt, draft=small, new=20) == expected
 
 
-def test_bending_ends_with_its_context() -> None:
+def test_a_logit_warp_ends_with_its_context() -> None:
     session = Session(target("llama"))
     session.follow(prompts(1, 97, 4)[0])
     plain = session.read().logits

@@ -38,7 +38,7 @@ def named(found: Comparison) -> list[str]:
 
 
 def test_five_per_cent_are_found_and_none_are_not() -> None:
-    """At 4 % noise a time, 60 prompts show 5 % nearly always; equal runs are told apart one time in twenty."""
+    """At 4 % noise a time, 60 prompts show 5 % nearly always; equal runs are distinguished one time in twenty."""
     found = alarms = covered = 0
     for seed in range(RUNS):
         plain = Planted(examples=60, seed=2 * seed + 1, machine=1.2)

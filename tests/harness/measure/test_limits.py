@@ -163,7 +163,7 @@ def test_forwards_are_timed_in_turn_and_leave_nothing_behind() -> None:
     assert [one.open_rows for one in engines] == [0, 0]
 
 
-def test_a_copy_reads_and_writes() -> None:
+def test_a_copy_runs_forwards_of_its_own() -> None:
     assert copied_bytes_per_second(4_000, "cpu", 2, ticking(0.5)) == pytest.approx(2 * 4_000 / 0.5)
 
 

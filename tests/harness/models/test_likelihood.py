@@ -46,7 +46,7 @@ def test_the_chain_of_the_sheet() -> None:
 
 
 @pytest.mark.parametrize("arch", ["llama", "qwen2", "gpt2", "opt"])
-def test_side_by_side_is_what_a_session_reads_alone(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_gives_the_logits_of_a_single_session(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer, texts = model(arch), drawn(16)
     alone = {text: score_answers(scorer, [text])[text] for text in texts}
     for size in (likelihood.BYTES, 4 * VOCAB * 150, 1):

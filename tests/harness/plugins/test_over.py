@@ -45,7 +45,7 @@ def test_labels_name_the_knobs_that_differ_in_each_part() -> None:
         "a:k=1+b:n=1,m=2": "a:k=1+b:m=2", "a:k=2+b:n=1,m=3": "a:k=2+b:m=3", "a:k=1": "a"}
 
 
-def test_a_request_is_told_the_words_of_the_prompt() -> None:
+def test_a_request_contains_the_text_of_the_prompt() -> None:
     model = load("nano")
     request, rule = warm_up(model)
     told = request.as_text

@@ -95,7 +95,7 @@ def under(cls: type[Speculative] | type[PromptLookup], each: Distribution) -> St
 
 @pytest.mark.parametrize("cls", [Speculative, planted.Siblings, PromptLookup])
 @pytest.mark.parametrize("each", [pytest.param(HOT, marks=pytest.mark.slow), COOL], ids=str)
-def test_right_strategies_keep_the_law(nano: Checker, cls: type[Speculative], each: Distribution) -> None:
+def test_correct_strategies_keep_the_distribution(nano: Checker, cls: type[Speculative], each: Distribution) -> None:
     finding = nano.sampled(under(cls, each), each)
     assert (finding.ok, finding.impossible, finding.failed) == (True, 0, 0)
     assert finding.p_value is not None
@@ -108,7 +108,7 @@ def test_right_strategies_keep_the_law(nano: Checker, cls: type[Speculative], ea
         (planted.UnwarpedBonus, COOL), (planted.SoftQ, COOL), (planted.Resorted, HOT), (planted.Discarded, HOT),
         (planted.Discarded, COOL))),
 ], ids=lambda value: getattr(value, "__name__", str(value)))
-def test_planted_laws_are_caught(nano: Checker, cls: type[Speculative], each: Distribution) -> None:
+def test_planted_distributions_are_detected(nano: Checker, cls: type[Speculative], each: Distribution) -> None:
     nano.draws = 400 if cls in (planted.UnwarpedBonus, planted.Discarded) else 200
     finding = nano.sampled(under(cls, each), each)
     nano.draws = 120
@@ -230,7 +230,7 @@ def test_what_cannot_be_checked_is_listed(words: Path) -> None:
     assert report.ok
 
 
-def test_a_law_of_ones_own(words: Path) -> None:
+def test_a_distribution_of_the_users_own(words: Path) -> None:
     report = verify(settings(words, strategies=("prompt_lookup:temperature=0.5,p=0.8",)), draws=8)
     assert [finding.temperature for finding in report.findings] == ["0", "0", "0.5, p=0.8"]
 
