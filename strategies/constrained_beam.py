@@ -62,7 +62,7 @@ class Dealt(Banks):
 
 @dataclass
 class Official(Dealt):
-    """The beam of transformers 4.49, which deals its best out anew together with the continuations of phrases."""
+    """The beam of transformers 4.49, which is filled again from its best and the continuations of phrases."""
 
     def start(self) -> Turns:
         """Return the state after the prompt, whose phrases count as met."""

@@ -76,7 +76,7 @@ class _Greedy:
         self.grown, self.stream = grown, stream
 
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
-        """A tree of at most `limit` levels below `sequence`."""
+        """Draft a tree of at most `limit` levels below `sequence`."""
         grown, levels, order = self.grown, min(self.depth, limit), count()
         root = _Slots(ROOT, grown.start(sequence, last).to("cpu", copy=True), self.stream)
         heap: list[tuple[float, int, int, int, _Slots | None]] = [(-1.0, next(order), 0, ROOT, root)]
@@ -99,7 +99,7 @@ class _Threshold:
         self.grown, self.stream = grown, stream
 
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
-        """A tree of at most `limit` levels below `sequence`."""
+        """Draft a tree of at most `limit` levels below `sequence`."""
         grown, levels = self.grown, min(self.depth, limit)
         live, rows = [(1.0, ROOT)], grown.start(sequence, last)[None]
         for level in range(levels):

@@ -3,7 +3,7 @@
 SuffixDecoding, Oliaro et al. 2024 (arXiv 2411.04975). A tree counts every substring of at most `max_depth` tokens of
 this sequence; `warm` adds one of earlier outputs (none is ever dropped). Every suffix that is in a tree drafts at most
 `factor` · its length + `offset` tokens, never more than `max_spec`; each must have a path probability, by counts, of at
-least `min_prob`. The draft of the highest sum of these wins, of equal ones that of the longer match. `shape` "chain"
+least `min_prob`. The draft with the highest sum of probabilities wins; ties go to the longer match. `shape` "chain"
 follows the most frequent token, "tree" takes the likeliest nodes. Defaults are vLLM's. `temperature` and `p` set the
 distribution, which is exact.
 """

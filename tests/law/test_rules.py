@@ -56,7 +56,7 @@ def complete(out: tuple[int, ...], length: int, p: Next, stream: Stream) -> tupl
 
 
 def written(rule: Accept, k: int, length: int, p: Next, q: Next) -> tuple[dict[tuple[int, ...], float], float]:
-    """Compute the distribution of `length` + 1 tokens from `k` drafted chains, and the mean number of accepted drafts."""
+    """Compute the distribution of `length` + 1 tokens from `k` drafted chains, and the mean accepted drafts."""
     def run(stream: Stream) -> tuple[int, ...]:
         tree = chains(stream, k, length, q)
         path, token = rule(tree, read(tree, p), stream)
