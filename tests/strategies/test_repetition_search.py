@@ -118,14 +118,14 @@ def naive_charge(text: Sequence[int], token: int, n: int, beta: float, skips: bo
     ([4, 4, 4, 4], [4], True, [0.6775]), ([4], [4], True, [0.0]), ([], [4], False, [0.0])])
 def test_fsd_goldens(text: list[int], tokens: list[int], skips: bool, charges: list[float]) -> None:
     """Specs/quality 3.3."""
-    assert fsd.charged(Grams(3, text), tokens, 0.9, skips) == pytest.approx(charges)
+    assert fsd.penalties(Grams(3, text), tokens, 0.9, skips) == pytest.approx(charges)
 
 
 def test_fsd_is_its_definition_on_many_texts() -> None:
     for i, text in enumerate(texts(1500)):
         n, beta, skips = 1 + i % 4, (0.9, 0.5, 1.0)[i % 3], i % 2 == 0
         expected = [naive_charge(text, token, n, beta, skips) for token in range(5)]
-        assert fsd.charged(Grams(n, text), list(range(5)), beta, skips) == pytest.approx(expected), (text, n)
+        assert fsd.penalties(Grams(n, text), list(range(5)), beta, skips) == pytest.approx(expected), (text, n)
         assert all(0 <= charge <= 1 for charge in expected)
 
 
@@ -133,7 +133,7 @@ def test_fsd_penalises_every_earlier_token_and_no_other() -> None:
     """So that a step among new tokens is greedy, and among others the one that is new wins at alpha 1."""
     for text in texts(300, kinds=3):
         for n, skips in ((2, True), (3, True), (3, False)):
-            charges = fsd.charged(Grams(n, text), list(range(6)), 0.9, skips)
+            charges = fsd.penalties(Grams(n, text), list(range(6)), 0.9, skips)
             assert [charge > 0 for charge in charges] == [token in text and len(text) >= n - 1 for token in range(6)]
     for alpha in (0.3, 0.65, 1.0):
         assert weighed(torch.tensor([0.6, 0.3, 0.1]), torch.zeros(3), alpha) == 0
@@ -152,7 +152,7 @@ def test_fsd_vec_is_its_definition_on_many_texts(span: int) -> None:
     generator = torch.Generator().manual_seed(span)
     for text in texts(150):
         states = torch.randn(len(text), 3, generator=generator)
-        found = fsd_vec.charged(states, text, list(range(5)), span)
+        found = fsd_vec.penalties(states, text, list(range(5)), span)
         expected = [naive_likeness(states, text, token, span) if len(text) > span else 0.0 for token in range(5)]
         assert found.tolist() == pytest.approx(expected, abs=1e-5), text
         assert bool(((found >= 0) & (found <= 1)).all())
@@ -162,7 +162,7 @@ def test_fsd_vec_with_one_hot_states_penalises_repeated_bigrams() -> None:
     for text in texts(300):
         states = torch.nn.functional.one_hot(torch.tensor(text), 4).float()
         pairs = set(pairwise(text))
-        assert fsd_vec.charged(states, text, [0, 1, 2, 3], 1).tolist() == [
+        assert fsd_vec.penalties(states, text, [0, 1, 2, 3], 1).tolist() == [
             float((text[-1], token) in pairs) for token in range(4)]
 
 
@@ -184,7 +184,7 @@ def steps_of(call: Callable[[], object]) -> int:
 def test_a_token_costs_the_same_however_long_the_text() -> None:
     def step(grams: Grams) -> None:
         repeated(grams, [0, 1, 2])
-        fsd.charged(grams, [0, 1, 2], 0.9, True)
+        fsd.penalties(grams, [0, 1, 2], 0.9, True)
         grams.add(3)
     short, long = (Grams(5, (list(range(20)) * length)) for length in (2, 400))
     assert steps_of(lambda: step(short)) == steps_of(lambda: step(long))
@@ -294,7 +294,7 @@ def test_alpha_one_takes_the_least_alike() -> None:
 
 
 @pytest.mark.parametrize("strategy", [Fsd(newlines=0), FsdVec(newlines=0.3, alpha=0.6)], ids=lambda s: s.name)
-def test_line_breaks_may_be_charged_less(strategy: Fsd | FsdVec) -> None:
+def test_line_breaks_may_have_a_lower_penalty(strategy: Fsd | FsdVec) -> None:
     changed, words = 0, RequestText("", lambda text: [], lambda text: [0, 2], lambda tokens: "", lambda text: None)
     for seed in range(40):
         table, text = random_table(seed), [seed % 4, 1, 2]
@@ -302,8 +302,8 @@ def test_line_breaks_may_be_charged_less(strategy: Fsd | FsdVec) -> None:
         request = Request(tuple(text), 12, PhiloxStream(0), text=words)
         for (token,) in islice(strategy.generate(session, request), 12):
             probs, tokens = likeliest(table.log()[text[-1]], 3)
-            charges = (fsd.charged(Grams(3, text), tokens, 0.9, True) if isinstance(strategy, Fsd) else
-                       fsd_vec.charged(torch.eye(4)[text], text, tokens, 1).tolist())
+            charges = (fsd.penalties(Grams(3, text), tokens, 0.9, True) if isinstance(strategy, Fsd) else
+                       fsd_vec.penalties(torch.eye(4)[text], text, tokens, 1).tolist())
             less = [charge * (strategy.newlines if other == 2 else 1)
                     for other, charge in zip(tokens, charges, strict=True)]
             assert token == tokens[weighed(probs, torch.tensor(less), strategy.alpha)]

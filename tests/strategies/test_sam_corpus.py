@@ -180,7 +180,7 @@ def test_the_embedded_store_is_that_of_rest() -> None:
     engine, request = load("nano").engine, Request((5,), 9, PhiloxStream(0))
     corpus = SuffixAutomatonDecoding(store="nano").drafter(Session(engine), request).corpus
     assert corpus is not None
-    assert corpus.known is Rest().drafter(Session(engine), request).known
+    assert corpus.known is Rest().drafter(Session(engine), request).datastore
     states = len(corpus.known.automaton.link)
     assert states <= 2 * len(corpus.known.tokens)
     text = corpus.known.tokens[:30].tolist()
