@@ -31,10 +31,10 @@ class NeuroLogic(ConstrainedSearch):
     width: int = knob(20, "beams", low=1, high=256, sweep=(5, 10, 20))
     length_penalty: float = knob(0.2, "exponent of the length rule; 0 does not divide", low=-5, high=5,
                                  sweep=(0.1, 0.2, 0.6, 1.0))
-    prune: int = knob(50, "a child must rank above this among all scores", low=1, sweep=(50, 500, 500000))
+    prune: int = knob(50, "a child's rank among all scores must be below this", low=1, sweep=(50, 500, 500000))
     tolerance: int = knob(2, "clauses that a hypothesis may lag behind the best", low=0, sweep=(0, 1, 2, 3))
     beta: float = knob(0.0, "reward for an open phrase", low=0, high=100, sweep=(0.0, 0.25, 0.5))
-    early_stop: float = knob(1.0, "lowest rank of EOS that may end a hypothesis, in widths", low=0, high=100)
+    early_stop: float = knob(1.0, "rank up to which EOS may end a hypothesis, in widths", low=0, high=100)
     variant: str = knob("paper", "whose reward", choices=("paper", "official"))
 
     paper: ClassVar[str] = "Lu et al. 2021, arXiv 2010.12884"

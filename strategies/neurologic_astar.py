@@ -37,7 +37,7 @@ class NeuroLogicAstar(NeuroLogic):
     def front(self, session: Session, request: Request, wanted: Constraints) -> "Lookahead":
         """Return the search state for one prompt."""
         return Lookahead(self.width, self.rule(request), self.stopping(), request, wanted=wanted,
-                       rules=self, knobs=self, session=session)
+                         rules=self, knobs=self, session=session)
 
 
 class Branch(NamedTuple):

@@ -30,7 +30,7 @@ class _Contrast:
     def __init__(self, method: "SpeculativeContrastive", session: Session, request: Request) -> None:
         self.method, self.session = method, session
         self.amateur: list[Tensor] = []                   # after the sequence, after the first draft, …
-        self.prefixes: Sequence[Sequence[int]] = ()          # the prefix of each row of the current tree
+        self.prefixes: Sequence[Sequence[int]] = ()       # the prefix of each row of the current tree
         self.chain = ModelChain(session.draft, method.gamma, self._recorded, method.draws(request) or Likeliest())
 
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:

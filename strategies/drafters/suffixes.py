@@ -66,7 +66,7 @@ class SuffixTree:
                 yield self.sequence[substring.at + 1], Substring(substring.at + 1, substring.depth + 1)
 
     def matches(self, substrings: Sequence[Substring], token: int) -> list[Substring]:
-        """Extend the substrings `substrings` by `token` and return those that the tree contains."""
+        """Extend each of `substrings` by `token` and return those that the tree contains."""
         return [new for substring in substrings if (new := self._after(substring, token))]
 
     def _after(self, substring: Substring, token: int) -> Substring | None:
