@@ -1,4 +1,4 @@
-"""The committed runs of the methods that change the text show what decoding research is about."""
+"""The committed runs of the methods that change the output show the effects known from the literature."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The committed reference run: the same tokens and counts come out today, and every claim of lossless holds."""
+"""The committed reference run: its tokens and counts are reproduced, and every lossless strategy is lossless."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ EXAMPLES = 3
 
 
 def counts(record: Record) -> list[object]:
-    """What does not depend on the machine."""
+    """Return the counts that do not depend on the machine."""
     return [(turn.tokens, turn.stop, turn.steps.tokens, turn.steps.forwards, turn.steps.positions, turn.steps.drafted,
              turn.steps.accepted, turn.steps.draft_forwards) for turn in record.turns]
 

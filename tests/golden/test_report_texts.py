@@ -1,4 +1,4 @@
-"""The tables about texts, from a run that is written by hand: every figure below can be counted."""
+"""The text tables of an artificial run, in which every figure can be counted by hand."""
 
 import io
 import math

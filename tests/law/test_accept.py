@@ -18,11 +18,11 @@ Law = dict[tuple[int, ...], float]
 
 
 class Undecided(Exception):
-    """A decision was asked for that the branch does not say."""
+    """Raised when the branch has no further decision."""
 
 
 class Branches:
-    """A stream that replays given decisions and notes, at the first open one, what may be decided there."""
+    """A stream that replays given decisions and records the options of the first open one."""
 
     def __init__(self, decided: list[int]) -> None:
         self.decided, self.at, self.chance = decided, 0, 1.0
@@ -48,7 +48,7 @@ class Branches:
 
 
 def outcomes(run: Callable[[Stream], tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], float]]:
-    """Every result of `run` with its probability."""
+    """Return every result of `run` with its probability."""
     todo: list[list[int]] = [[]]
     while todo:
         stream = Branches(todo.pop())
@@ -71,7 +71,7 @@ def logits(*rows: tuple[float, ...]) -> Tensor:
 
 
 def siblings(count: int, replace: bool, q: tuple[float, ...], stream: Stream) -> TokenTree:
-    """Draw `count` children of the text from q."""
+    """Sample `count` children of the root from q."""
     left, tokens = torch.tensor(q, dtype=torch.float64), list[int]()
     for _ in range(count):
         tokens.append(stream.choose(left))
@@ -166,7 +166,7 @@ def test_trees_preserve_the_distribution_of_three_tokens(rule: Accept, width: in
 
 
 def resampled_from_p(tree: TokenTree, rows: Tensor, stream: Stream) -> tuple[list[int], int]:
-    """A planted bug: after a rejection the token is drawn from p, not from what is left of it."""
+    """A planted bug: after a rejection the token is drawn from p instead of the residual."""
     path, _ = rejection(tree, rows, stream)
     node = path[-1] if path else -1
     return path, stream.choose(torch.softmax(rows[node + 1], -1))

@@ -23,7 +23,7 @@ def beam(width: int, penalty: float, stopping: str) -> list[str]:
 
 
 def diverse(width: int, groups: int, diversity: float, variant: str) -> list[list[Hypothesis]]:
-    """The pools of the groups."""
+    """Return the pools of the groups."""
     request = Request((START,), LENGTH, PhiloxStream(0), frozenset({END}))
     strategy = DiverseBeam(width=width, groups=groups, diversity=diversity, length_penalty=0.0, variant=variant)
     return [group.pool for group in strategy.grouped(Session(markov()), request)]
@@ -88,7 +88,7 @@ def test_the_first_group_is_plain_beam_search() -> None:
 
 
 def test_paper_counts_endings() -> None:
-    """Where a group ends, "paper" pushes the next one away from ending too; "official" does not."""
+    """When a group ends, "paper" penalises an end of the next one; "official" does not."""
     for variant, score in (("paper", math.log(0.2) - 0.1), ("official", math.log(0.2))):
         pool = {letters(h.tokens): h for h in diverse(6, 2, 0.1, variant)[1]}
         assert pool["$"].score == pytest.approx(score)

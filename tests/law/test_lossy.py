@@ -18,7 +18,7 @@ ALL = range(3)
 
 
 def kept(rule: Accept, tree: TokenTree, rows: Tensor) -> list[int]:
-    """The path, when no coin decides it; the token after it is drawn."""
+    """Return the path if it is deterministic; the token after it is sampled."""
     paths = set(law(lambda stream: tuple(rule(tree, rows, stream)[0])))
     assert len(paths) == 1
     return list(paths.pop())

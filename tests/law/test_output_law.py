@@ -13,6 +13,6 @@ def test_the_distribution_of_nucleus_sampling(p_value: PValue) -> None:
 
 
 def test_a_planted_bug_is_caught(monkeypatch: pytest.MonkeyPatch, p_value: PValue) -> None:
-    """Drawing from p instead of what a rejection leaves of it is the classic mistake."""
+    """Sampling from p instead of the residual after a rejection is the classic mistake."""
     monkeypatch.setattr(accept, "_normal", lambda rest, p: p)
     assert p_value(Speculative(gamma=2, temperature=TEMPERATURE, p=MASS), draft) < 1e-6

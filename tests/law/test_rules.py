@@ -32,7 +32,7 @@ def vector(weights: Weights) -> Tensor:
 
 
 def chains(stream: Stream, k: int, length: int, q: Next) -> TokenTree:
-    """`k` independent chains drawn from q, level by level; a chain is a tree without forks."""
+    """Sample `k` independent chains from q, level by level; a chain is a tree without forks."""
     texts: list[tuple[int, ...]] = [()] * k
     tokens, parents, probs = list[int](), list[int](), dict[int, Tensor]()
     for level in range(length):
@@ -149,7 +149,7 @@ def off(found: dict[tuple[int, ...], float], expected: dict[tuple[int, ...], flo
 
 @pytest.mark.parametrize(("copies", "golden"), [(1, .51), (2, .657), (4, .83193)])
 def test_a_discarded_comparison_sample_breaks_the_distribution(copies: int, golden: float) -> None:
-    """Golden 3: the token drawn to compare with a draft must be the one that is written."""
+    """Golden 3: the token sampled for the comparison with a draft must be the one that is committed."""
     def redrawn(tree: TokenTree, rows: Tensor, stream: Stream) -> tuple[list[int], int]:
         p = torch.softmax(rows[0], -1)
         hit = [stream.choose(p) == tree.tokens[0] for _ in range(copies)]
@@ -207,7 +207,7 @@ def test_block_with_the_coins_of_single_tokens_breaks_the_distribution() -> None
 
 
 def test_independent_drafts_may_be_tried_in_any_order() -> None:
-    """Unlike siblings drawn without replacement, as long as the order does not look at what they are."""
+    """Unlike siblings drawn without replacement, if the order does not depend on the tokens."""
     def backwards(tree: TokenTree, rows: Tensor, stream: Stream) -> tuple[list[int], int]:
         turned = TokenTree(tree.tokens[::-1], tree.parents, tree.probs)
         path, token = k_seq(turned, rows, stream)

@@ -1,4 +1,4 @@
-"""Searches on small models that read their whole prefix, against every text there is, scored by the definitions."""
+"""Searches on small models against all sequences, scored by the definitions with full forwards."""
 
 import math
 from functools import cache, partial
@@ -36,7 +36,7 @@ def model(arch: str, seed: int = 0) -> Engine:
 
 @cache
 def laws(arch: str, where: Text, seed: int = 0, length: int = LENGTH) -> dict[Text, torch.Tensor]:
-    """Logits (V,) after every prefix of fewer than `length` tokens, each read in one piece."""
+    """Return logits (V,) after every prefix of fewer than `length` tokens, each by one full forward."""
     found, open_ = dict[Text, torch.Tensor](), [()]
     for _ in range(length):
         with torch.inference_mode():
@@ -48,7 +48,7 @@ def laws(arch: str, where: Text, seed: int = 0, length: int = LENGTH) -> dict[Te
 
 @cache
 def texts(arch: str, where: Text, length: int = LENGTH) -> dict[Text, list[float]]:
-    """The surprisals of every text that ends, or has `length` tokens."""
+    """Return the surprisals of every sequence that ends or has `length` tokens."""
     found = dict[Text, list[float]]()
     for prefix, logits in laws(arch, where, 0, length).items():
         for token, log_p in enumerate(logits.log_softmax(-1).tolist()):
@@ -115,7 +115,7 @@ def test_even_information(kind: str, penalty: float) -> None:
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("ngram", [1, 2])
 def test_conditional_modes(arch: str, ngram: int) -> None:
-    """All that does not repeat itself, in its order, before all that does; 40 texts, as many as the widest beam has."""
+    """Results without repeats, in order, come before those with repeats; the widest beam covers all 40 sequences."""
     attribute = Attribute(ngram, 0.0)
     for where in PLACES:
         good = {text: -sum(u) for text, u in texts(arch, where, 3).items()

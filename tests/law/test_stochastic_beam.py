@@ -24,7 +24,7 @@ PAIRS = {(i, j): CHANCES[i] * CHANCES[j] / (1 - CHANCES[i]) for i, j in permutat
 
 def drawn(log_p: torch.Tensor, width: int, key: object, steps: int = 1, temperature: float = 1.0
           ) -> list[tuple[int, ...]]:
-    """The texts of a search over tables `log_p` (steps, V), without a model."""
+    """Return the sequences of a search over tables `log_p` (steps, V), without a model."""
     front = Perturbed.start(width, temperature, chain_request(steps, PhiloxStream("leaves", width, temperature, key)))
     while not front.done:
         step = len(front.live[0].tokens)
@@ -43,7 +43,7 @@ def test_chances_of_inclusion() -> None:
 
 
 def on_chain(width: int, temperature: float, key: int) -> list[Hypothesis]:
-    """The texts of a search over the chain."""
+    """Return the sequences of a search over the chain."""
     front = Perturbed.start(width, temperature, chain_request(stream=PhiloxStream("chain", width, temperature, key)))
     run_on_table(front)
     return front.pool
@@ -123,7 +123,7 @@ def test_weights_estimate_means_without_bias() -> None:
 
 
 def test_samples_of_a_prompt_are_one_draw() -> None:
-    """Every sample has a stream of its own; what they share decides."""
+    """Every sample has its own stream; the search uses the common one."""
     request = [Request(tuple(PROMPT), 4, PhiloxStream("own", i), sample=i, shared=PhiloxStream("all"))
                for i in range(6)]
     texts = [next(iter(StochasticBeam(width=6).generate(Session(target()), one))) for one in request]

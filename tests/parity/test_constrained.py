@@ -34,7 +34,7 @@ def clause(words: list[Any]) -> Clause:
 
 
 def found(case: dict[str, Any], variant: str = "official") -> list[Hypothesis]:
-    """As many of the final list as were asked for."""
+    """Return the requested number of hypotheses of the final list."""
     s = case["settings"]
     strategy = ConstrainedBeam(width=s["num_beams"], length_penalty=s["length_penalty"], variant=variant,
                                early_stopping=str(s["early_stopping"]).lower())

@@ -36,7 +36,7 @@ def _compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def theirs(variant: str, data: Path, cache_folder: Path) -> ConfigurableTask:
-    """The task of lm-evaluation-harness on the rows in `data`, as its evaluator makes it."""
+    """Return the task of lm-evaluation-harness on the rows in `data`, as its evaluator creates it."""
     file = Path(lm_eval.__file__).parent / "tasks" / "gsm8k" / f"{VARIANTS[variant]}.yaml"
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
     assert config.pop("dataset_path") == "openai/gsm8k"
@@ -51,7 +51,7 @@ def theirs(variant: str, data: Path, cache_folder: Path) -> ConfigurableTask:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few invented problems."""
+    """Return a few invented problems."""
     folder = tmp_path_factory.mktemp("rows")
     (folder / "gsm8k").mkdir()
     for name in ("train", "test"):
@@ -62,12 +62,12 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def pair(request: pytest.FixtureRequest, rows: Path) -> tuple[str, ConfigurableTask]:
-    """A variant, and its twin on the invented problems."""
+    """Return a variant and its counterpart in lm-evaluation-harness on the invented problems."""
     return request.param, theirs(request.param, rows, rows)
 
 
 def judged(task: ConfigurableTask, answer: str, gold: str) -> dict[str, float]:
-    """What lm-evaluation-harness makes of an answer, by the names of its filters."""
+    """Return the scores of lm-evaluation-harness for an answer, by filter."""
     doc = {"question": "How many?", "answer": f"Some steps of 1 + 1.\n#### {gold}"}
     instance = Instance(request_type="generate_until", doc=doc, arguments=("", {}), idx=0)
     instance.resps = [answer]
@@ -143,7 +143,7 @@ def test_prompts_stops_and_golds_of_all_published_problems(variant: str, tmp_pat
 
 
 def compared(variant: str, twin: ConfigurableTask, data: Path) -> list[str]:
-    """The ids of the problems, all of which are put and will be scored as by lm-evaluation-harness."""
+    """Compare the prompts and scores of all problems with lm-evaluation-harness, and return their ids."""
     task, metric, chats = TASKS.build(variant), metric_of(variant), list[Any]()
 
     def chat(messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:

@@ -1,4 +1,4 @@
-"""A package of somebody else's, really installed, is listed, built and run; a taken name is refused."""
+"""A third-party package, installed with pip, is listed, built and run; a duplicate name is refused."""
 
 import json
 import os

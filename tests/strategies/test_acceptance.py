@@ -27,7 +27,7 @@ from tests.strategies.test_strategies import target as large
 
 
 def counted(strategy: Strategy, new: int = 60) -> Session:
-    """The session after one text on the small pair of models, for its counts."""
+    """Return the session after one sequence on the small pair of models, for its counts."""
     session, written = Session(target(), Session(draft())), 0
     for block in strategy.generate(session, Request((3, 4, 5), new, PhiloxStream(1))):
         written += len(block)

@@ -80,7 +80,7 @@ def test_banks_count_every_clause_like_the_longest() -> None:
     ([8], [(9, 3), (5, 3)]),         # 5 after 8 9 is whole, and 8 9 has the tokens of 8 9 5
 ])
 def test_banks_of_offers_in_4_49(text: list[int], golden: list[tuple[int, int]]) -> None:
-    """Worked out by hand from what an alternative leaves behind for the next."""
+    """The expected values are computed by hand."""
     choices = (((17, 40, 63), (17, 40, 25), (17, 8)), ((8, 9, 5), (8, 5)))
     choice = choices[text[:1] == [8]]
     if not text:
@@ -99,7 +99,7 @@ def test_dealing_takes_the_best_of_each_bank_in_turns() -> None:
     ([ONE], "b$", -1.9661), ([((A,),), ONE], "ab$", -2.4079), ([((A, B),)], "ab$", -2.4079),
     ([((A,), (B,))], "a$", -1.7148), ([((A, A), (B,))], "b$", -1.9661), ([((B, A),)], "ba$", -2.5639)])
 def test_the_chain_under_the_rules_of_4_49(clauses: list[Clause], golden: str, log_p: float) -> None:
-    """M1, where four beams hold what is best."""
+    """M1, where four beams contain the best."""
     first = searched(ConstrainedBeam(variant="official", length_penalty=0.0), markov(), [START], clauses, 4, END)[0]
     assert (letters(first.tokens), first.log_p) == (golden, pytest.approx(log_p, abs=1e-4))
 
@@ -111,7 +111,7 @@ def test_what_the_prompt_has_is_met_in_4_49_alone() -> None:
 
 
 def test_texts_that_lack_words_come_last_unless_it_is_4_49() -> None:
-    """Of four that are asked for, too few have all at the last of three tokens."""
+    """Fewer than four requested hypotheses meet all clauses at the last of three tokens."""
     found = {variant: searched(ConstrainedBeam(variant=variant, width=4), model("llama"), prompts(1, 97, 3)[0],
                                [((17,),), ((40, 8),)], 3, EOS, sample=3) for variant in ("official", "repaired")}
     met = {variant: [len(one.state.met) for one in pool] for variant, pool in found.items()}
@@ -122,7 +122,7 @@ def test_texts_that_lack_words_come_last_unless_it_is_4_49() -> None:
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_the_first_text_has_all_that_is_wanted(arch: str) -> None:
-    """Where there is room; in 4.49 what has all goes on only as one of the best of all, and often gets lost."""
+    """If the token limit allows it; in 4.49 a hypothesis that meets all must stay among the best, and is often lost."""
     lost = 0
     for where, width in product(prompts(6, 97, 13), (2, 5)):
         for variant in ("repaired", "official"):

@@ -1,4 +1,4 @@
-"""Searches under constraints: goldens on the chain, brute force, and beam search where nothing is wanted."""
+"""Searches under constraints: goldens on the chain, brute force, and beam search without constraints."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -92,13 +92,13 @@ def test_where_every_way_on_is_forbidden_the_text_so_far_is_the_answer(method: t
 
 
 def test_the_grid_leaves_out_what_cannot_come_to_the_end() -> None:
-    """Where three of four tokens are wanted, nothing in the final list lacks one."""
+    """With three required tokens of four, every hypothesis of the final list has all."""
     assert {letters(h.tokens) for h in chain(GridBeam(width=50), ONE, ONE, ((A,),))} >= {"abab", "baba", "bba$"}
     assert all(h.state.finished for h in chain(GridBeam(width=50), ONE, ONE, ((A,),)))
 
 
 def test_candidates_of_dynamic_beam_allocation() -> None:
-    """The best of all, what is wanted, and the best of every hypothesis (specs/quality 8.4)."""
+    """The best of all, the required tokens, and the best of every hypothesis (specs/quality 8.4)."""
     front = Dba(width=2).front(Session(markov()), Request((START,), 4, PhiloxStream(0)), Constraints((((3,),),)))
     front.live = front.live * 2
     scores = torch.tensor([[-1.0, -1.5, -4.0, -9.0, -3.0], [-6.0, -7.0, -5.0, -8.0, -9.0]])
@@ -128,7 +128,7 @@ VOCAB, LENGTH, END_ = 4, 4, 2
 
 @cache
 def texts(arch: str, where: tuple[int, ...]) -> dict[tuple[int, ...], float]:
-    """log p of every text that ends with EOS or has LENGTH tokens."""
+    """Return log p of every sequence that ends with EOS or has LENGTH tokens."""
     found, open_ = {}, {(): 0.0}
     for _ in range(LENGTH):
         grown = {}
@@ -142,13 +142,13 @@ def texts(arch: str, where: tuple[int, ...]) -> dict[tuple[int, ...], float]:
 
 
 def contained(text: Sequence[int], wanted: Constraints) -> bool:
-    """Whether the text has a phrase of every clause, overlaps allowed."""
+    """Return whether the sequence has a phrase of every clause, overlaps allowed."""
     return all(any(tuple(text[i:i + len(phrase)]) == phrase for phrase in clause for i in range(len(text)))
                for clause in wanted.clauses)
 
 
 def apart(text: tuple[int, ...], wanted: Constraints) -> bool:
-    """Whether the text has a phrase of every clause at places that do not overlap."""
+    """Return whether the sequence has a phrase of every clause without overlaps."""
     if not wanted.clauses:
         return True
     rest = Constraints(wanted.clauses[1:])
@@ -157,7 +157,7 @@ def apart(text: tuple[int, ...], wanted: Constraints) -> bool:
 
 
 def soon(text: tuple[int, ...], wanted: Constraints) -> bool:
-    """Whether the text meets all as sockeye counts."""
+    """Return whether the sequence meets all clauses by sockeye's count."""
     state = Progress(wanted)
     for token in text:
         state = state.advance(token)
@@ -165,7 +165,7 @@ def soon(text: tuple[int, ...], wanted: Constraints) -> bool:
 
 
 def turned(text: tuple[int, ...], wanted: Constraints) -> bool:
-    """Whether the text meets one clause after another as transformers counts."""
+    """Return whether the sequence meets one clause after another by transformers' count."""
     state: Turns = Turns(wanted)
     for token in text:
         state = state.advance(token)
@@ -196,7 +196,7 @@ def test_a_wide_search_is_exact(method: type[ConstrainedSearch], arch: str) -> N
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("width", [1, 2, 5, 11])
 def test_a_text_that_ends_has_all_that_is_wanted(method: type[ConstrainedSearch], width: int) -> None:
-    """Whatever the beam, and also where a stop string would end the text."""
+    """For any width, and also if a stop string would end the sequence."""
     wanted, ended = Constraints((((5,), (6, 7)), ((8, 3),), ((4,),))), 0
     options = {"prune": 10**6, "early_stop": 9.0} if issubclass(method, NeuroLogic) else {}
     strategy = method(width=width, length_penalty=0.0, **options)
@@ -226,7 +226,7 @@ def test_without_constraints_it_is_beam_search(method: type[ConstrainedSearch], 
 
 def worded(strategy: ConstrainedSearch, target: Engine, prompt: list[int], wanted: tuple[tuple[str, ...], ...]
            ) -> list[int]:
-    """What a run would see: constraints come as words, here spelled as numbers."""
+    """Return constraints as a run gets them: as words, here spelled as numbers."""
     def numbers(text: str) -> list[int]:
         return [int(one) for one in text.split()]
     words = RequestText("", numbers, numbers, str, str, wanted=wanted)
@@ -287,7 +287,7 @@ def says(text: Sequence[int]) -> list[float]:
 
 
 def expected(where: list[int], child: Hypothesis, room: int, beams: int) -> float:
-    """The best mean log p of what is missing, by beams of a few tokens."""
+    """Compute the best mean log p of the missing phrases, by beams of a few tokens."""
     found, texts_ = -math.inf, [(0.0, [*where, *child.tokens])]
     state: Matches = child.state
     for offset in range(min(3, room)):

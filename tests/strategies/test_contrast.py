@@ -1,4 +1,4 @@
-"""Contrasts of two models or two prompts: the numbers of the sheet, identities, and every step again from scratch."""
+"""Contrasts of two models or two prompts: golden numbers, identities, and every step recomputed from scratch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -46,7 +46,7 @@ def logits(engine: Engine, text: Sequence[int]) -> Tensor:
 
 def write(strategy: Strategy, target: Engine, prompt: Sequence[int], second: Sequence[int] = (), new: int = 12,
           draft: Engine | None = None, sample: int = 0) -> list[int]:
-    """As `decode`, for a request with words, whose other prompts are all `second`."""
+    """Decode a request with text whose other prompts are all `second`."""
     session = Session(target, Session(draft) if draft else None)
     words = RequestText("Say it.\n\nWhat?", lambda text: list(second), lambda text: [], lambda tokens: "",
                         lambda text: None)
@@ -63,7 +63,7 @@ def write(strategy: Strategy, target: Engine, prompt: Sequence[int], second: Seq
 
 
 def by_hand(scores: Callable[[list[int]], Tensor], prompt: Sequence[int], new: int = 12) -> list[int]:
-    """The tokens of the highest scores, every step from scratch."""
+    """Return the tokens of the highest scores, with every step from scratch."""
     text = list(prompt)
     while len(text) < len(prompt) + new and text[-1] != EOS:
         text.append(int(scores(text).argmax()))
@@ -159,7 +159,7 @@ def test_contrastive_decoding_again_from_scratch(variant: str) -> None:
 
 
 def hypotheses(method: ContrastiveDecoding, length: int) -> dict[str, float]:
-    """Sums of scores of all texts of the chain that end, or that have `length` tokens."""
+    """Return the sums of scores of all sequences of the chain that end or have `length` tokens."""
     slow = (TABLE * torch.tensor([1.0, 3.0, 1.0, 2.0])).clamp_min(0)
     slow = slow / slow.sum(-1, keepdim=True)
     found = {}
@@ -259,7 +259,7 @@ def test_guidance_is_that_of_transformers(arch: str, scale: float) -> None:
 
 
 def test_samples_of_both_have_one_distribution_at_different_temperatures() -> None:
-    """z − ε·z̃ is 1 − ε times what guidance with 1 / (1 − ε) says, so a draw needs the temperature scaled alike."""
+    """z − ε·z̃ is 1 − ε times what guidance with 1 / (1 − ε) gives, so sampling needs the same scale of temperature."""
     prompt, second = prompts(2, 97, 21)
     differs = 0
     for sample, arch in product(range(scaled(1, 4)), FOUR):

@@ -43,7 +43,7 @@ def target(arch: str, layers: int = LAYERS) -> Engine:
 
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Scores for the models here: three heads retrieve, the others never do."""
+    """Return scores for the models here: three heads retrieve, the others do not."""
     scores = {f"{layer}-{head}": [0.0, 0.0] for layer in range(LAYERS) for head in range(4)}
     scores |= {"1-2": [0.5, 0.3], "0-3": [0.2], "3-0": [0.4, 0.2]}  # type: ignore[dict-item]
     path = tmp_path_factory.mktemp("heads") / "heads.json"
@@ -53,7 +53,7 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @torch.inference_mode()
 def states(engine: Engine, text: Sequence[int], norm: bool) -> list[Tensor]:
-    """(V,) logits read off the embeddings, off what leaves each layer, and off the last one."""
+    """Return logits (V,) of the embeddings, of each layer's output, and of the last one."""
     out = engine.model(torch.tensor([list(text)]), output_hidden_states=True)
     early = [state[0, -1] for state in out.hidden_states[:-1]]
     return [*(engine.parts.head(engine.parts.norm(h) if norm else h) for h in early), out.logits[0, -1]]
@@ -85,7 +85,7 @@ def test_the_numbers_of_the_sheet() -> None:
 
 
 def test_the_divergences() -> None:
-    """The real one is symmetric, at most ln 2, and often chooses otherwise than the one with swapped arguments."""
+    """The correct one is symmetric, at most ln 2, and often chooses another layer than that with swapped arguments."""
     generator, other = torch.Generator().manual_seed(1), 0
     for _ in range(400):
         p, q, r = (3 * torch.randn(3, 5, generator=generator)).log_softmax(-1)
@@ -120,7 +120,7 @@ def test_a_draw_without_the_earlier_layer_is_one_from_the_candidates() -> None:
 
 
 def test_a_sure_model_is_not_turned() -> None:
-    """Where the entropy of p is nought there is no contrast, whatever the masked heads say."""
+    """If the entropy of p is zero there is no contrast, for any logits of the masked heads."""
     sure, other = torch.full((8,), -40.0), torch.linspace(5, -5, 8)
     sure[3] = 40.0
     assert torch.allclose(Decore().contrasted(sure, other), sure.log_softmax(-1), atol=1e-4)
@@ -190,7 +190,7 @@ def test_deco_again_from_scratch() -> None:
 
 @torch.inference_mode()
 def masked_logits(engine: Engine, plan: MaskedHeads, text: list[int], plain: int) -> Tensor:
-    """(V,) after a text whose first `plain` tokens are read with all heads, and the rest without some."""
+    """Return logits (V,) after a sequence whose first `plain` tokens use all heads, and the rest not all."""
     mask = torch.full((1, 1, len(text), len(text)), torch.finfo(torch.float32).min).triu(1)
     places, cache = torch.arange(len(text))[None], DynamicCache()
 
@@ -249,7 +249,7 @@ PERIOD, VOCAB, PLACES = 6, 20, 64
 
 @cache
 def copier() -> Engine:
-    """One layer of one head: it looks `PERIOD` − 1 places back and writes what stands there."""
+    """A model of one layer and one head that copies the token `PERIOD` − 1 positions back."""
     size = 2 * VOCAB + PLACES
     config = GPT2Config(vocab_size=VOCAB, n_embd=size, n_layer=1, n_head=1, n_positions=PLACES, n_inner=1,
                         tie_word_embeddings=False, attn_implementation="eager", bos_token_id=1, eos_token_id=EOS)

@@ -1,4 +1,4 @@
-"""Datastores of kNN-LM: which keys are kept, what is found near them, and how they are made, kept and refused."""
+"""Datastores of kNN-LM: their keys, their neighbours, and how they are created, saved and refused."""
 
 import json
 import random
@@ -37,7 +37,7 @@ def long_texts(count: int = 6, seed: int = 5) -> list[list[int]]:
 
 
 def by_session(arch: str, text: list[int]) -> Floats:
-    """The keys of a text as a run sees them, token by token."""
+    """Return the keys of a sequence as in a run, token by token."""
     session, rows = Session(target(arch)), []
     for end in range(1, len(text)):
         session.follow(text[:end])

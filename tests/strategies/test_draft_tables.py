@@ -1,4 +1,4 @@
-"""Methods that draft from tables and indexes: golden numbers, brute force, counts, and what they keep or forget."""
+"""Methods that draft from tables and indexes: golden numbers, brute force, counts, and their state between prompts."""
 
 import random
 from collections import Counter
@@ -58,7 +58,7 @@ def target(arch: str = "llama") -> Engine:
 
 
 def work(strategy: Strategy, prompt: Sequence[int], new: int = 40) -> tuple[Work, list[int]]:
-    """What a text cost, and its tokens without EOS."""
+    """Return the work for a sequence, and its tokens without EOS."""
     session, tokens = Session(target()), list[int]()
     for block in strategy.generate(session, Request(tuple(prompt), new, PhiloxStream(0))):
         tokens += block
@@ -135,7 +135,7 @@ def test_recycling_stores_the_likeliest_successors_of_all_verified_tokens() -> N
 
 
 def texts(count: int, most: int = 60) -> list[list[int]]:
-    """Random texts over two to four tokens, which repeat themselves a lot."""
+    """Return random sequences over two to four tokens, with many repeats."""
     rng = random.Random(7)
     return [[rng.randrange(2 + i % 3) for _ in range(rng.randrange(1, most))] for i in range(count)]
 
@@ -152,7 +152,7 @@ def test_automaton_finds_the_longest_repeated_suffix() -> None:
 
 
 def longest_repeat(text: list[int]) -> tuple[int, int]:
-    """The length of the longest suffix that also ends earlier, and the index of the token at which it first does."""
+    """Return the length of the longest suffix that also ends earlier, and the index of its first end."""
     for size in range(len(text) - 1, 0, -1):
         for start in range(len(text) - size):
             if text[start:start + size] == text[-size:]:
@@ -220,7 +220,7 @@ def substrings(written: list[list[int]], most: int) -> Counter[tuple[int, ...]]:
 
 
 def walked(tree: SuffixTree, place: Substring, path: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], int]]:
-    """Every substring of the tree and its count."""
+    """Yield every substring of the tree and its count."""
     for token, child in tree.following(place):
         yield (*path, token), child.times
         yield from walked(tree, child, (*path, token))
@@ -322,7 +322,7 @@ def test_store_of_own_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def search(text: Sequence[int], **size: float) -> Search:
-    """A search over the trigrams of `text`, as it stands before a draft."""
+    """Return a search over the trigrams of `text` before its first draft."""
     known = Trigrams()
     for a, b, c in zip(text, text[1:], text[2:], strict=False):
         known.count((a, b), c)
@@ -345,7 +345,7 @@ def test_trigram_weights() -> None:
 
 
 def test_search_is_rewarded_by_chances() -> None:
-    """With a fork of 3 to 1 and one way on from there, the mean reward of each branch is its chance."""
+    """With a fork of 3 to 1 and a single successor of each, the mean reward of each branch is its probability."""
     text = [1, 2, 3, 5, 5] * 3 + [1, 2, 4, 5, 5]
     root = search(text, depth=2).searched(Node((1, 2)))
     assert root.children is not None

@@ -1,4 +1,4 @@
-"""kNN-LM against explicit mixtures, its identities, the distribution that is drawn from, and texts side by side."""
+"""kNN-LM against explicit mixtures, its identities, its sampling distribution, and batches."""
 
 import random
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @torch.inference_mode()
 def plain(arch: str, text: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The logits after a text and the input of its last MLP (T, D), by hooks on the model that `plain` knows."""
+    """Return the logits after a sequence and the input of the last MLP (T, D), by plain hooks on the model."""
     model = target(arch).model
     module = {"gpt2": lambda: model.transformer.h[-1].mlp, "opt": lambda: model.model.decoder.layers[-1].fc1}.get(
         arch, lambda: model.model.layers[-1].mlp)()
@@ -69,7 +69,7 @@ def memory(arch: str) -> tuple[Tensor, list[int]]:
 
 
 def explicit(arch: str, text: Sequence[int], k: int, lam: float, spread: float) -> Tensor:
-    """The mixture (V,) in float64, by adding up the votes one by one."""
+    """Compute the mixture (V,) in float64, by adding up the votes one by one."""
     logits, states = plain(arch, text)
     keys, values = memory(arch)
     distances = (keys - states[-1]).square().sum(-1)
@@ -107,7 +107,7 @@ def test_without_weight_it_is_the_model(folders: dict[str, str], arch: str) -> N
 @pytest.mark.parametrize(("k", "lam", "spread"), [(8, 0.4, 20.0), (65_536, 0.8, 30.0), (1, 0.3, 1.0), (5, 1.0, 9.0)])
 def test_the_mixture_is_the_explicit_one(folders: dict[str, str], arch: str, k: int, lam: float, spread: float
                                          ) -> None:
-    """With k beyond the size of the store it is a softmax over all of it."""
+    """With k above the size of the store it is a softmax over all of it."""
     method = KnnLm(k=k, lam=lam, spread=spread, store=folders[arch])
     for prompt in [*prompts(3, 97, 2), KEPT[0][:9]]:
         law = mixed(method, arch, prompt).double().exp()
@@ -157,7 +157,7 @@ def test_a_text_of_the_store_finds_itself(folders: dict[str, str], arch: str) ->
 
 
 class Empty(Datastore):
-    """Finds nothing, as an index of cells does that are empty."""
+    """A datastore without any neighbour, like an index with empty cells."""
 
     def nearest(self, queries, k, probes=32, exact=True):  # type: ignore[no-untyped-def]
         return np.full((len(queries), k), np.inf, np.float32), np.zeros((len(queries), k), np.int32)
@@ -240,7 +240,7 @@ def test_one_forward_a_token(folders: dict[str, str]) -> None:
 
 
 def spoken(count: int, seed: int) -> list[list[int]]:
-    """Texts in which a token is followed by one of two, of which the model knows nothing."""
+    """Return sequences in which a token is followed by one of two, which the model does not predict."""
     rng, texts = random.Random(seed), []
     for _ in range(count):
         text = [rng.randrange(3, 97)]

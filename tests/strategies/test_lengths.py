@@ -101,7 +101,7 @@ def test_stopping_at_unlikely_draws_is_caught(monkeypatch: pytest.MonkeyPatch) -
 
 
 class Coin:
-    """A model without memory: the same distribution after every text."""
+    """A model without memory: the same distribution after every sequence."""
 
     def __init__(self, law: Sequence[float], draft: "Coin | None" = None) -> None:
         self.log, self._draft, self.forwards = torch.tensor([law], dtype=torch.float64).log(), draft, 0
@@ -144,7 +144,7 @@ def test_tokens_of_pearl_per_barrier(alpha: float, gamma: int, expected: float) 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_pearl_with_a_perfect_draft(temperature: float) -> None:
-    """One token at the first barrier, gamma at each later one, and nothing is read twice."""
+    """One token at the first barrier, gamma at each later one, and no token has two forwards."""
     tokens, work, small = run(Pearl(gamma=4, temperature=temperature), 1 + 1 + 4 * 5, model())
     assert len(tokens) == 22
     assert work.forwards == 1 + 1 + 5
@@ -165,7 +165,7 @@ def test_staged_needs_fewer_draft_forwards_where_text_repeats() -> None:
 
 
 def test_staged_drafts_are_the_draft_models_own_draws() -> None:
-    """Each q is the draft model's after the tokens before it, whatever proposed the token."""
+    """Each q is the draft model's after the tokens before it, whichever drafter proposed the token."""
     tree = step(Staged(gamma=6, temperature=1.0), 5, PhiloxStream(0))
     session = Session(model(1))
     for node in range(len(tree)):

@@ -1,4 +1,4 @@
-"""Several answers to one prompt: how they are drawn and scored, and which one each strategy takes of them."""
+"""Several answers to one prompt: how they are sampled and scored, and which one each strategy returns."""
 
 import json
 import math
@@ -44,12 +44,12 @@ ALL = Beam(width=31, length_penalty=0)  # every output of the chain, the likelie
 
 
 def asked(**more: object) -> Request:
-    """A request to the chain of specs/quality 0.2."""
+    """Return a request to the chain of specs/quality 0.2."""
     return replace(Request((START,), LENGTH, PhiloxStream("M1"), frozenset({END}), text=TEXT), **more)
 
 
 def outputs() -> dict[tuple[int, ...], float]:
-    """The probability of every output of the chain."""
+    """Return the probability of every output of the chain."""
     live, done = {(): 1.0}, dict[tuple[int, ...], float]()
     while live:
         grown = {(*text, token): p * float(TABLE[text[-1] if text else START, token])
@@ -73,7 +73,7 @@ class Told(Strategy):
 
 
 def written(strategy: Strategy, request: Request | None = None) -> str:
-    """What a strategy writes on the chain."""
+    """Return the output of a strategy on the chain."""
     return letters(whole(Session(markov()), request or asked(), strategy))
 
 
@@ -165,7 +165,7 @@ def test_a_search_gives_its_hypotheses_and_no_more() -> None:
 
 @dataclass(frozen=True)
 class Together(Strategy):
-    """Deals out the letters in one random order for all samples of a prompt."""
+    """Gives the letters in one random order to all samples of a prompt."""
 
     paper = family = "test"
     guarantee = "changes-output"

@@ -1,4 +1,4 @@
-"""In-context navigation finds answers that begin differently; reranking asks which answer tells the question."""
+"""In-context navigation finds answers with different first tokens; reranking by the question's probability."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ IDS = {"a": A, "b": B, "$": END, "^": START}
 
 
 def ids(text: str) -> list[int]:
-    """Letters of the chain; all else is left out."""
+    """Return the token ids of letters of the chain; other characters are left out."""
     return [IDS[letter] for letter in text if letter in IDS]
 
 
@@ -48,7 +48,7 @@ def asked(**more: object) -> Request:
 
 
 def numbered(prompt: Sequence[int], new: int = 12) -> Request:
-    """A request to a tiny model whose words are token ids."""
+    """Return a request to a tiny model whose words are token ids."""
     words = replace(NUMBERS, prompt=" ".join(map(str, prompt)))
     return Request(tuple(prompt), new, PhiloxStream(0, *prompt), frozenset({EOS}), text=words)
 
@@ -216,7 +216,7 @@ def test_the_answer_that_tells_the_question_is_written(monkeypatch: pytest.Monke
 
 
 def test_on_the_inverted_chain_the_score_is_that_of_bayes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The inverted chain, read backwards, finds a question as likely as the chain itself does, given the answer."""
+    """The inverted chain gives a question the same probability given the answer as the chain itself."""
     for name in ("BEFORE", "AFTER"):
         monkeypatch.setattr(trlm_rerank, name, "")
     forth = torch.tensor([[0.1, 0.5, 0.4], [0.55, 0.05, 0.4], [0.3, 0.6, 0.1]], dtype=torch.float64)

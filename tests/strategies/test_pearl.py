@@ -1,4 +1,4 @@
-"""PEARL with two workers: the tokens and counts of one, and a thread that is gone whatever happens."""
+"""PEARL with two workers: the tokens and counts of one worker, and a thread that always ends."""
 
 import gc
 import threading
@@ -32,7 +32,7 @@ def _no_thread_is_left() -> Iterator[None]:
 
 
 def readers(engine: Engine) -> list[str]:
-    """Notes the name of the thread of every forward from now on."""
+    """Record the name of the thread of every forward."""
     plain, names = engine.run, list[str]()
 
     def run(requests: Sequence[ForwardRequest]) -> list[ForwardRows]:
@@ -66,7 +66,7 @@ def test_each_model_is_read_by_its_own_worker() -> None:
 
 @torch.inference_mode()
 def test_the_draft_is_written_while_the_target_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each side waits, in its first forward after the prompt's, for the other to have come as far."""
+    """Each side waits in its first forward after the prefill for the other one."""
     small, big, both = model(1), model(), threading.Barrier(2)
 
     def meeting(engine: Engine, when: int) -> None:

@@ -40,7 +40,7 @@ def run(spec: str, prompt: list[int], arch: str = "llama", **more: Any) -> list[
 
 
 def rows(count: int, length: int, vocab: int, seed: int = 0) -> tuple[Tensor, list[list[int]]]:
-    """Random logits, some of them −∞, and random texts that repeat themselves."""
+    """Return random logits, some of them −∞, and random sequences with repeats."""
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(count, vocab, generator=generator)
     logits[torch.rand(count, vocab, generator=generator) < 0.1] = -math.inf

@@ -1,4 +1,4 @@
-"""What prompt lookup drafts, against transformers' generator and readings of other rules, on texts of few letters."""
+"""Drafts of prompt lookup against transformers' generator and reimplemented rules, on sequences of few tokens."""
 
 import random
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ STEP: Step = None  # type: ignore[assignment]  # lookup does not ask what the la
 
 
 def texts(seed: int, count: int = 1500) -> Iterator[tuple[random.Random, Ids]]:
-    """Texts of 1 to 40 tokens of 1 to 6 kinds, which repeat themselves all the time, and draws for the knobs."""
+    """Yield sequences of 1 to 40 tokens of 1 to 6 kinds, with many repeats, and random numbers for the knobs."""
     draw = random.Random(seed)
     for _ in range(count):
         kinds = draw.randint(1, 6)
@@ -27,7 +27,7 @@ def texts(seed: int, count: int = 1500) -> Iterator[tuple[random.Random, Ids]]:
 
 
 def drafted(text: Ids, limit: int = 1000, **knobs: Any) -> Ids:
-    """What the strategy drafts after `text`."""
+    """Return the strategy's draft after `text`."""
     session: Any = type("Session", (), {"engine": TINY})
     request: Any = None
     tree = PromptLookup(**knobs).drafter(session, request).draft(text, STEP, limit)
@@ -39,7 +39,7 @@ TINY = engine(tiny_model("llama"))
 
 
 def transformers_drafts(text: Ids, length: int, ngram: int, room: int = 1000, eos: int | None = None) -> Ids:
-    """The same from the library, whose texts may hold `room` tokens more than `text`."""
+    """Return the library's draft, for sequences of at most `room` tokens more than `text`."""
     maker = PromptLookupCandidateGenerator(
         eos_token_id=None if eos is None else torch.tensor([eos]), num_output_tokens=length,
         max_matching_ngram_size=ngram, max_length=len(text) + room)

@@ -1,4 +1,4 @@
-"""Methods that choose among the likeliest tokens what repeats the text least: their formulas, and whole decodes."""
+"""Methods that choose the least repetitive of the likeliest tokens: their formulas, and whole decodes."""
 
 import sys
 from collections import Counter
@@ -42,7 +42,7 @@ def target(arch: str = "llama") -> Engine:
 
 
 def texts(count: int, kinds: int = 4, longest: int = 30) -> list[list[int]]:
-    """Random texts over so few tokens that they repeat themselves."""
+    """Return random sequences over few tokens, with many repeats."""
     rng = np.random.default_rng(7)
     return [rng.integers(0, kinds, rng.integers(1, longest)).tolist() for _ in range(count)]
 
@@ -76,7 +76,7 @@ def test_resistance_tables() -> None:
 
 
 def naive_repeat(text: Sequence[int], token: int) -> int:
-    """r by its definition: look for every l-gram at every place."""
+    """Compute r by its definition: search every l-gram at every position."""
     whole = [*text, token]
     for size in range(5, 1, -1):
         if any(list(text[i:i + size]) == whole[-size:] for i in range(len(text) - size + 1)) and size <= len(whole):
@@ -99,7 +99,7 @@ def test_momentum_is_its_definition_on_many_texts() -> None:
 
 
 def naive_charge(text: Sequence[int], token: int, n: int, beta: float, skips: bool) -> float:
-    """FSD's q by its definition, on all n-grams of the text."""
+    """Compute FSD's q by its definition, on all n-grams of the sequence."""
     left, charge = 1.0, 0.0
     if len(text) < n - 1:
         return 0.0
@@ -130,7 +130,7 @@ def test_fsd_is_its_definition_on_many_texts() -> None:
 
 
 def test_fsd_penalises_every_earlier_token_and_no_other() -> None:
-    """So that a step among new tokens is greedy, and among others the one that is new wins at alpha 1."""
+    """A step among new tokens is greedy; among others the new one wins at alpha 1."""
     for text in texts(300, kinds=3):
         for n, skips in ((2, True), (3, True), (3, False)):
             charges = fsd.penalties(Grams(n, text), list(range(6)), 0.9, skips)
@@ -140,7 +140,7 @@ def test_fsd_penalises_every_earlier_token_and_no_other() -> None:
 
 
 def naive_likeness(states: Tensor, text: Sequence[int], token: int, span: int) -> float:
-    """FSD-vec's c by its definition: one cosine for every earlier stretch."""
+    """Compute FSD-vec's c by its definition: one cosine for every earlier span."""
     now = states[len(text) - span:].flatten()
     found = [float(torch.cosine_similarity(states[i - span:i].flatten(), now, dim=0))
              for i in range(span, len(text)) if text[i] == token]
@@ -167,7 +167,7 @@ def test_fsd_vec_with_one_hot_states_penalises_repeated_bigrams() -> None:
 
 
 def steps_of(call: Callable[[], object]) -> int:
-    """How many lines of Python a call runs."""
+    """Count the lines of Python that a call runs."""
     seen = Counter[str]()
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:
@@ -235,7 +235,7 @@ def whole(model: Any, text: list[int]) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("strategy", METHODS, ids=lambda s: s.spec())
 def test_the_cache_changes_nothing(strategy: Strategy, arch: str) -> None:
-    """Token for token what each method's formula gives when every step reads all of the text anew."""
+    """The tokens equal those of each method's formula with a full forward over the sequence at every step."""
     for prompt in prompts(2, 97, 2):
         text, found = prompt * 2, decode(strategy, target(arch), prompt * 2, new=16)
         for token in found:
@@ -244,7 +244,7 @@ def test_the_cache_changes_nothing(strategy: Strategy, arch: str) -> None:
 
 
 def random_table(seed: int) -> Tensor:
-    """(4, 4) next-token probabilities of a chain."""
+    """Return (4, 4) next-token probabilities of a chain."""
     return torch.softmax(2 * torch.randn(4, 4, generator=torch.Generator().manual_seed(seed)), -1)
 
 
@@ -263,7 +263,7 @@ def test_random_tables(strategy: Strategy) -> None:
 
 
 def test_long_repeats_never_beat_a_new_token() -> None:
-    """At alpha · f(5) = 1 a 5-gram comes again only where every candidate stands in the text already."""
+    """At alpha · f(5) = 1 a 5-gram is repeated only if every candidate already occurs in the sequence."""
     again = 0
     for seed in range(40):
         table, text = random_table(seed), [seed % 4]

@@ -1,4 +1,4 @@
-"""The suffix automaton of a store beside that of the text: longest matches, which of the two drafts, and no traces."""
+"""The suffix automaton of a store and that of the sequence: longest matches, the choice, and no side effects."""
 
 import random
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def target(arch: str = "llama") -> Engine:
 
 
 def spoken(vocab: int = 97, sharpness: float = 2.5) -> list[list[int]]:
-    """The greedy texts of half of the prompts, by the model that will meet them again."""
+    """Return the greedy outputs of the model for half of the prompts."""
     model = engine(tiny_model("llama", vocab=vocab, sharpness=sharpness))
     return [[*prompt, *decode(Greedy(), model, prompt, new=40, eos=None)] for prompt in prompts(4, vocab, 1)[::2]]
 

@@ -1,4 +1,4 @@
-"""Samplers keep the tokens that their papers say, as transformers does, and end where their knobs degenerate."""
+"""Samplers keep the tokens of their papers, as transformers does, and have the expected degenerate settings."""
 
 import math
 from collections.abc import Callable
@@ -33,7 +33,7 @@ D1 = torch.tensor([[2.0, 1.5, 1.0, 0.0, -1.0, -3.0]])
 
 
 def kept(law: Warp, logits: Tensor) -> list[set[int]]:
-    """The tokens of each row that are left; their logits must be untouched."""
+    """Return the kept tokens of each row; their logits must be unchanged."""
     out = law(logits, [()] * len(logits))
     assert torch.equal(out[out.isfinite()], logits[out.isfinite()])
     return [set(row.isfinite().nonzero()[:, 0].tolist()) for row in out]

@@ -30,7 +30,7 @@ from tests.scale import scaled
 
 
 class Exact:
-    """P(A | prefix) of the chain by enumeration, for any attribute of the finished text."""
+    """P(A | prefix) of the chain by enumeration, for any attribute of the finished sequence."""
 
     def __init__(self, has: Callable[[str], bool], reads: bool) -> None:
         self.has, self.reads = has, reads
@@ -75,7 +75,7 @@ def test_the_conditional_mode_of_the_chain(name: str, mode: str, reads: bool) ->
 
 @pytest.mark.parametrize("reads", [False, True])
 def test_a_small_beam_finds_what_a_plain_one_misses(reads: bool) -> None:
-    """Two beams: plain ones hold the empty text, exact chances steer towards an end in b."""
+    """Two beams: plain search returns the empty sequence, exact probabilities lead to an end in b."""
     judge = Exact(ATTRIBUTES["ends in b"], reads)
     (first, _) = ConditionalBeam(width=2, length_penalty=0.0).search(Session(markov()), chain_request(), judge)
     assert letters(first.tokens) == "abab"
@@ -84,7 +84,7 @@ def test_a_small_beam_finds_what_a_plain_one_misses(reads: bool) -> None:
 
 
 def test_a_chance_that_added_up_would_lose() -> None:
-    """The score of a live prefix is its log p and one chance, however many steps it has had."""
+    """The score of a live prefix is its log p plus one log P(A), after any number of steps."""
     seen = list[tuple[float, float, float]]()
 
     class Half(Exact):
@@ -128,7 +128,7 @@ def test_repeats_are_counted_as_they_come() -> None:
 
 
 def test_the_rule_keeps_repetition_away() -> None:
-    """Beams of tiny models go round in circles; with the rule the first text never does when any does not."""
+    """Beams of tiny models repeat themselves; with the rule the first result does not, if any does not."""
     attribute, kept = Attribute(3, 0.2), {"none": 0, "rule": 0}
     for arch in ("qwen2", "gpt2"):
         target = engine(tiny_model(arch, vocab=16))
@@ -153,7 +153,7 @@ def test_the_attribute() -> None:
 
 
 def examples(n: int = 400) -> Examples:
-    """States of which the first number decides, with some noise."""
+    """Return states whose first component decides the label, with some noise."""
     rng = np.random.default_rng(0)
     hidden = rng.standard_normal((n, 64)).astype(np.float32) * 3 + 1
     good = hidden[:, 0] + rng.standard_normal(n) > 1

@@ -1,4 +1,4 @@
-"""Beam sampling against transformers and its identities; what every search of this family owes the engine."""
+"""Beam sampling against transformers, its identities, and the use of the engine by every search of this family."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def target(arch: str = "llama", vocab: int = 97) -> Engine:
 
 @cache
 def table() -> dict[tuple[int, ...], torch.Tensor]:
-    """Next-token log p (V,) after every text of fewer than NEW tokens below the prompt."""
+    """Return next-token log p (V,) after every sequence of fewer than NEW tokens below the prompt."""
     said, texts = dict[tuple[int, ...], torch.Tensor](), [()]
     for _ in range(NEW):
         ids = torch.tensor([[*PROMPT, *text] for text in texts])
@@ -51,7 +51,7 @@ def table() -> dict[tuple[int, ...], torch.Tensor]:
 
 
 def sampled(strategy: BeamSample, key: int) -> list[tuple[int, ...]]:
-    """The pool of one search over the table."""
+    """Return the pool of one search over the table."""
     request = Request(tuple(PROMPT), NEW, PhiloxStream("pool", strategy.spec(), key), frozenset({EOS}))
     front = strategy.front(request)
     while not front.done:
@@ -104,7 +104,7 @@ def test_the_nucleus_is_that_of_the_distribution_at_its_temperature() -> None:
 
 
 def alike(one: Sequence[tuple[object, ...]], other: Sequence[tuple[object, ...]]) -> float:
-    """The p value of two samples having one distribution; rare outcomes are pooled."""
+    """Compute the p-value that two samples have one distribution; rare outcomes are pooled."""
     a, b = Counter(one), Counter(other)
     common = [x for x in a | b if a[x] + b[x] >= 20]
     rows = [[n[x] for x in common] + [RUNS - sum(n[x] for x in common)] for n in (a, b)]
@@ -114,7 +114,7 @@ def alike(one: Sequence[tuple[object, ...]], other: Sequence[tuple[object, ...]]
 
 
 def test_it_does_not_sample_the_model_distribution() -> None:
-    """What the docstring warns of: with more beams the likely texts come more often than they should."""
+    """With more beams likely sequences are more frequent than under the model, as the docstring warns."""
     runs, shares = 800, []
     best = max(table()[()].tolist())
     for width in (1, 4):
@@ -174,7 +174,7 @@ def test_texts_side_by_side_get_the_tokens_they_have_alone(strategy: Search) -> 
 
 @pytest.mark.parametrize("strategy", SEARCHES, ids=lambda s: s.spec())
 def test_scores_are_what_the_model_says_of_the_text(strategy: Search) -> None:
-    """`log_p` of each text found is that of reading it in one piece, token for token."""
+    """`log_p` of each result equals that of one forward over the whole sequence, token for token."""
     for prompt in prompts(2, 97, 6):
         request = Request(tuple(prompt), 10, PhiloxStream(1), frozenset({EOS}))
         for h in strategy.search(Session(target()), request):

@@ -23,14 +23,14 @@ GOLDEN = {"greedy": 9.25, "variance": 14 / 9, "local": 5 / 3, "max": 4.0, "squar
 
 
 def regulariser(kind: str, u: list[float]) -> float:
-    """Straight from the definitions, for a path of the chain's surprisals and of a table that says u*."""
+    """Compute the regulariser by its definition, for a path of surprisals and a table of u*."""
     mean = sum(u) / len(u)
     return {"variance": sum((x - mean) ** 2 for x in u) / len(u), "max": max(u), "squared": sum(x * x for x in u),
             "local": sum((a - b) ** 2 for a, b in pairwise(u)) / len(u)}[kind]
 
 
 def exact(kind: str, strength: float) -> str:
-    """The best text of the chain by enumeration."""
+    """Return the best sequence of the chain by enumeration."""
     def score(text: str) -> float:
         tokens = [START, *("?ab$".index(letter) for letter in text)]
         steps = list(pairwise(tokens))

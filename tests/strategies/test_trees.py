@@ -169,7 +169,7 @@ def test_siblings_sorted_by_probability_are_caught(monkeypatch: pytest.MonkeyPat
 
 
 def tokens_of(shape: Sequence[int], rates: Sequence[float]) -> float:
-    """Expected tokens of a tree given as parents (−1 is the root), siblings in rank order; the root counts one."""
+    """Compute the expected tokens of a tree given as parents (−1: the root), siblings by rank; the root counts one."""
     reach, ranks = {-1: 1.0}, dict[int, int]()
     for node, parent in enumerate(shape):
         rank = ranks[parent] = ranks.get(parent, -1) + 1
@@ -178,7 +178,7 @@ def tokens_of(shape: Sequence[int], rates: Sequence[float]) -> float:
 
 
 def brute(rates: Sequence[float], nodes: int, depth: int) -> float:
-    """The best of all trees of exactly `nodes` nodes below the root."""
+    """Return the best of all trees of exactly `nodes` nodes below the root."""
     shapes = [list[int]()]
     for node in range(nodes):
         shapes = [[*shape, parent] for shape in shapes for parent in range(-1, node)]
@@ -230,7 +230,7 @@ def test_a_chain_is_planned_when_nothing_but_the_first_sibling_counts() -> None:
 
 
 def modelled(tree: TokenTree) -> list[float]:
-    """The value of the slot that each node filled, from the draft model's own probabilities."""
+    """Compute the value of the slot that each node filled, from the draft model's own probabilities."""
     session, values, left = Session(model(1)), list[float](), dict[int, float]()
     reach = {-1: 1.0}
     rest: dict[int, Tensor] = {}
@@ -270,7 +270,7 @@ def test_dyspec_variants_agree_without_chance() -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_forwards_of_dyspec(temperature: float) -> None:
-    """A threshold reads a level a forward, greedy a node; a perfect draft is never turned down."""
+    """"threshold" needs a forward a level, "greedy" a forward a node; a perfect draft is never rejected."""
     _, work, small = run(DySpec(nodes=16, depth=3, temperature=temperature), 21, model())
     assert small.forwards <= 3 * (work.forwards - 1)
     _, work, small = run(DySpec(nodes=16, depth=3, variant="greedy", temperature=temperature), 21, model())

@@ -1,4 +1,4 @@
-"""Every task that reads a file refuses a damaged one: the file and the line, exit code 2, and nothing left behind."""
+"""Every task that reads a file refuses a damaged one with file and line and exit code 2, and leaves nothing behind."""
 
 import gzip
 import json
@@ -90,7 +90,7 @@ def start(name: str, *more: object, model: object = "nano") -> Result:
 
 
 def refused(name: str, path: Path, reason: str, number: int | None = None) -> None:
-    """Running on the file is wrong input, said in one sentence, and leaves nothing but the file behind."""
+    """Check that a run on the file ends with one sentence and exit code 2, and leaves nothing but the file."""
     before = sorted(Path().rglob("*"))
     done = start(name)
     place = f"{path}, line {number}: " if number else str(path)

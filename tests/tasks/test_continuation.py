@@ -1,4 +1,4 @@
-"""Open-ended continuation: what a document is, where it is cut, what is left out, what a run notices of its file."""
+"""Open-ended continuation: documents, where they are cut, which are skipped, and how a run identifies its file."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""The other variants of GSM8K: how they put a problem, what they refuse, and their scores in a report."""
+"""The other variants of GSM8K: their prompts, refused rows, and scores in a report."""
 
 import json
 import random

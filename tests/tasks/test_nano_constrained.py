@@ -1,4 +1,4 @@
-"""Stories with given words: a sound text with all of them exists, and neither a list of them nor a loop wins."""
+"""Stories with given words: a coherent text with all of them exists, a list of them or a loop scores low."""
 
 import pytest
 

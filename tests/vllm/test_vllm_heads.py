@@ -1,4 +1,4 @@
-"""Heads that draft inside vLLM, as options of its engine: whatever they draft, greedy stays greedy."""
+"""Heads that draft inside vLLM, as engine options: greedy stays greedy for any drafts."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`decodebench verify --backend vllm` finds by itself what the mend mends, and passes with it."""
+"""`decodebench verify --backend vllm` detects the bug without the patch, and passes with it."""
 
 import json
 from pathlib import Path
