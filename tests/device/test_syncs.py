@@ -35,7 +35,7 @@ def cases() -> list[tuple[str, float | None]]:
 
 
 def most_syncs(strategy: Strategy, between: Callable[[], Any] = lambda: None) -> float:
-    """Return the maximum syncs of a step after the first, minus draft forwards; those of a forward, if there is one step."""
+    """Return the maximum syncs of a step after the first, minus draft forwards; with one step, those of a forward."""
     with strict() as rules, torch.inference_mode():
         target, draft = (Engine(moved(tiny_model("llama", seed=seed)), MAX_POSITIONS) for seed in (0, 1))
         session = Session(target, draft=Session(draft) if "draft" in strategy.needs else None,
