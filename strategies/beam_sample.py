@@ -52,7 +52,7 @@ class BeamSample(Search):
         """Yield the best hypothesis whole."""
         yield self.search(session, request)[0].tokens
 
-    def most_samples(self) -> None:
+    def max_samples(self) -> None:
         """Any number, each of a search of its own."""
 
 

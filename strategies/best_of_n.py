@@ -22,7 +22,7 @@ class BestOfN(Chosen):
     score: str = knob("mean", "of the log p of an answer's tokens", choices=("mean", "sum", "constant"),
                       sweep=("mean", "sum"))
 
-    usual: ClassVar[str] = "temperature:temperature=0.88"
+    default_over: ClassVar[str] = "temperature:temperature=0.88"
     paper: ClassVar[str] = "Adiwardana et al. 2020, arXiv 2001.09977"
 
     def choose(self, session: Session, request: Request, answers: Sequence[list[int]]) -> int:

@@ -82,7 +82,7 @@ class ContrastiveDecoding(Contrast):
         walk(session, [beams])
         yield beams.pool[min(request.sample, len(beams.pool) - 1)].tokens
 
-    def most_samples(self) -> int | None:
+    def max_samples(self) -> int | None:
         """One a beam."""
         return self.width if self.width > 1 else None
 

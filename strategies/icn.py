@@ -42,9 +42,9 @@ class Icn(Over):
         answers = self.answers(session, request, count)
         yield self.voted(request, answers) if self.gives == "vote" else answers[-1]
 
-    def most_samples(self) -> int | None:
+    def max_samples(self) -> int | None:
         """Return the number of answers for `gives=ways`, else the limit of the other strategy."""
-        return self.rounds * self.picks if self.gives == "ways" else super().most_samples()
+        return self.rounds * self.picks if self.gives == "ways" else super().max_samples()
 
     def answers(self, session: Session, request: Request, count: int) -> list[list[int]]:
         """Return the first `count` answers (token ids), or as many as there are first tokens; these differ."""

@@ -31,7 +31,7 @@ class Mbr(Chosen):
                         sweep=("count", "probability"))
     itself: bool = knob(True, "a text is also compared with itself", sweep=(True, False))
 
-    usual: ClassVar[str] = "temperature"
+    default_over: ClassVar[str] = "temperature"
     paper: ClassVar[str] = "Eikema and Aziz 2020, arXiv 2005.10283"
 
     def choose(self, session: Session, request: Request, answers: Sequence[list[int]]) -> int:

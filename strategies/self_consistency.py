@@ -23,7 +23,7 @@ class SelfConsistency(Chosen):
 
     n: int = knob(40, "sequences sampled", low=1, high=1024, sweep=(5, 10, 20, 40))
 
-    usual: ClassVar[str] = "temperature:temperature=0.7"
+    default_over: ClassVar[str] = "temperature:temperature=0.7"
     paper: ClassVar[str] = "Wang et al. 2022, arXiv 2203.11171"
 
     def choose(self, session: Session, request: Request, answers: Sequence[list[int]]) -> int:

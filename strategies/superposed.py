@@ -85,7 +85,7 @@ class Superposed(Strategy):
         drafts = self.search(session, request)
         yield drafts[min(request.sample, len(drafts) - 1)].tokens
 
-    def most_samples(self) -> int:
+    def max_samples(self) -> int:
         """One a draft."""
         return self.k
 

@@ -31,7 +31,7 @@ class TrlmRerank(Chosen):
                          low=0, high=1, sweep=(0.2, 0.5, 1.0))
     most: int = knob(256, "maximum tokens of the question that are scored, its last ones", low=1, high=8192)
 
-    usual: ClassVar[str] = "temperature"
+    default_over: ClassVar[str] = "temperature"
     paper: ClassVar[str] = "Yerram et al. 2024, arXiv 2412.02626"
 
     def choose(self, session: Session, request: Request, answers: Sequence[list[int]]) -> int:

@@ -25,7 +25,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.plugins.data import DataSource, checked, read_jsonl, read_lines
-from harness.plugins.plugin import decided
+from harness.plugins.plugin import per_instance
 from harness.plugins.task import Example, Task, knob
 
 
@@ -41,7 +41,7 @@ class Continuation(Task):
     version = 1
     source = "the user's own text"
     headline = "score"
-    max_new_tokens = decided(128, lambda task: task.target)
+    max_new_tokens = per_instance(128, lambda task: task.target)
     open_ended = True
     unscored = "open-ended"
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness.errors import UserError
 from harness.plugins.data import DataSource, Row
-from harness.plugins.plugin import decided
+from harness.plugins.plugin import per_instance
 from harness.plugins.task import Example, Message, Task, knob
 from harness.plugins.task_file import CHECKERS, read
 
@@ -48,14 +48,15 @@ class TaskFile(Task):
     version = 1
     source = "the user's own file"
     headline = "correct"
-    max_new_tokens = decided(256, lambda task: task._header.get("max_new_tokens", 256))
-    stop: ClassVar[tuple[str, ...]] = decided((), lambda task: task._header.get("stop", ()))
-    open_ended = decided(False, lambda task: task._header.get("open_ended", False))
-    sub_tasks: ClassVar[dict[str, str] | None] = decided(
+    max_new_tokens = per_instance(256, lambda task: task._header.get("max_new_tokens", 256))
+    stop: ClassVar[tuple[str, ...]] = per_instance((), lambda task: task._header.get("stop", ()))
+    open_ended = per_instance(False, lambda task: task._header.get("open_ended", False))
+    sub_tasks: ClassVar[dict[str, str] | None] = per_instance(
         None, lambda task: {} if task._header.get("sub_tasks") else None)
-    executes_code = decided(False, lambda task: "code" in task._checkers)
-    chat = decided(False, lambda task: not all(one.gold["prompt"] for one in task._read[1]))
-    unscored: ClassVar[str | None] = decided(None, lambda task: "no checker" if task._checkers == {"none"} else None)
+    executes_code = per_instance(False, lambda task: "code" in task._checkers)
+    chat = per_instance(False, lambda task: not all(one.gold["prompt"] for one in task._read[1]))
+    unscored: ClassVar[str | None] = per_instance(
+        None, lambda task: "no checker" if task._checkers == {"none"} else None)
 
     def __post_init__(self) -> None:
         """Read the file: it decides what kind of task this is."""

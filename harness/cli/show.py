@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from harness.errors import UserError, suggestion
-from harness.plugins.plugin import Plugin, described
+from harness.plugins.plugin import Plugin, knob_rows
 from harness.plugins.registry import STRATEGIES, TASKS, add_plugin
 from harness.plugins.spec import Spec
 from harness.plugins.strategy import Over, Strategy
@@ -52,7 +52,7 @@ def _facts(plugin: type[Any], files: str) -> str:
         "source", "version", "headline", "unscored", "max_new_tokens", "stop", "executes_code", "open_ended")
     facts = {name.replace("_", " "): value for name in names if (value := getattr(plugin, name))}
     if issubclass(plugin, Over):
-        facts["over"] = f"any strategy [{plugin.usual}]"
+        facts["over"] = f"any strategy [{plugin.default_over}]"
     facts["call"] = f"decodebench run {'-s' if strategy else '-t'} {_example(plugin)}{files}"
     facts["file"] = inspect.getsourcefile(plugin)
     lines = []
@@ -82,7 +82,7 @@ def _knobs(plugin: type[Plugin]) -> "Table":
 
     table = Table("knob", "default", "allowed", "sweep", "what it does", box=box.SIMPLE_HEAD, pad_edge=False,
                   collapse_padding=True)
-    rows = described(plugin)
+    rows = knob_rows(plugin)
     for row in rows:
         table.add_row(*row)
     for place, column in enumerate(table.columns[:3]):

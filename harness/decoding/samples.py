@@ -37,7 +37,7 @@ class Chosen(Over):
     def __post_init__(self) -> None:
         """Raise `UserError` when the other strategy gives fewer than `n` answers."""
         super().__post_init__()
-        if (limit := self.over.most_samples()) is not None and limit < self.n:
+        if (limit := self.over.max_samples()) is not None and limit < self.n:
             raise UserError(f"{self.name} needs n={self.n} answers but {self.over.spec()} gives at most {limit}: "
                             "lower n.")
 
@@ -50,9 +50,9 @@ class Chosen(Over):
         answers = drawn(session, request, self.over, self.n)
         yield answers[self.choose(session, request, answers) if self.n > 1 else 0]
 
-    def most_samples(self) -> int | None:
+    def max_samples(self) -> int | None:
         """Return the maximum number of samples, each of which needs `n` answers of the other strategy."""
-        limit = self.over.most_samples()
+        limit = self.over.max_samples()
         return None if limit is None else limit // self.n
 
 
@@ -62,7 +62,7 @@ def drawn(session: Session, request: Request, over: Strategy, n: int) -> list[li
     The answers depend on the request only. They are decoded in one batch from copies of the prompt, which is prefilled
     once; the answers of a search come from one search.
     """
-    if isinstance(over, Search) and over.most_samples():
+    if isinstance(over, Search) and over.max_samples():
         hypotheses = over.search(session, request)
         return [list(hypotheses[min(request.sample * n + i, len(hypotheses) - 1)].tokens) for i in range(n)]
     requests = [nth(request, i, request.sample * n + i) for i in range(n)]

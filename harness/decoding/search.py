@@ -36,7 +36,7 @@ class Search(Strategy):
         hypotheses = self.search(session, request)
         yield hypotheses[min(request.sample, len(hypotheses) - 1)].tokens
 
-    def most_samples(self) -> int | None:
+    def max_samples(self) -> int | None:
         """Return the number of beams, each of which is one sample."""
         return self.width
 

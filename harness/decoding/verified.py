@@ -12,7 +12,7 @@ from harness.engine import logit_warps
 from harness.engine.random_stream import Likeliest, Stream
 from harness.engine.session import Session
 from harness.errors import UserError
-from harness.plugins.plugin import decided
+from harness.plugins.plugin import per_instance
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Guarantee, Need, Request, Strategy, knob
 
@@ -64,8 +64,8 @@ class Lossy(Verified):
     over: str = knob("speculative", "exact strategy that drafts, with its knobs after ':' and separated by ';'")
 
     guarantee: ClassVar[Guarantee] = "changes-output"
-    needs: ClassVar[frozenset[Need]] = decided(frozenset({"draft"}), lambda self: self._exact().needs)
-    stateful: ClassVar[bool] = decided(False, lambda self: self._exact().stateful)
+    needs: ClassVar[frozenset[Need]] = per_instance(frozenset({"draft"}), lambda self: self._exact().needs)
+    stateful: ClassVar[bool] = per_instance(False, lambda self: self._exact().stateful)
     compares: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -78,25 +78,25 @@ class DataSource:
     ) -> list[Row]:
         """Return the rows of a data set in published order, with `fields` (str, int, list[str] or `TEXTS`) only.
 
-        `file` is JSONL, optionally gzipped. A row may lack `optional` fields. `key` is a field with unique values.
-        `check` returns any other error of a row, and `fill` converts rows of other forms of the file. `hub` is None for
-        the user's own data. Raises `UserError` that names file and line of an invalid row, or the failed download.
+        `file` is JSONL, optionally gzipped. `optional` fields may be missing. `key` is a field with unique values.
+        `check` returns any other error of a row, and `fill` converts rows of other versions of the file. `hub` is None
+        for the user's own data. Raises `UserError` with file and line of an invalid row, or the failed download.
         """
         path = self._find(name, file)
-        origin, place = (str(path), "line") if path or not isinstance(hub, Hub) else \
+        origin, unit = (str(path), "line") if path or not isinstance(hub, Hub) else \
             (f"{hub.repo} at {hub.revision}", "row")
         rows = read_jsonl(path) if path else _fetch(name, file, hub)
         filled = ((number, fill(row) if isinstance(row, dict) else row) for number, row in rows)
-        found = checked(filled, origin, fields, optional=optional, key=key, check=check, place=place)
-        self._note(name, origin, found, hub)
-        return found
+        valid = checked(filled, origin, fields, optional=optional, key=key, check=check, unit=unit)
+        self._note(name, origin, valid, hub)
+        return valid
 
     def file(self, path: Path) -> Path:
         """Return the path of a user's file, as given or below a data folder; raises `UserError` if there is none."""
-        places = [path, *(folder / path for folder in self.folders)]
-        if found := next((place for place in places if place.is_file()), None):
-            return found
-        raise UserError(f"There is no file {path}, neither here nor below --data or ${VARIABLE}.")
+        candidates = [path, *(folder / path for folder in self.folders)]
+        if existing := next((candidate for candidate in candidates if candidate.is_file()), None):
+            return existing
+        raise UserError(f"There is no file {path}, neither in the current folder nor below --data or ${VARIABLE}.")
 
     def _add(self, folder: Path, source: str) -> None:
         if not folder.is_dir():
@@ -113,7 +113,7 @@ class DataSource:
         self.origins[name] = origin
         if hub and hub.rows_sha256 not in (None, digest(rows)):
             self.warnings.append(f"The {len(rows)} rows of {name} from {origin} differ from the published ones: "
-                                 "do not hold its scores against published figures.")
+                                 "do not compare its scores with published figures.")
 
 
 def digest(rows: list[Row]) -> str:
@@ -130,31 +130,31 @@ def checked(
     optional: Mapping[str, Any] = types.MappingProxyType({}),
     key: str | None = None,
     check: Callable[[Row], str | None] = lambda row: None,
-    place: str = "line",
+    unit: str = "line",
 ) -> list[Row]:
     """Check the numbered `rows` of `origin` and keep the wanted fields; arguments as in `DataSource.rows`.
 
     Raises `UserError` for the first invalid row, or if there are no rows.
     """
-    found: list[Row] = []
+    valid: list[Row] = []
     seen: dict[Any, int] = {}
     for number, full in rows:
-        where = f"{origin}, {place} {number}"
-        row = picked(full, fields, optional, where)
+        where = f"{origin}, {unit} {number}"
+        row = select_fields(full, fields, optional, where)
         if problem := check(row):
             raise UserError(f"{where}: {problem}.")
         if key is not None and seen.setdefault(row[key], number) != number:
-            raise UserError(f"{where}: the {key} {row[key]!r} was used before, in {place} {seen[row[key]]}.")
-        found.append(row)
-    if not found:
+            raise UserError(f"{where}: the {key} {row[key]!r} was used before, in {unit} {seen[row[key]]}.")
+        valid.append(row)
+    if not valid:
         raise UserError(f"{origin} has no rows.")
-    return found
+    return valid
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield the JSON values of a file, optionally gzipped, with line numbers from 1; blank lines are skipped.
 
-    Raises `UserError` that names the file and the invalid line.
+    Raises `UserError` with the file and the invalid line.
     """
     for number, line in read_lines(path):
         try:
@@ -183,9 +183,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _fetch(name: str, file: str, hub: Hub | Download | None) -> Iterator[tuple[int, Any]]:
     if hub is None:
-        raise UserError(f"The rows of {name} are not fetched for you; give --data DIR with the file DIR/{name}/{file}.")
+        raise UserError(f"The rows of {name} cannot be downloaded: give --data DIR with the file DIR/{name}/{file}.")
     if isinstance(hub, Download):
-        raise UserError(f"The rows of {name} are on no hub: download {hub.url} as DIR/{name}/{file}, "
+        raise UserError(f"The rows of {name} are not on the hub: download {hub.url} as DIR/{name}/{file}, "
                         "and give --data DIR.")
     try:
         import datasets
@@ -199,7 +199,7 @@ def _fetch(name: str, file: str, hub: Hub | Download | None) -> Iterator[tuple[i
         yield index + 1, hub.adapt(index, row) if hub.adapt else row
 
 
-def picked(row: Any, fields: Mapping[str, Any], optional: Mapping[str, Any], where: str) -> Row:
+def select_fields(row: Any, fields: Mapping[str, Any], optional: Mapping[str, Any], where: str) -> Row:
     """Return the wanted fields of a row; raises `UserError` if one is missing, empty or of the wrong type."""
     if not isinstance(row, dict):
         raise UserError(f"{where}: this is not a JSON object.")

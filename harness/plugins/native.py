@@ -1,4 +1,4 @@
-"""How another engine is asked for a strategy: options that a strategy combines and a backend understands."""
+"""Options of an inference engine, such as vLLM, that make it decode like a strategy."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,9 +10,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NativeCall:
-    """`speculative` configures the engine's speculative decoding, `sampling` is sent with each request.
+    """The options with which an engine decodes like a strategy.
 
-    `warps` says that the strategy's own logit warps must run inside the engine; `beam` holds the knobs of a search.
+    `sampling` is sent with each request, `speculative` configures the engine's speculative decoding, and `beam` holds
+    the knobs of a beam search. If `warps` is true, the strategy's own logit warps must run inside the engine.
     """
 
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -22,4 +23,4 @@ class NativeCall:
 
 
 NativeOptions = Callable[["Strategy"], NativeCall | None]
-"""What an engine has under the name of a strategy, None where it has nothing; raises `Unsupported` for its knobs."""
+"""Maps a strategy to an engine's options, or to None without an equivalent; raises `Unsupported` for some knobs."""

@@ -1,4 +1,4 @@
-"""What a strategy and a task have in common: a frozen dataclass whose fields are its knobs."""
+"""The base class of strategies and tasks: a frozen dataclass whose fields are its knobs."""
 
 import dataclasses
 import types
@@ -17,7 +17,7 @@ Scalar = str | int | float | bool
 
 @dataclass(frozen=True)
 class Knob:
-    """A knob's help text, inclusive range or choices, the values a sweep tries, and whether it may name a file."""
+    """The declaration of a knob: help text, inclusive range or choices, values for sweeps; a `file` may be a path."""
 
     help: str
     low: float | None = None
@@ -27,7 +27,7 @@ class Knob:
     file: bool = False
 
     def problem(self, value: Scalar | None) -> str | None:
-        """Why `value` is not allowed, or None; a knob that may be None has no range there."""
+        """Return why `value` is not allowed, or None if it is; the value None is always allowed."""
         if value is None:
             return None
         if self.choices and value not in self.choices:
@@ -51,32 +51,32 @@ def knob(
     sweep: tuple[Scalar, ...] = (),
     file: bool = False,
 ) -> T:
-    """Declare a knob: the paper's default, what it does, its inclusive range or choices, and its sweep values.
+    """Declare a knob: the paper's default, a description, its inclusive range or choices, and values for sweeps.
 
-    A `file` knob may name a file or a folder, whose content is then part of a run's identity.
+    A `file` knob may be the path of a file or folder, whose content is then part of the run's identity.
     """
     about = Knob(help, low, high, choices, sweep, file)
     return dataclasses.field(default=default, metadata={"knob": about})
 
 
-class _Decided:
-    def __init__(self, usual: Any, of: Callable[[Any], Any]) -> None:
-        self.usual, self.of = usual, of
+class _PerInstance:
+    def __init__(self, default: Any, compute: Callable[[Any], Any]) -> None:
+        self.default, self.compute = default, compute
 
     def __get__(self, instance: object | None, owner: type) -> Any:
-        return self.usual if instance is None else self.of(instance)
+        return self.default if instance is None else self.compute(instance)
 
 
-def decided(usual: T, of: Callable[[Any], T]) -> T:
-    """A class attribute that each instance decides by itself: the class has `usual`, an instance what `of` gives."""
-    return typing.cast(T, _Decided(usual, of))
+def per_instance(default: T, compute: Callable[[Any], T]) -> T:
+    """Declare an attribute that is `default` on the class and `compute(instance)` on each instance."""
+    return typing.cast(T, _PerInstance(default, compute))
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A named, configured thing; its identity is its name and its knobs.
+    """A strategy or a task: its name and its knobs identify it.
 
-    `name` is the file's name, or the entry point's.
+    `name` is the name of its file or entry point.
     """
 
     name: ClassVar[str]
@@ -86,21 +86,21 @@ class Plugin:
         cls.name = cls.__module__.rpartition(".")[2]
 
     def __post_init__(self) -> None:
-        """Refuse a knob out of its range with a `UserError`."""
+        """Raise `UserError` if a knob is out of its range."""
         for key, about in self.knobs().items():
             if problem := about.problem(getattr(self, key)):
                 raise UserError(f"{self.name}: knob '{key}' {problem}, not {getattr(self, key)}.")
 
     @classmethod
     def knobs(cls) -> dict[str, Knob]:
-        """The knobs by name, in the order of the fields."""
+        """Return the declarations of the knobs by name, in the order of the fields."""
         return {f.name: f.metadata.get("knob", Knob("")) for f in dataclasses.fields(cls)}
 
     @classmethod
     def configured(cls, options: Mapping[str, str], **more: Any) -> Self:
-        """Build from text options as typed on the command line, and `more` fields that are no knobs.
+        """Create a plugin from knobs as text, as typed on the command line, and other fields in `more`.
 
-        Raises `UserError` on a bad name or value.
+        Raises `UserError` for an unknown knob or an invalid value.
         """
         types_of = typing.get_type_hints(cls)
         values: dict[str, Any] = {}
@@ -108,25 +108,25 @@ class Plugin:
             if key not in cls.knobs():
                 known = suggestion(key, cls.knobs()) or " It has no knobs."
                 raise UserError(f"{cls.name} has no knob '{key}'.{known}")
-            values[key] = _parse(cls.name, key, _nearest(text) if cls.knobs()[key].file else text, types_of[key])
+            values[key] = _parse(cls.name, key, _relative_path(text) if cls.knobs()[key].file else text, types_of[key])
         return cls(**values, **more)
 
     def values(self) -> dict[str, Scalar | None]:
-        """The value of every knob."""
+        """Return the value of every knob."""
         return {key: getattr(self, key) for key in self.knobs()}
 
     def files(self) -> dict[str, Path]:
-        """The files and folders that knobs name, by knob; words such as `nano` name none."""
+        """Return the paths of the existing files and folders that knobs name, by knob."""
         named = {key: Path(str(getattr(self, key))) for key, about in self.knobs().items() if about.file}
         return {key: path for key, path in named.items() if path.exists()}
 
     def spec(self) -> str:
-        """The canonical identity, `name:k=v,k=v`, with every knob in field order."""
+        """Return the canonical spec, `name:k=v,k=v`, with every knob in the order of the fields."""
         return str(Spec.of(self.name, **{key: _written(value) for key, value in self.values().items()}))
 
 
-def described(cls: type[Plugin]) -> list[tuple[str, str, str, str, str]]:
-    """A row a knob: name, default, range or choices, sweep, what it does."""
+def knob_rows(cls: type[Plugin]) -> list[tuple[str, str, str, str, str]]:
+    """Return a table row per knob: name, default, range or choices, values for sweeps, description."""
     rows = []
     for key, about in cls.knobs().items():
         ends = " … ".join(_written(end) for end in (about.low, about.high) if end is not None)
@@ -135,15 +135,15 @@ def described(cls: type[Plugin]) -> list[tuple[str, str, str, str, str]]:
     return rows
 
 
-def _nearest(path: str) -> str:
-    """A path as seen from the current folder when it lies below it, so that absolute and relative ones are the same."""
-    whole, here = Path(path).expanduser(), Path.cwd()
-    near = whole.relative_to(here) if whole.is_relative_to(here) else whole
-    return str(near) if near.exists() else path
+def _relative_path(path: str) -> str:
+    """Return a path relative to the current folder if it is below it, so that both spellings give the same spec."""
+    full, here = Path(path).expanduser(), Path.cwd()
+    relative = full.relative_to(here) if full.is_relative_to(here) else full
+    return str(relative) if relative.exists() else path
 
 
 def _written(value: Scalar | None) -> str:
-    """The shortest text that reads back as the same value."""
+    """Return the shortest text from which the same value can be parsed."""
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return str(value)

@@ -1,4 +1,4 @@
-"""Finds strategies and tasks: built in by file name, third parties' by entry point, or one file by path."""
+"""Finds strategies and tasks: built-in ones by file name, third parties' by entry point, a user's by path."""
 
 import ast
 import dataclasses
@@ -24,10 +24,10 @@ P = TypeVar("P", bound=Plugin)
 
 
 class Registry(Generic[P]):
-    """The plugins of one kind. Listing imports none of them; `get` imports only the one asked for.
+    """The plugins of one kind; listing them imports none, `get` imports one.
 
-    A name has one owner: two plugins of the same name raise `UserError` naming both files. Entry points are looked up
-    in the group `decodebench.<package>`; `$DECODEBENCH_PLUGINS` (comma-separated distribution names) limits them.
+    Two plugins of the same name raise `UserError` with both files. Entry points belong to the group
+    `decodebench.<package>`; `$DECODEBENCH_PLUGINS` (comma-separated distribution names) restricts them.
     """
 
     def __init__(self, kind: str, package: str, base: type[P]) -> None:
@@ -35,27 +35,27 @@ class Registry(Generic[P]):
         self._files: dict[str, Path] = {}
 
     def built_in(self) -> dict[str, Path]:
-        """The files of the built-in plugins by name."""
+        """Return the files of the built-in plugins by name."""
         return dict(_modules(Path(__file__).resolve().parents[2] / self.package))
 
     def names(self) -> list[str]:
-        """All names, sorted."""
+        """Return all names, sorted."""
         return sorted({*self.built_in(), *self._files, *self._foreign()})
 
     def origin(self, name: str) -> str:
-        """Where `name` comes from: a file, or a distribution's entry point."""
+        """Return the file of a plugin, or a description of its entry point."""
         path = self._files.get(name) or self.built_in().get(name)
         return str(path) if path else _describe(self._foreign()[name])
 
     def idea(self, name: str) -> str:
-        """The first line of the plugin's docstring, read without importing it; empty when it is not a local file."""
+        """Return the first line of a plugin's docstring without importing it; empty if it has no local file."""
         path = self._files.get(name) or self.built_in().get(name)
         if path is None:
             return ""
         return (ast.get_docstring(_parsed(path)) or "").partition("\n")[0]
 
     def add_file(self, path: Path) -> str:
-        """Register the plugin in one Python file and return its name; raises `UserError` when another one has it."""
+        """Register the plugin in a Python file and return its name; raises `UserError` if the name is taken."""
         name, path = path.stem, path.resolve()
         if not path.is_file():
             raise UserError(f"There is no plugin file {path}.")
@@ -66,7 +66,7 @@ class Registry(Generic[P]):
         return name
 
     def get(self, name: str) -> type[P]:
-        """The class called `name`; raises `UserError` with the nearest name, or why it cannot be loaded."""
+        """Return the class of a plugin; raises `UserError` if there is none of this name or it cannot be loaded."""
         if name in self._files:
             return self._class(_load_file(self._files[name]), name)
         foreign = self._foreign()
@@ -82,40 +82,40 @@ class Registry(Generic[P]):
         raise UserError(f"There is no {self.kind} '{name}'.{suggestion(name, self.names())}")
 
     def build(self, text: str | Spec) -> P:
-        """Build a plugin from `name:k=v,k=v`, or a strategy over another one from `other:k=v+name:k=v`."""
+        """Create a plugin from `name:k=v,k=v`, or a strategy that wraps another one from `other:k=v+name:k=v`."""
         spec = Spec.parse(text) if isinstance(text, str) else text
         cls = self.get(spec.name)
         if issubclass(cls, Over):
-            return cls.configured(spec.knobs, over=self.build(spec.below or cls.usual))
-        if spec.below:
-            raise UserError(f"The {self.kind} '{spec.name}' does not work on another one; "
-                            f"in '{spec}' leave out what stands before it.")
+            return cls.configured(spec.knobs, over=self.build(spec.wrapped or cls.default_over))
+        if spec.wrapped:
+            raise UserError(f"The {self.kind} '{spec.name}' cannot wrap another one: "
+                            f"write '{spec.stages[-1]}' instead of '{spec}'.")
         return cls.configured(spec.knobs)
 
     def _foreign(self) -> dict[str, EntryPoint]:
         allowed = os.environ.get("DECODEBENCH_PLUGINS")
-        only = None if allowed is None else {_normal(name) for name in allowed.split(",")}
-        found: dict[str, EntryPoint] = {}
+        listed = None if allowed is None else {_normal(name) for name in allowed.split(",")}
+        points: dict[str, EntryPoint] = {}
         for point in _entry_points(f"decodebench.{self.package}", tuple(sys.path)):
-            if only is not None and (point.dist is None or _normal(point.dist.name) not in only):
+            if listed is not None and (point.dist is None or _normal(point.dist.name) not in listed):
                 continue
-            other = found.get(point.name)
+            other = points.get(point.name)
             built_in = self.built_in().get(point.name)
             if built_in or (other and other.value != point.value):
                 raise UserError(f"The {self.kind} '{point.name}' is defined twice: in "
                                 f"{built_in or _describe(other)} and in {_describe(point)}; uninstall one of them.")
-            found[point.name] = point
-        return found
+            points[point.name] = point
+        return points
 
     def _class(self, loaded: ModuleType | type[P], name: str) -> type[P]:
-        """The one plugin class of a module (or the class itself), checked and named."""
+        """Return the plugin class of a module, or the class itself, with its name; raises `UserError` if invalid."""
         if isinstance(loaded, ModuleType):
-            own = [c for c in vars(loaded).values() if isinstance(c, type) and issubclass(c, self.base)
+            classes = [c for c in vars(loaded).values() if isinstance(c, type) and issubclass(c, self.base)
                    and c.__module__ == loaded.__name__ and not c.__name__.startswith("_")]
-            if len(own) != 1:
+            if len(classes) != 1:
                 raise UserError(f"{loaded.__file__} must define exactly one subclass of {self.base.__name__}, "
-                                f"not {len(own)}.")
-            loaded = own[0]
+                                f"not {len(classes)}.")
+            loaded = classes[0]
         params = getattr(loaded, "__dataclass_params__", None)
         if not (isinstance(loaded, type) and issubclass(loaded, self.base) and dataclasses.is_dataclass(loaded)
                 and "__dataclass_params__" in vars(loaded) and params is not None and params.frozen):
@@ -126,9 +126,9 @@ class Registry(Generic[P]):
 
 
 def add_plugin(path: Path) -> None:
-    """Register a Python file as a task when a class of it has the base `Task`, else as a strategy, without running it.
+    """Register a Python file as a task if one of its classes has the base `Task`, otherwise as a strategy.
 
-    Raises `UserError` when it is no Python file or its name is taken.
+    The file is parsed, not executed. Raises `UserError` if it is not a Python file or its name is taken.
     """
     if not path.is_file():
         raise UserError(f"There is no plugin file {path}.")
@@ -142,28 +142,28 @@ def _parsed(path: Path) -> ast.Module:
     try:
         return ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} is not a Python file that can be read: {error}.") from None
+        raise UserError(f"{path} cannot be read as a Python file: {error}.") from None
 
 
 @cache
 def _modules(folder: Path) -> dict[str, Path]:
-    """The Python files of a package by name, without its subpackages."""
+    """Return the Python files of a package by name, without its subpackages."""
     return {m.name: folder / f"{m.name}.py" for m in pkgutil.iter_modules([str(folder)]) if not m.ispkg}
 
 
-@cache  # it reads a file of every installed package
+@cache  # because it reads a file of every installed package
 def _entry_points(group: str, path: tuple[str, ...]) -> EntryPoints:
-    """The entry points of a group in the packages on `path`, which is `sys.path`."""
+    """Return the entry points of a group in the packages on `path`, which is `sys.path`."""
     return entry_points(group=group)
 
 
 def _normal(name: str) -> str:
-    """A distribution's name as package indexes compare it."""
+    """Return a distribution's name in the normal form of package indexes."""
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
 def _load_file(path: Path) -> ModuleType:
-    """Import one file, once, under a module name that shadows nobody's."""
+    """Import a file once, under a module name that no other module uses."""
     name = f"decodebench_plugin_{path.stem}"
     if (known := sys.modules.get(name)) and getattr(known, "__file__", None) == str(path):
         return known

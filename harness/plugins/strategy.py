@@ -1,4 +1,4 @@
-"""The contract of a strategy: knobs, what it promises, what it needs, and one method that yields tokens."""
+"""The contract of a strategy: knobs, a guarantee, requirements, and a method that yields tokens."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.errors import Unsupported
 from harness.plugins.native import NativeCall, NativeOptions
-from harness.plugins.plugin import Knob, Plugin, decided, knob
+from harness.plugins.plugin import Knob, Plugin, knob, per_instance
 
 if TYPE_CHECKING:
     from harness.engine.random_stream import Stream
@@ -20,18 +20,18 @@ Guarantee = Literal["lossless", "distribution-preserving", "changes-output"]
 Need = Literal["draft", "hidden"]
 
 
-def _never(text: Sequence[int]) -> bool:
+def _never(sequence: Sequence[int]) -> bool:
     return False
 
 
 @dataclass(frozen=True)
 class RequestText:
-    """A request as text, for the few strategies that must read it.
+    """A request as text, for the few strategies that need more than token ids.
 
-    `prompt` is what the model reads. `encode` gives the token ids of another prompt, `tokens` those of text in the
-    middle, `decode` the text of tokens that follow the prompt. `answer` is what the task reads off an answer (equal
-    strings are one answer), None when it reads nothing. Of every clause of `wanted` at least one phrase must occur,
-    and none of `banned`.
+    `prompt` is the prompt of the model. `encode` tokenizes a whole prompt, `tokens` a piece of text inside a sequence;
+    `decode` returns the text of tokens that follow the prompt. `answer` extracts the final answer that the task scores
+    (equal strings are equal answers), None if there is none. The output must contain at least one phrase of every
+    clause of `wanted`, and none of `banned`.
     """
 
     prompt: str
@@ -45,11 +45,10 @@ class RequestText:
 
 @dataclass(frozen=True)
 class Request:
-    """One text to continue.
+    """A prompt to continue, as token ids, with its limits and random streams.
 
-    `prompt` holds token ids. `stream` is the randomness of this sample alone, `common` what all samples of the prompt
-    share, for a strategy that draws them together. A strategy may yield past the end: the runner cuts. Only a search
-    that must know where a hypothesis ends asks `ends`, and only one that cannot do with token ids asks for `as_text`.
+    `stream` is the random stream of this sample, `shared` one for all samples of the prompt. The runner cuts off what
+    a strategy yields after the end, so only searches, which must know where a hypothesis ends, call `ends`.
     """
 
     prompt: tuple[int, ...]
@@ -63,27 +62,27 @@ class Request:
 
     @property
     def common(self) -> "Stream":
-        """The randomness that all samples of this prompt share; that of the sample where it is the only one."""
+        """Return the random stream that all samples of this prompt share; a single sample has one stream only."""
         return self.shared or self.stream
 
     @property
     def as_text(self) -> RequestText:
-        """The request as text; raises `Unsupported` where there is none."""
+        """Return the request as text; raises `Unsupported` if only token ids are known."""
         if self.text is None:
-            raise Unsupported("needs the prompt as text, and is given token ids only")
+            raise Unsupported("needs the prompt as text, but only its token ids are known")
         return self.text
 
     def ends(self, new: Sequence[int]) -> bool:
-        """Whether the continuation `new` (token ids after the prompt) ends with EOS or a stop string."""
+        """Return whether the continuation `new` (token ids after the prompt) ends with EOS or a stop string."""
         return new[-1] in self.eos or self.stopped(new)
 
 
 @dataclass(frozen=True)
 class Strategy(Plugin):
-    """Turns next-token distributions into text.
+    """A decoding strategy: chooses the next tokens from the model's distributions.
 
-    `paper` is where it comes from, `family` groups it in reports, `guarantee` is what it promises about the output,
-    `needs` what the set-up must provide, and `stateful` whether it learns across prompts.
+    `paper` is its source, `family` its group in reports, and `guarantee` what holds for its output. `needs` lists what
+    the set-up must provide. A `stateful` strategy learns across prompts.
     """
 
     paper: ClassVar[str]
@@ -94,54 +93,54 @@ class Strategy(Plugin):
 
     @abstractmethod
     def generate(self, session: "Session", request: Request) -> Iterator[Sequence[int]]:
-        """Yield the token ids committed at each step, for as long as the caller asks."""
+        """Yield the token ids committed at each step, without end: the caller stops."""
 
     def at(self, temperature: float) -> "Strategy":
-        """What answers where the task sets a temperature: this strategy, unless it is plain sampling left as it is."""
+        """Return the strategy for an example with a temperature of its own; only plain sampling obeys it."""
         return self
 
-    def most_samples(self) -> int | None:
-        """How many different samples one prompt can give (a beam's width); None when there is no limit."""
+    def max_samples(self) -> int | None:
+        """Return the maximum number of different samples of a prompt (the width of a beam), None without a limit."""
         return None
 
     def native(self, options: NativeOptions) -> NativeCall:
-        """How another engine does the same, from the `options` that it has; raises `Unsupported` with the reason."""
+        """Return the call that makes an engine decode in the same way; raises `Unsupported` if there is none."""
         if call := options(self):
             return call
-        raise Unsupported("vLLM has nothing like it; run it with --backend transformers")
+        raise Unsupported("vLLM has no equivalent; run it with --backend transformers")
 
 
 @dataclass(frozen=True)
 class Over(Strategy):
-    """A strategy that works on what another one, `over`, does; written `OTHER:k=v+NAME:k=v`.
+    """A strategy that wraps another one, `over`; its spec is `OTHER:k=v+NAME:k=v`.
 
-    `usual` is the other one's spec where none is named. The two together need what each needs.
+    `default_over` is the spec of the wrapped strategy if none is given. Requirements of both add up.
     """
 
     over: Strategy = field(kw_only=True)
 
-    usual: ClassVar[str] = "greedy"
+    default_over: ClassVar[str] = "greedy"
     guarantee: ClassVar[Guarantee] = "changes-output"
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         needs, stateful = cls.needs, cls.stateful
-        cls.needs = decided(needs, lambda self: needs | self.over.needs)
-        cls.stateful = decided(stateful, lambda self: stateful or self.over.stateful)
+        cls.needs = per_instance(needs, lambda self: needs | self.over.needs)
+        cls.stateful = per_instance(stateful, lambda self: stateful or self.over.stateful)
 
     @classmethod
     def knobs(cls) -> dict[str, Knob]:
-        """Its own knobs, without those of the other strategy."""
+        """Return the knobs of this strategy, without those of the wrapped one."""
         return {name: about for name, about in super().knobs().items() if name != "over"}
 
     def spec(self) -> str:
-        """Both identities, the other one's first."""
+        """Return the spec of both strategies, the wrapped one first."""
         return f"{self.over.spec()}+{super().spec()}"
 
     def files(self) -> dict[str, Path]:
-        """Those of both, the other one's under its name."""
+        """Return the files of both strategies; those of the wrapped one have its name as prefix."""
         return {f"{self.over.name}.{key}": path for key, path in self.over.files().items()} | super().files()
 
-    def most_samples(self) -> int | None:
-        """As many as the other strategy gives."""
-        return self.over.most_samples()
+    def max_samples(self) -> int | None:
+        """Return the maximum of the wrapped strategy."""
+        return self.over.max_samples()

@@ -1,4 +1,4 @@
-"""The contract of a task: examples, how they are put to the model, and how an answer is scored."""
+"""The contract of a task: examples, their prompts, and the score of an answer."""
 
 import hashlib
 import json
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 __all__ = ["Example", "Message", "Task", "data_hash", "knob"]
 
 Message = dict[str, str]
-NO_JUDGE = "no judge"  # why a task is unscored whose answers `decodebench judge` can rate once the run is over
+NO_JUDGE = "no judge"  # `unscored` of a task whose answers `decodebench judge` can rate
 
 
 @dataclass(frozen=True)
 class Example:
-    """One problem: the user's `turns` as text, and `gold`, whatever the scorer needs (JSON).
+    """One problem: the user's `turns` as text, and `gold`, the JSON object that the scorer needs.
 
-    `reference` is how the text goes on in the original, for tasks whose texts are compared with those of people.
-    `temperature` is one that the task sets and only plain sampling obeys, see `Strategy.at`.
+    `reference` is the original continuation, for tasks whose output is compared with human text. `temperature` is set
+    by the task for plain sampling, see `Strategy.at`.
     """
 
     id: str
@@ -37,7 +37,7 @@ class Example:
 
 
 def data_hash(examples: Sequence[Example]) -> str:
-    """What tells the examples of a task from others."""
+    """Return a hash of a task's examples."""
     rows = [[e.id, e.turns, dict(e.gold), e.category] for e in examples]
     return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -46,12 +46,12 @@ def data_hash(examples: Sequence[Example]) -> str:
 class Task(Plugin):
     """A set of problems with a scorer.
 
-    `version` changes whenever prompts or scores would. `headline` names the score shown as quality; `unscored` is
-    the reason shown in its place when there is no scorer. `chat` tasks are rendered with the model's chat template.
-    `executes_code` tasks run what the model wrote. A prompt that is too long for the model is refused, unless
-    `may_cut` says that it may lose its start (few-shot exemplars, as lm-eval does).
-    Of `open_ended` tasks the texts themselves are looked at: how varied, how likely, how much like the references.
-    `sub_tasks` has the sub-task of a category (its own name where it is not named) when they are reported one by one.
+    `version` changes with any change of prompts or scores. `headline` names the score shown as quality; without a
+    scorer, `unscored` is the reason shown in its place. Prompts of `chat` tasks use the model's chat template.
+    `executes_code` tasks run the generated program. A prompt that exceeds the context is an error, unless `may_cut`
+    allows to cut its start (few-shot exemplars, as in lm-eval). The output of `open_ended` tasks is measured as text:
+    diversity, likelihood, and similarity to the references. `sub_tasks` maps categories to the sub-tasks that reports
+    show separately; a category that is not in it is its own sub-task.
     """
 
     version: ClassVar[int]
@@ -68,14 +68,14 @@ class Task(Plugin):
 
     @abstractmethod
     def examples(self, data: "DataSource") -> list[Example]:
-        """All test problems in their published order; raises `UserError` naming file and line of a bad row."""
+        """Return all test problems in published order; raises `UserError` with file and line of an invalid row."""
 
     def cut(self, example: Example, tokenizer: Any) -> Example | None:
-        """The example as a model with this tokenizer gets it, for tasks that count in tokens; None leaves it out."""
+        """Return the example for a model with this tokenizer, None to leave it out; for tasks that count tokens."""
         return example
 
     def prompt(self, example: Example, answers: Sequence[str]) -> str | list[Message]:
-        """What the model reads for the turn after `answers`: raw text, or messages when `chat`."""
+        """Return the prompt of the turn after `answers`: text, or messages if `chat`."""
         if not self.chat:
             return example.turns[len(answers)]
         messages: list[Message] = []
@@ -84,23 +84,23 @@ class Task(Plugin):
         return [*messages, {"role": "user", "content": example.turns[len(answers)]}]
 
     def answer(self, example: Example, text: str) -> str | None:
-        """What an answer says in the end, for strategies that vote: equal strings are one vote, None is none."""
+        """Extract the final answer, for strategies that vote: equal strings are equal votes, None is no vote."""
         return text.strip() or None
 
     def wanted(self, example: Example) -> tuple[tuple[str, ...], ...]:
-        """Words or phrases the answer must contain, for strategies that can see to it: one of each inner tuple."""
+        """Return phrases of which the answer must contain one per inner tuple, for constrained strategies."""
         return ()
 
     def banned(self, example: Example) -> tuple[str, ...]:
-        """Words or phrases that the answer must not contain."""
+        """Return phrases that the answer must not contain, for constrained strategies."""
         return ()
 
     def metric(self) -> "evaluate.Metric | None":
-        """The metric that scores one sample, or None when nothing can (`unscored` says why)."""
+        """Return the metric that scores a sample, None if the task is `unscored`."""
         return None
 
     def score(self, example: Example, answers: Sequence[str]) -> dict[str, float]:
-        """The scores of one sample (its answer to every turn), by metric name; empty when unscored."""
+        """Return the scores of a sample (its answers to all turns) by name; empty if the task is `unscored`."""
         metric = self.metric()
         if metric is None:
             return {}

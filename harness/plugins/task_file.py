@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError, suggestion
-from harness.plugins.data import ANSWER, Row, checked, picked, read_jsonl
+from harness.plugins.data import ANSWER, Row, checked, read_jsonl, select_fields
 from harness.plugins.task import Example
 
 CHECKERS = ("exact", "contains", "regex", "number", "choice", "code", "none")
-ASKED = ("prompt", "turns", "messages")
+INPUTS = ("prompt", "turns", "messages")
 HEADER = {"checker": str, "max_new_tokens": int, "stop": list[str], "open_ended": bool, "sub_tasks": bool}
 FIELDS = {"prompt": str, "turns": list[str], "messages": list, "answer": ANSWER, "entry_point": str, "category": str,
           "reference": str}
@@ -23,18 +23,18 @@ ROLES = ("system", "user", "assistant")
 def read(path: Path, checker: str) -> tuple[Row, list[Example]]:
     """Return the header of a file and its examples; `checker` is the default for rows and headers without one.
 
-    Raises `UserError` that names the file and the line of what is wrong.
+    Raises `UserError` with the file and line of an invalid row.
     """
     rows = read_jsonl(path)
     first = next(rows, None)
     header: Row = {}
-    if first and isinstance(first[1], dict) and "task" in first[1] and not set(ASKED) & set(first[1]):
+    if first and isinstance(first[1], dict) and "task" in first[1] and not set(INPUTS) & set(first[1]):
         header = _header(first[1]["task"], f"{path}, line {first[0]}")
     elif first:
         rows = chain([first], rows)
-    given = _given(rows, header.pop("checker", checker))
-    found = checked(given, str(path), {"id": str, "checker": str}, optional=FIELDS, key="id", check=_problem)
-    return header, [_example(path.name.partition(".")[0], row, header) for row in found]
+    complete = _with_defaults(rows, header.pop("checker", checker))
+    valid = checked(complete, str(path), {"id": str, "checker": str}, optional=FIELDS, key="id", check=_problem)
+    return header, [_example(path.name.partition(".")[0], row, header) for row in valid]
 
 
 def _header(given: Any, where: str) -> Row:
@@ -43,7 +43,7 @@ def _header(given: Any, where: str) -> Row:
     for name in given:
         if name not in HEADER:
             raise UserError(f"{where}: there is no setting '{name}'.{suggestion(name, HEADER)}")
-    header = picked(given, {}, HEADER, where)
+    header = select_fields(given, {}, HEADER, where)
     if header.get("checker", CHECKERS[0]) not in CHECKERS:
         raise UserError(f"{where}: {_unknown(header['checker'])}.")
     if header.get("max_new_tokens", 1) < 1:
@@ -55,8 +55,8 @@ def _header(given: Any, where: str) -> Row:
     return header
 
 
-def _given(rows: Iterator[tuple[int, Any]], checker: str) -> Iterator[tuple[int, Any]]:
-    """Yield the rows with defaults for missing fields: the line number as id, and the checker."""
+def _with_defaults(rows: Iterator[tuple[int, Any]], checker: str) -> Iterator[tuple[int, Any]]:
+    """Yield the rows with missing fields set to defaults: the line number as id, and the checker."""
     for number, row in rows:
         if isinstance(row, dict):
             row = {**row, "id": row.get("id", number), "checker": row.get("checker", checker)}
@@ -67,7 +67,7 @@ def _given(rows: Iterator[tuple[int, Any]], checker: str) -> Iterator[tuple[int,
 
 def _problem(row: Row) -> str | None:
     """Return the error of an invalid row, else None."""
-    inputs = [name for name in ASKED if name in row]
+    inputs = [name for name in INPUTS if name in row]
     if len(inputs) != 1:
         return "give one of 'prompt', 'turns' and 'messages'" + (f", not {' and '.join(inputs)}" if inputs else "")
     texts = row[inputs[0]] if inputs == ["turns"] else [row.get("prompt", "messages")]
@@ -115,9 +115,9 @@ def _answer(row: Row, answer: str) -> str | None:
             return None if row.get("entry_point", "").isidentifier() else \
                 "the checker 'code' needs an 'entry_point', the name of the function that is tested"
     except (re.error, SyntaxError, ValueError) as error:
-        return f"the answer is no {'pattern' if row['checker'] == 'regex' else 'Python'} ({error})"
+        return f"the answer is not {'a valid pattern' if row['checker'] == 'regex' else 'valid Python'} ({error})"
     except ArithmeticError:
-        return f"the answer '{answer}' is no number"
+        return f"the answer '{answer}' is not a number"
     return None
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.measure.summary import samples, summarise
-from harness.plugins.plugin import Plugin, described
+from harness.plugins.plugin import Plugin, knob_rows
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Over
 from harness.report.tables import labels
@@ -142,11 +142,11 @@ def constrained() -> list[str]:
 
 
 def _knobs(cls: type[Plugin]) -> list[str]:
-    over = [f"Wraps any other strategy, by default `{cls.usual}`.\n"] if issubclass(cls, Over) else []
+    over = [f"Wraps any other strategy, by default `{cls.default_over}`.\n"] if issubclass(cls, Over) else []
     if not cls.knobs():
         return [*over, "No knobs."]
     lines = [*over, "| knob | default | allowed | sweep | what it does |", "|---|---|---|---|---|"]
-    return [*lines, *(f"| `{key}` | {' | '.join(rest)} |" for key, *rest in described(cls))]
+    return [*lines, *(f"| `{key}` | {' | '.join(rest)} |" for key, *rest in knob_rows(cls))]
 
 
 if __name__ == "__main__":

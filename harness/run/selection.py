@@ -62,7 +62,7 @@ def first_examples(chosen: ChosenTask, target: Model, limit: int | None) -> Chos
 
 def unsupported(strategy: Strategy, config: RunConfig, draft: Model | None, backend: Backend) -> str | None:
     """Return why a strategy cannot run, or None if it can; raises `UserError` if the backend can run nothing."""
-    limit = strategy.most_samples()
+    limit = strategy.max_samples()
     if limit is not None and config.samples > limit:
         return f"gives at most {limit} samples a prompt"
     if "draft" in strategy.needs and draft is None and config.backend != "openai":

@@ -325,7 +325,7 @@ def test_what_cannot_be_is_refused() -> None:
         Instructive().scorer(session, Request((3, 4), 5, PhiloxStream(0)))
     session.close()
     assert decode(Guidance(), target("llama"), [3, 4], new=3)
-    assert (ContrastiveDecoding().most_samples(), ContrastiveDecoding(width=1).most_samples()) == (5, None)
+    assert (ContrastiveDecoding().max_samples(), ContrastiveDecoding(width=1).max_samples()) == (5, None)
 
 
 def test_a_draw_without_contrast_is_a_nucleus() -> None:

@@ -156,8 +156,8 @@ def test_a_search_gives_its_hypotheses_and_no_more() -> None:
     got = [tuple(answer) for answer in drawn(session, asked(), ALL, 31)]
     assert [law[text] for text in got] == pytest.approx([law[text] for text in order])
     assert [tuple(answer) for answer in drawn(session, asked(sample=2), ALL, 3)] == got[6:9]
-    assert BestOfN(over=Beam(width=9), n=4).most_samples() == 2
-    assert BestOfN(over=Greedy(), n=4).most_samples() is None
+    assert BestOfN(over=Beam(width=9), n=4).max_samples() == 2
+    assert BestOfN(over=Greedy(), n=4).max_samples() is None
     for name in ("best_of_n", "self_consistency", "mbr", "trlm_rerank"):
         with pytest.raises(UserError, match=f"{name} needs n=5 answers but beam:width=4,.* gives at most 4"):
             STRATEGIES.build(f"beam:width=4+{name}:n=5")

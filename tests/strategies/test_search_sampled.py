@@ -200,4 +200,4 @@ def test_samples_are_independent_searches() -> None:
     prompt = prompts(1, 97, 8)[0]
     texts = {tuple(decode(BeamSample(width=2), target(), prompt, new=10, sample=i)) for i in range(6)}
     assert len(texts) > 3
-    assert BeamSample().most_samples() is None
+    assert BeamSample().max_samples() is None

@@ -209,7 +209,7 @@ def test_one_forward_a_token_and_a_sample_a_draft() -> None:
     work = traced(s, target("llama"), prompt, new=12, eos=None)[1]
     assert (work.forwards, work.positions) == (12, len(prompt) + 11)
     found = drafts(s, target("llama"), prompt, 12, None)
-    assert len(set(found)) == s.most_samples() == 4
+    assert len(set(found)) == s.max_samples() == 4
     assert [tuple(decode(s, target("llama"), prompt, new=12, eos=None, sample=i)) for i in range(4)] == found
 
 

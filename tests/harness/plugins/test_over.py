@@ -36,7 +36,7 @@ def test_identity_is_that_of_both_and_needs_are_those_of_both() -> None:
 
 
 def test_a_strategy_that_does_not_go_over_another_is_refused() -> None:
-    with pytest.raises(UserError, match=r"'greedy' does not work on another one; in 'top_p\+greedy'"):
+    with pytest.raises(UserError, match=r"'greedy' cannot wrap another one: write 'greedy' instead of 'top_p\+greedy'"):
         STRATEGIES.build("top_p+greedy")
 
 
@@ -54,7 +54,7 @@ def test_a_request_contains_the_text_of_the_prompt() -> None:
     chat = request_text(model, [{"role": "user", "content": "Hello"}], rule, lambda text: None, (("lamp",),))
     assert told.encode("Hello") != chat.encode(chat.prompt)
     assert (chat.answer("x"), chat.wanted) == (None, (("lamp",),))
-    with pytest.raises(Unsupported, match="token ids only"):
+    with pytest.raises(Unsupported, match="only its token ids are known"):
         Request((1,), 1, request.stream).as_text  # noqa: B018
 
 

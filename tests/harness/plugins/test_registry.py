@@ -167,10 +167,10 @@ def test_a_private_class_may_stand_beside_the_plugin(strategies: Registry[Strate
 def test_files_that_are_no_python_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="There is no plugin file"):
         add_plugin(tmp_path / "absent.py")
-    with pytest.raises(UserError, match=r"is not a Python file that can be read: .*invalid syntax"):
+    with pytest.raises(UserError, match=r"cannot be read as a Python file: .*invalid syntax"):
         add_plugin(write(tmp_path, "torn.py", "def f(:\n"))
     (tmp_path / "bytes.py").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="is not a Python file that can be read"):
+    with pytest.raises(UserError, match="cannot be read as a Python file"):
         add_plugin(tmp_path / "bytes.py")
 
 

@@ -39,8 +39,8 @@ def test_a_plus_separates_strategies_and_nothing_else() -> None:
 def test_the_last_stage_names_a_spec_and_works_on_those_before_it() -> None:
     spec = Spec.parse("top_p:p=0.9+repetition_penalty+best_of_n:n=8")
     assert (spec.name, spec.names, spec.knobs) == ("best_of_n", "top_p+repetition_penalty+best_of_n", {"n": "8"})
-    assert str(spec.below) == "top_p:p=0.9+repetition_penalty"
-    assert Spec.of("greedy").below is None
+    assert str(spec.wrapped) == "top_p:p=0.9+repetition_penalty"
+    assert Spec.of("greedy").wrapped is None
     assert str(spec.changed({"n": "4", "m": "x"})) == "top_p:p=0.9+repetition_penalty+best_of_n:n=4,m=x"
     assert str(spec) == "top_p:p=0.9+repetition_penalty+best_of_n:n=8"
     assert spec.readable
