@@ -11,7 +11,7 @@ import pandas as pd
 
 from harness.export import ExportedFiles
 from harness.measure.summary import summarise
-from harness.report.tables import QUALITY, SPEEDUP, TAU, Column, names, notes, status, unscored
+from harness.report.tables import QUALITY, SPEEDUP, TAU, Column, notes, quality_reason, row_labels, status
 from harness.store.files import replace_file
 from harness.store.folder import Store
 
@@ -34,7 +34,7 @@ def tables(summary: pd.DataFrame, store: Store) -> str:
     about = [r"\usepackage{booktabs} is needed.", f"{manifest.model.name} ({manifest.model.dtype}); "
              f"speed-up over {manifest.baseline}; 95 % intervals", *notes(summary), *manifest.warnings]
     found = [f"% {' '.join(line.split())}" for line in about]
-    for task, rows in summary.assign(label=names(summary)).groupby("task", sort=False):
+    for task, rows in summary.assign(label=row_labels(summary)).groupby("task", sort=False):
         found += ["", *_table(str(task), rows, manifest.model.name)]
     return "\n".join(found) + "\n"
 
@@ -46,7 +46,7 @@ def escaped(text: str) -> str:
 
 
 def _table(task: str, rows: pd.DataFrame, model: str) -> list[str]:
-    metric = unscored(rows.iloc[0]) if rows["quality_note"].iloc[0] else str(rows["quality_metric"].iloc[0])
+    metric = quality_reason(rows.iloc[0]) if rows["quality_note"].iloc[0] else str(rows["quality_metric"].iloc[0])
     caption = (f"{escaped(model)} on {escaped(task)} (quality: {escaped(metric)}). "
                r"Speed-up is relative to the baseline on the same problem; $\tau$ is tokens per step. "
                r"95\,\% intervals.")

@@ -1,4 +1,4 @@
-"""The report of one or several runs as files: CSV, Markdown, figures and one HTML page."""
+"""Writes the report of one or several runs: CSV, Markdown, plots and an HTML page."""
 
 import re
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from harness.store.folder import Store
 def write(stores: Sequence[Store], folder: Path, contents: Contents | None = None) -> Path:
     """Write summary.csv, summary.md, plots/*.png and *.svg and index.html; returns the path of index.html.
 
-    Every other table has a CSV, too. `contents` is `collect(stores)` if that is computed already. Rows have a column
-    `run` if there are several runs. Files are replaced atomically.
+    Every other table is also a CSV file. `contents` is `collect(stores)`, if it is already computed. With several runs,
+    rows have a column `run`. Files are replaced atomically.
     """
     contents = contents or collect(stores)
     summary, figures = contents.summary, {}

@@ -1,4 +1,4 @@
-"""What a check found: for a terminal, as JUnit XML, and as Markdown for a pull request."""
+"""The report of a check: for a terminal, as JUnit XML, and as Markdown for a pull request."""
 
 import re
 from xml.etree import ElementTree
@@ -10,23 +10,23 @@ from rich.text import Text
 
 from harness.regression.check import Finding, Report
 from harness.regression.rules import KINDS
-from harness.report.tables import labels, line
+from harness.report.tables import labels, markdown_row
 
-MARK = "<!-- decodebench check -->"  # by which a bot finds its comment again
-MOST = 50                            # broken rules that a page or a terminal lists
+MARK = "<!-- decodebench check -->"  # a bot recognises its comment by it
+LISTED = 50  # maximum number of broken rules in a list
 ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # in XML 1.0
 
 
 def verdict(report: Report) -> str:
-    """All of it in one line."""
+    """Return the result in one line."""
     total, broken = len(report.findings), len(report.broken)
     unchecked = sum(finding.status == "unchecked" for finding in report.findings)
-    found = f"{broken} of {total} checks broken" if broken else f"all {total - unchecked} checks kept"
-    return found + (f", {unchecked} could not be made" if unchecked else "")
+    result = f"{broken} of {total} checks failed" if broken else f"all {total - unchecked} checks passed"
+    return result + (f", {unchecked} not possible" if unchecked else "")
 
 
 def terminal(report: Report) -> Group:
-    """How many cells kept each rule, and a sentence for each that did not."""
+    """Return a table of how many cells keep each rule, and a sentence for each broken rule."""
     table = Table("rule", box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("kept", "broken", "not checked"):
         table.add_column(title, justify="right")
@@ -34,19 +34,19 @@ def terminal(report: Report) -> Group:
         table.add_row(kind, str(kept), Text(str(broken or ""), style="red"), Text(str(unchecked or ""), style="yellow"))
     short = _labels(report)
     lines = [Text.assemble((f"{finding.kind} · {finding.task} · {short[finding.strategy]}", "red"),
-                           f": {finding.message}") for finding in report.broken[:MOST]]
-    return Group(table, *lines, *(Text(text) for text in _rest(report)),
+                           f": {finding.message}") for finding in report.broken[:LISTED]]
+    return Group(table, *lines, *(Text(text) for text in _notes(report)),
                  Text(f"{report.run} against {report.against}: {verdict(report)}", style="bold"))
 
 
 def junit(report: Report) -> str:
-    """A suite a kind of rule and a case a cell, as CI servers read them."""
+    """Return JUnit XML for CI servers: a suite per kind of rule, a case per cell."""
     root, short = ElementTree.Element("testsuites", name="decodebench check"), _labels(report)
     for kind, _, broken, unchecked in _tally(report):
-        own = [finding for finding in report.findings if finding.kind == kind]
-        suite = ElementTree.SubElement(root, "testsuite", name=kind, tests=str(len(own)), failures=str(broken),
+        findings = [finding for finding in report.findings if finding.kind == kind]
+        suite = ElementTree.SubElement(root, "testsuite", name=kind, tests=str(len(findings)), failures=str(broken),
                                        errors="0", skipped=str(unchecked))
-        for finding in own:
+        for finding in findings:
             case = ElementTree.SubElement(suite, "testcase", classname=f"decodebench.{kind}",
                                           name=_legal(f"{finding.task} · {short[finding.strategy]}"))
             if finding.status == "broken":
@@ -59,40 +59,40 @@ def junit(report: Report) -> str:
 
 
 def markdown(report: Report) -> str:
-    """A comment on a pull request: the verdict, the broken rules, and what was checked."""
+    """Return a comment for a pull request: the result, the broken rules, and counts per rule."""
     short = _labels(report)
     lines = [MARK, f"### {'❌' if report.broken else '✅'} decodebench: {verdict(report)}", "",
              f"`{report.run}` against `{report.against}`", ""]
     if report.broken:
-        lines += [line(["rule", "task", "strategy", "what was found"]), line(["---"] * 4)]
-        lines += [line([finding.kind, finding.task, f"`{short[finding.strategy]}`", finding.message])
-                  for finding in report.broken[:MOST]]
+        lines += [markdown_row(["rule", "task", "strategy", "result"]), markdown_row(["---"] * 4)]
+        lines += [markdown_row([finding.kind, finding.task, f"`{short[finding.strategy]}`", finding.message])
+                  for finding in report.broken[:LISTED]]
         lines.append("")
-    lines += [line(["rule", "kept", "broken", "not checked"]), line(["---", "---:", "---:", "---:"])]
-    lines += [line([kind, *map(str, numbers)]) for kind, *numbers in _tally(report)]
-    return "\n".join([*lines, "", *(f"- {text}" for text in _rest(report))]).rstrip() + "\n"
+    lines += [markdown_row(["rule", "kept", "broken", "not checked"]), markdown_row(["---", "---:", "---:", "---:"])]
+    lines += [markdown_row([kind, *map(str, numbers)]) for kind, *numbers in _tally(report)]
+    return "\n".join([*lines, "", *(f"- {text}" for text in _notes(report))]).rstrip() + "\n"
 
 
 def _tally(report: Report) -> list[tuple[str, int, int, int]]:
-    """Each kind that was applied, and how many cells kept it, broke it, and could not be checked."""
-    found = []
+    """Return each kind of rule that was applied, with the numbers of cells kept, broken and unchecked."""
+    rows = []
     for kind in KINDS:
-        own = [finding.status for finding in report.findings if finding.kind == kind]
-        if own:
-            found.append((kind, own.count("kept"), own.count("broken"), own.count("unchecked")))
-    return found
+        statuses = [finding.status for finding in report.findings if finding.kind == kind]
+        if statuses:
+            rows.append((kind, statuses.count("kept"), statuses.count("broken"), statuses.count("unchecked")))
+    return rows
 
 
-def _rest(report: Report) -> list[str]:
-    """What a reader must know besides: what was left out, why something was not checked, and notes."""
+def _notes(report: Report) -> list[str]:
+    """Return notes: the number of rules that are not listed, reasons why rules were not checked, and the report's."""
     reasons: dict[tuple[str, str], list[Finding]] = {}
     for finding in report.findings:
         if finding.status == "unchecked" or (finding.status == "kept" and finding.message.startswith("not confirmed")):
             reasons.setdefault((finding.kind, finding.message), []).append(finding)
-    more = len(report.broken) - MOST
+    more = len(report.broken) - LISTED
     return [*([f"{more} more broken rules are not listed"] if more > 0 else []),
-            *(f"{kind}, {len(own)} {'cell' if len(own) == 1 else 'cells'}: {message}"
-              for (kind, message), own in reasons.items()), *report.notes]
+            *(f"{kind}, {len(findings)} {'cell' if len(findings) == 1 else 'cells'}: {message}"
+              for (kind, message), findings in reasons.items()), *report.notes]
 
 
 def _labels(report: Report) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A comparison of two runs in words first and numbers second: for a terminal and as GitHub Markdown."""
+"""The comparison of two runs, first in sentences, then as a table: for a terminal and as GitHub Markdown."""
 
 import difflib
 import textwrap
@@ -10,29 +10,29 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.measure.compare import CellChange, Comparison, Effect, PromptChange
-from harness.report.tables import DASH, labels, line
+from harness.report.tables import DASH, labels, markdown_row
 
-TRUSTED = 0.05  # a p-value below is a finding
-SHOWN = 10      # samples that are listed
-LARGE = 0.1     # a change of the machine that relative speeds do not quite cancel
-FEW = 4         # strategies that are listed by name
-WIDTH = 76      # of texts in a diff
+ALPHA = 0.05  # significance level
+SHOWN = 10    # maximum number of samples in a list
+LARGE = 0.1   # relative change of the machine's speed above which relative speeds are in doubt
+FEW = 4       # maximum number of strategies that are listed by name
+WIDTH = 76    # characters per line of a diff
 
 
 def headline(found: Comparison) -> str:
-    """How many cells changed."""
+    """Return the number of changed cells as a sentence."""
     count, total = sum(map(_changed, found.cells)), len(found.cells)
     return f"{found.a} → {found.b}: {count or 'none'} of {total} cells {'have' if count > 1 else 'has'} changed"
 
 
 def sentences(found: Comparison) -> list[str]:
-    """What changed, a sentence each: the machine first, then every cell that changed, then what is missing."""
+    """Return one sentence per change: the machine, each changed cell, all others together, then missing cells."""
     short = labels({cell.strategy for cell in found.cells})
     changed = [cell for cell in found.cells if _changed(cell)]
-    lines = [f"forced, though they differ in {'; '.join(found.forced)}"] if found.forced else []
+    lines = [f"compared with --force although they differ in {'; '.join(found.forced)}"] if found.forced else []
     lines += [_machine(found)] if found.machine else []
     lines += [_cell(cell, short[cell.strategy], cell.strategy == found.baseline) for cell in changed]
-    lines += _rest([cell for cell in found.cells if not _changed(cell)])
+    lines += _unchanged([cell for cell in found.cells if not _changed(cell)])
     for run, cells in ((found.a, found.only_a), (found.b, found.only_b)):
         lines += [f"only in {run}: {_listed(cells)}"] if cells else []
     return [*lines, *([f"the runs also differ in {'; '.join(found.settings)}"] if found.settings else [])]
@@ -40,31 +40,31 @@ def sentences(found: Comparison) -> list[str]:
 
 def _machine(found: Comparison) -> str:
     assert found.machine
-    told = _told(found.machine.p_value)
-    speed = f"{_faster(found.machine.value)} in {found.b} (p {_p(found.machine.p_value)})" if told else \
-        f"as fast in both as far as can be told ({_signed(found.machine.value - 1)})"
-    doubt = "; so large a difference means another machine, or something else that ran on it, and strategies do not " \
-        "all suffer alike" if told and abs(found.machine.value - 1) > LARGE else ""
-    return f"the baseline {labels([found.baseline])[found.baseline]} is {speed}; speeds below are relative to it, so " \
-           f"that a machine that is faster or slower as a whole cancels{doubt}"
+    significant = _significant(found.machine.p_value)
+    speed = f"is {_faster(found.machine.value)} in {found.b} (p {_p(found.machine.p_value)})" if significant else \
+        f"has no significant change of speed ({_signed(found.machine.value - 1)})"
+    doubt = "; so large a change means another machine or other work on it, which does not affect all strategies " \
+        "equally" if significant and abs(found.machine.value - 1) > LARGE else ""
+    return f"the baseline {labels([found.baseline])[found.baseline]} {speed}; speeds below are relative to it, which " \
+           f"cancels the speed of the machine{doubt}"
 
 
 def _cell(cell: CellChange, label: str, is_base: bool) -> str:
-    """One cell in words: its speed, its tokens and counts, its quality, its failures."""
+    """Return a sentence on a cell: its speed, tokens and counts, quality, and failures."""
     parts = [] if is_base else [_speed(cell)]
     if not cell.samples:
         parts = ["has no sample that succeeded in both"]
     elif cell.changed:
-        parts.append(f"{cell.changed} of {cell.samples} answers have other tokens")
+        parts.append(f"{cell.changed} of {cell.samples} answers have different tokens")
     elif cell.recounted:
-        parts.append(f"its tokens are the same, with other counts ({_counts(cell)})")
+        parts.append(f"its tokens are the same, but its counts differ ({_counts(cell)})")
     else:
         parts.append("its tokens are the same")
     if cell.score and (cell.changed or _rescored(cell)):
         same = cell.quality[0] == cell.quality[1]
         parts.append(f"its quality is {_score(cell.quality[0])} as before" if same else
                      f"its quality went from {_score(cell.quality[0])} to {_score(cell.quality[1])} "
-                     f"(p {_p(cell.score.p_holm)}{'' if _told(cell.score.p_holm) else ', not told from chance'})")
+                     f"(p {_p(cell.score.p_holm)}{'' if _significant(cell.score.p_holm) else ', not significant'})")
     if cell.failed != (0, 0):
         parts.append(f"{cell.failed[0]} samples failed before and {cell.failed[1]} now")
     return f"{label} on {cell.task}{':' if is_base else ''} {'; '.join(parts)}"
@@ -73,27 +73,28 @@ def _cell(cell: CellChange, label: str, is_base: bool) -> str:
 def _speed(cell: CellChange) -> str:
     if not cell.speed:
         return "has no speed"
-    if not _told(cell.speed.p_holm):
+    if not _significant(cell.speed.p_holm):
         change = f"{_signed(cell.speed.value - 1)}, p {_p(cell.speed.p_holm)}"
-        return f"is as fast as before as far as can be told ({change})"
-    doubt = f", but repeats within a run differ by {_share(cell.unsteady - 1)} too" if cell.unsteady > 1 else ""
+        return f"has no significant change of speed ({change})"
+    doubt = f", but repeats within a run also differ by {_share(cell.unsteady - 1)}" if cell.unsteady > 1 else ""
     return f"is {_faster(cell.speed.value)} (p {_p(cell.speed.p_holm)}{doubt})"
 
 
-def _rest(cells: list[CellChange]) -> list[str]:
-    """What is to be said of the cells where nothing changed: how large a change would have been seen."""
+def _unchanged(cells: list[CellChange]) -> list[str]:
+    """Return a sentence on the cells without a change, with their minimum detectable change of speed."""
+    if not cells:
+        return []
     sizes = sorted(cell.speed.findable for cell in cells if cell.speed and cell.speed.findable == cell.speed.findable)
-    seen = f"; a change of speed of {_share(sizes[0])}" if sizes else ""
-    seen += f" to {_share(sizes[-1])}, by cell," if len(sizes) > 1 else ""
-    seen += " would have been found four times in five" if sizes else ""
-    cell = "1 cell is" if len(cells) == 1 else f"{len(cells)} cells are"
-    return [f"{cell} as before: the same tokens and counts, and no change of speed that can be told{seen}"] \
-        if cells else []
+    ends = f"{_share(sizes[0])} to {_share(sizes[-1])}, depending on the cell" if len(sizes) > 1 else \
+        _share(sizes[0]) if sizes else ""
+    power = f"; the minimum detectable change of speed is {ends} (power 0.8)" if sizes else ""
+    number = "1 cell is" if len(cells) == 1 else f"{len(cells)} cells are"
+    return [f"{number} unchanged: the same tokens and counts, and no significant change of speed{power}"]
 
 
 def _changed(cell: CellChange) -> bool:
     return bool(cell.changed or cell.recounted or cell.failed[0] != cell.failed[1] or not cell.samples
-                or _rescored(cell) or (cell.speed and _told(cell.speed.p_holm)))
+                or _rescored(cell) or (cell.speed and _significant(cell.speed.p_holm)))
 
 
 def _rescored(cell: CellChange) -> bool:
@@ -101,41 +102,41 @@ def _rescored(cell: CellChange) -> bool:
 
 
 def _listed(cells: Sequence[tuple[str, str]]) -> str:
-    """Cells by task; many strategies are counted."""
+    """Return a list of cells in words, grouped by task; more than a few strategies are counted, not named."""
     tasks: dict[str, list[str]] = {}
     for task, strategy in cells:
         tasks.setdefault(task, []).append(strategy)
-    alike: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for task, specs in tasks.items():
-        named = ", ".join(labels(specs).values()) if len(specs) <= FEW else f"{len(specs)} strategies"
-        alike.setdefault(named, []).append(task)
-    return "; ".join(f"{named} on {', '.join(tasks)}" for named, tasks in alike.items())
+        names = ", ".join(labels(specs).values()) if len(specs) <= FEW else f"{len(specs)} strategies"
+        groups.setdefault(names, []).append(task)
+    return "; ".join(f"{names} on {', '.join(tasks)}" for names, tasks in groups.items())
 
 
-def prompts(found: Comparison, most: int = SHOWN) -> list[str]:
-    """The first samples that changed, a line each, and how many more there are."""
+def prompts(found: Comparison, limit: int = SHOWN) -> list[str]:
+    """Return a line for each of the first `limit` changed samples, and the number of further ones."""
     short = labels({prompt.strategy for prompt in found.prompts})
     lines = [f"{prompt.task}, {prompt.example}, {short[prompt.strategy]}{_number(prompt)}: {'; '.join(_change(prompt))}"
-             for prompt in found.prompts[:most]]
+             for prompt in found.prompts[:limit]]
     more = len(found.prompts) - len(lines)
-    return [*lines, f"{more} more (--json has all)"] if more else lines
+    return [*lines, f"{more} more (--json lists all)"] if more else lines
 
 
 def _number(prompt: PromptChange) -> str:
-    places = {"sample": prompt.sample, "repeat": prompt.repeat}
-    return "".join(f", {name} {value}" for name, value in places.items() if value)
+    numbers = {"sample": prompt.sample, "repeat": prompt.repeat}
+    return "".join(f", {name} {value}" for name, value in numbers.items() if value)
 
 
 def _change(prompt: PromptChange) -> Iterator[str]:
     if prompt.at is not None:
-        yield f"other tokens from number {prompt.at + 1} on"
+        yield f"tokens differ from token {prompt.at + 1} on"
     if prompt.scores[0] != prompt.scores[1] and prompt.scores[0] == prompt.scores[0]:
         yield f"score {prompt.scores[0]:.3g} → {prompt.scores[1]:.3g}"
     yield from (f"{name.replace('_', ' ')} {a} → {b}" for name, (a, b) in prompt.counts.items())
 
 
 def diffs(found: Comparison) -> Iterator[tuple[str, list[str]]]:
-    """The texts that were asked for as unified diffs, each with a title; long lines are wrapped."""
+    """Yield unified diffs of the changed texts, each with a title; long lines are wrapped."""
     for prompt in found.prompts:
         if prompt.texts:
             a, b = ([part for row in text.split("\n") for part in textwrap.wrap(row, WIDTH) or [""]]
@@ -145,7 +146,7 @@ def diffs(found: Comparison) -> Iterator[tuple[str, list[str]]]:
 
 
 def terminal(found: Comparison) -> Group:
-    """Words, then a table, then the samples and texts, for a terminal of 80 columns or more."""
+    """Return sentences, a table, changed samples and diffs, for a terminal of 80 columns or more."""
     parts: list[Text | Table] = [Text(headline(found), style="bold"), _list(sentences(found)), Text(), _table(found)]
     if found.prompts:
         parts += [Text("\nSamples that changed", style="bold"), _list(prompts(found))]
@@ -156,7 +157,7 @@ def terminal(found: Comparison) -> Group:
 
 
 def _list(rows: Sequence[str]) -> Table:
-    """Bullets whose further lines are indented."""
+    """Return a bullet list in which wrapped lines are indented."""
     grid = Table.grid(padding=(0, 1))
     for row in rows:
         grid.add_row("-", Text(row))
@@ -166,8 +167,8 @@ def _list(rows: Sequence[str]) -> Table:
 def _table(found: Comparison) -> Table:
     short = labels({cell.strategy for cell in found.cells})
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption_justify="left",
-                  caption=Text(f"speeds are {found.b}'s over {found.a}'s, with 95 % intervals: relative to each run's "
-                               "baseline, and tok/s as they are; p after Holm's correction over all of them",
+                  caption=Text(f"speeds are ratios of {found.b} to {found.a}, relative to each run's baseline and "
+                               "(tok/s) absolute, with 95 % intervals; p-values have Holm's correction over all cells",
                                style="table.caption"))
     table.add_column("strategy", overflow="fold", min_width=12)
     for title in ("speed", "p", "tok/s", "same", "fwd", "quality"):
@@ -185,23 +186,23 @@ def _table(found: Comparison) -> Table:
     return table
 
 
-TITLES = ("strategy", "samples", "relative speed", "p", "finds", "tok/s", "same tokens", "forwards", "quality",
+TITLES = ("strategy", "samples", "relative speed", "p", "MDE", "tok/s", "same tokens", "forwards", "quality",
           "difference", "p")
 
 
 def markdown(found: Comparison) -> str:
-    """Words, one GitHub table a task, the samples and the texts that were asked for."""
+    """Return sentences, a GitHub table per task, changed samples and diffs."""
     short = labels({cell.strategy for cell in found.cells})
     lines = [f"## {headline(found)}", "", *(f"- {sentence}" for sentence in sentences(found))]
     for task in dict.fromkeys(cell.task for cell in found.cells):
-        lines += ["", f"### {task}", "", line(TITLES), line(["---", *["---:"] * (len(TITLES) - 1)])]
-        lines += [line([f"`{short[cell.strategy]}`", str(cell.samples), _ratio(cell.speed), _p_cell(cell.speed),
+        lines += ["", f"### {task}", "", markdown_row(TITLES), markdown_row(["---", *["---:"] * (len(TITLES) - 1)])]
+        lines += [markdown_row([f"`{short[cell.strategy]}`", str(cell.samples), _ratio(cell.speed), _p_cell(cell.speed),
                         _share(cell.speed.findable) if cell.speed else DASH, _ratio(cell.absolute),
                         f"{cell.samples - cell.changed}/{cell.samples}", _forwards(cell),
                         " → ".join(map(_score, cell.quality)), _difference(cell.score), _p_cell(cell.score)])
                   for cell in found.cells if cell.task == task]
-    lines += ["", f"Speeds are those of {found.b} over those of {found.a}, with 95 % intervals, relative to each run's "
-              f"own `{found.baseline}` or as they are (tok/s)."]
+    lines += ["", f"Speeds are ratios of {found.b} to {found.a} with 95 % intervals, relative to each run's own "
+              f"`{found.baseline}` or absolute (tok/s); MDE is the minimum detectable change (power 0.8)."]
     if found.prompts:
         lines += ["", "### Samples that changed", "", *(f"- {row}" for row in prompts(found))]
     for title, rows in diffs(found):
@@ -209,8 +210,8 @@ def markdown(found: Comparison) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _told(p_value: float) -> bool:
-    return p_value < TRUSTED
+def _significant(p_value: float) -> bool:
+    return p_value < ALPHA
 
 
 def _p(value: float) -> str:
@@ -233,7 +234,7 @@ def _signed(value: float) -> str:
 
 
 def _faster(ratio: float) -> str:
-    """A ratio of speeds in words: `5.1 % slower`, `2.30 times as fast`."""
+    """Return a ratio of speeds in words: `5.1 % slower`, `2.30 times as fast`."""
     if ratio >= 2 or ratio <= 0.5:
         return f"{ratio:.2f} times as fast"
     return f"{100 * abs(ratio - 1):.2g} % {'faster' if ratio > 1 else 'slower'}"
@@ -263,7 +264,7 @@ def _forwards(cell: CellChange) -> str:
 
 
 def _counts(cell: CellChange) -> str:
-    """The totals that differ, as changes in percent."""
+    """Return the changes of the totals that differ, in percent."""
     changes = [f"{name.replace('_', ' ')} {_signed(b / a - 1) if a else f'{a} → {b}'}"
                for name, (a, b) in cell.counts.items() if a != b]
     return ", ".join(changes) or "the totals are the same"

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: tables, figures, and every sample behind a cell."""
+"""The report as one self-contained HTML page: tables, plots, and the samples of each cell."""
 
 import json
 import math
@@ -21,16 +21,16 @@ from harness.store.folder import Store
 from harness.store.schema import Manifest, Record
 
 TEMPLATES = Path(__file__).parent / "templates"
-TITLES = {"pareto": "quality against speed-up", "speedup": "speed-up of each strategy"}  # of figures, for readers
-SHOWN = 5000  # samples whose texts the page carries; the first examples of each cell when a report has more
+TITLES = {"pareto": "quality against speed-up", "speedup": "speed-up of each strategy"}  # for screen readers
+SHOWN = 5000  # maximum number of samples in the page; of longer reports, the first examples of each cell
 
 
 def render(stores: Sequence[Store], contents: Contents | None = None,
            figures: Mapping[str, Mapping[str, Figure]] | None = None) -> str:
-    """The page for one or several runs; `contents` and `figures` (by task and kind) spare computing them again."""
+    """Return the page of one or several runs; `contents` and `figures` (by task and kind) are computed if missing."""
     contents = contents or collect(stores)
     summary, details = contents.summary, _details(stores, contents)
-    drawn = figures or {task: plots.of_task(summary, task) for task in summary["task"].unique()}
+    plots_of = figures or {task: plots.of_task(summary, task) for task in summary["task"].unique()}
     return template("index.html.j2").render(
         css=css(),
         js=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
@@ -38,29 +38,29 @@ def render(stores: Sequence[Store], contents: Contents | None = None,
         totals={"samples": int((summary["samples"] + summary["failed"]).sum()), "failed": int(summary["failed"].sum())},
         notes=tables.notes(summary),
         overview=_overview(summary),
-        tasks=[_task(stores, summary, task, number, drawn[task]) | {"texts": _texts(contents.sections, task)}
+        tasks=[_task(stores, summary, task, number, plots_of[task]) | {"texts": _texts(contents.sections, task)}
                for number, task in enumerate(summary["task"].unique())],
-        glossary=tables.columns(summary),
-        text_glossary=[(section.kind, section.present(section.rows)) for section in contents.sections],
+        glossary=tables.all_columns(summary),
+        text_glossary=[(section.kind, section.filled_columns(section.rows)) for section in contents.sections],
         data=Markup(_embedded(details)),
     )
 
 
 def template(name: str) -> Template:
-    """A page's template, in which all texts are escaped."""
+    """Return a page template, which escapes all inserted text."""
     return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
                        undefined=StrictUndefined).get_template(name)
 
 
 def css() -> Markup:
-    """The style sheet of all pages."""
+    """Return the style sheet of all pages."""
     return Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
 
 
 def _run(manifest: Manifest, label: str) -> dict[str, Any]:
     model = manifest.model
-    about = [model.architecture, f"{model.parameters:,} parameters" if model.parameters else "", model.dtype]
-    facts = {"model": f"{model.name} ({', '.join(filter(None, about)) or 'nothing more is known'})"}
+    details = [model.architecture, f"{model.parameters:,} parameters" if model.parameters else "", model.dtype]
+    facts = {"model": f"{model.name} ({', '.join(filter(None, details)) or 'no details'})"}
     if manifest.draft:
         facts["draft model"] = f"{manifest.draft.name} ({manifest.draft.parameters:,} parameters)"
     facts |= {"baseline": manifest.baseline, "started": manifest.created, **_flat(manifest.environment)}
@@ -71,7 +71,7 @@ def _run(manifest: Manifest, label: str) -> dict[str, Any]:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as one list of names and texts."""
+    """Flatten nested settings to names and texts."""
     flat: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -83,14 +83,14 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _overview(summary: pd.DataFrame) -> dict[str, Any]:
-    """One row a strategy: its means over the tasks, then quality and speed-up in each."""
+    """Return the overview, one row per strategy: means over tasks, then quality and speed-up per task."""
     tasks = list(summary["task"].unique())
     means, looks = overall(summary), plots.families(summary)
     mean_columns = (tables.Column("quality_mean", "quality", "", digits=3),
                     tables.Column("speedup", "speed-up", ""))
     cells = {(row["task"], row.get("run"), row["strategy"]): row for _, row in summary.iterrows()}
     rows = []
-    for label, (_, row) in zip(tables.names(means), means.iterrows(), strict=True):
+    for label, (_, row) in zip(tables.row_labels(means), means.iterrows(), strict=True):
         figures = [_figure(column, row) for column in mean_columns]
         for task in tasks:
             cell = cells.get((task, row.get("run"), row["strategy"]))  # another run may lack the task
@@ -100,10 +100,10 @@ def _overview(summary: pd.DataFrame) -> dict[str, Any]:
 
 
 def _task(stores: Sequence[Store], summary: pd.DataFrame, task: str, number: int,
-          drawn: Mapping[str, Figure]) -> dict[str, Any]:
-    """Everything the page shows of one task; a row's `cell` is its position in the summary."""
-    rows, looks = summary.assign(label=tables.names(summary))[summary["task"] == task], plots.families(summary)
-    columns = tables.present(rows)
+          figures: Mapping[str, Figure]) -> dict[str, Any]:
+    """Return the section of a task; a row's `cell` is its index in the summary."""
+    rows, looks = summary.assign(label=tables.row_labels(summary))[summary["task"] == task], plots.families(summary)
+    columns = tables.filled_columns(rows)
     manifests = dict(zip(run_labels(stores), (store.manifest for store in stores), strict=True))
     return {
         "name": task, "note": rows["quality_note"].iloc[0], "metric": rows["quality_metric"].iloc[0],
@@ -115,24 +115,24 @@ def _task(stores: Sequence[Store], summary: pd.DataFrame, task: str, number: int
             "command": _command(manifests[row["run"]] if "run" in row else stores[0].manifest, row),
         } for index, row in rows.iterrows()],
         "plots": [Markup(plots.inline(figure, f"t{number}p{i}", f"{task}: {TITLES[kind]}"))
-                  for i, (kind, figure) in enumerate(drawn.items())],
+                  for i, (kind, figure) in enumerate(figures.items())],
     }
 
 
 def _texts(sections: Sequence[texts.Section], task: str) -> list[dict[str, Any]]:
-    """The tables below the main one of one task."""
-    found = []
+    """Return the tables below the summary of a task."""
+    shown = []
     for section in sections:
         of_task = section.rows[section.rows["task"] == task]
         for name, rows in section.groups(of_task):
-            columns = section.present(rows)
+            columns = section.filled_columns(rows)
             title = section.kind.title + name.removeprefix(task)
-            found.append({"title": title, "about": section.kind.about, "columns": columns,
+            shown.append({"title": title, "about": section.kind.about, "columns": columns,
                           "notes": section.notes,
                           "rows": [{"label": row["label"], "spec": row["strategy"],
                                     "figures": [_figure(column, row) for column in columns]}
                                    for _, row in rows.iterrows()]})
-    return found
+    return shown
 
 
 def _identity(row: "pd.Series[Any]", label: str, looks: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
@@ -141,12 +141,12 @@ def _identity(row: "pd.Series[Any]", label: str, looks: Mapping[str, tuple[str, 
 
 
 def _figure(column: tables.Column, row: "pd.Series[Any] | None") -> dict[str, str]:
-    """A number as it is shown, split from its interval, and as it is sorted."""
+    """Return a number as displayed, its interval, and its sort key."""
     if row is None:
         return {"value": tables.DASH, "ends": "", "sort": ""}
     value, _, ends = column.text(row).partition(" [")
     if column is tables.QUALITY and row["quality_note"]:
-        value = tables.unscored(row)
+        value = tables.quality_reason(row)
     number = float(row[column.key])
     return {"value": value, "ends": f"[{ends}" if ends else "", "sort": "" if math.isnan(number) else f"{number:.6g}"}
 
@@ -154,38 +154,41 @@ def _figure(column: tables.Column, row: "pd.Series[Any] | None") -> dict[str, st
 def _command(manifest: Manifest, row: "pd.Series[Any]") -> str:
     if "imported" in manifest.config:
         return manifest.command
-    words = ["decodebench", "run", "-m", manifest.model.name]
+    arguments = ["decodebench", "run", "-m", manifest.model.name]
     if manifest.draft and row["draft_forwards_per_token"] > 0:
-        words += ["--draft", manifest.draft.name]
-    return shlex.join([*words, "-s", row["strategy"], "-t", row["task"]])
+        arguments += ["--draft", manifest.draft.name]
+    return shlex.join([*arguments, "-s", row["strategy"], "-t", row["task"]])
 
 
 def _details(stores: Sequence[Store], contents: Contents) -> dict[str, Any]:
-    """The samples of each cell, with every text stored once, and the cell of each cell's baseline."""
+    """Return the data of the page: the samples of each cell, its baseline's cell, and each text once."""
     summary = contents.summary
     several, texts = "run" in summary, dict[str, int]()
     rows = summary.to_dict("records")
-    place = {(row.get("run", ""), row["task"], row["strategy"]): number for number, row in enumerate(rows)}
+    index = {(row.get("run", ""), row["task"], row["strategy"]): number for number, row in enumerate(rows)}
     cells: list[dict[str, Any]] = [
         {"task": row["task"], "label": label, "baseline": None, "samples": [], "total": row["samples"] + row["failed"]}
-        for label, row in zip(tables.names(summary), rows, strict=True)
+        for label, row in zip(tables.row_labels(summary), rows, strict=True)
     ]
-    most = max(1, SHOWN // max(1, len(cells)))
+    limit = max(1, SHOWN // max(1, len(cells)))
     for store, label, keys in zip(stores, run_labels(stores), contents.keys, strict=True):
         run = label if several else ""
-        for (of_run, task, _), number in place.items():
-            if of_run == run:
-                cells[number]["baseline"] = place.get((run, task, store.manifest.baseline))
-        for record in records(store, _first_examples(store, keys, cells, most)):
-            cells[place[run, record.task, record.strategy]]["samples"].append(_sample(record, texts))
+        for (cell_run, task, _), number in index.items():
+            if cell_run == run:
+                cells[number]["baseline"] = index.get((run, task, store.manifest.baseline))
+        for record in records(store, _first_examples(store, keys, cells, limit)):
+            cells[index[run, record.task, record.strategy]]["samples"].append(_sample(record, texts))
     return {"texts": list(texts), "cells": cells}
 
 
-def _first_examples(store: Store, keys: pd.DataFrame, cells: Sequence[Mapping[str, Any]], most: int) -> set[int]:
-    """The records of as many examples of each task as leave no cell with more than `most` (but at least one)."""
+def _first_examples(store: Store, keys: pd.DataFrame, cells: Sequence[Mapping[str, Any]], limit: int) -> set[int]:
+    """Return the record numbers of the first examples of each task, so that no cell has more than `limit` samples.
+
+    At least one example of each task is included.
+    """
     largest = {task.spec: max(cell["total"] for cell in cells if cell["task"] == task.spec)
                for task in store.manifest.tasks}
-    allowed = {task.spec: max(1, most * task.examples // max(1, largest[task.spec])) for task in store.manifest.tasks}
+    allowed = {task.spec: max(1, limit * task.examples // max(1, largest[task.spec])) for task in store.manifest.tasks}
     examples: dict[str, dict[str, int]] = {task: {} for task in allowed}
     return {number for number, (task, example) in enumerate(zip(keys["task"], keys["example"], strict=True))
             if examples[task].setdefault(example, len(examples[task])) < allowed[task]}
@@ -206,5 +209,5 @@ def _sample(record: Record, texts: dict[str, int]) -> dict[str, Any]:
 
 
 def _embedded(details: Mapping[str, Any]) -> str:
-    """JSON that no text in it can end the script element of."""
+    """Return JSON that can be embedded in a script element: no text can close the element."""
     return json.dumps(details, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")

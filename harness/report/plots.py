@@ -1,4 +1,4 @@
-"""Figures of a summary: quality against speed, and speed-ups with their intervals."""
+"""Plots of a summary: quality against speed, and speed-ups with their intervals."""
 
 import io
 import re
@@ -17,9 +17,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
-from harness.report.tables import names
+from harness.report.tables import row_labels
 
-INK = "#303132"  # no other thing has this colour: an inlined SVG takes the page's text colour for it
+INK = "#303132"  # used for nothing else, because an inlined SVG replaces it by the page's text colour
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#8A8A8A")
 MARKERS = "osD^vPX*"
 STYLE: Any = {
@@ -32,13 +32,13 @@ STYLE: Any = {
 
 
 def families(summary: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """The colour and the marker of each family, the same in every figure of one report."""
-    found = sorted(summary["family"].unique())
-    return {family: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, family in enumerate(found)}
+    """Return the colour and the marker of each family, the same in every figure of a report."""
+    names = sorted(summary["family"].unique())
+    return {family: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, family in enumerate(names)}
 
 
 def front(x: pd.Series, y: pd.Series) -> list[int]:
-    """The positions of the points that no other point beats in both, by rising x."""
+    """Return the indices of the points on the Pareto front (no other point is better in both), by rising x."""
     order = sorted(range(len(x)), key=lambda i: (-x.iloc[i], -y.iloc[i]))
     best, kept = -np.inf, []
     for i in order:
@@ -49,13 +49,13 @@ def front(x: pd.Series, y: pd.Series) -> list[int]:
 
 
 def of_task(summary: pd.DataFrame, task: str) -> dict[str, Figure]:
-    """The figures of one task by their kind: quality against speed where there is a quality, and speed-ups."""
+    """Return the figures of a task by kind: `pareto` if it has a quality, and `speedup`."""
     scored = bool(summary.loc[summary["task"] == task, "quality"].notna().any())
     return {**({"pareto": pareto(summary, task)} if scored else {}), "speedup": speedups(summary, task)}
 
 
 def pareto(summary: pd.DataFrame, task: str) -> Figure:
-    """Quality against speed-up for one task: a labelled point a strategy, 95 % intervals, and the Pareto front."""
+    """Plot quality against speed-up of a task: a labelled point per strategy, 95 % intervals, the Pareto front."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(7.2, 4.6)
         rows = _rows(summary, task).dropna(subset=["quality", "speedup"])
@@ -63,7 +63,7 @@ def pareto(summary: pd.DataFrame, task: str) -> Figure:
         axes.set_xlabel("speed-up over the baseline (tokens per second, log scale)" if _wide(rows)
                         else "speed-up over the baseline (tokens per second)")
         if rows.empty:
-            return _nothing(figure, axes, "no strategy has both a quality and a speed-up")
+            return _empty(figure, axes, "no strategy has both a quality and a speed-up")
         axes.set_ylabel(str(rows["quality_metric"].iloc[0]))
         if _wide(rows):
             _log(axes)
@@ -83,14 +83,14 @@ def pareto(summary: pd.DataFrame, task: str) -> Figure:
 
 
 def speedups(summary: pd.DataFrame, task: str) -> Figure:
-    """Speed-ups of one task as bars from 1, fastest on top, with 95 % intervals; the axis is logarithmic if wide."""
+    """Plot the speed-ups of a task as bars from 1, fastest on top, with 95 % intervals; a wide axis is logarithmic."""
     with matplotlib.rc_context(STYLE):
         rows = _rows(summary, task).dropna(subset=["speedup"]).sort_values("speedup", kind="stable")
         figure, axes = _axes(7.2, 1.2 + 0.3 * max(3, len(rows)))
         axes.set_title(f"{task}: speed-up")
         axes.set_xlabel("tokens per second over the baseline's" + (" (log scale)" if _wide(rows) else ""))
         if rows.empty:
-            return _nothing(figure, axes, "no strategy has a speed-up")
+            return _empty(figure, axes, "no strategy has a speed-up")
         if _wide(rows):
             _log(axes)
         looks = families(summary)
@@ -99,8 +99,8 @@ def speedups(summary: pd.DataFrame, task: str) -> Figure:
                       elinewidth=1.1, capsize=2.5)
         axes.axvline(1, color=INK, linewidth=1)
         ends = rows["speedup_high"].fillna(rows["speedup"]).clip(lower=1)
-        for place, (end, value) in enumerate(zip(ends, rows["speedup"], strict=True)):
-            axes.annotate(f"{value:.2f}", (end, place), (5, 0), textcoords="offset points", va="center")
+        for height, (end, value) in enumerate(zip(ends, rows["speedup"], strict=True)):
+            axes.annotate(f"{value:.2f}", (end, height), (5, 0), textcoords="offset points", va="center")
         axes.grid(False, axis="y")
         axes.margins(x=0.1)
         handles = [Patch(color=looks[f][0], label=f) for f in sorted(rows["family"].unique())]
@@ -110,17 +110,17 @@ def speedups(summary: pd.DataFrame, task: str) -> Figure:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG, 150 dots an inch, the same bytes for the same figure."""
+    """Return a figure as PNG at 150 dpi, with the same bytes for the same figure."""
     return _saved(figure, "png", metadata={"Software": None})
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an SVG file with its text as text, the same for the same figure."""
+    """Return a figure as an SVG file whose text can be selected; the same text for the same figure."""
     return _saved(figure, "svg", metadata={"Date": None, "Creator": None}).decode()
 
 
 def inline(figure: Figure, name: str, title: str) -> str:
-    """The figure as an SVG element for a page: ids prefixed with `name`, no background, the page's text colour."""
+    """Return a figure as an SVG element of a page: ids prefixed with `name`, no background, the page's text colour."""
     text = _saved(figure, "svg", metadata={"Date": None, "Creator": None}, transparent=True).decode()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
@@ -136,7 +136,7 @@ def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
 
 
 def _rows(summary: pd.DataFrame, task: str) -> pd.DataFrame:
-    return summary.assign(label=names(summary))[summary["task"] == task]
+    return summary.assign(label=row_labels(summary))[summary["task"] == task]
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
@@ -145,7 +145,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _nothing(figure: Figure, axes: Axes, why: str) -> Figure:
+def _empty(figure: Figure, axes: Axes, why: str) -> Figure:
     axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -164,7 +164,7 @@ def _log(axes: Axes) -> None:
 
 
 def _whiskers(rows: pd.DataFrame, key: str) -> Any:
-    """The lengths below and above each value; none where there is no interval."""
+    """Return the lengths of the error bars below and above each value, 0 without an interval."""
     lengths = np.array([rows[key] - rows[f"{key}_low"], rows[f"{key}_high"] - rows[key]])
     return np.nan_to_num(np.maximum(lengths, 0))
 
@@ -182,33 +182,33 @@ def _draw_front(axes: Axes, rows: pd.DataFrame) -> list[tuple[float, float]]:
     return path
 
 
-def _places() -> Iterator[tuple[float, float]]:
-    """Where a label may stand relative to its point, in points, the nearest first."""
+def _label_offsets() -> Iterator[tuple[float, float]]:
+    """Yield offsets of a label from its data point, in typographic points, the nearest first."""
     for reach in (9, 17, 27, 39, 53):
         for angle in np.deg2rad((0, 180, 90, 270, 45, 315, 135, 225, 22, 338, 158, 202)):
             yield reach * float(np.cos(angle)), reach * float(np.sin(angle))
 
 
 def _label(figure: Figure, axes: Axes, rows: pd.DataFrame, path: list[tuple[float, float]]) -> None:
-    """Write each label near its point, where it covers no point, no other label and few lines."""
+    """Write each label near its data point, where it covers no point, no other label and few lines."""
     figure.draw_without_rendering()
-    scale = figure.dpi / 72  # pixels in a point
+    scale = figure.dpi / 72  # pixels per typographic point
     dots = axes.transData.transform(rows[["speedup", "quality"]].to_numpy(dtype=float))
-    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in dots]
+    occupied = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in dots]
     lines = _lines(axes, rows, path)
     for (x, y), (_, row) in zip(dots, rows.iterrows(), strict=True):
         probe = axes.text(0, 0, row["label"], fontsize=8)
         width, height = probe.get_window_extent().size
         probe.remove()
         choices = []
-        for dx, dy in _places():
+        for dx, dy in _label_offsets():
             left = x + dx * scale - width * (0 if dx > 1 else 1 if dx < -1 else 0.5)
             bottom = y + dy * scale - height * (0 if dy > 5 else 1 if dy < -5 else 0.5)
             box = Bbox.from_bounds(left, bottom, width, height)
-            hidden = (10 * _covered(box, taken) + 10 * _outside(box, axes.bbox) + _covered(box, lines)) / height
-            choices.append((hidden + np.hypot(dx, dy), dx, dy, box))
+            cost = (10 * _covered(box, occupied) + 10 * _outside(box, axes.bbox) + _covered(box, lines)) / height
+            choices.append((cost + np.hypot(dx, dy), dx, dy, box))
         _, dx, dy, box = min(choices, key=lambda choice: choice[0])
-        taken.append(box)
+        occupied.append(box)
         leader = {"arrowstyle": "-", "color": INK, "lw": 0.5, "alpha": 0.6, "shrinkB": 4, "shrinkA": 0}
         axes.annotate(row["label"], (row["speedup"], row["quality"]), (dx, dy), textcoords="offset points", fontsize=8,
                       ha="left" if dx > 1 else "right" if dx < -1 else "center",
@@ -217,7 +217,7 @@ def _label(figure: Figure, axes: Axes, rows: pd.DataFrame, path: list[tuple[floa
 
 
 def _lines(axes: Axes, rows: pd.DataFrame, path: list[tuple[float, float]]) -> list[Bbox]:
-    """The drawn lines as thin boxes in pixels: the front, the whiskers and the line at 1."""
+    """Return the drawn lines as thin boxes in pixels: the front, the error bars and the line at 1."""
     ends = [*pairwise(path), ((1, axes.get_ylim()[0]), (1, axes.get_ylim()[1]))]
     for row in rows[["speedup", "speedup_low", "speedup_high", "quality", "quality_low", "quality_high"]].to_numpy():
         x, x_low, x_high, y, y_low, y_high = (float(value) for value in row)
@@ -227,7 +227,7 @@ def _lines(axes: Axes, rows: pd.DataFrame, path: list[tuple[float, float]]) -> l
 
 
 def _covered(box: Bbox, others: Sequence[Bbox]) -> float:
-    """The area of `box` that lies on others."""
+    """Return the area of `box` that overlaps with others; areas of several overlaps add up."""
     if not others:
         return 0.0
     left, bottom, right, top = np.array([other.extents for other in others]).T
@@ -237,5 +237,5 @@ def _covered(box: Bbox, others: Sequence[Bbox]) -> float:
 
 
 def _outside(box: Bbox, frame: Bbox) -> float:
-    """The area of `box` that lies outside `frame`."""
+    """Return the area of `box` that is outside `frame`."""
     return box.width * box.height - _covered(box, [frame])

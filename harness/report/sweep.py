@@ -1,4 +1,4 @@
-"""What a sweep found: the default, the best setting for all tasks and the best for each, and what each knob does."""
+"""The results of a sweep: the default, the best setting for all tasks and per task, and the effect of each knob."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,92 +8,97 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.plugins.spec import Spec
-from harness.report.tables import DASH, line
+from harness.report.tables import DASH, markdown_row
 from harness.sweep.grid import changes
 from harness.sweep.sweep import Aim, Choice, Knob, StrategySweep, Sweep
 
-AIMS = {"quality": "quality", "speed": "speed-up over the baseline", "forwards": "tokens a forward"}
+AIMS = {"quality": "quality", "speed": "speed-up over the baseline", "forwards": "tokens per forward pass"}
 TITLES = ("task", "setting", "dev", "held-out", "gain over the default")
 KNOBS = ("knob", "tried", "range", "effect")
 
 
-def terminal(found: Sweep) -> Group:
-    """Two tables a strategy, and what must be known besides."""
+def terminal(sweep: Sweep) -> Group:
+    """Return two tables per strategy, settings and knobs, and the notes."""
     parts: list[Table | Text] = []
-    for one in found.swept:
+    for swept in sweep.swept:
         table = Table(*TITLES[:2], box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title_justify="left",
-                      title=Text(_title(one)), caption=Text("\n".join(_facts(one))), caption_justify="left")
+                      title=Text(_title(swept)), caption=Text("\n".join(_facts(swept))), caption_justify="left")
         for title in TITLES[2:]:
             table.add_column(title, justify="right" if title != TITLES[-1] else "left", no_wrap=True)
-        for cells in _rows(one):
+        for cells in _rows(swept):
             table.add_row(*cells)
         knobs = Table(*KNOBS, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        for knob in one.knobs:
-            texts = _knob_effect(knob, one.aim)
-            knobs.add_row(*texts[:-1], Text(texts[-1], style="red" if knob.alive is False else ""))
+        for knob in swept.knobs:
+            cells = _knob_cells(knob, swept.aim)
+            knobs.add_row(*cells[:-1], Text(cells[-1], style="red" if knob.alive is False else ""))
         parts += [table, knobs]
-    return Group(*parts, *(Text(text, style="yellow" if text.startswith("Warning") else "") for text in notes(found)))
+    return Group(*parts, *(Text(text, style="yellow" if text.startswith("Warning") else "") for text in notes(sweep)))
 
 
-def markdown(found: Sweep) -> str:
-    """The same as GitHub Markdown."""
+def markdown(sweep: Sweep) -> str:
+    """Return the tables and notes as GitHub Markdown."""
     lines = []
-    for one in found.swept:
-        lines += [f"### `{one.spec}`", "", _title(one), "", line(TITLES), line(["---"] * len(TITLES))]
-        lines += [line(cells) for cells in _rows(one)]
-        lines += ["", *(f"- {text}" for text in _facts(one)), "", line(KNOBS), line(["---"] * len(KNOBS))]
-        lines += [line(_knob_effect(knob, one.aim)) for knob in one.knobs] + [""]
-    return "\n".join([*lines, *(f"- {text}" for text in notes(found))]).rstrip() + "\n"
+    for swept in sweep.swept:
+        lines += [f"### `{swept.spec}`", "", _title(swept), ""]
+        lines += [markdown_row(TITLES), markdown_row(["---"] * len(TITLES))]
+        lines += [markdown_row(cells) for cells in _rows(swept)]
+        lines += ["", *(f"- {text}" for text in _facts(swept)), ""]
+        lines += [markdown_row(KNOBS), markdown_row(["---"] * len(KNOBS))]
+        lines += [markdown_row(_knob_cells(knob, swept.aim)) for knob in swept.knobs] + [""]
+    return "\n".join([*lines, *(f"- {text}" for text in notes(sweep))]).rstrip() + "\n"
 
 
-def notes(found: Sweep) -> list[str]:
-    """What must be known besides the tables, the knobs without any effect first."""
-    dead = [_warning(one, knob) for one in found.swept for knob in one.knobs if knob.alive is False]
-    left = [f"{spec} was left out: {reason}" for one in found.swept for spec, reason in one.left_out.items()]
-    sizes = ", ".join(f"{found.dev[task]} + {found.held_out[task]} of {task}" for task in found.dev)
-    return [*dead, *left, *(f"{spec} was not swept: {reason}" for spec, reason in found.skipped.items()), *found.failed,
-            f"chosen on dev and on_held_out on held-out examples: {sizes}; at most {found.budget} settings a strategy; "
-            "95 % intervals"]
+def notes(sweep: Sweep) -> list[str]:
+    """Return the notes on a sweep, first a warning for each knob without any effect."""
+    warnings = [_warning(swept, knob) for swept in sweep.swept for knob in swept.knobs if knob.alive is False]
+    left_out = [f"{spec} was left out: {reason}" for swept in sweep.swept for spec, reason in swept.left_out.items()]
+    skipped = [f"{spec} was not swept: {reason}" for spec, reason in sweep.skipped.items()]
+    sizes = ", ".join(f"{sweep.dev[task]} + {sweep.held_out[task]} of {task}" for task in sweep.dev)
+    return [*warnings, *left_out, *skipped, *sweep.failed,
+            f"settings are selected on dev examples and reported on held-out ones ({sizes}); at most {sweep.budget} "
+            "settings per strategy; 95 % intervals"]
 
 
 def _changes(spec: str, default: str) -> str:
     return changes(Spec.parse(spec).knobs, Spec.parse(default).knobs)
 
 
-def _warning(one: StrategySweep, knob: Knob) -> str:
-    others = f"nor with any of {knob.looked} other values of theirs" if knob.looked else "which alone were tried"
-    return (f"Warning: knob '{knob.name}' of {Spec.parse(one.spec).name} has no effect: "
-            f"{', '.join(knob.tried[1:])} gave the tokens and counts of {knob.tried[0]} on {knob.samples} samples "
+def _warning(swept: StrategySweep, knob: Knob) -> str:
+    others = f"and at {knob.looked} other values" if knob.looked else "the only values that were tried"
+    return (f"Warning: knob '{knob.name}' of {Spec.parse(swept.spec).name} has no effect: "
+            f"{', '.join(knob.tried[1:])} gave the same tokens and counts as {knob.tried[0]} on {knob.samples} samples "
             f"({knob.tokens:,} tokens) with the other knobs at their defaults, {others}")
 
 
-def _title(one: StrategySweep) -> str:
-    return (f"{Spec.parse(one.spec).name}: {one.settings} of {one.possible:,} settings, "
-            f"by {AIMS[one.aim]}")
+def _title(swept: StrategySweep) -> str:
+    return (f"{Spec.parse(swept.spec).name}: {swept.settings} of {swept.possible:,} settings, "
+            f"by {AIMS[swept.aim]}")
 
 
-def _rows(one: StrategySweep) -> Iterator[list[str]]:
-    for default, fixed, best in zip(one.default, one.fixed, one.best, strict=True):
+def _rows(swept: StrategySweep) -> Iterator[list[str]]:
+    """Yield the cells of the table of settings: three rows per task."""
+    for default, fixed, best in zip(swept.default, swept.fixed, swept.best, strict=True):
         rows: Sequence[tuple[str, Choice]] = (("default", default), ("best fixed", fixed), ("best here", best))
-        for place, (label, choice) in enumerate(rows):
-            text = label if choice.spec == one.spec else f"{label}: {_changes(choice.spec, one.spec)}"
-            if place and choice.spec == one.spec:
+        for index, (label, choice) in enumerate(rows):
+            text = label if choice.spec == swept.spec else f"{label}: {_changes(choice.spec, swept.spec)}"
+            if index and choice.spec == swept.spec:
                 text += " (the default)"
-            yield ["" if place else choice.task, text, _number(choice.dev), _number(choice.held_out),
-                   _gain(choice, one.aim) if choice.spec != one.spec else ""]
+            yield ["" if index else choice.task, text, _number(choice.dev), _number(choice.held_out),
+                   _gain(choice, swept.aim) if choice.spec != swept.spec else ""]
 
 
-def _facts(one: StrategySweep) -> list[str]:
-    """The sensitivity in words."""
-    found = []
-    if one.regret is not None:
-        found.append(f"a setting taken at random loses {_change(one.regret, one.aim)} against the best fixed one (dev)")
-    if one.per_task is not None and len(one.best) > 1:
-        found.append(f"one setting for all tasks loses {_change(one.per_task, one.aim)} against one for each (dev)")
-    return found
+def _facts(swept: StrategySweep) -> list[str]:
+    """Return sentences on the sensitivity to the setting."""
+    lines = []
+    if swept.regret is not None:
+        lines.append(f"a random setting loses {_change(swept.regret, swept.aim)} against the best fixed one (dev)")
+    if swept.per_task is not None and len(swept.best) > 1:
+        lines.append(f"one setting for all tasks loses {_change(swept.per_task, swept.aim)} against the best per task "
+                     "(dev)")
+    return lines
 
 
-def _knob_effect(knob: Knob, aim: Aim) -> list[str]:
+def _knob_cells(knob: Knob, aim: Aim) -> list[str]:
     effect = "not tried" if knob.alive is None else "none" if not knob.alive else \
         f"with {knob.needs[0]}" + (f" and {len(knob.needs) - 1} others" if len(knob.needs) > 1 else "") \
         if knob.needs else f"none for {', '.join(knob.same)}" if knob.same else "yes"

@@ -23,11 +23,11 @@ TITLES = {
 }
 
 
-def names(findings: Sequence[StrategyResult]) -> list[str]:
+def result_labels(findings: Sequence[StrategyResult]) -> list[str]:
     """Return a short label for each result: the strategy, with the knobs that distinguish it."""
-    plain = [_without_temperature(finding.strategy) for finding in findings]
-    short = labels(plain)
-    return [short[spec] for spec in plain]
+    specs = [_without_temperature(finding.strategy) for finding in findings]
+    short = labels(specs)
+    return [short[spec] for spec in specs]
 
 
 def _without_temperature(spec: str) -> str:
@@ -37,8 +37,8 @@ def _without_temperature(spec: str) -> str:
 
 def cells(finding: StrategyResult) -> list[str]:
     """Return the cells of one table row, in the order of `TITLES`."""
-    margins = [f"{each.margin:.2g}" for each in sorted(finding.partings, key=lambda p: p.margin or 0.0)
-               if each.margin is not None]
+    margins = [f"{parting.margin:.2g}" for parting in sorted(finding.partings, key=lambda p: p.margin or 0.0)
+               if parting.margin is not None]
     return [
         finding.temperature, finding.verdict,
         f"{finding.total} samples" if finding.same is None else f"{finding.same}/{finding.total}",
@@ -62,11 +62,12 @@ def details(finding: StrategyResult) -> list[str]:
     if finding.verdict == "distribution rejected":
         worst = min(finding.tests, key=lambda name: finding.tests[name])
         lines.append(f"the test '{worst}' is the most significant (p = {finding.tests[worst]:.0e})")
-    for each in finding.partings:
-        place = f"{each.example} of {each.task}, turn {each.turn + 1}, token {each.at + 1}: {each.cause}"
-        gap = "one answer ends there" if each.margin is None else f"logits {each.margin:.2g} apart"
-        below = "" if each.off is None else f"; a token is {each.off:.2g} below the likeliest in a plain forward pass"
-        lines.append(f"{place}, {gap}{below}")
+    for parting in finding.partings:
+        where = f"{parting.example} of {parting.task}, turn {parting.turn + 1}, token {parting.at + 1}"
+        gap = "one answer ends there" if parting.margin is None else f"logits {parting.margin:.2g} apart"
+        below = "" if parting.off is None else \
+            f"; a token is {parting.off:.2g} below the likeliest in a plain forward pass"
+        lines.append(f"{where}: {parting.cause}, {gap}{below}")
     return lines
 
 
@@ -80,7 +81,7 @@ def terminal(report: Report) -> Table:
     for title in TITLES:
         table.add_column(title, justify="left" if title in ("temperature", "verdict") else "right", no_wrap=True)
     last = ""
-    for label, finding in zip(names(report.findings), report.findings, strict=True):
+    for label, finding in zip(result_labels(report.findings), report.findings, strict=True):
         texts = cells(finding)
         colour = "green" if finding.ok and not finding.partings else "yellow" if finding.ok else "red"
         table.add_row(Text("" if label == last else label), texts[0], Text(texts[1], style=colour), *texts[2:])
@@ -88,21 +89,21 @@ def terminal(report: Report) -> Table:
     return table
 
 
-def notes(report: Report, most: int = 3) -> list[str]:
-    """Return the notes below the table, at most `most` sentences per result."""
-    named = list(zip(names(report.findings), report.findings, strict=True))
+def notes(report: Report, limit: int = 3) -> list[str]:
+    """Return the notes below the table, at most `limit` sentences per result."""
+    named = list(zip(result_labels(report.findings), report.findings, strict=True))
     lines = [f"batch size {report.concurrency}, compared with greedy at batch size 1 ({report.tokens:,} tokens); a tie "
              f"is at most {report.tie:g}; a distribution is rejected when Holm's p is below {report.alpha:g}"]
     for label, finding in named:
-        found = details(finding)
-        lines += [f"{label} at {finding.temperature}: {line}" for line in found[:most]]
-        lines += [f"{label} at {finding.temperature}: {len(found) - most} more"] if len(found) > most else []
-    alike = dict[str, list[str]]()
+        remarks = details(finding)
+        lines += [f"{label} at {finding.temperature}: {line}" for line in remarks[:limit]]
+        lines += [f"{label} at {finding.temperature}: {len(remarks) - limit} more"] if len(remarks) > limit else []
+    unchecked = dict[str, list[str]]()
     for spec, reason in report.skipped.items():
-        alike.setdefault(reason, []).append(spec)
+        unchecked.setdefault(reason, []).append(spec)
     return [*lines, *report.warnings,
             *(f"{', '.join(specs)} {'was' if len(specs) == 1 else 'were'} not checked: {reason}"
-              for reason, specs in alike.items())]
+              for reason, specs in unchecked.items())]
 
 
 def _set_up(report: Report) -> str:
@@ -118,7 +119,7 @@ def html(report: Report) -> str:
     """Return the report as one self-contained HTML page."""
     rows: list[dict[str, Any]] = [
         {"label": label, "finding": finding, "cells": cells(finding), "details": details(finding)}
-        for label, finding in zip(names(report.findings), report.findings, strict=True)]
+        for label, finding in zip(result_labels(report.findings), report.findings, strict=True)]
     return template("verify.html.j2").render(
         css=css(), report=report, rows=rows, titles=TITLES, notes=notes(report, 0)[:1],
         verdict=_sum(report, sum(not finding.ok for finding in report.findings)))

@@ -23,7 +23,7 @@ MARKDOWN = """\
 
 Quality: accuracy
 
-| strategy | samples | quality | truncated | tok/s | speed-up | τ | fwd/tok | p quality | p speed | finds speed | \
+| strategy | samples | quality | truncated | tok/s | speed-up | τ | fwd/tok | p quality | p speed | MDE speed | \
 decode tok/s | TTFT ms | draft fwd/tok | pos/tok | accepted | tokens | same |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | \
 ---: | ---: |
@@ -47,7 +47,7 @@ Quality: needs a judge
 
 - medusa is not supported: needs &lt;heads>
 - chat has no quality: needs a judge
-- 2 samples failed and count in no number
+- 2 failed samples are not in the figures
 """
 
 

@@ -21,8 +21,8 @@ LOOP, PLAIN, OTHER, LONG = "a b a b a b c", "p q r s t", "p q r s u", "d e f g h
 MARKDOWN = """
 ### story: Texts
 
-The first answer to each prompt, beside the references where there are any. Nearer to the references is better; \
-neither the lowest perplexity nor the highest variety is. Units are words.
+The first answer to each prompt, and the references if there are any. Closer to the references is better, \
+a lower perplexity or a higher diversity is not. Units are words.
 
 | strategy | texts | rep-2 | rep-3 | rep-4 | diversity | distinct-1 | distinct-2 | self-BLEU-4 | Zipf | loops | \
 coherence | cosine | gen-ppl | gen-ppl macro | MAUVE | MAUVE ± | bits/tok | likeliest | entropy | unevenness | \
@@ -37,11 +37,11 @@ rep/ℓ | tokens | EOS | truncated |
 – | 1.44 | 50 % | 1.00 | 1.00 | 0.250 | 4 | 100 % | 0 % |
 
 - scored by big
-- story: MAUVE of 2 texts, of which it wants 1,000: biased, and noisy
+- story: MAUVE of 2 texts is biased and noisy; it needs 1,000
 
 ### story: Several samples
 
-How the answers to one prompt differ, in the mean over prompts.
+Differences between the answers to one prompt, as means over prompts.
 
 | strategy | samples | prompts | unique | unique texts | distinct-2 | div-2 | self-BLEU-4 | Hamming | oracle@1 | \
 oracle@k |
@@ -50,8 +50,8 @@ oracle@k |
 
 ### story: Likelihood and utility
 
-Rank correlation of how likely an answer is to the evaluated model (mean log probability of its tokens) and its \
-score: near 1, searching for the likely finds the good; near 0 or below, it does not.
+Rank correlation of an answer's mean log probability per token under the evaluated model and its score: near 1, a \
+search for likely answers finds good ones; near 0 or below, it does not.
 
 | strategy | answers | log p | log p/tok | reference | quality | τ-b | ρ | τ-b whole | τ-b within | prompts |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |

@@ -307,8 +307,8 @@ def test_counters_of_a_server_that_drafts_are_recorded_as_its_own(config: RunCon
     assert "leaves out min_p" in str(manifest.strategies[1].unsupported)
     assert records[0].turns[0].steps.drafted == []  # not the strategy's doing
     said, = (note for note in notes(summarise(Store.open(config.output or Path()))) if "own counters" in note)
-    assert said == ("greedy on words: the server drafted by itself; its own counters say that 33 % of its drafts were "
-                    "accepted, 2.00 tokens a step, and that 25 % of what it wrote was for others")
+    assert said == ("greedy on words: the server drafted by itself; by its own counters 33 % of its drafts were "
+                    "accepted, 2.00 tokens per step, and 25 % of its tokens were for other clients")
 
 
 def test_another_server_does_not_go_on_with_a_run(config: RunConfig) -> None:

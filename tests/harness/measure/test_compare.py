@@ -76,7 +76,7 @@ def test_the_same_run_is_the_same(before: Store) -> None:
     assert headline(found).endswith("none of 3 cells has changed")
     assert [c.speed.value for c in found.cells if c.speed] == [1, 1]
     assert all(c.speed.p_holm == 1 for c in found.cells if c.speed)
-    assert [line for line in sentences(found) if "as before" in line]
+    assert [line for line in sentences(found) if "unchanged" in line]
 
 
 def test_wrong_tokens_are_listed_prompt_by_prompt(before: Store) -> None:
@@ -91,15 +91,15 @@ def test_wrong_tokens_are_listed_prompt_by_prompt(before: Store) -> None:
     assert [(p.example, p.at) for p in found.prompts] == [("e04", length["e04"] - 1), ("e09", length["e09"] - 1),
                                                           ("e03", None)]
     first, second, third = prompts(found)
-    assert first == f"math, e04, momentum: other tokens from number {length['e04']} on; score 1 → 0"
-    assert second == f"math, e09, momentum: other tokens from number {length['e09']} on"
+    assert first == f"math, e04, momentum: tokens differ from token {length['e04']} on; score 1 → 0"
+    assert second == f"math, e09, momentum: tokens differ from token {length['e09']} on"
     assert third == f"math, e03, speculative: forwards {length['e03']} → {length['e03'] + 1}"
     ((title, rows),) = diffs(found)
     assert title == "math, e04, momentum:k=5"
     assert rows[-1] == "+word999"
     assert rows[:2] == ["--- before", "+++ after"]
-    assert any("2 of 40 answers have other tokens; its quality went from 0.65 to 0.625 (p = 1.00, not told from "
-               "chance)" in line for line in sentences(found))
+    assert any("2 of 40 answers have different tokens; its quality went from 0.65 to 0.625 (p = 1.00, not "
+               "significant)" in line for line in sentences(found))
 
 
 def test_many_losses_are_told_from_chance(before: Store) -> None:
@@ -145,7 +145,7 @@ def test_other_runs_are_refused_by_name_unless_forced(before: Store, changes: di
                                  "--force compares them nevertheless.")
     found = compare(before, other, force=True)
     assert found.forced == [words]
-    assert sentences(found)[0] == f"forced, though they differ in {words}"
+    assert sentences(found)[0] == f"compared with --force although they differ in {words}"
 
 
 def test_other_settings_and_versions_are_said_and_not_refused(before: Store) -> None:
@@ -167,7 +167,7 @@ def test_samples_and_repeats_are_paired_with_their_own(tmp_path: Path) -> None:
         stores.append(write(tmp_path / name, run(tmp_path / f"{name}-plan", Planted(specs=SPECS[:1])).manifest, found))
     found_ = compare(*stores)
     assert [(p.example, p.sample, p.repeat, p.at) for p in found_.prompts] == [("x", 1, 1, 1)]
-    assert prompts(found_) == ["math, x, greedy, sample 1, repeat 1: other tokens from number 2 on"]
+    assert prompts(found_) == ["math, x, greedy, sample 1, repeat 1: tokens differ from token 2 on"]
     assert found_.cells[0].samples == 8
 
 
@@ -182,8 +182,8 @@ def test_a_change_of_what_is_not_steady_is_qualified(before: Store) -> None:
     assert cell(found, SLOW).unsteady == pytest.approx(1.25, abs=0.03)
     assert math.isnan(cell(found, SPECS[2]).unsteady)
     (said,) = [line for line in sentences(found) if line.startswith("speculative")]
-    assert "% slower (p < 0.001, but repeats within a run differ by 2" in said
-    assert said.endswith(" % too); its tokens are the same")
+    assert "% slower (p < 0.001, but repeats within a run also differ by 2" in said
+    assert said.endswith(" %); its tokens are the same")
 
 
 def test_nothing_in_common_is_refused(before: Store) -> None:

@@ -133,7 +133,7 @@ def test_break_even_is_said_in_words(tmp_path: Path) -> None:
     share = math.log(4 / 3) / (math.log(4 / 3) - math.log(0.5))
     assert row["crossing"] == pytest.approx(2 * 2 ** share)
     (section,) = detail.limits(stores)
-    assert section.notes == ("speculative on math stops paying at 2.5 texts at a time",)
+    assert section.notes == ("speculative on math is slower than the baseline above batch size 2.5",)
     assert "×1" in texts.markdown([section])
     assert detail.limits(stores[:1]) == []
 

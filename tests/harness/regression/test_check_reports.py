@@ -14,7 +14,7 @@ from harness.cli import app
 from harness.regression.check import check
 from harness.regression.rules import DEFAULT, Quality, Speed
 from harness.regression.snapshot import Snapshot
-from harness.report.check import MARK, MOST, junit, markdown
+from harness.report.check import LISTED, MARK, junit, markdown
 from harness.store.schema import Record
 from tests.harness.regression.test_check import BEAM, DRAFTING, at, made, one_more_forward, scored, slower, wrong_token
 
@@ -40,8 +40,8 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_exit_codes_and_the_last_line(folders: Path) -> None:
     fine, wrong, more = (call("check", name, "--baseline", "base.json") for name in ("fine", "wrong", "more"))
     assert [done.exit_code for done in (fine, wrong, more)] == [0, 1, 1]
-    assert fine.stdout.splitlines()[-1] == "fine against base.json: all 32 checks kept"
-    assert wrong.stdout.splitlines()[-1] == "wrong against base.json: 2 of 32 checks broken"
+    assert fine.stdout.splitlines()[-1] == "fine against base.json: all 32 checks passed"
+    assert wrong.stdout.splitlines()[-1] == "wrong against base.json: 2 of 32 checks failed"
     text = " ".join(wrong.stdout.split())
     assert "tokens · words · speculative: other tokens on 3; 1 of 12 samples" in text
     assert "lossless · words · speculative: parts from the tokens of greedy on 3; 1 of 12 samples" in text
@@ -68,7 +68,7 @@ def test_every_file_is_written_and_says_the_same(folders: Path) -> None:
     assert failure is not None
     assert failure.get("message") == "other tokens on 3; 1 of 12 samples"
     text = Path("out/m.md").read_text(encoding="utf-8").splitlines()
-    assert text[:2] == [MARK, "### ❌ decodebench: 2 of 32 checks broken"]
+    assert text[:2] == [MARK, "### ❌ decodebench: 2 of 32 checks failed"]
     assert "| tokens | words | `speculative` | other tokens on 3; 1 of 12 samples |" in text
     assert "| tokens | 5 | 1 | 0 |" in text
     found = json.loads(Path("out/f.json").read_text(encoding="utf-8"))
@@ -95,7 +95,7 @@ def test_what_could_not_be_checked_is_said_once(tmp_path: Path) -> None:
     text = markdown(report)
     assert text.count("too few for a statement about quality") == 1
     assert "- speed, 4 cells: the baseline was timed on other hardware" in text
-    assert "all 5 checks kept, 5 could not be made" in text.splitlines()[1]
+    assert "all 5 checks passed, 5 not possible" in text.splitlines()[1]
     skipped = ElementTree.fromstring(junit(report)).iter("skipped")
     assert len(list(skipped)) == 5
 
@@ -110,7 +110,7 @@ def test_texts_that_are_no_xml_and_long_lists(tmp_path: Path) -> None:
     assert len(list(ElementTree.fromstring(junit(report)).iter("failure"))) == len(report.broken) == 6
     assert "a\x00&lt;&>\\|0" in markdown(report)
     many = report.model_copy(update={"findings": report.findings * 20})
-    assert f"- {120 - MOST} more broken rules are not listed" in markdown(many)
+    assert f"- {120 - LISTED} more broken rules are not listed" in markdown(many)
     assert len(markdown(many)) < 65_536
 
 

@@ -192,7 +192,7 @@ def test_a_task_may_let_its_prompts_be_cut(config: RunConfig, tmp_path: Path) ->
     assert {(r.turns[0].prompt_tokens, r.turns[0].prompt_cut) for r in records if r.example == "1"} == {(500, 700)}
     assert {r.turns[0].prompt_cut for r in records if r.example != "1"} == {0}
     summary = summarise(Store.open(outcome.folder))
-    assert "words: 33 % of the prompts lost their start to fit the model" in notes(summary)
+    assert "words: 33 % of the prompts were cut at the start to fit the context" in notes(summary)
 
 
 def test_programs_of_texts_decoded_together_run_side_by_side(config: RunConfig, tmp_path: Path) -> None:
@@ -325,7 +325,7 @@ def test_an_answer_that_should_be_the_baselines_is_explained(config: RunConfig, 
         with torch.inference_mode():
             best = engine.model(input_ids=text).logits[0, -1].topk(2).values
         assert each.margin == pytest.approx(float(best[0] - best[1]), abs=1e-4)
-    (note,) = [line for line in notes(summarise(store)) if "part from the baseline" in line]
+    (note,) = [line for line in notes(summarise(store)) if "differ from the baseline" in line]
     assert note.startswith("liar on words: 3 of 3 answers")
 
 

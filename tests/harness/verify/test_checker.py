@@ -351,7 +351,7 @@ def test_texts_of_a_finding_fit_and_are_escaped() -> None:
                              ok=False, total=3, same=0, failed=3, error="ValueError: <b>[red]no[/red]</b>")
     report = Report(model="nano", draft=None, dtype="float32", concurrency=8, seed=0, tokens=1,
                     findings=[finding, replace_spec(finding, 8)], skipped={"x": "<i>"})
-    assert shown.names(report.findings) == ["speculative:gamma=4", "speculative:gamma=8"]
+    assert shown.result_labels(report.findings) == ["speculative:gamma=4", "speculative:gamma=8"]
     assert "<b>" not in shown.html(report)
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(shown.terminal(report))
