@@ -89,9 +89,9 @@ class TaskFile(Task):
 
     def answer(self, example: Example, text: str) -> str | None:
         """Return the number or the letter that is checked, else the whole answer."""
-        from harness.scoring.answers import read_off
+        from harness.scoring.answers import final_answer
 
-        return read_off(example.gold["checker"], text)
+        return final_answer(example.gold["checker"], text)
 
     def metric(self) -> "CheckedAnswer | None":
         """Checks each answer as its row says."""

@@ -39,7 +39,7 @@ app = typer.Typer(cls=Program, add_completion=False, rich_markup_mode=None, pret
 COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run.command, "report": report.command, "compare": compare.command, "judge": judge.command,
     "limits": limits.command, "verify": verify.command, "check": check.command, "sweep": sweep.command,
-    "list": listing.command, "show": show.command, "export": export.command, "import": export.bring,
+    "list": listing.command, "show": show.command, "export": export.command, "import": export.import_command,
     "doctor": doctor.command,
 }
 for name, command in COMMANDS.items():

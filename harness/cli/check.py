@@ -1,4 +1,4 @@
-"""`decodebench check`: compare a run with a baseline and fail if a rule is broken."""
+"""`decodebench check`: compare a run with a baseline; fails if a rule is broken."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -37,21 +37,21 @@ def command(
     from harness.store.folder import Store
 
     store = Store.open(run)
-    found = Snapshot.of(store)
+    snapshot = Snapshot.of(store)
     if write:
-        missing = [key for key, due in found.samples_due().items() if len(found.cell(*key)) < due]
+        missing = [key for key, due in snapshot.samples_due().items() if len(snapshot.cell(*key)) < due]
         if missing:
             raise UserError(f"{run} is not finished ({missing[0][1]} on {missing[0][0]}): repeat its `run` command "
                             "to finish it.")
-        typer.echo(f"Baseline: {replace_file(write, found.text())}")
+        typer.echo(f"Baseline: {replace_file(write, snapshot.text())}")
         return 0
     assert baseline is not None
-    return _checked(store, found, baseline, rules, confirm, {
+    return _check(store, snapshot, baseline, rules, confirm, {
         "junit": junit, "markdown": markdown, "json": as_json, "benchmark": benchmark})
 
 
-def _checked(store: "Store", run: "Snapshot", baseline: Path, rules: Path | None, confirm: Path | None,
-             files: dict[str, Path | None]) -> int:
+def _check(store: "Store", run: "Snapshot", baseline: Path, rules: Path | None, confirm: Path | None,
+           files: dict[str, Path | None]) -> int:
     from rich.console import Console
 
     from harness.export import github_benchmark
@@ -62,8 +62,7 @@ def _checked(store: "Store", run: "Snapshot", baseline: Path, rules: Path | None
     from harness.report import check as shown
     from harness.store.files import replace_file
 
-    asked = read(rules)
-    report = check(run, Snapshot.open(baseline), asked, (str(store.folder), str(baseline)), store.divergences(),
+    report = check(run, Snapshot.open(baseline), read(rules), (str(store.folder), str(baseline)), store.divergences(),
                    Snapshot.open(confirm) if confirm else None)
     Console(highlight=False).print(shown.terminal(report))
     texts = {"junit": lambda: shown.junit(report), "markdown": lambda: shown.markdown(report),

@@ -1,4 +1,4 @@
-"""`decodebench compare`: what changed from one run to another."""
+"""`decodebench compare`: show the changes from one run to another."""
 
 from pathlib import Path
 from typing import Annotated
@@ -31,9 +31,9 @@ def command(
     from harness.store.files import replace_file
     from harness.store.folder import Store
 
-    found = compare(Store.open(a), Store.open(b), force=force, texts=diffs)
+    comparison = compare(Store.open(a), Store.open(b), force=force, texts=diffs)
     if as_json:
-        replace_file(as_json, found.model_dump_json(indent=2) + "\n")
+        replace_file(as_json, comparison.model_dump_json(indent=2) + "\n")
     if as_markdown:
-        replace_file(as_markdown, shown.markdown(found))
-    Console(highlight=False).print(shown.terminal(found))
+        replace_file(as_markdown, shown.markdown(comparison))
+    Console(highlight=False).print(shown.terminal(comparison))

@@ -1,4 +1,4 @@
-"""`decodebench doctor`: what works on this machine, and how to fix the rest."""
+"""`decodebench doctor`: check this machine and say how to install what is missing."""
 
 import os
 import platform
@@ -22,14 +22,14 @@ def command() -> int:
     """Check this machine, and print how to install what is missing."""
     broken = 0
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
-    for name, (check, mend) in CHECKS.items():
+    for name, (check, repair) in CHECKS.items():
         try:
-            state, text, todo = "ok", check(), ""
+            state, text, advice = "ok", check(), ""
         except _Missing as missing:
-            state, (text, todo) = "missing", missing.args
-        except Exception as error:  # whatever is wrong with a machine is what there is to report
-            state, text, todo, broken = "broken", next(iter(str(error).splitlines()), repr(error)), mend, 1
-        for line in (f"{state:9}{name:10}{text}", *([f"{'':19}→ {todo}"] if todo else [])):
+            state, (text, advice) = "missing", missing.args
+        except Exception as error:  # any error is reported as the result of its check
+            state, text, advice, broken = "broken", next(iter(str(error).splitlines()), repr(error)), repair, 1
+        for line in (f"{state:9}{name:10}{text}", *([f"{'':19}→ {advice}"] if advice else [])):
             typer.echo(textwrap.fill(line, width, subsequent_indent=" " * 19, break_on_hyphens=False))
     return broken
 
@@ -42,17 +42,17 @@ def _packages() -> str:
     lines = files("harness.cli").joinpath("constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [Requirement(line) for line in lines if not line.startswith("#")]
     tested = {pin.name: next(iter(pin.specifier)).version for pin in pins}
-    wanted = [Requirement(line) for line in requires("decodebench") or () if "extra ==" not in line]
+    required = [Requirement(line) for line in requires("decodebench") or () if "extra ==" not in line]
     different: dict[str, list[str]] = {"newer": [], "older": []}
-    for one in wanted:
+    for one in required:
         installed = Version(version(one.name))
         if not one.specifier.contains(installed, prereleases=True):
             raise ValueError(f"{one.name} {installed} is outside the supported range {one.specifier}")
         if installed.public != tested[one.name]:
             order = "newer" if installed > Version(tested[one.name]) else "older"
             different[order].append(f"{one.name} {installed} ({tested[one.name]})")
-    same = len(wanted) - sum(map(len, different.values()))
-    return "; ".join([f"{same} of {len(wanted)} are the tested versions",
+    same = len(required) - sum(map(len, different.values()))
+    return "; ".join([f"{same} of {len(required)} are the tested versions",
                       *(f"{order} than tested: {', '.join(names)}" for order, names in different.items() if names)])
 
 
@@ -72,12 +72,12 @@ def _nano() -> str:
     from harness.plugins.registry import STRATEGIES
     from harness.plugins.strategy import Request
 
-    said = []
+    answers = []
     for model in map(load, nano.NAMES):
         request = Request(tuple(model.tokenizer("Question: Sam has 2")["input_ids"]), 4, PhiloxStream(0))
         steps = islice(STRATEGIES.build("greedy").generate(Session(model.engine), request), 4)
-        said.append(model.tokenizer.decode([token for step in steps for token in step]).strip())
-    return " and ".join(f"{name} says {text!r}" for name, text in zip(nano.NAMES, said, strict=True))
+        answers.append(model.tokenizer.decode([token for step in steps for token in step]).strip())
+    return " and ".join(f"{name} says {text!r}" for name, text in zip(nano.NAMES, answers, strict=True))
 
 
 def _evaluate() -> str:
@@ -101,10 +101,10 @@ def _vllm() -> str:
     """Return the version of vLLM, and whether the package for suffix decoding is installed."""
     from harness.backends.vllm_options import COMMANDS, TESTED, package
 
-    found = package()
-    if found is None:
+    installed = package()
+    if installed is None:
         raise _Missing("optional, a second backend", COMMANDS["vllm"])
-    name, number = found
+    name, number = installed
     if not number.startswith(f"{TESTED}."):
         raise _Missing(f"{name} {number} is not the version that was tested ({TESTED})", COMMANDS["vllm"])
     if find_spec("arctic_inference") is None:

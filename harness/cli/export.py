@@ -22,14 +22,14 @@ def command(
     from harness.export import export
     from harness.store.folder import Store
 
-    done = export(Store.open(run), format, output or run / "export" / format)
-    for note in done.notes:
+    exported = export(Store.open(run), format, output or run / "export" / format)
+    for note in exported.notes:
         typer.echo(f"Note: {note}", err=True)
-    for path in done.files:
+    for path in exported.files:
         typer.echo(str(path))
 
 
-def bring(
+def import_command(
     files: Annotated[list[str], Argument(metavar="[NAME=]FILE…", show_default=False,
                                          help="result files, optionally with the strategy's name; the first is the "
                                               "baseline")],
@@ -41,9 +41,9 @@ def bring(
 
     Values that a file does not contain stay empty. Several files of one strategy are its repeats.
     """
-    from harness.export import bring
+    from harness.export import import_run
 
-    store = bring(files, format, output, shlex.join(["decodebench", *sys.argv[1:]]))
+    store = import_run(files, format, output, shlex.join(["decodebench", *sys.argv[1:]]))
     for warning in store.manifest.warnings:
         typer.echo(f"Note: {warning}", err=True)
     typer.echo(f"Run: {store.folder}")

@@ -83,7 +83,7 @@ def _judge(options: "Options") -> int:
         add_plugin(path)
     store, data = Store.open(options.run), DataSource(options.data)
     against, examples = options.against(store), examples_of(store, data, options.tasks or ())
-    prompts = Prompts.load(data, options.mode, [one for found in examples.values() for one in found.values()])
+    prompts = Prompts.load(data, options.mode, [one for by_id in examples.values() for one in by_id.values()])
     judge = options.build()
     with locked(store.folder):
         work = plan(store, judge, options.mode, prompts, examples, baseline=against, repeats=options.repeats)
@@ -99,16 +99,16 @@ def _announce(work: "JudgePlan", judge: "Judge", options: "Options") -> None:
     typer.echo(f"{work.wanted:,} verdicts of {judge.judge} ({judge.where}): {work.known:,} done, "
                f"{work.reused:,} reused, {len(work.ask):,} to request.", err=True)
     if work.ask and not options.local:
-        reads, writes, most = work.size(judge.settings)
-        usual, worst = options.price.of(reads, writes), options.price.of(reads, most)
-        cost = "unknown, give --price-in and --price-out" if usual is None or worst is None else \
-            f"about {usual:.2f}, at most {worst:.2f} plus retries"
-        typer.echo(f"About {reads:,} prompt tokens and {writes:,} output tokens (at most {most:,}).\nPrice: {cost}.",
-                   err=True)
+        prompt, output, max_output = work.size(judge.settings)
+        expected, maximum = options.price.of(prompt, output), options.price.of(prompt, max_output)
+        cost = "unknown, give --price-in and --price-out" if expected is None or maximum is None else \
+            f"about {expected:.2f}, at most {maximum:.2f} plus retries"
+        typer.echo(f"About {prompt:,} prompt tokens and {output:,} output tokens (at most {max_output:,}).\n"
+                   f"Price: {cost}.", err=True)
 
 
 def _may_send(options: "Options") -> bool:
-    """Whether requests may be sent: asks at a terminal; a script needs --yes or --max-price."""
+    """Return whether requests may be sent: asks at a terminal; a script needs --yes or --max-price."""
     if options.local or options.yes or options.max_price is not None:
         return True
     if not _at_terminal():
@@ -136,8 +136,8 @@ def _carry_out(store: "Store", judge: "Judge", work: "JudgePlan") -> int:
 
         def show(verdict: "Verdict") -> None:
             counts[verdict.status] += 1
-            words = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-            progress.update(bar, advance=1, description=words)
+            summary = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+            progress.update(bar, advance=1, description=summary)
 
         reason = request_verdicts(store, judge, work, show)
     page = render([store.folder], store.folder / "report")

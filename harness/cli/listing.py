@@ -1,4 +1,4 @@
-"""`decodebench list`: strategies, tasks, models and backends, without importing any of them."""
+"""`decodebench list`: list strategies, tasks, models and backends without importing them."""
 
 import ast
 import json
@@ -34,8 +34,8 @@ def command(
         return typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
     left, columns = max(len(row["name"]) for row in rows) + 2, min(shutil.get_terminal_size().columns, 120)
     for row in rows:
-        words = (f"{row['name']:{left - 1}}", row["idea"], f"({row['origin']})" if row["origin"] else "")
-        text = " ".join(filter(None, words))
+        parts = (f"{row['name']:{left - 1}}", row["idea"], f"({row['origin']})" if row["origin"] else "")
+        text = " ".join(filter(None, parts))
         typer.echo(textwrap.fill(text, columns, subsequent_indent=" " * left, break_on_hyphens=False))
 
 

@@ -64,7 +64,7 @@ def command(
 ) -> int:
     """Run strategies on tasks, or resume a run, and print the table.
 
-    The same command resumes a run that was stopped. Exit code 3: some samples failed, or all that were left would.
+    The same command resumes a stopped run. Exit code 3: some samples failed, or a repeated error ended the run.
     """
     settings = _settings(context.params)
     try:
@@ -73,20 +73,20 @@ def command(
         from harness.run.runner import run
 
         with watching() as watcher:
-            done = run(settings, watcher, shlex.join(["decodebench", *sys.argv[1:]]))
-        page = render([done.folder], done.folder / "report")
+            outcome = run(settings, watcher, shlex.join(["decodebench", *sys.argv[1:]]))
+        page = render([outcome.folder], outcome.folder / "report")
     except KeyboardInterrupt:
         typer.echo("Stopped: the same command resumes.", err=True)
         return 130
-    return _failures(done, page) if done.failed else 0
+    return _failures(outcome, page) if outcome.failed else 0
 
 
-def _failures(done: "Outcome", page: Path) -> int:
-    """Say how many samples failed, and show the first bug among them."""
-    if done.traceback:
-        typer.echo(done.traceback, err=True)
-    typer.echo(f"{done.failed} of {done.samples} samples failed: see {page}, or the records in "
-               f"{done.folder / 'records'} whose status is \"failed\".", err=True)
+def _failures(outcome: "Outcome", page: Path) -> int:
+    """Print the number of failed samples and the first traceback of a bug, if any; returns exit code 3."""
+    if outcome.traceback:
+        typer.echo(outcome.traceback, err=True)
+    typer.echo(f"{outcome.failed} of {outcome.samples} samples failed: see {page}, or the records in "
+               f"{outcome.folder / 'records'} whose status is \"failed\".", err=True)
     return 3
 
 

@@ -17,7 +17,7 @@ from harness.plugins.strategy import Over, Strategy
 if TYPE_CHECKING:
     from rich.table import Table
 
-WIDE = 32  # what is longer is folded
+WIDE = 32  # columns with longer cells are wrapped
 
 
 def command(
@@ -30,12 +30,12 @@ def command(
     for path in plugins or ():
         add_plugin(path)
     name = Spec.parse(name).name
-    found: list[type[Plugin]] = [kind.get(name) for kind in (STRATEGIES, TASKS) if name in kind.names()]
-    if not found:
+    matches: list[type[Plugin]] = [kind.get(name) for kind in (STRATEGIES, TASKS) if name in kind.names()]
+    if not matches:
         known = {*STRATEGIES.names(), *TASKS.names()}
         raise UserError(f"There is no strategy or task '{name}'.{suggestion(name, known)}")
     console = Console(highlight=False, markup=False)
-    for plugin in found:
+    for plugin in matches:
         width, doc = min(console.width, 100), inspect.getdoc(sys.modules[plugin.__module__]) or ""
         for part in doc.split("\n\n"):
             text = part if part.startswith(" ") else textwrap.fill(part, width, break_on_hyphens=False)
@@ -80,11 +80,11 @@ def _knobs(plugin: type[Plugin]) -> "Table":
     from rich import box
     from rich.table import Table
 
-    table = Table("knob", "default", "allowed", "sweep", "what it does", box=box.SIMPLE_HEAD, pad_edge=False,
+    table = Table("knob", "default", "allowed", "sweep", "description", box=box.SIMPLE_HEAD, pad_edge=False,
                   collapse_padding=True)
     rows = knob_rows(plugin)
     for row in rows:
         table.add_row(*row)
-    for place, column in enumerate(table.columns[:3]):
-        column.no_wrap = max(len(row[place]) for row in rows) <= WIDE
+    for index, column in enumerate(table.columns[:3]):
+        column.no_wrap = max(len(row[index]) for row in rows) <= WIDE
     return table

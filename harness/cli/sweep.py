@@ -83,11 +83,11 @@ def _strategy_sweep(config: Any, grid: list[str], budget: int, dev: float, by: s
 
     for path in config.plugins:
         add_plugin(path)
-    asked: dict[str, Any] = {"grid": read(grid, config.strategies), "budget": budget, "share": dev, "aim": by}
+    options: dict[str, Any] = {"grid": read(grid, config.strategies), "budget": budget, "share": dev, "aim": by}
     with watching() as watcher:
         command = shlex.join(["decodebench", *sys.argv[1:]])
-        folder, found = sweep(config, SweepOptions(**asked), watcher, command, watcher.say)
-    Console(highlight=False).print(shown.terminal(found))
-    replace_file(folder / "sweep.md", shown.markdown(found))
-    typer.echo(f"Sweep: {replace_file(folder / 'sweep.json', found.model_dump_json(indent=1) + chr(10))}")
-    return 3 if found.failed else 0
+        folder, result = sweep(config, SweepOptions(**options), watcher, command, watcher.say)
+    Console(highlight=False).print(shown.terminal(result))
+    replace_file(folder / "sweep.md", shown.markdown(result))
+    typer.echo(f"Sweep: {replace_file(folder / 'sweep.json', result.model_dump_json(indent=1) + chr(10))}")
+    return 3 if result.failed else 0

@@ -82,14 +82,14 @@ def _report(config: RunConfig, pairs: list[tuple[float, float]] | None, draws: i
     for folder in filter(None, (output, as_json and as_json.parent)):
         folder.mkdir(parents=True, exist_ok=True)  # fail before the tests run if it cannot be written
     with Console(stderr=True).status("Loading …") as status:
-        found = verify(config, distributions, draws, lambda text: status.update(f"Checking {text} …"))
-    Console().print(shown.terminal(found))
-    text = found.model_dump_json(indent=1) + "\n"
+        report = verify(config, distributions, draws, lambda text: status.update(f"Checking {text} …"))
+    Console().print(shown.terminal(report))
+    text = report.model_dump_json(indent=1) + "\n"
     for path in filter(None, (as_json, output and output / "verify.json")):
         replace_file(path, text)
     if output:
-        typer.echo(f"Report: {replace_file(output / 'verify.html', shown.html(found))}")
-    return 0 if found.ok else 1
+        typer.echo(f"Report: {replace_file(output / 'verify.html', shown.html(report))}")
+    return 0 if report.ok else 1
 
 
 def _pair(text: str) -> tuple[float, float]:

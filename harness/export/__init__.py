@@ -31,22 +31,22 @@ def left_out(failed: int) -> list[str]:
 
 def file_names(labels: Mapping[str, str]) -> dict[str, str]:
     """Return a unique file name for each label, under the same keys."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for key, label in labels.items():
         name, number = re.sub(r"[^\w.=+-]+", "-", label), 1
-        while (one := name if number == 1 else f"{name}-{number}") in found.values():
+        while (unique := name if number == 1 else f"{name}-{number}") in names.values():
             number += 1
-        found[key] = one
-    return found
+        names[key] = unique
+    return names
 
 
 def export(store: "Store", format: str, folder: Path) -> ExportedFiles:
     """Write a run to `folder` in one of the formats `EXPORTS`; raises `UserError` for another format."""
-    done: ExportedFiles = import_module(_module(format, EXPORTS, "export")).write(store, folder)
-    return done
+    exported: ExportedFiles = import_module(_module(format, EXPORTS, "export")).write(store, folder)
+    return exported
 
 
-def bring(files: Sequence[str], format: str, folder: Path, command: str) -> "Store":
+def import_run(files: Sequence[str], format: str, folder: Path, command: str) -> "Store":
     """Create a run in `folder` from result files in one of the formats `IMPORTS`, each a path or NAME=PATH.
 
     Raises `UserError` with the file and line of an invalid row before anything is written.
@@ -55,8 +55,8 @@ def bring(files: Sequence[str], format: str, folder: Path, command: str) -> "Sto
     from harness.export.imported import assemble, require_empty, sources
 
     require_empty(folder)
-    return assemble([(source, found) for source in sources(files) for found in module.read(source)], format, folder,
-                    command)
+    runs = [(source, run) for source in sources(files) for run in module.read(source)]
+    return assemble(runs, format, folder, command)
 
 
 def _module(format: str, known: Sequence[str], verb: str) -> str:

@@ -25,7 +25,7 @@ def write(store: Store, folder: Path) -> ExportedFiles:
     """Write `bigger.json` and `smaller.json`, with one entry for each figure of each cell."""
     summary = summarise(store)
     return ExportedFiles([replace_file(folder / f"{name}.json", text(summary, units))
-                    for name, units in (("bigger", BIGGER), ("smaller", SMALLER))])
+                          for name, units in (("bigger", BIGGER), ("smaller", SMALLER))])
 
 
 def text(summary: pd.DataFrame, units: dict[str, str] = BIGGER) -> str:
@@ -35,7 +35,7 @@ def text(summary: pd.DataFrame, units: dict[str, str] = BIGGER) -> str:
 
 def entries(summary: pd.DataFrame, units: dict[str, str]) -> list[dict[str, Any]]:
     """Return name, unit, value and 95 % interval (`range`) of each known figure in `units`."""
-    short, found = labels(summary["strategy"].unique()), []
+    short, result = labels(summary["strategy"].unique()), []
     for _, row in summary.iterrows():
         for figure, unit in units.items():
             if pd.isna(row[figure]):
@@ -44,5 +44,5 @@ def entries(summary: pd.DataFrame, units: dict[str, str]) -> list[dict[str, Any]
                      "value": float(row[figure]), "extra": f"{row['strategy']}\n{row['samples']} samples"}
             if not pd.isna(row.get(f"{figure}_low")):
                 entry["range"] = f"{row[f'{figure}_low']:.4g} to {row[f'{figure}_high']:.4g}"
-            found.append(entry)
-    return found
+            result.append(entry)
+    return result

@@ -1,4 +1,4 @@
-"""Turns files of another tool into a run on disk: what all importers have in common."""
+"""Converts result files of other tools to a run on disk: the part that all importers share."""
 
 import datetime
 import hashlib
@@ -52,7 +52,7 @@ def sources(files: Sequence[str]) -> list[Source]:
 
 
 def _source(text: str) -> Source:
-    for at in (0, *(match.end() for match in re.finditer("=", text))):  # names and paths may hold a "=" themselves
+    for at in (0, *(match.end() for match in re.finditer("=", text))):  # names and paths may contain "="
         if Path(text[at:]).is_file():
             return Source(Path(text[at:]), text[:max(0, at - 1)])
     raise UserError(f"There is no file {text}; give a path, or NAME=PATH.")
@@ -87,36 +87,36 @@ def record(example: str, **facts: Any) -> Record:
     return Record(**unset | {"example": example} | facts)
 
 
-def assemble(found: Sequence[tuple[Source, ImportedRun]], format: str, folder: Path, command: str) -> Store:
+def assemble(runs: Sequence[tuple[Source, ImportedRun]], format: str, folder: Path, command: str) -> Store:
     """Write the run; the first strategy is the baseline, and several files of one strategy and task are repeats.
 
     Raises `UserError` if two files have different prompts for one example, or different models for one strategy.
     """
     records, seen = list[Record](), dict[tuple[str, str], list[str]]()
-    strategies = list(dict.fromkeys(_spec(one.strategy) for _, one in found))
+    strategies = list(dict.fromkeys(_spec(run.strategy) for _, run in runs))
     examples: dict[str, dict[str, str]] = {}
-    for source, one in found:
-        known, spec = examples.setdefault(one.task, {}), _spec(one.strategy)
-        for example, identity in one.identity.items():
+    for source, run in runs:
+        known, spec = examples.setdefault(run.task, {}), _spec(run.strategy)
+        for example, identity in run.identity.items():
             if known.setdefault(example, identity) != identity:
-                raise UserError(f"{source.path}: the example {example} of {one.task} differs from that of earlier "
+                raise UserError(f"{source.path}: the example {example} of {run.task} differs from that of earlier "
                                 "files; import them separately.")
-        models = seen.setdefault((one.task, spec), [])
-        if models and one.model != models[0]:
-            raise UserError(f"{source.path}: {spec} ran on {one.model} here, but on {models[0]} in earlier files; "
+        models = seen.setdefault((run.task, spec), [])
+        if models and run.model != models[0]:
+            raise UserError(f"{source.path}: {spec} ran on {run.model} here, but on {models[0]} in earlier files; "
                             "import them separately, or name the strategies with NAME=PATH.")
-        models.append(one.model)
-        number = {example: place for place, example in enumerate(known)}
-        records += [each.model_copy(update={"task": one.task, "strategy": spec, "repeat": len(models) - 1,
-                                            "block": number[each.example], "order": strategies.index(spec)})
-                    for each in one.records]
-    manifest = _manifest(found, strategies, examples, records, format, command)
+        models.append(run.model)
+        number = {example: index for index, example in enumerate(known)}
+        records += [record.model_copy(update={"task": run.task, "strategy": spec, "repeat": len(models) - 1,
+                                              "block": number[record.example], "order": strategies.index(spec)})
+                    for record in run.records]
+    manifest = _manifest(runs, strategies, examples, records, format, command)
     staging = folder.resolve().with_name(folder.resolve().name + ".part")
     shutil.rmtree(staging, ignore_errors=True)
     with Store.begin(staging, manifest) as store:
         append(store.path, records)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("records", "manifest.json"):  # the manifest last: it is what makes a folder a run
+    for name in ("records", "manifest.json"):  # the manifest last: a folder with a manifest is a run
         (staging / name).replace(folder / name)
     shutil.rmtree(staging)
     return Store.open(folder)
@@ -131,31 +131,31 @@ def _spec(name: str) -> str:
     return re.sub(r"[^\w.:=,+-]+", "-", name).strip("-") or "unknown"
 
 
-def _manifest(found: Sequence[tuple[Source, ImportedRun]], strategies: Sequence[str],
+def _manifest(runs: Sequence[tuple[Source, ImportedRun]], strategies: Sequence[str],
               examples: Mapping[str, Mapping[str, str]], records: Sequence[Record], format: str,
               command: str) -> Manifest:
-    drafting = {each.strategy for each in records if any(turn.steps.drafted for turn in each.turns)}
-    models = list(dict.fromkeys(one.model for _, one in found if one.model != "unknown"))
-    warnings = [warning for _, one in found for warning in one.warnings]
+    drafting = {record.strategy for record in records if any(turn.steps.drafted for turn in record.turns)}
+    models = list(dict.fromkeys(run.model for _, run in runs if run.model != "unknown"))
+    warnings = [warning for _, run in runs for warning in run.warnings]
     if len(models) > 1:
         warnings.append(f"The files name several models: {', '.join(models)}.")
-    files = {str(source.path.name): hashlib.sha256(source.path.read_bytes()).hexdigest()[:16] for source, _ in found}
+    files = {str(source.path.name): hashlib.sha256(source.path.read_bytes()).hexdigest()[:16] for source, _ in runs}
     return Manifest(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), command=command,
         baseline=strategies[0],
-        config={"imported": format, "files": files, "concurrency": max(one.concurrency for _, one in found)},
+        config={"imported": format, "files": files, "concurrency": max(run.concurrency for _, run in runs)},
         strategies=[StrategyEntry(spec=spec, name=Spec.parse(spec).name,
                                   family="speculative" if spec in drafting else "imported",
                                   guarantee="changes-output", paper="", knobs={}) for spec in strategies],
-        tasks=[_task([one for _, one in found if one.task == task], known) for task, known in examples.items()],
+        tasks=[_task([run for _, run in runs if run.task == task], known) for task, known in examples.items()],
         model=ModelEntry(name=models[0] if models else "unknown", architecture="", parameters=0, dtype="unknown",
                          fingerprint=""),
         draft=None, environment={}, warnings=list(dict.fromkeys(warnings)))
 
 
-def _task(found: Sequence[ImportedRun], examples: Mapping[str, str]) -> TaskEntry:
-    headline = next((one.headline for one in found if one.headline), "")
+def _task(runs: Sequence[ImportedRun], examples: Mapping[str, str]) -> TaskEntry:
+    headline = next((run.headline for run in runs if run.headline), "")
     digest = hashlib.sha256(json.dumps(examples, sort_keys=True).encode()).hexdigest()
-    return TaskEntry(spec=found[0].task, version=0, headline=headline, unscored=None if headline else UNSCORED,
+    return TaskEntry(spec=runs[0].task, version=0, headline=headline, unscored=None if headline else UNSCORED,
                      data="imported", data_hash=digest[:16], examples=len(examples),
-                     max_new_tokens=max(one.max_new_tokens for one in found))
+                     max_new_tokens=max(run.max_new_tokens for run in runs))

@@ -31,12 +31,12 @@ def write(store: Store, folder: Path) -> ExportedFiles:
 def tables(summary: pd.DataFrame, store: Store) -> str:
     """Return the tables of a summary, preceded by notes as comments."""
     manifest = store.manifest
-    about = [r"\usepackage{booktabs} is needed.", f"{manifest.model.name} ({manifest.model.dtype}); "
-             f"speed-up over {manifest.baseline}; 95 % intervals", *notes(summary), *manifest.warnings]
-    found = [f"% {' '.join(line.split())}" for line in about]
+    comments = [r"\usepackage{booktabs} is needed.", f"{manifest.model.name} ({manifest.model.dtype}); "
+                f"speed-up over {manifest.baseline}; 95 % intervals", *notes(summary), *manifest.warnings]
+    lines = [f"% {' '.join(line.split())}" for line in comments]
     for task, rows in summary.assign(label=row_labels(summary)).groupby("task", sort=False):
-        found += ["", *_table(str(task), rows, manifest.model.name)]
-    return "\n".join(found) + "\n"
+        lines += ["", *_table(str(task), rows, manifest.model.name)]
+    return "\n".join(lines) + "\n"
 
 
 def escaped(text: str) -> str:
@@ -69,10 +69,10 @@ def _line(cells: Sequence[str]) -> str:
 def _best(rows: pd.DataFrame, column: Column) -> str:
     """Return the highest figure as displayed, so that ties are all bold; empty if there is only one row."""
     known = rows.dropna(subset=[column.key]).sort_values(column.key)
-    return _shown(known.iloc[-1], column)[0] if len(known) > 1 else ""
+    return _formatted(known.iloc[-1], column)[0] if len(known) > 1 else ""
 
 
-def _shown(row: "pd.Series[float]", column: Column) -> tuple[str, str]:
+def _formatted(row: "pd.Series[float]", column: Column) -> tuple[str, str]:
     """Return a figure and its interval, formatted as in the report."""
     value, _, ends = column.text(row).replace(",", "").partition(" [")
     return value, ends.rstrip("]")
@@ -81,11 +81,11 @@ def _shown(row: "pd.Series[float]", column: Column) -> tuple[str, str]:
 def _cell(row: "pd.Series[float]", column: Column, best: str) -> str:
     if pd.isna(row[column.key]):
         return DASH
-    value, ends = _shown(row, column)
-    shown = rf"\mathbf{{{value}}}" if value == best else value
+    value, ends = _formatted(row, column)
+    figure = rf"\mathbf{{{value}}}" if value == best else value
     if not ends:
-        return f"${shown}$"
+        return f"${figure}$"
     digits = len(value.partition(".")[2])
-    figure, low, high = (float(row[f"{column.key}{end}"]) for end in ("", "_low", "_high"))
-    below, above = (f"{distance:.{digits}f}" for distance in (figure - low, high - figure))
-    return rf"${shown} \pm {above}$" if below == above else f"${shown}_{{-{below}}}^{{+{above}}}$"
+    mean, low, high = (float(row[f"{column.key}{end}"]) for end in ("", "_low", "_high"))
+    below, above = (f"{distance:.{digits}f}" for distance in (mean - low, high - mean))
+    return rf"${figure} \pm {above}$" if below == above else f"${figure}_{{-{below}}}^{{+{above}}}$"

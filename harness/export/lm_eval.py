@@ -20,7 +20,7 @@ from harness.store.folder import Store
 from harness.store.foreign import Row, checked, equally_long
 from harness.store.schema import Record, Steps, Stop, TaskEntry, Turn
 
-LACKS = "lm-eval logs no times, tokens or steps: only quality and texts are known."
+UNKNOWN = "lm-eval logs no times, tokens or steps: only quality and texts are known."
 SEVERAL = "lm-eval scores all answers to a prompt together: the score is assigned to the first."
 
 
@@ -100,12 +100,12 @@ def read(source: Source) -> list[ImportedRun]:
     The file name gives the task, its folder the model, the requests' settings the strategy. A score is named METRIC, or
     METRIC,FILTER if the task has several filters; the first one is the headline.
     """
-    problems, odd = _problems(source)
-    name, place = re.sub(r"^samples_|_\d{4}-\d{2}-\d{2}T.*$", "", source.path.stem), source.path.resolve().parent.name
+    problems, invalid = _problems(source)
+    name, parent = re.sub(r"^samples_|_\d{4}-\d{2}-\d{2}T.*$", "", source.path.stem), source.path.resolve().parent.name
     runs: dict[int, ImportedRun] = {}
     for where, row, scores in problems:
         run = runs.setdefault(row.repeat, ImportedRun(row.task or name, source.name or row.strategy or _settings(row),
-                                                model=row.model or place, warnings=[LACKS, *odd]))
+                                                      model=row.model or parent, warnings=[UNKNOWN, *invalid]))
         run.headline = run.headline or next(iter(scores), "")
         _add(run, row, scores, where)
     return list(runs.values())
@@ -113,9 +113,9 @@ def read(source: Source) -> list[ImportedRun]:
 
 def _settings(row: LoggedSample) -> str:
     """Return a strategy name made of the request settings."""
-    given = next(iter(row.arguments.values())).get("arg_1")
-    knobs = {key: value for key, value in given.items() if isinstance(value, int | float | str)
-             and key != "max_gen_toks"} if isinstance(given, dict) else {}
+    settings = next(iter(row.arguments.values())).get("arg_1")
+    knobs = {key: value for key, value in settings.items() if isinstance(value, int | float | str)
+             and key != "max_gen_toks"} if isinstance(settings, dict) else {}
     return ":".join(filter(None, ("lm-eval", ",".join(f"{key}={value}" for key, value in sorted(knobs.items())))))
 
 
@@ -123,19 +123,19 @@ def _problems(source: Source) -> tuple[list[Problem], list[str]]:
     """Merge the rows of each problem, and return warnings about scores that are not numbers."""
     parsed = [(where, checked(LoggedSample, value, where), value) for where, value in rows(source.path)]
     several = len({row.filter for _, row, _ in parsed}) > 1
-    found, filters, odd = dict[Any, Problem](), set[Any](), dict[str, None]()
+    problems, filters, warnings = dict[Any, Problem](), set[Any](), dict[str, None]()
     for where, row, value in parsed:
         key = (row.doc_id, row.sample, row.repeat)
         if (key, row.filter) in filters:
             raise UserError(f"{where}: the problem {row.doc_id} occurs twice with the filter '{row.filter}'.")
         filters.add((key, row.filter))
-        scores = found.setdefault(key, Problem(where, row, {})).scores
+        scores = problems.setdefault(key, Problem(where, row, {})).scores
         for metric in row.metrics:
             if isinstance(score := value.get(metric), int | float):
                 scores[f"{metric},{row.filter}" if several else metric] = float(score)
             else:
-                odd[f"'{metric}' is not a number for each problem of {source.path.name}, and is left out."] = None
-    return list(found.values()), list(odd)
+                warnings[f"'{metric}' is not a number for each problem of {source.path.name}, and is left out."] = None
+    return list(problems.values()), list(warnings)
 
 
 def _add(run: ImportedRun, row: LoggedSample, scores: dict[str, float], where: str) -> None:

@@ -60,14 +60,14 @@ def _batches(store: Store, texts: list[dict[str, Any]]) -> Iterator[dict[str, li
         texts.append({"prompts": [turn.prompt for turn in record.turns], "texts": [turn.text for turn in record.turns],
                       "stops": [turn.stop for turn in record.turns],
                       "token_ids": [turn.tokens for turn in record.turns]})
-        _note(rows, record)
+        _add_steps(rows, record)
         if len(rows["step"]) >= ROWS:
             yield rows
             rows = {name: [] for name in STEPS.names}
     yield rows
 
 
-def _note(rows: dict[str, list[Any]], record: Record) -> None:
+def _add_steps(rows: dict[str, list[Any]], record: Record) -> None:
     for number, turn in enumerate(record.turns):
         count = len(turn.steps.tokens)
         for name in ("task", "example", "strategy", "sample", "repeat"):

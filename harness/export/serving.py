@@ -44,17 +44,17 @@ def benchmark(source: Source, value: dict[str, Any], where: str, chunks: Chunks,
         raise UserError(f"{where}: single requests are missing; run the benchmark with {switch}.")
     run = checked(Benchmark, value, where)
     equally_long({name: getattr(run, name) for name in LISTS}, where)
-    found = ImportedRun(task="requests", strategy=source.name or source.path.stem, model=run.model_id,
-                  concurrency=run.max_concurrency or len(run.input_lens), warnings=[ORDER])
-    share = None if found.concurrency == 1 else run.duration / len(run.input_lens)
-    for place in range(len(run.input_lens)):
-        example = f"requests/{place:06}"
-        found.identity[example] = json.dumps(run.input_lens[place])
-        found.records.append(_record(run, place, example, chunks, share))
+    imported = ImportedRun(task="requests", strategy=source.name or source.path.stem, model=run.model_id,
+                           concurrency=run.max_concurrency or len(run.input_lens), warnings=[ORDER])
+    share = None if imported.concurrency == 1 else run.duration / len(run.input_lens)
+    for index in range(len(run.input_lens)):
+        example = f"requests/{index:06}"
+        imported.identity[example] = json.dumps(run.input_lens[index])
+        imported.records.append(_record(run, index, example, chunks, share))
     if chunks is by_chunk and any(sum(turn.steps.tokens) > len(turn.steps.tokens)
-                                  for one in found.records for turn in one.turns):
-        found.warnings.append(EVEN)
-    return found
+                                  for one in imported.records for turn in one.turns):
+        imported.warnings.append(EVEN)
+    return imported
 
 
 def by_chunk(tokens: int, gaps: Sequence[float]) -> tuple[list[int], list[float]]:
@@ -62,19 +62,20 @@ def by_chunk(tokens: int, gaps: Sequence[float]) -> tuple[list[int], list[float]
     return ([1, *spread(tokens - 1, len(gaps))] if gaps else [tokens]), list(gaps)
 
 
-def _record(run: Benchmark, place: int, example: str, chunks: Chunks, share: float | None) -> Record:
-    tokens, started = run.output_lens[place], run.start_times[place] - min(run.start_times) if run.start_times else 0.0
+def _record(run: Benchmark, index: int, example: str, chunks: Chunks, share: float | None) -> Record:
+    tokens, started = run.output_lens[index], run.start_times[index] - min(run.start_times) if run.start_times else 0.0
     about: dict[str, Any] = {"started": started} | ({"batch": float("nan")} if share else {})
-    if run.errors[place] or tokens == 0:
-        return record(example, status="failed", error=run.errors[place].strip() or "no token came back", **about)
-    counts, gaps = chunks(tokens, run.itls[place])
-    seconds = [run.ttfts[place], *gaps]
-    turn = answer(run.generated_texts[place], run.input_lens[place], steps(counts, seconds))
+    if run.errors[index] or tokens == 0:
+        error = run.errors[index].strip() or "the response has no tokens"
+        return record(example, status="failed", error=error, **about)
+    counts, gaps = chunks(tokens, run.itls[index])
+    seconds = [run.ttfts[index], *gaps]
+    turn = answer(run.generated_texts[index], run.input_lens[index], steps(counts, seconds))
     return record(example, turns=[turn], seconds=share or sum(seconds), **about)
 
 
-def answer(text: str, prompt_tokens: int, done: Steps, stop: Stop = "unknown", prompt: str = "",
+def answer(text: str, prompt_tokens: int, steps: Steps, stop: Stop = "unknown", prompt: str = "",
            ids: Sequence[int] = ()) -> Turn:
     """Return the only turn of a request."""
     return Turn(prompt=prompt, prompt_tokens=prompt_tokens, text=text, raw=text, tokens=list(ids), stop=stop,
-                steps=done)
+                steps=steps)

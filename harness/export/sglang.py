@@ -90,8 +90,8 @@ def _steps(info: Info) -> Steps:
     if info.histogram is not None:
         accepted = expanded(info.histogram)
     else:
-        most = max(0, info.completion_tokens - 1 - info.spec_verify_ct)
-        accepted = spread(most if info.accepted is None else info.accepted, info.spec_verify_ct)
+        total = max(0, info.completion_tokens - 1 - info.spec_verify_ct)
+        accepted = spread(total if info.accepted is None else info.accepted, info.spec_verify_ct)
     drafted = spread(info.drafted, len(accepted)) if info.drafted and accepted else []
     return verified(info.completion_tokens, accepted, drafted)
 

@@ -33,12 +33,12 @@ def write(store: Store, folder: Path) -> ExportedFiles:
     Each row also has our `task` and `example`. Raises `UserError` for a run without times.
     """
     records, order = list(store.records()), [entry.spec for entry in store.manifest.strategies]
-    done = [one for one in records if one.status == "ok"]
-    if untimed := next((one for one in done if not one.seconds > 0), None):
+    succeeded = [one for one in records if one.status == "ok"]
+    if untimed := next((one for one in succeeded if not one.seconds > 0), None):
         raise UserError(f"{store.folder} has answers without a time (such as {untimed.example} by {untimed.strategy}); "
                         "the format of Spec-Bench needs one for each answer.")
-    numbers, files = _question_ids(done), dict[tuple[int, str], dict[tuple[str, str], list[Record]]]()
-    for one in done:
+    numbers, files = _question_ids(succeeded), dict[tuple[int, str], dict[tuple[str, str], list[Record]]]()
+    for one in succeeded:
         answers = files.setdefault((one.repeat, one.strategy), {})
         answers.setdefault((one.task, one.example), []).append(one)
     names, several = file_names(labels(order)), any(repeat for repeat, _ in files)
@@ -46,19 +46,19 @@ def write(store: Store, folder: Path) -> ExportedFiles:
     for (repeat, spec), answers in sorted(files.items(), key=lambda item: (item[0][0], order.index(item[0][1]))):
         lines = (json.dumps(_row(choices, numbers[key], store.manifest), ensure_ascii=False) + "\n"
                  for key, choices in sorted(answers.items(), key=lambda item: numbers[item[0]]))
-        place = folder / f"run_{repeat + 1}" if several else folder
-        paths.append(replace_file(place / f"{names[spec]}.jsonl", "".join(lines)))
-    return ExportedFiles(paths, left_out(len(records) - len(done)))
+        parent = folder / f"run_{repeat + 1}" if several else folder
+        paths.append(replace_file(parent / f"{names[spec]}.jsonl", "".join(lines)))
+    return ExportedFiles(paths, left_out(len(records) - len(succeeded)))
 
 
 def _question_ids(records: Iterable[Record]) -> dict[tuple[str, str], int]:
     """Return the numbers at the end of the examples' names if they are unique, otherwise positions from 1."""
     examples = list(dict.fromkeys((one.task, one.example) for one in records))
     ends = [re.search(r"\d+$", example) for _, example in examples]
-    found = {int(end[0]) for end in ends if end}
-    if len(found) == len(examples):
+    numbers = {int(end[0]) for end in ends if end}
+    if len(numbers) == len(examples):
         return {key: int(end[0]) for key, end in zip(examples, ends, strict=True) if end}
-    return {key: place for place, key in enumerate(examples, start=1)}
+    return {key: number for number, key in enumerate(examples, start=1)}
 
 
 def _row(choices: Sequence[Record], number: int, manifest: Manifest) -> dict[str, Any]:
@@ -83,10 +83,10 @@ def _choice(one: Record) -> dict[str, Any]:
 
 def _times(one: Record) -> list[float]:
     """Return the seconds of each turn: the sample's time, divided by the turns' times or else tokens."""
-    each: list[float] = [sum(turn.steps.seconds) for turn in one.turns]
-    if not (math.isfinite(sum(each)) and sum(each) > 0):
-        each = [1 + sum(turn.steps.tokens) for turn in one.turns]
-    return [seconds * (one.seconds / sum(each)) for seconds in each]
+    turn_seconds: list[float] = [sum(turn.steps.seconds) for turn in one.turns]
+    if not (math.isfinite(sum(turn_seconds)) and sum(turn_seconds) > 0):
+        turn_seconds = [1 + sum(turn.steps.tokens) for turn in one.turns]
+    return [seconds * (one.seconds / sum(turn_seconds)) for seconds in turn_seconds]
 
 
 class Choice(Row):
@@ -117,28 +117,28 @@ def read(source: Source) -> list[ImportedRun]:
 
     The strategy is the given name, or the `model_id`. Prompts, and times and counts of steps, are unknown.
     """
-    found, lines = dict[str, ImportedRun](), dict[int, str]()
+    runs, lines = dict[str, ImportedRun](), dict[int, str]()
     for where, value in rows(source.path):
         row = checked(Answer, value, where)
         if (number := row.question_id) in lines:
             raise UserError(f"{where}: the question {number} already has an answer in {lines[number]}.")
         lines[number] = where
-        one = found.setdefault(row.task, ImportedRun(row.task, source.name or row.model_id or source.path.stem,
-                                               model=row.model))
+        run = runs.setdefault(row.task, ImportedRun(row.task, source.name or row.model_id or source.path.stem,
+                                                    model=row.model))
         example = row.example or f"{row.task}/{number}"
-        one.identity[example] = json.dumps([number, row.category])
-        one.records += [_record(choice, example, row.category, where) for choice in row.choices]
-    for one in found.values():
-        one.warnings = ["Spec-Bench's answers have no prompts, token ids, times of steps, counts of forwards or stop "
-                        "reasons: what needs them is left empty."]
-    return list(found.values())
+        run.identity[example] = json.dumps([number, row.category])
+        run.records += [_record(choice, example, row.category, where) for choice in row.choices]
+    for run in runs.values():
+        run.warnings = ["Spec-Bench's answers have no prompts, token ids, times of steps, counts of forward passes or "
+                        "stop reasons: figures that need them are empty."]
+    return list(runs.values())
 
 
 def _record(choice: Choice, example: str, category: str, where: str) -> Record:
     equally_long({name: getattr(choice, name) for name in ("turns", "decoding_steps", "new_tokens", "wall_time")},
                  f"{where}, choice {choice.index}")
     about: dict[str, Any] = {"sample": choice.index, "category": category}
-    if "ERROR" in choice.turns:  # its numbers are those of the turn before
+    if "ERROR" in choice.turns:  # its counts and times repeat those of the previous turn
         return record(example, status="failed", error="Spec-Bench noted a RuntimeError", **about)
     turns = [Turn(prompt="", prompt_tokens=0, text=text, raw=text, tokens=[], stop="unknown",
                   steps=steps([tokens - sum(kept), *kept]))

@@ -44,23 +44,23 @@ def read(source: Source) -> list[ImportedRun]:
     return [*runs, responses] if responses.records else runs
 
 
-def _add(found: ImportedRun, value: dict[str, Any], where: str) -> None:
-    example = str(value.get("custom_id") or f"requests/{len(found.records):06}")
-    if example in found.identity:
+def _add(run: ImportedRun, value: dict[str, Any], where: str) -> None:
+    example = str(value.get("custom_id") or f"requests/{len(run.records):06}")
+    if example in run.identity:
         raise UserError(f"{where}: the request {example} occurs twice.")
-    found.identity[example] = ""
+    run.identity[example] = ""
     if "custom_id" in value:
         value = (value.get("response") or {}).get("body") or value
     if "choices" not in value:
         problem = str(value.get("error") or "no response")
-        found.records.append(record(example, status="failed", error=problem))
+        run.records.append(record(example, status="failed", error=problem))
         return
     row = checked(Response, value, where)
-    found.identity[example], found.model = str(row.usage.prompt_tokens), row.model
-    found.records.append(_record(row, example, where))
+    run.identity[example], run.model = str(row.usage.prompt_tokens), row.model
+    run.records.append(_record(row, example, where))
     drafts = row.metrics.speculative_decoding if row.metrics else None
     warnings = [SHARED, *([UNDRAFTED] if not drafts else [] if drafts.per_step_accepted is not None else [UNORDERED])]
-    found.warnings += [warning for warning in warnings if warning not in found.warnings]
+    run.warnings += [warning for warning in warnings if warning not in run.warnings]
 
 
 def _record(row: Response, example: str, where: str) -> Record:

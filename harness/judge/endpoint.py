@@ -13,23 +13,23 @@ from harness.errors import UserError
 from harness.judge.reply import Reply, Save
 from harness.plugins.task import Message
 
-GIVE_UP = 5
-FRAME = 8  # tokens of a message besides its text
+GIVE_UP = 5  # failed requests in a row
+OVERHEAD = 8  # tokens of a message besides its text
 
 
 @dataclass(frozen=True)
 class Price:
-    """Prices of a million prompt (`reading`) and output (`writing`) tokens, and the maximum total; None if unknown."""
+    """Prices of a million prompt tokens and output tokens, None if unknown, and the limit on the total, if any."""
 
-    reading: float | None = None
-    writing: float | None = None
-    most: float | None = None
+    prompt: float | None = None
+    output: float | None = None
+    limit: float | None = None
 
     def of(self, tokens_in: int, tokens_out: int) -> float | None:
         """Return the price of these tokens, None if prices are unknown."""
-        if self.reading is None or self.writing is None:
+        if self.prompt is None or self.output is None:
             return None
-        return (tokens_in * self.reading + tokens_out * self.writing) / 1e6
+        return (tokens_in * self.prompt + tokens_out * self.output) / 1e6
 
 
 class Endpoint:
@@ -45,39 +45,39 @@ class Endpoint:
         self.judge, self.where, self.settings = judge, self.connection.where, dict(settings)
         self.concurrency, self.price = concurrency, price or Price()
 
-    def answer(self, asked: Sequence[list[Message]], save: Save) -> str | None:
+    def answer(self, prompts: Sequence[list[Message]], save: Save) -> str | None:
         """Send all prompts and pass each reply to `save` with its index; returns why it stopped early, or None.
 
         On an interrupt it waits for requests in flight, saves their replies and re-raises. Raises `UserError` if the
         endpoint refuses the key or the model.
         """
-        waiting, flying = list(enumerate(asked))[::-1], dict[Future[Reply], tuple[int, float]]()
-        spent, row, reason = 0.0, 0, ""
+        waiting, in_flight = list(enumerate(prompts))[::-1], dict[Future[Reply], tuple[int, float]]()
+        spent, failures, reason = 0.0, 0, ""
         self.connection.stopped.clear()
         pool = ThreadPoolExecutor(self.concurrency)
         try:
-            while flying or (waiting and not reason):
-                while waiting and not reason and len(flying) < self.concurrency:
-                    most = self._most(waiting[-1][1])
-                    if self.price.most is not None and spent + most + sum(m for _, m in flying.values()) > \
-                            self.price.most:
-                        if not flying:
-                            reason = f"--max-price {self.price.most:g} allows no further request"
+            while in_flight or (waiting and not reason):
+                while waiting and not reason and len(in_flight) < self.concurrency:
+                    price = self._max_price(waiting[-1][1])
+                    if self.price.limit is not None and \
+                            spent + price + sum(p for _, p in in_flight.values()) > self.price.limit:
+                        if not in_flight:
+                            reason = f"--max-price {self.price.limit:g} allows no further request"
                         break
                     number, messages = waiting.pop()
-                    flying[pool.submit(self.ask, messages)] = number, most
-                for future in wait(flying, return_when=FIRST_COMPLETED).done if flying else ():
-                    number, most = flying.pop(future)
+                    in_flight[pool.submit(self.ask, messages)] = number, price
+                for future in wait(in_flight, return_when=FIRST_COMPLETED).done if in_flight else ():
+                    number, price = in_flight.pop(future)
                     reply = future.result()
                     save(number, reply)
-                    spent += self._cost(reply, most)
-                    row = row + 1 if reply.error else 0
-                    if row >= GIVE_UP:
+                    spent += self._price(reply, price)
+                    failures = failures + 1 if reply.error else 0
+                    if failures >= GIVE_UP:
                         reason = f"{GIVE_UP} requests in a row failed, the last with: {reply.error}"
         finally:
             self.connection.stopped.set()  # no retries; requests in flight are awaited because they are paid for
             pool.shutdown(wait=True, cancel_futures=True)
-            for future, (number, _) in flying.items():
+            for future, (number, _) in in_flight.items():
                 if not (future.cancelled() or future.exception() or future.result().error):
                     save(number, future.result())
         return reason or None
@@ -85,7 +85,7 @@ class Endpoint:
     def ask(self, messages: list[Message]) -> Reply:
         """Request one verdict; returns the reply, or the error of the last try."""
         def request() -> Reply:
-            return self._read(self.connection.client.chat.completions.create(
+            return self._reply(self.connection.client.chat.completions.create(
                 model=self.judge, messages=messages, **_sent(self.settings)))
         try:
             reply, tries = self.connection.ask(request)
@@ -96,30 +96,30 @@ class Endpoint:
             return Reply(error=str(failed), tries=failed.tries)
         return replace(reply, tries=tries)
 
-    def _read(self, found: Any) -> Reply:
+    def _reply(self, response: Any) -> Reply:
         """Return the text and token counts of a response; raises ValueError if it has no text."""
-        choice = found.choices[0]
+        choice = response.choices[0]
         text = choice.message.content
         if not isinstance(text, str):
             raise ValueError("no text")
-        usage = getattr(found, "usage", None)
+        usage = getattr(response, "usage", None)
         counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-        read, written = (max(0, one) if isinstance(one, int) else 0 for one in counts)
-        return Reply(self.connection.clean(text), tokens_in=read, tokens_out=written)
+        tokens_in, tokens_out = (max(0, count) if isinstance(count, int) else 0 for count in counts)
+        return Reply(self.connection.clean(text), tokens_in=tokens_in, tokens_out=tokens_out)
 
-    def _most(self, messages: list[Message]) -> float:
+    def _max_price(self, messages: list[Message]) -> float:
         """Return the maximum price of a request, assuming one token per byte."""
-        size = sum(len(one["content"].encode()) + FRAME for one in messages)
+        size = sum(len(one["content"].encode()) + OVERHEAD for one in messages)
         return self.price.of(size, max_verdict_tokens(self.settings)) or 0.0
 
-    def _cost(self, reply: Reply, most: float) -> float:
-        """Return the price of a reply by its token counts, or `most` if it has none."""
-        return (self.price.of(reply.tokens_in, reply.tokens_out) or 0.0) if reply.tokens_in else most
+    def _price(self, reply: Reply, default: float) -> float:
+        """Return the price of a reply by its token counts, or `default` if it has none."""
+        return (self.price.of(reply.tokens_in, reply.tokens_out) or 0.0) if reply.tokens_in else default
 
 
 def estimate_tokens(messages: Sequence[Message]) -> int:
     """Estimate the tokens of messages: a quarter of their bytes, plus a few per message."""
-    return sum(len(one["content"].encode()) // 4 for one in messages) + FRAME * len(messages)
+    return sum(len(one["content"].encode()) // 4 for one in messages) + OVERHEAD * len(messages)
 
 
 def max_verdict_tokens(settings: Mapping[str, Any]) -> int:

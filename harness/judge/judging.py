@@ -33,7 +33,7 @@ class JudgeRequest:
 
 @dataclass(frozen=True)
 class JudgePlan:
-    """The verdicts of a judging: how many are `wanted`, `known` or `reused`, and the requests to send (`ask`)."""
+    """The verdicts to obtain: how many are `wanted` in all, `known` or `reused`, and the requests to send (`ask`)."""
 
     wanted: int
     known: int
@@ -42,14 +42,14 @@ class JudgePlan:
 
     @property
     def reused(self) -> int:
-        """Count verdicts that need no request, because prompts or answers are equal."""
+        """Return the number of verdicts that need no request, because prompts or answers are equal."""
         return len(self.ready) + sum(len(one.slots) - 1 for one in self.ask)
 
     def size(self, settings: Mapping[str, Any]) -> tuple[int, int, int]:
         """Estimate prompt tokens and output tokens, and return the maximum of output tokens."""
-        most = max_verdict_tokens(settings)
+        limit = max_verdict_tokens(settings)
         count = len(self.ask)
-        return sum(estimate_tokens(one.messages) for one in self.ask), count * min(EXPECTED, most), count * most
+        return sum(estimate_tokens(one.messages) for one in self.ask), count * min(EXPECTED, limit), count * limit
 
 
 def examples_of(store: Store, data: DataSource, wanted: Sequence[str] = ()) -> dict[str, dict[str, Example]]:
@@ -67,33 +67,33 @@ def examples_of(store: Store, data: DataSource, wanted: Sequence[str] = ()) -> d
 
 
 def _examples(store: Store, task: TaskEntry, data: DataSource) -> dict[str, Example]:
-    found = TASKS.build(task.spec).examples(data)[:store.manifest.config.get("limit")]
-    if data_hash(found) != task.data_hash:
+    examples = TASKS.build(task.spec).examples(data)[:store.manifest.config.get("limit")]
+    if data_hash(examples) != task.data_hash:
         raise UserError(f"The questions of {task.spec} differ from those of the run in {store.folder}, which were read "
                         f"from {task.data}; pass the same data with --data.")
-    return {one.id: one for one in found}
+    return {one.id: one for one in examples}
 
 
 def plan(store: Store, judge: Judge, mode: Mode, prompts: Prompts, examples: Mapping[str, Mapping[str, Example]], *,
          baseline: str = "", repeats: int = 1) -> JudgePlan:
     """Plan which verdicts to request, given those on disk; sends no request."""
-    old = disk.load(store.folder)
-    mine = {one.slot: one for one in old if one.by == _blank(judge, mode).by}
-    by_key = {one.key: one for one in old if one.status != "failed" and not one.reused}
+    earlier = disk.load(store.folder)
+    by_slot = {one.slot: one for one in earlier if one.by == _blank(judge, mode).by}
+    by_key = {one.key: one for one in earlier if one.status != "failed" and not one.reused}
     wanted = known = 0
-    ready, asks = list[Verdict](), dict[str, JudgeRequest]()
+    ready, requests = list[Verdict](), dict[str, JudgeRequest]()
     for slot, messages in _slots(store, judge, mode, prompts, examples, baseline, repeats):
         wanted += 1
-        before = mine.get(slot.slot)
-        if before and before.key == slot.key and before.status != "failed":
+        done = by_slot.get(slot.slot)
+        if done and done.key == slot.key and done.status != "failed":
             known += 1
         elif not messages:
             ready.append(changed(slot, status="ok", winner="tie", reused=True))
         elif slot.key in by_key:
             ready.append(_copy(slot, by_key[slot.key]))
         else:
-            asks.setdefault(slot.key, JudgeRequest(slot.key, messages, [])).slots.append(slot)
-    return JudgePlan(wanted, known, ready, list(asks.values()))
+            requests.setdefault(slot.key, JudgeRequest(slot.key, messages, [])).slots.append(slot)
+    return JudgePlan(wanted, known, ready, list(requests.values()))
 
 
 def request_verdicts(store: Store, judge: Judge, work: JudgePlan, on_verdict: Callable[[Verdict], None]) -> str | None:
@@ -122,14 +122,14 @@ def _slots(store: Store, judge: Judge, mode: Mode, prompts: Prompts, examples: M
     answers: dict[tuple[Any, ...], Answers] = {one.key: tuple(t.text.strip() for t in one.turns) for one in kept}
     blank = _blank(judge, mode)
     for record in kept:
-        other = _beside(answers, record, baseline) if mode == "pairwise" else None
+        other = _baseline_answer(answers, record, baseline) if mode == "pairwise" else None
         if mode == "pairwise" and (other is None or record.strategy == baseline):
             continue
-        example, mine = examples[record.task][record.example], answers[record.key]
-        for turn in turns(example)[:len(mine)]:
+        example, own = examples[record.task][record.example], answers[record.key]
+        for turn in turns(example)[:len(own)]:
             for again in range(repeats):
                 for swapped in (False, True) if other is not None else (False,):
-                    pair = (mine[:turn],) if other is None else (mine[:turn], other[:turn])
+                    pair = (own[:turn],) if other is None else (own[:turn], other[:turn])
                     messages = prompts.messages(mode, example, turn, *(pair[::-1] if swapped else pair))
                     same = len(pair) == 2 and pair[0] == pair[1]
                     yield changed(
@@ -139,11 +139,11 @@ def _slots(store: Store, judge: Judge, mode: Mode, prompts: Prompts, examples: M
                     ), [] if same else messages
 
 
-def _beside(answers: Mapping[tuple[Any, ...], Answers], record: Record, baseline: str) -> Answers | None:
+def _baseline_answer(answers: Mapping[tuple[Any, ...], Answers], record: Record, baseline: str) -> Answers | None:
     """Return the baseline's answer to the same prompt: of the same sample, otherwise of sample 0."""
-    places = ((record.sample, record.repeat), (0, record.repeat))
-    return next((answers[key] for place in places
-                 if (key := (record.task, record.example, baseline, *place)) in answers), None)
+    numbers = ((record.sample, record.repeat), (0, record.repeat))
+    return next((answers[key] for number in numbers
+                 if (key := (record.task, record.example, baseline, *number)) in answers), None)
 
 
 def _blank(judge: Judge, mode: Mode) -> Verdict:
@@ -152,8 +152,8 @@ def _blank(judge: Judge, mode: Mode) -> Verdict:
 
 
 def _key(judge: Judge, mode: Mode, messages: list[Message], again: int) -> str:
-    asked = [judge.judge, judge.where, judge.settings, mode, messages, again]
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
+    request = [judge.judge, judge.where, judge.settings, mode, messages, again]
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _judged(slot: Verdict, reply: Reply) -> Verdict:

@@ -41,25 +41,25 @@ class Local:
         self.greedy = STRATEGIES.build("greedy")
 
     @torch.inference_mode()
-    def answer(self, asked: Sequence[list[Message]], save: Save) -> str | None:
+    def answer(self, prompts: Sequence[list[Message]], save: Save) -> str | None:
         """Answer all prompts in batches."""
         size = self.concurrency * (GROUP if self.concurrency > 1 else 1)
-        for start in range(0, len(asked), size):
-            jobs = [partial(self.ask, messages) for messages in asked[start:start + size]]
+        for start in range(0, len(prompts), size):
+            jobs = [partial(self.ask, messages) for messages in prompts[start:start + size]]
             for number, reply in enumerate(run_batched([self.model.engine], jobs, self.concurrency), start=start):
                 save(number, Reply(error=f"{reply}") if isinstance(reply, CacheFull) else reply)
         return None
 
     def ask(self, messages: Sequence[Message]) -> Reply:
         """Generate one verdict; the reply has an error if the prompt exceeds the model's context."""
-        engine, most = self.model.engine, max_verdict_tokens(self.settings)
+        engine, limit = self.model.engine, max_verdict_tokens(self.settings)
         prompt = encode(self.model, merge_system_prompt(messages))
         room = engine.max_len - len(prompt)
         if room < 1:
             return Reply(error=f"the prompt has {len(prompt)} tokens but the context of {self.judge} is "
                                f"{engine.max_len}")
         rule = StopRule(self.model.tokenizer, prompt, self.model.eos, ())
-        request = Request(tuple(prompt), min(most, room), PhiloxStream("judge"), self.model.eos)
+        request = Request(tuple(prompt), min(limit, room), PhiloxStream("judge"), self.model.eos)
         session = open_session(self.greedy, [engine])
         try:
             done = trace(self.greedy, session, request, rule, time.perf_counter)

@@ -60,9 +60,9 @@ class Options:
 
     @property
     def local(self) -> bool:
-        """Whether the judge is a local model rather than one behind an endpoint."""
-        known = self.judge in nano.NAMES or "/" in self.judge or Path(self.judge).is_dir()
-        return self.base_url is None and known
+        """Return whether the judge is a local model rather than one behind an endpoint."""
+        local = self.judge in nano.NAMES or "/" in self.judge or Path(self.judge).is_dir()
+        return self.base_url is None and local
 
     def build(self) -> Judge:
         """Return the judge; raises `UserError` if its model, URL or key is invalid."""
@@ -72,7 +72,7 @@ class Options:
             return Local(self.judge, self.max_tokens, dtype=self.dtype, device=self.device,
                          concurrency=self.concurrency)
         where = (self.base_url or OPENAI).rstrip("/")
-        key, settings = key_for(where, self.key_variable), sent(self.max_tokens, self.settings or ())
+        key, settings = key_for(where, self.key_variable), request_settings(self.max_tokens, self.settings or ())
         return Endpoint(self.judge, where, key, settings, concurrency=self.concurrency, timeout=self.timeout,
                         tries=self.tries, price=self.price)
 
@@ -89,15 +89,15 @@ class Options:
         return named[0]
 
 
-def sent(max_tokens: int, given: Sequence[str]) -> dict[str, Any]:
-    """Return the parameters of every request: those of FastChat's judge, changed by `given`, each NAME=VALUE."""
-    found: dict[str, Any] = {"temperature": 0, "max_tokens": max_tokens}
-    for text in given:
+def request_settings(max_tokens: int, changes: Sequence[str]) -> dict[str, Any]:
+    """Return the parameters of every request: those of FastChat's judge, changed by `changes` (NAME=VALUE)."""
+    settings: dict[str, Any] = {"temperature": 0, "max_tokens": max_tokens}
+    for text in changes:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
             raise UserError(f"--setting must be NAME=VALUE, not '{text}'.")
         try:
-            found[name.strip()] = json.loads(value)
+            settings[name.strip()] = json.loads(value)
         except ValueError:
-            found[name.strip()] = value
-    return {name: value for name, value in found.items() if value is not None}
+            settings[name.strip()] = value
+    return {name: value for name, value in settings.items() if value is not None}

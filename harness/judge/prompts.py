@@ -40,31 +40,31 @@ class Prompts:
         rows = data.rows("mt_bench", PROMPTS, Download(DATA + PROMPTS),
                          {"name": str, "system_prompt": str, "prompt_template": str}, key="name", check=_template)
         templates = {row["name"]: (row["system_prompt"], row["prompt_template"]) for row in rows}
-        guided = [one for one in examples if one.category in NEEDS_REFERENCE]
-        needed = {NAMES[mode, one in guided, turn] for one in examples for turn in turns(one)}
+        with_reference = [one for one in examples if one.category in NEEDS_REFERENCE]
+        needed = {NAMES[mode, one in with_reference, turn] for one in examples for turn in turns(one)}
         if absent := sorted(needed - set(templates)):
             raise UserError(f"{data.origins['mt_bench']} has no prompt '{absent[0]}'; download "
                             f"{DATA}{PROMPTS} again.")
         references = dict[int, Answers]()
-        if guided:
+        if with_reference:
             rows = data.rows("mt_bench", REFERENCES, Download(f"{DATA}mt_bench/reference_answer/gpt-4.jsonl"),
                              {"question_id": int, "choices": list}, key="question_id", check=_reference)
             references = {row["question_id"]: row["choices"][0]["turns"] for row in rows}
-        if without := [one.id for one in guided if len(references.get(_number(one), ())) < len(one.turns)]:
-            raise UserError(f"{data.origins['mt_bench']} has no reference answer for {without[0]}, which is needed to "
+        if lacking := [one.id for one in with_reference if len(references.get(_number(one), ())) < len(one.turns)]:
+            raise UserError(f"{data.origins['mt_bench']} has no reference answer for {lacking[0]}, which is needed to "
                             f"judge {', '.join(NEEDS_REFERENCE)}.")
         return cls(templates, references)
 
     def messages(self, mode: Mode, example: Example, turn: int, *answers: Answers) -> list[Message]:
         """Return the prompt for one turn of one answer, or of two; the first is assistant A's."""
-        guided = example.category in NEEDS_REFERENCE
-        system, template = self.templates[NAMES[mode, guided, turn]]
-        given = dict[str, str]()
+        has_reference = example.category in NEEDS_REFERENCE
+        system, template = self.templates[NAMES[mode, has_reference, turn]]
+        blanks = dict[str, str]()
         for name, texts in {"question": example.turns, **dict(zip(("answer",) if len(answers) == 1 else
                                                                   ("answer_a", "answer_b"), answers, strict=True)),
-                            **({"ref_answer": self.references[_number(example)]} if guided else {})}.items():
-            given |= {f"{name}_{n}": text for n, text in enumerate(texts, start=1)} | {name: texts[0]}
-        return [{"role": "system", "content": system}, {"role": "user", "content": template.format(**given)}]
+                            **({"ref_answer": self.references[_number(example)]} if has_reference else {})}.items():
+            blanks |= {f"{name}_{n}": text for n, text in enumerate(texts, start=1)} | {name: texts[0]}
+        return [{"role": "system", "content": system}, {"role": "user", "content": template.format(**blanks)}]
 
 
 def turns(example: Example) -> tuple[int, ...]:

@@ -28,7 +28,7 @@ class Judge(Protocol):
     where: str
     settings: dict[str, Any]
 
-    def answer(self, asked: Sequence[list[Message]], save: Save) -> str | None:
+    def answer(self, prompts: Sequence[list[Message]], save: Save) -> str | None:
         """Answer each prompt, and pass every reply to `save` with the prompt's index as soon as it arrives.
 
         Returns why it stopped early, None if it answered all prompts.

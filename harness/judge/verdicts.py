@@ -60,7 +60,7 @@ class Verdict(Stored):
 
     @property
     def slot(self) -> Slot:
-        """Return what the verdict is about, independent of the judge."""
+        """Return the identity of the judged answer or pair, independent of the judge."""
         return (self.mode, self.task, self.example, self.strategy, self.sample, self.repeat, self.turn, self.against,
                 self.swapped, self.again)
 
@@ -105,8 +105,8 @@ def latest(verdicts: Iterable[Verdict], mode: Mode) -> list[Verdict]:
 
 def rating(text: str) -> float | None:
     """Parse the first number in double brackets, else in single ones, else None (FastChat, `run_judge_single`)."""
-    found = RATING.search(text) or RATING_BACKUP.search(text)
-    value = float(found[1]) if found else float("inf")
+    match = RATING.search(text) or RATING_BACKUP.search(text)
+    value = float(match[1]) if match else float("inf")
     return value if value < float("inf") else None
 
 

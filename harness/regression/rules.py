@@ -55,7 +55,7 @@ class Tokens(Rule):
 class Lossless(Rule):
     """A lossless strategy gives the tokens of the run's own baseline strategy.
 
-    Answers may differ from a token on where the logits of the two tokens are at most `tie` apart.
+    Answers may differ after a tie: their first different tokens have logits at most `tie` apart.
     """
 
     kind: Literal["lossless"] = "lossless"
@@ -122,7 +122,7 @@ DEFAULT: tuple[AnyRule, ...] = (Complete(), Counts(), Tokens(), Lossless(), Scor
 
 
 def read(path: Path | None) -> tuple[AnyRule, ...]:
-    """Return the default rules followed by those of a file; raises `UserError` that names an invalid rule."""
+    """Return the default rules followed by those of a file; raises `UserError` with the number of an invalid rule."""
     if path is None:
         return DEFAULT
     try:
@@ -133,7 +133,7 @@ def read(path: Path | None) -> tuple[AnyRule, ...]:
         raise UserError(f"{path} cannot be read as TOML: {error}.") from None
     listed = loaded.pop("rule", [])
     if loaded or not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
-        raise UserError(f"{path} must hold nothing but [[rule]] tables{_odd(loaded)}.")
+        raise UserError(f"{path} must contain only [[rule]] tables{_odd(loaded)}.")
     return DEFAULT + tuple(_rule(path, number, item) for number, item in enumerate(listed, start=1))
 
 

@@ -78,8 +78,8 @@ class Snapshot:
             truncated=frame["truncated"].eq(True), quality=np.nan)
         for task in store.manifest.tasks:
             if (score := f"score_{task.headline}") in frame:
-                mine = frame["task"] == task.spec
-                frame.loc[mine, "quality"] = frame.loc[mine, score].astype(float)
+                rows = frame["task"] == task.spec
+                frame.loc[rows, "quality"] = frame.loc[rows, score].astype(float)
         return cls(About.of(store.manifest), {
             (str(task), str(strategy)): cell[COLUMNS].reset_index(drop=True)
             for (task, strategy), cell in frame.groupby(["task", "strategy"], sort=False)})
@@ -90,18 +90,19 @@ class Snapshot:
         if path.is_dir():
             return cls.of(Store.open(path))
         try:
-            found = File.model_validate_json(path.read_text(encoding="utf-8"))
+            file = File.model_validate_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise UserError(f"There is no baseline {path}; `decodebench check DIR --write {path}` makes one.") from None
+            raise UserError(f"There is no baseline {path}; write one with `decodebench check DIR --write {path}`."
+                            ) from None
         except (ValidationError, UnicodeDecodeError):
-            raise UserError(f"{path} is no baseline of this version of decodebench; make it again with "
+            raise UserError(f"{path} is not a baseline of this version of decodebench; write it again with "
                             f"`decodebench check DIR --write {path}`.") from None
-        if found.columns != COLUMNS:
-            raise UserError(f"{path} was written by another version of decodebench; make it again with "
+        if file.columns != COLUMNS:
+            raise UserError(f"{path} was written by another version of decodebench; write it again with "
                             f"`decodebench check DIR --write {path}`.")
         numbers = dict.fromkeys([*WHOLE, "seconds", "quality"], float)
-        return cls(found.about, {(cell.task, cell.strategy): pd.DataFrame(cell.samples, columns=COLUMNS).astype(numbers)
-                                 for cell in found.cells})
+        return cls(file.about, {(cell.task, cell.strategy): pd.DataFrame(cell.samples, columns=COLUMNS).astype(numbers)
+                                 for cell in file.cells})
 
     def text(self) -> str:
         """Return the file to commit, one line per sample so that diffs are small."""
@@ -120,8 +121,8 @@ class Snapshot:
 
     def samples_due(self) -> dict[tuple[str, str], int]:
         """Return the expected number of samples of each (task, strategy) that can run."""
-        each = int(self.about.config.get("samples", 1)) * int(self.about.config.get("repeats", 1))
-        return {(task.spec, strategy.spec): task.examples * each for task in self.about.tasks
+        per_example = int(self.about.config.get("samples", 1)) * int(self.about.config.get("repeats", 1))
+        return {(task.spec, strategy.spec): task.examples * per_example for task in self.about.tasks
                 for strategy in self.about.strategies if not strategy.unsupported}
 
 
@@ -137,18 +138,17 @@ def _plain(name: str, value: Any) -> str | bool | int | float | None:
 
 
 def difference(run: About, baseline: About) -> str:
-    """Return the first reason why two snapshots cannot be compared, in words, or an empty string.
+    """Return the first reason why two snapshots cannot be compared, or an empty string if they can be.
 
-    A setting that only one of them knows is not held against it, and neither is the hardware: counts do not depend on
-    it.
+    Settings that only one of them has are ignored, and so is the hardware, because counts do not depend on it.
     """
     for name in ("model", "draft"):
-        mine, theirs = getattr(run, name), getattr(baseline, name)
-        if mine != theirs:
-            return f"the {name} is {_model(mine)}, not {_model(theirs)}"
+        now, before = getattr(run, name), getattr(baseline, name)
+        if now != before:
+            return f"the {name} is {_model(now)}, not {_model(before)}"
     if run.baseline != baseline.baseline:
         return f"the baseline strategy is {run.baseline}, not {baseline.baseline}"
-    for key in sorted(run.config.keys() & baseline.config.keys() - {"limit"}):  # the data says what a limit left
+    for key in sorted(run.config.keys() & baseline.config.keys() - {"limit"}):  # the task comparison below covers it
         if run.config[key] != baseline.config[key]:
             return f"'{key}' is {run.config[key]}, not {baseline.config[key]}"
     known = {task.spec: task for task in run.tasks}
@@ -158,15 +158,15 @@ def difference(run: About, baseline: About) -> str:
     return ""
 
 
-def _task(mine: TaskEntry, theirs: TaskEntry) -> str:
-    if mine.version != theirs.version:
-        return f"has version {mine.version}, not {theirs.version}"
-    if mine.examples != theirs.examples:
-        return f"has {mine.examples} examples, not {theirs.examples}"
-    if mine.data_hash != theirs.data_hash:
-        return "has other examples"
-    if mine.max_new_tokens != theirs.max_new_tokens:
-        return f"stops at {mine.max_new_tokens} tokens, not {theirs.max_new_tokens}"
+def _task(now: TaskEntry, before: TaskEntry) -> str:
+    if now.version != before.version:
+        return f"has version {now.version}, not {before.version}"
+    if now.examples != before.examples:
+        return f"has {now.examples} examples, not {before.examples}"
+    if now.data_hash != before.data_hash:
+        return "has different examples"
+    if now.max_new_tokens != before.max_new_tokens:
+        return f"stops at {now.max_new_tokens} tokens, not {before.max_new_tokens}"
     return ""
 
 

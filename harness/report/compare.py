@@ -19,34 +19,36 @@ FEW = 4       # maximum number of strategies that are listed by name
 WIDTH = 76    # characters per line of a diff
 
 
-def headline(found: Comparison) -> str:
+def headline(comparison: Comparison) -> str:
     """Return the number of changed cells as a sentence."""
-    count, total = sum(map(_changed, found.cells)), len(found.cells)
-    return f"{found.a} → {found.b}: {count or 'none'} of {total} cells {'have' if count > 1 else 'has'} changed"
+    count, total = sum(map(_changed, comparison.cells)), len(comparison.cells)
+    verb = "have" if count > 1 else "has"
+    return f"{comparison.a} → {comparison.b}: {count or 'none'} of {total} cells {verb} changed"
 
 
-def sentences(found: Comparison) -> list[str]:
+def sentences(comparison: Comparison) -> list[str]:
     """Return one sentence per change: the machine, each changed cell, all others together, then missing cells."""
-    short = labels({cell.strategy for cell in found.cells})
-    changed = [cell for cell in found.cells if _changed(cell)]
-    lines = [f"compared with --force although they differ in {'; '.join(found.forced)}"] if found.forced else []
-    lines += [_machine(found)] if found.machine else []
-    lines += [_cell(cell, short[cell.strategy], cell.strategy == found.baseline) for cell in changed]
-    lines += _unchanged([cell for cell in found.cells if not _changed(cell)])
-    for run, cells in ((found.a, found.only_a), (found.b, found.only_b)):
+    short = labels({cell.strategy for cell in comparison.cells})
+    changed = [cell for cell in comparison.cells if _changed(cell)]
+    forced = "; ".join(comparison.forced)
+    lines = [f"compared with --force although they differ in {forced}"] if forced else []
+    lines += [_machine(comparison, comparison.machine)] if comparison.machine else []
+    lines += [_cell(cell, short[cell.strategy], cell.strategy == comparison.baseline) for cell in changed]
+    lines += _unchanged([cell for cell in comparison.cells if not _changed(cell)])
+    for run, cells in ((comparison.a, comparison.only_a), (comparison.b, comparison.only_b)):
         lines += [f"only in {run}: {_listed(cells)}"] if cells else []
-    return [*lines, *([f"the runs also differ in {'; '.join(found.settings)}"] if found.settings else [])]
+    return [*lines, *([f"the runs also differ in {'; '.join(comparison.settings)}"] if comparison.settings else [])]
 
 
-def _machine(found: Comparison) -> str:
-    assert found.machine
-    significant = _significant(found.machine.p_value)
-    speed = f"is {_faster(found.machine.value)} in {found.b} (p {_p(found.machine.p_value)})" if significant else \
-        f"has no significant change of speed ({_signed(found.machine.value - 1)})"
+def _machine(comparison: Comparison, machine: Effect) -> str:
+    """Return a sentence on the change of the baseline's speed, which is that of the machine."""
+    significant, baseline = _significant(machine.p_value), labels([comparison.baseline])[comparison.baseline]
+    speed = f"is {_faster(machine.value)} in {comparison.b} (p {_p(machine.p_value)})" if significant else \
+        f"has no significant change of speed ({_signed(machine.value - 1)})"
     doubt = "; so large a change means another machine or other work on it, which does not affect all strategies " \
-        "equally" if significant and abs(found.machine.value - 1) > LARGE else ""
-    return f"the baseline {labels([found.baseline])[found.baseline]} {speed}; speeds below are relative to it, which " \
-           f"cancels the speed of the machine{doubt}"
+        "equally" if significant and abs(machine.value - 1) > LARGE else ""
+    return f"the baseline {baseline} {speed}; speeds below are relative to it, which cancels the speed of the " \
+           f"machine{doubt}"
 
 
 def _cell(cell: CellChange, label: str, is_base: bool) -> str:
@@ -113,12 +115,12 @@ def _listed(cells: Sequence[tuple[str, str]]) -> str:
     return "; ".join(f"{names} on {', '.join(tasks)}" for names, tasks in groups.items())
 
 
-def prompts(found: Comparison, limit: int = SHOWN) -> list[str]:
+def prompts(comparison: Comparison, limit: int = SHOWN) -> list[str]:
     """Return a line for each of the first `limit` changed samples, and the number of further ones."""
-    short = labels({prompt.strategy for prompt in found.prompts})
+    short = labels({prompt.strategy for prompt in comparison.prompts})
     lines = [f"{prompt.task}, {prompt.example}, {short[prompt.strategy]}{_number(prompt)}: {'; '.join(_change(prompt))}"
-             for prompt in found.prompts[:limit]]
-    more = len(found.prompts) - len(lines)
+             for prompt in comparison.prompts[:limit]]
+    more = len(comparison.prompts) - len(lines)
     return [*lines, f"{more} more (--json lists all)"] if more else lines
 
 
@@ -135,23 +137,24 @@ def _change(prompt: PromptChange) -> Iterator[str]:
     yield from (f"{name.replace('_', ' ')} {a} → {b}" for name, (a, b) in prompt.counts.items())
 
 
-def diffs(found: Comparison) -> Iterator[tuple[str, list[str]]]:
+def diffs(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
     """Yield unified diffs of the changed texts, each with a title; long lines are wrapped."""
-    for prompt in found.prompts:
+    for prompt in comparison.prompts:
         if prompt.texts:
             a, b = ([part for row in text.split("\n") for part in textwrap.wrap(row, WIDTH) or [""]]
                     for text in prompt.texts)
-            rows = list(difflib.unified_diff(a, b, found.a, found.b, lineterm=""))
+            rows = list(difflib.unified_diff(a, b, comparison.a, comparison.b, lineterm=""))
             yield f"{prompt.task}, {prompt.example}, {prompt.strategy}{_number(prompt)}", rows or ["(the same text)"]
 
 
-def terminal(found: Comparison) -> Group:
+def terminal(comparison: Comparison) -> Group:
     """Return sentences, a table, changed samples and diffs, for a terminal of 80 columns or more."""
-    parts: list[Text | Table] = [Text(headline(found), style="bold"), _list(sentences(found)), Text(), _table(found)]
-    if found.prompts:
-        parts += [Text("\nSamples that changed", style="bold"), _list(prompts(found))]
+    parts: list[Text | Table] = [Text(headline(comparison), style="bold"), _list(sentences(comparison)), Text(),
+                                 _table(comparison)]
+    if comparison.prompts:
+        parts += [Text("\nSamples that changed", style="bold"), _list(prompts(comparison))]
     colours = {"-": "red", "+": "green", "@": "dim"}
-    for title, rows in diffs(found):
+    for title, rows in diffs(comparison):
         parts += [Text(f"\n{title}", style="bold"), *(Text(row, style=colours.get(row[:1], "")) for row in rows)]
     return Group(*parts)
 
@@ -164,18 +167,18 @@ def _list(rows: Sequence[str]) -> Table:
     return grid
 
 
-def _table(found: Comparison) -> Table:
-    short = labels({cell.strategy for cell in found.cells})
+def _table(comparison: Comparison) -> Table:
+    short = labels({cell.strategy for cell in comparison.cells})
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption_justify="left",
-                  caption=Text(f"speeds are ratios of {found.b} to {found.a}, relative to each run's baseline and "
-                               "(tok/s) absolute, with 95 % intervals; p-values have Holm's correction over all cells",
-                               style="table.caption"))
+                  caption=Text(f"speeds are ratios of {comparison.b} to {comparison.a} with 95 % intervals, relative "
+                               "to each run's baseline and absolute (tok/s); p-values have Holm's correction over all "
+                               "cells", style="table.caption"))
     table.add_column("strategy", overflow="fold", min_width=12)
     for title in ("speed", "p", "tok/s", "same", "fwd", "quality"):
         table.add_column(title, justify="right", no_wrap=True)
-    for task in dict.fromkeys(cell.task for cell in found.cells):
+    for task in dict.fromkeys(cell.task for cell in comparison.cells):
         table.add_row(Text(task, style="bold"))
-        for cell in (cell for cell in found.cells if cell.task == task):
+        for cell in (cell for cell in comparison.cells if cell.task == task):
             a, b = map(_score, cell.quality)
             table.add_row(Text(short[cell.strategy].replace(":", " ", 1).replace(",", " ")), _ratio(cell.speed),
                           _p_cell(cell.speed), f"{cell.absolute.value:.2f}" if cell.absolute else DASH,
@@ -190,22 +193,22 @@ TITLES = ("strategy", "samples", "relative speed", "p", "MDE", "tok/s", "same to
           "difference", "p")
 
 
-def markdown(found: Comparison) -> str:
+def markdown(comparison: Comparison) -> str:
     """Return sentences, a GitHub table per task, changed samples and diffs."""
-    short = labels({cell.strategy for cell in found.cells})
-    lines = [f"## {headline(found)}", "", *(f"- {sentence}" for sentence in sentences(found))]
-    for task in dict.fromkeys(cell.task for cell in found.cells):
+    short = labels({cell.strategy for cell in comparison.cells})
+    lines = [f"## {headline(comparison)}", "", *(f"- {sentence}" for sentence in sentences(comparison))]
+    for task in dict.fromkeys(cell.task for cell in comparison.cells):
         lines += ["", f"### {task}", "", markdown_row(TITLES), markdown_row(["---", *["---:"] * (len(TITLES) - 1)])]
         lines += [markdown_row([f"`{short[cell.strategy]}`", str(cell.samples), _ratio(cell.speed), _p_cell(cell.speed),
                         _share(cell.speed.findable) if cell.speed else DASH, _ratio(cell.absolute),
                         f"{cell.samples - cell.changed}/{cell.samples}", _forwards(cell),
                         " → ".join(map(_score, cell.quality)), _difference(cell.score), _p_cell(cell.score)])
-                  for cell in found.cells if cell.task == task]
-    lines += ["", f"Speeds are ratios of {found.b} to {found.a} with 95 % intervals, relative to each run's own "
-              f"`{found.baseline}` or absolute (tok/s); MDE is the minimum detectable change (power 0.8)."]
-    if found.prompts:
-        lines += ["", "### Samples that changed", "", *(f"- {row}" for row in prompts(found))]
-    for title, rows in diffs(found):
+                  for cell in comparison.cells if cell.task == task]
+    lines += ["", f"Speeds are ratios of {comparison.b} to {comparison.a} with 95 % intervals, relative to each run's "
+              f"own `{comparison.baseline}` or absolute (tok/s); MDE is the minimum detectable change (power 0.8)."]
+    if comparison.prompts:
+        lines += ["", "### Samples that changed", "", *(f"- {row}" for row in prompts(comparison))]
+    for title, rows in diffs(comparison):
         lines += ["", f"**{title}**", "", "````diff", *rows, "````"]
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""The checkers of `task_file`: whether an answer agrees with the expected one in a user's file.
+"""The checkers of `task_file`, which compare answers with those of a user's file.
 
 Importing this module imports `evaluate` (seconds).
 """
@@ -23,7 +23,7 @@ SECONDS = 1.0  # time limit of a user's pattern on one answer
 
 
 class CheckedAnswer(SampleMetric):
-    """Whether the last answer is correct: `correct`, 0 or 1; no score if the checker is `none`.
+    """Scores the last answer: `correct`, 0 or 1; no score if the checker is `none`.
 
     Gold is `{"checker": name, "answer": [alternative, ...]}`; for `code` it also has a `prompt` and an `entry_point`.
     White space at the ends of answers is ignored, letter case is not.
@@ -35,32 +35,32 @@ class CheckedAnswer(SampleMetric):
             return {}
         if gold["checker"] == "code":
             text = answers[-1] if gold["prompt"] else program(answers[-1])
-            found = CodePasses().sample([text], _tests(gold))
-            return {"correct": found["pass"], "timeout": found["timeout"]}
+            scores = CodePasses().sample([text], _tests(gold))
+            return {"correct": scores["pass"], "timeout": scores["timeout"]}
         return {"correct": float(any(fits(gold["checker"], answers[-1], wanted) for wanted in gold["answer"]))}
 
 
 def fits(checker: str, text: str, wanted: str) -> bool:
-    """Whether an answer matches the expected one; raises `TimeoutError` if a pattern takes longer than a second."""
+    """Return whether an answer matches the expected one; raises `TimeoutError` if a pattern takes over a second."""
     if checker == "contains":
         return wanted in text
     if checker == "regex":
         return regex.search(wanted, text, timeout=SECONDS) is not None
     if checker == "number":
-        return read_off(checker, text) == str(number(wanted))
-    return read_off(checker, text) == wanted.strip()
+        return final_answer(checker, text) == str(number(wanted))
+    return final_answer(checker, text) == wanted.strip()
 
 
-def read_off(checker: str, text: str) -> str | None:
+def final_answer(checker: str, text: str) -> str | None:
     """Extract the final answer: the last number, the chosen letter, or the whole text; None if there is none.
 
     The letter is the last one after "answer is", "answer:", "choose" or "option", otherwise the last one at the start
     of a line, in brackets, or alone.
     """
     if checker == "number":
-        found = [match.group() for match in NUMBER.finditer(text)]
+        numbers = [match.group() for match in NUMBER.finditer(text)]
         with suppress(ArithmeticError):  # it may overflow
-            return str(number(found[-1])) if found else None
+            return str(number(numbers[-1])) if numbers else None
         return None
     if checker == "choice":
         letters = next((one for pattern in LETTER if (one := pattern.findall(text))), [])

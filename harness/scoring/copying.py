@@ -11,7 +11,7 @@ from harness.scoring.metrics import Gold, SampleMetric
 
 
 class ExactText(SampleMetric):
-    """Whether an answer equals the reference: `exact`, 0 or 1, and `similarity`, 0 to 1.
+    """Compares an answer with the reference: `exact`, 0 or 1, and `similarity`, 0 to 1.
 
     `similarity` is the ratio of `difflib.SequenceMatcher` over words separated by white space. White space around the
     answer is ignored. Gold is `{"text": ...}`.
@@ -25,7 +25,7 @@ class ExactText(SampleMetric):
 
 
 class SentencesKept(SampleMetric):
-    """Whether an extractive summary equals the reference: `exact`, 0 or 1, and the F1 of its sentences: `f1`, 0 to 1.
+    """Compares an extractive summary with the reference: `exact`, 0 or 1, and `f1` over its sentences, 0 to 1.
 
     Sentences match word for word and count with multiplicity. Gold is `{"text": ...}`.
     """
@@ -33,9 +33,9 @@ class SentencesKept(SampleMetric):
     def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
         """Return `exact` and `f1`."""
         answer, wanted = answers[-1].strip(), gold["text"]
-        given, right = Counter(sentences(answer)), Counter(sentences(wanted))
-        shared = (given & right).total()
-        return {"exact": float(answer == wanted), "f1": 2 * shared / (given.total() + right.total())}
+        answer_counts, reference_counts = Counter(sentences(answer)), Counter(sentences(wanted))
+        shared = (answer_counts & reference_counts).total()
+        return {"exact": float(answer == wanted), "f1": 2 * shared / (answer_counts + reference_counts).total()}
 
 
 def sentences(text: str) -> list[str]:

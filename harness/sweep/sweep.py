@@ -34,10 +34,10 @@ NAN = float("nan")
 class Knob(Stored):
     """The effect of one knob on the dev examples: `tried` of its `values`, the default first.
 
-    `range` is the difference of the best and the worst value, other knobs at their defaults. `alive` is whether any two
-    settings that differ in this knob only differ in a token or a count; None if no second value could be tried. `same`
-    are values without effect. `needs` are values of other knobs that give this one an effect, `looked` how many were
-    tried. `samples` and `tokens` count the default's output.
+    `range` is the difference of the best and the worst value, other knobs at their defaults. `alive` is True if any
+    two settings that differ in this knob only differ in a token or a count, None if no second value could be tried.
+    `same` are values without effect. `needs` are values of other knobs that give this one an effect, `looked` is how
+    many were tried. `samples` and `tokens` count the default's output.
     """
 
     name: str
@@ -113,44 +113,48 @@ class SweepOptions:
     aim: Aim | None = None
 
 
-def sweep(config: RunConfig, asked: SweepOptions, watcher: Watcher, command: str, say: Callable[[str], None]
+def sweep(config: RunConfig, options: SweepOptions, watcher: Watcher, command: str, say: Callable[[str], None]
           ) -> tuple[Path, Sweep]:
     """Run or resume a sweep; returns its folder, with the runs `dev` and `held-out`, and the results.
 
-    Settings are selected by `asked.aim`, by default quality, or speed for strategies that do not change the output.
+    Settings are selected by `options.aim`, by default quality, or speed for strategies that do not change the output.
     Raises `UserError` before anything is written.
     """
     for path in config.plugins:
         add_plugin(path)
-    every = [settings(spec, asked.grid, asked.budget, config.seed) for spec in dict.fromkeys(config.strategies)]
-    plan = make(replace(config, texts=False, strategies=tuple(one.default.spec() for one in every)), command)
-    aims = {one.default.spec(): asked.aim or _default_aim(one) for one in every}
+    per_strategy = [settings(spec, options.grid, options.budget, config.seed)
+                    for spec in dict.fromkeys(config.strategies)]
+    plan = make(replace(config, texts=False, strategies=tuple(one.default.spec() for one in per_strategy)), command)
+    aims = {one.default.spec(): options.aim or _default_aim(one) for one in per_strategy}
     reasons = {entry.spec: entry.unsupported for entry in plan.manifest.strategies if entry.unsupported}
     skipped = {spec: reasons[spec] for spec in aims if spec in reasons}
-    every = [one for one in every if one.default.spec() not in skipped]
-    if not every:
+    per_strategy = [one for one in per_strategy if one.default.spec() not in skipped]
+    if not per_strategy:
         raise UserError(f"None of the strategies can run here: {next(iter(skipped.values()))}.")
-    if any(aims[one.default.spec()] == "quality" for one in every) and all(t.unscored for t in plan.manifest.tasks):
+    unscored = all(task.unscored for task in plan.manifest.tasks)
+    if unscored and any(aims[one.default.spec()] == "quality" for one in per_strategy):
         raise UserError("None of the tasks has scores to select by; use --by speed or --by forwards.")
-    dev, rest = zip(*(split(own_, asked.share, config.seed, task.spec()) for task, own_ in plan.tasks), strict=True)
-    tried = part(plan, [strategy for one in every for strategy in one.tried], dev, Path())
+    dev, rest = zip(*(split(examples, options.share, config.seed, task.spec()) for task, examples in plan.tasks),
+                    strict=True)
+    tried = part(plan, [strategy for one in per_strategy for strategy in one.tried], dev, Path())
     root = config.output or folder(tried.manifest, f"sweep-{config.model}")
-    for line in _announcement(every, plan, dev, rest):
+    for line in _announcement(per_strategy, plan, dev, rest):
         say(line)
     carry_out(replace(tried, config=replace(tried.config, output=root / "dev")), watcher, tolerant=True)
     on_dev = RunResults.of(Store.open(root / "dev"))
-    chosen = {one.default.spec(): _choose(one, on_dev, aims[one.default.spec()]) for one in every}
-    wanted = [spec for fixed, best in chosen.values() for spec in (fixed, *best.values())]
-    place = root / (f"held-out-{asked.aim}" if asked.aim else "held-out")  # another aim chooses other settings
-    held_out = [STRATEGIES.build(spec) for spec in (*chosen, *wanted)]
-    carry_out(part(plan, held_out, rest, place), watcher, tolerant=True)
-    on_held_out = RunResults.of(Store.open(place))
+    chosen = {one.default.spec(): _choose(one, on_dev, aims[one.default.spec()]) for one in per_strategy}
+    selected = [spec for fixed, best in chosen.values() for spec in (fixed, *best.values())]
+    held_out_folder = root / (f"held-out-{options.aim}" if options.aim else "held-out")  # each aim has its own settings
+    held_out = [STRATEGIES.build(spec) for spec in (*chosen, *selected)]
+    carry_out(part(plan, held_out, rest, held_out_folder), watcher, tolerant=True)
+    on_held_out = RunResults.of(Store.open(held_out_folder))
     first = [_strategy_sweep(one, on_dev, on_held_out, aims[one.default.spec()], *chosen[one.default.spec()])
-             for one in every]
-    again = partial(part, plan, examples=[own_[:1] for own_ in dev], output=root / "alive")
-    swept = _with_inert_knobs_retried(every, first, again, watcher, say)
-    sizes = [{task.spec(): len(own) for (task, _), own in zip(plan.tasks, side, strict=True)} for side in (dev, rest)]
-    return root, Sweep(model=plan.target.name, seed=config.seed, budget=asked.budget, dev=sizes[0], held_out=sizes[1],
+             for one in per_strategy]
+    again = partial(part, plan, examples=[examples[:1] for examples in dev], output=root / "alive")
+    swept = _with_inert_knobs_retried(per_strategy, first, again, watcher, say)
+    sizes = [{task.spec(): len(examples) for (task, _), examples in zip(plan.tasks, half, strict=True)}
+             for half in (dev, rest)]
+    return root, Sweep(model=plan.target.name, seed=config.seed, budget=options.budget, dev=sizes[0], held_out=sizes[1],
                        swept=swept, skipped=skipped, failed=_failed(on_dev, on_held_out))
 
 
@@ -167,18 +171,18 @@ def _default_aim(one: Settings) -> Aim:
     return "quality" if one.default.guarantee == "changes-output" else "speed"
 
 
-def _announcement(every: Sequence[Settings], plan: Plan, dev: Sequence[Sequence[Example]],
+def _announcement(per_strategy: Sequence[Settings], plan: Plan, dev: Sequence[Sequence[Example]],
                   rest: Sequence[Sequence[Example]]) -> Iterator[str]:
-    """Yield lines that say how many settings and samples the sweep will run."""
-    for one in every:
+    """Yield lines with the numbers of settings and samples of the sweep."""
+    for one in per_strategy:
         drawn = len(one.tried) - 1 - one.alone
         how = "all combinations" if one.whole else f"the default, {one.alone} that change one knob" + (
             f", {drawn} drawn" if drawn else "")
         yield f"{one.default.spec()}: {len(one.tried)} of {one.possible:,} settings ({how})"
-    each = plan.config.samples * plan.config.repeats
-    total = each * sum(map(len, dev)) * (1 + sum(len(one.tried) for one in every))
-    most = each * sum(map(len, rest)) * (1 + len(every) * (2 + len(dev)))
-    yield f"{total:,} dev samples, then at most {most:,} held-out samples"
+    per_example = plan.config.samples * plan.config.repeats
+    total = per_example * sum(map(len, dev)) * (1 + sum(len(one.tried) for one in per_strategy))
+    limit = per_example * sum(map(len, rest)) * (1 + len(per_strategy) * (2 + len(dev)))
+    yield f"{total:,} dev samples, then at most {limit:,} held-out samples"
 
 
 @dataclass(frozen=True)
@@ -262,30 +266,30 @@ def _strategy_sweep(one: Settings, on_dev: RunResults, on_held_out: RunResults, 
 def _knob_effect(name: str, one: Settings, on_dev: RunResults, aim: Aim, tasks: Sequence[str]) -> Knob:
     ran = {strategy.spec() for strategy in one.tried if any((t, strategy.spec()) in on_dev.cells for t in tasks)}
     line = [strategy for strategy in one.varying(name) if strategy.spec() in ran]
-    usually = [cell for (_, spec), cell in on_dev.cells.items() if spec == one.default.spec()]
+    defaults = [cell for (_, spec), cell in on_dev.cells.items() if spec == one.default.spec()]
     groups = [kept for group in one.groups_differing_in(name)
               if len(kept := [spec for spec in group if spec in ran]) > 1]
-    usual = on_dev.traces[one.default.spec()]
+    trace = on_dev.traces[one.default.spec()]
     values = [total for s in line if not math.isnan(total := on_dev.total(s.spec(), aim, tasks))]
     return Knob(
         name=name, values=list(one.knobs[name]), tried=[knob_values(s)[name] for s in line],
         range=_difference(max(values) - min(values), aim) if len(values) > 1 else None,
         alive=any(len({on_dev.traces[spec] for spec in group}) > 1 for group in groups) if groups else None,
-        same=[knob_values(s)[name] for s in line if s is not one.default and on_dev.traces[s.spec()] == usual],
-        samples=sum(map(len, usually)), tokens=int(sum(cell["tokens"].sum() for cell in usually)))
+        same=[knob_values(s)[name] for s in line if s is not one.default and on_dev.traces[s.spec()] == trace],
+        samples=sum(map(len, defaults)), tokens=int(sum(cell["tokens"].sum() for cell in defaults)))
 
 
-def _with_inert_knobs_retried(every: Sequence[Settings], swept: Sequence[StrategySweep],
+def _with_inert_knobs_retried(per_strategy: Sequence[Settings], swept: Sequence[StrategySweep],
                               planned: Callable[[Sequence[Strategy]], Plan], watcher: Watcher,
                               say: Callable[[str], None]) -> list[StrategySweep]:
-    """Update the results after running knobs without effect again, combined with other values of the other knobs."""
+    """Run knobs without effect again, with other values of the other knobs, and return the updated results."""
     pairs = {(one.default.spec(), knob.name): one.pairs_in_context(knob.name)
-             for one, found in zip(every, swept, strict=True) for knob in found.knobs if knob.alive is False}
-    wanted = [strategy for each in pairs.values() for pair in each for strategy in pair]
-    if not wanted:
+             for one, result in zip(per_strategy, swept, strict=True) for knob in result.knobs if knob.alive is False}
+    strategies = [strategy for knob_pairs in pairs.values() for pair in knob_pairs for strategy in pair]
+    if not strategies:
         return list(swept)
     say("knobs without effect are run again with other values of the other knobs")
-    plan = planned(wanted)
+    plan = planned(strategies)
     carry_out(plan, watcher, tolerant=True)
     assert plan.config.output
     traces = RunResults.of(Store.open(plan.config.output)).traces

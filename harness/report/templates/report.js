@@ -9,9 +9,9 @@
     for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
     return element;
   };
-  const say = (text) => { document.getElementById("said").textContent = text; };
+  const announce = (text) => { document.getElementById("status").textContent = text; };  // to screen readers
 
-  // Sorting: unknown values stay last whichever way the column is sorted.
+  // Sorting: unknown values come last in both directions.
   const value = (row, column, kind) => {
     const cell = row.cells[column];
     if (kind === "text") return cell.textContent.trim().toLowerCase();
@@ -22,7 +22,7 @@
     const first = kind === "text" ? "ascending" : "descending";
     const other = first === "ascending" ? "descending" : "ascending";
     const direction = header.getAttribute("aria-sort") === first ? other : first;
-    for (const each of table.querySelectorAll("[aria-sort]")) each.removeAttribute("aria-sort");
+    for (const sorted of table.querySelectorAll("[aria-sort]")) sorted.removeAttribute("aria-sort");
     header.setAttribute("aria-sort", direction);
     const sign = direction === "ascending" ? 1 : -1;
     const rows = [...body.rows].map((row) => [value(row, header.cellIndex, kind), row]);
@@ -31,13 +31,14 @@
       return a < b ? -sign : a > b ? sign : 0;
     });
     body.append(...rows.map(([, row]) => row));
-    say(`Sorted by ${header.textContent}, ${direction}`);
+    announce(`Sorted by ${header.textContent}, ${direction}`);
   };
   for (const button of document.querySelectorAll("thead button")) {
     button.addEventListener("click", () => sort(button.closest("th")));
   }
 
-  // Tabs: the hash names the section; without one, the overview. Without ids the browser does not scroll to them.
+  // Tabs: the hash selects the section, by default the overview. Sections lose their ids so that the browser does not
+  // scroll to them.
   const sections = [...document.querySelectorAll("main > section:not(.always)")];
   for (const section of sections) {
     section.dataset.name = section.id;
@@ -64,7 +65,7 @@
       try {
         await navigator.clipboard.writeText(button.dataset.text);
         button.textContent = "copied";
-        say("Command copied");
+        announce("Command copied");
         setTimeout(() => { button.textContent = "copy"; }, 1500);
       } catch {
         prompt("Copy this command:", button.dataset.text);
@@ -72,7 +73,7 @@
     });
   }
 
-  // Samples: parsed when first asked for, listed in portions, and each filled when it is opened.
+  // Samples: parsed on first use, listed in portions, and each rendered when it is opened.
   const PORTION = 200;
   const dialog = document.querySelector("dialog"), list = document.getElementById("samples");
   const order = new Intl.Collator("en", { numeric: true });
@@ -153,7 +154,7 @@
     document.getElementById("dialog-title").textContent = `${cell.label} on ${cell.task}`;
     list.replaceChildren();
     if (cell.samples.length < cell.total) {
-      list.append(make("p", `The page carries ${cell.samples.length} of ${cell.total} samples; the run's folder has them all.`));
+      list.append(make("p", `This page contains ${cell.samples.length} of ${cell.total} samples; the run folder has all of them.`));
     }
     more(cell, 0);
     dialog.showModal();

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from harness.cli import app
-from harness.export import bring, export
+from harness.export import export, import_run
 from harness.measure.summary import samples, summarise
 from harness.report import page
 from harness.store.folder import Store
@@ -32,7 +32,7 @@ def lines(path: Path, *rows: Any) -> Path:
 
 
 def brought(folder: Path, format: str, *files: object) -> Store:
-    return bring([str(file) for file in files], format, folder / "run", "decodebench import")
+    return import_run([str(file) for file in files], format, folder / "run", "decodebench import")
 
 
 def cell(store: Store, task: str, strategy: str) -> Any:

@@ -12,7 +12,7 @@ from harness.errors import UserError
 from harness.plugins.data import DataSource
 from harness.plugins.registry import TASKS
 from harness.plugins.task import Example, Task
-from harness.scoring.answers import CheckedAnswer, fits, program, read_off
+from harness.scoring.answers import CheckedAnswer, final_answer, fits, program
 from harness.store.folder import Store
 from tests.pair import saved
 
@@ -124,10 +124,10 @@ def test_none_is_not_scored() -> None:
 
 
 def test_votes_are_what_is_checked() -> None:
-    assert read_off("number", "so 3, or 4.0") == "4"
-    assert read_off("choice", "It is (C).") == "C"
-    assert read_off("exact", " a b ") == "a b"
-    assert read_off("number", "none") is read_off("exact", " ") is None
+    assert final_answer("number", "so 3, or 4.0") == "4"
+    assert final_answer("choice", "It is (C).") == "C"
+    assert final_answer("exact", " a b ") == "a b"
+    assert final_answer("number", "none") is final_answer("exact", " ") is None
     task, example = only(PROMPT | {"checker": "number"})
     assert task.answer(example, "It is 2.0") == "2"
 

@@ -110,13 +110,13 @@ def test_an_equal_run_keeps_every_rule(tmp_path: Path) -> None:
 
 def test_a_wrong_token_of_a_lossless_strategy_breaks_tokens_and_lossless(tmp_path: Path) -> None:
     assert broken(checked(tmp_path, at("words", DRAFTING, wrong_token))) == {
-        ("tokens", "words", DRAFTING): "other tokens on 3; 1 of 12 samples",
-        ("lossless", "words", DRAFTING): "parts from the tokens of greedy on 3; 1 of 12 samples"}
+        ("tokens", "words", DRAFTING): "different tokens on 3; 1 of 12 samples",
+        ("lossless", "words", DRAFTING): "tokens differ from those of greedy on 3; 1 of 12 samples"}
 
 
 def test_a_wrong_token_of_any_strategy_breaks_tokens(tmp_path: Path) -> None:
     assert broken(checked(tmp_path, at("maths", BEAM, wrong_token, ("3", "7")))) == {
-        ("tokens", "maths", BEAM): "other tokens on 3; 2 of 12 samples"}
+        ("tokens", "maths", BEAM): "different tokens on 3; 2 of 12 samples"}
 
 
 def test_the_place_and_the_margin_of_a_parting_are_said_and_a_tie_may_be_allowed(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_the_place_and_the_margin_of_a_parting_are_said_and_a_tie_may_be_allowed
                                           at=4, margin=gap)])
         strict, loose = (check(Snapshot.of(run), Snapshot.of(base), [Lossless(tie=tie)], ("a", "b"), run.divergences())
                          for tie in (0.0, 1e-3))
-        assert broken(strict) == {("lossless", "words", DRAFTING): "parts from the tokens of greedy on 3, turn 1, "
+        assert broken(strict) == {("lossless", "words", DRAFTING): "tokens differ from those of greedy on 3, turn 1, "
                                                                    f"token 5{words}; 1 of 12 samples"}
         assert len(loose.broken) == (gap != 4e-6)
 
@@ -141,7 +141,7 @@ def test_other_counts_are_named_and_some_may_be_left_out(tmp_path: Path) -> None
     change = at("maths", DRAFTING, lambda record: steps(record, accepted=[0, 2, 1, 1], positions=[1, 3, 3, 4]))
     [message] = broken(checked(tmp_path / "a", change)).values()
     assert message == ("positions 11 instead of 10 on 3; 1 of 12 samples, 121 instead of 120 in all "
-                       "(also other: accepted)")
+                       "(also changed: accepted)")
     [message] = broken(checked(tmp_path / "b", change, [Counts(counts=["accepted", "forwards"])])).values()
     assert message.startswith("accepted 4 instead of 5 on 3")
     assert not checked(tmp_path / "c", change, [Counts(counts=["tokens"])]).broken
@@ -176,7 +176,7 @@ def test_few_examples_say_that_they_cannot_show_a_fall(tmp_path: Path) -> None:
     report = checked(tmp_path, at("words", BEAM, scored(0.0), "2"), [Quality(level=0.05)], examples=3)
     [one] = [one for one in report.findings if one.status != "kept"]
     assert (one.status, one.task, one.strategy) == ("unchecked", "words", BEAM)
-    assert one.message == ("3 examples are too few for a statement about quality; 6 are needed, or a "
+    assert one.message == ("3 examples are too few for a test of quality; use at least 6, or a "
                                           "tolerance")
 
 
@@ -189,7 +189,7 @@ def test_failed_missing_and_unfinished_cells_are_found(tmp_path: Path) -> None:
     small = runs.write(tmp_path / "small", runs.manifest(run.manifest.strategies[:2], run.manifest.tasks), kept)
     found = broken(check(Snapshot.of(small), Snapshot.of(base), DEFAULT, ("a", "b")))
     assert found["complete", "words", BEAM] == "in the baseline, but not in the run"
-    assert found["complete", "words", GREEDY].startswith("11 of 12 samples are there; ")
+    assert found["complete", "words", GREEDY].startswith("the run has 11 of 12 samples; ")
     assert len(found) == 6, "nothing else is wrong with what is there"
 
 
@@ -229,7 +229,7 @@ def test_a_slower_strategy_is_found_relative_to_the_own_baseline(tmp_path: Path)
     found = broken(timed(tmp_path / "a", at("maths", DRAFTING, slower(0.08), ()), Speed(worse_by=0.03)))
     assert list(found) == [("speed", "maths", DRAFTING)]
     assert found["speed", "maths", DRAFTING].startswith("speed-up 2.0")
-    assert " %); 2.25 before, 3 % less is allowed; p = 0.000" in found["speed", "maths", DRAFTING]
+    assert " %); 2.25 before, at most 3 % less is allowed; p = 0.000" in found["speed", "maths", DRAFTING]
     everything = timed(tmp_path / "b", slower(0.5), Speed(worse_by=0.03))
     assert not everything.broken, "a machine that is slower for all is not the strategy's fault"
 
@@ -238,7 +238,7 @@ def test_a_speed_up_may_be_asked_for_without_the_baselines(tmp_path: Path) -> No
     assert not timed(tmp_path / "a", lambda record: record, Speed(at_least=2.2, strategies=["speculative"])).broken
     [message] = broken(timed(tmp_path / "b", at("words", DRAFTING, lambda record: record),
                              Speed(at_least=2.4, strategies=["speculative"], tasks=["words"]))).values()
-    assert "(-6.3 %); 2.4 is asked; p = " in message
+    assert "(-6.3 %); the minimum is 2.4; p = " in message
 
 
 def test_equal_speed_is_seldom_called_slower(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_a_second_run_must_confirm(tmp_path: Path) -> None:
                                  for again in (None, Snapshot.of(fine), Snapshot.of(run)))
     assert (len(alone.broken), len(cleared.broken), len(confirmed.broken)) == (2, 0, 2)
     assert sum("not confirmed" in one.message for one in cleared.findings) == 2
-    assert all("again in the second run: speed-up" in one.message for one in confirmed.broken)
+    assert all("also in the second run: speed-up" in one.message for one in confirmed.broken)
 
 
 def slower_drafts(record: Record) -> Record:
@@ -280,13 +280,13 @@ def test_times_of_other_hardware_are_not_compared_unless_told_to(tmp_path: Path)
     ({"baseline": BEAM}, "the baseline strategy is greedy, not beam"),
     ({"tasks": [runs.task("maths").model_copy(update={"version": 2})]}, "maths has version 1, not 2"),
     ({"tasks": [runs.task("maths", examples=3)]}, "maths has 12 examples, not 3"),
-    ({"tasks": [MATHS.model_copy(update={"data_hash": "f"})]}, "maths has other examples"),
+    ({"tasks": [MATHS.model_copy(update={"data_hash": "f"})]}, "maths has different examples"),
     ({"tasks": [MATHS.model_copy(update={"max_new_tokens": 9})]}, "maths stops at 64 tokens, not 9"),
 ])
 def test_runs_that_cannot_be_compared_are_refused(change: dict[str, object], words: str, tmp_path: Path) -> None:
     run = Snapshot.of(made(tmp_path / "run"))
     other = Snapshot(run.about.model_copy(update=change), run.cells)
-    with pytest.raises(UserError, match="cannot be held against base: ") as error:
+    with pytest.raises(UserError, match="cannot be compared with base: ") as error:
         check(run, other, DEFAULT, ("run", "base"))
     assert words in str(error.value)
 
@@ -325,7 +325,7 @@ def test_the_last_rule_that_fits_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("rule = 3", "must hold nothing but [[rule]] tables"), ("[other]", "tables, not 'other'"),
+    ("rule = 3", "must contain only [[rule]] tables"), ("[other]", "tables, not 'other'"),
     ("[[rule]]", "rule 1 needs a kind. Known: acceptance, "),
     ('[[rule]]\nkind = "tokns"', "rule 1: there is no kind 'tokns'. Did you mean 'tokens'?"),
     ('[[rule]]\nkind = "tau"\ntolerence = 1', "rule 1 (tau) has no setting 'tolerence'. Did you mean 'tolerance'?"),

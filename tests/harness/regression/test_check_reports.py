@@ -43,8 +43,8 @@ def test_exit_codes_and_the_last_line(folders: Path) -> None:
     assert fine.stdout.splitlines()[-1] == "fine against base.json: all 32 checks passed"
     assert wrong.stdout.splitlines()[-1] == "wrong against base.json: 2 of 32 checks failed"
     text = " ".join(wrong.stdout.split())
-    assert "tokens · words · speculative: other tokens on 3; 1 of 12 samples" in text
-    assert "lossless · words · speculative: parts from the tokens of greedy on 3; 1 of 12 samples" in text
+    assert "tokens · words · speculative: different tokens on 3; 1 of 12 samples" in text
+    assert "lossless · words · speculative: tokens differ from those of greedy on 3; 1 of 12 samples" in text
     assert "counts · maths · beam: forwards 2 instead of 1 on 3; 1 of 12 samples" in " ".join(more.stdout.split())
     assert all(len(line) <= 80 for done in (fine, wrong, more) for line in done.stdout.splitlines())
 
@@ -66,10 +66,10 @@ def test_every_file_is_written_and_says_the_same(folders: Path) -> None:
     failure = case.find("failure")
     assert (case.get("classname"), case.get("name")) == ("decodebench.tokens", "words · speculative")
     assert failure is not None
-    assert failure.get("message") == "other tokens on 3; 1 of 12 samples"
+    assert failure.get("message") == "different tokens on 3; 1 of 12 samples"
     text = Path("out/m.md").read_text(encoding="utf-8").splitlines()
     assert text[:2] == [MARK, "### ❌ decodebench: 2 of 32 checks failed"]
-    assert "| tokens | words | `speculative` | other tokens on 3; 1 of 12 samples |" in text
+    assert "| tokens | words | `speculative` | different tokens on 3; 1 of 12 samples |" in text
     assert "| tokens | 5 | 1 | 0 |" in text
     found = json.loads(Path("out/f.json").read_text(encoding="utf-8"))
     assert [one["kind"] for one in found["findings"] if one["status"] == "broken"] == ["tokens", "lossless"]
@@ -93,7 +93,7 @@ def test_what_could_not_be_checked_is_said_once(tmp_path: Path) -> None:
                      Snapshot.of(made(tmp_path / "base", examples=3)).cells)
     report = check(run, other, [Quality(level=0.05), Speed(worse_by=0.1)], ("run", "base"))
     text = markdown(report)
-    assert text.count("too few for a statement about quality") == 1
+    assert text.count("too few for a test of quality") == 1
     assert "- speed, 4 cells: the baseline was timed on other hardware" in text
     assert "all 5 checks passed, 5 not possible" in text.splitlines()[1]
     skipped = ElementTree.fromstring(junit(report)).iter("skipped")
@@ -118,11 +118,11 @@ def test_texts_that_are_no_xml_and_long_lists(tmp_path: Path) -> None:
     (["fine"], "Give either --baseline FILE, to check the run, or --write FILE"),
     (["fine", "--baseline", "base.json", "--write", "x"], "Give either --baseline FILE"),
     (["absent", "--baseline", "base.json"], "absent holds no run"),
-    (["fine", "--baseline", "absent.json"], "There is no baseline absent.json; `decodebench check DIR --write "),
-    (["fine", "--baseline", "wrong/manifest.json"], "wrong/manifest.json is no baseline of this version"),
+    (["fine", "--baseline", "absent.json"], "There is no baseline absent.json; write one with "),
+    (["fine", "--baseline", "wrong/manifest.json"], "wrong/manifest.json is not a baseline of this version"),
     (["fine", "--baseline", "base.json", "--rules", "absent.toml"], "There is no rules file absent.toml."),
     (["fine", "--baseline", "base.json", "--rules", "wrong/manifest.json"], "wrong/manifest.json cannot be read"),
-    (["fine", "--baseline", "other.json"], "fine cannot be held against other.json: 'seed' is 0, not 7; check "),
+    (["fine", "--baseline", "other.json"], "fine cannot be compared with other.json: 'seed' is 0, not 7; check "),
     (["half", "--write", "half.json"], "half is not finished (beam:width=2 on words): repeat its `run` command "),
 ])
 def test_wrong_input_is_one_sentence_and_exit_code_2(arguments: list[str], words: str, folders: Path) -> None:

@@ -124,8 +124,8 @@ def test_a_knob_that_does_nothing_is_named_and_one_that_sometimes_does_is_not(co
     assert (dead.same, dead.range, dead.samples, dead.tokens) == (["0.1", "0.9"], 0.0, 8, 24)
     assert dead.looked == 7, "lengths other than the default's; 'late' does not allow the value"
     [warning] = [note for note in shown.notes(found) if note.startswith("Warning")]
-    assert warning.startswith("Warning: knob 'dead' of scripted has no effect: 0.1, 0.9 gave the tokens and counts of "
-                              "0.5 on 8 samples (24 tokens)")
+    assert warning.startswith("Warning: knob 'dead' of scripted has no effect: 0.1, 0.9 gave the same tokens and "
+                              "counts as 0.5 on 8 samples (24 tokens)")
     assert "| dead | 0.5, 0.1, 0.9 | 0.000 | none |" in shown.markdown(found)
     assert "| late | False, True | 0.000 | with length=7 |" in shown.markdown(found)
 
