@@ -114,7 +114,7 @@ class Strategy(Plugin):
 class Over(Strategy):
     """A strategy that wraps another one, `over`; its spec is `OTHER:k=v+NAME:k=v`.
 
-    `default_over` is the spec of the wrapped strategy if none is given. Requirements of both add up.
+    `default_over` is the spec of the wrapped strategy if none is given. The pair needs what either needs.
     """
 
     over: Strategy = field(kw_only=True)

@@ -45,7 +45,7 @@ Status = Literal["kept", "broken", "unchecked"]
 class Finding(Stored):
     """The result of one rule on one cell, with a message for the user.
 
-    `by` is the change in the units of the rule. `p_value` is the probability of a change at least this large if the
+    `by` is the change in the units of the rule. `p_value` is the probability of a fall at least this large if the
     rule holds (after Holm's correction over all cells of the kind), None for exact rules. If the status is `unchecked`,
     the message is the reason.
     """
