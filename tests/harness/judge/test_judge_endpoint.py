@@ -193,6 +193,6 @@ def test_usage_that_is_missing_or_wrong_is_no_harm(monkeypatch: pytest.MonkeyPat
             self.usage = usage
 
     judge = endpoint("http://localhost/v1")
-    assert judge._read(Found(None)) == Reply("[[1]]")
-    assert judge._read(Found(type("U", (), {"prompt_tokens": "x", "completion_tokens": -4}))) == Reply("[[1]]")
+    assert judge._reply(Found(None)) == Reply("[[1]]")
+    assert judge._reply(Found(type("U", (), {"prompt_tokens": "x", "completion_tokens": -4}))) == Reply("[[1]]")
     assert right("", 0) == ""
