@@ -195,10 +195,10 @@ def _apply(rule: AnyRule, cell: CellPair) -> Check | None:
         return _speed(rule, cell)
     if cell.was.empty:
         return None
-    judge: dict[type[AnyRule], Callable[[Any, CellPair], Check | None]] = {
+    checks: dict[type[AnyRule], Callable[[Any, CellPair], Check | None]] = {
         Counts: _counts, Tokens: _tokens, Scores: _scores, Quality: _quality, Speed: _speed, Tau: _tau,
         Acceptance: _acceptance, Truncated: _truncated}
-    return judge[type(rule)](rule, cell)
+    return checks[type(rule)](rule, cell)
 
 
 def _complete(rule: Complete, cell: CellPair) -> Check:
