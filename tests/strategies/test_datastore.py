@@ -146,7 +146,7 @@ def test_what_is_not_found_is_infinitely_far() -> None:
 def test_the_codes_divide_the_width() -> None:
     points = clustered(300, 30)[0]
     assert indexed(points, Cells(4, 16)).pq.M == 15
-    with pytest.raises(UserError, match="4096 cells need at least 4096 keys, and the texts have 300; give fewer --cel"):
+    with pytest.raises(UserError, match="4096 cells need at least 4096 keys, and the texts give 300"):
         indexed(points, Cells())
 
 

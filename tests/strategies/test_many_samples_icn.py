@@ -75,7 +75,7 @@ class Told(Strategy):
 
 
 def ways(strategy: Icn, request: Request, most: int = 99) -> list[str]:
-    return [letters(way) for way in strategy.ways(Session(markov()), request, most)]
+    return [letters(way) for way in strategy.answers(Session(markov()), request, most)]
 
 
 @pytest.mark.parametrize("arch", ["llama", "qwen2", "gpt2", "opt"])
@@ -147,7 +147,7 @@ def test_a_list_that_is_too_long_for_the_model_is_no_error() -> None:
 def test_the_prompt_and_what_is_listed_are_read_once() -> None:
     target, prompt = engine(tiny_model("llama")), prompts(1)[0] * 5
     session, request = Session(target), numbered(prompt, 6)
-    found = Icn(over=Greedy(), rounds=5).ways(session, request, 5)
+    found = Icn(over=Greedy(), rounds=5).answers(session, request, 5)
     listed = len(prompt) * 4 + sum(map(len, found[:4]))  # the prompt is one line, which follows each answer
     assert session.work.positions <= len(prompt) + listed + sum(map(len, found)) + 5
     assert target.open_rows == 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.measure.summary import summarise
-from harness.report.tables import notes, passes
+from harness.report.tables import notes, pass_columns
 from harness.stats.pass_at_k import pass_at_k
 from tests.runs import manifest, record, strategy, task, turn, write
 
@@ -24,7 +24,7 @@ def run(folder: Path, rights: dict[str, list[int]], late: int = 0) -> "dict[str,
             records.append(one.model_copy(update={"scores": {"pass": float(right), "timeout": float(out)}}))
     described = manifest([strategy("top_p", "sampling", "distribution-preserving")], [task("code", headline="pass")])
     summary = summarise(write(folder / "run", described, records))
-    return {**summary.iloc[0], "notes": notes(summary), "columns": [column.title for column in passes(summary)]}
+    return {**summary.iloc[0], "notes": notes(summary), "columns": [column.title for column in pass_columns(summary)]}
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 7])
