@@ -48,7 +48,7 @@ class _Contrast:
 
         def distribution(node: int) -> Tensor:
             return self._distribution(node + 1, logits[node + 1], len(tree))
-        path, rest = walk(tree, distribution, likeliest if greedy else one_by_one(), stream)
+        path, rest = walk(tree, distribution, likeliest if greedy else one_by_one, stream)
         self.amateur.clear()
         return path, int(rest.argmax()) if greedy else stream.choose(rest)
 

@@ -5,6 +5,7 @@ after the last accepted draft is the likeliest one.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf, log
 
 import torch
@@ -13,16 +14,13 @@ from torch import Tensor
 from harness.decoding.accept import (
     Accept,
     Level,
-    Numbers,
-    Siblings,
-    Tries,
-    exhausted,
-    first,
+    Trial,
+    decisions,
     greedy,
     likeliest,
     one_by_one,
     only_chains,
-    origin,
+    point,
     ratio,
     rows,
     walk,
@@ -78,11 +76,12 @@ def ensemble(weight: float, *, sure: bool = False) -> Accept:
     A sampled chain's tokens have exactly the distribution v; with siblings the rule is applied to one after the other.
     `sure` keeps the likeliest token of v, and needs q in `probs`.
     """
-    def mixed(below: Siblings) -> Siblings:
-        return below._replace(p=weight * below.p + (1 - weight) * origin(below, 0))
+    def mixed(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream) -> Trial:
+        draft = point(p, tokens[0]) if q is None else q
+        return likeliest(weight * p + (1 - weight) * draft, q, tokens, stream)
     if sure:
-        return _down(Level(lambda below: likeliest.tries(mixed(below)), first), sure)
-    return _down(one_by_one(chance=lambda p, q: 1 - weight + weight * ratio(p, q)), sure)
+        return _down(mixed, sure)
+    return _down(partial(one_by_one, chance=lambda p, q=1.0: 1 - weight + weight * ratio(p, q)), sure)
 
 
 def lenience(share: float, *, sure: bool = False) -> Accept:
@@ -90,10 +89,10 @@ def lenience(share: float, *, sure: bool = False) -> Accept:
 
     `sure` accepts tokens of at least l times the highest probability. Works on trees, one sibling after the other.
     """
-    def near(below: Siblings) -> Tensor:
-        chances = below.p.gather(1, below.tokens)
-        return (chances >= share * below.p.amax(-1, keepdim=True)) & (share < 1)
-    relaxed = one_by_one(chance=lambda p, q: ratio(p, share * q))
+    def near(p: Tensor, q: Tensor | None, tokens: Sequence[int]) -> Sequence[Tensor]:
+        least = share * p.amax()
+        return [(p[token] >= least) & (share < 1) for token in tokens]
+    relaxed = partial(one_by_one, chance=lambda p, q=1.0: ratio(p, share * q))
     return _down(_pardoned(near, likeliest) if sure else relaxed, sure)
 
 
@@ -103,11 +102,11 @@ def kl(kappa: float, *, sure: bool = False) -> Accept:
     A draft that was chosen, not sampled, has KL = −log p. `sure` needs q in `probs`. Works on trees, one sibling after
     the other.
     """
-    def close(below: Siblings) -> Tensor:
-        divergences = [torch.special.xlogy(q, q).sum(-1) - torch.special.xlogy(q, below.p).sum(-1)
-                       for q in (origin(below, i) for i in range(below.tokens.shape[1]))]
-        return torch.stack(divergences, -1) < kappa
-    return _down(_pardoned(close, likeliest if sure else one_by_one()), sure)
+    def close(p: Tensor, q: Tensor | None, tokens: Sequence[int]) -> Sequence[Tensor]:
+        if q is None:
+            return [-p[token].log() < kappa for token in tokens]
+        return [torch.special.xlogy(q, q).sum() - torch.special.xlogy(q, p).sum() < kappa] * len(tokens)
+    return _down(_pardoned(close, likeliest if sure else one_by_one), sure)
 
 
 def fly(entropy: float, k: int, window: int, *, sure: bool = False) -> Accept:
@@ -116,31 +115,29 @@ def fly(entropy: float, k: int, window: int, *, sure: bool = False) -> Accept:
     Uncertain means that the entropy of the `k` highest probabilities, in nats, is at least `entropy` (2511.22972). The
     window is shortened to fit behind the first draft. Chains only; raises `ValueError` if the tree forks.
     """
-    exact = likeliest if sure else one_by_one()
+    exact: Level = likeliest if sure else one_by_one
 
-    def unsure(below: Siblings) -> Tensor:
-        top = below.p.topk(min(k, below.p.shape[1])).values
-        high: Tensor = -torch.special.xlogy(top, top).sum(-1, keepdim=True) >= entropy
-        return high & (below.p.gather(1, below.tokens) > 0)
-    level = _pardoned(unsure, exact)
+    def level(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream) -> Trial:
+        """Decide 0 if the exact rule accepts the only child, else 1 if the target is uncertain."""
+        accepted, residual = yield from exact(p, q, tokens, stream)
+        if accepted is None:
+            top = p.topk(min(k, len(p))).values
+            (uncertain,) = yield (((-torch.special.xlogy(top, top).sum() >= entropy) & (p[tokens[0]] > 0)).double(),)
+            accepted = 1 if uncertain else None
+        return accepted, residual
 
     def rule(tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
         only_chains(tree, "fly")
         target, wait, i = rows(logits), min(window, len(tree) - 1), 0
-        numbers = Numbers(tree, target, level)
-
-        def accepted(i: int) -> bool:
-            return exact.decide([row[1:] for row in numbers[i - 1]], stream) is not None
-
-        def pardoned(i: int) -> bool:
-            return (0 < wait < len(tree) - i and bool(numbers[i - 1][0][0])
-                    and all(accepted(j) for j in range(i + 1, i + 1 + wait)))
+        decide = decisions(tree, target, level, stream)
         while i < len(tree):
-            if not accepted(i):
-                if not pardoned(i):
-                    return list(range(i)), _next(numbers.left(i - 1), stream, sure)
-                i += wait
-            i += 1
+            accepted, residual = decide(i - 1)
+            if accepted:
+                follows = 0 < wait < len(tree) - i and all(decide(j)[0] == 0 for j in range(i, i + wait))
+                accepted = 1 if follows else None
+            if accepted is None:
+                return list(range(i)), _next(residual, stream, sure)
+            i += 1 + accepted * wait
         return list(range(i)), _next(target(i - 1), stream, sure)
     return rule
 
@@ -171,18 +168,15 @@ def _down(level: Level, sure: bool) -> Accept:
     return rule
 
 
-def _pardoned(fine: Callable[[Siblings], Tensor], level: Level) -> Level:
-    """Return a level that accepts as `level` does, else the first child for which `fine` (n, k) is true."""
-    def tries(below: Siblings) -> Tries:
-        tries, passed = level.tries(below), fine(below).double().expand(*below.tokens.shape)
-        for i in range(below.tokens.shape[1]):
-            yield torch.cat([passed[:, i:i + 1], next(tries)], -1)
-        return exhausted(tries)
-
-    def decide(numbers: Sequence[Sequence[float]], stream: Stream) -> int | None:
-        taken = level.decide([row[1:] for row in numbers], stream)
-        return first(numbers, stream) if taken is None else taken
-    return Level(tries, decide)
+def _pardoned(fine: Callable[[Tensor, Tensor | None, Sequence[int]], Sequence[Tensor]], level: Level) -> Level:
+    """Return a level that accepts as `level` does, else the first child for which `fine` is true."""
+    def lenient(p: Tensor, q: Tensor | None, tokens: Sequence[int], stream: Stream) -> Trial:
+        accepted, residual = yield from level(p, q, tokens, stream)
+        if accepted is None:
+            passed = yield [each.double() for each in fine(p, q, tokens)]
+            accepted = next((i for i, each in enumerate(passed) if each), None)
+        return accepted, residual
+    return lenient
 
 
 def _log(p: float) -> float:

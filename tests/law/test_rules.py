@@ -81,7 +81,7 @@ def same(found: dict[tuple[int, ...], float], expected: dict[tuple[int, ...], fl
 
 
 def rho_of(p: Tensor, q: Tensor, k: int) -> float:
-    return scale(segment(p[None], q[None], torch.tensor([[k]]))[0].tolist(), k)
+    return scale(segment(p, q, k).tolist(), k)
 
 
 @pytest.mark.parametrize(("count", "rho", "golden"), [(1, 1, .7), (2, 1.45678, .79136), (3, 1.79259, .85852)])
