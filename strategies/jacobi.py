@@ -23,12 +23,12 @@ class Guesses:
     """Proposes the model's predictions, in the last step, after each guess that it did not confirm."""
 
     def __init__(self, block: int, init: str, request: Request) -> None:
-        self.block, self.init, self.request = block, init, request
+        self.block, self.init, self.request, self.likeliest = block, init, request, 1
 
     def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
         """A chain of at most `limit` guesses."""
         count = min(self.block, limit)
-        guesses = last.reading.best[len(last.path) + 1:]  # the row before these chose the token that was committed
+        guesses = last.best[len(last.path) + 1:]  # the row before these gave the committed token
         guesses += [self._first(text, place) for place in range(len(guesses), count)]
         return TokenTree.chain(guesses[:count])
 

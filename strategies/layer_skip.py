@@ -45,10 +45,10 @@ class SelfChain:
         tokens, probs, newest = list[int](), list[Tensor](), text[-1]
         while len(tokens) < min(self.gamma, limit):
             logits = self.session.draft_read([newest], self.hook).logits
-            q = torch.softmax(self.warp(logits, [[*text, *tokens]])[0].double(), -1)
+            probs.append(torch.softmax(self.warp(logits, [[*text, *tokens]])[0].double(), -1))
+            q = probs[-1].cpu()  # one transfer for the token and its probability
             newest = int(q.argmax()) if self.stream is None else self.stream.choose(q)
             tokens.append(newest)
-            probs.append(q)
             if q[newest] < self.theta:
                 break
         return TokenTree.chain(tokens, probs if self.stream else ())

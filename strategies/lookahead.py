@@ -95,12 +95,12 @@ class Trajectories:
     """The pool's n-grams that begin with the last token, and the window beside them."""
 
     def __init__(self, window: Window, pool: Pool) -> None:
-        self.window, self.pool = window, pool
+        self.window, self.pool, self.likeliest = window, pool, 1
 
     def draft(self, text: Sequence[int], last: Step, limit: int) -> Windowed:
         """A tree at most `limit` deep."""
         if isinstance(last.tree, Windowed):
-            self.window.move(last.reading.best, self.pool)
+            self.window.move(last.best, self.pool)
         return self.window.grow(trie(self.pool.after(text[-1]), limit=limit), text[-1], limit)
 
 

@@ -55,7 +55,7 @@ class _Stage:
             tree = self.lookup.draft(whole, last, wanted - len(tokens) - 1)
             self.session.follow(whole)
             logits = self.law(self.session.read(tree).logits, Prefixes(whole, tree))
-            path, token = self.check(tree, logits, self.request.stream)
+            path, token = self.check(tree, logits.cpu() if self.drawn else logits, self.request.stream)
             self.session.keep(path)
             tokens += [*(tree.tokens[node] for node in path), token]
             if self.drawn:

@@ -58,11 +58,12 @@ class Table:
 
     def __init__(self, k: int, depth: int, nodes: int, lookup: NgramLookup | None, stream: Stream) -> None:
         self.k, self.depth, self.nodes, self.lookup, self.stream = k, depth, nodes, lookup, stream
+        self.likeliest = k
 
     def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
         """A tree at most `limit` deep."""
         depth = min(self.depth, limit)
-        rows = self._said(last)[:depth]
+        rows = last.top(self.k, [node + 1 for node in tail(last)])[:depth]
         rows += [self._noise(text) for _ in range(depth - len(rows))]
         paths = [[row[rank] for row, rank in zip(rows, ranks, strict=False)]
                  for ranks in shape(self.k, depth, self.nodes)
@@ -70,14 +71,6 @@ class Table:
         if self.lookup:
             paths.append(self.lookup.lookup(text))
         return trie(paths, limit=depth)
-
-    def _said(self, last: Step) -> list[list[int]]:
-        """The likeliest tokens after each unconfirmed node."""
-        if not (nodes := tail(last)):
-            return []
-        logits = last.reading.logits[[node + 1 for node in nodes]]
-        best: list[list[int]] = logits.topk(min(self.k, logits.shape[-1])).indices.tolist()
-        return best
 
     def _noise(self, text: Sequence[int]) -> list[int]:
         """Tokens drawn from the text, each once."""

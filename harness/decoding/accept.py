@@ -203,7 +203,7 @@ def _decided(trial: Trial, known: Iterable[Sequence[float]]) -> Decision:
     try:
         tensors = next(trial)
         while True:
-            tensors = trial.send(next(numbers, None) or [float(each) for each in tensors])
+            tensors = trial.send(next(numbers, ()) or [float(each) for each in tensors])
     except StopIteration as end:
         decision: Decision = end.value
         return decision

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
 
 from harness.decoding.accept import Accept, follow, greedy
 from harness.engine.logit_warps import Warp, identity
+from harness.engine.random_stream import CopyingStream, PhiloxStream, Stream
 from harness.engine.session import Reading, Session
 from harness.engine.tree import EMPTY, Prefixes, TokenTree
 from harness.plugins.strategy import Request
@@ -13,12 +16,35 @@ from harness.plugins.strategy import Request
 
 @dataclass(frozen=True)
 class Step:
-    """The last step: its tree, the target's logits and hidden states of every node, and the committed tokens."""
+    """The last step: its tree, the target's output after every node, the accepted path and the token after it.
+
+    `copied` holds the likeliest tokens of every row of `reading` if they are already on the host.
+    """
 
     tree: TokenTree
     reading: Reading
     path: Sequence[int]
     token: int
+    copied: Sequence[Sequence[int]] | None = None
+
+    @property
+    def best(self) -> list[int]:
+        """The likeliest next token after every row of `reading`."""
+        return self.reading.best if self.copied is None else [row[0] for row in self.copied]
+
+    def top(self, k: int, rows: Sequence[int] | None = None) -> list[list[int]]:
+        """The `k` likeliest next tokens, best first, after each of `rows` of `reading` (by default after every row)."""
+        if rows is not None and not rows:
+            return []
+        if self.copied is not None:
+            return [list(each) for each in (self.copied if rows is None else [self.copied[row] for row in rows])]
+        best: list[list[int]] = _top(self.reading.logits if rows is None else self.reading.logits[rows], k).tolist()
+        return best
+
+
+def _top(logits: Tensor, k: int) -> Tensor:
+    """(N, k) the likeliest tokens of each row (N, V), or all V of them, best first."""
+    return logits.topk(min(k, logits.shape[-1])).indices
 
 
 class Drafter(Protocol):
@@ -29,6 +55,13 @@ class Drafter(Protocol):
         ...
 
 
+@runtime_checkable
+class Predicting(Protocol):
+    """A drafter that uses the `likeliest` (a number of) next tokens after every row of the last step."""
+
+    likeliest: int
+
+
 def draft_and_verify(session: Session, drafter: Drafter, accept: Accept, request: Request,
                      warp: Warp = identity) -> Iterator[list[int]]:
     """Yield the tokens committed at each step.
@@ -37,21 +70,31 @@ def draft_and_verify(session: Session, drafter: Drafter, accept: Accept, request
     Drafts never exceed `request.max_new_tokens`.
     """
     sequence, last, tree = list(request.prompt), None, EMPTY
+    likeliest = drafter.likeliest if isinstance(drafter, Predicting) else 0
     end = len(sequence) + request.max_new_tokens
     while True:
         if last is not None and (limit := end - len(sequence) - 1) > 0:
             tree = drafter.draft(sequence, last, limit)
         session.follow(sequence)
-        reading = session.read(tree)
+        reading, copied = session.read(tree), None
         if accept is greedy and warp is identity:
             path, token = follow(tree, reading.best)
         else:
-            path, token = accept(tree, warp(reading.logits, Prefixes(sequence, tree)), request.stream)
+            stream = _copying(request.stream, reading, likeliest)
+            path, token = accept(tree, warp(reading.logits, Prefixes(sequence, tree)), stream)
+            copied = stream.copied if isinstance(stream, CopyingStream) else None
         session.keep(path)
         new = [*(tree.tokens[node] for node in path), token]
         sequence = [*sequence, *new]
-        last, tree = Step(tree, reading, path, token), EMPTY
+        last, tree = Step(tree, reading, path, token, copied), EMPTY
         yield new
+
+
+def _copying(stream: Stream, reading: Reading, likeliest: int) -> Stream:
+    """The same stream; on a GPU its choice copies the `likeliest` next tokens of every row in the same transfer."""
+    if not likeliest or not isinstance(stream, PhiloxStream) or reading.logits.device.type == "cpu":
+        return stream
+    return CopyingStream(stream, _top(reading.logits, likeliest))
 
 
 class _NoDraft:

@@ -48,12 +48,16 @@ class PhiloxStream:
 
     def choose(self, weights: Tensor) -> int:
         """Return an index sampled in proportion to `weights` (V,); raises `ValueError` when no weight is positive."""
+        return self._choose(weights)[0]
+
+    def _choose(self, weights: Tensor, *others: Tensor) -> tuple[int, list[float]]:
+        """An index, and the values of `others` (…,), all copied from the device in one transfer."""
         total = torch.cumsum(weights.double(), 0)
         drawn = torch.searchsorted(total, self._bits.random() * total[-1:], right=True)
-        mass, index = torch.cat([total[-1:], drawn]).tolist()  # one host sync
+        mass, place, *values = torch.cat([total[-1:], drawn, *others]).tolist()
         if not 0 < mass < float("inf"):
             raise ValueError("cannot draw from weights that are all zero or not finite")
-        return min(int(index), weights.numel() - 1)
+        return min(int(place), weights.numel() - 1), values
 
     def uniform(self, count: int) -> Tensor:
         """Return (count,) float64, each uniform and strictly between 0 and 1."""
@@ -62,6 +66,25 @@ class PhiloxStream:
     def branch(self, number: int) -> "PhiloxStream":
         """Return the substream keyed by the key of this stream and `number`."""
         return PhiloxStream("branch", self._key, number)
+
+
+class CopyingStream(PhiloxStream):
+    """The same draws as `stream`; a choice also copies `tokens` (N, K) from the device, in the same transfer.
+
+    `copied` holds them afterwards, row by row, and is None before.
+    """
+
+    def __init__(self, stream: PhiloxStream, tokens: Tensor) -> None:
+        self._key, self._bits = stream._key, stream._bits
+        self._tokens = tokens
+        self.copied: list[list[int]] | None = None
+
+    def choose(self, weights: Tensor) -> int:
+        """Return an index sampled in proportion to `weights` (V,); raises `ValueError` when no weight is positive."""
+        index, values = self._choose(weights, self._tokens.flatten())
+        width = self._tokens.shape[1]
+        self.copied = [[int(token) for token in values[i:i + width]] for i in range(0, len(values), width)]
+        return index
 
 
 class Likeliest:

@@ -48,7 +48,7 @@ class Recycler:
     """
 
     def __init__(self, nodes: int, k: int, table: Table) -> None:
-        self.nodes, self.k, self.table = nodes, k, table
+        self.nodes, self.k, self.table, self.likeliest = nodes, k, table, k
 
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
         """Draft a tree of at most `nodes` nodes and `limit` levels below `sequence`."""
@@ -69,6 +69,4 @@ class Recycler:
 
     def learn(self, sequence: Sequence[int], last: Step) -> None:
         """Store the `k` likeliest successors of every token that the last step verified."""
-        logits = last.reading.logits
-        rows = logits.topk(min(self.k, logits.shape[-1])).indices.tolist()
-        self.table.update(zip([sequence[-2 - len(last.path)], *last.tree.tokens], rows, strict=True))
+        self.table.update(zip([sequence[-2 - len(last.path)], *last.tree.tokens], last.top(self.k), strict=True))
