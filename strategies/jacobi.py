@@ -20,7 +20,7 @@ from harness.plugins.strategy import Request, knob
 
 
 class Guesses:
-    """Proposes the model's predictions, in the last step, after each guess that it did not confirm."""
+    """Drafts what the model predicted in the last step after each guess that was not accepted."""
 
     def __init__(self, block: int, init: str, request: Request) -> None:
         self.block, self.init, self.request, self.likeliest = block, init, request, 1
@@ -33,7 +33,7 @@ class Guesses:
         return TokenTree.chain(guesses[:count])
 
     def _first(self, text: Sequence[int], place: int) -> int:
-        """The first guess for the place that stands `place` + 1 after the text."""
+        """The first guess for the token at `place` + 1 after the sequence."""
         prompt = self.request.prompt
         if self.init == "last":
             return text[-1]

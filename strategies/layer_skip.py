@@ -39,7 +39,7 @@ class SelfChain:
         self.gamma, self.theta, self.adapt, self.match = gamma, theta, adapt, WANTED
 
     def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
-        """A chain of at most `limit` tokens; the token that ends it for want of confidence is part of it."""
+        """A chain of at most `limit` tokens, which ends with the first one less probable than `theta`."""
         if self.adapt and len(last.tree):
             self._learn(len(last.path), len(last.tree))
         tokens, probs, newest = list[int](), list[Tensor](), text[-1]

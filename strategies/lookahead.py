@@ -25,12 +25,12 @@ from strategies.drafters.trie import trie
 
 @dataclass(frozen=True)
 class Windowed(TokenTree):
-    """A tree of which only the first `candidates` nodes may be accepted; the others are read for what they say."""
+    """A tree of which only the first `candidates` nodes may be accepted; the others extend the window."""
 
     candidates: int = 0
 
     def children(self) -> dict[int, list[int]]:
-        """The candidates below every node that has some."""
+        """The children of every node, among the candidates only."""
         return TokenTree(self.tokens[:self.candidates], self.parents[:self.candidates]).children()
 
 
@@ -125,5 +125,5 @@ class Lookahead(Verified):
         return Trajectories(Window(start, self.ngram - 1), pool)
 
     def rule(self) -> Accept:
-        """As `delta`, since nothing was drawn; this one asks the tree which nodes are candidates."""
+        """`rejection` without q, which is `delta` with the tree's own `children`: the candidates."""
         return rejection

@@ -37,12 +37,12 @@ class Sequoia(Verified):
     needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
 
     def __post_init__(self) -> None:
-        """Refuse rates that are no chances."""
+        """Raise `UserError` if `rates` are not probabilities."""
         super().__post_init__()
         self.chances()
 
     def chances(self) -> tuple[float, ...]:
-        """The rates as numbers; raises `UserError` when they are none, or are no chances of one event each."""
+        """The rates as numbers; raises `UserError` unless they are probabilities with a sum of at most 1."""
         try:
             found = tuple(float(part) for part in self.rates.split("-"))
         except ValueError:
@@ -63,7 +63,7 @@ class Sequoia(Verified):
 
 
 class _Planned:
-    """Follows the plan; `live` holds the places in its present level of the nodes that have been read."""
+    """Follows the plan; `live` lists the nodes of the present level, by their place in it, that may have children."""
 
     def __init__(self, nodes: int, rates: tuple[float, ...], stream: Stream | None) -> None:
         self.nodes, self.rates, self.stream = nodes, rates, stream

@@ -33,7 +33,7 @@ class Staged(Verified):
     needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
 
     def drafter(self, session: Session, request: Request) -> "_Stage":
-        """The draft model, checking n-grams."""
+        """The draft model, which verifies n-grams."""
         return _Stage(self, session.draft, request)
 
     def rule(self) -> Accept:

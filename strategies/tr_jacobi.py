@@ -44,7 +44,7 @@ def shape(k: int, depth: int, nodes: int) -> tuple[tuple[int, ...], ...]:
 
 
 def tail(last: Step) -> list[int]:
-    """The first path below the last accepted node: the nodes of the best path that were not confirmed."""
+    """The first path below the last accepted node: the nodes of the best path that were not accepted."""
     children, nodes = last.tree.children(), list[int]()
     node = last.path[-1] if last.path else ROOT
     while node in children:

@@ -51,7 +51,7 @@ class PhiloxStream:
         return self._choose(weights)[0]
 
     def _choose(self, weights: Tensor, *others: Tensor) -> tuple[int, list[float]]:
-        """An index, and the values of `others` (…,), all copied from the device in one transfer."""
+        """Draw an index and copy the values of `others`, one-dimensional, from the device in the same transfer."""
         total = torch.cumsum(weights.double(), 0)
         drawn = torch.searchsorted(total, self._bits.random() * total[-1:], right=True)
         mass, place, *values = torch.cat([total[-1:], drawn, *others]).tolist()

@@ -2,7 +2,7 @@
 
 import torch
 
-from harness.engine.random_stream import PhiloxStream
+from harness.engine.random_stream import CopyingStream, PhiloxStream
 
 
 def numbers(stream: PhiloxStream) -> list[float]:
@@ -31,3 +31,12 @@ def test_a_weight_of_zero_is_never_drawn_and_a_chance_of_zero_never_comes() -> N
     assert 170 < drawn.count(1) < 230
     assert not any(stream.coin(0.0) for _ in range(100))
     assert all(stream.coin(1.0) for _ in range(100))
+
+
+def test_a_copying_stream_draws_the_same_and_copies_tokens_with_a_choice() -> None:
+    weights, tokens = torch.tensor([0.1, 0.5, 0.4]), torch.tensor([[7, 150_000], [3, 0]])
+    plain, copying = PhiloxStream("key"), CopyingStream(PhiloxStream("key"), tokens)
+    assert copying.copied is None
+    assert [copying.coin(0.5), copying.choose(weights), copying.coin(0.5)] == [
+        plain.coin(0.5), plain.choose(weights), plain.coin(0.5)]
+    assert copying.copied == tokens.tolist()
