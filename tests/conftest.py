@@ -1,6 +1,7 @@
 """The kinds of tests, and fixtures of several folders."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
         if not any(item.get_closest_marker(kind) for kind in REST):
             item.add_marker("quick")
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    """Fail a test that leaves torch with more threads than before: every later test would be several times slower."""
+    torch = sys.modules.get("torch")  # the process that only hands out the tests does without
+    before = torch and torch.get_num_threads()
+    yield
+    assert torch is None or torch.get_num_threads() <= before
 
 
 @pytest.fixture(params=["token", pytest.param("continuation", marks=pytest.mark.slow)])

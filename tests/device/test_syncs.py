@@ -1,6 +1,6 @@
 """Every strategy on a device that refuses mixed tensors and counts each wait of the host for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -15,9 +15,10 @@ from harness.plugins.strategy import Request, Strategy
 from strategies.greedy import Greedy
 from tests.decode import built, words
 from tests.models import MAX_POSITIONS, prompts, tiny_model
+from tests.scale import scaled
 from tests.strict_device import DEVICE, MixedDevices, moved, strict
 
-USUAL, NEW = 2, 16
+USUAL, NEW = 2, scaled(10, 16)
 ABOVE = {
     "beam": 5, "beam_sample": 7, "conditional_beam": 13, "constrained_beam": 12, "contrastive_decoding": 4,
     "contrastive_search": 3, "dba": 12, "diverse_beam": 10, "fsd": 3, "fsd_vec": 3, "grid_beam": 6, "momentum": 3,
@@ -28,9 +29,12 @@ FIXED = {"contrastive_decoding": (0.0,), "stochastic_beam": (0.8,), "superposed"
 """The temperatures of strategies that do not take both."""
 
 
-def cases() -> list[tuple[str, float | None]]:
-    return [(name, heat) for name in sorted(STRATEGIES.built_in())
-            for heat in (FIXED.get(name, (0.0, 0.8)) if "temperature" in STRATEGIES.get(name).knobs() else (None,))]
+def cases() -> Iterator[Any]:
+    """Every strategy and temperature; `make test` takes the higher one, where more is sampled."""
+    for name in sorted(STRATEGIES.built_in()):
+        both = "temperature" in STRATEGIES.get(name).knobs() and name not in FIXED
+        for temperature in (0.0, 0.8) if both else FIXED.get(name, (None,)):
+            yield pytest.param(name, temperature, marks=[pytest.mark.slow] if both and not temperature else [])
 
 
 def most_syncs(strategy: Strategy, between: Callable[[], Any] = lambda: None) -> float:
@@ -53,9 +57,9 @@ def most_syncs(strategy: Strategy, between: Callable[[], Any] = lambda: None) ->
         return max(after - before for before, after in pairwise(counts[1:]))
 
 
-@pytest.mark.parametrize(("name", "heat"), cases())
-def test_a_strategy_keeps_to_its_device_and_its_syncs(name: str, heat: float | None) -> None:
-    strategy = built(name, 97, "" if heat is None else f"temperature={heat}")
+@pytest.mark.parametrize(("name", "temperature"), cases())
+def test_a_strategy_keeps_to_its_device_and_its_syncs(name: str, temperature: float | None) -> None:
+    strategy = built(name, 97, "" if temperature is None else f"temperature={temperature}")
     assert 0 < most_syncs(strategy) <= (1 if name == "greedy" else ABOVE.get(name, USUAL))
 
 
