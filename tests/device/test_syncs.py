@@ -57,7 +57,7 @@ def most_syncs(strategy: Strategy, between: Callable[[], Any] = lambda: None) ->
         return max(after - before for before, after in pairwise(counts[1:]))
 
 
-@pytest.mark.parametrize(("name", "temperature"), cases())
+@pytest.mark.parametrize(("name", "temperature"), list(cases()))
 def test_a_strategy_keeps_to_its_device_and_its_syncs(name: str, temperature: float | None) -> None:
     strategy = built(name, 97, "" if temperature is None else f"temperature={temperature}")
     assert 0 < most_syncs(strategy) <= (1 if name == "greedy" else ABOVE.get(name, USUAL))
