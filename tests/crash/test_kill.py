@@ -109,8 +109,8 @@ def test_a_full_disk_ends_a_run_that_goes_on_later(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (25_000, resource.RLIM_INFINITY))
     full = subprocess.run(command(run, plugin), capture_output=True, text=True, preexec_fn=little_space)
     assert full.returncode == 2
-    assert "0000.jsonl cannot be written (File too large): free some space on that disk, and the same command goes " \
-        "on." in full.stderr
+    assert "0000.jsonl cannot be written (File too large): free some space on that disk, then resume with " \
+        "the same command." in full.stderr
     assert "Traceback" not in full.stderr
     before = (run / "records" / "0000.jsonl").read_bytes()
     assert before.endswith(b"\n")

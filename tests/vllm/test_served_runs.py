@@ -130,4 +130,4 @@ def test_a_server_that_drafts_tells_its_counters_and_writes_the_same(reference: 
     assert sum(record.counted["drafted"] for record in records) == pytest.approx(drafted)
     assert sum(record.counted["accepted"] for record in records) == pytest.approx(accepted)
     assert sum(record.counted["written"] for record in records) == sum(len(r.turns[0].tokens) for r in records)
-    assert "its own counters say" in " ".join((done.stdout + done.stderr).split())
+    assert "by its own counters" in " ".join((done.stdout + done.stderr).split())
