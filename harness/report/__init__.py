@@ -23,8 +23,9 @@ def write(stores: Sequence[Store], folder: Path, contents: Contents | None = Non
     replace_file(folder / "summary.csv", tables.csv(summary))
     replace_file(folder / "summary.md", tables.markdown(summary) + texts.markdown(contents.sections))
     for task in summary["task"].unique():
-        figures[task], name = plots.of_task(summary, task), re.sub(r"[^\w.=+-]+", "-", task)
-        for kind, figure in figures[task].items():
+        figures[task], name = dict[str, str](), re.sub(r"[^\w.=+-]+", "-", task)
+        for kind, figure in plots.of_task(summary, task).items():
+            figures[task][kind] = plots.svg(figure)
+            replace_file(folder / "plots" / f"{name}.{kind}.svg", figures[task][kind])
             replace_file(folder / "plots" / f"{name}.{kind}.png", plots.png(figure))
-            replace_file(folder / "plots" / f"{name}.{kind}.svg", plots.svg(figure))
     return replace_file(folder / "index.html", page.render(stores, contents, figures))

@@ -4,13 +4,13 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from harness.measure.judged import records
 from harness.measure.raw import has_text_only
@@ -26,11 +26,12 @@ SHOWN = 5000  # maximum number of samples in the page; of longer reports, the fi
 
 
 def render(stores: Sequence[Store], contents: Contents | None = None,
-           figures: Mapping[str, Mapping[str, Figure]] | None = None) -> str:
-    """Return the page of one or several runs; `contents` and `figures` (by task and kind) are computed if missing."""
+           figures: Mapping[str, Mapping[str, str]] | None = None) -> str:
+    """Return the page of one or several runs; `contents` and `figures`, SVG by task and kind, are made if missing."""
     contents = contents or collect(stores)
     summary, details = contents.summary, _details(stores, contents)
-    plots_of = figures or {task: plots.of_task(summary, task) for task in summary["task"].unique()}
+    figures = figures or {task: {kind: plots.svg(figure) for kind, figure in plots.of_task(summary, task).items()}
+                          for task in summary["task"].unique()}
     return template("index.html.j2").render(
         css=css(),
         js=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
@@ -38,7 +39,7 @@ def render(stores: Sequence[Store], contents: Contents | None = None,
         totals={"samples": int((summary["samples"] + summary["failed"]).sum()), "failed": int(summary["failed"].sum())},
         notes=tables.notes(summary),
         overview=_overview(summary),
-        tasks=[_task(stores, summary, task, number, plots_of[task]) | {"texts": _texts(contents.sections, task)}
+        tasks=[_task(stores, summary, task, number, figures[task]) | {"texts": _texts(contents.sections, task)}
                for number, task in enumerate(summary["task"].unique())],
         glossary=tables.all_columns(summary),
         text_glossary=[(section.kind, section.filled_columns(section.rows)) for section in contents.sections],
@@ -46,6 +47,7 @@ def render(stores: Sequence[Store], contents: Contents | None = None,
     )
 
 
+@cache
 def template(name: str) -> Template:
     """Return a page template, which escapes all inserted text."""
     return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
@@ -100,7 +102,7 @@ def _overview(summary: pd.DataFrame) -> dict[str, Any]:
 
 
 def _task(stores: Sequence[Store], summary: pd.DataFrame, task: str, number: int,
-          figures: Mapping[str, Figure]) -> dict[str, Any]:
+          figures: Mapping[str, str]) -> dict[str, Any]:
     """Return the section of a task; a row's `cell` is its index in the summary."""
     rows, looks = summary.assign(label=tables.row_labels(summary))[summary["task"] == task], plots.families(summary)
     columns = tables.filled_columns(rows)

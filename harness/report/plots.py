@@ -119,10 +119,9 @@ def svg(figure: Figure) -> str:
     return _saved(figure, "svg", metadata={"Date": None, "Creator": None}).decode()
 
 
-def inline(figure: Figure, name: str, title: str) -> str:
-    """Return a figure as an SVG element of a page: ids prefixed with `name`, no background, the page's text colour."""
-    text = _saved(figure, "svg", metadata={"Date": None, "Creator": None}, transparent=True).decode()
-    text = text[text.index("<svg") :].replace(INK, "currentColor")
+def inline(file: str, name: str, title: str) -> str:
+    """Return an SVG file as an element of a page: ids prefixed with `name`, no background, the page's text colour."""
+    text = file[file.index("<svg") :].replace(INK, "currentColor").replace("fill: #ffffff", "fill: none")
     text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
     return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S).replace(
         "<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)

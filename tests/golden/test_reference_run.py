@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from benchmarks.readme import tables
@@ -23,6 +24,16 @@ def counts(record: Record) -> list[object]:
              turn.steps.accepted, turn.steps.draft_forwards) for turn in record.turns]
 
 
+@pytest.fixture(scope="module")
+def store() -> Store:
+    return Store.open(ROOT / "results" / "demo")
+
+
+@pytest.fixture(scope="module")
+def summary(store: Store) -> pd.DataFrame:
+    return summarise(store)
+
+
 @pytest.mark.slow
 def test_the_first_examples_come_out_the_same(tmp_path: Path) -> None:
     config = replace(RunConfig.from_toml(ROOT / "demo-full.toml"), limit=EXAMPLES, output=tmp_path / "run")
@@ -34,9 +45,7 @@ def test_the_first_examples_come_out_the_same(tmp_path: Path) -> None:
         assert record.scores.items() >= before[record.key].scores.items(), "a task may have got more scores since"
 
 
-def test_the_reference_run_is_complete_and_lossless() -> None:
-    store = Store.open(ROOT / "results" / "demo")
-    summary = summarise(store)
+def test_the_reference_run_is_complete_and_lossless(summary: pd.DataFrame) -> None:
     assert (len(summary), int(summary["failed"].sum()), set(summary["samples"])) == (48, 0, {40})
     exact = summary[summary["name"].isin(["greedy", "speculative", "prompt_lookup"])]
     assert (exact["same_as_baseline"] == 1).all()
@@ -44,9 +53,8 @@ def test_the_reference_run_is_complete_and_lossless() -> None:
     assert ((greedy > 0.4) & (greedy < 0.98)).drop("nano_story").all(), "solves some and fails some"
 
 
-def test_the_reference_run_shows_what_decoding_research_is_about() -> None:
-    store = Store.open(ROOT / "results" / "demo")
-    table = summarise(store).set_index(["name", "task"])
+def test_the_reference_run_shows_what_decoding_research_is_about(store: Store, summary: pd.DataFrame) -> None:
+    table = summary.set_index(["name", "task"])
     lookup, draft = table.loc["prompt_lookup"], table.loc["speculative"]
     assert (lookup.loc[["nano_edit", "nano_summary"], "tau_pooled"] > 2.5).all()
     assert (lookup.loc[["nano_math", "nano_story"], "tau_pooled"] < 2).all()

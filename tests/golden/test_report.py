@@ -139,7 +139,8 @@ def test_a_page_needs_nothing_else_and_no_text_escapes(store: Store) -> None:
 
 def test_long_runs_keep_the_first_examples_of_every_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "SHOWN", 40 * 3)
-    cells = data(page.render([realistic(tmp_path / "run", examples=5)]))["cells"]
+    store = realistic(tmp_path / "run", examples=5)
+    cells = data(page.render([store], figures={task.spec: {} for task in store.manifest.tasks}))["cells"]
     assert len(cells) == 40
     assert {len(cell["samples"]) for cell in cells} == {0, 3}
     assert {cell["total"] for cell in cells} == {0, 5}

@@ -17,6 +17,7 @@ from harness.plugins.data import DataSource
 from harness.plugins.registry import TASKS
 from harness.plugins.task import Example, Task
 from tests import realdata
+from tests.scale import scaled
 
 REAL = realdata.folder()  # before the variable goes
 NANO = {f"nano_{kind}": kind for kind in sorted(KINDS)}
@@ -121,7 +122,7 @@ def test_nano_references_score_and_empty_answers_do_not(name: str) -> None:
     found = task.examples(DataSource())
     references = [problem.answers for problem in problems(NANO[name], "test", 200)]
     assert len({example.id for example in found}) == len(found) == 200
-    for example, answers in list(zip(found, references, strict=True))[:40]:
+    for example, answers in list(zip(found, references, strict=True))[:scaled(10, 40)]:
         scores = task.score(example, answers)
         assert not any(scores.pop(name, 0.0) for name in ("timeout", "only_flexible", "only_strict"))
         assert set(scores.values()) == {1.0}

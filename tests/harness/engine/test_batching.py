@@ -45,7 +45,7 @@ def jobs(pair: list[Engine], count: int, seed: int = 3) -> list[Callable[[], lis
 @torch.inference_mode()
 def test_strategies_of_all_kinds_run_side_by_side_with_the_tokens_they_have_alone() -> None:
     alone = [each() for each in jobs(engines(), scaled(1, 2) * len(ALL))]
-    for most in (3, 0):
+    for most in (3, 0)[:scaled(1, 2)]:
         pair, at_work, most_at_work = engines(), set[int](), list[int]()
 
         def watched(number: int, go: Callable[[], list[int]], here: set[int] = at_work, seen: list[int] = most_at_work
@@ -125,7 +125,7 @@ def test_a_soak_of_mixed_samples_leaks_no_row_and_keeps_the_cache_flat() -> None
                 session.close()
         return run
     sizes = []
-    for batch in range(4):
+    for batch in range(scaled(3, 4)):
         mixed = [failing(go, random.randrange(1, 4)) if random.random() < 0.2 else go
                  for go in jobs(pair, scaled(1, 2) * len(ALL), seed=batch)]
         found = run_batched(pair, mixed, 8)

@@ -232,6 +232,7 @@ def test_training_batches_hold_whole_documents(tokenizer):
     assert rows == len(found)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_training_by_steps_is_repeatable_and_can_go_on(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "TRAIN", dict.fromkeys(KINDS, 20))

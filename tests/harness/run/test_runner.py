@@ -20,6 +20,7 @@ from harness.store.config import RunConfig
 from harness.store.folder import Store
 from harness.store.schema import Record
 from tests.pair import saved
+from tests.scale import scaled
 from tests.watch import Quiet
 
 TASK = '''"""Three words to go on from."""
@@ -71,6 +72,12 @@ def config(tmp_path: Path) -> Iterator[RunConfig]:
     TASKS._files.clear()
 
 
+@pytest.fixture
+def few(config: RunConfig) -> RunConfig:
+    """Two strategies beside greedy: enough where it does not matter which they are."""
+    return replace(config, strategies=("beam:width=3", "speculative"))
+
+
 def go(config: RunConfig, watcher: Quiet | None = None) -> tuple[Outcome, list[Record]]:
     outcome = run(config, watcher or Quiet(), "decodebench run")
     return outcome, list(Store.open(outcome.folder).records())
@@ -100,7 +107,7 @@ def test_the_order_is_interleaved_and_seeded(config: RunConfig) -> None:
     assert [r.turns[0].tokens for r in again] == [r.turns[0].tokens for r in records]
 
 
-@pytest.mark.parametrize("concurrency", [2, 3])
+@pytest.mark.parametrize("concurrency", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_concurrency_changes_no_token(config: RunConfig, concurrency: int) -> None:
     _, one = go(config)
     _, many = go(replace(config, concurrency=concurrency, output=config.output.parent / "many"))
@@ -122,27 +129,27 @@ def test_resume_repeats_and_loses_nothing(config: RunConfig) -> None:
     assert {r.key: r.turns[0].tokens for r in records} == {r.key: r.turns[0].tokens for r in whole}
 
 
-def test_another_run_in_the_folder_is_refused(config: RunConfig) -> None:
-    go(config)
-    before = (config.output / "manifest.json").read_bytes()
+def test_another_run_in_the_folder_is_refused(few: RunConfig) -> None:
+    go(few)
+    before = (few.output / "manifest.json").read_bytes()
     with pytest.raises(UserError, match="seed differs"):
-        go(replace(config, seed=1))
-    assert (config.output / "manifest.json").read_bytes() == before
-    (config.output.parent / "notes").mkdir()
-    (config.output.parent / "notes" / "mine.txt").write_text("x")
+        go(replace(few, seed=1))
+    assert (few.output / "manifest.json").read_bytes() == before
+    (few.output.parent / "notes").mkdir()
+    (few.output.parent / "notes" / "mine.txt").write_text("x")
     with pytest.raises(UserError, match="not a run"):
-        go(replace(config, output=config.output.parent / "notes"))
+        go(replace(few, output=few.output.parent / "notes"))
 
 
-def test_a_setting_that_an_older_version_did_not_have_is_none(config: RunConfig) -> None:
-    go(config)
-    path = config.output / "manifest.json"
+def test_a_setting_that_an_older_version_did_not_have_is_none(few: RunConfig) -> None:
+    go(few)
+    path = few.output / "manifest.json"
     held = json.loads(path.read_text())
     del held["config"]["max_new_tokens"]
     path.write_text(json.dumps(held))
-    assert go(config)[1], "it resumes"
+    assert go(few)[1], "it resumes"
     with pytest.raises(UserError, match="max_new_tokens differs"):
-        go(replace(config, max_new_tokens=3))
+        go(replace(few, max_new_tokens=3))
 
 
 def test_a_failed_sample_is_a_record(config: RunConfig) -> None:
@@ -184,10 +191,10 @@ def test_long_prompts_are_refused_by_name_or_cut(config: RunConfig, tmp_path: Pa
     assert {r.turns[0].prompt_tokens for r in records if r.example == "1"} == {482}
 
 
-def test_a_task_may_let_its_prompts_be_cut(config: RunConfig, tmp_path: Path) -> None:
+def test_a_task_may_let_its_prompts_be_cut(few: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "words.py").write_text(TASK.replace('"three"', '"three " * 200').replace(
         "    stop:", "    may_cut: ClassVar[bool] = True\n    stop:"))
-    outcome, records = go(config)
+    outcome, records = go(few)
     assert outcome.failed == 0
     assert {(r.turns[0].prompt_tokens, r.turns[0].prompt_cut) for r in records if r.example == "1"} == {(500, 700)}
     assert {r.turns[0].prompt_cut for r in records if r.example != "1"} == {0}
@@ -205,9 +212,9 @@ def test_programs_of_texts_decoded_together_run_side_by_side(config: RunConfig, 
     assert [r.example for r in records] == ["0", "1", "2"]
 
 
-def test_the_context_ends_an_answer(config: RunConfig, tmp_path: Path) -> None:
+def test_the_context_ends_an_answer(few: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "words.py").write_text(TASK.replace('"three"', '"t" * 505').replace("12", "40"))
-    _, records = go(config)
+    _, records = go(few)
     stops = {r.turns[0].stop for r in records if r.example == "1"}
     assert stops <= {"context", "eos", "stop"}
     assert all(len(r.turns[0].tokens) <= 7 for r in records if r.example == "1")
@@ -230,9 +237,9 @@ def test_bad_input_is_one_sentence(config: RunConfig, change: dict[str, object],
     assert not list(config.output.parent.glob("**/manifest.json"))
 
 
-def test_the_manifest_says_what_was_run(config: RunConfig) -> None:
-    go(config)
-    manifest = json.loads((config.output / "manifest.json").read_text())
+def test_the_manifest_says_what_was_run(few: RunConfig) -> None:
+    go(few)
+    manifest = json.loads((few.output / "manifest.json").read_text())
     assert manifest["schema_version"] == 1
     assert manifest["baseline"] == "greedy"
     assert manifest["tasks"][0]["data_hash"]
@@ -277,7 +284,7 @@ SHARED_TASK = TASK.replace('"one two"', 'START + "one two"').replace('"three"', 
 def test_what_all_prompts_begin_with_is_read_once(config: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "words.py").write_text(SHARED_TASK)
     _, apart = go(replace(config, share_prefix=False))
-    for concurrency in (1, 3):
+    for concurrency in (3, 1)[:scaled(1, 2)]:
         _, shared = go(replace(config, concurrency=concurrency, output=tmp_path / f"shared-{concurrency}"))
         assert {r.key: r.turns[0].tokens for r in shared} == {r.key: r.turns[0].tokens for r in apart}
         first = {r.key: r.turns[0].steps.positions[0] for r in apart if r.strategy != "beam"}
@@ -329,18 +336,18 @@ def test_an_answer_that_should_be_the_baselines_is_explained(config: RunConfig, 
     assert note.startswith("liar on words: 3 of 3 answers")
 
 
-def test_padding_and_batch_are_recorded(config: RunConfig, tmp_path: Path) -> None:
-    _, alone = go(config)
+def test_padding_and_batch_are_recorded(few: RunConfig, tmp_path: Path) -> None:
+    _, alone = go(few)
     assert {(r.batch, r.padding) for r in alone} == {(1.0, 0.0)}
-    _, three = go(replace(config, concurrency=3, output=tmp_path / "three"))
+    _, three = go(replace(few, concurrency=3, output=tmp_path / "three"))
     greedy = [r for r in three if r.strategy == "greedy"]
     assert all(1 < r.batch <= 3 and 0 < r.padding < 1 for r in greedy)
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_a_text_that_fits_nowhere_is_a_sentence_in_its_record(config: RunConfig, tmp_path: Path, concurrency: int
+def test_a_text_that_fits_nowhere_is_a_sentence_in_its_record(few: RunConfig, tmp_path: Path, concurrency: int
                                                               ) -> None:
     (tmp_path / "words.py").write_text(TASK.replace('"three"', '"three " * 60'))
-    _, records = go(replace(config, cache_gb=1e-5, concurrency=concurrency))
+    _, records = go(replace(few, cache_gb=1e-5, concurrency=concurrency))
     assert {(r.example, r.status) for r in records} == {("0", "ok"), ("1", "failed"), ("2", "ok")}
     assert all("raise --cache-gb" in str(r.error) for r in records if r.example == "1")
