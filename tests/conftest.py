@@ -59,6 +59,14 @@ def same_threads() -> Iterator[None]:
     assert torch is None or torch.get_num_threads() <= before
 
 
+@pytest.fixture(autouse=True)
+def without_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures out of the reports of `make test`, which draws them in tests/golden alone."""
+    if scale.QUICK and request.path.relative_to(HERE).parts[0] in ("harness", "tasks"):
+        from harness.report import plots  # imports matplotlib, which other folders do not need
+        monkeypatch.setattr(plots, "of_task", lambda summary, task: {})
+
+
 @pytest.fixture(params=["token", pytest.param("continuation", marks=pytest.mark.slow)])
 def p_value(request: pytest.FixtureRequest) -> Callable[..., float]:
     """Test a strategy's distribution: few draws by token, and slowly, many draws by continuation."""

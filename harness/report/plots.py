@@ -191,6 +191,7 @@ def _label_offsets() -> Iterator[tuple[float, float]]:
 def _label(figure: Figure, axes: Axes, rows: pd.DataFrame, path: list[tuple[float, float]]) -> None:
     """Write each label near its data point, where it covers no point, no other label and few lines."""
     figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the labels must not move the axes that they are placed by
     scale = figure.dpi / 72  # pixels per typographic point
     dots = axes.transData.transform(rows[["speedup", "quality"]].to_numpy(dtype=float))
     occupied = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in dots]

@@ -30,7 +30,7 @@ def cases(name: str) -> dict[str, Any]:
 
 @cache
 def target(arch: str) -> Engine:
-    return engine(tiny_model(arch))
+    return engine(tiny_model(arch, layers=2))
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -172,13 +173,19 @@ def test_a_copy_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     assert copied_bytes_per_second(4_000, "cpu", 2, ticking(0.5)) == pytest.approx(2 * 400 / 0.5)
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(forwards, "ROUNDS", 2)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("limits") / "run"
     arguments = ["run", "-m", saved("llama"), "--draft", saved("llama", 1), "-t", "nano_math", "-s", "speculative",
-                 "--limit", 1, "--max-new-tokens", 6, "--threads", 1, "--device", "cpu", "-o", tmp_path / "run"]
+                 "--limit", 1, "--max-new-tokens", 6, "--threads", 1, "--device", "cpu", "-o", folder]
     assert CliRunner().invoke(app, [str(argument) for argument in arguments]).exit_code == 0
-    return tmp_path / "run"
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(forwards, "ROUNDS", 2)
+    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 def test_limits_are_measured_once_and_reported(run: Path) -> None:

@@ -13,6 +13,7 @@ from harness.nano.function_loops import cuts, digits, neighbors, running, tables
 from harness.nano.function_parts import filled, ladder, part, renamed
 from harness.nano.function_programs import program
 from harness.nano.problem import Problem
+from tests.scale import scaled
 
 GENERATORS = (program, running, neighbors, digits, cuts, tables, pair_rule, element_rule, score)
 LEAST_TOKENS, MEAN_TOKENS, MOST_TOKENS, MOST_PROMPT_TOKENS = 4, (35, 60), 130, 400
@@ -21,7 +22,7 @@ LEAST_TOKENS, MEAN_TOKENS, MOST_TOKENS, MOST_PROMPT_TOKENS = 4, (35, 60), 130, 4
 @pytest.fixture(scope="module")
 def drawn() -> list[Problem]:
     rng = random.Random(3)
-    return [functions.draw(rng) for _ in range(2000)]
+    return [functions.draw(rng) for _ in range(scaled(500, 2000))]
 
 
 def _run(problem: Problem, body: str) -> None:
@@ -78,7 +79,7 @@ def test_bodies_are_various(drawn):
     programs = [program(rng).bodies[0] for _ in range(1000)]
     assert len({_shape(body) for body in programs}) >= 950
     long = [problem.answers[0] for problem in drawn if problem.answers[0].count("\n") >= 5]
-    assert len(long) >= 800
+    assert len(long) >= 0.4 * len(drawn)
     assert len({_shape(body) for body in long}) >= 0.95 * len(long)
     assert len({_shape(problem.answers[0]) for problem in drawn}) >= 0.8 * len(drawn)
 

@@ -86,7 +86,7 @@ def checker(words: Path, draws: int = 120, **more: Any) -> Checker:
 def nano() -> Checker:
     plan = make(RunConfig(tasks=("nano_story",), limit=3, max_new_tokens=24, concurrency=8, threads=1, device="cpu",
                           strategies=("speculative",)), "test")
-    return Checker(plan, plan, 120)
+    return Checker(plan, plan, scaled(60, 120))
 
 
 def under(cls: type[Speculative] | type[PromptLookup], each: Distribution) -> Strategy:
@@ -109,9 +109,9 @@ def test_correct_strategies_keep_the_distribution(nano: Checker, cls: type[Specu
         (planted.Discarded, COOL))),
 ], ids=lambda value: getattr(value, "__name__", str(value)))
 def test_planted_distributions_are_detected(nano: Checker, cls: type[Speculative], each: Distribution) -> None:
-    nano.draws = 400 if cls in (planted.UnwarpedBonus, planted.Discarded) else 200
+    before, nano.draws = nano.draws, 400 if cls in (planted.UnwarpedBonus, planted.Discarded) else 200
     finding = nano.sampled(under(cls, each), each)
-    nano.draws = 120
+    nano.draws = before
     assert finding.p_value is not None
     assert finding.p_value < 1e-4
     rejected = adjusted([finding])[0]
