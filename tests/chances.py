@@ -15,11 +15,12 @@ from harness.engine.random_stream import PhiloxStream
 from harness.verify.distribution import Distribution, Evidence
 from tests.decode import decode, engine
 from tests.models import tiny_model
+from tests.scale import scaled
 
 VOCAB = 6
 PROMPT = [3, 4, 5, 3, 4]
 TEMPERATURE, MASS = 0.8, 0.9
-DRAWS, LENGTH = 300, 6  # of `by_token`: as powerful as ten times as many whole continuations
+DRAWS, LENGTH = scaled(150, 300), 6  # of `by_token`: as powerful as ten times as many whole continuations
 CERTAIN = 1e-6  # smaller p-values of `by_token` need no second set of draws
 MANY, SHORT = 4000, 4   # of `by_continuation`: the first token is undrafted, four leave room for two drafted levels
 
@@ -47,7 +48,8 @@ def drawn(strategy: Any, on: Engine, small: Engine | None, draws: int, length: i
 
 
 @torch.inference_mode()
-def by_token(strategy: Any, drafter: Callable[[], Engine] | None, on: Engine | None = None) -> float:
+def by_token(strategy: Any, drafter: Callable[[], Engine] | None, on: Engine | None = None,
+             draws: int = DRAWS) -> float:
     """Compute the p-value of every token under its exact distribution given the tokens before it, as `verify` does.
 
     A small one may be chance: it is then replaced by that of four times as many new draws.
@@ -59,8 +61,8 @@ def by_token(strategy: Any, drafter: Callable[[], Engine] | None, on: Engine | N
         evidence.add(on, small, PROMPT, drawn(strategy, on, small, draws, LENGTH, key), 0)
         assert evidence.tokens == draws * LENGTH
         return evidence.p_value()
-    first = p_value(DRAWS, "law")
-    return first if first > 0.01 or first < CERTAIN else p_value(4 * DRAWS, "again")
+    first = p_value(draws, "law")
+    return first if first > 0.01 or first < CERTAIN else p_value(4 * draws, "again")
 
 
 @torch.inference_mode()

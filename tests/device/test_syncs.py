@@ -1,6 +1,7 @@
 """Every strategy on a device that refuses mixed tensors and counts each wait of the host for it."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +19,7 @@ from tests.models import MAX_POSITIONS, prompts, tiny_model
 from tests.scale import scaled
 from tests.strict_device import DEVICE, MixedDevices, moved, strict
 
-USUAL, NEW = 2, scaled(10, 16)
+USUAL, NEW = 2, scaled(6, 16)
 ABOVE = {
     "beam": 5, "beam_sample": 7, "conditional_beam": 13, "constrained_beam": 12, "contrastive_decoding": 4,
     "contrastive_search": 3, "dba": 12, "diverse_beam": 10, "fsd": 3, "fsd_vec": 3, "grid_beam": 6, "momentum": 3,
@@ -37,10 +38,15 @@ def cases() -> Iterator[Any]:
             yield pytest.param(name, temperature, marks=[pytest.mark.slow] if both and not temperature else [])
 
 
+@cache
+def model(seed: int) -> Any:
+    return moved(tiny_model("llama", seed=seed))
+
+
 def most_syncs(strategy: Strategy, between: Callable[[], Any] = lambda: None) -> float:
     """Return the maximum syncs of a step after the first, minus draft forwards; with one step, those of a forward."""
     with strict() as rules, torch.inference_mode():
-        target, draft = (Engine(moved(tiny_model("llama", seed=seed)), MAX_POSITIONS) for seed in (0, 1))
+        target, draft = (Engine(model(seed), MAX_POSITIONS) for seed in (0, 1))
         session = Session(target, draft=Session(draft) if "draft" in strategy.needs else None,
                           remember="hidden" in strategy.needs)
         prompt = prompts(1, 97, 3)[0] * 2

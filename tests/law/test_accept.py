@@ -18,19 +18,17 @@ Law = dict[tuple[int, ...], float]
 
 
 class Undecided(Exception):
-    """Raised when the branch has no further decision."""
+    """Raised when no decision is given for a choice."""
 
 
 class Branches:
-    """A stream that replays given decisions and records the options of the first open one."""
+    """A stream that replays given decisions."""
 
     def __init__(self, decided: list[int]) -> None:
         self.decided, self.at, self.chance = decided, 0, 1.0
-        self.open: list[float] = []
 
     def _decide(self, chances: list[float]) -> int:
         if self.at == len(self.decided):
-            self.open = chances
             raise Undecided
         choice = self.decided[self.at]
         self.at += 1
@@ -47,15 +45,27 @@ class Branches:
         raise NotImplementedError("a continuum of outcomes cannot be enumerated")
 
 
+class Firsts(Branches):
+    """Takes the first option of every open decision, and keeps the `others`: one run an outcome, none to find it."""
+
+    def __init__(self, decided: list[int]) -> None:
+        super().__init__(decided)
+        self.others: list[list[int]] = []
+
+    def _decide(self, chances: list[float]) -> int:
+        if self.at == len(self.decided):
+            first, *others = [[*self.decided, i] for i, chance in enumerate(chances) if chance > 0]
+            self.decided, self.others = first, self.others + others
+        return super()._decide(chances)
+
+
 def outcomes(run: Callable[[Stream], tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], float]]:
     """Return every result of `run` with its probability."""
     todo: list[list[int]] = [[]]
     while todo:
-        stream = Branches(todo.pop())
-        try:
-            yield run(stream), stream.chance
-        except Undecided:
-            todo += [[*stream.decided, i] for i, chance in enumerate(stream.open) if chance > 0]
+        stream = Firsts(todo.pop())
+        yield run(stream), stream.chance
+        todo += stream.others
 
 
 def law(run: Callable[[Stream], tuple[int, ...]]) -> Law:

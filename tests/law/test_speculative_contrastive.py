@@ -16,8 +16,9 @@ from strategies.speculative import Speculative
 from strategies.speculative_contrastive import SpeculativeContrastive
 from tests.chances import MANY, PROMPT, SHORT, chi_square, draft, drawn, target
 from tests.decode import decode
+from tests.scale import scaled
 
-FEW = 1000  # enough for the planted bug
+FEW = scaled(500, 1000)  # enough for the planted bug
 METHOD = SpeculativeContrastive(gamma=2, temperature=0.8)
 
 
@@ -48,19 +49,19 @@ def test_the_contrastive_distribution_is_preserved(draws: int) -> None:
 
 def test_a_planted_bug_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accept, "_normal", lambda rest, p: p)
-    assert p_value(METHOD, FEW) < 1e-6
+    assert p_value(replace(METHOD, beta=2.0), FEW) < 1e-6  # more is rejected
 
 
 @pytest.mark.parametrize("method", [SpeculativeContrastive(), SpeculativeContrastive(gamma=2, beta=2.0, alpha=0.3)])
 def test_at_temperature_zero_the_likeliest_of_the_contrast(method: SpeculativeContrastive) -> None:
-    different = False
+    different, new = False, scaled(12, 30)
     for prompt in ([3, 4], [5, 3, 4], [4, 4, 5]):
         text = list(prompt)
-        for _ in range(30):
+        for _ in range(new):
             text.append(int(following(method, text).argmax()))
-        found = decode(method, target(), prompt, draft=draft(), eos=None)
+        found = decode(method, target(), prompt, draft=draft(), new=new, eos=None)
         assert found == text[len(prompt):]
-        different |= found != decode(Greedy(), target(), prompt, eos=None)
+        different |= found != decode(Greedy(), target(), prompt, new=new, eos=None)
     assert different
 
 

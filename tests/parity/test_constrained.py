@@ -58,9 +58,9 @@ def test_constrained_beam(arch: str) -> None:
     mine = [case for case in GOLDEN["cases"] if case["arch"] == arch]
     assert len(mine) >= 25
     for case in mine:
-        assert same(case), case["settings"]
-        rule = divisor("power", case["settings"]["length_penalty"])
-        assert [one.ranked(rule) for one in found(case)] == pytest.approx(case["scores"], abs=1e-4)
+        texts, rule = found(case), divisor("power", case["settings"]["length_penalty"])
+        assert [list(one.tokens) for one in texts] == case["sequences"], case["settings"]
+        assert [one.ranked(rule) for one in texts] == pytest.approx(case["scores"], abs=1e-4)
 
 
 def test_goldens_end_early_and_at_the_limit_with_and_without_what_is_wanted() -> None:
@@ -80,27 +80,27 @@ def unmoved(state: Turns, token: int) -> Turns:
 
 
 ADVANCE = Turns.advance
-PLANTED: dict[str, tuple[object, str, object]] = {
-    "the prompt meets nothing": (Official, "start", Dealt.start),
-    "ends that come too early have no chance": (Official, "impossible", Dealt.impossible),
-    "complete texts come first": (Official, "finish", Dealt.finish),
+PLANTED: dict[str, tuple[int, object, str, object]] = {  # the first case that shows each, which is tried first
+    "the prompt meets nothing": (36, Official, "start", Dealt.start),
+    "ends that come too early have no chance": (108, Official, "impossible", Dealt.impossible),
+    "complete texts come first": (3, Official, "finish", Dealt.finish),
     "each phrase that parts is in its own bank": (
-        constrained_beam, "offered",
+        30, constrained_beam, "offered",
         lambda state: [(token, state.advance(token).count) for token in sorted(state.allowed())]),
-    "banks do not matter": (constrained_beam, "BANK", 0.0),
-    "the best bank takes all": (constrained_beam, "dealt", lambda order, banks: order),
+    "banks do not matter": (8, constrained_beam, "BANK", 0.0),
+    "the best bank takes all": (4, constrained_beam, "dealt", lambda order, banks: order),
     "begun phrases count from their start": (
-        Turns, "count", property(lambda self: len(self.met) * max(self.wanted.longest, default=0)
+        15, Turns, "count", property(lambda self: len(self.met) * max(self.wanted.longest, default=0)
                                  + (self.open[0].done if self.open else 0))),
-    "the clause undone waits where it was": (Turns, "advance", unmoved),
+    "the clause undone waits where it was": (22, Turns, "advance", unmoved),
 }
 
 
 @pytest.mark.parametrize("bug", PLANTED)
 def test_other_rules_give_other_texts(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    owner, name, other = PLANTED[bug]
+    first, owner, name, other = PLANTED[bug]
     monkeypatch.setattr(owner, name, other)
-    assert not all(same(case) for case in GOLDEN["cases"])
+    assert not all(same(case) for case in GOLDEN["cases"][first:] + GOLDEN["cases"][:first])
 
 
 def test_mended_rules_give_other_texts() -> None:

@@ -3,7 +3,7 @@
 import json
 import re
 from functools import cache
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from harness.plugins.registry import TASKS
 from harness.scoring.metrics import GSM8KAnswer
 from tests import realdata
 from tests.gsm8k_answers import ANSWERS, GOLDS
+from tests.scale import scaled
 
 VARIANTS = {"gsm8k": "gsm8k-cot", "gsm8k_5shot": "gsm8k", "gsm8k_zeroshot": "gsm8k-cot-zeroshot",
             "gsm8k_chat": "gsm8k-cot-llama"}
@@ -105,7 +106,7 @@ def test_scores_of_adversarial_answers(pair: tuple[str, ConfigurableTask]) -> No
     variant, twin = pair
     metric = metric_of(variant)
     assert len(ANSWERS) > 150
-    for answer, gold in product(ANSWERS, GOLDS):
+    for answer, gold in islice(product(ANSWERS, GOLDS), 0, None, scaled(4, 1)):  # four of the 15 golds an answer
         check(variant, twin, metric, answer, gold)
 
 

@@ -66,7 +66,7 @@ def test_prompt_lookup_is_greedy(arch: str, latest: bool) -> None:
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("width", [1, 3, 5])
+@pytest.mark.parametrize("width", [1, 3, pytest.param(5, marks=pytest.mark.slow)])
 def test_beam_is_generate(arch: str, width: int) -> None:
     for penalty, stopping in product((2.0, -1.0, 0.0, 1.0)[:scaled(2, 4)], ("false", "true", "never")):
         strategy = Beam(width=width, length_penalty=penalty, early_stopping=stopping)

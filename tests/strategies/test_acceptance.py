@@ -22,6 +22,7 @@ from strategies.top_k_acceptance import TopKAcceptance
 from strategies.typical_acceptance import TypicalAcceptance
 from tests.chances import MASS, TEMPERATURE, PValue, draft, target
 from tests.decode import decode
+from tests.scale import scaled
 from tests.strategies.test_strategies import PROMPTS, steps
 from tests.strategies.test_strategies import target as large
 
@@ -64,9 +65,10 @@ def test_spectr_verifies_all_chains_in_one_forward() -> None:
 
 
 def test_better_rules_take_fewer_forwards() -> None:
-    token = counted(Speculative(gamma=8, temperature=1.0), 200).work.forwards
-    assert counted(Speculative(gamma=8, temperature=1.0, verify="block"), 200).work.forwards < token
-    assert counted(SpecTr(chains=8, length=8, temperature=1.0), 200).work.forwards < token
+    new = scaled(100, 200)
+    token = counted(Speculative(gamma=8, temperature=1.0), new).work.forwards
+    assert counted(Speculative(gamma=8, temperature=1.0, verify="block"), new).work.forwards < token
+    assert counted(SpecTr(chains=8, length=8, temperature=1.0), new).work.forwards < token
 
 
 LOSSY = [TypicalAcceptance(temperature=0.0), TopKAcceptance(k=1), TopKAcceptance(criterion="distance", epsilon=0),
@@ -103,12 +105,13 @@ def test_loosest_settings_keep_every_draft(loose: Strategy, temperature: float) 
 
 def test_fly_keeps_more() -> None:
     loose = FLy(entropy=0.0, k=6, window=1, temperature=1.0)
-    assert counted(loose, 200).work.forwards < counted(replace(loose, entropy=1000.0), 200).work.forwards
+    new = scaled(80, 200)
+    assert counted(loose, new).work.forwards < counted(replace(loose, entropy=1000.0), new).work.forwards
 
 
 def test_synthetic_rates_set_the_steps() -> None:
     """Golden 9, 2.864 tokens a step, within four standard errors (1.6 each, over about 140 steps)."""
-    work = counted(SyntheticAcceptance(rates="0.8;0.7;0.6;0.5"), 400).work
+    work = counted(SyntheticAcceptance(rates="0.8;0.7;0.6;0.5"), scaled(200, 400)).work
     assert (work.accepted + work.forwards) / work.forwards == pytest.approx(2.864, abs=0.55)
     with pytest.raises(UserError, match="from 0 to 1"):
         SyntheticAcceptance(rates="0.8;x")

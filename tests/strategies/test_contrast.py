@@ -187,7 +187,7 @@ def test_a_beam_as_wide_as_the_chain_finds_the_highest_sum(variant: str) -> None
 
 def test_a_narrow_beam_by_hand() -> None:
     """Each step keeps the best sums; "official" first keeps the likeliest next tokens of all beams."""
-    for variant, prompt in product(("paper", "official"), prompts(6, 97, 3)):
+    for variant, prompt in product(("paper", "official"), prompts(scaled(3, 6), 97, 3)):
         method, length = ContrastiveDecoding(width=3, variant=variant), 4
         live = [((), 0.0)]
         for step in range(length):
@@ -210,7 +210,8 @@ def test_draws_follow_the_scores() -> None:
     small = Engine(Markov(TABLE.roll(1, 1).clamp_min(1e-9)), 64)
     method = ContrastiveDecoding(width=1, temperature=0.7, beta=0.5, tau=1.0, alpha=0.2)
     law = (method.scores(TABLE.log()[A], TABLE.roll(1, 1).clamp_min(1e-9).log()[A]) / 0.7).softmax(-1)
-    draws = [decode(method, markov(), [START, A], draft=small, new=1, eos=END, sample=i)[0] for i in range(2000)]
+    draws = [decode(method, markov(), [START, A], draft=small, new=1, eos=END, sample=i)[0]
+             for i in range(scaled(1000, 2000))]
     shares = torch.bincount(torch.tensor(draws), minlength=4) / len(draws)
     assert float((shares - law).abs().max()) < 0.04
 
@@ -249,7 +250,7 @@ def test_instructive_again_from_scratch() -> None:
 @pytest.mark.parametrize("scale", [0.5, 1.5, 3.0])
 @torch.inference_mode()
 def test_guidance_is_that_of_transformers(arch: str, scale: float) -> None:
-    for prompt, second in zip(prompts(4, 97, 13), prompts(4, 97, 14), strict=True):
+    for prompt, second in zip(*(prompts(scaled(2, 4), 97, seed) for seed in (13, 14)), strict=True):
         for negative, ids in (("last", None), ("none", torch.tensor([second]))):
             model = target(arch).model
             judge = UnbatchedClassifierFreeGuidanceLogitsProcessor(scale, model, ids, use_cache=False)
@@ -329,11 +330,12 @@ def test_what_cannot_be_is_refused() -> None:
 
 
 def test_a_draw_without_contrast_is_a_nucleus() -> None:
+    new = scaled(15, 30)
     for method in (Guidance(scale=1.0, temperature=0.8, p=0.9), ContrastiveDecoding(
             width=1, alpha=0.0, beta=0.0, temperature=0.8, p=0.9)):
         for sample in range(5):
-            found = decode(method, target("llama"), [3, 4], draft=target("llama", 1), sample=sample)
-            assert found == decode(TopP(p=0.9, temperature=0.8), target("llama"), [3, 4], sample=sample)
+            found = decode(method, target("llama"), [3, 4], draft=target("llama", 1), new=new, sample=sample)
+            assert found == decode(TopP(p=0.9, temperature=0.8), target("llama"), [3, 4], new=new, sample=sample)
 
 
 @torch.inference_mode()

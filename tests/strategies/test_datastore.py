@@ -22,6 +22,7 @@ from strategies.tools import knn_datastore
 from strategies.tools.knn_datastore import Datastore, fits, made, named
 from tests.decode import engine
 from tests.models import ARCHS, tiny_model
+from tests.scale import scaled
 
 NOTHING = Passage([3, 4])
 
@@ -116,8 +117,8 @@ def test_faiss_says_what_brute_force_says() -> None:
 
 
 def test_cells_find_most_of_the_nearest() -> None:
-    points, values = clustered(4000)
-    store = Datastore(points, values, 4000, NOTHING, indexed(points, Cells(32, 16)))
+    points, values = clustered(scaled(2000, 4000))
+    store = Datastore(points, values, len(points), NOTHING, indexed(points, Cells(32, 16)))
     queries = clustered(50, seed=1)[0]
     expected = brute(points, queries, 10)[1]
 

@@ -22,6 +22,7 @@ from strategies.staged import Staged
 from tests.chances import by_token, draft
 from tests.decode import decode, traced
 from tests.drafting import PROMPT, model, run, step
+from tests.scale import scaled
 
 BEST = {0.5: (5, 3, 2, 1), 0.6: (7, 4, 3, 2), 0.7: (9, 6, 4, 3), 0.8: (14, 8, 6, 4), 0.9: (24, 13, 10, 7)}
 
@@ -97,7 +98,7 @@ def test_stopping_at_unlikely_draws_is_caught(monkeypatch: pytest.MonkeyPatch) -
             kept = likely.index(False) if False in likely else len(likely)
             return TokenTree.chain(tree.tokens[:kept], [tree.probs[i - 1] for i in range(kept)])
     monkeypatch.setattr(speculative, "ModelChain", Careless)
-    assert by_token(Speculative(gamma=2, temperature=0.8, p=0.9), draft) < 1e-6
+    assert by_token(Speculative(gamma=2, temperature=0.8, p=0.9), draft, draws=300) < 1e-6
 
 
 class Coin:
@@ -132,7 +133,7 @@ def test_tokens_of_pearl_per_barrier(alpha: float, gamma: int, expected: float) 
     """Specs/speculative, golden 14, with draws that are accepted independently; the distribution of the tokens is p."""
     small = Coin((alpha - 0.1, 1.1 - alpha))
     target = Coin((0.9, 0.1), small)
-    written, barriers = list[int](), 3000
+    written, barriers = list[int](), scaled(1000, 3000)
     blocks = Pearl(gamma=gamma, temperature=1.0).generate(cast(Session, target), Request((0,), 10**6, PhiloxStream(0)))
     assert len(next(blocks)) == 1
     for _ in range(barriers):
@@ -154,10 +155,10 @@ def test_pearl_with_a_perfect_draft(temperature: float) -> None:
 
 def test_staged_needs_fewer_draft_forwards_where_text_repeats() -> None:
     """The same tokens as speculative decoding, drafted alike; the n-grams save forwards of the draft model alone."""
-    text = [5, 6, 7, 8, 9, 10] * 6
+    text, big, small, new = [5, 6, 7, 8, 9, 10] * 6, model(), model(1), scaled(30, 60)
     for prompt in (PROMPT, text):
-        plain = traced(Speculative(gamma=6), model(), prompt, draft=model(1), new=60, eos=None)
-        staged = traced(Staged(gamma=6), model(), prompt, draft=model(1), new=60, eos=None)
+        plain = traced(Speculative(gamma=6), big, prompt, draft=small, new=new, eos=None)
+        staged = traced(Staged(gamma=6), big, prompt, draft=small, new=new, eos=None)
         assert staged[0] == plain[0]
         assert staged[1] == plain[1]
         assert staged[2].forwards <= plain[2].forwards

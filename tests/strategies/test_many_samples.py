@@ -101,7 +101,7 @@ def test_branches_of_a_stream() -> None:
 
 
 def test_answers_follow_the_distribution_and_are_independent() -> None:
-    session, pairs, law, draws = Session(markov()), Counter[tuple[int, int]](), outputs(), scaled(600, 1200)
+    session, pairs, law, draws = Session(markov()), Counter[tuple[int, int]](), outputs(), scaled(300, 1200)
     seen: list[Counter[tuple[int, ...]]] = [Counter(), Counter(), Counter()]
     for number in range(draws):
         answers = drawn(session, asked(stream=PhiloxStream("law", number)), Temperature(), 3)

@@ -121,7 +121,7 @@ def test_without_the_list_it_branches_on_the_likeliest_first_tokens() -> None:
 @pytest.mark.parametrize("listed", [True, False])
 def test_first_tokens_differ(listed: bool) -> None:
     target = engine(tiny_model("qwen2"))
-    for prompt in prompts(3, seed=1):
+    for prompt in prompts(scaled(2, 3), seed=1):
         found = Icn(over=Greedy(), rounds=3, picks=4, listed=listed).answers(Session(target), numbered(prompt), 12)
         assert len({way[0] for way in found}) == len(found) == 12
 

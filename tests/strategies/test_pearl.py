@@ -46,13 +46,13 @@ def readers(engine: Engine) -> list[str]:
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 @pytest.mark.parametrize("seed", [0, 1])  # a draft that is always right, and one that is mostly wrong
 def test_two_workers_write_the_tokens_of_one_with_its_counts(seed: int, temperature: float, inference: bool) -> None:
-    small, big = model(seed), model()
+    small, big, new = model(seed), model(), scaled(20, 40)
     for sample, prompt in enumerate([PROMPT, *prompts(scaled(1, 3), 97, 2)]):
         with torch.inference_mode(inference):
             one, two = (traced(Pearl(gamma=3, temperature=temperature, p=0.95, workers=workers), big, prompt,
-                               draft=small, new=40, sample=sample, eos=None) for workers in (1, 2))
+                               draft=small, new=new, sample=sample, eos=None) for workers in (1, 2))
         assert two == one
-        assert temperature or two[0] == decode(Greedy(), big, prompt, new=40, eos=None)
+        assert temperature or two[0] == decode(Greedy(), big, prompt, new=new, eos=None)
 
 
 def test_each_model_is_read_by_its_own_worker() -> None:
@@ -95,8 +95,8 @@ def test_one_model_is_not_read_twice_at_once() -> None:
 @torch.inference_mode()
 def test_texts_side_by_side_stay_in_their_thread(temperature: float) -> None:
     small, big = model(1), model()
-    jobs = [partial(traced, Pearl(workers=2, temperature=temperature), big, prompt, draft=small, new=20)
-            for prompt in prompts(5, 97, 5)]
+    jobs = [partial(traced, Pearl(workers=2, temperature=temperature), big, prompt, draft=small, new=scaled(10, 20))
+            for prompt in prompts(scaled(4, 5), 97, 5)]
     alone = [job() for job in jobs]
     names = readers(small)
     assert run_batched([big, small], jobs, 3) == alone
@@ -110,7 +110,7 @@ def test_texts_side_by_side_stay_in_their_thread(temperature: float) -> None:
 @pytest.mark.parametrize("side", ["draft", "target"])
 @torch.inference_mode()
 def test_what_either_side_raises_is_raised_here(side: str, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    small, big = model(1), model()
+    small, big, new = model(1), model(), scaled(12, 30)
     engine, turn = small if side == "draft" else big, iter(range(10**6))
     plain = engine.run
 
@@ -121,9 +121,10 @@ def test_what_either_side_raises_is_raised_here(side: str, workers: int, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(engine, "run", failing)
         with pytest.raises(UserError, match=f"the {side} is broken"):
-            decode(Pearl(workers=workers), big, PROMPT, draft=small, eos=None)
+            decode(Pearl(workers=workers), big, PROMPT, draft=small, new=new, eos=None)
     assert (small.open_rows, big.open_rows) == (0, 0)
-    assert decode(Pearl(workers=workers), big, PROMPT, draft=small, eos=None) == decode(Greedy(), big, PROMPT, eos=None)
+    after = decode(Pearl(workers=workers), big, PROMPT, draft=small, new=new, eos=None)
+    assert after == decode(Greedy(), big, PROMPT, new=new, eos=None)
 
 
 def test_closing_early_leaves_no_thread() -> None:

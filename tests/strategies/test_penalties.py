@@ -105,11 +105,12 @@ def test_ends_of_the_knobs() -> None:
 
 @pytest.mark.parametrize("inner", INNER)
 def test_a_penalty_of_nothing_is_the_other_strategy(inner: str) -> None:
+    new = scaled(10, 16)
     for sample, prompt in enumerate(prompts(scaled(1, 2), 97, 2)):
-        expected = run(inner, prompt, sample=sample, new=16)
+        expected = run(inner, prompt, sample=sample, new=new)
         for outer in ("no_repeat_ngram:n=0+repetition_penalty:penalty=1", "no_repeat_ngram:n=64",
                       "frequency_penalty:presence=0,frequency=0"):
-            assert run(f"{inner}+{outer}", prompt, sample=sample, new=16) == expected, outer
+            assert run(f"{inner}+{outer}", prompt, sample=sample, new=new) == expected, outer
 
 
 def by_hand(prompt: list[int], bend: Any, arch: str, new: int = 30) -> list[int]:
@@ -125,14 +126,14 @@ def by_hand(prompt: list[int], bend: Any, arch: str, new: int = 30) -> list[int]
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("outer", PENALTIES)
 def test_greedy_and_its_drafting_methods_choose_the_likeliest_warped_token(outer: str, arch: str) -> None:
-    over, changed = STRATEGIES.build(outer), 0
+    over, changed, new = STRATEGIES.build(outer), 0, scaled(20, 30)
     assert isinstance(over, penalty.Penalty)
     for prompt in prompts(scaled(2, 3), 97, 8):
-        expected = by_hand(prompt * 2, over.warp(2 * len(prompt)), arch)
+        expected = by_hand(prompt * 2, over.warp(2 * len(prompt)), arch, new)
         for inner in ("greedy", "speculative:gamma=3", "prompt_lookup", "lookahead", "beam:width=1", "momentum:k=1",
                       "top_p:temperature=0"):
-            assert run(f"{inner}+{outer}", prompt * 2, arch) == expected, inner
-        changed += expected != run("greedy", prompt * 2, arch)
+            assert run(f"{inner}+{outer}", prompt * 2, arch, new=new) == expected, inner
+        changed += expected != run("greedy", prompt * 2, arch, new=new)
     assert changed  # the penalty was put to the test
 
 
@@ -141,7 +142,7 @@ def test_greedy_and_its_drafting_methods_choose_the_likeliest_warped_token(outer
     ("repetition_penalty:penalty=1.3", {"repetition_penalty": 1.3}),
     ("no_repeat_ngram:n=2", {"no_repeat_ngram_size": 2})])
 def test_greedy_is_generate(arch: str, spec: str, options: dict[str, float]) -> None:
-    for prompt in prompts(4, 97, 3):
+    for prompt in prompts(scaled(2, 4), 97, 3):
         ids = torch.tensor([prompt])
         out = target(arch).model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=30, do_sample=False,
                                           pad_token_id=PAD, **options)[0, len(prompt):].tolist()
@@ -155,7 +156,7 @@ def grams(text: Sequence[int], size: int) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize("inner", INNER)
 def test_no_bigram_comes_twice(inner: str) -> None:
-    new = scaled(24, 40)
+    new = scaled(18, 40)
     for prompt in prompts(scaled(1, 2), 97, 8):
         text = run(f"{inner}+no_repeat_ngram:n=2,prompt=false", prompt, new=new, eos=None)
         assert len(set(grams(text, 2))) == new - 1

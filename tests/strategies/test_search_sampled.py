@@ -28,7 +28,7 @@ from tests.markov import TABLE
 from tests.models import EOS, PAD, prompts, tiny_model
 from tests.scale import scaled
 
-VOCAB, NEW, RUNS = 8, 3, 3000
+VOCAB, NEW, RUNS = 8, 3, scaled(1500, 3000)
 PROMPT = [3, 4, 5, 3]
 
 
@@ -115,7 +115,7 @@ def alike(one: Sequence[tuple[object, ...]], other: Sequence[tuple[object, ...]]
 
 def test_it_does_not_sample_the_model_distribution() -> None:
     """With more beams likely sequences are more frequent than under the model, as the docstring warns."""
-    runs, shares = 800, []
+    runs, shares = scaled(400, 800), []
     best = max(table()[()].tolist())
     for width in (1, 4):
         strategy = BeamSample(width=width, length_penalty=0.0)

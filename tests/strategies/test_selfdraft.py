@@ -36,8 +36,9 @@ from tests.chances import MASS, TEMPERATURE, VOCAB, PValue
 from tests.decode import engine
 from tests.markov import Markov
 from tests.models import prompts, tiny_model
+from tests.scale import scaled
 
-PROMPTS = prompts(3, 97, 1)
+PROMPTS, NEW = prompts(3, 97, 1), scaled(20, 40)
 
 
 @cache
@@ -63,9 +64,14 @@ def greedy(prompt: Sequence[int], new: int, on: Engine | None = None) -> list[in
 
 def as_greedy(strategy: Strategy, on: Engine) -> list[tuple[Session, list[list[int]]]]:
     """The session and the steps of every prompt, all of which must be greedy's tokens."""
-    done = [steps(strategy, prompt, 40, on) for prompt in PROMPTS]
-    assert [[t for block in blocks for t in block] for _, blocks in done] == [greedy(p, 40, on) for p in PROMPTS]
+    done = [steps(strategy, prompt, NEW, on) for prompt in PROMPTS]
+    assert [[t for block in blocks for t in block] for _, blocks in done] == greedily(on)
     return done
+
+
+@cache
+def greedily(on: Engine) -> list[list[int]]:
+    return [greedy(prompt, NEW, on) for prompt in PROMPTS]
 
 
 LOSSLESS = [
@@ -340,10 +346,10 @@ def test_tokens_of_a_deep_model_are_those_of_greedy(strategy: Strategy, arch: st
 def test_drafts_of_many_texts_are_read_together(strategy: Strategy) -> None:
     """Reads of different plans never share a forward, and nothing depends on who else is there."""
     on = deep()
-    texts = prompts(6, 97, 5)
+    texts, new = prompts(scaled(4, 6), 97, 5), scaled(12, 20)
 
     def job(text: list[int], strategy: Strategy) -> tuple[list[list[int]], Work, Work]:
-        session, blocks = steps(strategy, text, 20, on)
+        session, blocks = steps(strategy, text, new, on)
         return blocks, session.work, session.draft_work
     jobs = [partial(job, text, each) for text in texts for each in (strategy, Greedy())]
     alone = [go() for go in jobs]
@@ -421,7 +427,7 @@ def searched(knobs: Swift, worth: Sequence[float], tries: int, seed: int = 0) ->
 def test_proposals_find_better_sets_than_chance() -> None:
     """Of 924 sets of 6 out of 12, the best one is mostly found by 12 proposals in 60 tries."""
     knobs, better, exact = Swift(share=0.5, enough=1.0, bayes=5, window=1), 0, 0
-    for seed in range(12):
+    for seed in range(scaled(6, 12)):
         generator = torch.Generator().manual_seed(seed)
         worth = (torch.rand(12, generator=generator) / 12).tolist()
         with_proposals, plans = searched(knobs, worth, 60, seed)
@@ -432,8 +438,8 @@ def test_proposals_find_better_sets_than_chance() -> None:
         better += with_proposals > by_chance
         exact += with_proposals == pytest.approx(sum(sorted(worth)[-6:]))
         assert searched(knobs, worth, 60, seed) == (with_proposals, plans)
-    assert better >= 10
-    assert exact >= 6
+    assert better >= scaled(5, 10)
+    assert exact >= scaled(3, 6)
 
 
 def test_without_proposals_all_sets_are_random() -> None:
@@ -481,10 +487,8 @@ def test_the_bound_prefers_what_is_promising_and_what_is_unknown() -> None:
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])
 def test_tokens_with_proposals_are_those_of_greedy(arch: str) -> None:
     strategy = Swift(window=4, bayes=2, enough=1.0)
-    for prompt in PROMPTS:
-        session, blocks = steps(strategy, prompt, 40, deep(arch))
-        assert [t for block in blocks for t in block] == greedy(prompt, 40, deep(arch))
-        again, _ = steps(strategy, prompt, 40, deep(arch))
+    for prompt, (session, _) in zip(PROMPTS, as_greedy(strategy, deep(arch)), strict=True):
+        again, _ = steps(strategy, prompt, NEW, deep(arch))
         assert (again.work, again.draft_work) == (session.work, session.draft_work)
 
 
@@ -585,6 +589,14 @@ class Coupled:
             path.append(node)
 
 
+@cache
+def undrafted(prompt: tuple[int, ...]) -> list[list[int]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Jacobi, "rule", lambda self: Coupled())
+        patch.setattr(Guesses, "draft", lambda *_: EMPTY)
+        return steps(Jacobi(temperature=0.5), prompt, NEW, deep())[1]
+
+
 @pytest.mark.parametrize("strategy", [
     Jacobi(temperature=0.5), Lookahead(temperature=0.5, from_prompt=True), TrJacobi(temperature=0.5),
     Swift(window=4, theta=0.1, temperature=0.5),
@@ -595,12 +607,10 @@ def test_under_fixed_noise_tokens_are_those_of_single_steps(strategy: Verified, 
     faster = 0
     for prompt in PROMPTS:
         monkeypatch.setattr(type(strategy), "rule", lambda self: Coupled())
-        _, blocks = steps(strategy, prompt, 40, deep())
-        monkeypatch.setattr(Jacobi, "rule", lambda self: Coupled())
-        monkeypatch.setattr(Guesses, "draft", lambda *_: EMPTY)
-        _, single = steps(Jacobi(temperature=0.5), prompt, 40, deep())
+        _, blocks = steps(strategy, prompt, NEW, deep())
         monkeypatch.undo()
-        assert len(single) == 40
+        single = undrafted(tuple(prompt))
+        assert len(single) == NEW
         assert [t for block in blocks for t in block] == [t for block in single for t in block]
-        faster += len(blocks) < 40
+        faster += len(blocks) < NEW
     assert faster

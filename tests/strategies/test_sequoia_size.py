@@ -19,6 +19,7 @@ from strategies.tools import sequoia_size
 from tests.decode import engine, traced
 from tests.models import prompts, tiny_model
 from tests.pair import saved
+from tests.scale import scaled
 from tests.strategies.test_trees import brute
 
 RATES = (0.6, 0.2, 0.1)
@@ -140,8 +141,8 @@ def test_ranks_of_another_draft() -> None:
 @pytest.mark.parametrize("temperature", [pytest.param(0.0, marks=pytest.mark.slow), 1.0])
 def test_predicted_and_measured_tokens_a_step(temperature: float) -> None:
     """They agree to 15 % where the rates were counted: the plan takes all places for alike, and last steps are cut."""
-    made = make(RunConfig(strategies=("sequoia",), tasks=("nano_story", "nano_math", "nano_edit"), limit=4,
-                          device="cpu"), "")
+    made = make(RunConfig(strategies=("sequoia",), tasks=("nano_story", "nano_math", "nano_edit"),
+                          limit=scaled(2, 4), device="cpu"), "")
     assert made.draft is not None
     target, draft, law = made.target.engine, made.draft.engine, Sequoia(temperature=temperature)
     texts = prompted(made, law, 48)

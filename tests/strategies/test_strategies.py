@@ -22,8 +22,9 @@ from strategies.speculative import Speculative
 from strategies.top_p import TopP
 from tests.decode import decode, engine
 from tests.models import EOS, prompts, tiny_model
+from tests.scale import scaled
 
-PROMPTS = prompts(5, 97, 1)
+PROMPTS = prompts(scaled(3, 5), 97, 1)
 
 
 @cache
@@ -46,7 +47,7 @@ def test_one_group_is_beam_search(stopping: str) -> None:
     for prompt in PROMPTS:
         beam = Beam(width=4, length_penalty=0.6, early_stopping=stopping)
         one = DiverseBeam(width=4, groups=1, diversity=3.0, length_penalty=0.6, early_stopping=stopping)
-        for sample in range(4):
+        for sample in range(0, 4, scaled(3, 1)):  # the best and the last
             assert decode(one, target(), prompt, sample=sample) == decode(beam, target(), prompt, sample=sample)
 
 

@@ -165,7 +165,7 @@ def test_siblings_sorted_by_probability_are_caught(monkeypatch: pytest.MonkeyPat
                 for row, tokens in zip(q, distinct(q, counts, stream), strict=True)]
     monkeypatch.setattr(rsd_c, "distinct", resorted)
     assert growing.distinct is distinct
-    assert by_token(RsdC(branches="2-2", temperature=0.8, p=0.9), draft) < 1e-6
+    assert by_token(RsdC(branches="2-2", temperature=0.8, p=0.9), draft, draws=300) < 1e-6
 
 
 def tokens_of(shape: Sequence[int], rates: Sequence[float]) -> float:
