@@ -3,6 +3,7 @@
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from harness.cli import app
+from harness.plugins.registry import TASKS
 from harness.store.folder import Store
 from harness.store.lock import HOLDER
 from tests.pair import saved
@@ -36,18 +40,43 @@ class Eight(Task):
 '''
 
 
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the task; its place is a setting of the run, which only the same command resumes."""
+    path = tmp_path_factory.mktemp("plugin") / "eight.py"
+    path.write_text(TASK)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, plugin: Path) -> Path:
+    """Return the folder of a run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    complete(folder, plugin)
+    return folder
+
+
+def words(folder: Path, plugin: Path) -> list[str]:
+    return ["run", "-m", str(saved("llama")), "-t", "eight", "--plugin", str(plugin), "-s", "top_p", "-s",
+            "beam:width=3", "-s", "contrastive_search", "--device", "cpu", "--threads", "1", "-o", str(folder)]
+
+
 def command(folder: Path, plugin: Path) -> list[str]:
-    return [sys.executable, "-m", "harness.cli", "run", "-m", str(saved("llama")), "-t", "eight", "--plugin",
-            str(plugin), "-s", "top_p", "-s", "beam:width=3", "-s", "contrastive_search", "--device", "cpu",
-            "--threads", "1", "-o", str(folder)]
+    return [sys.executable, "-m", "harness.cli", *words(folder, plugin)]
 
 
-def test_killed_runs_resume(tmp_path: Path) -> None:
-    plugin, seed = tmp_path / "eight.py", int(os.environ.get("KILL_SEED", "1"))
-    plugin.write_text(TASK)
-    moments, kills = random.Random(seed), 0
+def complete(folder: Path, plugin: Path) -> None:
+    """Give the same command in this process: a new one takes seconds to import what this one has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TASKS, "_files", {})  # later tests list the tasks
+        done = CliRunner().invoke(app, words(folder, plugin), prog_name="decodebench")
+    assert done.exit_code == 0, done.output
+
+
+def test_killed_runs_resume(tmp_path: Path, plugin: Path, whole: Path) -> None:
+    moments, kills = random.Random(int(os.environ.get("KILL_SEED", "1"))), 0
     records = tmp_path / "run" / "records" / "0000.jsonl"
-    while kills < 4:
+    while kills < 2:
         process = subprocess.Popen(command(tmp_path / "run", plugin), start_new_session=True,
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         before = records.stat().st_size if records.exists() else 0
@@ -61,34 +90,25 @@ def test_killed_runs_resume(tmp_path: Path) -> None:
         kills += 1
         assert (tmp_path / "run" / HOLDER).exists(), "it held the lock"
     assert kills >= 1, "the run ended before it could be killed"
-    done = subprocess.run(command(tmp_path / "run", plugin), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    whole = subprocess.run(command(tmp_path / "whole", plugin), capture_output=True, text=True)
-    assert whole.returncode == 0, whole.stderr
-    resumed, straight = (list(Store.open(tmp_path / name).records()) for name in ("run", "whole"))
+    complete(tmp_path / "run", plugin)
+    resumed, straight = (list(Store.open(folder).records()) for folder in (tmp_path / "run", whole))
     assert set(Counter(record.key for record in resumed).values()) == {1}
     assert {r.key: r.turns[0].tokens for r in resumed} == {r.key: r.turns[0].tokens for r in straight}
     assert len(resumed) == 32
 
 
 @pytest.mark.parametrize("torn", [b'{"task": "eight", "exa', b"\x00\x00\x00"])
-def test_a_torn_line_is_dropped_and_redone(tmp_path: Path, torn: bytes) -> None:
-    plugin = tmp_path / "eight.py"
-    plugin.write_text(TASK)
-    run = command(tmp_path / "run", plugin)
-    assert subprocess.run(run, capture_output=True).returncode == 0
-    path = tmp_path / "run" / "records" / "0000.jsonl"
+def test_a_torn_line_is_dropped_and_redone(tmp_path: Path, plugin: Path, whole: Path, torn: bytes) -> None:
+    path = shutil.copytree(whole, tmp_path / "run") / "records" / "0000.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-3]) + torn)
-    assert subprocess.run(run, capture_output=True).returncode == 0
+    complete(tmp_path / "run", plugin)
     again = path.read_bytes().splitlines(keepends=True)
     assert again[:-3] == lines[:-3]
     assert len(again) == len(lines) == len({record.key for record in Store.open(tmp_path / "run").records()})
 
 
-def test_of_two_starts_one_runs_and_the_other_names_it(tmp_path: Path) -> None:
-    plugin = tmp_path / "eight.py"
-    plugin.write_text(TASK)
+def test_of_two_starts_one_runs_and_the_other_names_it(tmp_path: Path, plugin: Path) -> None:
     both = [subprocess.Popen(command(tmp_path / "run", plugin), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                              text=True) for _ in range(2)]
     said = [process.communicate()[1] for process in both]
@@ -101,9 +121,8 @@ def test_of_two_starts_one_runs_and_the_other_names_it(tmp_path: Path) -> None:
     assert set(keys.values()) == {1}
 
 
-def test_a_full_disk_ends_a_run_that_goes_on_later(tmp_path: Path) -> None:
-    plugin, run = tmp_path / "eight.py", tmp_path / "run"
-    plugin.write_text(TASK)
+def test_a_full_disk_ends_a_run_that_goes_on_later(tmp_path: Path, plugin: Path) -> None:
+    run = tmp_path / "run"
 
     def little_space() -> None:  # a limit on the size of a file stops a write half-way, as a full disk does
         resource.setrlimit(resource.RLIMIT_FSIZE, (25_000, resource.RLIM_INFINITY))
@@ -115,7 +134,7 @@ def test_a_full_disk_ends_a_run_that_goes_on_later(tmp_path: Path) -> None:
     before = (run / "records" / "0000.jsonl").read_bytes()
     assert before.endswith(b"\n")
     assert 0 < before.count(b"\n") < 32
-    assert subprocess.run(command(run, plugin), capture_output=True).returncode == 0
+    complete(run, plugin)
     assert (run / "records" / "0000.jsonl").read_bytes().startswith(before)
     keys = Counter(record.key for record in Store.open(run).records())
     assert len(keys) == 32

@@ -19,7 +19,7 @@ from tests.models import MAX_POSITIONS, prompts, tiny_model
 from tests.scale import scaled
 from tests.strict_device import DEVICE, MixedDevices, moved, strict
 
-USUAL, NEW = 2, scaled(6, 16)
+USUAL, NEW = 2, scaled(6, 12)
 ABOVE = {
     "beam": 5, "beam_sample": 7, "conditional_beam": 13, "constrained_beam": 12, "contrastive_decoding": 4,
     "contrastive_search": 3, "dba": 12, "diverse_beam": 10, "fsd": 3, "fsd_vec": 3, "grid_beam": 6, "momentum": 3,

@@ -33,7 +33,7 @@ def with_draft(strategy: Strategy, arch: str, seed: int) -> Engine | None:
 @pytest.mark.parametrize("name", PROMISING)
 def test_greedy_tokens_at_temperature_zero(name: str, arch: str) -> None:
     """With a draft that is mostly wrong, with one that is always right, and where the text repeats itself."""
-    strategy, target, new = built(name), model(arch), scaled(20, 40)
+    strategy, target, new = built(name), model(arch), scaled(20, 30)
     for seed, prompt in zip((1, 0, 1), prompts(3, 97, 1), strict=True):
         expected = decode(Greedy(), target, prompt * 2, new=new)
         assert decode(strategy, target, prompt * 2, draft=with_draft(strategy, arch, seed), new=new) == expected
@@ -43,7 +43,7 @@ def test_greedy_tokens_at_temperature_zero(name: str, arch: str) -> None:
 def test_what_ran_before_changes_neither_tokens_nor_counts(name: str) -> None:
     strategy, target = built(name), model("llama")
     first, second = (prompt * 2 for prompt in prompts(2, 97, 3))
-    runs = [traced(strategy, target, prompt, draft=with_draft(strategy, "llama", 0), new=scaled(8, 25))
+    runs = [traced(strategy, target, prompt, draft=with_draft(strategy, "llama", 0), new=scaled(8, 16))
             for prompt in (first, second, first)]
     assert runs[0] == runs[2]
 
@@ -53,11 +53,11 @@ def test_what_ran_before_changes_neither_tokens_nor_counts(name: str) -> None:
 def test_texts_side_by_side_get_the_tokens_they_have_alone(name: str) -> None:
     strategy, target = built(name), model("llama")
     draft = with_draft(strategy, "llama", 1)
-    count, new = scaled(3, 18), scaled(8, 20)
+    count, new = scaled(3, 9), scaled(8, 16)
     jobs = [partial(decode, strategy, target, prompt * 2, draft=draft, new=new) for prompt in prompts(count, 97, 5)]
     alone = [job() for job in jobs]
     assert len({tuple(tokens) for tokens in alone}) > 1
-    assert run_batched([target, draft] if draft else [target], jobs, scaled(2, 16)) == alone
+    assert run_batched([target, draft] if draft else [target], jobs, scaled(2, 8)) == alone
     assert target.open_rows == 0
 
 

@@ -31,7 +31,7 @@ Text = tuple[int, ...]
 
 @cache
 def model(arch: str, seed: int = 0) -> Engine:
-    return engine(tiny_model(arch, vocab=VOCAB, seed=seed, sharpness=0.8))
+    return engine(tiny_model(arch, vocab=VOCAB, seed=seed, sharpness=0.8, layers=2))
 
 
 @cache

@@ -14,11 +14,11 @@ from harness.plugins.strategy import Request
 from strategies.greedy import Greedy
 from strategies.speculative import Speculative
 from strategies.speculative_contrastive import SpeculativeContrastive
-from tests.chances import MANY, PROMPT, SHORT, chi_square, draft, drawn, target
+from tests.chances import PROMPT, SHORT, chi_square, draft, drawn, target
 from tests.decode import decode
 from tests.scale import scaled
 
-FEW = scaled(500, 1000)  # enough for the planted bug
+DRAWS = scaled(500, 1000)  # enough for the planted bug
 METHOD = SpeculativeContrastive(gamma=2, temperature=0.8)
 
 
@@ -37,19 +37,18 @@ def following(method: SpeculativeContrastive, text: list[int], beta: float | Non
 
 
 @torch.inference_mode()
-def p_value(method: SpeculativeContrastive, draws: int) -> float:
-    return chi_square(drawn(method, target(), draft(), draws, SHORT),
+def p_value(method: SpeculativeContrastive) -> float:
+    return chi_square(drawn(method, target(), draft(), DRAWS, SHORT),
                       lambda text: following(method, [*PROMPT, *text]).tolist())
 
 
-@pytest.mark.parametrize("draws", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
-def test_the_contrastive_distribution_is_preserved(draws: int) -> None:
-    assert p_value(METHOD, draws) > 1e-3
+def test_the_contrastive_distribution_is_preserved() -> None:
+    assert p_value(METHOD) > 1e-3
 
 
 def test_a_planted_bug_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accept, "_normal", lambda rest, p: p)
-    assert p_value(replace(METHOD, beta=2.0), FEW) < 1e-6  # more is rejected
+    assert p_value(replace(METHOD, beta=2.0)) < 1e-6  # more is rejected
 
 
 @pytest.mark.parametrize("method", [SpeculativeContrastive(), SpeculativeContrastive(gamma=2, beta=2.0, alpha=0.3)])

@@ -153,7 +153,7 @@ def test_what_a_token_costs(heads: str) -> None:
 @pytest.mark.parametrize("variant", ["official", "paper"])
 def test_dola_again_from_scratch(variant: str) -> None:
     changed = 0
-    for i, prompt in enumerate(prompts(scaled(16, 100), 97, 20)):
+    for i, prompt in enumerate(prompts(scaled(16, 48), 97, 20)):
         arch, norm = FOUR[i % 4], bool(i // 4 % 2)
 
         def scores(text: list[int]) -> Tensor:
@@ -166,12 +166,12 @@ def test_dola_again_from_scratch(variant: str) -> None:
         expected = by_hand(scores, prompt, 3)
         assert decode(method, target(arch), prompt, new=3) == expected
         changed += decode(Greedy(), target(arch), prompt, new=3) != expected
-    assert changed > scaled(4, 30)
+    assert changed > scaled(4, 14)
 
 
 def test_deco_again_from_scratch() -> None:
     changed = 0
-    for i, prompt in enumerate(prompts(scaled(36, 200), 97, 21)):
+    for i, prompt in enumerate(prompts(scaled(36, 96), 97, 21)):
         arch, k = FOUR[i % 4], (2, 5, 20)[i % 3]
 
         def scores(text: list[int]) -> Tensor:
@@ -185,7 +185,7 @@ def test_deco_again_from_scratch() -> None:
         expected = by_hand(scores, prompt, 2)
         assert decode(Deco(alpha=0.8, k=k), target(arch), prompt, new=2) == expected
         changed += decode(Greedy(), target(arch), prompt, new=2) != expected
-    assert changed > scaled(0, 5)
+    assert changed > scaled(0, 2)
 
 
 @torch.inference_mode()
@@ -207,7 +207,7 @@ def masked_logits(engine: Engine, plan: MaskedHeads, text: list[int], plain: int
 @pytest.mark.parametrize("mode", ["uniform", "zero"])
 def test_decore_again_from_scratch(mode: str, heads: str) -> None:
     plan, changed = MaskedHeads(frozenset({(1, 2), (3, 0)}), mode), 0  # type: ignore[arg-type]
-    for i, prompt in enumerate(prompts(scaled(16, 100), 97, 22)):
+    for i, prompt in enumerate(prompts(scaled(16, 48), 97, 22)):
         arch, whole = FOUR[i % 4], bool(i // 4 % 2)
 
         def scores(text: list[int]) -> Tensor:
@@ -219,7 +219,7 @@ def test_decore_again_from_scratch(mode: str, heads: str) -> None:
         expected = by_hand(scores, prompt, 3)
         assert decode(method, target(arch), prompt, new=3) == expected
         changed += decode(Greedy(), target(arch), prompt, new=3) != expected
-    assert changed > scaled(0, 10)
+    assert changed > scaled(0, 4)
 
 
 METHODS: list[Strategy] = [Dola(), Dola(layers="high", variant="paper", temperature=1.0), Deco(), Decore(cap=1.0),
@@ -233,7 +233,7 @@ def test_side_by_side_is_alone(method: Strategy, heads: str) -> None:
     """Each text chooses its own layers and weights."""
     if isinstance(method, Decore):
         method = Decore(cap=1.0, mask=method.mask, mask_prefill=method.mask_prefill, scores=heads)
-    many = [[5, 6, 7, *prompt] for prompt in prompts(scaled(6, 16), 97, 9)]
+    many = [[5, 6, 7, *prompt] for prompt in prompts(7, 97, 9)]
     jobs = [partial(decode, method, target("llama"), prompt, new=8) for prompt in many]
     alone = [job() for job in jobs]
     for most in (3, 16):

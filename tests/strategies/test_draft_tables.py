@@ -54,7 +54,7 @@ LEARNERS: list[Strategy] = [TokenRecycling(warm=True), SuffixDecoding(warm=True)
 
 @cache
 def target(arch: str = "llama") -> Engine:
-    return engine(tiny_model(arch))
+    return engine(tiny_model(arch, layers=2))
 
 
 def work(strategy: Strategy, prompt: Sequence[int], new: int = 40) -> tuple[Work, list[int]]:

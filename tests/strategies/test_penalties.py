@@ -23,7 +23,7 @@ from tests.decode import decode, engine
 from tests.models import EOS, PAD, prompts, tiny_model
 from tests.scale import scaled
 
-ARCHS = ("llama", "qwen2", "gpt2", "opt")
+ARCHS = ("llama", "gpt2")  # a penalty sees no positions
 INNER = ("greedy", "beam:width=3", "top_p:p=0.9", "momentum", "speculative", "speculative:temperature=1",
          "contrastive_search", "fsd", "fsd_vec", "prompt_lookup")
 PENALTIES = ("repetition_penalty", "frequency_penalty:presence=0.5,frequency=0.5", "no_repeat_ngram:n=2")
@@ -31,7 +31,7 @@ PENALTIES = ("repetition_penalty", "frequency_penalty:presence=0.5,frequency=0.5
 
 @cache
 def target(arch: str = "llama", seed: int = 0) -> Engine:
-    return engine(tiny_model(arch, seed=seed))
+    return engine(tiny_model(arch, seed=seed, layers=2))
 
 
 def run(spec: str, prompt: list[int], arch: str = "llama", **more: Any) -> list[int]:
@@ -176,7 +176,7 @@ def test_penalties_add_up() -> None:
 @torch.inference_mode()
 @pytest.mark.slow  # tests/law runs every strategy so at its defaults
 def test_texts_side_by_side_get_the_tokens_they_have_alone(spec: str) -> None:
-    jobs = [partial(run, spec, prompt * 2, new=10) for prompt in prompts(scaled(5, 16), 97, 5)]
+    jobs = [partial(run, spec, prompt * 2, new=10) for prompt in prompts(7, 97, 5)]
     alone = [job() for job in jobs]
     for most in (3, 16):
         assert run_batched([target(), target(seed=1)], jobs, most) == alone

@@ -81,7 +81,7 @@ LOSSLESS = [
 ]
 
 
-@pytest.mark.parametrize("arch", ["llama", "gpt2", "opt", "qwen2"])
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])  # tests/law has more, at the defaults
 @pytest.mark.parametrize("strategy", LOSSLESS, ids=lambda s: s.spec())
 def test_tokens_are_those_of_greedy(strategy: Strategy, arch: str) -> None:
     for session, blocks in as_greedy(strategy, target(arch)):
@@ -335,7 +335,7 @@ SELF = [Swift(window=8), Swift(window=4, theta=0.0, gamma=6, share=1.0), LayerSk
         LayerSkip(share=1.0, gamma=4, theta=0.0, adapt=False)]
 
 
-@pytest.mark.parametrize("arch", ["llama", "gpt2", "opt", "qwen2"])
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])  # tests/law has more, at the defaults
 @pytest.mark.parametrize("strategy", SELF, ids=lambda s: s.spec())
 def test_tokens_of_a_deep_model_are_those_of_greedy(strategy: Strategy, arch: str) -> None:
     assert all(session.draft_work.forwards for session, _ in as_greedy(strategy, deep(arch)))

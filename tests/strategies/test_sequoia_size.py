@@ -1,7 +1,6 @@
 """Choosing the tree of `sequoia`: the choice against all trees, counted rates, what it predicts, and wrong input."""
 
-import subprocess
-import sys
+import runpy
 from itertools import cycle, pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -221,11 +220,13 @@ def test_wrong_input_is_one_sentence(arguments: list[str], words: str, tmp_path:
 
 
 @pytest.mark.slow
-def test_the_command_ends_with_two_and_no_traceback(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "strategies.tools.sequoia_size", "--texts", str(tmp_path / "none")],
-                          capture_output=True, text=True, check=False, cwd=Path(__file__).resolve().parents[2])
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"Error: There is no file or folder {tmp_path / 'none'}.\n"
+def test_the_command_ends_with_two_and_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["sequoia_size", "--texts", str(tmp_path / "none")])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(sequoia_size.__file__, run_name="__main__")
+    assert end.value.code == 2
+    assert capsys.readouterr() == ("", f"Error: There is no file or folder {tmp_path / 'none'}.\n")
 
 
 def test_a_model_without_a_draft(capsys: pytest.CaptureFixture[str]) -> None:

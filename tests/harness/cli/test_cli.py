@@ -266,7 +266,7 @@ def test_an_interrupted_run_says_how_to_go_on(asked: list[RunConfig]) -> None:
 
 @pytest.mark.crash
 def test_a_run_stopped_by_a_signal_is_resumed(tmp_path: Path) -> None:
-    arguments = [str(a) for a in options(tmp_path, "-s", "top_p", "--repeats", 60)]
+    arguments = [str(a) for a in options(tmp_path, "-s", "top_p", "--repeats", 30)]
     records = tmp_path / "run" / "records" / "0000.jsonl"
     with subprocess.Popen([sys.executable, "-m", "harness.cli", *arguments], cwd=ROOT, text=True,
                           stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -280,11 +280,11 @@ def test_a_run_stopped_by_a_signal_is_resumed(tmp_path: Path) -> None:
     assert process.returncode == 130, errors
     assert errors.splitlines()[-1] == "Stopped: the same command resumes."
     assert "Traceback" not in errors
-    done = call(*options(tmp_path, "-s", "top_p", "--repeats", 60))
+    done = call(*options(tmp_path, "-s", "top_p", "--repeats", 30))
     assert done.exit_code == 0, done.stderr
-    assert "360 samples (" in done.stderr
+    assert "180 samples (" in done.stderr
     keys = [record.key for record in Store.open(tmp_path / "run").records()]
-    assert len(keys) == len(set(keys)) == 360
+    assert len(keys) == len(set(keys)) == 180
 
 
 def finished(seconds: float, tokens: int, failed: bool = False) -> Record:

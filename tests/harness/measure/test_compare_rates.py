@@ -19,7 +19,7 @@ from tests.pairs import SLOW, Planted, described, records
 from tests.scale import scaled
 from tests.watch import Quiet
 
-RUNS = scaled(8, 40)
+RUNS = scaled(8, 24)
 
 
 class Drawn(Store):

@@ -3,7 +3,6 @@
 import json
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +13,10 @@ from harness.nano import corpus as module
 from harness.nano.corpus import KINDS, Problem, canonical, problems, split_of
 from harness.nano.documents import batches, documents
 from harness.nano.rules import CHANGES, CHECKS, change, follows
-from harness.nano.team import Team, launch
+from harness.nano.team import launch
 from harness.nano.tokenizer import ASSISTANT, END, USER, VOCABULARY, chat_prefix, train_tokenizer
 from tests.scale import scaled
+from tests.worker import told
 
 SAMPLE = 300
 COUNT = scaled(60, 200)
@@ -290,15 +290,9 @@ def test_attention_for_training_makes_its_mask_where_the_query_is():
     assert (mixed.device.type, mixed.shape) == ("meta", (1, 4, 2, 8))
 
 
-def together(folder: Path, team: Team) -> None:
-    """What each of two workers does in the test below."""
-    total = team.total(torch.tensor([1.0 + team.rank]))
-    (folder / str(team.rank)).write_text(f"{total.item()} {team.agreed(5.0 + team.rank)} {team.first} {team.size}")
-
-
 @pytest.mark.slow
 def test_workers_add_up_and_agree(tmp_path):
-    launch(partial(together, tmp_path), 2)
+    launch(partial(told, tmp_path), 2)
     assert (tmp_path / "0").read_text() == "3.0 5.0 True 2"
     assert (tmp_path / "1").read_text() == "3.0 5.0 False 2"
 

@@ -1,6 +1,6 @@
 """The profile of the embedded family: figures from given samples, and that each can fail."""
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pandas as pd
@@ -9,6 +9,7 @@ import pytest
 from benchmarks.nano import DRAFTED, HEADLINES, LOOKED_UP, LOOKED_UP_SAMPLED, SAMPLED, Cells, figures, main
 from harness.nano import weights
 from harness.plugins.registry import STRATEGIES
+from harness.store.config import RunConfig
 
 EXAMPLES = 32
 REPETITION = {"greedy": 0.6, "top_p": 0.1, "beam": 0.7, "contrastive_search": 0.1, "momentum": 0.2}
@@ -89,9 +90,11 @@ def test_each_figure_can_fail(run: str, task: str, strategy: str, values: dict[s
 
 
 @pytest.mark.slow
-def test_the_profile_of_the_shipped_family_is_printed(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_profile_of_the_shipped_family_is_printed(tmp_path: Any, capsys: pytest.CaptureFixture[str],
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.nano.RunConfig", partial(RunConfig, max_new_tokens=24))
     with pytest.raises(SystemExit):
-        main(["--limit", "2", "--out", str(tmp_path), "--weights", str(weights("nano").parent)])
+        main(["--limit", "1", "--out", str(tmp_path), "--weights", str(weights("nano").parent)])
     shown = capsys.readouterr().out
     assert "parameters of nano, millions" in shown
     assert "tau of prompt_lookup on nano_summary" in shown
