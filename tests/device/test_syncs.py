@@ -1,7 +1,6 @@
 """Every strategy on a device that refuses mixed tensors and counts each wait of the host for it."""
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -38,15 +37,10 @@ def cases() -> Iterator[Any]:
             yield pytest.param(name, temperature, marks=[pytest.mark.slow] if both and not temperature else [])
 
 
-@cache
-def model(seed: int) -> Any:
-    return moved(tiny_model("llama", seed=seed))
-
-
 def most_syncs(strategy: Strategy, between: Callable[[], Any] = lambda: None) -> float:
     """Return the maximum syncs of a step after the first, minus draft forwards; with one step, those of a forward."""
     with strict() as rules, torch.inference_mode():
-        target, draft = (Engine(model(seed), MAX_POSITIONS) for seed in (0, 1))
+        target, draft = (Engine(moved(tiny_model("llama", seed=seed)), MAX_POSITIONS) for seed in (0, 1))
         session = Session(target, draft=Session(draft) if "draft" in strategy.needs else None,
                           remember="hidden" in strategy.needs)
         prompt = prompts(1, 97, 3)[0] * 2

@@ -1,7 +1,7 @@
 """Texts side by side: which reads share a forward, who waits for whom, and what happens when room or a text fails."""
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from random import Random
 
 import pytest
@@ -25,11 +25,8 @@ VOCAB = 97
 ALL = sorted(STRATEGIES.built_in())
 
 
-model = cache(tiny_model)
-
-
 def engines() -> list[Engine]:
-    return [Engine(model("llama"), 512), Engine(model("llama", seed=5), 512)]
+    return [Engine(tiny_model("llama"), 512), Engine(tiny_model("llama", seed=5), 512)]
 
 
 def job(pair: list[Engine], strategy: Strategy, prompt: Sequence[int], new: int) -> Callable[[], list[int]]:
