@@ -22,8 +22,7 @@ PROMPT = [3, 4, 5, 3, 4]
 TEMPERATURE, MASS = 0.8, 0.9
 DRAWS, LENGTH = scaled(150, 300), 6  # of `by_token`: as powerful as ten times as many whole continuations
 CERTAIN = 1e-6  # smaller p-values of `by_token` need no second set of draws
-MANY, SHORT = 1200, 4   # of `by_continuation`: the first token is undrafted, four leave room for two drafted levels;
-                        # the planted bug of tests/law/test_output_law.py has a p-value of 1e-23
+MANY, SHORT = 1200, 4  # of `by_continuation`: the first token is undrafted, four leave room for two drafted levels
 
 PValue = Callable[..., float]
 

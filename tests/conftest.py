@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keep what was imported out of later garbage collections, which would take a tenth of the time."""
+    """Keep what was imported out of later garbage collections, which would search it again and again."""
     gc.freeze()
     gc.enable()
 

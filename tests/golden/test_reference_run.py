@@ -15,7 +15,7 @@ from harness.store.schema import Record
 from tests.watch import Quiet
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = 1  # of each of eight tasks, for six strategies
+EXAMPLES = 1  # of each of six tasks, for eight strategies
 
 
 def counts(record: Record) -> list[object]:

@@ -20,6 +20,7 @@ from strategies.diverse_beam import DiverseBeam
 from tests.decode import decode, engine
 from tests.markov import END, START, A, B, letters, markov
 from tests.models import EOS, prompts, tiny_model
+from tests.scale import scaled
 
 ARCHS = ("llama", "qwen2", "gpt2", "opt")
 ONE: Clause = ((B,),)
@@ -156,7 +157,7 @@ def test_texts_side_by_side_get_the_tokens_they_have_alone(variant: str, at_once
 
     def tokens(prompt: list[int], wanted: list[Clause]) -> list[tuple[int, ...]]:
         return [one.tokens for one in searched(strategy, model("llama"), prompt, wanted, 8, EOS)]
-    jobs = [partial(tokens, prompt, clauses[:i % 3]) for i, prompt in enumerate(prompts(7, 97, 5))]
+    jobs = [partial(tokens, prompt, clauses[:i % 3]) for i, prompt in enumerate(prompts(scaled(5, 7), 97, 5))]
     assert run_batched([model("llama")], jobs, at_once) == [job() for job in jobs]
 
 

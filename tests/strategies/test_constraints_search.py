@@ -251,7 +251,7 @@ def test_texts_side_by_side_get_the_tokens_they_have_alone(method: type[Constrai
     options = {"rollout": "sample", "rollouts": 2, "lookahead": 2} if method is NeuroLogicAstar else {}
     strategy, clauses = method(width=3, **options), [(("5",), ("20 21", "22"))[:i % 3] for i in range(16)]
     jobs = [partial(worded, strategy, model("llama"), prompt, wanted)
-            for prompt, wanted in zip(prompts(7, 97, 5), clauses, strict=False)]
+            for prompt, wanted in zip(prompts(scaled(5, 7), 97, 5), clauses, strict=False)]
     assert run_batched([model("llama")], jobs, at_once) == [job() for job in jobs]
 
 

@@ -223,7 +223,7 @@ def test_draws_follow_the_scores() -> None:
 @pytest.mark.slow  # tests/law runs every strategy so at its defaults
 def test_side_by_side_is_alone(method: Strategy) -> None:
     jobs = [partial(write, method, target("llama"), prompt, [7, *prompt[1:]], draft=target("llama", 1), new=10)
-            for prompt in prompts(7, 97, 9)]
+            for prompt in prompts(scaled(5, 7), 97, 9)]
     alone = [job() for job in jobs]
     assert run_batched([target("llama"), target("llama", 1)], jobs, 3) == alone
     assert run_batched([target("llama"), target("llama", 1)], jobs, 16) == alone

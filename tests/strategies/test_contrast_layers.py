@@ -233,7 +233,7 @@ def test_side_by_side_is_alone(method: Strategy, heads: str) -> None:
     """Each text chooses its own layers and weights."""
     if isinstance(method, Decore):
         method = Decore(cap=1.0, mask=method.mask, mask_prefill=method.mask_prefill, scores=heads)
-    many = [[5, 6, 7, *prompt] for prompt in prompts(7, 97, 9)]
+    many = [[5, 6, 7, *prompt] for prompt in prompts(scaled(5, 7), 97, 9)]
     jobs = [partial(decode, method, target("llama"), prompt, new=8) for prompt in many]
     alone = [job() for job in jobs]
     for most in (3, 16):

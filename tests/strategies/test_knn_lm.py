@@ -210,7 +210,7 @@ def test_samples_follow_the_distribution(folders: dict[str, str]) -> None:
 def test_texts_side_by_side_get_the_tokens_they_have_alone(folders: dict[str, str], most: int) -> None:
     for method in (KnnLm(k=16, lam=0.5, spread=25, store=folders["llama"]),
                    KnnLm(k=16, lam=0.5, spread=25, store=folders["llama"], temperature=1, p=0.9)):
-        jobs = [partial(decode, method, target(), prompt, new=20) for prompt in prompts(7, 97, 9)]
+        jobs = [partial(decode, method, target(), prompt, new=20) for prompt in prompts(scaled(5, 7), 97, 9)]
         assert run_batched([target()], jobs, most) == [job() for job in jobs]
 
 

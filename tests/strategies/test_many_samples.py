@@ -307,7 +307,7 @@ def test_f1_counts_words_as_often_as_they_occur() -> None:
 @pytest.mark.slow  # tests/law runs every strategy so at its defaults
 def test_texts_side_by_side_get_the_tokens_they_have_alone(spec: str) -> None:
     strategy, target = STRATEGIES.build(spec), engine(tiny_model("llama"))
-    jobs = [partial(decode, strategy, target, prompt * 2, new=12) for prompt in prompts(7, 97, 5)]
+    jobs = [partial(decode, strategy, target, prompt * 2, new=12) for prompt in prompts(scaled(5, 7), 97, 5)]
     alone = [job() for job in jobs]
     assert run_batched([target], jobs, 3) == run_batched([target], jobs, 16) == alone
 

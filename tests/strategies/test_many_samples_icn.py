@@ -181,7 +181,7 @@ def test_a_stop_string_may_begin_with_the_first_token() -> None:
 @pytest.mark.slow  # tests/law runs every strategy so at its defaults
 def test_texts_side_by_side_get_the_tokens_they_have_alone(spec: str) -> None:
     strategy, target = STRATEGIES.build(spec), engine(tiny_model("llama"))
-    jobs = [partial(job, strategy, target, prompt) for prompt in prompts(7, 97, 5)]
+    jobs = [partial(job, strategy, target, prompt) for prompt in prompts(scaled(5, 7), 97, 5)]
     alone = [each() for each in jobs]
     assert run_batched([target], jobs, 3) == run_batched([target], jobs, 16) == alone
     assert target.open_rows == 0

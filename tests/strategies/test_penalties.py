@@ -176,7 +176,7 @@ def test_penalties_add_up() -> None:
 @torch.inference_mode()
 @pytest.mark.slow  # tests/law runs every strategy so at its defaults
 def test_texts_side_by_side_get_the_tokens_they_have_alone(spec: str) -> None:
-    jobs = [partial(run, spec, prompt * 2, new=10) for prompt in prompts(7, 97, 5)]
+    jobs = [partial(run, spec, prompt * 2, new=10) for prompt in prompts(scaled(5, 7), 97, 5)]
     alone = [job() for job in jobs]
     for most in (3, 16):
         assert run_batched([target(), target(seed=1)], jobs, most) == alone

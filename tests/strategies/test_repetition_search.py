@@ -319,7 +319,7 @@ def test_line_breaks_may_have_a_lower_penalty(strategy: Fsd | FsdVec) -> None:
 @torch.inference_mode()
 @pytest.mark.slow  # tests/law runs every strategy so at its defaults
 def test_texts_side_by_side_get_the_tokens_they_have_alone(strategy: Strategy) -> None:
-    jobs = [partial(decode, strategy, target(), prompt * 2, new=20) for prompt in prompts(7, 97, 5)]
+    jobs = [partial(decode, strategy, target(), prompt * 2, new=20) for prompt in prompts(scaled(5, 7), 97, 5)]
     alone = [job() for job in jobs]
     for most in (3, 16):
         assert run_batched([target()], jobs, most) == alone

@@ -26,6 +26,7 @@ from tests.chain import all_sequences, chain_request
 from tests.decode import decode, engine
 from tests.markov import letters, markov
 from tests.models import EOS, prompts, tiny_model
+from tests.scale import scaled
 
 
 class Exact:
@@ -199,7 +200,7 @@ def test_texts_side_by_side_get_the_tokens_they_have_alone(classifier: str, tmp_
     target = engine(tiny_model("llama"))
     name = str(tmp_path / "c.npz") if classifier == "file" else classifier
     strategy = ConditionalBeam(width=3, classifier=name, candidates=4)
-    jobs = [partial(decode, strategy, target, prompt, new=8) for prompt in prompts(7, 97, 5)]
+    jobs = [partial(decode, strategy, target, prompt, new=8) for prompt in prompts(scaled(5, 7), 97, 5)]
     alone = [job() for job in jobs]
     assert run_batched([target], jobs, 3) == alone
     assert run_batched([target], jobs, 16) == alone

@@ -166,7 +166,7 @@ SEARCHES: list[Search] = [
 @torch.inference_mode()
 @pytest.mark.slow  # tests/law runs every strategy so at its defaults
 def test_texts_side_by_side_get_the_tokens_they_have_alone(strategy: Search) -> None:
-    jobs = [partial(decode, strategy, target(), prompt, new=10) for prompt in prompts(7, 97, 5)]
+    jobs = [partial(decode, strategy, target(), prompt, new=10) for prompt in prompts(scaled(5, 7), 97, 5)]
     alone = [job() for job in jobs]
     assert run_batched([target()], jobs, 3) == alone
     assert run_batched([target()], jobs, 16) == alone

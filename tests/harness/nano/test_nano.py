@@ -16,7 +16,7 @@ from harness.nano.rules import CHANGES, CHECKS, change, follows
 from harness.nano.team import launch
 from harness.nano.tokenizer import ASSISTANT, END, USER, VOCABULARY, chat_prefix, train_tokenizer
 from tests.scale import scaled
-from tests.worker import told
+from tests.worker import write_team
 
 SAMPLE = 300
 COUNT = scaled(60, 200)
@@ -292,7 +292,7 @@ def test_attention_for_training_makes_its_mask_where_the_query_is():
 
 @pytest.mark.slow
 def test_workers_add_up_and_agree(tmp_path):
-    launch(partial(told, tmp_path), 2)
+    launch(partial(write_team, tmp_path), 2)
     assert (tmp_path / "0").read_text() == "3.0 5.0 True 2"
     assert (tmp_path / "1").read_text() == "3.0 5.0 False 2"
 
