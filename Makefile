@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # vLLM's own environment: it pins torch and transformers. The build for processors, whose wheels need no GPU.
 VLLM := .venv-vllm/bin
 
-.PHONY: demo demo-full test test-all test-newest test-vllm lint check setup constraints nano profile bench clean
+.PHONY: demo demo-full test test-all test-newest test-vllm lint check setup constraints nano problems profile bench clean
 
 demo: .venv/package
 	$(BIN)/decodebench run --config demo.toml
@@ -80,6 +80,9 @@ test-newest: .venv-newest/ready
 
 nano: setup
 	$(BIN)/python -m harness.nano.train --out harness/nano/weights
+
+problems: .venv/package
+	$(BIN)/python -m harness.nano.corpus
 
 profile: setup
 	$(BIN)/python -m benchmarks.nano

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import islice
 
-from harness.nano import chats, edits, functions, stories, summaries, word_problems
+from harness.nano import chats, edits, functions, shipped, stories, summaries, word_problems
 from harness.nano.problem import Problem
 
 KINDS = ("math", "code", "chat", "story", "edit", "summary")
@@ -25,9 +25,9 @@ _DRAW: dict[str, Callable[[random.Random], Problem]] = {
 
 def problems(kind: str, split: str, count: int, seed: int = 0) -> list[Problem]:
     """Return `count` distinct problems; a larger count starts with the same ones. Raises ValueError on a bad name."""
-    drawn, stream = _drawn(kind, split, seed)
-    drawn += islice(stream, max(0, count - len(drawn)))
-    return drawn[:count]
+    known, stream = _known(kind, split, seed)
+    known += islice(stream, max(0, count - len(known)))
+    return known[:count]
 
 
 def canonical(problem: Problem) -> str:
@@ -42,12 +42,14 @@ def split_of(problem: Problem) -> str:
 
 
 @cache  # tasks and tests ask for the same problems again and again
-def _drawn(kind: str, split: str, seed: int) -> tuple[list[Problem], Iterator[Problem]]:
-    """Return the problems drawn so far, and the stream of the next ones."""
-    return [], _stream(kind, split, seed)
+def _known(kind: str, split: str, seed: int) -> tuple[list[Problem], Iterator[Problem]]:
+    """Return the problems known so far, and the stream of the next ones."""
+    known = [] if seed else shipped.first(kind, split)
+    return known, islice(drawn(kind, split, seed), len(known), None)
 
 
-def _stream(kind: str, split: str, seed: int) -> Iterator[Problem]:
+def drawn(kind: str, split: str, seed: int = 0) -> Iterator[Problem]:
+    """Draw distinct problems, one after another, without end. Raises ValueError on a bad name."""
     if kind not in KINDS:
         raise ValueError(f"There is no kind of problem called {kind!r}; the kinds are {', '.join(KINDS)}.")
     if split not in SPLITS:
@@ -60,3 +62,8 @@ def _stream(kind: str, split: str, seed: int) -> Iterator[Problem]:
         if text not in seen and split_of(problem) == split:
             yield replace(problem, id=f"{kind}/{split}/{len(seen):04d}")
             seen.add(text)
+
+
+if __name__ == "__main__":
+    shipped.save(problem for kind in KINDS for split in shipped.SPLITS
+                 for problem in islice(drawn(kind, split), shipped.COUNT))

@@ -8,9 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness.nano import NAMES, attention, samples, train, weights
-from harness.nano import corpus as module
-from harness.nano.corpus import KINDS, Problem, canonical, problems, split_of
+from harness.nano import NAMES, attention, samples, shipped, train, weights
+from harness.nano.corpus import KINDS, Problem, canonical, drawn, problems, split_of
 from harness.nano.documents import batches, documents
 from harness.nano.rules import CHANGES, CHECKS, change, follows
 from harness.nano.team import launch
@@ -18,8 +17,8 @@ from harness.nano.tokenizer import ASSISTANT, END, USER, VOCABULARY, chat_prefix
 from tests.scale import scaled
 from tests.worker import write_team
 
-SAMPLE = 300
-COUNT = scaled(60, 200)
+SAMPLE = 200
+COUNT = scaled(30, 200)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +42,9 @@ def one_thread():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_seed_gives_the_same_problems(kind, corpus):
-    again = module._stream(kind, "train", 0)  # `problems` keeps what it drew
-    assert list(islice(again, 50)) == corpus[kind][:50]
+    count = scaled(30, shipped.COUNT)
+    for split in shipped.SPLITS:  # the first ones come from a file
+        assert list(islice(drawn(kind, split), count)) == problems(kind, split, count)
     assert problems(kind, "train", 50, seed=1) != corpus[kind][:50]
     assert corpus[kind][3].id == f"{kind}/train/0003"
 
