@@ -1,5 +1,7 @@
 """Short runs of strategies with a draft model, on one prompt of a tiny model."""
 
+from functools import cache
+
 from harness.decoding.loop import Step
 from harness.decoding.verified import Verified
 from harness.engine.engine import Engine
@@ -13,6 +15,7 @@ from tests.models import prompts, tiny_model
 PROMPT = prompts(5, 97, 1)[0] * 2
 
 
+@cache
 def model(seed: int = 0) -> Engine:
     return engine(tiny_model("llama", seed=seed, layers=2))
 

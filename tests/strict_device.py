@@ -7,14 +7,14 @@ copies. A *sync* is a wait of the host for the device: a value or shape that dep
 `torch.tensor(…, device=DEVICE)`, `.to(DEVICE)`, or a list or CPU tensor as an index.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 DEVICE = torch.device("cuda", 1)
 CPU = torch.device("cpu")
@@ -49,24 +49,27 @@ class Strict(TorchFunctionMode):
                            kwargs: Mapping[str, Any] | None = None) -> Any:
         """Run one function of torch under the rules."""
         name, kwargs = getattr(func, "__name__", str(func)), dict(kwargs or {})
-        tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        tensors, devices = list[Tensor](), list[Any]()
+        _find((*args, *kwargs.values()), tensors, devices)
         ours = [each for each in tensors if isinstance(each, OnDevice)]
         if func == PLACE:
             return DEVICE if ours else CPU
         if func == ON_CUDA:
             return bool(ours)
-        asked = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.device | str)
-                 and str(each).startswith(("cuda", "cpu"))]
-        if not ours and not any(str(each).startswith("cuda") for each in asked):
+        asked = [str(each) for each in devices if str(each).startswith(("cuda", "cpu"))]
+        if not ours and not any(each.startswith("cuda") for each in asked):
             return func(*args, **kwargs)
         if name in FORBIDDEN:
             raise TypeError(f"{name} of a device tensor: copy it to the host first")
-        there = str(asked[0]).startswith("cuda") if asked else name != "cpu"
+        there = asked[0].startswith("cuda") if asked else name != "cpu"
         self._count(name, args, tensors, ours, there)
-        args, kwargs = tree_map(_here, (args, kwargs))
+        if asked:
+            args, kwargs = tree_map(_here, (args, kwargs))
         result = func(*args, **kwargs)
+        if name in {"__setitem__", "tolist"}:
+            return result
         place = _place if there else _taken
-        return result if name == "__setitem__" else tree_map(place, result)
+        return tree_map(place, result) if isinstance(result, tuple | list) else place(result)
 
     def _count(self, name: str, args: Sequence[Any], tensors: list[Tensor], ours: list[Tensor], there: bool) -> None:
         mixed = len(ours) < len(tensors) and any(each.dim() for each in tensors if not isinstance(each, OnDevice))
@@ -112,6 +115,17 @@ class Strict(TorchFunctionMode):
     def _sync(self, what: str, times: int = 1) -> None:
         self.syncs += times
         self.where[what] = self.where.get(what, 0) + times
+
+
+def _find(values: Iterable[Any], tensors: list[Tensor], devices: list[Any]) -> None:
+    """Append the tensors and what may name a device; torch's own walk takes longer than the operations."""
+    for value in values:
+        if isinstance(value, Tensor):
+            tensors.append(value)
+        elif isinstance(value, torch.device | str):
+            devices.append(value)
+        elif isinstance(value, tuple | list):
+            _find(value, tensors, devices)
 
 
 def _place(value: Any) -> Any:

@@ -12,13 +12,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from harness.cli import app
 from harness.plugins.registry import TASKS
 from harness.store.folder import Store
 from harness.store.lock import HOLDER
 from tests.pair import saved
+from tests.program import call
 
 TASK = '''"""Eight short texts."""
 from dataclasses import dataclass
@@ -69,7 +68,7 @@ def complete(folder: Path, plugin: Path) -> None:
     """Give the same command in this process: a new one takes seconds to import what this one has."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TASKS, "_files", {})  # later tests list the tasks
-        done = CliRunner().invoke(app, words(folder, plugin), prog_name="decodebench")
+        done = call(*words(folder, plugin))
     assert done.exit_code == 0, done.output
 
 

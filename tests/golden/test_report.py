@@ -8,13 +8,12 @@ from typing import Any
 import pandas as pd
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
 from harness import report
-from harness.cli import app
 from harness.measure.summary import summarise
 from harness.report import page, plots, tables
 from harness.store.folder import Store
+from tests.program import call
 from tests.runs import manifest, realistic, record, strategy, task, turn, write
 
 EVIL = '</script><b>&"|\n<!-- <script>'
@@ -101,8 +100,7 @@ def test_the_terminal_table_fits(store: Store, width: int) -> None:
 
 def test_details_are_printed_when_asked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    call = ["report", str(store.folder)]
-    short, whole = (CliRunner().invoke(app, [*call, *more]).stdout for more in ((), ("--details",)))
+    short, whole = (call("report", store.folder, *more).stdout for more in ((), ("--details",)))
     assert "Speed in detail" not in short
     assert max(map(len, whole.partition("\nReport")[0].splitlines())) <= 80
     acceptance, _, speed = whole.partition("Acceptance")[2].partition("Speed in detail")

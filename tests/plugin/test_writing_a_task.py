@@ -11,9 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from harness.cli import app
 from harness.plugins.data import DataSource
 from harness.plugins.registry import STRATEGIES, TASKS, Registry
 from harness.plugins.spec import Spec
@@ -21,6 +19,7 @@ from harness.plugins.task import Task
 from harness.plugins.task_file import CHECKERS, HEADER
 from harness.store.folder import Store
 from tests.pair import saved
+from tests.program import call
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "writing-a-task.md").read_text(encoding="utf-8")
@@ -54,7 +53,7 @@ def test_commands_of_the_page_run(folder: Path, monkeypatch: pytest.MonkeyPatch)
     seen = Counter[str]()
     for number, words in enumerate(commands[:-1]):
         run = ["-m", str(saved("llama")), *SMALL, "-o", f"run{number}"] if words[0] == "run" else []
-        done = CliRunner().invoke(app, [*words, *run], prog_name="decodebench")
+        done = call(*words, *run)
         assert done.exit_code == 0, f"{words}\n{done.output}"
         if run:
             records = list(Store.open(folder / f"run{number}").records())

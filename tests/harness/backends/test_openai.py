@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 from scipy import stats
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from harness.backends import openai
 from harness.backends.openai import arrivals
 from harness.backends.openai_connection import Connection
-from harness.cli import app
 from harness.errors import UserError
 from harness.measure.raw import read
 from harness.measure.summary import summarise
@@ -29,6 +28,7 @@ from tests.completions import Server, serving
 from tests.harness.run.test_runner import TASK
 from tests.models import EOS
 from tests.pair import saved
+from tests.program import call
 from tests.watch import Quiet
 
 KEY = "sk-very-secret-0123456789"
@@ -323,9 +323,9 @@ def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.cli.report.render", lambda runs, folder: folder / "index.html")
 
 
-def call(config: RunConfig, *options: str) -> Result:
-    return CliRunner().invoke(app, ["run", "-m", "toy", "--tokenizer", str(config.tokenizer), "-t", "words", "--plugin",
-                                    str(config.plugins[0]), "-s", "greedy", "-o", str(config.output), *options])
+def run_as(config: RunConfig, *options: str) -> Result:
+    return call("run", "-m", "toy", "--tokenizer", config.tokenizer, "-t", "words", "--plugin", config.plugins[0],
+                "-s", "greedy", "-o", config.output, *options)
 
 
 WRONG: list[tuple[dict[str, Any], list[str], str]] = [
@@ -352,7 +352,7 @@ WRONG: list[tuple[dict[str, Any], list[str], str]] = [
 @pytest.mark.parametrize(("script", "options", "words"), WRONG, ids=[words[:40] for *_, words in WRONG])
 def test_wrong_input_is_one_sentence(config: RunConfig, script: dict[str, Any], options: list[str], words: str) -> None:
     with serving(**script) as server:
-        found = call(config, "--backend", "openai", *(server.url if text == "URL" else text for text in options))
+        found = run_as(config, "--backend", "openai", *(server.url if text == "URL" else text for text in options))
     assert found.exit_code == 2, found.output
     assert words in " ".join(found.output.split())
     assert "Traceback" not in found.output
@@ -361,7 +361,7 @@ def test_wrong_input_is_one_sentence(config: RunConfig, script: dict[str, Any], 
 
 @pytest.mark.parametrize("option", [("--base-url", "http://x/v1"), ("--key-variable", "K"), ("--request-rate", "2")])
 def test_options_of_a_server_want_one(config: RunConfig, option: tuple[str, str]) -> None:
-    found = call(config, *option)
+    found = run_as(config, *option)
     assert found.exit_code == 2
     assert f"{option[0]} is for a server: give --backend openai" in found.output
 
@@ -371,11 +371,11 @@ def test_a_key_goes_to_the_server_and_into_no_file(config: RunConfig, monkeypatc
     monkeypatch.setenv("OPENAI_API_KEY", "sk-not-for-others")
     monkeypatch.setenv("MY_KEY", KEY)
     with serving(wrong=lambda body, number: "400" if of_second(body) else "") as server:
-        found = call(config, "--backend", "openai", "--base-url", server.url, "--key-variable", "MY_KEY")
+        found = run_as(config, "--backend", "openai", "--base-url", server.url, "--key-variable", "MY_KEY")
         assert {head["authorization"] for head in server.headers} == {f"Bearer {KEY}"}
         assert found.exit_code == 3
-        other = call(replace(config, output=config.output / "x"), "--backend", "openai",  # type: ignore[operator]
-                     "--base-url", server.url)
+        other = run_as(replace(config, output=config.output / "x"), "--backend", "openai",  # type: ignore[operator]
+                       "--base-url", server.url)
         assert server.headers[-1]["authorization"] == "Bearer none"
     written = [path for path in (config.output or Path()).rglob("*") if path.is_file()]
     assert len(written) >= 4

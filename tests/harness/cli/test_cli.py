@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console, Group
-from typer.testing import CliRunner, Result
 
-from harness.cli import app
 from harness.cli.progress import Bar, Lines
 from harness.plugins.registry import STRATEGIES, TASKS
 from harness.run.runner import Outcome, Watcher
@@ -24,6 +22,7 @@ from harness.store.schema import Record
 from tests import runs
 from tests.pair import saved
 from tests.plugins import BROKEN, TASK
+from tests.program import call
 
 ROOT = Path(__file__).resolve().parents[3]
 HEAVY = {"torch", "transformers", "evaluate", "datasets", "pandas", "matplotlib", "vllm", "numpy", "scipy"}
@@ -32,10 +31,6 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(STRATEGIES, "_files", {})
     monkeypatch.setattr(TASKS, "_files", {})
     monkeypatch.setenv("COLUMNS", "80")
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="decodebench")
 
 
 def plugin(folder: Path, name: str, text: str) -> Path:

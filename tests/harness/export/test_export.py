@@ -11,22 +11,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner, Result
 
-from harness.cli import app
 from harness.export import EXPORTS, export, file_names
 from harness.measure.raw import COUNTS
 from harness.measure.summary import samples, summarise
 from harness.store.folder import Store
 from harness.store.schema import Record
-from tests.runs import manifest, realistic, record, strategy, task, turn, write
+from tests.program import call
+from tests.runs import STRATEGIES, manifest, realistic, record, strategy, task, turn, write
 
 ROOT = Path(__file__).resolve().parents[3]
 GREEDY, SPEC, BEAM = "greedy", "speculative:k=4", "beam:width=4"
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="decodebench")
 
 
 def of(category: str, one: Record) -> Record:
@@ -263,7 +258,7 @@ def test_github_benchmark_knows_what_is_better(store: Store, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("format", EXPORTS)
 def test_every_format_takes_any_run(format: str, tmp_path: Path) -> None:
-    realistic(tmp_path / "run", examples=2)
+    realistic(tmp_path / "run", examples=2, strategies=STRATEGIES[::4])
     empty = write(tmp_path / "empty", manifest([strategy(GREEDY)], [task("math")]), [])
     for folder in (tmp_path / "run", empty.folder):
         done = call("export", folder, "--format", format)

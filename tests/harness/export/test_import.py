@@ -7,22 +7,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner, Result
 
-from harness.cli import app
 from harness.export import export, import_run
 from harness.measure.summary import samples, summarise
 from harness.report import page
 from harness.store.folder import Store
 from harness.store.schema import Turn
+from tests.program import call
 from tests.runs import manifest, realistic, record, strategy, task, turn, write
 
 UNKNOWN = ["forwards_per_token", "positions_per_token", "draft_forwards_per_token", "accept_rate", "same_as_baseline",
            "truncated"]
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="decodebench")
 
 
 def lines(path: Path, *rows: Any) -> Path:

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from harness.cli import app
 from harness.judge import verdicts as disk
 from harness.judge.local import Local, merge_system_prompt
 from harness.judge.reply import Reply
@@ -17,6 +16,7 @@ from harness.store.folder import Store
 from tests.endpoint import serving
 from tests.judged import data, numbered, run
 from tests.pair import saved
+from tests.program import call
 
 LOCAL = "http://localhost:1/v1"
 KEY = "sk-very-secret-0123456789"
@@ -35,15 +35,14 @@ def store(tmp_path: Path) -> Store:
     return run(tmp_path / "run", source, {spec: numbered(*rows) for spec, rows in ROWS.items()})
 
 
-def call(store: Store, *options: str) -> Result:
-    source = str(store.folder.parent / "data")
-    return CliRunner().invoke(app, ["judge", str(store.folder), "--data", source, *options], prog_name="decodebench")
+def judge(store: Store, *options: str, answer: str | None = None) -> Result:
+    return call("judge", store.folder, "--data", store.folder.parent / "data", *options, typed=answer)
 
 
 def test_a_judged_run_shows_its_scores_and_asks_nothing_again(store: Store) -> None:
     with serving() as server:
         options = ("-j", "m", "--base-url", server.url, "--price-in", "1", "--price-out", "100")
-        found = call(store, *options, "--yes")
+        found = judge(store, *options, "--yes")
         assert found.exit_code == 0, found.output
         count = len(server.seen)
         assert f"48 verdicts of m ({server.url}): 0 done, {48 - count} reused, {count} to " \
@@ -51,7 +50,7 @@ def test_a_judged_run_shows_its_scores_and_asks_nothing_again(store: Store) -> N
         assert "Price: about " in found.output
         assert "mt_bench_score" in found.output
         assert "Judge: ratings" in found.output
-        again = call(store, *options)  # nothing to ask: nothing to agree to
+        again = judge(store, *options)  # nothing to ask: nothing to agree to
         assert again.exit_code == 0
         assert "48 done, 0 reused, 0 to request." in again.output
         assert set(server.seen.values()) == {1}
@@ -64,7 +63,7 @@ def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_is_sent_before_somebody_agrees(store: Store) -> None:
     with serving() as server:
-        found = call(store, "-j", "m", "--base-url", server.url)
+        found = judge(store, "-j", "m", "--base-url", server.url)
         assert found.exit_code == 2
         assert "Price: unknown, give --price-in and --price-out." in found.output
         assert "pass --yes to send them, or --max-price with --price-in and --price-out" in found.output
@@ -77,8 +76,7 @@ def test_nothing_is_sent_before_somebody_agrees(store: Store) -> None:
 def test_a_person_is_asked(store: Store, monkeypatch: pytest.MonkeyPatch, answer: str, sent: bool) -> None:
     monkeypatch.setattr("harness.cli.judge._at_terminal", lambda: True)
     with serving() as server:
-        found = CliRunner().invoke(app, ["judge", str(store.folder), "--data", str(store.folder.parent / "data"), "-j",
-                                         "m", "--base-url", server.url], input=f"{answer}\n")
+        found = judge(store, "-j", "m", "--base-url", server.url, answer=f"{answer}\n")
         assert found.exit_code == 0, found.output
         assert bool(server.seen) == sent
         assert ("Nothing was sent." in found.output) == (not sent)
@@ -88,23 +86,23 @@ def test_a_person_is_asked(store: Store, monkeypatch: pytest.MonkeyPatch, answer
 def test_a_price_limit_is_kept_and_the_same_command_goes_on(store: Store) -> None:
     with serving() as server:
         options = ("-j", "m", "--base-url", server.url, "--max-tokens", "10", "--price-in", "1000", "--price-out", "0")
-        found = call(store, *options, "--max-price", "1")  # 0.1 a verdict
+        found = judge(store, *options, "--max-price", "1")  # 0.1 a verdict
         assert found.exit_code == 3
         assert "--max-price 1 allows no further request. The same command resumes." in found.output
         assert 5 < len(server.seen) <= 10
         assert list(judge_notes(store, "single"))[-1].endswith("were requested: the same command resumes")
-        assert call(store, *options, "--max-price", "100").exit_code == 0
+        assert judge(store, *options, "--max-price", "100").exit_code == 0
         assert set(server.seen.values()) == {1}
 
 
 @pytest.mark.usefixtures("_no_report")
 def test_failures_are_counted_and_the_exit_code_is_three(store: Store) -> None:
     with serving(lambda prompt, number: "400" if "{4}" in prompt else "") as server:
-        found = call(store, "-j", "m", "--base-url", server.url, "--yes")
+        found = judge(store, "-j", "m", "--base-url", server.url, "--yes")
         assert found.exit_code == 3
         assert "verdicts failed: see" in found.output
         server.wrong = lambda prompt, number: ""
-        assert call(store, "-j", "m", "--base-url", server.url, "--yes").exit_code == 0
+        assert judge(store, "-j", "m", "--base-url", server.url, "--yes").exit_code == 0
 
 
 @pytest.mark.parametrize(("options", "words"), [
@@ -120,7 +118,7 @@ def test_failures_are_counted_and_the_exit_code_is_three(store: Store) -> None:
     (["-j", "./nowhere/"], "There is no model './nowhere/'"),
 ])
 def test_wrong_input_is_one_sentence(store: Store, options: Sequence[str], words: str) -> None:
-    found = call(store, *options)
+    found = judge(store, *options)
     assert found.exit_code == 2, found.output
     assert words in found.output
     assert "Traceback" not in found.output
@@ -132,13 +130,13 @@ def test_a_key_goes_to_the_named_endpoint_only_and_into_no_file(store: Store, mo
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("MY_KEY", KEY)
     with serving(lambda prompt, number: ["key", "400", "key"][len(prompt) % 3]) as server:
-        found = call(store, "-j", "m", "--base-url", server.url, "--yes", "--concurrency", "1")
+        found = judge(store, "-j", "m", "--base-url", server.url, "--yes", "--concurrency", "1")
         assert not any(KEY in one["authorization"] for one in server.headers)  # OpenAI's key is for OpenAI
-        mine = call(store, "-j", "n", "--base-url", server.url, "--yes", "--key-variable", "MY_KEY")
+        mine = judge(store, "-j", "n", "--base-url", server.url, "--yes", "--key-variable", "MY_KEY")
         assert any(one["authorization"] == f"Bearer {KEY}" for one in server.headers)
         assert any(one.text and "[key]" in one.text for one in disk.load(store.folder))
         server.wrong = lambda prompt, number: "401"
-        refused = call(store, "-j", "o", "--base-url", server.url, "--yes", "--key-variable", "MY_KEY")
+        refused = judge(store, "-j", "o", "--base-url", server.url, "--yes", "--key-variable", "MY_KEY")
         assert refused.exit_code == 2
         assert "refuses to judge with 'o' (401: no, not with Bearer [key])" in refused.output
     assert KEY not in found.output + mine.output + refused.output
@@ -174,7 +172,7 @@ def test_system_prompts_are_put_before_the_question() -> None:
 
 @pytest.mark.usefixtures("_no_report")
 def test_the_command_runs_a_judge_of_its_own(store: Store) -> None:
-    found = call(store, "-j", str(saved("llama")), "--max-tokens", "4", "--device", "cpu")
+    found = judge(store, "-j", str(saved("llama")), "--max-tokens", "4", "--device", "cpu")
     assert found.exit_code == 0, found.output
     assert "48 verdicts of" in found.output
     verdicts = disk.load(store.folder)

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
-from typer.testing import CliRunner, Result
 
-from harness.cli import app
 from harness.errors import UserError
 from harness.measure.compare import CellChange, Comparison, compare
 from harness.report.compare import diffs, headline, markdown, prompts, sentences
 from harness.store.folder import Store
 from tests.pairs import SLOW, SPECS, Planted, records, run
+from tests.program import call
 from tests.runs import MODEL, record, task, turn, write
 
 
@@ -191,16 +190,13 @@ def test_nothing_in_common_is_refused(before: Store) -> None:
         against(before, Planted(tasks=("code",)))
 
 
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["compare", *map(str, arguments)], prog_name="decodebench")
-
-
 @pytest.mark.parametrize("columns", [80, 120])
 def test_the_command_writes_what_it_says(before: Store, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     folder = before.folder.parent
     after = run(folder / "after", Planted(seed=1, slower=1.2, wrong=(4, 7)))
-    done = call(before.folder, after.folder, "--json", folder / "x.json", "--markdown", folder / "x.md", "--diffs", 2)
+    done = call("compare", before.folder, after.folder, "--json", folder / "x.json", "--markdown", folder / "x.md",
+                "--diffs", 2)
     assert done.exit_code == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= columns
     assert done.stdout.splitlines()[0] == "before → after: 2 of 3 cells have changed"
@@ -217,8 +213,8 @@ def test_the_command_writes_what_it_says(before: Store, monkeypatch: pytest.Monk
 
 def test_the_command_refuses_in_one_sentence(before: Store) -> None:
     other = run(before.folder.parent / "after", Planted(seed=1, changes={"environment": {}}))
-    done = call(before.folder, other.folder, "--json", before.folder.parent / "x.json")
+    done = call("compare", before.folder, other.folder, "--json", before.folder.parent / "x.json")
     assert done.exit_code == 2
     assert done.stderr.count("\n") == 1
     assert not (before.folder.parent / "x.json").exists()
-    assert call(before.folder, other.folder, "--force").exit_code == 0
+    assert call("compare", before.folder, other.folder, "--force").exit_code == 0

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from harness.cli import app
 from harness.engine.engine import Engine
 from harness.errors import UserError
 from harness.measure.limits import break_even, crossing, limits_table
@@ -27,6 +25,7 @@ from harness.verify import forwards
 from harness.verify.forwards import copied_bytes_per_second, forward_seconds, measure
 from tests.models import tiny_model
 from tests.pair import saved
+from tests.program import call
 from tests.runs import manifest, record, strategy, task, turn, write
 
 GREEDY, SPEC, OWN = "greedy", "speculative:k=4", "swift"
@@ -178,7 +177,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("limits") / "run"
     arguments = ["run", "-m", saved("llama"), "--draft", saved("llama", 1), "-t", "nano_math", "-s", "speculative",
                  "--limit", 1, "--max-new-tokens", 6, "--threads", 1, "--device", "cpu", "-o", folder]
-    assert CliRunner().invoke(app, [str(argument) for argument in arguments]).exit_code == 0
+    assert call(*arguments).exit_code == 0
     return folder
 
 
@@ -188,8 +187,9 @@ def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def test_limits_are_measured_once_and_reported(run: Path) -> None:
-    done = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["limits", str(run)])
+def test_limits_are_measured_once_and_reported(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = call("limits", run)
     assert done.exit_code == 0, done.output
     assert "ideal" in done.stdout
     assert "speculative" in done.stdout
@@ -204,9 +204,9 @@ def test_limits_are_measured_once_and_reported(run: Path) -> None:
     heads = net.config.num_key_value_heads * net.config.head_dim
     assert found.target.token_bytes == 4 * net.config.num_hidden_layers * 2 * heads
     before = (run / "limits.json").read_bytes()
-    assert CliRunner().invoke(app, ["limits", str(run)]).exit_code == 0
+    assert call("limits", run).exit_code == 0
     assert (run / "limits.json").read_bytes() == before
-    assert CliRunner().invoke(app, ["report", str(run)]).exit_code == 0
+    assert call("report", run).exit_code == 0
     assert (run / "report" / "limits.csv").read_text().startswith("task,strategy,tau,v,draft_cost,ideal")
     assert Record.model_validate_json((run / "records" / "0000.jsonl").read_text().splitlines()[0]).peak_bytes
 
@@ -219,7 +219,7 @@ def test_another_machine_or_model_is_refused(run: Path) -> None:
         other["environment"]["hardware"] |= change
         other["model"]["fingerprint"] = "0"
         (run / "manifest.json").write_text(json.dumps(other))
-        done = CliRunner().invoke(app, ["limits", str(run)])
+        done = call("limits", run)
         assert done.exit_code == 2
         assert words in done.stderr
         assert done.stderr.count("\n") == 1

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from harness.cli import app
 from harness.errors import UserError
 from harness.plugins.data import DataSource
 from harness.plugins.registry import TASKS
@@ -15,6 +14,7 @@ from harness.plugins.task import Example, Task
 from harness.scoring.answers import CheckedAnswer, final_answer, fits, program
 from harness.store.folder import Store
 from tests.pair import saved
+from tests.program import call
 
 PROMPT = {"prompt": "1 + 1 =", "answer": 2}
 TESTS = "assert double(2) == 4\nassert double(-1) == -2"
@@ -212,8 +212,7 @@ def test_files_without_rows() -> None:
 
 
 def start(*more: object) -> Result:
-    words = ["run", "-m", saved("llama"), "-s", "top_p", "--threads", 1, "--device", "cpu", "-o", "run", *more]
-    return CliRunner().invoke(app, [str(word) for word in words], prog_name="decodebench")
+    return call("run", "-m", saved("llama"), "-s", "top_p", "--threads", 1, "--device", "cpu", "-o", "run", *more)
 
 
 def test_a_run_and_what_it_notices() -> None:

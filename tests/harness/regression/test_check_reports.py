@@ -8,21 +8,16 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from typer.testing import CliRunner, Result
 
-from harness.cli import app
 from harness.regression.check import check
 from harness.regression.rules import DEFAULT, Quality, Speed
 from harness.regression.snapshot import Snapshot
 from harness.report.check import LISTED, MARK, junit, markdown
 from harness.store.schema import Record
 from tests.harness.regression.test_check import BEAM, DRAFTING, at, made, one_more_forward, scored, slower, wrong_token
+from tests.program import call
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="decodebench")
 
 
 @pytest.fixture

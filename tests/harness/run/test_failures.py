@@ -4,9 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from harness.cli import app
 from harness.errors import UserError
 from harness.plugins.registry import STRATEGIES, TASKS
 from harness.run.failures import REPEATS, Failures, RunStopped, error_text, failure_kind
@@ -15,6 +13,7 @@ from harness.store.folder import Store
 from harness.store.schema import Record
 from tests.harness.run.test_runner import BROKEN, TASK, config, go
 from tests.pair import saved
+from tests.program import call
 from tests.runs import record
 
 __all__ = ["config"]
@@ -97,9 +96,8 @@ def test_a_run_ends_with_a_sentence_keeps_what_is_done_and_resumes(config: RunCo
 def test_a_bug_in_a_strategy_shows_its_first_traceback(tmp_path: Path) -> None:
     (tmp_path / "words.py").write_text(EIGHT)
     (tmp_path / "careless.py").write_text(UNDEFINED)
-    done = CliRunner().invoke(app, [
-        "run", "-m", str(saved("llama")), "-t", "words", "-s", "careless", "--threads", "1", "--plugin",
-        str(tmp_path / "words.py"), "--plugin", str(tmp_path / "careless.py"), "-o", str(tmp_path / "run")])
+    done = call("run", "-m", saved("llama"), "-t", "words", "-s", "careless", "--threads", 1, "--plugin",
+                tmp_path / "words.py", "--plugin", tmp_path / "careless.py", "-o", tmp_path / "run")
     assert done.exit_code == 3
     assert done.stderr.count("Traceback (most recent call last):") == 1
     assert f'File "{tmp_path / "careless.py"}", line 14, in generate' in done.stderr
@@ -111,9 +109,8 @@ def test_a_bug_in_a_strategy_shows_its_first_traceback(tmp_path: Path) -> None:
 def test_the_page_counts_every_sample(tmp_path: Path) -> None:
     (tmp_path / "words.py").write_text(TASK)
     (tmp_path / "broken.py").write_text(BROKEN)
-    done = CliRunner().invoke(app, [
-        "run", "-m", str(saved("llama")), "-t", "words", "-s", "broken", "--limit", "2", "--threads", "1", "--plugin",
-        str(tmp_path / "words.py"), "--plugin", str(tmp_path / "broken.py"), "-o", str(tmp_path / "run")])
+    done = call("run", "-m", saved("llama"), "-t", "words", "-s", "broken", "--limit", 2, "--threads", 1, "--plugin",
+                tmp_path / "words.py", "--plugin", tmp_path / "broken.py", "-o", tmp_path / "run")
     assert done.exit_code == 3
     assert "2 of 4 samples failed" in done.stderr
     assert "4 samples, 2 failed" in (tmp_path / "run" / "report" / "index.html").read_text()

@@ -59,17 +59,31 @@ class Broken(Strategy):
 '''
 
 
+def described(folder: Path) -> RunConfig:
+    """Return the settings of a run of eight strategies in `folder`."""
+    for name, text in (("words", TASK), ("broken", BROKEN)):
+        (folder / f"{name}.py").write_text(text)
+    files = (folder / "words.py", folder / "broken.py")
+    return RunConfig(model=str(saved("llama")), draft=str(saved("llama", 1)), tasks=("words",), plugins=files,
+                     threads=1, device="cpu", output=folder / "run",
+                     strategies=("top_p:p=0.9", "beam:width=3", "diverse_beam", "contrastive_search", "momentum",
+                                 "speculative", "prompt_lookup"))
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Iterator[RunConfig]:
-    for name, text in (("words", TASK), ("broken", BROKEN)):
-        (tmp_path / f"{name}.py").write_text(text)
-    files = (tmp_path / "words.py", tmp_path / "broken.py")
-    yield RunConfig(model=str(saved("llama")), draft=str(saved("llama", 1)), tasks=("words",), plugins=files, threads=1,
-                    device="cpu", output=tmp_path / "run",
-                    strategies=("top_p:p=0.9", "beam:width=3", "diverse_beam", "contrastive_search", "momentum",
-                                "speculative", "prompt_lookup"))
+    yield described(tmp_path)
     STRATEGIES._files.clear()
     TASKS._files.clear()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, list[Record]]:
+    """What the run of `config` gives, for tests that compare with it."""
+    done = go(described(tmp_path_factory.mktemp("finished")))
+    STRATEGIES._files.clear()
+    TASKS._files.clear()
+    return done
 
 
 @pytest.fixture
@@ -83,8 +97,8 @@ def go(config: RunConfig, watcher: Quiet | None = None) -> tuple[Outcome, list[R
     return outcome, list(Store.open(outcome.folder).records())
 
 
-def test_every_strategy_runs_every_example_once(config: RunConfig) -> None:
-    outcome, records = go(config)
+def test_every_strategy_runs_every_example_once(finished: tuple[Outcome, list[Record]]) -> None:
+    outcome, records = finished
     assert (outcome.samples, outcome.failed, len({r.key for r in records}), len(records)) == (24, 0, 24, 24)
     assert {Spec.parse(r.strategy).name for r in records} == {"greedy", "top_p", "beam", "diverse_beam", "momentum",
                                                                "contrastive_search", "speculative", "prompt_lookup"}
@@ -97,25 +111,26 @@ def test_every_strategy_runs_every_example_once(config: RunConfig) -> None:
             assert turn.tokens == greedy[record.example]
 
 
-def test_the_order_is_interleaved_and_seeded(config: RunConfig) -> None:
-    _, records = go(config)
+def test_the_order_is_interleaved_and_seeded(config: RunConfig, finished: tuple[Outcome, list[Record]]) -> None:
+    _, records = finished
     blocks = [[r.strategy for r in records if r.block == block] for block in range(3)]
     assert all(len(set(block)) == 8 for block in blocks)
     assert len({tuple(block) for block in blocks}) > 1
-    _, again = go(replace(config, output=config.output.parent / "again"))
+    _, again = go(config)
     assert [r.key for r in again] == [r.key for r in records]
     assert [r.turns[0].tokens for r in again] == [r.turns[0].tokens for r in records]
 
 
 @pytest.mark.parametrize("concurrency", [pytest.param(2, marks=pytest.mark.slow), 3])
-def test_concurrency_changes_no_token(config: RunConfig, concurrency: int) -> None:
-    _, one = go(config)
-    _, many = go(replace(config, concurrency=concurrency, output=config.output.parent / "many"))
+def test_concurrency_changes_no_token(config: RunConfig, finished: tuple[Outcome, list[Record]],
+                                      concurrency: int) -> None:
+    _, one = finished
+    _, many = go(replace(config, concurrency=concurrency))
     assert {r.key: r.turns[0].tokens for r in many} == {r.key: r.turns[0].tokens for r in one}
     assert {r.key: r.turns[0].steps.forwards for r in many} == {r.key: r.turns[0].steps.forwards for r in one}
 
 
-def test_resume_repeats_and_loses_nothing(config: RunConfig) -> None:
+def test_resume_repeats_and_loses_nothing(config: RunConfig, finished: tuple[Outcome, list[Record]]) -> None:
     with pytest.raises(KeyboardInterrupt):
         go(config, Quiet(stop_after=10))
     with (config.output / "records" / "0000.jsonl").open("a") as file:
@@ -125,8 +140,7 @@ def test_resume_repeats_and_loses_nothing(config: RunConfig) -> None:
     assert watcher.done == 10
     assert len(watcher.records) == 14
     assert set(Counter(r.key for r in records).values()) == {1}
-    _, whole = go(replace(config, output=config.output.parent / "whole"))
-    assert {r.key: r.turns[0].tokens for r in records} == {r.key: r.turns[0].tokens for r in whole}
+    assert {r.key: r.turns[0].tokens for r in records} == {r.key: r.turns[0].tokens for r in finished[1]}
 
 
 def test_another_run_in_the_folder_is_refused(few: RunConfig) -> None:
@@ -321,16 +335,16 @@ def test_an_answer_that_should_be_the_baselines_is_explained(config: RunConfig, 
     (tmp_path / "liar.py").write_text(LIAR)
     config = replace(config, plugins=(*config.plugins, tmp_path / "liar.py"), strategies=("liar", "prompt_lookup"))
     outcome, records = go(config)
-    store = Store.open(outcome.folder)
+    store, target = Store.open(outcome.folder), make(config, "").target
     found = store.divergences()
     assert {(d.strategy, d.turn, d.at) for d in found} == {("liar", 0, 2)}
     assert len(found) == 3
-    engine, by_key = make(config, "").target.engine, {r.key: r for r in records}
+    by_key = {r.key: r for r in records}
     for each in found:
         liar = by_key[each.task, each.example, "liar", 0, 0].turns[0]
-        text = torch.tensor([make(config, "").target.tokenizer(liar.prompt)["input_ids"] + liar.tokens[:2]])
+        text = torch.tensor([target.tokenizer(liar.prompt)["input_ids"] + liar.tokens[:2]])
         with torch.inference_mode():
-            best = engine.model(input_ids=text).logits[0, -1].topk(2).values
+            best = target.engine.model(input_ids=text).logits[0, -1].topk(2).values
         assert each.margin == pytest.approx(float(best[0] - best[1]), abs=1e-4)
     (note,) = [line for line in notes(summarise(store)) if "differ from the baseline" in line]
     assert note.startswith("liar on words: 3 of 3 answers")

@@ -16,7 +16,8 @@ from harness import sandbox
 from harness.sandbox import Outcome, isolation, run_program
 
 
-@pytest.fixture(params=[("namespaces", "seccomp", "landlock"), ("seccomp", "landlock"), ()], ids="+".join)
+@pytest.fixture(params=[("namespaces", "seccomp", "landlock"), (), pytest.param(
+    ("seccomp", "landlock"), marks=pytest.mark.slow)], ids=lambda names: "+".join(names) or "limits")
 def anywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run once as this machine allows, then as if its kernel allowed less."""
     monkeypatch.setattr(sandbox, "PROTECTIONS", {**dict.fromkeys(request.param, ""), "limits": ""})

@@ -6,9 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from harness.cli import app
 from harness.errors import UserError
 from harness.measure.summary import summarise
 from harness.plugins.registry import STRATEGIES, TASKS
@@ -19,6 +17,7 @@ from harness.store.folder import Store
 from harness.sweep.grid import read, settings
 from harness.sweep.sweep import Sweep, SweepOptions, split, sweep
 from tests.pair import saved
+from tests.program import call
 from tests.watch import Quiet
 
 # Writes `length` letters; `late` changes them at length 7 alone, `dead` never does anything.
@@ -225,10 +224,6 @@ def test_a_split_is_disjoint_complete_and_seeded(count: int, share: float) -> No
     if count == 10 and share == 0.5:
         assert len(dev) == 5
         assert any(split(examples, share, seed, "task")[0] != dev for seed in range(1, 4))
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="decodebench")
 
 
 def test_the_command_prints_writes_and_fits(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
