@@ -68,6 +68,12 @@ def store(tmp_path: Path) -> Store:
     ])
 
 
+@pytest.fixture
+def unpictured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures out, which take a second."""
+    monkeypatch.setattr(plots, "of_task", lambda summary, task: {})
+
+
 def data(text: str) -> Any:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
     assert found
@@ -98,6 +104,7 @@ def test_the_terminal_table_fits(store: Store, width: int) -> None:
         assert part in text
 
 
+@pytest.mark.usefixtures("unpictured")
 def test_details_are_printed_when_asked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     short, whole = (call("report", store.folder, *more).stdout for more in ((), ("--details",)))
@@ -156,6 +163,7 @@ def test_a_report_is_complete_and_the_same_every_time(store: Store, tmp_path: Pa
     assert all((index.parent / path).read_bytes() == content for path, content in files.items())
 
 
+@pytest.mark.usefixtures("unpictured")
 def test_several_runs_share_a_report(store: Store, tmp_path: Path) -> None:
     other = tmp_path / "later"
     shutil.copytree(store.folder, other)

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -53,6 +55,13 @@ def made(folder: Path, change: Change = lambda record: record, examples: int = 1
     return runs.write(folder, manifest, [change(record) for record in records])
 
 
+@cache
+def unchanged(examples: int = 12) -> Snapshot:
+    """The run that nothing was changed in."""
+    with TemporaryDirectory() as folder:
+        return Snapshot.of(made(Path(folder) / "base", examples=examples))
+
+
 def at(task: str, strategy: str, change: Change, examples: Sequence[str] = ("3",)) -> Change:
     """A change of these examples of one cell."""
     return lambda record: change(record) if (record.task, record.strategy) == (task, strategy) and (
@@ -92,8 +101,8 @@ def failed(record: Record) -> Record:
 
 
 def checked(tmp_path: Path, change: Change, rules: Sequence[AnyRule] = DEFAULT, **options: int) -> Report:
-    base, run = made(tmp_path / "base", **options), made(tmp_path / "run", change, **options)
-    return check(Snapshot.of(run), Snapshot.of(base), rules, ("run", "base"), run.divergences())
+    run = made(tmp_path / "run", change, **options)
+    return check(Snapshot.of(run), unchanged(**options), rules, ("run", "base"), run.divergences())
 
 
 def broken(report: Report) -> dict[tuple[str, str, str], str]:
@@ -266,7 +275,7 @@ def slower_drafts(record: Record) -> Record:
 
 
 def test_times_of_other_hardware_are_not_compared_unless_told_to(tmp_path: Path) -> None:
-    base, run = Snapshot.of(made(tmp_path / "base")), Snapshot.of(made(tmp_path / "run", slower_drafts))
+    base, run = unchanged(), Snapshot.of(made(tmp_path / "run", slower_drafts))
     other = Snapshot(base.about.model_copy(update={"hardware": {"cpu": "another"}}), base.cells)
     report = check(run, other, [Speed(worse_by=0.05)], ("run", "base"))
     assert {one.status for one in report.findings} == {"unchecked"}
@@ -284,16 +293,16 @@ def test_times_of_other_hardware_are_not_compared_unless_told_to(tmp_path: Path)
     ({"tasks": [MATHS.model_copy(update={"data_hash": "f"})]}, "maths has different examples"),
     ({"tasks": [MATHS.model_copy(update={"max_new_tokens": 9})]}, "maths stops at 64 tokens, not 9"),
 ])
-def test_runs_that_cannot_be_compared_are_refused(change: dict[str, object], words: str, tmp_path: Path) -> None:
-    run = Snapshot.of(made(tmp_path / "run"))
+def test_runs_that_cannot_be_compared_are_refused(change: dict[str, object], words: str) -> None:
+    run = unchanged()
     other = Snapshot(run.about.model_copy(update=change), run.cells)
     with pytest.raises(UserError, match="cannot be compared with base: ") as error:
         check(run, other, DEFAULT, ("run", "base"))
     assert words in str(error.value)
 
 
-def test_a_setting_of_a_newer_version_and_another_machine_do_not_matter(tmp_path: Path) -> None:
-    run = Snapshot.of(made(tmp_path / "run"))
+def test_a_setting_of_a_newer_version_and_another_machine_do_not_matter() -> None:
+    run = unchanged()
     other = Snapshot(run.about.model_copy(update={"config": {"seed": 0, "new": 1}, "hardware": None}), run.cells)
     assert not check(run, other, DEFAULT, ("run", "base")).broken
 
