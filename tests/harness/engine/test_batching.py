@@ -144,7 +144,7 @@ def test_a_soak_of_mixed_samples_leaks_no_row_and_keeps_the_cache_flat() -> None
 @pytest.mark.parametrize("name", ALL)
 @torch.inference_mode()
 def test_a_shared_prefix_is_read_once_and_changes_no_token(name: str) -> None:
-    pair, strategy, new = kept(), built(name), scaled(6, 8)
+    pair, strategy, new = kept(), built(name), scaled(4, 8)
     start = [3 + i * 7 % 90 for i in range(40)]
     prompts = [(*start, 5, 6), (*start[:30], 9), tuple(start), (9, *start)][:scaled(2, 4)]
     alone = [job(pair, strategy, prompt, new)() for prompt in prompts]
