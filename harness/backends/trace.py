@@ -21,7 +21,23 @@ class Trace:
 
 
 def trace(strategy: Strategy, session: Session, request: Request, rule: StopRule, clock: Clock) -> Trace:
-    """Decode until EOS, a stop string, `request.max_new_tokens` or the strategy's end, and cut the last step there."""
+    """Decode until EOS, a stop string, `request.max_new_tokens` or the strategy's end, and cut the last step there.
+
+    Raises `FloatingPointError` if the model's logits are NaN: argmax would choose tokens from them all the same.
+    """
+    cause = None
+    try:
+        result = _trace(strategy, session, request, rule, clock)
+    except Exception as error:
+        if not session.has_nan:
+            raise
+        cause = error
+    if cause or session.has_nan:
+        raise FloatingPointError("the model's logits are NaN; check its weights, or use another --dtype") from cause
+    return result
+
+
+def _trace(strategy: Strategy, session: Session, request: Request, rule: StopRule, clock: Clock) -> Trace:
     result = Trace()
     generator = iter(strategy.generate(session, request))
     counts = _counts(session)

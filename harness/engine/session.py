@@ -42,6 +42,7 @@ class Session:
         self._candidates = Candidates()
         self._warp: Warp = identity
         self._others = list[Session]()         # sequences opened by this one, closed with it
+        self._undefined = list[Tensor]()       # whether the last logits of each closed one of them were NaN
         try:
             self._sequence = CachedSequence(engine, remember)
         except CacheFull:
@@ -83,16 +84,25 @@ class Session:
         if self._closed:
             return
         self._closed = True
+        self._undefined += self._undefined_now()
         for other in self._others[::-1]:  # newest first, because closing any row but the last copies a row
             other.close()
         self._sequence.close()
         if self._draft:
             self._draft.close()
 
+    @property
+    def has_nan(self) -> bool:
+        """Whether the last logits of this sequence or of one opened by it are NaN, as all are after the first NaN."""
+        found = [*self._undefined, *self._undefined_now(), *(flag for other in self._others if not other._closed
+                                                             for flag in other._undefined_now())]
+        return bool(found) and bool(torch.stack(found).any())
+
     def new_sequence(self) -> "Session":
         """Open another, empty sequence on the same models; its cost is added to that of this one."""
         other = Session(self.engine, self._draft and self._draft.new_sequence(), self._sequence.memory is not None)
         other.work, other.draft_work, other._warp = self.work, self.draft_work, self._warp
+        other._undefined = self._undefined
         self._others = [*(session for session in self._others if not session._closed), other]
         return other
 
@@ -236,6 +246,10 @@ class Session:
         self._candidates = Candidates.of(tree, output.part(count, count + len(tree)))
         parts = [output.part(count - 1, count + len(tree))] if new else [self._last, output]
         return self._reading(parts, tree, range(len(tree)))
+
+    def _undefined_now(self) -> list[Tensor]:
+        """Return whether the logits after the sequence are NaN, without a wait for the device."""
+        return [self._last.logits[-1].isnan().any()] if self._last else []
 
     def _forward(self, request: ForwardRequest) -> ForwardRows:
         output = self._sequence.forward(request)

@@ -1,18 +1,24 @@
 """Every registered strategy with a guarantee of tokens or distribution keeps it, on tiny models of four classes."""
 
+from contextlib import closing
 from functools import cache, partial
 
 import pytest
 import torch
 
+from harness.backends.trace import trace
 from harness.engine.batching import run_batched
 from harness.engine.engine import Engine
+from harness.engine.random_stream import PhiloxStream
+from harness.engine.session import Session
+from harness.models.stop_rule import StopRule
 from harness.plugins.registry import STRATEGIES
-from harness.plugins.strategy import Strategy
+from harness.plugins.strategy import Request, Strategy
 from strategies.greedy import Greedy
 from tests.chances import MASS, TEMPERATURE, VOCAB, PValue, draft
-from tests.decode import built, decode, engine, traced
+from tests.decode import built, decode, engine, traced, words
 from tests.models import prompts, tiny_model
+from tests.pair import tokenizer
 from tests.scale import scaled
 
 EVERY = sorted(STRATEGIES.built_in())
@@ -65,3 +71,23 @@ def test_texts_side_by_side_get_the_tokens_they_have_alone(name: str) -> None:
 def test_the_distribution_is_preserved(name: str, p_value: PValue) -> None:
     strategy = built(name, VOCAB, f"temperature={TEMPERATURE},p={MASS}")
     assert p_value(strategy, draft if "draft" in strategy.needs else None) > 1e-3
+
+
+@cache
+def broken() -> Engine:
+    """A model whose embedding of the first token of the prompt is NaN."""
+    weights = tiny_model("llama")
+    with torch.no_grad():
+        weights.get_input_embeddings().weight[prompts(1, 97, 3)[0][0]] = torch.nan
+    return engine(weights)
+
+
+@pytest.mark.parametrize("name", EVERY)
+@torch.inference_mode()
+def test_no_token_is_chosen_from_nan(name: str) -> None:
+    strategy, prompt = built(name), prompts(1, 97, 3)[0] * 2
+    session = Session(broken(), Session(model("llama", 1)) if "draft" in strategy.needs else None,
+                      remember="hidden" in strategy.needs)
+    request = Request(tuple(prompt), 3, PhiloxStream(0), frozenset(), 0, text=words(prompt, 97))
+    with closing(session), pytest.raises(FloatingPointError, match="the model's logits are NaN"):
+        trace(strategy, session, request, StopRule(tokenizer(), prompt, frozenset(), ()), lambda: 0.0)
