@@ -74,6 +74,7 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: s
     except Exception as error:  # the library raises many kinds of errors for a folder without a model
         raise UserError(f"The model '{name}' cannot be loaded: {_sentence(error)}.") from error
     loaded_tokenizer = _tokenizer(tokenizer or name)
+    _check_vocabulary(name, model, loaded_tokenizer)
     use_cpu_kernels(model)
     engine = Engine(model, _max_len(model))
     check(engine)
@@ -185,6 +186,17 @@ def _tokenizer(name: str) -> Any:
     except Exception as error:
         raise UserError(f"'{name}' has no tokenizer that can be loaded ({_sentence(error)}); "
                         "save one beside the model, or name one with --tokenizer.") from error
+
+
+def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
+    """Raise `UserError` if text may get a token id that has no row in the embedding; special tokens may have none."""
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    if len(tokenizer) <= rows:
+        return
+    special = {*tokenizer.all_special_ids, *(id for id, one in tokenizer.added_tokens_decoder.items() if one.special)}
+    if beyond := sum(token >= rows and token not in special for token in tokenizer.get_vocab().values()):
+        raise UserError(f"The tokenizer has {beyond} token ids that '{name}' lacks, which has {rows} embeddings; give "
+                        "the tokenizer of the model with --tokenizer.")
 
 
 def _eos(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tokenizers import AddedToken
 
 from harness.engine.batching import run_batched
 from harness.errors import UserError
@@ -116,6 +117,19 @@ def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--tokenizer"):
         load(str(tmp_path))
     assert load(str(tmp_path), tokenizer=str(saved("llama"))).vocab == VOCAB
+
+
+def test_a_tokenizer_with_tokens_that_the_model_lacks(tmp_path: Path) -> None:
+    small = on_disk(tiny_model("llama", vocab=VOCAB - 9), tmp_path / "small")
+    with pytest.raises(UserError, match=f"has 9 token ids that '{small}' lacks, which has {VOCAB - 9} embeddings"):
+        load(small)
+    padded = tokenizer()
+    padded.add_special_tokens({"pad_token": "<padding>"})
+    padded.add_tokens(AddedToken("<image>", special=True))
+    padded.save_pretrained(tmp_path / "padded")
+    assert len(padded) == VOCAB + 2
+    shutil.copy(saved("llama") / "config.json", tmp_path / "padded")
+    assert load(str(saved("llama")), tokenizer=str(tmp_path / "padded")).vocab == VOCAB
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
