@@ -45,7 +45,7 @@ class TaskFile(Task):
     file: str = knob("", "a JSONL file, perhaps gzipped")
     checker: str = knob("exact", "checker of rows that have none", choices=CHECKERS)
 
-    version = 1
+    version = 2
     source = "the user's own file"
     headline = "correct"
     max_new_tokens = per_instance(256, lambda task: task._header.get("max_new_tokens", 256))

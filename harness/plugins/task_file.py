@@ -122,8 +122,9 @@ def _answer(row: Row, answer: str) -> str | None:
 
 
 def number(text: str) -> Decimal:
-    """Normalise a number, so that 1,200.0 and $1200 are 1200; raises `ArithmeticError` for other texts."""
-    value = Decimal(text.strip().replace(",", "").replace("$", "").replace("\u2212", "-"))
+    """Normalise a number, so that 1,200.0, 1{,}200 and $1200 are 1200; raises `ArithmeticError` for other texts."""
+    ungrouped = re.sub(r"(?<=\d)(?:,|\{,\})(?=\d{3}(?!\d))", "", text.strip())
+    value = Decimal(ungrouped.replace("$", "").replace("\u2212", "-"))
     if not value.is_finite():
         raise ArithmeticError(text)
     return value.normalize() + 0  # no trailing zeros, and no negative zero

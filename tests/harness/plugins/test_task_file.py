@@ -11,6 +11,7 @@ from harness.errors import UserError
 from harness.plugins.data import DataSource
 from harness.plugins.registry import TASKS
 from harness.plugins.task import Example, Task
+from harness.plugins.task_file import number
 from harness.scoring.answers import CheckedAnswer, final_answer, fits, program
 from harness.store.folder import Store
 from tests.pair import saved
@@ -73,6 +74,9 @@ def test_messages_are_a_chat_so_far() -> None:
     ("number", 1200, ["$1,200", "1 then 1200.0", "so 1.2e3.", "1200kg"], ["1200 or 1201", "no", "1e9999999999"]),
     ("number", "-0.5", ["it is -.5", "−0.50"], ["0.5", "3-0.5"]),
     ("number", ["1,000", 7], ["1000", "7"], ["8"]),
+    ("number", 9500, ["It costs $9{,}500.", "9,500", "$9{,}500.00"], ["9,50", "9,5000"]),
+    ("number", 4, ["3,4", "2,3,4.", "(3,4)"], ["34", "3,400"]),
+    ("number", "1,234,567", ["1{,}234{,}567", "1234567"], ["1,234", "1,2345,67"]),
     ("choice", "B", ["B", "(B)", "B) Paris", "The answer is B.", "I'd say B.", "**Answer:** (B)", "A or C?\nB."],
      ["A", "b", "Because", "The answer is C, not B", "", "BB"]),
     ("choice", "A", ["A", "I choose A", "I think A is right", "A. Paris"], ["A man walked in.", "I", "(I)"]),
@@ -121,6 +125,13 @@ def test_none_is_not_scored() -> None:
     assert task.score(scored, ["2"]) == {"correct": 1.0}
     task = made({"prompt": "?", "checker": "none"})
     assert (task.unscored, task.metric()) == ("no checker", None)
+
+
+def test_commas_group_by_three() -> None:
+    assert number("1,234{,}567.50") == number("1234567.5")
+    for text in ("3,4", "1,2345", ",500", "12,34,567"):
+        with pytest.raises(ArithmeticError):
+            number(text)
 
 
 def test_votes_are_what_is_checked() -> None:
