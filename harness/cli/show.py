@@ -4,7 +4,7 @@ import inspect
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -13,11 +13,6 @@ from harness.plugins.plugin import Plugin, knob_rows
 from harness.plugins.registry import STRATEGIES, TASKS, add_plugin
 from harness.plugins.spec import Spec
 from harness.plugins.strategy import Over, Strategy
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-WIDE = 32  # columns with longer cells are wrapped
 
 
 def command(
@@ -42,7 +37,7 @@ def command(
             console.print(text, end="\n\n", soft_wrap=True)
         console.print(_facts(plugin, "".join(f" --plugin {path}" for path in plugins or ())), soft_wrap=True)
         if plugin.knobs():
-            console.print(_knobs(plugin), width=width)
+            console.print(f"\n{_knobs(plugin, width)}", soft_wrap=True)
 
 
 def _facts(plugin: type[Any], files: str) -> str:
@@ -60,8 +55,7 @@ def _facts(plugin: type[Any], files: str) -> str:
         several = sorted(value) if isinstance(value, frozenset) else value if isinstance(value, tuple) else [value]
         text = ", ".join(repr(item) if name == "stop" else "yes" if item is True else str(item) for item in several)
         line = f"{name:16}{text}"
-        lines.append(textwrap.fill(line, 80, subsequent_indent=" " * 16, break_long_words=False,
-                                   break_on_hyphens=False) if name == "stop" else line)
+        lines.append(_wrapped(line) if name == "stop" else line)
     return "\n".join(lines)
 
 
@@ -76,15 +70,15 @@ def _example(plugin: type[Plugin]) -> str:
     return f"{below}{plugin.name}"
 
 
-def _knobs(plugin: type[Plugin]) -> "Table":
-    from rich import box
-    from rich.table import Table
+def _knobs(plugin: type[Plugin], width: int) -> str:
+    """Return each knob with what it does, and below it the default, the allowed and the usual values."""
+    blocks = []
+    for name, default, allowed, sweep, description in knob_rows(plugin):
+        values = [f"default {default}"] * bool(default) + [allowed] * bool(allowed)
+        values += [f"sweep {sweep}"] * (sweep not in ("", allowed))
+        blocks += [_wrapped(f"{name:15} {description}", width), _wrapped(" " * 16 + "; ".join(values), width)]
+    return "\n".join(block for block in blocks if block.strip())
 
-    table = Table("knob", "default", "allowed", "sweep", "description", box=box.SIMPLE_HEAD, pad_edge=False,
-                  collapse_padding=True)
-    rows = knob_rows(plugin)
-    for row in rows:
-        table.add_row(*row)
-    for index, column in enumerate(table.columns[:3]):
-        column.no_wrap = max(len(row[index]) for row in rows) <= WIDE
-    return table
+
+def _wrapped(line: str, width: int = 80) -> str:
+    return textwrap.fill(line, width, subsequent_indent=" " * 16, break_long_words=False, break_on_hyphens=False)

@@ -129,10 +129,15 @@ def knob_rows(cls: type[Plugin]) -> list[tuple[str, str, str, str, str]]:
     """Return a table row per knob: name, default, range or choices, values for sweeps, description."""
     rows = []
     for key, about in cls.knobs().items():
-        ends = " … ".join(_written(end) for end in (about.low, about.high) if end is not None)
-        rows.append((key, _written(getattr(cls, key)), ", ".join(map(str, about.choices)) or ends,
+        rows.append((key, _written(getattr(cls, key)), ", ".join(map(str, about.choices)) or _range(about),
                      ", ".join(map(_written, about.sweep)), about.help))
     return rows
+
+
+def _range(about: Knob) -> str:
+    """Return the allowed numbers in words; empty where any value is allowed."""
+    low, high = ("" if end is None else _written(end) for end in (about.low, about.high))
+    return f"{low} … {high}" if low and high else f"at least {low}" if low else f"at most {high}" if high else ""
 
 
 def _relative_path(path: str) -> str:

@@ -161,7 +161,7 @@ def test_everything_built_in_can_be_shown(name: str) -> None:
     found = registry.get(name)
     assert f"decodebench run {option} " in text
     assert f"{name}.py" in text.replace(" ", "")
-    assert all(f" {knob} " in text for knob in found.knobs())
+    assert all(f" {knob} " in text and about.help in text for knob, about in found.knobs().items())
     assert all(len(line) <= 80 or line.startswith("    ") for line in done.stdout.splitlines())
 
 
