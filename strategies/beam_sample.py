@@ -68,6 +68,6 @@ class Drawn(Beams):
 
     def chosen(self, scores: Tensor, count: int) -> Tensor:
         """Return indices drawn without replacement in proportion to exp(score), sorted by score."""
-        noise = gumbel(self.request.stream, scores.numel()).to(scores.device)
+        noise = gumbel(self.request.stream, scores.numel(), scores.device)
         drawn = best(scores + noise, count if self.width > 1 else 1)
         return drawn[best(scores[drawn], len(drawn))]

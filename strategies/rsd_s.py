@@ -53,7 +53,7 @@ class StochasticBeam:
             self.log_q = self.height = q.new_zeros(1)
         log_q = self.log_q[:, None] + q.log()
         heights = log_q if self.stream is None else truncated(
-            log_q + gumbel(self.stream, q.numel()).to(q.device).view_as(q), self.height)
+            log_q + gumbel(self.stream, q.numel(), q.device).view_as(q), self.height)
         best = heights.flatten().topk(min(self.width, q.numel()))
         pairs = torch.stack([best.values, best.indices.double()], 1).tolist()
         children = [(*divmod(int(index), q.shape[1]), True) for height, index in pairs if height > -torch.inf]

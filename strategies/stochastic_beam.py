@@ -89,5 +89,5 @@ class Perturbed(Slots):
 
 def child_heights(log_q: Tensor, height: Sequence[float], stream: Stream) -> Tensor:
     """Sample heights (b, V) of children of log p `log_q` (b, V); the maximum of a row is its parent's `height` (b,)."""
-    noise = gumbel(stream, log_q.numel()).to(log_q.device).view_as(log_q)
+    noise = gumbel(stream, log_q.numel(), log_q.device).view_as(log_q)
     return truncated(log_q + noise, torch.tensor(height, dtype=torch.float64, device=log_q.device))

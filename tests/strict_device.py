@@ -10,12 +10,14 @@ copies. A *sync* is a wait of the host for the device: a value or shape that dep
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+GENERATOR = torch.Generator
 DEVICE = torch.device("cuda", 1)
 CPU = torch.device("cpu")
 SYNCS = {"item", "tolist", "__bool__", "__int__", "__float__", "__index__", "__contains__", "__format__", "__repr__",
@@ -153,8 +155,8 @@ def moved(model: Any) -> Any:
 
 @contextmanager
 def strict() -> Iterator[Strict]:
-    """Apply the device's rules to the code inside."""
-    with Strict() as rules:
+    """Apply the device's rules to the code inside; a random generator of the device is one of the CPU."""
+    with Strict() as rules, patch.object(torch, "Generator", lambda device: GENERATOR(_here(device))):
         yield rules
 
 

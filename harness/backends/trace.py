@@ -9,6 +9,7 @@ from harness.plugins.strategy import Request, Strategy
 from harness.store.schema import Steps, Stop
 
 Clock = Callable[[], float]
+NAN = "the model's logits are NaN; check its weights, or use another --dtype"
 
 
 @dataclass
@@ -25,15 +26,14 @@ def trace(strategy: Strategy, session: Session, request: Request, rule: StopRule
 
     Raises `FloatingPointError` if the model's logits are NaN: argmax would choose tokens from them all the same.
     """
-    cause = None
     try:
         result = _trace(strategy, session, request, rule, clock)
     except Exception as error:
-        if not session.has_nan:
-            raise
-        cause = error
-    if cause or session.has_nan:
-        raise FloatingPointError("the model's logits are NaN; check its weights, or use another --dtype") from cause
+        if session.has_nan:
+            raise FloatingPointError(NAN) from error
+        raise
+    if session.has_nan:
+        raise FloatingPointError(NAN)
     return result
 
 

@@ -74,10 +74,13 @@ def _knobs(plugin: type[Plugin], width: int) -> str:
     """Return each knob with what it does, and below it the default, the allowed and the usual values."""
     blocks = []
     for name, default, allowed, sweep, description in knob_rows(plugin):
-        values = [f"default {default}"] * bool(default) + [allowed] * bool(allowed)
-        values += [f"sweep {sweep}"] * (sweep not in ("", allowed))
-        blocks += [_wrapped(f"{name:15} {description}", width), _wrapped(" " * 16 + "; ".join(values), width)]
-    return "\n".join(block for block in blocks if block.strip())
+        values = [f"default {default}" if default else "", allowed]
+        if sweep not in ("", allowed):
+            values.append(f"sweep {sweep}")
+        blocks.append(_wrapped(f"{name:15} {description}", width))
+        if any(values):
+            blocks.append(_wrapped(" " * 16 + "; ".join(filter(None, values)), width))
+    return "\n".join(blocks)
 
 
 def _wrapped(line: str, width: int = 80) -> str:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+CPU = torch.device("cpu")
+
 
 class Stream(Protocol):
     """A source of random decisions; tests implement it to enumerate all outcomes."""
@@ -20,8 +22,8 @@ class Stream(Protocol):
         """Return an index sampled in proportion to `weights` (V,), which need not sum to one."""
         ...
 
-    def uniform(self, count: int) -> Tensor:
-        """Return (count,) float64, each uniform and strictly between 0 and 1."""
+    def uniform(self, count: int, device: torch.device = CPU) -> Tensor:
+        """Return (count,) float64 on `device`, each uniform and strictly between 0 and 1."""
         ...
 
     def branch(self, number: int) -> "Stream":
@@ -59,9 +61,12 @@ class PhiloxStream:
             raise ValueError("cannot draw from weights that are all zero or not finite")
         return min(int(place), weights.numel() - 1), values
 
-    def uniform(self, count: int) -> Tensor:
-        """Return (count,) float64, each uniform and strictly between 0 and 1."""
-        return torch.from_numpy(self._bits.random(count)).clamp_min_(2.0 ** -54)
+    def uniform(self, count: int, device: torch.device = CPU) -> Tensor:
+        """Return (count,) float64, each uniform and strictly between 0 and 1; other devices draw their own numbers."""
+        if device.type == "cpu":
+            return torch.from_numpy(self._bits.random(count)).clamp_min_(2.0 ** -54)
+        generator = torch.Generator(device).manual_seed(int(self._bits.integers(1 << 63)))
+        return torch.rand(count, dtype=torch.float64, device=device, generator=generator).clamp_min_(2.0 ** -54)
 
     def branch(self, number: int) -> "PhiloxStream":
         """Return the substream keyed by the key of this stream and `number`."""
@@ -98,18 +103,18 @@ class Likeliest:
         """Return the index of the largest of `weights` (V,), the first of equal ones."""
         return int(weights.argmax())
 
-    def uniform(self, count: int) -> Tensor:
+    def uniform(self, count: int, device: torch.device = CPU) -> Tensor:
         """Return (count,) float64, all 0.5, which as noise changes no order."""
-        return torch.full((count,), 0.5, dtype=torch.float64)
+        return torch.full((count,), 0.5, dtype=torch.float64, device=device)
 
     def branch(self, number: int) -> "Likeliest":
         """Return this stream: a deterministic stream needs no substreams."""
         return self
 
 
-def gumbel(stream: Stream, count: int) -> Tensor:
-    """Return (count,) float64 standard Gumbel noise; the argmax of log p plus this noise is a sample from p."""
-    return -(-stream.uniform(count).log()).log()
+def gumbel(stream: Stream, count: int, device: torch.device = CPU) -> Tensor:
+    """Return (count,) float64 standard Gumbel noise, drawn on `device`; argmax of log p plus it is a sample from p."""
+    return -(-stream.uniform(count, device).log()).log()
 
 
 def truncated(gumbels: Tensor, height: Tensor) -> Tensor:

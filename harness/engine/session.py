@@ -42,7 +42,8 @@ class Session:
         self._candidates = Candidates()
         self._warp: Warp = identity
         self._others = list[Session]()         # sequences opened by this one, closed with it
-        self._undefined = list[Tensor]()       # whether the last logits of each closed one of them were NaN
+        self._opener: Session | None = None
+        self._undefined = list[Tensor]()       # of each sequence that a strategy closed: whether its logits were NaN
         try:
             self._sequence = CachedSequence(engine, remember)
         except CacheFull:
@@ -84,7 +85,8 @@ class Session:
         if self._closed:
             return
         self._closed = True
-        self._undefined += self._undefined_now()
+        if self._opener and not self._opener._closed:  # at the end of an answer nothing is computed any more
+            self._undefined += self._undefined_now()
         for other in self._others[::-1]:  # newest first, because closing any row but the last copies a row
             other.close()
         self._sequence.close()
@@ -94,15 +96,15 @@ class Session:
     @property
     def has_nan(self) -> bool:
         """Whether the last logits of this sequence or of one opened by it are NaN, as all are after the first NaN."""
-        found = [*self._undefined, *self._undefined_now(), *(flag for other in self._others if not other._closed
-                                                             for flag in other._undefined_now())]
-        return bool(found) and bool(torch.stack(found).any())
+        found = [*self._undefined, *self._undefined_now()]
+        return bool(found and torch.stack(found).any()) or any(other.has_nan for other in self._others
+                                                               if not other._closed)
 
     def new_sequence(self) -> "Session":
         """Open another, empty sequence on the same models; its cost is added to that of this one."""
         other = Session(self.engine, self._draft and self._draft.new_sequence(), self._sequence.memory is not None)
         other.work, other.draft_work, other._warp = self.work, self.draft_work, self._warp
-        other._undefined = self._undefined
+        other._opener, other._undefined = self, self._undefined
         self._others = [*(session for session in self._others if not session._closed), other]
         return other
 

@@ -136,8 +136,11 @@ def knob_rows(cls: type[Plugin]) -> list[tuple[str, str, str, str, str]]:
 
 def _range(about: Knob) -> str:
     """Return the allowed numbers in words; empty where any value is allowed."""
-    low, high = ("" if end is None else _written(end) for end in (about.low, about.high))
-    return f"{low} … {high}" if low and high else f"at least {low}" if low else f"at most {high}" if high else ""
+    if about.low is not None and about.high is not None:
+        return f"{_written(about.low)} … {_written(about.high)}"
+    if about.low is not None:
+        return f"at least {_written(about.low)}"
+    return "" if about.high is None else f"at most {_written(about.high)}"
 
 
 def _relative_path(path: str) -> str:

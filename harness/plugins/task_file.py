@@ -18,6 +18,7 @@ HEADER = {"checker": str, "max_new_tokens": int, "stop": list[str], "open_ended"
 FIELDS = {"prompt": str, "turns": list[str], "messages": list, "answer": ANSWER, "entry_point": str, "category": str,
           "reference": str}
 ROLES = ("system", "user", "assistant")
+GROUPED = r"\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)"  # 1,200 and, in LaTeX, 1{,}200; in 3,4 the comma separates two numbers
 
 
 def read(path: Path, checker: str) -> tuple[Row, list[Example]]:
@@ -123,7 +124,7 @@ def _answer(row: Row, answer: str) -> str | None:
 
 def number(text: str) -> Decimal:
     """Normalise a number, so that 1,200.0, 1{,}200 and $1200 are 1200; raises `ArithmeticError` for other texts."""
-    ungrouped = re.sub(r"(?<=\d)(?:,|\{,\})(?=\d{3}(?!\d))", "", text.strip())
+    ungrouped = re.sub(rf"(?<![\d.]){GROUPED}", lambda found: re.sub("[,{}]", "", found[0]), text.strip())
     value = Decimal(ungrouped.replace("$", "").replace("\u2212", "-"))
     if not value.is_finite():
         raise ArithmeticError(text)

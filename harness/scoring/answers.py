@@ -8,10 +8,9 @@ from contextlib import suppress
 
 import regex
 
-from harness.plugins.task_file import number
+from harness.plugins.task_file import GROUPED, number
 from harness.scoring.metrics import CodePasses, Gold, SampleMetric
 
-GROUPED = r"\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)"  # 1,200 and, in LaTeX, 1{,}200; in 3,4 the comma separates two numbers
 NUMBER = re.compile(rf"(?<![\w.])[-−]?\$?(?:(?:{GROUPED}|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+(?!\w))?")
 LETTER = (
     re.compile(r"(?i:answer\s*(?:is|:)|choose|option)\s*\W{0,3}([A-Z])\b"),  # The answer is (B). **Answer:** B

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.stats import kstest
 
 from harness.engine.engine import Engine
-from harness.engine.random_stream import PhiloxStream
+from harness.engine.random_stream import PhiloxStream, gumbel
 from harness.engine.session import Session
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Request, Strategy
@@ -16,7 +17,7 @@ from strategies.greedy import Greedy
 from tests.decode import built, words
 from tests.models import MAX_POSITIONS, prompts, tiny_model
 from tests.scale import scaled
-from tests.strict_device import DEVICE, MixedDevices, moved, strict
+from tests.strict_device import DEVICE, MixedDevices, OnDevice, moved, strict
 
 USUAL, NEW = 2, scaled(6, 12)
 ABOVE = {
@@ -61,6 +62,23 @@ def most_syncs(strategy: Strategy, between: Callable[[], Any] = lambda: None) ->
 def test_a_strategy_keeps_to_its_device_and_its_syncs(name: str, temperature: float | None) -> None:
     strategy = built(name, 97, "" if temperature is None else f"temperature={temperature}")
     assert 0 < most_syncs(strategy) <= (1 if name == "greedy" else ABOVE.get(name, USUAL))
+
+
+def test_noise_is_drawn_on_the_device() -> None:
+    """From the sample's own stream, without an upload or a wait, and other noise at each draw."""
+    with strict() as rules:
+        streams = [PhiloxStream(key) for key in (1, 1, 2)]
+        one, same, other = (stream.uniform(4000, DEVICE) for stream in streams)
+        again = streams[0].uniform(4000, DEVICE)
+        noise = gumbel(streams[0], 4000, DEVICE)
+    assert (rules.syncs, rules.uploads) == (0, 0)
+    assert isinstance(noise, OnDevice)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert not torch.equal(one, again)
+    assert streams[0].uniform(1) != streams[1].uniform(1), "a draw moves the stream on"
+    for numbers in (one, other, again, torch.exp(-torch.exp(-noise))):
+        assert kstest(numbers.as_subclass(torch.Tensor).numpy(), "uniform").pvalue > 1e-3
 
 
 def test_a_planted_sync_is_counted() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.decoding.accept import Accept, delta, greedy, rejection, rejection_without_replacement
-from harness.engine.random_stream import Stream
+from harness.engine.random_stream import CPU, Stream
 from harness.engine.tree import TokenTree
 
 P, Q = (0.5, 0.3, 0.2), (0.2, 0.3, 0.5)
@@ -41,7 +41,7 @@ class Branches:
     def choose(self, weights: Tensor) -> int:
         return self._decide((weights.double() / weights.double().sum()).tolist())
 
-    def uniform(self, count: int) -> Tensor:
+    def uniform(self, count: int, device: torch.device = CPU) -> Tensor:
         raise NotImplementedError("a continuum of outcomes cannot be enumerated")
 
 

@@ -175,6 +175,26 @@ def test_a_failing_read_harms_no_other() -> None:
     assert big.open_rows == 0
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_nan_in_a_copy_is_known_to_the_first_sequence(closed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[9] = torch.nan
+    session = Session(engine(model))
+    session.follow([5, 6])
+    session.read()
+    copy = session.fork()
+    assert not session.has_nan
+    copy.follow([5, 6, 9])
+    copy.read()
+    if closed:
+        copy.close()
+    assert session.has_nan
+    monkeypatch.setattr(Session, "_undefined_now", None)  # the device may be lost: closing asks nothing of it
+    session.close()
+    assert session.engine.open_rows == 0
+
+
 def test_visible() -> None:
     """Specs, golden 18."""
     seen = visible((-1, -1, 0, 0, 1))

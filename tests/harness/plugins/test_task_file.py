@@ -76,6 +76,7 @@ def test_messages_are_a_chat_so_far() -> None:
     ("number", ["1,000", 7], ["1000", "7"], ["8"]),
     ("number", 9500, ["It costs $9{,}500.", "9,500", "$9{,}500.00"], ["9,50", "9,5000"]),
     ("number", 4, ["3,4", "2,3,4.", "(3,4)"], ["34", "3,400"]),
+    ("number", 567, ["1234,567"], ["1,234,567"]),
     ("number", "1,234,567", ["1{,}234{,}567", "1234567"], ["1,234", "1,2345,67"]),
     ("choice", "B", ["B", "(B)", "B) Paris", "The answer is B.", "I'd say B.", "**Answer:** (B)", "A or C?\nB."],
      ["A", "b", "Because", "The answer is C, not B", "", "BB"]),
@@ -129,7 +130,7 @@ def test_none_is_not_scored() -> None:
 
 def test_commas_group_by_three() -> None:
     assert number("1,234{,}567.50") == number("1234567.5")
-    for text in ("3,4", "1,2345", ",500", "12,34,567"):
+    for text in ("3,4", "1,2345", ",500", "12,34,567", "1234,567", "0.123,456"):
         with pytest.raises(ArithmeticError):
             number(text)
 
