@@ -11,7 +11,7 @@ from harness.engine.engine import cache_argument
 from harness.engine.random_stream import PhiloxStream
 from harness.engine.session import Session
 from harness.models.loading import Model
-from harness.nano import weights
+from harness.nano import NAMES, weights
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Request
 
@@ -44,11 +44,12 @@ def ours(spec: str, prompts: Sequences, target: Model, draft: Model, new: int, c
     return decode
 
 
-def library(name: str) -> Any:
-    """Load the model with transformers, without the optimisations of the harness."""
+def library(name: str, dtype: str = "float32") -> Any:
+    """Load an embedded model, a folder or a hub id with transformers, without the optimisations of the harness."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(weights(name), dtype=torch.float32).eval()
+    source = weights(name) if name in NAMES else name
+    return AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype)).eval()
 
 
 def bare(prompts: Sequences, model: Any, new: int) -> Contender:

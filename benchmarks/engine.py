@@ -81,8 +81,8 @@ def throughput(target: Model, draft: Model, rounds: int) -> Iterator[Row]:
 
 
 def widths(model: Model, rounds: int) -> list[dict[str, float]]:
-    """Measure v(M): the time of a forward over M new tokens after 128, relative to one token."""
-    (times,) = forward_seconds([model.engine], [5 + i % 1000 for i in range(128)], WIDTHS, 20 * rounds)
+    """Measure v(M): the time of a forward over M new tokens after 128, relative to one token, in `rounds` rounds."""
+    (times,) = forward_seconds([model.engine], [5 + i % 1000 for i in range(128)], WIDTHS, rounds)
     return [{"tokens": width, "ms": 1000 * statistics.median(taken),
              "v": statistics.median(a / b for a, b in zip(taken, times[1], strict=True))}
             for width, taken in times.items()]
@@ -135,7 +135,7 @@ def main() -> None:
     rows += prefix(target, draft, options.rounds)
     rows += throughput(target, draft, max(2, options.rounds // 2))
     show(rows, console)
-    v = {model.name: widths(model, options.rounds) for model in (target, draft)}
+    v = {model.name: widths(model, 20 * options.rounds) for model in (target, draft)}
     for name, measured in v.items():
         console.print(f"v(M) of {name}:", ", ".join(f"{w['tokens']}: {w['v']:.2f}" for w in measured))
     task = whole_task(max(2, options.rounds // 2), options.compile, console)

@@ -8,8 +8,8 @@ import os
 import re
 import shutil
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +20,28 @@ from harness.engine.engine import Engine
 from harness.engine.session import Session
 from harness.engine.tree import TokenTree
 from harness.errors import UserError, suggestion
-from harness.models.kernels import use_cpu_kernels
+from harness.models.attention import use_fast_attention
+from harness.models.products import SMALL, use_fast_products
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NOT_IN_FINGERPRINT = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}  # keys of a configuration
+THREADS = torch.get_num_threads()
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model: its engine, its tokenizer, and its identity."""
+    """A loaded model: its engine, its tokenizer, and its identity.
+
+    `products` names the library that multiplies with the weights of each shape, where that was measured.
+    """
 
     name: str
     engine: Engine
     tokenizer: Any
     eos: frozenset[int]
     fingerprint: str
+    products: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def vocab(self) -> int:
@@ -54,10 +60,11 @@ class Model:
 
 
 def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: str | None = None,
-         compiled: bool = False) -> Model:
+         compiled: bool = False, threads: int = 0) -> Model:
     """Load `nano`, `nano-draft`, a folder or a hub id; raises `UserError` if it cannot be found or used.
 
-    `compiled` runs its forwards through `torch.compile`, which is slow at the first forward of each shape.
+    `compiled` runs its forwards through `torch.compile`, which is slow at the first forward of each shape. Torch uses
+    `threads` from then on; 0 means one for a small model and torch's default for others.
     """
     from transformers.utils.logging import disable_progress_bar
 
@@ -75,13 +82,24 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: s
         raise UserError(f"The model '{name}' cannot be loaded: {_sentence(error)}.") from error
     loaded_tokenizer = _tokenizer(tokenizer or name)
     _check_vocabulary(name, model, loaded_tokenizer)
-    use_cpu_kernels(model)
+    identity = fingerprint(model)
+    torch.set_num_threads(threads or usual_threads(model))
+    use_fast_attention(model)
+    products = use_fast_products(model, compiled=compiled)
     engine = Engine(model, _max_len(model))
     check(engine)
     if compiled:
         engine.compile()
         check(engine)
-    return Model(name, engine, loaded_tokenizer, _eos(model, loaded_tokenizer), fingerprint(model))
+    return Model(name, engine, loaded_tokenizer, _eos(model, loaded_tokenizer), identity, products)
+
+
+def usual_threads(model: Any) -> int:
+    """Return the number of threads for a model: one if it is small, else torch's default.
+
+    A second thread gains a small model little, and costs it much when another process uses its core.
+    """
+    return 1 if sum(weight.numel() for weight in model.parameters()) < SMALL else THREADS
 
 
 def outline(name: str) -> Model:

@@ -1,4 +1,4 @@
-"""Loads the models of a run, and sets device, precision, threads and the memory of KV caches."""
+"""Loads the models of a run, and sets device, precision and the memory of KV caches."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,9 +12,6 @@ from harness.errors import UserError
 from harness.models.loading import Model, load, outline
 from harness.plugins.strategy import Strategy
 from harness.store.config import RunConfig
-
-SMALL = 50_000_000  # parameters below which a second thread gains little, and costs much when its core is busy
-THREADS = torch.get_num_threads()
 
 
 def find_device(name: str) -> str:
@@ -43,7 +40,7 @@ def load_target(config: RunConfig) -> Model:
     """Load the target model; without weights if a server runs it, unless it is embedded."""
     if config.backend != "openai":
         return load(config.model, dtype=model_dtype(config), device=reference_device(config),
-                    tokenizer=config.tokenizer, compiled=config.compile)
+                    tokenizer=config.tokenizer, compiled=config.compile, threads=config.threads or 0)
     name = config.tokenizer or config.model
     model = load(name, device="cpu") if name in nano.NAMES else outline(name)
     return replace(model, name=config.model)
@@ -57,18 +54,11 @@ def load_draft(config: RunConfig, target: Model, strategies: Sequence[Strategy])
     if name is None:
         return None
     draft = load(name, dtype=model_dtype(config), device=reference_device(config), tokenizer=config.tokenizer,
-                 compiled=config.compile)
+                 compiled=config.compile, threads=torch.get_num_threads())
     if draft.tokenizer.get_vocab() != target.tokenizer.get_vocab() or draft.vocab != target.vocab:
         raise UserError(f"The draft model '{name}' and '{target.name}' do not share a vocabulary; "
                         "give a draft model of the same family.")
     return draft
-
-
-def use_threads(config: RunConfig, target: Model) -> int:
-    """Set and return torch's threads: as configured, else one for a small model and torch's default for others."""
-    threads = config.threads or (1 if target.parameters < SMALL else THREADS)
-    torch.set_num_threads(threads)
-    return threads
 
 
 def limit_caches(config: RunConfig, engines: Sequence[Engine]) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from harness import nano
 from harness.backends.backend import Backend
 from harness.models.loading import Model
@@ -22,7 +24,7 @@ NOT_IN_IDENTITY = {"output", "plugins", "data", "strategies", "tasks", "model", 
                    "baseline", "threads", "cache_gb", "texts", "scorer", "base_url", "key_variable"}
 
 
-def describe(config: RunConfig, command: str, threads: int, strategies: Sequence[StrategyEntry],
+def describe(config: RunConfig, command: str, strategies: Sequence[StrategyEntry],
              tasks: Sequence[ChosenTask], models: tuple[Model, Model | None], backend: Backend,
              warnings: Sequence[str]) -> Manifest:
     """Return the manifest; the first of `strategies` is the baseline, and `models` are target and draft."""
@@ -35,7 +37,8 @@ def describe(config: RunConfig, command: str, threads: int, strategies: Sequence
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), command=command,
         baseline=strategies[0].spec, config=_identity(config) | server, strategies=list(strategies), tasks=entries,
         model=model_entry(target, config), draft=model_entry(draft, config) if draft else None,
-        environment=environment(config.device, threads) | sandbox | ({"backend": facts} if facts else {}),
+        environment=environment(config.device, torch.get_num_threads()) | _products(models) | sandbox
+        | ({"backend": facts} if facts else {}),
         warnings=[*dict.fromkeys(warning for chosen in tasks for warning in chosen.data.warnings), *warnings,
                   *_sandbox_warnings(sandbox), *backend.warnings])
 
@@ -87,6 +90,12 @@ def prompt_warnings(target: Model, tasks: Sequence[ChosenTask], strategies: Sequ
             warnings.append(f"{chosen.task.spec()} sets temperatures, which {', '.join(obey)} takes in place "
                             "of its own; the other strategies decode as on every task.")
     return warnings
+
+
+def _products(models: Sequence[Model | None]) -> dict[str, Any]:
+    """Return what multiplies with the weights of each model, where that was measured."""
+    measured = {model.name: dict(model.products) for model in models if model and model.products}
+    return {"products": measured} if measured else {}
 
 
 def _sandbox(tasks: Sequence[Task], entries: Sequence[TaskEntry]) -> dict[str, Any]:

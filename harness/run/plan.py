@@ -12,7 +12,7 @@ from harness.plugins.registry import STRATEGIES, add_plugin
 from harness.plugins.strategy import Strategy
 from harness.plugins.task import Example, data_hash
 from harness.run.cells import Cell, Tasks, cells
-from harness.run.loading import find_device, limit_caches, load_draft, load_target, model_dtype, use_threads
+from harness.run.loading import find_device, limit_caches, load_draft, load_target, model_dtype
 from harness.run.manifest import describe, prompt_warnings, strategy_entry
 from harness.run.selection import (
     choose_strategies,
@@ -60,13 +60,12 @@ def make(config: RunConfig, command: str) -> Plan:
     if config.scorer:
         find(config.scorer)
     target = load_target(config)
-    threads = use_threads(config, target)
     chosen = [first_examples(task, target, config.limit) for task in chosen]
     draft = load_draft(config, target, strategies)
     limit_caches(config, [model.engine for model in (target, draft) if model and model.has_weights])
     backend = connect(config, target, draft)
     entries = [strategy_entry(strategy, unsupported(strategy, config, draft, backend)) for strategy in strategies]
-    manifest = describe(config, command, threads, entries, chosen, (target, draft), backend,
+    manifest = describe(config, command, entries, chosen, (target, draft), backend,
                         prompt_warnings(target, chosen, strategies))
     runnable = tuple(strategy for strategy, entry in zip(strategies, entries, strict=True) if not entry.unsupported)
     tasks = tuple((one.task, one.examples) for one in chosen)

@@ -11,7 +11,7 @@ from harness.models.likelihood import AnswerScores, fitted, score_answers
 from harness.models.loading import Model, load
 from harness.models.prompts import encode
 from harness.plugins.task import Example, Message, Task
-from harness.run.loading import model_dtype, use_threads
+from harness.run.loading import model_dtype
 from harness.run.plan import Plan
 from harness.stats.mauve import SEEDS, mauve
 from harness.store.schema import MauveScores, Record, TextMetrics, TextScore
@@ -65,8 +65,7 @@ def compute(plan: Plan, records: Iterable[Record]) -> TextMetrics:
     evaluated = [[fitted(plan.target, encode(plan.target, turn.prompt)[turn.cut:], turn.tokens)
                   for turn in answer.turns] for answer in answers]
     scorer = plan.target if own else load(_scorer_name(plan), dtype=model_dtype(plan.config),
-                                               device=plan.config.device)
-    use_threads(plan.config, scorer)
+                                               device=plan.config.device, threads=plan.config.threads or 0)
     scored = [[fitted(scorer, encode(scorer, turn.prompt), _tokens(scorer, turn.text)) for turn in answer.turns]
               for answer in answers]
     flat, other = [text for turns in evaluated for text in turns], [text for turns in scored for text in turns]

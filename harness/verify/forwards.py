@@ -80,7 +80,6 @@ def measure(store: Store, say: Callable[[str], None], clock: Clock = time.perf_c
     manifest, config = store.manifest, store.manifest.config
     device, texts = str(config.get("device", "cpu")), int(config.get("concurrency", 1))
     threads = int(manifest.environment.get("threads", 1))
-    torch.set_num_threads(threads)
     hardware = environment(device, threads)["hardware"]
     _same_machine(store, hardware)
     say("the models")
@@ -107,7 +106,7 @@ def _same_machine(store: Store, hardware: dict[str, Any]) -> None:
 def _loaded(entry: ModelEntry, manifest: Manifest, device: str) -> Model:
     config = manifest.config
     model = load(entry.name, dtype=entry.dtype, device=device, tokenizer=config.get("tokenizer"),
-                 compiled=bool(config.get("compile")))
+                 compiled=bool(config.get("compile")), threads=int(manifest.environment.get("threads", 1)))
     if model.fingerprint != entry.fingerprint:
         raise UserError(f"'{entry.name}' is no longer the model of the run: its weights have changed.")
     return model
@@ -129,12 +128,11 @@ def _typical(store: Store, longest: int) -> tuple[int, int]:
 
 def _curve(model: Model, seconds: dict[int, list[float]]) -> ForwardTimes:
     net = model.engine.model
-    weights = {weight.data_ptr(): weight.numel() * weight.element_size() for weight in net.parameters()}
-    table = net.get_input_embeddings().weight
+    size, table = sum(weight.nbytes for weight in net.parameters()), net.get_input_embeddings().weight
     if table is not net.get_output_embeddings().weight:  # a forward pass reads only a few of its rows
-        weights.pop(table.data_ptr(), None)
+        size -= table.nbytes
     return ForwardTimes(tokens=list(seconds), seconds=[median(taken) for taken in seconds.values()],
-                 weight_bytes=sum(weights.values()), token_bytes=model.engine.cache.slot_bytes())
+                 weight_bytes=size, token_bytes=model.engine.cache.slot_bytes())
 
 
 def _drafting(manifest: Manifest) -> list[str]:

@@ -18,7 +18,7 @@ from harness.engine.hooks import ForwardHook, replaced
 from harness.engine.session import Session
 from harness.engine.tree import EMPTY, TokenTree
 from harness.errors import Unsupported
-from harness.models.kernels import use_cpu_kernels
+from harness.models.attention import use_fast_attention
 from tests.decode import engine
 from tests.models import ARCHS, HEADS, HIDDEN, prompts, tiny_model
 from tests.scale import scaled
@@ -34,7 +34,7 @@ def target(arch: str, kind: str = "eager") -> Engine:
     if kind != "eager":
         model.set_attn_implementation("sdpa")
     if kind == "kernels":
-        use_cpu_kernels(model)
+        use_fast_attention(model)
     return engine(model)
 
 

@@ -1,72 +1,30 @@
-"""CPU kernels for large batches, equal to those of torch up to rounding; other devices keep torch's kernels."""
+"""Attention of large batches on a CPU, equal to that of torch up to rounding."""
 
-import sys
 from collections.abc import Sequence
-from functools import cache, lru_cache
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-PACKED = 1 << 30  # bytes of weights up to which a packed copy is kept; larger models are packed in each forward
-LARGE = 1 << 19   # multiplications from which oneDNN is faster
 FEW = 16          # rows; fewer rows attend faster in one call than in groups
 GROUP = 8         # rows that attend together: their keys and values fit into the cache of a core
 BLOCK = 32        # keys per block of the compiled attention
 NAME = "decodebench"
 
 
-class FastLinear(nn.Linear):
-    """A linear layer with the parameters of `layer`, without the overhead of a module call and its hooks.
-
-    `weights` are the weight, the bias, the weight packed for oneDNN, and the input size from which oneDNN is used: it
-    is fast on AMD and Intel processors, while MKL, torch's choice, has less overhead. They must not be replaced later.
-    """
-
-    def __init__(self, layer: nn.Linear, packed: Tensor, large: int) -> None:
-        super().__init__(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-        self.weight, self.bias = layer.weight, layer.bias
-        self.weights = layer.weight.detach(), None if layer.bias is None else layer.bias.detach(), packed, large
-        self.train(layer.training)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Map (…, N) to (…, M)."""
-        if torch.compiler.is_compiling():
-            return functional.linear(input, self.weight, self.bias)
-        weight, bias, packed, large = self.weights
-        if input.numel() < large:
-            return functional.linear(input, weight, bias)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(input, packed, bias, "none", [], "")
-        return out
-
-    def __call__(self, input: Tensor) -> Tensor:
-        """Run `forward`, which a hook may have replaced."""
-        return self.forward(input)
-
-
-def use_cpu_kernels(model: Any) -> None:
-    """Make a float32 model on a CPU use these kernels; any other model stays unchanged."""
+def use_fast_attention(model: Any) -> None:
+    """Make a float32 model on a CPU attend with `attend`; any other model stays unchanged."""
     if model.device.type != "cpu" or model.dtype != torch.float32:
         return
     if model.config._attn_implementation == "sdpa" and model._supports_attention_backend:
         ALL_ATTENTION_FUNCTIONS.register(NAME, attend)  # permanent: looked up by the name in the configuration
         ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
         model.config._attn_implementation = NAME
-    one_dnn = amd() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    layers = {name: layer for name, layer in model.named_modules()
-              if type(layer) is nn.Linear and layer.weight.dtype == torch.float32}
-    small = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers.values()) <= PACKED
-    for name, layer in layers.items():
-        weight = layer.weight.detach()
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, FEW) if one_dnn and small else weight
-        large = max(layer.in_features + 1, LARGE // layer.out_features)  # MKL always multiplies a single token
-        model.set_submodule(name, FastLinear(layer, packed, large if one_dnn else sys.maxsize))
 
 
 def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
@@ -117,10 +75,3 @@ def _groups(mask: Tensor) -> tuple[Sequence[tuple[Tensor, int, Tensor]], Tensor]
         rows, end = order[first:first + GROUP], ends[first:first + GROUP][-1]
         groups.append((rows, end, mask[rows, ..., :end]))
     return groups, order.argsort()
-
-
-@cache
-def amd() -> bool:
-    """Return whether the processor is by AMD, where MKL, torch's choice, takes slow paths."""
-    info = Path("/proc/cpuinfo")
-    return info.exists() and "AuthenticAMD" in info.read_text()

@@ -1,0 +1,112 @@
+"""Every linear layer uses the faster product of its shape, with the results of torch's own."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from harness.engine.hooks import replaced
+from harness.models import products
+from harness.models.products import NEVER, WIDTHS, FastLinear, fastest, use_fast_products
+from tests.harness.models.test_attention import decoded, model
+
+FIRST = [1, 2, 8, NEVER]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("first", FIRST)
+@pytest.mark.parametrize("name", ["grouped queries", "gpt2"])  # with and without biases; a head that is tied or not
+def test_the_logits_are_those_of_the_plain_model(name: str, first: int, dtype: torch.dtype,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_by_rule", lambda *_: first)
+    plain, quick = model(name).to(dtype), model(name).to(dtype)
+    assert use_fast_products(quick) == {}
+    layers = [layer for layer in quick.modules() if type(layer) is FastLinear]
+    assert layers
+    assert all(layer.first == first for layer in layers)
+    near = {"atol": 2e-5, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.05, "rtol": 0.05}
+    for rows in (1, 7, 20):
+        torch.testing.assert_close(decoded(quick, rows), decoded(plain, rows), **near)
+
+
+@pytest.mark.parametrize("first", FIRST)
+def test_the_first_number_of_tokens_that_one_dnn_multiplies_is_the_first(first: int,
+                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = torch.nn.Linear(12, 20)
+    calls = list[int]()
+
+    def counted(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        calls.append(input.shape[1])
+        return input @ weight.T + bias
+    monkeypatch.setattr(products.functional, "linear", counted)
+    quick = FastLinear(layer, products._packed(layer), first)
+    with torch.inference_mode():
+        for tokens in (1, 2, 3, 7, 8, 9, 100):
+            torch.testing.assert_close(quick(torch.ones(1, tokens, 12)), layer.weight.sum(1).expand(1, tokens, 20)
+                                       + layer.bias)
+    assert calls == [tokens for tokens in (1, 2, 3, 7, 8, 9, 100) if tokens < first]
+
+
+def test_the_faster_product_is_chosen() -> None:
+    always, never = [(2.0, 1.0)] * len(WIDTHS), [(1.0, 2.0)] * len(WIDTHS)
+    assert (fastest(always), fastest(never)) == (1, NEVER)
+    for index, width in enumerate(WIDTHS[1:], start=1):
+        assert fastest([*never[:index], *always[index:]]) == width
+    assert fastest([(1.0, 1.01), (1.0, 3.0), (1.01, 1.0), (3.0, 1.0), (3.0, 1.0)]) == 4, "a small gain decides little"
+    assert fastest([(1.0, 3.0), (2.0, 1.0), (2.0, 1.0), (2.0, 1.0), (2.0, 1.0)], single=True) == 1
+    assert fastest([(1.0, 9.0), (2.0, 1.0), (2.0, 1.0), (2.0, 1.0), (2.0, 1.0)], single=True) == NEVER
+
+
+def test_only_a_larger_model_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = list[tuple[int, bool]]()
+
+    def timed(layers: list[Any], single: bool) -> int:
+        measured.append((len(layers), single))
+        return 8 if layers[0].out_features == 97 else NEVER
+    monkeypatch.setattr(products, "_by_time", timed)
+    assert use_fast_products(model("llama")) == {}
+    assert not measured
+    monkeypatch.setattr(products, "SMALL", 1000)
+    assert use_fast_products(model("llama")) == {
+        "64 × 64": "torch", "64 × 96": "torch", "64 × 97": "oneDNN from 8 tokens", "96 × 64": "torch"}
+    assert sorted(measured) == [(1, False), (2, False), (4, False), (8, False)]
+
+
+def test_a_model_that_is_measured_gets_one_of_the_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "SMALL", 1000)
+    plain, quick = model("llama"), model("llama")
+    words = use_fast_products(quick)
+    assert set(words.values()) <= {"torch", "oneDNN", *(f"oneDNN from {width} tokens" for width in WIDTHS[1:])}
+    torch.testing.assert_close(decoded(quick, 3), decoded(plain, 3), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_large_model_keeps_one_copy_of_its_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "DOUBLED", 1000)
+    monkeypatch.setattr(products, "_by_rule", lambda *_: 1)
+    plain, quick = model(name), model(name)
+    use_fast_products(quick)
+    tied = quick.lm_head.weight is quick.get_input_embeddings().weight
+    assert quick.lm_head.weight.is_meta != tied
+    assert sum(one.numel() for one in quick.parameters()) == sum(one.numel() for one in plain.parameters())
+    torch.testing.assert_close(decoded(quick, 20), decoded(plain, 20), atol=2e-5, rtol=1e-4)
+    compiled = model(name)
+    use_fast_products(compiled, compiled=True)
+    assert not any(one.is_meta for one in compiled.parameters())
+
+
+def test_a_layer_that_is_left_out_is_left_out() -> None:
+    quick = model("llama")
+    use_fast_products(quick)
+    with replaced({quick.lm_head: torch.zeros_like}):
+        assert not quick(input_ids=torch.tensor([[5, 6]])).logits.any()
+    assert quick(input_ids=torch.tensor([[5, 6]])).logits.any()
+
+
+def test_the_weights_keep_their_names() -> None:
+    plain, quick = model("llama"), model("llama")
+    weights = {name: weight.data_ptr() for name, weight in quick.named_parameters()}
+    use_fast_products(quick)
+    assert quick.state_dict().keys() == plain.state_dict().keys()
+    assert {name: weight.data_ptr() for name, weight in quick.named_parameters()} == weights
+    assert [module.training for module in quick.modules()] == [module.training for module in plain.modules()]
