@@ -26,7 +26,8 @@ def speed_table(store: Store, raw: Raw) -> pd.DataFrame:
     A turn is what serving benchmarks call a request: `ttft` is the time to its first token, `tpot` the time from its
     first to its last token over the tokens after the first, `itl_burst` the time between two steps that gave tokens,
     `itl_token` the same shared equally among the tokens of the later one; each as a mean and as percentiles.
-    `burst_*` count the tokens of a step. Ratios to the baseline are over the samples that both have, as in `summarise`.
+    `burst_*` count the tokens of a step. A turn whose tokens all came in one step, as those of a search do, has a `ttft`
+    and nothing else of these. Ratios to the baseline are over the samples that both have, as in `summarise`.
     """
     rows, frame = [], raw.samples
     cells = dict(iter(frame[frame["status"] == "ok"].groupby(["task", "strategy"], sort=False)))
@@ -50,9 +51,9 @@ def _latency(cell: Cell) -> dict[str, float]:
     turn, tokens, seconds = (cell.bursts[name].to_numpy() for name in ("turn", "tokens", "seconds"))
     count = np.bincount(turn, tokens, len(cell.turns))
     wait = np.bincount(turn[~first], seconds[~first], len(cell.turns))
-    several = count > 1
+    later = np.bincount(turn[~first], minlength=len(cell.turns)) > 0
     gaps, sizes = seconds[~first], tokens[~first]
-    figures = {**_spread("ttft", seconds[first]), **_spread("tpot", wait[several] / (count[several] - 1)),
+    figures = {**_spread("ttft", seconds[first]), **_spread("tpot", wait[later] / (count[later] - 1)),
              **_spread("itl_token", np.repeat(gaps / sizes, sizes)), **_spread("itl_burst", gaps)}
     return {**figures, "burst_mean": float(sizes.mean()) if len(sizes) else NAN,
             **{f"burst_p{p}": value for p, value in _percentiles(sizes).items()}}

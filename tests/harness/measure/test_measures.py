@@ -13,6 +13,8 @@ from harness.measure.acceptance import acceptance_table
 from harness.measure.raw import Raw, read
 from harness.measure.speed import speed_table
 from harness.measure.summary import samples
+from harness.report.detail import SPEED, collect
+from harness.report.texts import csv
 from harness.store.folder import Store
 from harness.store.schema import Record, Steps
 from tests.runs import manifest, record, strategy, task, turn, write
@@ -85,7 +87,28 @@ def test_latencies_are_of_turns_tokens_and_bursts(store: Store, raw: Raw) -> Non
     close(found, itl_burst_mean=1.0 / 6, itl_burst_p50=0.1, burst_mean=13 / 6, burst_p50=2)
     each = sorted([0.1 / 3] * 3 + [0.1] * 2 + [0.15] * 2 + [0.05] * 2 + [0.075] * 4)
     close(found, itl_token_mean=1.0 / 13, itl_token_p50=each[6])
-    close(row(speed_table(store, raw), BEAM), ttft_mean=0.85, tpot_mean=0, itl_burst_mean=math.nan, burst_p90=math.nan)
+
+
+def test_an_answer_that_comes_in_one_step_has_no_time_per_token(store: Store, raw: Raw, tmp_path: Path) -> None:
+    table = speed_table(store, raw)
+    search = row(table, BEAM)
+    close(search, ttft_mean=0.85, ttft_p50=0.85)
+    unknown = [name for name in table if name.startswith(("tpot", "itl", "burst", "decode"))]
+    assert len(unknown) == 22 and search[unknown].isna().all()
+    texts = {column.title: column.text(search) for column in SPEED.columns}
+    assert {texts[title] for title in ("TPOT mean", "TPOT p50", "ITL/tok p99", "ITL/burst p50", "decode tok/s")} == {"–"}
+    assert texts["TTFT p50"] == "850"
+    collected = [section for section in collect([store]).sections if section.kind is SPEED]
+    lines = csv(collected[0]).splitlines()
+    fields = dict(zip(lines[0].split(","), next(line for line in lines if BEAM in line).split(","), strict=True))
+    assert fields["tpot_mean"] == fields["tpot_p99"] == "" != fields["ttft_mean"]
+
+
+def test_turns_in_one_step_do_not_lower_the_time_per_token_of_the_others(tmp_path: Path) -> None:
+    turns = [turn([4], [0.8]), turn([2, 0], [0.5, 0.3]), turn([1, 3], [0.2, 0.6]), turn([1], [0.1])]
+    store = write(tmp_path / "run", manifest(STRATEGIES, [task("math")]), [record("math", "a", SPEC, turns)])
+    close(speed_table(store, read(store)).iloc[0], ttft_mean=(0.8 + 0.5 + 0.2 + 0.1) / 4, tpot_mean=0.6 / 3,
+          tpot_p50=0.6 / 3, itl_burst_mean=0.6)
 
 
 def test_a_first_token_that_comes_late_is_waited_for(tmp_path: Path) -> None:
