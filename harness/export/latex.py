@@ -83,7 +83,7 @@ def _cell(row: "pd.Series[float]", column: Column, best: str) -> str:
         return DASH
     value, ends = _formatted(row, column)
     figure = rf"\mathbf{{{value}}}" if value == best else value
-    if not ends:
+    if not ends or ">" in ends:  # so wide an interval says nothing
         return f"${figure}$"
     digits = len(value.partition(".")[2])
     mean, low, high = (float(row[f"{column.key}{end}"]) for end in ("", "_low", "_high"))

@@ -26,8 +26,8 @@ def speed_table(store: Store, raw: Raw) -> pd.DataFrame:
     A turn is what serving benchmarks call a request: `ttft` is the time to its first token, `tpot` the time from its
     first to its last token over the tokens after the first, `itl_burst` the time between two steps that gave tokens,
     `itl_token` the same shared equally among the tokens of the later one; each as a mean and as percentiles.
-    `burst_*` count the tokens of a step. A turn whose tokens all came in one step, as those of a search do, has a `ttft`
-    and nothing else of these. Ratios to the baseline are over the samples that both have, as in `summarise`.
+    `burst_*` count the tokens of a step. A turn whose tokens all came in one step, as a search's do, has a `ttft` and
+    none of the others. Ratios to the baseline are over the samples that both have, as in `summarise`.
     """
     rows, frame = [], raw.samples
     cells = dict(iter(frame[frame["status"] == "ok"].groupby(["task", "strategy"], sort=False)))

@@ -153,7 +153,7 @@ def _findings(run: Snapshot, against: Snapshot, rules: Sequence[AnyRule], differ
 def _finding(kind: str, cell: CellPair, done: Check, corrected: float) -> Finding:
     p_value = None if np.isnan(corrected) else corrected
     broken = bool(done.wrong) and (done.level is None or (p_value is not None and p_value < done.level))
-    message = done.wrong if p_value is None or not done.wrong else f"{done.wrong}; p = {p_value:.2g}"
+    message = done.wrong if p_value is None or not done.wrong else f"{done.wrong}; p = {p_value:.2g} (Holm)"
     return Finding(kind=kind, task=cell.task.spec, strategy=cell.strategy.spec, by=done.by, p_value=p_value,
                    status="unchecked" if done.unchecked else "broken" if broken else "kept",
                    message=done.unchecked or message)

@@ -10,13 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.measure.compare import CellChange, Comparison, Effect, PromptChange
-from harness.report.tables import DASH, labels, markdown_row
+from harness.report.tables import DASH, interval, labels, markdown_row
 
 ALPHA = 0.05  # significance level
 SHOWN = 10    # maximum number of samples in a list
 LARGE = 0.1   # relative change of the machine's speed above which relative speeds are in doubt
 FEW = 4       # maximum number of strategies that are listed by name
 WIDTH = 76    # characters per line of a diff
+DECIDES = "p decides what has changed: it is corrected over all cells (Holm), an interval is for one cell alone"
 
 
 def headline(comparison: Comparison) -> str:
@@ -171,10 +172,9 @@ def _table(comparison: Comparison) -> Table:
     short = labels({cell.strategy for cell in comparison.cells})
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption_justify="left",
                   caption=Text(f"speeds are ratios of {comparison.b} to {comparison.a} with 95 % intervals, relative "
-                               "to each run's baseline and absolute (tok/s); p-values have Holm's correction over all "
-                               "cells", style="table.caption"))
+                               f"to each run's baseline and absolute (tok/s); {DECIDES}", style="table.caption"))
     table.add_column("strategy", overflow="fold", min_width=12)
-    for title in ("speed", "p", "tok/s", "same", "fwd", "quality"):
+    for title in ("speed", "p, Holm", "tok/s", "same", "fwd", "quality"):
         table.add_column(title, justify="right", no_wrap=True)
     for task in dict.fromkeys(cell.task for cell in comparison.cells):
         table.add_row(Text(task, style="bold"))
@@ -189,8 +189,8 @@ def _table(comparison: Comparison) -> Table:
     return table
 
 
-TITLES = ("strategy", "samples", "relative speed", "p", "MDE", "tok/s", "same tokens", "forwards", "quality",
-          "difference", "p")
+TITLES = ("strategy", "samples", "relative speed", "p, Holm", "MDE", "tok/s", "same tokens", "forwards", "quality",
+          "difference", "p, Holm")
 
 
 def markdown(comparison: Comparison) -> str:
@@ -205,7 +205,8 @@ def markdown(comparison: Comparison) -> str:
                         " → ".join(map(_score, cell.quality)), _difference(cell.score), _p_cell(cell.score)])
                   for cell in comparison.cells if cell.task == task]
     lines += ["", f"Speeds are ratios of {comparison.b} to {comparison.a} with 95 % intervals, relative to each run's "
-              f"own `{comparison.baseline}` or absolute (tok/s); MDE is the minimum detectable change (power 0.8)."]
+              f"own `{comparison.baseline}` or absolute (tok/s); MDE is the minimum detectable change (power 0.8). "
+              f"{DECIDES}."]
     if comparison.prompts:
         lines += ["", "### Samples that changed", "", *(f"- {row}" for row in prompts(comparison))]
     for title, rows in diffs(comparison):
@@ -246,15 +247,13 @@ def _faster(ratio: float) -> str:
 def _ratio(effect: Effect | None) -> str:
     if effect is None:
         return DASH
-    ends = "" if effect.low != effect.low else f" [{effect.low:.2f}, {effect.high:.2f}]"
-    return f"{effect.value:.2f}{ends}"
+    return f"{effect.value:.2f}" + interval(effect.low, effect.high, "{:.2f}".format)
 
 
 def _difference(effect: Effect | None) -> str:
     if effect is None:
         return DASH
-    ends = "" if effect.low != effect.low else f" [{effect.low:+.3f}, {effect.high:+.3f}]"
-    return f"{effect.value:+.3f}{ends}".replace("-", "−")
+    return f"{effect.value:+.3f}{interval(effect.low, effect.high, '{:+.3f}'.format)}".replace("-", "−")
 
 
 def _score(value: float) -> str:

@@ -22,6 +22,7 @@ from harness.report.tables import row_labels
 INK = "#303132"  # used for nothing else, because an inlined SVG replaces it by the page's text colour
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#8A8A8A")
 MARKERS = "osD^vPX*"
+FAR = 4  # an interval is drawn up to this many times the highest speed-up: with two problems it has no end
 STYLE: Any = {
     "svg.hashsalt": "decodebench", "svg.fonttype": "none", "text.parse_math": False, "font.size": 9,
     "font.family": "DejaVu Sans",
@@ -135,7 +136,10 @@ def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
 
 
 def _rows(summary: pd.DataFrame, task: str) -> pd.DataFrame:
-    return summary.assign(label=row_labels(summary))[summary["task"] == task]
+    """Return the rows of a task, with the intervals of speed-ups cut off far beyond all of them."""
+    rows = summary.assign(label=row_labels(summary))[summary["task"] == task]
+    return rows.assign(speedup_low=rows["speedup_low"].clip(lower=rows["speedup"].min() / FAR),
+                       speedup_high=rows["speedup_high"].clip(upper=rows["speedup"].max() * FAR))
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:

@@ -1,6 +1,6 @@
 """The summary as a table: for the terminal, as CSV, and as GitHub Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -35,7 +35,7 @@ class Column:
         low, high = (float(row[f"{self.key}_{end}"]) if self.ends else float("nan") for end in ("low", "high"))
         digits = min(self.digits, max_digits)
         text = self._format(value, digits)
-        return text if low != low else f"{text} [{self._format(low, digits)}, {self._format(high, digits)}]"
+        return text + interval(low, high, lambda end: self._format(end, digits))
 
     def _format(self, value: float, digits: int) -> str:
         value = float(f"{value:.9g}")  # so that 9.9999999999 has as many digits as 10
@@ -52,6 +52,11 @@ class Column:
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.{digits}f}"
 
 
+def interval(low: float, high: float, form: Callable[[float], str]) -> str:
+    """Return the ends of an interval in brackets after a space, or nothing if they are unknown."""
+    return "" if low != low else f" [{form(low)}, {form(high) if high < 1000 else '>999'}]"
+
+
 QUALITY = Column("quality", "quality", "Mean score of the task (its metric is named in the heading), with the 95 % "
                  "interval of a bootstrap that resamples whole problems.", ends=True, digits=3)
 SPEED = Column("tokens_per_second", "tok/s", "Tokens per second, prefill included.")
@@ -63,12 +68,13 @@ COLUMNS = (
     QUALITY,
     Column("truncated", "truncated", "Answers that reached the token or context limit.", "share"),
     SPEED, SPEEDUP, TAU, FORWARDS,
-    Column("quality_p_holm", "p quality", "Probability of a difference in quality at least this large if the strategy "
-           "were as good as the baseline, after Holm's correction over the strategies. Below 0.05 it is significant.",
-           "p"),
+    Column("quality_p_holm", "p quality, Holm", "Probability of a difference in quality at least this large if the "
+           "strategy were as good as the baseline, after Holm's correction over the strategies. It decides: below 0.05 "
+           "the difference is significant.", "p"),
     Column("quality_findable", "MDE quality", "Minimum detectable effect: the difference in quality that these "
            "problems show with probability 0.8 (p below 0.05, before the correction).", digits=3),
-    Column("speedup_p_holm", "p speed", "The same probability for the speed-up.", "p"),
+    Column("speedup_p_holm", "p speed, Holm", "The same probability for the speed-up, whose interval belongs to the "
+           "p-value before the correction (speedup_p in the CSV).", "p"),
     Column("speedup_findable", "MDE speed", "Minimum detectable effect: the relative change of speed that these "
            "problems show with probability 0.8.", "share"),
     Column("decode_tokens_per_second", "decode tok/s", "Tokens per second after the first step of each answer."),
@@ -161,6 +167,14 @@ def notes(summary: pd.DataFrame) -> list[str]:
     ]
 
 
+def deciding_note(summary: pd.DataFrame) -> list[str]:
+    """Return a note on what decides if p-values are corrected, because intervals are not; empty if none are."""
+    compared = summary[["speedup_p_holm", "quality_p_holm"]].notna().groupby(summary["task"], sort=False).sum()
+    return ["p decides whether a difference from the baseline is significant (below 0.05), because it is corrected for "
+            "the number of strategies (Holm); an interval is for one strategy alone, so it can exclude 1 where p does "
+            "not"] if (compared > 1).any(axis=None) else []
+
+
 def _server_notes(named: pd.DataFrame) -> list[str]:
     """Return a note per cell on the counters of a server that drafts by itself."""
     if "server_tau" not in named:
@@ -213,7 +227,8 @@ def terminal(summary: pd.DataFrame, manifest: Manifest) -> Table:
                   title=Text(f"{manifest.model.name} ({manifest.model.dtype})", style="table.title"),
                   title_justify="left")
     baseline = short.get(manifest.baseline, manifest.baseline)
-    table.caption = Text("\n".join([f"speed-up over {baseline}; 95 % intervals", *notes(summary), *manifest.warnings]),
+    table.caption = Text("\n".join([f"speed-up over {baseline}; 95 % intervals, each for one strategy alone",
+                                    *notes(summary), *manifest.warnings]),
                          style="table.caption")
     table.add_column("strategy", overflow="fold", min_width=12)
     shown = (QUALITY, SPEED, SPEEDUP, TAU, FORWARDS)
@@ -254,7 +269,8 @@ def markdown(summary: pd.DataFrame) -> str:
             samples = f"{row['samples']} ({problem})" if (problem := status(row)) else str(row["samples"])
             lines.append(markdown_row([f"`{row['label']}`", samples, *(column.text(row) for column in columns)]))
         lines.append("")
-    return "\n".join([*lines, *(f"- {_escaped(note)}" for note in notes(summary))]).rstrip() + "\n"
+    below = [*deciding_note(summary), *notes(summary)]
+    return "\n".join([*lines, *(f"- {_escaped(note)}" for note in below)]).rstrip() + "\n"
 
 
 def markdown_row(cells: Sequence[str]) -> str:

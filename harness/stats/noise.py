@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import linregress, median_abs_deviation
 
-from harness.stats.bootstrap import Interval, Numbers, mean_interval
+from harness.stats.bootstrap import Interval, Numbers, t_interval
 from harness.stats.paired import mean_test
 
 FAR = 10.0  # robust standard deviations, as in hyperfine; times have longer tails than the usual 3.5 assumes
@@ -41,7 +41,7 @@ def noise(ratios: ArrayLike, clusters: ArrayLike) -> Noise | None:
     One time has 1 / √2 of the spread of a ratio of two.
     """
     numbers = np.asarray(ratios, dtype=float)
-    shift = mean_interval(numbers, clusters)
+    shift = t_interval(numbers, clusters)
     if np.isnan(shift.low):
         return None
     return Noise(shift, float(numbers.std(ddof=1) / np.sqrt(2)), mean_test(numbers, clusters),

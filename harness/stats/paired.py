@@ -69,9 +69,9 @@ def paired_test(differences: ArrayLike, clusters: ArrayLike) -> float:
 def mean_test(values: ArrayLike, clusters: ArrayLike) -> float:
     """Return the two-sided p-value that the mean of clustered `values` is zero.
 
-    Student's t of the mean over its clustered standard error, consistent with `mean_interval`. Unlike the sign-flip
-    test it can be small with few clusters, and it assumes that cluster means are roughly normal. NaN below two
-    clusters; without variance 1 for a mean of zero, else 0.
+    Student's t of the mean over its clustered standard error; `t_interval` is the interval of this test. Unlike that of
+    the sign-flip test it can be small with few clusters, and it assumes that cluster means are roughly normal. NaN
+    below two clusters; without variance 1 for a mean of zero, else 0.
     """
     sums, counts = cluster_sums(values, clusters)
     if len(sums) < 2:

@@ -20,7 +20,7 @@ from harness.plugins.task import Example
 from harness.regression.snapshot import EXACT, SAMPLE, Snapshot
 from harness.run.plan import Plan, make, part
 from harness.run.runner import Watcher, carry_out, folder
-from harness.stats.bootstrap import Interval, mean_interval
+from harness.stats.bootstrap import Interval, t_interval
 from harness.stats.paired import difference_interval
 from harness.store.config import RunConfig
 from harness.store.folder import Store
@@ -305,7 +305,7 @@ def _with_inert_knobs_retried(per_strategy: Sequence[Settings], swept: Sequence[
 
 def _choice(task: str, spec: str, default: str, on_dev: RunResults, on_held_out: RunResults, aim: Aim) -> Choice:
     pairs = _paired_gains(on_held_out.cells[task, spec], on_held_out.cells[task, default], aim)
-    gain = (difference_interval if aim == "quality" else mean_interval)(pairs[f"value_{aim}"], pairs["example"])
+    gain = (difference_interval if aim == "quality" else t_interval)(pairs[f"value_{aim}"], pairs["example"])
     if spec == default:
         gain = Interval(0.0, NAN, NAN)
     low, mid, high = (_difference(value, aim) for value in (gain.low, gain.mean, gain.high))

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from harness.measure.summary import summarise
-from harness.report.tables import notes
+from harness.report.tables import markdown, notes
 from harness.store.folder import Store
 from harness.store.schema import Record
 from tests.runs import manifest, record, strategy, task, turn, write
@@ -58,6 +58,24 @@ def test_p_values_are_those_of_the_raw_records(tmp_path: Path) -> None:
     assert found.loc["beam:width=4", "quality_p"] == 1.0
     assert math.isnan(found.loc["beam:width=4", "quality_findable"]), "nothing differed: nothing is known"
     assert found.loc["greedy", ["speedup_p", "quality_p", "speedup_findable"]].isna().all()
+
+
+def test_where_interval_and_p_part_the_report_says_that_p_decides(tmp_path: Path) -> None:
+    """Five problems and one strategy in three that is faster: 1.2 [1.0, 1.4] alone, but not among three."""
+    factors = {"greedy": [1.0] * 5, "speculative:k=4": [1.05, 1.1, 1.2, 1.3, 1.4],
+               "momentum": [1.1, 0.9, 1.05, 1, 0.95], "beam:width=4": [0.9, 1.1, 1, 1.05, 0.95]}
+    records = [record("math", f"e{number}", spec, [turn([1] * 10, [0.1 / value] * 10)], 1)
+               for spec in SPECS for number, value in enumerate(factors[spec])]
+    described = manifest([strategy(spec) for spec in SPECS], [task("math", examples=5)])
+    summary = summarise(write(tmp_path / "run", described, records))
+    row = summary.set_index("strategy").loc["speculative:k=4"]
+    assert row["speedup_low"] > 1
+    assert row["speedup_p"] < 0.05 < row["speedup_p_holm"]
+    text = markdown(summary)
+    assert "p speed, Holm" in text
+    assert "- p decides whether a difference from the baseline is significant (below 0.05)" in text
+    alone = summary[summary["strategy"].isin(SPECS[:2])]
+    assert "p decides" not in markdown(alone), "one comparison is not corrected"
 
 
 def test_repeats_of_an_example_are_no_new_examples(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_a_significant_fall_of_quality_is_found_and_said_with_its_p_value(tmp_pa
     found = broken(checked(tmp_path, at("words", BEAM, scored(0.0), right), [Quality(level=0.05)]))
     # nine of nine pairs fall: one-sided 2^-9, times the six cells of the family
     assert found == {("quality", "words", BEAM): "accuracy 0.000 instead of 0.750 (-0.750); of 12 samples 9 are worse "
-                                                 f"and 0 better; p = {6 / 2 ** 9:.2g}"}
+                                                 f"and 0 better; p = {6 / 2 ** 9:.2g} (Holm)"}
 
 
 @pytest.mark.parametrize(("rule", "fallen", "expected"), [

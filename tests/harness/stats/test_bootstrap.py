@@ -26,8 +26,13 @@ def test_copies_of_a_measurement_do_not_narrow_the_interval() -> None:
 
 
 def test_ratios_are_averaged_geometrically() -> None:
-    found = ratio_interval(np.log([8, 0.5]), ["a", "b"])
-    assert found == pytest.approx((2, 0.5, 8))  # two clusters say no more than their range
+    found = ratio_interval(np.log([1.2, 1.6, 1.8]), ["a", "b", "c"])
+    assert found.mean == pytest.approx((1.2 * 1.6 * 1.8) ** (1 / 3))
+    reach = 4.3026527 * np.std(np.log([1.2, 1.6, 1.8]), ddof=1) / math.sqrt(3)  # t quantile with 2 degrees of freedom
+    assert found[1:] == pytest.approx((found.mean / math.exp(reach), found.mean * math.exp(reach)))
+    assert ratio_interval(np.log([2, 2]), ["a", "b"]) == pytest.approx((2, 2, 2))
+    assert math.isnan(ratio_interval([0.1, 0.2], ["a", "a"]).low)
+    assert all(math.isnan(value) for value in ratio_interval([], []))
 
 
 def test_many_clusters_need_no_resampling(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom, permutation_test
 
-from harness.stats.bootstrap import mean_interval
+from harness.stats.bootstrap import mean_interval, ratio_interval
 from harness.stats.multiple import holm
-from harness.stats.paired import LIMIT, difference_interval, mcnemar, paired_test, sign_flip
+from harness.stats.paired import LIMIT, difference_interval, mcnemar, mean_test, paired_test, sign_flip
 from harness.stats.power import clusters_needed, smallest_effect
 
 RUNS = 600
@@ -47,6 +47,22 @@ def test_intervals_of_clustered_speeds_cover_and_tests_raise_few_alarms(tails: b
     assert 0.93 <= covered / RUNS <= 0.97
     assert 0.03 <= alarms / RUNS <= 0.07
     assert tails or naive / RUNS > 0.15, "without clusters the test must be seen to fail, else this shows nothing"
+
+
+@pytest.mark.parametrize("clusters", [2, 3, 5, 20])
+def test_an_interval_of_speed_excludes_one_exactly_if_its_p_is_below_5_percent(clusters: int) -> None:
+    rng, covered, split = np.random.default_rng(clusters), 0, 0
+    for run in range(RUNS):
+        shift = 1.5 * rng.uniform() / math.sqrt(clusters)
+        values, groups = 0.5 * rng.normal(size=2 * clusters), np.tile(range(clusters), 2)
+        found = ratio_interval(values, groups)
+        covered += found.low <= 1 <= found.high
+        found, p_value = ratio_interval(values + shift, groups), mean_test(values + shift, groups)
+        assert (found.low > 1 or found.high < 1) == (p_value < 0.05)
+        other = mean_interval(values + shift, groups, resamples=200, seed=run)
+        split += (other.low > 0 or other.high < 0) != (p_value < 0.05)
+    assert 0.93 <= covered / RUNS <= 0.97
+    assert clusters > 5 or split / RUNS > 0.05, "a bootstrap of few clusters must be seen to disagree"
 
 
 def test_intervals_of_clustered_scores_cover_and_tests_raise_few_alarms() -> None:
