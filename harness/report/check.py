@@ -3,14 +3,13 @@
 import re
 from xml.etree import ElementTree
 
-from rich import box
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from harness.regression.check import Finding, Report
 from harness.regression.rules import KINDS
 from harness.report.tables import labels, markdown_row
+from harness.report.terminal import FittedTable, Head, figures
 
 MARK = "<!-- decodebench check -->"  # a bot recognises its comment by it
 LISTED = 50  # maximum number of broken rules in a list
@@ -27,11 +26,9 @@ def verdict(report: Report) -> str:
 
 def terminal(report: Report) -> Group:
     """Return a table of how many cells keep each rule, and a sentence for each broken rule."""
-    table = Table("rule", box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("kept", "broken", "not checked"):
-        table.add_column(title, justify="right")
+    table = FittedTable([Head("rule"), *figures(("kept", "broken", "not checked"), important=("broken",))])
     for kind, kept, broken, unchecked in _tally(report):
-        table.add_row(kind, str(kept), Text(str(broken or ""), style="red"), Text(str(unchecked or ""), style="yellow"))
+        table.add(kind, str(kept), Text(str(broken or ""), style="red"), Text(str(unchecked or ""), style="yellow"))
     short = _labels(report)
     lines = [Text.assemble((f"{finding.kind} · {finding.task} · {short[finding.strategy]}", "red"),
                            f": {finding.message}") for finding in report.broken[:LISTED]]

@@ -4,13 +4,13 @@ import difflib
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from harness.measure.compare import CellChange, Comparison, Effect, PromptChange
 from harness.report.tables import DASH, interval, labels, markdown_row
+from harness.report.terminal import FittedTable, Head, figures, spaced
 
 ALPHA = 0.05  # significance level
 SHOWN = 10    # maximum number of samples in a list
@@ -149,9 +149,9 @@ def diffs(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
 
 
 def terminal(comparison: Comparison) -> Group:
-    """Return sentences, a table, changed samples and diffs, for a terminal of 80 columns or more."""
-    parts: list[Text | Table] = [Text(headline(comparison), style="bold"), _list(sentences(comparison)), Text(),
-                                 _table(comparison)]
+    """Return sentences, a table, changed samples and diffs, for a terminal."""
+    parts: list[Text | Table | FittedTable] = [Text(headline(comparison), style="bold"), _list(sentences(comparison)),
+                                               Text(), _table(comparison)]
     if comparison.prompts:
         parts += [Text("\nSamples that changed", style="bold"), _list(prompts(comparison))]
     colours = {"-": "red", "+": "green", "@": "dim"}
@@ -168,24 +168,22 @@ def _list(rows: Sequence[str]) -> Table:
     return grid
 
 
-def _table(comparison: Comparison) -> Table:
+def _table(comparison: Comparison) -> FittedTable:
     short = labels({cell.strategy for cell in comparison.cells})
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption_justify="left",
-                  caption=Text(f"speeds are ratios of {comparison.b} to {comparison.a} with 95 % intervals, relative "
-                               f"to each run's baseline and absolute (tok/s); {DECIDES}", style="table.caption"))
-    table.add_column("strategy", overflow="fold", min_width=12)
-    for title in ("speed", "p, Holm", "tok/s", "same", "fwd", "quality"):
-        table.add_column(title, justify="right", no_wrap=True)
+    heads = figures(("speed", "p, Holm", "tok/s", "same", "fwd", "quality"), important=("speed", "p, Holm", "quality"))
+    table = FittedTable([Head("strategy"), *heads], caption=[
+        f"speeds are ratios of {comparison.b} to {comparison.a} with 95 % intervals, relative to each run's baseline "
+        f"and absolute (tok/s); {DECIDES}"])
     for task in dict.fromkeys(cell.task for cell in comparison.cells):
-        table.add_row(Text(task, style="bold"))
+        table.add(Text(task, style="bold"))
         for cell in (cell for cell in comparison.cells if cell.task == task):
             a, b = map(_score, cell.quality)
-            table.add_row(Text(short[cell.strategy].replace(":", " ", 1).replace(",", " ")), _ratio(cell.speed),
-                          _p_cell(cell.speed), f"{cell.absolute.value:.2f}" if cell.absolute else DASH,
-                          f"{cell.samples - cell.changed}/{cell.samples}", _forwards(cell),
-                          DASH if not cell.score else a if a == b else f"{a}→{b}",
-                          style="bold" if _changed(cell) else None)
-        table.add_section()
+            table.add(spaced(short[cell.strategy]), _ratio(cell.speed), _p_cell(cell.speed),
+                      f"{cell.absolute.value:.2f}" if cell.absolute else DASH,
+                      f"{cell.samples - cell.changed}/{cell.samples}", _forwards(cell),
+                      DASH if not cell.score else a if a == b else f"{a}→{b}",
+                      style="bold" if _changed(cell) else None)
+        table.end_section()
     return table
 
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-from rich import box
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from harness.plugins.spec import Spec
 from harness.report.tables import DASH, markdown_row
+from harness.report.terminal import FittedTable, Head, figures
 from harness.sweep.grid import changes
 from harness.sweep.sweep import Aim, Choice, Knob, StrategySweep, Sweep
 
@@ -19,18 +18,16 @@ KNOBS = ("knob", "tried", "range", "effect")
 
 def terminal(sweep: Sweep) -> Group:
     """Return two tables per strategy, settings and knobs, and the notes."""
-    parts: list[Table | Text] = []
+    parts: list[FittedTable | Text] = []
     for swept in sweep.swept:
-        table = Table(*TITLES[:2], box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title_justify="left",
-                      title=Text(_title(swept)), caption=Text("\n".join(_facts(swept))), caption_justify="left")
-        for title in TITLES[2:]:
-            table.add_column(title, justify="right" if title != TITLES[-1] else "left", no_wrap=True)
+        table = FittedTable([*map(Head, TITLES[:2]), *figures(TITLES[2:], TITLES[:2:-1], TITLES[-1:])],
+                            title=Text(_title(swept)), caption=_facts(swept))
         for cells in _rows(swept):
-            table.add_row(*cells)
-        knobs = Table(*KNOBS, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+            table.add(*cells)
+        knobs = FittedTable([Head(title, 0 if title == "range" else None) for title in KNOBS])
         for knob in swept.knobs:
             cells = _knob_cells(knob, swept.aim)
-            knobs.add_row(*cells[:-1], Text(cells[-1], style="red" if knob.alive is False else ""))
+            knobs.add(*cells[:-1], Text(cells[-1], style="red" if knob.alive is False else ""))
         parts += [table, knobs]
     return Group(*parts, *(Text(text, style="yellow" if text.startswith("Warning") else "") for text in notes(sweep)))
 

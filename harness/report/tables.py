@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from harness.plugins.spec import Spec
+from harness.report.terminal import FittedTable, Head, figures, spaced
 from harness.store.schema import Manifest
 
 DASH = "–"  # an unknown value
@@ -220,23 +219,19 @@ def quality_reason(row: "pd.Series[float]") -> str:
     return reason if len(reason) <= 12 else "unscored"
 
 
-def terminal(summary: pd.DataFrame, manifest: Manifest) -> Table:
-    """Return the summary of a run grouped by task, for a terminal of 80 columns or more."""
-    short = labels(summary["strategy"].unique())
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption_justify="left",
-                  title=Text(f"{manifest.model.name} ({manifest.model.dtype})", style="table.title"),
-                  title_justify="left")
+def terminal(summary: pd.DataFrame, manifest: Manifest) -> FittedTable:
+    """Return the summary of a run grouped by task, for a terminal."""
+    short, shown = labels(summary["strategy"].unique()), (QUALITY, SPEED, SPEEDUP, TAU, FORWARDS)
+    heads = figures([column.title for column in shown], important=[QUALITY.title, SPEEDUP.title],
+                    left=[column.title for column in shown if column.ends])
     baseline = short.get(manifest.baseline, manifest.baseline)
-    table.caption = Text("\n".join([f"speed-up over {baseline}; 95 % intervals, each for one strategy alone",
-                                    *notes(summary), *manifest.warnings]),
-                         style="table.caption")
-    table.add_column("strategy", overflow="fold", min_width=12)
-    shown = (QUALITY, SPEED, SPEEDUP, TAU, FORWARDS)
-    for column in shown:
-        table.add_column(column.title, justify="left" if column.ends else "right", no_wrap=True)
+    table = FittedTable([Head("strategy"), *heads],
+                        title=Text(f"{manifest.model.name} ({manifest.model.dtype})", style="table.title"),
+                        caption=[f"speed-up over {baseline}; 95 % intervals, each for one strategy alone",
+                                 *notes(summary), *manifest.warnings])
     for task, rows in with_short_tasks(summary).groupby("task", sort=False):
         metric = DASH if rows["quality_note"].iloc[0] else rows["quality_metric"].iloc[0]
-        table.add_row(Text(str(task), style="bold"), Text(metric, style="dim"))
+        table.add(Text(str(task), style="bold"), Text(metric, style="dim"))
         for _, row in rows.iterrows():
             problem = status(row)
             cells = [column.text(row, 2) for column in shown]
@@ -244,11 +239,11 @@ def terminal(summary: pd.DataFrame, manifest: Manifest) -> Table:
                 cells[0] = quality_reason(row)
             if problem and not row["samples"]:
                 cells[0] = problem
-            label = Text(short[row["strategy"]].replace(":", " ", 1).replace(",", " "))  # narrow tables fold at spaces
+            label = Text(spaced(short[row["strategy"]]))
             if problem and row["samples"]:
                 label.append(f"\n{problem}", style="red")
-            table.add_row(label, *cells, style="dim" if not row["samples"] else None)
-        table.add_section()
+            table.add(label, *cells, style="dim" if not row["samples"] else None)
+        table.end_section()
     return table
 
 

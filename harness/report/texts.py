@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from harness.measure.summary import run_labels
 from harness.measure.texts import answers_of, sample_table, text_table, utility_table
 from harness.report.tables import Column, markdown_row, row_labels, with_short_tasks
+from harness.report.terminal import FittedTable, Head, figures, spaced
 from harness.stats.mauve import ENOUGH
 from harness.store.folder import Store
 from harness.store.schema import Sample
@@ -177,19 +176,14 @@ def markdown(tables: Sequence[Section]) -> str:
     return "\n".join([*lines, ""]) if lines else ""
 
 
-def terminal(section: Section) -> Table:
-    """Return the main columns of a table grouped by task, for a terminal of 80 columns or more."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption_justify="left",
-                  title=Text(section.kind.title, style="table.title"), title_justify="left",
-                  caption=Text("\n".join(section.notes), style="table.caption") if section.notes else None)
+def terminal(section: Section) -> FittedTable:
+    """Return the main columns of a table grouped by task, for a terminal."""
     shown = [column for column in section.filled_columns(section.rows) if column.key in section.kind.short]
-    table.add_column("strategy", overflow="fold", min_width=12)
-    for column in shown:
-        table.add_column(column.title, justify="right", no_wrap=True)
-    for name, rows in section.groups(with_short_tasks(section.rows)):
-        table.add_row(Text(name, style="bold"))
+    table = FittedTable([Head("strategy"), *figures([column.title for column in shown])],
+                        title=Text(section.kind.title, style="table.title"), caption=section.notes)
+    for title, rows in section.groups(with_short_tasks(section.rows)):
+        table.add(Text(title, style="bold"))
         for _, row in rows.iterrows():
-            label = Text(row["label"].replace(":", " ", 1).replace(",", " "))  # narrow tables fold at spaces
-            table.add_row(label, *(column.text(row) for column in shown))
-        table.add_section()
+            table.add(spaced(row["label"]), *(column.text(row) for column in shown))
+        table.end_section()
     return table

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from harness.plugins.spec import Spec
 from harness.report.page import css, template
 from harness.report.tables import DASH, labels
+from harness.report.terminal import FittedTable, Head, figures, spaced
 from harness.verify.checker import Report, StrategyResult
 
 TITLES = {
@@ -71,20 +70,18 @@ def details(finding: StrategyResult) -> list[str]:
     return lines
 
 
-def terminal(report: Report) -> Table:
-    """Return a table with one row per strategy and temperature, for a terminal of 80 columns or more."""
+def terminal(report: Report) -> FittedTable:
+    """Return a table with one row per strategy and temperature, for a terminal."""
     bad = sum(not finding.ok for finding in report.findings)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title_justify="left",
-                  title=Text(f"{report.model} ({_set_up(report)}): {_sum(report, bad)}"), caption_justify="left",
-                  caption=Text("\n".join(notes(report))))
-    table.add_column("strategy", overflow="fold", min_width=12)
-    for title in TITLES:
-        table.add_column(title, justify="left" if title in ("temperature", "verdict") else "right", no_wrap=True)
+    texts = {"temperature": "at", "verdict": "verdict"}  # short heads, because these columns always show
+    heads = [Head(head) for head in texts.values()] + figures([title for title in TITLES if title not in texts])
+    table = FittedTable([Head("strategy"), *heads], caption=notes(report),
+                        title=Text(f"{report.model} ({_set_up(report)}): {_sum(report, bad)}"))
     last = ""
     for label, finding in zip(result_labels(report.findings), report.findings, strict=True):
-        texts = cells(finding)
+        temperature, verdict, *others = cells(finding)
         colour = "green" if finding.ok and not finding.partings else "yellow" if finding.ok else "red"
-        table.add_row(Text("" if label == last else label), texts[0], Text(texts[1], style=colour), *texts[2:])
+        table.add("" if label == last else spaced(label), temperature, Text(verdict, style=colour), *others)
         last = label
     return table
 
