@@ -18,7 +18,7 @@ from harness.run.loading import model_dtype
 from harness.run.selection import ChosenTask
 from harness.store.config import RunConfig
 from harness.store.environment import environment
-from harness.store.schema import Manifest, ModelEntry, StrategyEntry, TaskEntry
+from harness.store.schema import CODE_NOT_RUN, Manifest, ModelEntry, StrategyEntry, TaskEntry
 
 NOT_IN_IDENTITY = {"output", "plugins", "data", "strategies", "tasks", "model", "draft", "allow_code_execution",
                    "baseline", "threads", "cache_gb", "texts", "scorer", "base_url", "key_variable"}
@@ -66,7 +66,7 @@ def task_entry(task: Task, examples: Sequence[Example], data: DataSource, config
     """Return the manifest's entry of a task; code is run for embedded models, or if that is allowed."""
     unscored = task.unscored
     if task.executes_code and config.model not in nano.NAMES and not config.allow_code_execution:
-        unscored = "code not run: allow it with --allow-code-execution"
+        unscored = CODE_NOT_RUN
     return TaskEntry(spec=task.spec(), version=task.version, headline=task.headline, unscored=unscored,
                      data="; ".join(data.origins.values()) or "embedded", data_hash=data_hash(examples),
                      examples=len(examples), max_new_tokens=config.max_new_tokens or task.max_new_tokens,

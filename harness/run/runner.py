@@ -24,13 +24,12 @@ from harness.run import text_metrics
 from harness.run.cells import Cell
 from harness.run.divergence import divergences
 from harness.run.failures import Failures, error_text
+from harness.run.late_scores import PROGRAMS, late_tasks, refuse_unscored, score_stored, scored
 from harness.run.plan import Plan, make
 from harness.run.prepared_prompt import prepare
 from harness.store.config import RunConfig
 from harness.store.folder import Store
 from harness.store.schema import Manifest, Record, Turn
-
-PROGRAMS = 8  # generated programs that run concurrently
 
 
 class Watcher(Protocol):
@@ -76,10 +75,15 @@ def carry_out(plan: Plan, watcher: Watcher, clock: Clock = time.perf_counter, to
 
 
 def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner") -> Outcome:
+    if late := late_tasks(plan, store):
+        watcher.started("the scores of stored answers")
+        score_stored(plan, store, late)
     done, failed = store.finished()
     cells = list(plan.cells())
     watcher.planned(sum(len(cell.examples) for cell in cells), len(done), store.folder, plan.manifest.warnings)
-    todo = any(_left(cell, done) for cell in cells)
+    left_over = {cell.task.spec() for cell in cells if _left(cell, done)}
+    refuse_unscored(plan, store, left_over)
+    todo = bool(left_over)
     if todo:
         runner.warm_up()
     for cell in cells:
@@ -179,11 +183,8 @@ class Runner:
             "temperature": example.temperature if cell.at(example) is not cell.strategy else None, **measured}
         if isinstance(result, Exception):
             return Record(**fields, status="failed", error=error_text(result)), result
-        try:
-            scores = {} if self.unscored[cell.task.spec()] else cell.task.score(example, [t.text for t in result])
-        except Exception as error:  # scoring runs foreign code: its errors belong to the sample
-            return Record(**fields, status="failed", error=error_text(error)), error
-        return Record(**fields, turns=result, scores=scores), None
+        answered = Record(**fields, turns=result)
+        return (answered, None) if self.unscored[cell.task.spec()] else scored(answered, cell.task, example)
 
 
 def _seconds(result: list[Turn] | Exception) -> float:

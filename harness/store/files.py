@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from harness.errors import UserError
@@ -9,16 +10,21 @@ from harness.errors import UserError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def replace_file(path: Path, content: str | bytes) -> Path:
+def replace_file(path: Path, content: str | bytes | Iterable[str]) -> Path:
     """Replace a file atomically, by renaming a temporary file in its folder; returns `path`.
 
+    Content in pieces is written one by one, so it need not fit in memory.
     Creates missing folders. Raises `UserError` when the disk is full or the folder cannot be written.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            part.write_bytes(content.encode("utf-8", "replace") if isinstance(content, str) else content)
+            with part.open("wb") as file:
+                for piece in [content] if isinstance(content, str | bytes) else content:
+                    file.write(piece.encode("utf-8", "replace") if isinstance(piece, str) else piece)
+                file.flush()
+                os.fsync(file.fileno())
             part.replace(path)
         finally:
             if part.exists():

@@ -1,7 +1,11 @@
-"""The folder of a run: a manifest written before the first record, and records that are only appended."""
+"""The folder of a run: a manifest written before the first record, and records that are appended.
 
-from collections.abc import Container, Iterable, Iterator
+They are replaced only to add scores to answers whose programs were not allowed to run before.
+"""
+
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,7 +48,7 @@ class Store:
                     raise UserError(f"{folder} holds another run ({difference} differs); choose another folder with "
                                     "-o.")
             else:
-                replace_file(folder / "manifest.json", manifest.model_dump_json(indent=2) + "\n")
+                store.replace_manifest(manifest)
             try:
                 store.path.parent.mkdir(exist_ok=True)
             except OSError as error:
@@ -67,6 +71,17 @@ class Store:
         """Append one record as one line, and sync it to disk before returning."""
         append(self.path, [record])
 
+    def replace_manifest(self, manifest: Manifest) -> None:
+        """Write another manifest in place of the present one."""
+        replace_file(self.folder / "manifest.json", manifest.model_dump_json(indent=2) + "\n")
+        self.manifest = manifest
+
+    def replace_records(self, change: Callable[[Iterator[Record]], Iterator[Record]]) -> None:
+        """Replace the records by what `change` makes of them; a process killed meanwhile leaves them as they were."""
+        for path in self._files():
+            records = self._rows(path, Record, count())
+            replace_file(path, (record.model_dump_json() + "\n" for record in change(records)))
+
     def records(self, wanted: Container[int] | None = None) -> Iterator[Record]:
         """Yield the records in order; an incomplete last line is skipped, any other bad line raises `UserError`.
 
@@ -76,19 +91,26 @@ class Store:
 
     def parts_of_records(self, kind: type[M], wanted: Container[int] | None = None) -> Iterator[M]:
         """Yield the records as `records` does, parsed as `kind` with only its fields, which is faster."""
-        number = -1
-        for path in sorted((self.folder / "records").glob("*.jsonl")):
-            with path.open("rb") as file:
-                for line_number, line in enumerate(file, start=1):
-                    if not line.endswith(b"\n"):
-                        break
-                    number += 1
-                    if wanted is not None and number not in wanted:
-                        continue
-                    try:
-                        yield kind.model_validate_json(line)
-                    except ValidationError as error:
-                        raise UserError(f"{path}, line {line_number}: not a record ({first(error)}).") from None
+        numbers = count()
+        for path in self._files():
+            yield from self._rows(path, kind, numbers, wanted)
+
+    def _files(self) -> list[Path]:
+        return sorted((self.folder / "records").glob("*.jsonl"))
+
+    def _rows(self, path: Path, kind: type[M], numbers: Iterator[int], wanted: Container[int] | None = None
+              ) -> Iterator[M]:
+        """Yield the wanted records of one file; `numbers` numbers all of them."""
+        with path.open("rb") as file:
+            for line_number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                if wanted is not None and next(numbers) not in wanted:
+                    continue
+                try:
+                    yield kind.model_validate_json(line)
+                except ValidationError as error:
+                    raise UserError(f"{path}, line {line_number}: not a record ({first(error)}).") from None
 
     def finished(self) -> tuple[set[Key], int]:
         """Return the keys of the finished samples, and the number of failed ones."""

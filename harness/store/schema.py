@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 SCHEMA = 1
 Stop = Literal["eos", "stop", "length", "context", "ended", "unknown"]
+CODE_NOT_RUN = "code not run: allow it with --allow-code-execution"  # `unscored` of a task whose programs may run later
 Key = tuple[str, str, str, int, int]  # task, example, strategy, sample, repeat
 
 
@@ -268,9 +269,13 @@ class Manifest(Stored):
     warnings: list[str] = Field(default_factory=list)
 
     def identity(self) -> dict[str, Any]:
-        """Return the fields that identify a run; the hash of the data counts, not its location."""
+        """Return the fields that identify a run.
+
+        The hash of the data counts, not its location, nor whether programs were allowed to run.
+        """
         kept = {"schema_version", "baseline", "config", "strategies", "tasks", "model", "draft"}
         identity = self.model_dump(mode="json", include=kept)
         for task in identity["tasks"]:
             del task["data"]
+            task["unscored"] = None if task["unscored"] == CODE_NOT_RUN else task["unscored"]
         return identity

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from harness.errors import UserError
+from harness.measure.summary import summarise
 from harness.plugins.data import DataSource
 from harness.plugins.registry import TASKS
 from harness.plugins.task import Example, Task
@@ -200,3 +201,68 @@ def test_programs_of_other_models_are_run_when_that_is_allowed(tmp_path: Path, m
     (kept,) = allowed.records()
     assert set(kept.scores) == {"pass", "timeout"}
     assert kept.turns[0].raw.startswith(kept.turns[0].text)
+
+
+def test_stored_programs_are_scored_once_that_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = RunConfig(model=str(saved("llama")), tasks=("nano_code", "nano_math"),
+                      strategies=("greedy", "beam:width=2"), device="cpu", limit=3, max_new_tokens=4, threads=1,
+                      texts=False)
+    solved = {example.id: example for example in TASKS.build("nano_code").examples(DataSource())[:3]}
+    before = Store.open(run(asked, Quiet(), "").folder)
+    answers = [record.model_dump(exclude={"scores"}) for record in before.records()]
+    maths = [record.scores for record in before.records() if record.task == "nano_math"]
+    shown = summarise(before).set_index("task").loc["nano_code"]
+    assert shown["quality"].isna().all()
+    decoded: list[object] = []
+    monkeypatch.setattr("harness.run.runner.Runner.decode", lambda *_: decoded.append(1) or [])
+
+    after = Store.open(run(replace(asked, allow_code_execution=True), Quiet(), "").folder)
+    assert after.folder == before.folder, "the same command without -o finds its run"
+    assert not decoded
+    assert [record.model_dump(exclude={"scores"}) for record in after.records()] == answers
+    programs = [record for record in after.records() if record.task == "nano_code"]
+    assert len(programs) == 6
+    for record in programs:
+        task = TASKS.build("nano_code")
+        assert record.scores == task.score(solved[record.example], [turn.text for turn in record.turns])
+    assert [record.scores for record in after.records() if record.task == "nano_math"] == maths
+    assert [task.unscored for task in after.manifest.tasks] == [None, None]
+    assert after.manifest.environment["sandbox"] == isolation()
+    scored = summarise(after).set_index("task").loc["nano_code"]
+    assert scored["quality"].tolist() == [0.0, 0.0]
+    assert scored["quality_note"].tolist() == ["", ""]
+
+    kept = Store.open(run(asked, Quiet(), "").folder)  # a finished run keeps its scores without the option
+    assert list(kept.records()) == list(after.records())
+    assert kept.manifest == after.manifest
+
+
+def test_a_scored_run_goes_on_only_with_scores(tmp_path: Path) -> None:
+    asked = RunConfig(model=str(saved("llama")), tasks=("nano_code",), strategies=("greedy",), device="cpu", limit=2,
+                      max_new_tokens=4, threads=1, texts=False, output=tmp_path / "run", allow_code_execution=True)
+    store = Store.open(run(asked, Quiet(), "").folder)
+    whole = store.path.read_bytes()
+    store.path.write_bytes(whole[:whole.index(b"\n") + 1])
+    with pytest.raises(UserError, match="nano_code, and the rest would have no score: give --allow-code-execution"):
+        run(replace(asked, allow_code_execution=False), Quiet(), "")
+    assert store.path.read_bytes() == whole[:whole.index(b"\n") + 1]
+    run(asked, Quiet(), "")
+    assert [set(record.scores) for record in store.records()] == [{"pass", "timeout"}] * 2
+
+
+def test_scoring_stored_programs_can_be_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = RunConfig(model=str(saved("llama")), tasks=("nano_code",), strategies=("greedy",), device="cpu", limit=2,
+                      max_new_tokens=4, threads=1, texts=False, output=tmp_path / "run")
+    store = Store.open(run(asked, Quiet(), "").folder)
+    before = store.path.read_bytes()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patched:
+        patched.setattr("harness.run.late_scores.scored", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(replace(asked, allow_code_execution=True), Quiet(), "")
+    assert store.path.read_bytes() == before
+    run(replace(asked, allow_code_execution=True), Quiet(), "")
+    assert [set(record.scores) for record in store.records()] == [{"pass", "timeout"}] * 2
