@@ -1,8 +1,9 @@
 """No-repeat n-gram: forbid tokens that complete an n-gram which already occurs in the sequence, in any strategy.
 
 Paulus et al. 2017 (arXiv 1705.04304, §2.5) for trigrams. `n` is the size and `prompt` sets whether the prompt's
-n-grams count, as they do in transformers. If no token would be left, the rule is dropped for that step. Written
-`beam+no_repeat_ngram:n=3`; alone it is over greedy.
+n-grams count, as they do in transformers. If no token would be left, the rule is dropped for that step. Over a search
+the tokens left share the whole probability, as in transformers with `renormalize_logits=True`; its default, without,
+lowers the score of every beam that had a token forbidden. Written `beam+no_repeat_ngram:n=3`; alone it is over greedy.
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,8 @@
 
 Keskar et al. 2019, CTRL (arXiv 1909.05858, §4.1). Positive logits of such tokens are divided by `penalty` and negative
 ones multiplied, as in transformers and vLLM; the paper divides both. `prompt` sets whether the prompt's tokens count,
-as they do there. Written `top_p+repetition_penalty:penalty=1.2`; alone it is over greedy.
+as they do there. Over a search the penalty acts on logits too, whereas transformers' beam search multiplies log p, so
+their beams differ. Written `top_p+repetition_penalty:penalty=1.2`; alone it is over greedy.
 """
 
 from dataclasses import dataclass

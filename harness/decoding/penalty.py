@@ -81,7 +81,11 @@ def _token_counts(logits: Tensor, sequences: Sequence[Sequence[int]], start: int
 
 @dataclass(frozen=True)
 class Penalty(Over):
-    """A strategy that runs another one on logits changed by `warp`."""
+    """A strategy that runs another one on logits changed by `warp`.
+
+    A search scores hypotheses with the log p of the changed logits: beam search in transformers does so for a warp that
+    masks or subtracts, with `renormalize_logits=True`.
+    """
 
     family: ClassVar[str] = "anti-repetition"
 

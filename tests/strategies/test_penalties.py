@@ -150,6 +150,47 @@ def test_greedy_is_generate(arch: str, spec: str, options: dict[str, float]) -> 
         assert run(spec, prompt, arch) == (out[:out.index(EOS) + 1] if EOS in out else out)
 
 
+class Processor(library.LogitsProcessor):
+    """A warp as `generate` takes it."""
+
+    def __init__(self, warp: Any) -> None:
+        self.warp = warp
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the warped scores."""
+        return self.warp(scores, input_ids.tolist())
+
+
+def beams(prompt: list[int], arch: str, **options: Any) -> list[int]:
+    """What `generate` makes with four beams."""
+    ids = torch.tensor([prompt])
+    out = target(arch).model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False,
+                                      num_beams=4, pad_token_id=PAD, **options)[0, len(prompt):].tolist()
+    return out[:out.index(EOS) + 1] if EOS in out else out
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("size", [2, 3])
+def test_beams_without_repeats_are_those_of_generate_that_renormalizes(arch: str, size: int) -> None:
+    option, differ = {"no_repeat_ngram_size": size}, 0
+    for prompt in prompts(scaled(4, 12), 97, 8):
+        found = run(f"beam:width=4+no_repeat_ngram:n={size}", prompt * 2, arch, new=20)
+        assert found == beams(prompt * 2, arch, renormalize_logits=True, **option)
+        differ += found != beams(prompt * 2, arch, **option)
+    assert differ or size > 2, "without it, the default, they are others"
+
+
+def test_beams_with_penalties_score_the_changed_logits() -> None:
+    differ = 0
+    for prompt in prompts(scaled(3, 8), 97, 8):
+        taken = Processor(penalty.frequency(0.5, 0.5, 2 * len(prompt)))
+        assert run("beam:width=4+frequency_penalty:presence=0.5,frequency=0.5", prompt * 2, new=20) == \
+            beams(prompt * 2, "llama", renormalize_logits=True, logits_processor=library.LogitsProcessorList([taken]))
+        found = run("beam:width=4+repetition_penalty:penalty=1.3", prompt * 2, new=20)
+        differ += found != beams(prompt * 2, "llama", repetition_penalty=1.3, renormalize_logits=True)
+    assert differ, "transformers multiplies log p of beams, not their logits"
+
+
 def grams(text: Sequence[int], size: int) -> list[tuple[int, ...]]:
     return [tuple(text[i:i + size]) for i in range(len(text) - size + 1)]
 
