@@ -59,10 +59,10 @@ def swept(store: Store) -> RenderableType:
                       gain_high=0.15) for name in NAMES]
     one = StrategySweep(spec="prompt_lookup:k=4", aim="speed", settings=4, possible=12, default=choices[:1],
                         fixed=choices[:1], best=choices[:1], regret=0.1, per_task=None, left_out={}, knobs=[
-                            Knob(name=name, values=[], tried=["1", "2", "4", "8"], range=0.1, alive=True, same=[], needs=[],
-                                 looked=0, samples=4, tokens=100) for name in NAMES])
-    return sweep.terminal(Sweep(model="nano", seed=0, swept=[one], skipped={}, failed=[], dev={"nano_math": 2}, held_out={"nano_math": 2},
-                                budget=32))
+                            Knob(name=name, values=[], tried=["1", "2", "4", "8"], range=0.1, alive=True)
+                            for name in NAMES])
+    return sweep.terminal(Sweep(model="nano", seed=0, swept=[one], skipped={}, failed=[], budget=32,
+                                dev={"nano_math": 2}, held_out={"nano_math": 2}))
 
 
 @pytest.mark.parametrize("width", [40, 60, 80])
