@@ -148,7 +148,8 @@ def notes(summary: pd.DataFrame) -> list[str]:
     return [
         *(f"{row['label']} is not supported: {row['unsupported']}" for _, row in absent.iterrows()),
         *(f"{row['task']} has no quality: {row['quality_note']}" for _, row in unscored.iterrows()),
-        *(f"{row['task']}: {100 * row['cut']:.0f} % of the prompts were cut at the start to fit the context"
+        *(f"{row['task']}: {100 * row['cut']:.0f} % of the prompts lost worked examples or their start, to fit the "
+          "context"
           for _, row in cut.iterrows()),
         *(f"{row['label']} on {row['task']}: {round(row['score_timeout'] * row['samples'])} of {row['samples']} "
           "programs ran out of time" for _, row in late.iterrows()),

@@ -205,15 +205,15 @@ def test_long_prompts_are_refused_by_name_or_cut(config: RunConfig, tmp_path: Pa
     assert {r.turns[0].prompt_tokens for r in records if r.example == "1"} == {482}
 
 
-def test_a_task_may_let_its_prompts_be_cut(few: RunConfig, tmp_path: Path) -> None:
-    (tmp_path / "words.py").write_text(TASK.replace('"three"', '"three " * 200').replace(
-        "    stop:", "    may_cut: ClassVar[bool] = True\n    stop:"))
+def test_a_task_may_have_examples_that_are_left_out(few: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "words.py").write_text(TASK.replace('"three"', '"three " * 99 + "four"').replace(
+        "    def score", "    def exemplars(self, example):\n        return ['three ' * 40] * 4\n\n    def score"))
     outcome, records = go(few)
     assert outcome.failed == 0
-    assert {(r.turns[0].prompt_tokens, r.turns[0].prompt_cut) for r in records if r.example == "1"} == {(500, 700)}
-    assert {r.turns[0].prompt_cut for r in records if r.example != "1"} == {0}
+    cuts = {r.example: (r.turns[0].prompt_tokens, r.turns[0].prompt_cut) for r in records}
+    assert cuts == {"0": (7, 0), "1": (358, 240), "2": (13, 0)}
     summary = summarise(Store.open(outcome.folder))
-    assert "words: 33 % of the prompts were cut at the start to fit the context" in notes(summary)
+    assert "words: 33 % of the prompts lost worked examples or their start, to fit the context" in notes(summary)
 
 
 def test_programs_of_texts_decoded_together_run_side_by_side(config: RunConfig, tmp_path: Path) -> None:
