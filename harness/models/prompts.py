@@ -36,7 +36,7 @@ def request_text(model: Model, prompt: str | list[Message], rule: StopRule, answ
     def plain_tokens(text: str) -> list[int]:
         return list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
     return RequestText(rendered(model.tokenizer, prompt), lambda text: _ids(model, text, special), plain_tokens,
-                       lambda tokens: rule.before_stop(rule.text(tokens)), answer, wanted, banned)
+                       rule.answer, answer, wanted, banned)
 
 
 def warm_up(model: Model) -> tuple[Request, StopRule]:

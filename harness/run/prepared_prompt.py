@@ -33,9 +33,10 @@ class PreparedPrompt:
     def turn(self, answer: Generated) -> Turn:
         """Return the turn to record for an answer."""
         raw = self.rule.text(answer.tokens) if answer.text is None else answer.text
+        text = self.rule.answer(answer.tokens) if answer.text is None else self.rule.before_stop(answer.text)
         stop = "context" if answer.stop == "length" and self.limited else answer.stop
         return Turn(prompt=self.text.prompt, prompt_tokens=len(self.prompt), prompt_cut=self.cut,
-                    prompt_shared=answer.shared, raw=raw, text=self.rule.before_stop(raw), tokens=answer.tokens,
+                    prompt_shared=answer.shared, raw=raw, text=text, tokens=answer.tokens,
                     stop=stop, steps=answer.steps)
 
 
