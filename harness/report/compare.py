@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.measure.compare import CellChange, Comparison, Effect, PromptChange
-from harness.report.tables import DASH, labels, markdown_row
+from harness.report.names import Name, add_column
+from harness.report.tables import DASH, labels, markdown_row, task_names
 
 ALPHA = 0.05  # significance level
 SHOWN = 10    # maximum number of samples in a list
@@ -149,6 +150,7 @@ def diffs(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
 
 def terminal(comparison: Comparison) -> Group:
     """Return sentences, a table, changed samples and diffs, for a terminal of 80 columns or more."""
+    comparison = _with_task_names(comparison)
     parts: list[Text | Table] = [Text(headline(comparison), style="bold"), _list(sentences(comparison)), Text(),
                                  _table(comparison)]
     if comparison.prompts:
@@ -157,6 +159,16 @@ def terminal(comparison: Comparison) -> Group:
     for title, rows in diffs(comparison):
         parts += [Text(f"\n{title}", style="bold"), *(Text(row, style=colours.get(row[:1], "")) for row in rows)]
     return Group(*parts)
+
+
+def _with_task_names(comparison: Comparison) -> Comparison:
+    alone = [*comparison.only_a, *comparison.only_b]
+    names = task_names(dict.fromkeys([*(cell.task for cell in comparison.cells), *(task for task, _ in alone)]))
+    return comparison.model_copy(update={
+        "cells": [cell.model_copy(update={"task": names[cell.task]}) for cell in comparison.cells],
+        "prompts": [prompt.model_copy(update={"task": names[prompt.task]}) for prompt in comparison.prompts],
+        "only_a": [(names[task], strategy) for task, strategy in comparison.only_a],
+        "only_b": [(names[task], strategy) for task, strategy in comparison.only_b]})
 
 
 def _list(rows: Sequence[str]) -> Table:
@@ -173,14 +185,14 @@ def _table(comparison: Comparison) -> Table:
                   caption=Text(f"speeds are ratios of {comparison.b} to {comparison.a} with 95 % intervals, relative "
                                "to each run's baseline and absolute (tok/s); p-values have Holm's correction over all "
                                "cells", style="table.caption"))
-    table.add_column("strategy", overflow="fold", min_width=12)
+    add_column(table, map(Name.of_strategy, short.values()))
     for title in ("speed", "p", "tok/s", "same", "fwd", "quality"):
         table.add_column(title, justify="right", no_wrap=True)
     for task in dict.fromkeys(cell.task for cell in comparison.cells):
-        table.add_row(Text(task, style="bold"))
+        table.add_row(Name(task, "bold"))
         for cell in (cell for cell in comparison.cells if cell.task == task):
             a, b = map(_score, cell.quality)
-            table.add_row(Text(short[cell.strategy].replace(":", " ", 1).replace(",", " ")), _ratio(cell.speed),
+            table.add_row(Name.of_strategy(short[cell.strategy]), _ratio(cell.speed),
                           _p_cell(cell.speed), f"{cell.absolute.value:.2f}" if cell.absolute else DASH,
                           f"{cell.samples - cell.changed}/{cell.samples}", _forwards(cell),
                           DASH if not cell.score else a if a == b else f"{a}→{b}",
@@ -195,6 +207,7 @@ TITLES = ("strategy", "samples", "relative speed", "p", "MDE", "tok/s", "same to
 
 def markdown(comparison: Comparison) -> str:
     """Return sentences, a GitHub table per task, changed samples and diffs."""
+    comparison = _with_task_names(comparison)
     short = labels({cell.strategy for cell in comparison.cells})
     lines = [f"## {headline(comparison)}", "", *(f"- {sentence}" for sentence in sentences(comparison))]
     for task in dict.fromkeys(cell.task for cell in comparison.cells):

@@ -1,7 +1,9 @@
 """The summary as a table: for the terminal, as CSV, and as GitHub Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 from rich import box
@@ -9,10 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.plugins.spec import Spec
+from harness.plugins.task_file import own_name
+from harness.report.names import Name, add_column
 from harness.store.schema import Manifest
 
 DASH = "–"  # an unknown value
 OTHER_CLIENTS = 0.02  # share of a server's tokens: above it, a note says that other clients used the server
+FIXED_LENGTH = ("nano_story", "nano_constrained", "continuation")  # tasks whose answers are meant to reach the limit
 OUTLIERS = 0.02  # share of outliers among the times of a task: above it, a note says so
 
 
@@ -113,7 +118,37 @@ def filled_columns(rows: pd.DataFrame) -> list[Column]:
 
 def labels(specs: Iterable[str]) -> dict[str, str]:
     """Return a short label for each spec: its name, and the knobs that distinguish it from others of that name."""
-    parsed, short = {text: Spec.parse(text) for text in specs}, {}
+    return _shortened({text: Spec.parse(text) for text in specs})
+
+
+def task_names(specs: Iterable[str]) -> dict[str, str]:
+    """Return the name of each task: its spec, but for a task file the file's own name, if no other task has it."""
+    return {text: str(spec) for text, spec in _named_by_file(specs).items()}
+
+
+def with_task_names(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with the name of each task in place of its spec."""
+    return rows.assign(task=rows["task"].map(task_names(rows["task"].unique())))
+
+
+def with_short_tasks(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with a short label for each task: file paths are too long for narrow tables."""
+    return rows.assign(task=rows["task"].map(_shortened(_named_by_file(rows["task"].unique()))))
+
+
+def _named_by_file(specs: Iterable[str]) -> dict[str, Spec]:
+    """Return the specs, with a task file's own name in place of `task_file` and the knob `file`."""
+    parsed = {text: Spec.parse(text) for text in specs}
+    named = {text: Spec.of(own_name(Path(file)), **{key: value for key, value in spec.knobs.items() if key != "file"})
+             if spec.name == "task_file" and (file := spec.knobs.get("file")) else spec
+             for text, spec in parsed.items()}
+    taken, others = Counter(map(str, named.values())), {spec.name for spec in parsed.values()}
+    return {text: spec if taken[str(spec)] == 1 and spec.name not in others else parsed[text]
+            for text, spec in named.items()}
+
+
+def _shortened(parsed: Mapping[str, Spec]) -> dict[str, str]:
+    short = {}
     for text, spec in parsed.items():
         alike = [other for other in parsed.values() if other.names == spec.names]
         stages = [stage.only({key for key, value in stage.knobs.items()
@@ -131,14 +166,10 @@ def row_labels(summary: pd.DataFrame) -> list[str]:
     return [f"{short[spec]} ({run})" for spec, run in zip(summary["strategy"], summary["run"], strict=True)]
 
 
-def with_short_tasks(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with a short label for each task: file paths are too long for narrow tables."""
-    return rows.assign(task=rows["task"].map(labels(rows["task"].unique())))
-
-
 def notes(summary: pd.DataFrame) -> list[str]:
     """Return notes on the numbers: unsupported strategies, unscored tasks, failed samples, an unsteady machine."""
-    named = with_short_tasks(summary).assign(label=row_labels(summary))
+    named = with_short_tasks(summary).assign(label=row_labels(summary), name_of_task=[
+        Spec.parse(spec).name for spec in summary["task"]])
     absent = named[named["unsupported"] != ""].drop_duplicates("label")
     unscored = named[named["quality_note"] != ""].drop_duplicates("task")
     cut = named[named["cut"] > 0].drop_duplicates("task")
@@ -156,10 +187,22 @@ def notes(summary: pd.DataFrame) -> list[str]:
         *(f"{row['label']} on {row['task']}: {row['parted']} of {row['samples']} answers differ from the "
           f"baseline's although they must be equal; the two tokens' logits are at most {row['margin']:.1g} apart"
           for _, row in different.iterrows()),
+        *_limit_notes(named),
         *_server_notes(named),
         *_time_notes(named),
         *([f"{failed} failed {'sample is' if failed == 1 else 'samples are'} not in the figures"] if failed else []),
     ]
+
+
+def _limit_notes(named: pd.DataFrame) -> list[str]:
+    """Return a note per task on the strategies whose answers were all cut, unless the task wants that."""
+    lines, fixed = list[str](), named["name_of_task"].isin(FIXED_LENGTH)
+    for task, rows in named[(named["samples"] > 0) & ~fixed].groupby("task", sort=False):
+        cut = rows.loc[rows["truncated"] == 1, "label"]
+        whose = "every strategy" if len(cut) == len(rows) > 1 else ", ".join(cut)
+        lines += [f"{task}: every answer of {whose} ended at the token or context limit; raise --max-new-tokens to see "
+                  "whole answers"] if len(cut) else []
+    return lines
 
 
 def _server_notes(named: pd.DataFrame) -> list[str]:
@@ -216,13 +259,13 @@ def terminal(summary: pd.DataFrame, manifest: Manifest) -> Table:
     baseline = short.get(manifest.baseline, manifest.baseline)
     table.caption = Text("\n".join([f"speed-up over {baseline}; 95 % intervals", *notes(summary), *manifest.warnings]),
                          style="table.caption")
-    table.add_column("strategy", overflow="fold", min_width=12)
+    add_column(table, map(Name.of_strategy, short.values()))
     shown = (QUALITY, SPEED, SPEEDUP, TAU, FORWARDS)
     for column in shown:
         table.add_column(column.title, justify="left" if column.ends else "right", no_wrap=True)
     for task, rows in with_short_tasks(summary).groupby("task", sort=False):
         metric = DASH if rows["quality_note"].iloc[0] else rows["quality_metric"].iloc[0]
-        table.add_row(Text(str(task), style="bold"), Text(metric, style="dim"))
+        table.add_row(Name(str(task), "bold"), Text(metric, style="dim"))
         for _, row in rows.iterrows():
             problem = status(row)
             cells = [column.text(row, 2) for column in shown]
@@ -230,10 +273,8 @@ def terminal(summary: pd.DataFrame, manifest: Manifest) -> Table:
                 cells[0] = quality_reason(row)
             if problem and not row["samples"]:
                 cells[0] = problem
-            label = Text(short[row["strategy"]].replace(":", " ", 1).replace(",", " "))  # narrow tables fold at spaces
-            if problem and row["samples"]:
-                label.append(f"\n{problem}", style="red")
-            table.add_row(label, *cells, style="dim" if not row["samples"] else None)
+            name = Name.of_strategy(short[row["strategy"]], problem if row["samples"] else "")
+            table.add_row(name, *cells, style="dim" if not row["samples"] else None)
         table.add_section()
     return table
 
@@ -246,7 +287,7 @@ def csv(summary: pd.DataFrame) -> str:
 def markdown(summary: pd.DataFrame) -> str:
     """Return a GitHub table per task with its filled columns, followed by the notes."""
     lines = []
-    for task, rows in summary.assign(label=row_labels(summary)).groupby("task", sort=False):
+    for task, rows in with_task_names(summary).assign(label=row_labels(summary)).groupby("task", sort=False):
         columns = filled_columns(rows)
         lines += [f"### {task}", "", f"Quality: {rows['quality_note'].iloc[0] or rows['quality_metric'].iloc[0]}", ""]
         lines += [markdown_row(["strategy", "samples", *(column.title for column in columns)]),

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from harness.measure.summary import run_labels
 from harness.measure.texts import answers_of, sample_table, text_table, utility_table
-from harness.report.tables import Column, markdown_row, row_labels, with_short_tasks
+from harness.report.names import Name, add_column
+from harness.report.tables import Column, markdown_row, row_labels, with_short_tasks, with_task_names
 from harness.stats.mauve import ENOUGH
 from harness.store.folder import Store
 from harness.store.schema import Sample
@@ -166,7 +167,7 @@ def markdown(tables: Sequence[Section]) -> str:
     """Return a GitHub table per kind and task with its filled columns, followed by its notes."""
     lines = []
     for section in tables:
-        for name, rows in section.groups(section.rows):
+        for name, rows in section.groups(with_task_names(section.rows)):
             columns = section.filled_columns(rows)
             lines += ["", f"### {name}: {section.kind.title}", "", section.kind.about, "",
                       markdown_row(["strategy", *(column.title for column in columns)]),
@@ -183,13 +184,12 @@ def terminal(section: Section) -> Table:
                   title=Text(section.kind.title, style="table.title"), title_justify="left",
                   caption=Text("\n".join(section.notes), style="table.caption") if section.notes else None)
     shown = [column for column in section.filled_columns(section.rows) if column.key in section.kind.short]
-    table.add_column("strategy", overflow="fold", min_width=12)
+    add_column(table, map(Name.of_strategy, section.rows["label"]))
     for column in shown:
         table.add_column(column.title, justify="right", no_wrap=True)
     for name, rows in section.groups(with_short_tasks(section.rows)):
-        table.add_row(Text(name, style="bold"))
+        table.add_row(Name(name, "bold"))
         for _, row in rows.iterrows():
-            label = Text(row["label"].replace(":", " ", 1).replace(",", " "))  # narrow tables fold at spaces
-            table.add_row(label, *(column.text(row) for column in shown))
+            table.add_row(Name.of_strategy(row["label"]), *(column.text(row) for column in shown))
         table.add_section()
     return table

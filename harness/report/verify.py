@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.plugins.spec import Spec
+from harness.report.names import Name, add_column
 from harness.report.page import css, template
 from harness.report.tables import DASH, labels
 from harness.verify.checker import Report, StrategyResult
@@ -74,17 +75,20 @@ def details(finding: StrategyResult) -> list[str]:
 def terminal(report: Report) -> Table:
     """Return a table with one row per strategy and temperature, for a terminal of 80 columns or more."""
     bad = sum(not finding.ok for finding in report.findings)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title_justify="left",
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, title_justify="left",
                   title=Text(f"{report.model} ({_set_up(report)}): {_sum(report, bad)}"), caption_justify="left",
                   caption=Text("\n".join(notes(report))))
-    table.add_column("strategy", overflow="fold", min_width=12)
+    shown = result_labels(report.findings)
+    add_column(table, map(Name.of_strategy, shown))
     for title in TITLES:
-        table.add_column(title, justify="left" if title in ("temperature", "verdict") else "right", no_wrap=True)
+        words = title in ("temperature", "verdict")
+        table.add_column(title, justify="left" if words else "right", no_wrap=title not in ("verdict", "margin"))
     last = ""
-    for label, finding in zip(result_labels(report.findings), report.findings, strict=True):
+    for label, finding in zip(shown, report.findings, strict=True):
         texts = cells(finding)
         colour = "green" if finding.ok and not finding.partings else "yellow" if finding.ok else "red"
-        table.add_row(Text("" if label == last else label), texts[0], Text(texts[1], style=colour), *texts[2:])
+        name = Name.of_strategy("" if label == last else label)
+        table.add_row(name, texts[0], Text(texts[1], style=colour), *texts[2:])
         last = label
     return table
 

@@ -80,9 +80,11 @@ def model_entry(model: Model, config: RunConfig) -> ModelEntry:
 
 
 def prompt_warnings(target: Model, tasks: Sequence[ChosenTask], strategies: Sequence[Strategy]) -> list[str]:
-    """Return warnings about chats without a template and about temperatures that tasks set."""
-    warnings = []
-    if any(chosen.task.chat for chosen in tasks) and not getattr(target.tokenizer, "chat_template", None):
+    """Return warnings about chats without a template, the reverse, and temperatures that tasks set."""
+    warnings, template = list[str](), getattr(target.tokenizer, "chat_template", None)
+    if template:
+        warnings += [warning for chosen in tasks if (warning := _raw_text(chosen, target.name))]
+    elif any(chosen.task.chat for chosen in tasks):
         warnings.append(f"{target.name} has no chat template: chats are written as 'User: …' and 'Assistant: …'.")
     for chosen in tasks:
         temperatures = {one.temperature for one in chosen.examples if one.temperature is not None}
@@ -90,6 +92,17 @@ def prompt_warnings(target: Model, tasks: Sequence[ChosenTask], strategies: Sequ
             warnings.append(f"{chosen.task.spec()} sets temperatures, which {', '.join(obey)} takes in place "
                             "of its own; the other strategies decode as on every task.")
     return warnings
+
+
+def _raw_text(chosen: ChosenTask, model: str) -> str | None:
+    """Return a warning about raw text in a user's file for a model with a chat template, None if there is none."""
+    if chosen.task.name != "task_file":
+        return None
+    raw = sum(isinstance(chosen.task.prompt(example, []), str) for example in chosen.examples)
+    if not raw:
+        return None
+    return (f"{chosen.task.values()['file']}: {raw} of {len(chosen.examples)} rows are a 'prompt', raw text that "
+            f"{model} continues without its chat template; call the field 'question' to ask in the template.")
 
 
 def _products(models: Sequence[Model | None]) -> dict[str, Any]:
