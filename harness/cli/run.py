@@ -24,9 +24,12 @@ Flag = bool | None
 
 def command(
     context: typer.Context,
-    model: Annotated[Text, Option("-m", "--model", metavar="MODEL", help="nano, a folder or a hub id [nano]")] = None,
+    model: Annotated[Text, Option("-m", "--model", metavar="MODEL", help="nano, smollm2, a folder, a .gguf file or "
+                                                                     "a hub id [nano]")] = None,
     draft: Annotated[Text, Option(metavar="MODEL", help="draft model for speculative decoding")] = None,
     tokenizer: Annotated[Text, Option(metavar="MODEL", help="model whose tokenizer to use [the same]")] = None,
+    template_args: Annotated[Texts, Option("--template-arg", metavar="NAME=VALUE",
+                                           help="variable of the chat template; repeatable")] = None,
     strategies: Annotated[Texts, Option("-s", "--strategy", metavar="NAME[:k=v,…]",
                                         help="strategy and knobs; repeatable [all]")] = None,
     tasks: Annotated[Texts, Option("-t", "--task", metavar="TASK", help="repeatable [the embedded ones]")] = None,

@@ -28,8 +28,9 @@ class Engine:
     """Runs the forward passes of many sequences on one model; sessions hold its rows.
 
     `forwards` counts forward passes, `positions` the tokens in them and `padding` the padded positions; none of them
-    counts what the model drafts for itself. `max_len` is the maximum length of a sequence in tokens. `executor` runs
-    requests one at a time or merges them. Raises `UserError` for a model whose state is more than a KV cache.
+    counts what the model drafts for itself. `vocab` is the number of logits, `max_len` the maximum length of a sequence
+    in tokens. `executor` runs requests one at a time or merges them. Raises `UserError` for a model whose state is more
+    than a KV cache.
     """
 
     def __init__(self, model: Any, max_len: int) -> None:
@@ -37,6 +38,7 @@ class Engine:
         self.device, self.dtype, self.costs = model.device, model.dtype, costs_of(model.device)
         self.forwards = self.positions = self.padding = 0
         self.windows = Windows(model)
+        self.vocab = int(model.config.get_text_config().vocab_size)
         self.cache = SlotCache(int(model.config.get_text_config().num_hidden_layers), self.device)
         self.cache_argument = cache_argument(model)
         self.executor: Executor = SerialExecutor()

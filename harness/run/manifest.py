@@ -75,8 +75,9 @@ def task_entry(task: Task, examples: Sequence[Example], data: DataSource, config
 
 def model_entry(model: Model, config: RunConfig) -> ModelEntry:
     """Return the manifest's entry of a model."""
+    dtype = f"{model.engine.dtype}".removeprefix("torch.") if model.has_weights else model_dtype(config)
     return ModelEntry(name=model.name, architecture=type(model.engine.model).__name__, parameters=model.parameters,
-                      dtype=model_dtype(config), fingerprint=model.fingerprint)
+                      dtype=dtype, fingerprint=model.fingerprint, tokenizer=model.text_identity)
 
 
 def prompt_warnings(target: Model, tasks: Sequence[ChosenTask], strategies: Sequence[Strategy]) -> list[str]:
@@ -86,6 +87,10 @@ def prompt_warnings(target: Model, tasks: Sequence[ChosenTask], strategies: Sequ
         warnings += [warning for chosen in tasks if (warning := _raw_text(chosen, target.name))]
     elif any(chosen.task.chat for chosen in tasks):
         warnings.append(f"{target.name} has no chat template: chats are written as 'User: …' and 'Assistant: …'.")
+    if "strftime_now" in str(template) and any(chosen.task.chat for chosen in tasks):
+        warnings.append(f"The chat template of {target.name} may write today's date, so that prompts differ from day "
+                        "to day; if it reads a variable in its place, give that with --template-arg, such as "
+                        "date_string='1 Jan 2026'.")
     for chosen in tasks:
         temperatures = {one.temperature for one in chosen.examples if one.temperature is not None}
         if temperatures and (obey := [s.spec() for s in strategies if any(s.at(t) is not s for t in temperatures)]):

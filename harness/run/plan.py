@@ -8,6 +8,7 @@ import torch
 
 from harness.backends.backend import Backend, connect
 from harness.models.loading import Model, find
+from harness.models.source import split_dtype
 from harness.plugins.registry import STRATEGIES, add_plugin
 from harness.plugins.strategy import Strategy
 from harness.plugins.task import Example, data_hash
@@ -53,7 +54,8 @@ def make(config: RunConfig, command: str) -> Plan:
     """Check `config` and load what it names; raises `UserError` before anything is written."""
     for path in config.plugins:
         add_plugin(path)
-    config = replace(config, device=find_device(config.device))
+    name, dtype = split_dtype(config.model)
+    config = replace(config, device=find_device(config.device), model=name, dtype=dtype or config.dtype)
     config = replace(config, dtype=model_dtype(config))
     strategies, chosen = choose_strategies(config), choose_tasks(config)
     torch.set_num_threads(1)  # until the size of the model is known
@@ -74,11 +76,12 @@ def make(config: RunConfig, command: str) -> Plan:
 
 def in_float32(plan: Plan) -> Plan | None:
     """Return the plan with float32 models: the plan itself if it has them, None if they exceed `COPIED` parameters."""
-    if plan.config.dtype == "float32":
+    if all(model.engine.dtype == torch.float32 for model in (plan.target, plan.draft) if model):
         return plan
     if sum(model.parameters for model in (plan.target, plan.draft) if model) > COPIED:
         return None
-    return make(replace(plan.config, dtype="float32"), "")
+    draft = split_dtype(plan.config.draft)[0] if plan.config.draft else None
+    return make(replace(plan.config, dtype="float32", draft=draft), "")
 
 
 def part(plan: Plan, strategies: Sequence[Strategy], examples: Sequence[Sequence[Example]], output: Path) -> Plan:

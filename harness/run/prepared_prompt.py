@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from harness.backends.backend import Generated
 from harness.errors import UserError
@@ -13,6 +14,13 @@ from harness.plugins.strategy import RequestText
 from harness.plugins.task import Example, Message, Task
 from harness.store.config import RunConfig
 from harness.store.schema import Turn
+
+
+class RecordedTurn(Protocol):
+    """What a record keeps of a prompt, and the answer to it."""
+
+    prompt_tokens: int
+    text: str
 
 
 @dataclass(frozen=True)
@@ -65,9 +73,11 @@ def prepare(config: RunConfig, target: Model, longest: int, task: Task, example:
     return PreparedPrompt(tuple(prompt), whole - len(prompt), min(limit, room), room < limit, rule, text)
 
 
-def prepared_ids(target: Model, task: Task, example: Example, answers: Sequence[str], count: int) -> list[int]:
-    """Return the token ids of a prompt that `prepare` has made `count` tokens long."""
-    for rendered in _shorter(task, example, answers):
+def recorded_ids(target: Model, task: Task, example: Example, turns: Sequence[RecordedTurn], number: int
+                 ) -> list[int]:
+    """Return the token ids of the prompt of the recorded turn `number` as `prepare` made it."""
+    count = turns[number].prompt_tokens
+    for rendered in _shorter(task, example, [turn.text for turn in turns[:number]]):
         prompt = encode(target, rendered)
         if len(prompt) == count:
             break

@@ -13,7 +13,7 @@ from harness.models.prompts import encode
 from harness.plugins.task import Example, Message, Task
 from harness.run.loading import model_dtype
 from harness.run.plan import Plan
-from harness.run.prepared_prompt import prepared_ids
+from harness.run.prepared_prompt import recorded_ids
 from harness.stats.mauve import SEEDS, mauve
 from harness.store.schema import MauveScores, Record, TextMetrics, TextScore
 
@@ -111,8 +111,7 @@ def _answers(plan: Plan, tasks: Sequence[Task], records: Iterable[Record]) -> It
         identity["answer"] = _answer_hash(task, example, record.turns[-1].text)
         texts = [one.text for one in record.turns]
         yield ScoredAnswer(identity, [
-            TextTurn(task.prompt(example, texts[:turn]),
-                     prepared_ids(plan.target, task, example, texts[:turn], one.prompt_tokens),
+            TextTurn(task.prompt(example, texts[:turn]), recorded_ids(plan.target, task, example, record.turns, turn),
                      one.tokens or _tokens(plan.target, one.raw), one.text)
             for turn, one in enumerate(record.turns)])
 

@@ -1,5 +1,6 @@
 """The settings of a run: one frozen dataclass, validated by pydantic, filled from the command line or a TOML file."""
 
+import json
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -47,18 +48,19 @@ class RunConfig:
     `limit` caps the examples of a task, `samples` is the number of answers to each prompt, and `repeats` runs
     everything several times. `concurrency` is the batch size: the sequences decoded in one batch (continuous batching).
     `draft` and `device` are chosen when None or "auto"; `dtype` None is float32 on a CPU and bfloat16 on a GPU.
-    `share_prefix` prefills the common prefix of a task's prompts only once, `cache_gb` limits the KV cache (half of
-    the free memory when None), `compile` runs the forward pass through `torch.compile`. `engine` holds options of
-    another backend's engine, each as NAME=VALUE. `base_url` is the address of a server, and `key_variable` the
-    environment variable that holds its key. With `request_rate`, requests are sent to it at random times, at this
-    average rate per second, without waiting for answers. `texts` computes text metrics in all tasks or in none; when
-    None, in open-ended tasks or with several samples. `scorer` is the model that computes them, the evaluated one
-    when None. Raises `UserError` for an invalid value.
+    `share_prefix` prefills the common prefix of a task's prompts only once, `cache_gb` limits the KV cache (half of the
+    free memory when None), `compile` runs the forward pass through `torch.compile`. `engine` holds options of another
+    backend's engine, and `template_args` variables of the chat template, each as NAME=VALUE. `base_url` is the address
+    of a server, and `key_variable` the environment variable that holds its key. With `request_rate`, requests are sent
+    to it at random times, at this average rate per second, without waiting for answers. `texts` computes text metrics
+    in all tasks or in none; when None, in open-ended tasks or with several samples. `scorer` is the model that computes
+    them, the evaluated one when None. Raises `UserError` for an invalid value.
     """
 
     model: str = "nano"
     draft: str | None = None
     tokenizer: str | None = None
+    template_args: Strings = ()
     strategies: Strings = ()
     tasks: Strings = ()
     limit: Count | None = None
@@ -143,6 +145,17 @@ class RunConfig:
             return cls(**{**values, **overrides})
         except Rejected as error:
             raise UserError(str(error) if error.field in overrides else f"{path}: {error}") from None
+
+
+def named_value(option: str, text: str) -> tuple[str, Any]:
+    """`enforce_eager=true` → its name and value, read as JSON where it is JSON; raises `UserError` without a name."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UserError(f"Write {option} as NAME=VALUE, not '{text}'.")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def option(field: str) -> str:

@@ -26,7 +26,7 @@ from harness.run.cells import Cell
 from harness.run.divergence import first_difference, margin
 from harness.run.loading import model_dtype
 from harness.run.plan import COPIED, Plan, in_float32, make
-from harness.run.prepared_prompt import end_of, prepared_ids
+from harness.run.prepared_prompt import end_of, recorded_ids
 from harness.run.runner import Runner
 from harness.stats.multiple import holm
 from harness.store.config import RunConfig
@@ -277,8 +277,7 @@ class Checker:
         """Return the logit gap of the first token that is not the likeliest, None if rounding explains all of them."""
         task, example = self.examples[record.key[:2]]
         for number, turn in enumerate(record.turns):
-            prompt = prepared_ids(self.plan.target, task, example, [t.text for t in record.turns[:number]],
-                                  turn.prompt_tokens)
+            prompt = recorded_ids(self.plan.target, task, example, record.turns, number)
             text, new = [*prompt, *turn.tokens], len(turn.tokens)
             logits = uncached_logits(self.precise.target.engine, text, new)
             slack = TIE

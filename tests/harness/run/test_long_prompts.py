@@ -14,9 +14,10 @@ from harness.models.loading import Model, load
 from harness.models.prompts import encode
 from harness.plugins.data import DataSource
 from harness.plugins.task import Example, Task
-from harness.run.prepared_prompt import end_of, prepare, prepared_ids
+from harness.run.prepared_prompt import end_of, prepare, recorded_ids
 from harness.store.config import RunConfig
 from harness.store.folder import Store
+from harness.store.schema import Steps, Turn
 from tasks.gsm8k import GSM8K, worked_examples
 from tasks.gsm8k_5shot import SHOTS, GSM8K5Shot
 from tasks.gsm8k_chat import GSM8KChat
@@ -44,6 +45,11 @@ def nano_with_bos(loaded: Model) -> object:
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"{bos} $A", special_tokens=[(bos, tokenizer.convert_tokens_to_ids(bos))])
     return tokenizer
+
+
+def recorded(prompt_tokens: int) -> Turn:
+    """A turn with a prompt of so many tokens."""
+    return Turn(prompt="", prompt_tokens=prompt_tokens, raw="", text="", tokens=[], stop="eos", steps=Steps())
 
 
 @pytest.fixture
@@ -77,7 +83,7 @@ def test_worked_examples_go_whole_from_the_start(example: Example, longest: int)
     more = "".join(GSM8K().exemplars(example)[8 - kept - 1:]) + f"Q: {QUESTION}\nA:"
     assert kept == 8 or len(encode(model(), more)) + 512 > longest, "one more would not have fitted"
     assert done.text.prompt == text
-    assert prepared_ids(model(), GSM8K(), example, [], len(done.prompt)) == list(done.prompt)
+    assert recorded_ids(model(), GSM8K(), example, [recorded(len(done.prompt))], 0) == list(done.prompt)
 
 
 def test_the_answer_gets_shorter_before_the_question(example: Example) -> None:
@@ -112,7 +118,7 @@ def test_what_the_user_lets_be_cut_keeps_bos_and_half_the_context(example: Examp
     assert (done.cut, done.max_tokens) == (len(whole) - 10, 10)
     done = prepare(replace(cut, max_new_tokens=4), model(), 20, GSM8KZeroShot(), example, [])
     assert list(done.prompt) == [whole[0], *whole[-15:]]
-    assert prepared_ids(model(), GSM8KZeroShot(), example, [], 16) == list(done.prompt)
+    assert recorded_ids(model(), GSM8KZeroShot(), example, [recorded(16)], 0) == list(done.prompt)
     assert [len(end_of(model(), whole, count)) for count in (0, 1, 2, 99)] == [0, 1, 2, len(whole)]
     assert end_of(model(), whole, 1) == whole[-1:]
 

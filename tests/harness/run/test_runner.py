@@ -279,17 +279,6 @@ def test_a_small_model_runs_on_one_thread_unless_told_otherwise(config: RunConfi
         torch.set_num_threads(1)
 
 
-def test_a_draft_of_another_vocabulary_is_refused(config: RunConfig, tmp_path: Path) -> None:
-    from tests.models import tiny_model
-    from tests.pair import tokenizer
-
-    other = tmp_path / "other"
-    tiny_model("llama", vocab=300).save_pretrained(other)
-    tokenizer().save_pretrained(other)
-    with pytest.raises(UserError, match="do not share a vocabulary"):
-        make(replace(config, draft=str(other)), "")
-
-
 SHARED_TASK = TASK.replace('"one two"', 'START + "one two"').replace('"three"', 'START + "three"').replace(
     '"four five six"', 'START + "six"').replace("from dataclasses", 'START = "Three short examples, and then: "\nfrom '
                                                 "dataclasses", 1)
