@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from harness import nano
 from harness.engine.engine import Engine
 from harness.engine.session import Session
 from harness.engine.tree import TokenTree
@@ -19,6 +20,7 @@ from harness.errors import UserError, first_sentence, suggestion
 from harness.models import gguf
 from harness.models.attention import use_fast_attention
 from harness.models.products import SMALL, use_fast_products
+from harness.models.size import check_memory, meta_model
 from harness.models.source import DTYPES, Source, source, split_dtype
 from harness.models.tokenizer import check_vocabulary, eos_ids, load_tokenizer, text_identity
 
@@ -80,6 +82,8 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: s
     if compiled and not (device.startswith("cuda") or any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++")))):
         raise UserError("--compile needs a C++ compiler; install one such as g++, or leave --compile out.")
     place = gguf.kept(source(name))
+    if name not in nano.NAMES:
+        check_memory(name, place, getattr(torch, dtype), device)
     try:
         model = _load_weights(place, getattr(torch, dtype))
     except UserError:
@@ -117,11 +121,10 @@ def outline(name: str) -> Model:
 
     Raises `UserError` when the folder or hub id has no configuration or no tokenizer.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+    from transformers import GenerationConfig
 
     place = find(name)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(place.place, **place.options)).eval()
+    model = meta_model(place)
     with contextlib.suppress(OSError):  # optional: not every model has a generation configuration
         model.generation_config = GenerationConfig.from_pretrained(place.place)
     words = load_tokenizer(name, place)
