@@ -50,5 +50,5 @@ def test_doctor_tells_the_size_and_the_speed_of_a_model(tmp_path: Path) -> None:
     (speed,) = (line for line in lines if line.startswith("ok       speed"))
     assert "ms a token, so 1,000 tokens take" in speed
     done = call("doctor", "-m", "nope")
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert "broken   model     There is no model 'nope'" in done.stdout
