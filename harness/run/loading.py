@@ -49,11 +49,16 @@ def load_target(config: RunConfig) -> Model:
     return replace(model, name=config.model, template_args=arguments)
 
 
+def draft_name(config: RunConfig) -> str | None:
+    """Return the draft model: nano has one of its own."""
+    return config.draft or (nano.NAMES[1] if config.model == nano.NAMES[0] else None)
+
+
 def load_draft(config: RunConfig, target: Model, strategies: Sequence[Strategy]) -> Model | None:
     """Load the draft model if a strategy needs it and one is given; raises `UserError` for another vocabulary."""
     if config.backend == "openai" or not any("draft" in strategy.needs for strategy in strategies):
         return None
-    name = config.draft or (nano.NAMES[1] if config.model == nano.NAMES[0] else None)
+    name = draft_name(config)
     if name is None:
         return None
     draft = load(name, dtype=model_dtype(config), device=reference_device(config), tokenizer=config.tokenizer,

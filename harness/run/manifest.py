@@ -20,8 +20,9 @@ from harness.store.config import RunConfig
 from harness.store.environment import environment
 from harness.store.schema import Manifest, ModelEntry, StrategyEntry, TaskEntry
 
-NOT_IN_IDENTITY = {"output", "plugins", "data", "strategies", "tasks", "model", "draft", "allow_code_execution",
-                   "baseline", "threads", "cache_gb", "texts", "scorer", "base_url", "key_variable"}
+NOT_IN_IDENTITY = {"output", "plugins", "data", "strategies", "preset", "tasks", "model", "draft",
+                   "allow_code_execution", "baseline", "threads", "cache_gb", "texts", "scorer", "base_url",
+                   "key_variable"}
 
 
 def describe(config: RunConfig, command: str, strategies: Sequence[StrategyEntry],

@@ -13,8 +13,9 @@ from harness.plugins.registry import STRATEGIES, add_plugin
 from harness.plugins.strategy import Strategy
 from harness.plugins.task import Example, data_hash
 from harness.run.cells import Cell, Tasks, cells
-from harness.run.loading import find_device, limit_caches, load_draft, load_target, model_dtype
+from harness.run.loading import draft_name, find_device, limit_caches, load_draft, load_target, model_dtype
 from harness.run.manifest import describe, prompt_warnings, strategy_entry
+from harness.run.presets import preset
 from harness.run.selection import (
     choose_strategies,
     choose_tasks,
@@ -57,6 +58,8 @@ def make(config: RunConfig, command: str) -> Plan:
     name, dtype = split_dtype(config.model)
     config = replace(config, device=find_device(config.device), model=name, dtype=dtype or config.dtype)
     config = replace(config, dtype=model_dtype(config))
+    if config.preset:
+        config = replace(config, preset=None, strategies=tuple(preset(config.preset, bool(draft_name(config)))))
     strategies, chosen = choose_strategies(config), choose_tasks(config)
     torch.set_num_threads(1)  # until the size of the model is known
     if config.scorer:
