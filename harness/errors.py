@@ -1,7 +1,9 @@
 """The errors a user sees: one sentence that says what to do."""
 
 import difflib
+import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
 
 
@@ -35,6 +37,12 @@ def wrong_input(error: UserError | OSError) -> str:
     if error.filename is None:
         raise error
     return f"{error.filename}: {error.strerror}."
+
+
+def first_sentence(error: Exception) -> str:
+    """Return the first sentence of a library's error, on one short line."""
+    first = re.split(r"(?<=[a-z)'])[.:?!] ", " ".join(str(error).split()), maxsplit=1)[0]
+    return textwrap.shorten(first, 200, placeholder=" …").rstrip(".") or type(error).__name__
 
 
 def program(main: Callable[[], None]) -> None:

@@ -46,6 +46,6 @@ class PromptLookup(Verified):
 
     def drafter(self, session: Session, request: Request) -> NgramLookup:
         """Return the lookup in prompt and output."""
-        last = session.engine.model.config.get_text_config().vocab_size - 1
+        last = session.engine.vocab - 1
         return NgramLookup(self.max_ngram, self.length, self.latest, self.min_ngram, self.variant != "longest",
                            [min(FILLER, last)] if self.variant == "spec_bench" else ())

@@ -45,7 +45,6 @@ class GSM8K(Task):
     source = "Cobbe et al. 2021, arXiv:2110.14168; openai/gsm8k, MIT"
     headline = "flexible"
     max_new_tokens = 512
-    may_cut = True
     stop: ClassVar[tuple[str, ...]] = ("Q:", "</s>", "<|im_end|>")
 
     def examples(self, data: DataSource) -> list[Example]:
@@ -58,8 +57,11 @@ class GSM8K(Task):
 
     def prompt(self, example: Example, answers: Sequence[str]) -> str | list[Message]:
         """Return the eight worked examples, then the question."""
-        shots = "".join(f"{ask(row['question'])} {row['answer']}\n\n" for row in worked_examples())
-        return f"{shots}{ask(example.turns[0])}"
+        return "".join(self.exemplars(example)) + ask(example.turns[0])
+
+    def exemplars(self, example: Example) -> Sequence[str]:
+        """Return the eight worked examples."""
+        return [f"{ask(row['question'])} {row['answer']}\n\n" for row in worked_examples()]
 
     def answer(self, example: Example, text: str) -> str | None:
         """Return the last number."""

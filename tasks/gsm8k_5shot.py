@@ -8,6 +8,7 @@ nothing else.
 """
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -45,6 +46,11 @@ class GSM8K5Shot(GSM8K):
     def prompt(self, example: Example, answers: Sequence[str]) -> str:
         """Return the prompt that `examples` has assembled."""
         return example.turns[0]
+
+    def exemplars(self, example: Example) -> Sequence[str]:
+        """Return the five worked examples that `examples` has drawn."""
+        *shots, _ = re.split(r"(?<=\n\n)(?=Question: )", example.turns[0])
+        return shots
 
     def metric(self) -> "GSM8KAnswer":
         """Return the metric; `strict` needs the number after `####`."""

@@ -25,7 +25,6 @@ class GSM8KChat(GSM8K):
     """1,319 test problems; the headline is the share whose last number is right."""
 
     chat = True
-    may_cut = False
     stop = ("<|eot_id|>", "<|start_header_id|>user<|end_header_id|>", "Q:", "</s>", "<|im_end|>")
 
     def prompt(self, example: Example, answers: Sequence[str]) -> list[Message]:

@@ -16,8 +16,10 @@ from tasks.gsm8k import GSM8K, ask
 class GSM8KZeroShot(GSM8K):
     """1,319 test problems; the headline is the share whose last number is right."""
 
-    may_cut = False
-
     def prompt(self, example: Example, answers: Sequence[str]) -> str:
         """Return the question and the start of its answer."""
         return f"{ask(example.turns[0])} Let's think step by step."
+
+    def exemplars(self, example: Example) -> Sequence[str]:
+        """Return nothing: no worked examples precede the question."""
+        return ()

@@ -1,13 +1,19 @@
-"""Your own task without code: each row of a JSONL file has a problem, its answer, and a checker.
+"""Your own task without code: each row of a file has a question and, if it is to be scored, its answer and a checker.
 
-A row:
+A row of a JSONL file:
 
-    {"prompt": "The capital of France is", "answer": "Paris", "checker": "contains"}
+    {"question": "What is the capital of France?", "answer": "Paris", "checker": "contains"}
 
-`--task-file my.jsonl` is short for `-t task_file:file=my.jsonl`. A row has one of `prompt` (raw text), `turns` (the
-user's turns, in the model's chat template) and `messages` (the chat so far, the last one from the user). `answer` is a
-string, a number, or a list of alternatives. `id`, `category` and `reference` (the original continuation) are optional;
-other fields are ignored. The checkers:
+`--task-file my.jsonl` is short for `-t task_file:file=my.jsonl`; tables call the task `my`. A row has one of
+
+    question  what a user asks, in the model's chat template
+    turns     several questions; the model's own answers stand between them
+    messages  the chat so far, the last message from the user
+    prompt    raw text, which the model continues as it is, without a chat template
+
+(`question` beside one of the others is ignored.) `answer` is a string, a number, or a list of alternatives. A row
+without an answer is measured for speed, and its text is shown. `id` (otherwise rows are counted from 1), `category` and
+`reference` (the original continuation) are optional; other fields are ignored. The checkers:
 
     exact     the whole answer, without white space at its ends (the default)
     contains  the answer contains it
@@ -16,10 +22,13 @@ other fields are ignored. The checkers:
     choice    the capital letter that the answer chooses
     code      these tests pass on the function `entry_point`; a program is the prompt and the answer, or the last
               fenced block of a chat's answer
-    none      nothing is scored
+    none      nothing is scored (the default without an answer)
 
 A first row {"task": {"checker": "number", "max_new_tokens": 64, "stop": ["\\n"]}} has the defaults of all rows;
-`open_ended` and `sub_tasks` are allowed too.
+`open_ended` and `sub_tasks` are allowed too. The knob `checker` goes before the header's, a row's own before both.
+
+Other files: CSV (the first line names the columns) and Parquet, whose columns are these fields, and plain text (.txt,
+.text, .md, or a first line that does not start with a brace), in which each line is a question.
 """
 
 from collections.abc import Sequence
@@ -42,10 +51,11 @@ if TYPE_CHECKING:
 class TaskFile(Task):
     """The headline is the share of problems whose (last) answer the checker accepts."""
 
-    file: str = knob("", "a JSONL file, perhaps gzipped")
-    checker: str = knob("exact", "checker of rows that have none", choices=CHECKERS)
+    file: str = knob("", "a JSONL, CSV, Parquet or text file, perhaps gzipped")
+    checker: str = knob("", "checker of rows that name none [the header's, else exact, or none without an answer]",
+                        choices=CHECKERS)
 
-    version = 2
+    version = 3
     source = "the user's own file"
     headline = "correct"
     max_new_tokens = per_instance(256, lambda task: task._header.get("max_new_tokens", 256))
@@ -56,7 +66,8 @@ class TaskFile(Task):
     executes_code = per_instance(False, lambda task: "code" in task._checkers)
     chat = per_instance(False, lambda task: not all(one.gold["prompt"] for one in task._read[1]))
     unscored: ClassVar[str | None] = per_instance(
-        None, lambda task: "no checker" if task._checkers == {"none"} else None)
+        None, lambda task: None if task._checkers != {"none"} else
+        "no checker" if any(one.gold["answer"] for one in task._read[1]) else "no answers")
 
     def __post_init__(self) -> None:
         """Read the file: it decides what kind of task this is."""
@@ -79,8 +90,12 @@ class TaskFile(Task):
         """The problems in the order of the file."""
         if not self.file:
             raise UserError("task_file needs a file: --task-file FILE.jsonl")
-        data.origins[self.spec()] = self.file
-        return list(self._read[1])
+        problems, checkers = self._read[1], sorted(self._checkers)
+        data.origins[self.spec()] = f"{self.file}, checker {' and '.join(checkers)}"
+        if len(checkers) > 1 and (count := sum(one.gold["checker"] == "none" for one in problems)):
+            data.warnings.append(f"{self.file}: {count} of {len(problems)} rows have no score, because they have no "
+                                 "answer or the checker none.")
+        return list(problems)
 
     def prompt(self, example: Example, answers: Sequence[str]) -> str | list[Message]:
         """Return the raw prompt, the messages, or the turns as a chat with the model's own answers."""

@@ -14,8 +14,12 @@ TABLE = torch.tensor([[0.0, 0.45, 0.35, 0.20], [0.0, 0.10, 0.50, 0.40], [0.0, 0.
 
 
 class _Decoder(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
     def forward(self, ids: Tensor) -> Any:
-        return SimpleNamespace(last_hidden_state=nn.functional.one_hot(ids, len(TABLE)).float())
+        return SimpleNamespace(last_hidden_state=nn.functional.one_hot(ids, self.size).float())
 
 
 class Markov(nn.Module):
@@ -25,7 +29,8 @@ class Markov(nn.Module):
         super().__init__()
         text = SimpleNamespace(num_hidden_layers=0, layer_types=None, vocab_size=len(table))
         self.config = SimpleNamespace(get_text_config=lambda: text, is_encoder_decoder=False)
-        self.device, self.dtype, self.table, self.decoder = torch.device("cpu"), torch.float32, table.log(), _Decoder()
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+        self.table, self.decoder = table.log(), _Decoder(len(table))
 
     def get_decoder(self) -> nn.Module:
         return self.decoder

@@ -26,7 +26,7 @@ from harness.models.loading import Model
 from harness.plugins.native import NativeCall
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Strategy
-from harness.store.config import RunConfig
+from harness.store.config import RunConfig, named_value
 from harness.store.schema import Steps
 
 PROCESS = 1 << 30  # bytes of an engine's process beside weights and cache
@@ -264,18 +264,7 @@ def engine_options(config: RunConfig, target: Model, draft: Model | None) -> dic
                "enforce_eager": not config.compile and config.device == "cpu", "kv_cache_memory_bytes": room,
                "enable_prefix_caching": config.share_prefix, "disable_log_stats": False, "max_logprobs": 2 * MAX_BEAMS,
                "gpu_memory_utilization": 0.1}
-    return options | dict(map(_option, config.engine))
-
-
-def _option(text: str) -> tuple[str, Any]:
-    """`enforce_eager=true` → its name and value, read as JSON where it is JSON."""
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise UserError(f"Write --engine as NAME=VALUE, not '{text}'.")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
+    return options | dict(named_value("--engine", text) for text in config.engine)
 
 
 def generated(reply: Reply) -> Generated | Exception:

@@ -5,24 +5,34 @@ import platform
 import shutil
 import sys
 import textwrap
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.resources import files
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+from typing import Annotated
 
 import typer
+from typer import Option
 
 
 class _Missing(Exception):
     """An optional component is missing; the arguments are a description and how to install it."""
 
 
-def command() -> int:
+def command(
+    model: Annotated[str | None, Option("-m", "--model", metavar="MODEL", help="also check a model: its size, and how "
+                                        "fast it is here")] = None,
+    dtype: Annotated[str, Option(metavar="D", help="precision of the model")] = "float32",
+) -> int:
     """Check this machine, and print how to install what is missing."""
-    broken = 0
+    broken, checks = 0, dict(CHECKS)
+    if model:
+        checks |= {"model": (partial(_size, model, dtype), "give another model, or another --dtype"),
+                   "speed": (partial(_speed, model, dtype), "see 'model'")}
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
-    for name, (check, repair) in CHECKS.items():
+    for name, (check, repair) in checks.items():
         try:
             state, text, advice = "ok", check(), ""
         except _Missing as missing:
@@ -125,6 +135,40 @@ def _data() -> str:
         raise _Missing("no local data sets: they are downloaded from the Hugging Face hub",
                        f"put {folder}/gsm8k/test.jsonl there and export DECODEBENCH_DATA={folder}")
     return f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir() if path.is_dir())) or 'empty'}"
+
+
+def _size(name: str, dtype: str) -> str:
+    """Return what a model needs, before its weights are loaded."""
+    import torch
+
+    from harness.engine.cache import free_bytes
+    from harness.models.loading import outline
+    from harness.models.size import CONTEXT, size_of
+    from harness.models.source import split_dtype
+
+    name, own = split_dtype(name)
+    known, free = outline(name), free_bytes("cpu")
+    model = known.engine.model.to(getattr(torch, own or dtype))
+    size = size_of(model, known.engine.max_len)
+    template = "a chat template" if getattr(known.tokenizer, "chat_template", None) else "no chat template"
+    return (f"{type(model).__name__}, {size.parameters / 1e6:,.1f} M parameters, {size.weights / 1e9:.3g} GB in "
+            f"{own or dtype}; reads {size.longest:,} tokens, {template}, {len(known.eos)} EOS; KV cache "
+            f"{size.token / 1e3:.3g} kB a token; {free / 1e9:.3g} GB are free, enough for {size.rows(free):,} "
+            f"sequences of {min(CONTEXT, size.longest):,} tokens at once")
+
+
+def _speed(name: str, dtype: str) -> str:
+    """Load a model, and time forward passes over one and over eight tokens."""
+    from statistics import median
+
+    from harness.models.loading import load
+    from harness.verify.forwards import forward_seconds
+
+    model = load(name, dtype=dtype)
+    (taken,) = forward_seconds([model.engine], [5, 2] * 64, (1, 8), 5)
+    one, eight = (median(taken[width]) for width in (1, 8))
+    return (f"{1000 * one:.3g} ms a token, so 1,000 tokens take {1000 * one:,.0f} s; a forward over 8 tokens takes "
+            f"{eight / one:.2f} times as long as one over a single token")
 
 
 CHECKS = {

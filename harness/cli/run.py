@@ -24,14 +24,20 @@ Flag = bool | None
 
 def command(
     context: typer.Context,
-    model: Annotated[Text, Option("-m", "--model", metavar="MODEL", help="nano, a folder or a hub id [nano]")] = None,
+    model: Annotated[Text, Option("-m", "--model", metavar="MODEL", help="nano, smollm2, a folder, a .gguf file or "
+                                                                     "a hub id [nano]")] = None,
     draft: Annotated[Text, Option(metavar="MODEL", help="draft model for speculative decoding")] = None,
     tokenizer: Annotated[Text, Option(metavar="MODEL", help="model whose tokenizer to use [the same]")] = None,
+    template_args: Annotated[Texts, Option("--template-arg", metavar="NAME=VALUE",
+                                           help="variable of the chat template; repeatable")] = None,
     strategies: Annotated[Texts, Option("-s", "--strategy", metavar="NAME[:k=v,…]",
                                         help="strategy and knobs; repeatable [all]")] = None,
+    preset: Annotated[Text, Option(metavar="NAME", help="a set of strategies: speed, quality or all")] = None,
     tasks: Annotated[Texts, Option("-t", "--task", metavar="TASK", help="repeatable [the embedded ones]")] = None,
-    task_files: Annotated[list[Path] | None, Option("--task-file", metavar="FILE.jsonl",
-                                                    help="your own task: prompts and answers")] = None,
+    task_files: Annotated[list[Path] | None, Option("--task-file", metavar="FILE",
+                                                    help="your own task: prompts, with or without answers")] = None,
+    prompts: Annotated[Path | None, Option(metavar="FILE", help="your own prompts, with --preset all unless strategies "
+                                                                "are given")] = None,
     limit: Annotated[Number, Option(metavar="N", help="first N examples of a task [all]")] = None,
     concurrency: BatchSize = None,
     samples: Annotated[Number, Option(metavar="N", help="answers to each prompt [1]")] = None,
@@ -96,7 +102,11 @@ def _settings(options: dict[str, Any]) -> "RunConfig":
 
     given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value
                              for key, value in options.items() if value not in (None, [], ())}
-    config, files = given.pop("config", None), given.pop("task_files", ())
+    config, files, prompts = given.pop("config", None), given.pop("task_files", ()), given.pop("prompts", None)
+    if prompts:
+        files = (*files, prompts)
+        if not given.keys() & {"strategies", "preset"}:
+            given["preset"] = "all"
     if files:
         given["tasks"] = (*given.get("tasks", ()), *map(_task_of, files))
     return RunConfig.from_toml(config, **given) if config else RunConfig(**given)

@@ -10,13 +10,16 @@ from typer import Argument, Option
 
 from harness.errors import UserError, suggestion
 from harness.plugins.plugin import Plugin, knob_rows
-from harness.plugins.registry import STRATEGIES, TASKS, add_plugin
+from harness.plugins.registry import STRATEGIES, TASKS, Registry, add_plugin
 from harness.plugins.spec import Spec
 from harness.plugins.strategy import Over, Strategy
 
+KINDS: dict[str, Registry[Any]] = {"strategy": STRATEGIES, "task": TASKS}
+
 
 def command(
-    name: Annotated[str, Argument(metavar="NAME", help="a strategy or a task", show_default=False)],
+    words: Annotated[list[str], Argument(metavar="NAME", show_default=False, help="a strategy or a task; the word "
+                                         "'strategy' or 'task' may stand before its name")],
     plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py", help="include this plugin")] = None,
 ) -> None:
     """Describe a strategy or task: knobs, paper, example call."""
@@ -24,13 +27,8 @@ def command(
 
     for path in plugins or ():
         add_plugin(path)
-    name = Spec.parse(name).name
-    matches: list[type[Plugin]] = [kind.get(name) for kind in (STRATEGIES, TASKS) if name in kind.names()]
-    if not matches:
-        known = {*STRATEGIES.names(), *TASKS.names()}
-        raise UserError(f"There is no strategy or task '{name}'.{suggestion(name, known)}")
     console = Console(highlight=False, markup=False)
-    for plugin in matches:
+    for plugin in _named(words):
         width, doc = min(console.width, 100), inspect.getdoc(sys.modules[plugin.__module__]) or ""
         for part in doc.split("\n\n"):
             text = part if part.startswith(" ") else textwrap.fill(part, width, break_on_hyphens=False)
@@ -38,6 +36,19 @@ def command(
         console.print(_facts(plugin, "".join(f" --plugin {path}" for path in plugins or ())), soft_wrap=True)
         if plugin.knobs():
             console.print(f"\n{_knobs(plugin, width)}", soft_wrap=True)
+
+
+def _named(words: list[str]) -> list[type[Plugin]]:
+    """Return the strategy and the task of a name, or only one of them if the kind stands before the name."""
+    *kind, name = [*words[:-1], Spec.parse(words[-1]).name]
+    if kind and (len(kind) > 1 or kind[0] not in KINDS):
+        raise UserError(f"show describes one strategy or task: write show NAME, show strategy NAME or show task NAME, "
+                        f"not 'show {' '.join(words)}'.")
+    registries = [KINDS[kind[0]]] if kind else list(KINDS.values())
+    if not (found := [registry.get(name) for registry in registries if name in registry.names()]):
+        known = {known for registry in registries for known in registry.names()}
+        raise UserError(f"There is no {kind[0] if kind else 'strategy or task'} '{name}'.{suggestion(name, known)}")
+    return found
 
 
 def _facts(plugin: type[Any], files: str) -> str:

@@ -14,7 +14,7 @@ from harness.engine.executor import Executor, SerialExecutor
 from harness.engine.forward import ForwardOutput, ForwardRequest, ForwardRows, Row, SharedPrefix
 from harness.engine.grouping import costs_of
 from harness.engine.hooks import Captured, ForwardHook, ModelParts
-from harness.errors import UserError
+from harness.engine.windows import Masks, Windows
 
 PREFILL = 512  # tokens of a prompt prefilled in one forward; the same on every device, because forwards are counted
 
@@ -28,15 +28,18 @@ class Engine:
     """Runs the forward passes of many sequences on one model; sessions hold its rows.
 
     `forwards` counts forward passes, `positions` the tokens in them and `padding` the padded positions; none of them
-    counts what the model drafts for itself. `max_len` is the maximum length of a sequence in tokens. `executor` runs
-    requests one at a time or merges them. Raises `UserError` for a model whose state is not a KV cache.
+    counts what the model drafts for itself. `vocab` is the number of logits, `max_len` the maximum length of a sequence
+    in tokens. `executor` runs requests one at a time or merges them. Raises `UserError` for a model whose state is more
+    than a KV cache.
     """
 
     def __init__(self, model: Any, max_len: int) -> None:
         self.model, self.max_len = model, max_len
         self.device, self.dtype, self.costs = model.device, model.dtype, costs_of(model.device)
         self.forwards = self.positions = self.padding = 0
-        self.cache = SlotCache(_layers(model), self.device)
+        self.windows = Windows(model)
+        self.vocab = int(model.config.get_text_config().vocab_size)
+        self.cache = SlotCache(int(model.config.get_text_config().num_hidden_layers), self.device)
         self.cache_argument = cache_argument(model)
         self.executor: Executor = SerialExecutor()
         self.prefixes = list[SharedPrefix]()
@@ -124,7 +127,8 @@ class Engine:
         hook = requests[0].hook
         plain = hook is None and (width > 1 or all(request.mask is None for request in requests))
         forward: Callable[..., Any] = self._forward if plain else partial(self._hooked, hook)
-        output = ForwardOutput(*forward(tokens, positions, self._mask(requests, first, slots, end), kept))
+        masks = self.windows.masks(self._mask(requests, first, slots, end))
+        output = ForwardOutput(*forward(tokens, positions, masks, kept))
         if not requests[0].draft:
             self.forwards += 1
             self.positions += total
@@ -139,8 +143,8 @@ class Engine:
         with hook.applied_to(self.parts) if hook else nullcontext() as captured:
             return *self._plain(*inputs), captured
 
-    def _plain(self, tokens: Tensor, positions: Tensor, mask: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-        out = self.model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=True,
+    def _plain(self, tokens: Tensor, positions: Tensor, masks: Masks, kept: int) -> tuple[Tensor, Tensor]:
+        out = self.model(input_ids=tokens, attention_mask=masks, position_ids=positions, use_cache=True,
                          logits_to_keep=kept, **{self.cache_argument: self.cache})
         assert self._hidden is not None
         return out.logits, self._hidden
@@ -177,16 +181,3 @@ class Engine:
 
     def _keep_hidden(self, module: object, args: object, output: Any) -> None:
         self._hidden = output.last_hidden_state
-
-
-def _layers(model: Any) -> int:
-    """Return the number of layers with a KV cache; raises `UserError` if there are others."""
-    config = model.config.get_text_config()
-    name = type(model).__name__
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise UserError(f"{name} is an encoder-decoder model; give a decoder-only one.")
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if recurrent := kinds - {"full_attention", "sliding_attention"}:
-        raise UserError(f"{name} keeps a recurrent state ({', '.join(sorted(recurrent))}), which cannot be rolled "
-                        "back; give a model whose layers all use attention.")
-    return int(config.num_hidden_layers)

@@ -11,7 +11,17 @@ import pandas as pd
 
 from harness.export import ExportedFiles
 from harness.measure.summary import summarise
-from harness.report.tables import QUALITY, SPEEDUP, TAU, Column, notes, quality_reason, row_labels, status
+from harness.report.tables import (
+    QUALITY,
+    SPEEDUP,
+    TAU,
+    Column,
+    notes,
+    quality_reason,
+    row_labels,
+    status,
+    with_task_names,
+)
 from harness.store.files import replace_file
 from harness.store.folder import Store
 
@@ -34,7 +44,7 @@ def tables(summary: pd.DataFrame, store: Store) -> str:
     comments = [r"\usepackage{booktabs} is needed.", f"{manifest.model.name} ({manifest.model.dtype}); "
                 f"speed-up over {manifest.baseline}; 95 % intervals", *notes(summary), *manifest.warnings]
     lines = [f"% {' '.join(line.split())}" for line in comments]
-    for task, rows in summary.assign(label=row_labels(summary)).groupby("task", sort=False):
+    for task, rows in with_task_names(summary).assign(label=row_labels(summary)).groupby("task", sort=False):
         lines += ["", *_table(str(task), rows, manifest.model.name)]
     return "\n".join(lines) + "\n"
 

@@ -149,6 +149,9 @@ def refusals(a: Manifest, b: Manifest) -> Iterator[str]:
     for name, one, two in (("model", a.model, b.model), ("draft model", a.draft, b.draft)):
         if one and two and one.fingerprint != two.fingerprint:
             yield f"the {name} ({one.name} {one.fingerprint[:8]} and {two.name} {two.fingerprint[:8]})"
+        if one and two and one.tokenizer and two.tokenizer and one.tokenizer != two.tokenizer:
+            yield (f"the tokenizer, chat template or EOS of the {name} ({one.tokenizer[:8]} and "
+                   f"{two.tokenizer[:8]})")
         if one and two and one.dtype != two.dtype:
             yield f"the precision of the {name} ({one.dtype} and {two.dtype})"
     if a.baseline != b.baseline:

@@ -32,7 +32,7 @@ def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mas
     """Compute attention of one new token per row, (B, H, 1, D), over few padded keys; other shapes use sdpa."""
     compiling = torch.compiler.is_compiling()
     if (query.shape[2] > 1 or len(query) < (2 if compiling else FEW) or attention_mask is None
-            or options.get("position_bias") is not None):
+            or options.get("position_bias") is not None or (compiling and options.get("sliding_window"))):
         output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return output
     if compiling:

@@ -5,12 +5,9 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,11 +16,14 @@ from harness import nano
 from harness.engine.engine import Engine
 from harness.engine.session import Session
 from harness.engine.tree import TokenTree
-from harness.errors import UserError, suggestion
+from harness.errors import UserError, first_sentence, suggestion
+from harness.models import gguf
 from harness.models.attention import use_fast_attention
 from harness.models.products import SMALL, use_fast_products
+from harness.models.size import check_memory, meta_model
+from harness.models.source import DTYPES, Source, source, split_dtype
+from harness.models.tokenizer import check_vocabulary, eos_ids, load_tokenizer, text_identity
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NOT_IN_FINGERPRINT = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}  # keys of a configuration
 THREADS = torch.get_num_threads()
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -33,7 +33,9 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 class Model:
     """A loaded model: its engine, its tokenizer, and its identity.
 
-    `products` names the library that multiplies with the weights of each shape, where that was measured.
+    `fingerprint` is the identity of the weights, `text_identity` that of tokenizer, chat template and EOS. `products`
+    names the library that multiplies with the weights of each shape, where that was measured. `template_args` are
+    variables of the chat template.
     """
 
     name: str
@@ -41,12 +43,14 @@ class Model:
     tokenizer: Any
     eos: frozenset[int]
     fingerprint: str
+    text_identity: str = ""
     products: Mapping[str, str] = field(default_factory=dict)
+    template_args: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def vocab(self) -> int:
-        """Return the number of rows of the output layer."""
-        return int(self.engine.model.config.get_text_config().vocab_size)
+        """Return the number of logits."""
+        return self.engine.vocab
 
     @property
     def has_weights(self) -> bool:
@@ -61,27 +65,36 @@ class Model:
 
 def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: str | None = None,
          compiled: bool = False, threads: int = 0) -> Model:
-    """Load `nano`, `nano-draft`, a folder or a hub id; raises `UserError` if it cannot be found or used.
+    """Load an embedded model, a folder, a .gguf file or a hub id; raises `UserError` if it cannot be found or used.
 
-    `compiled` runs its forwards through `torch.compile`, which is slow at the first forward of each shape. Torch uses
-    `threads` from then on; 0 means one for a small model and torch's default for others.
+    `name` may end in its precision, such as `:bfloat16`, which then goes before `dtype`. `compiled` runs its forwards
+    through `torch.compile`, which is slow at the first forward of each shape. Torch uses `threads` from then on; 0
+    means one for a small model and torch's default for others.
     """
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the error below summarises its retries
+    name, own = split_dtype(name)
+    dtype = own or dtype
     if dtype not in DTYPES:
         raise UserError(f"There is no dtype '{dtype}'.{suggestion(dtype, DTYPES)}")
     if compiled and not (device.startswith("cuda") or any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++")))):
         raise UserError("--compile needs a C++ compiler; install one such as g++, or leave --compile out.")
+    place = gguf.kept(source(name))
+    if name not in nano.NAMES:
+        check_memory(name, place, getattr(torch, dtype), device)
     try:
-        model = _load_weights(_path(name), DTYPES[dtype]).to(device).eval()
+        model = _load_weights(place, getattr(torch, dtype))
     except UserError:
         raise
     except Exception as error:  # the library raises many kinds of errors for a folder without a model
-        raise UserError(f"The model '{name}' cannot be loaded: {_sentence(error)}.") from error
-    loaded_tokenizer = _tokenizer(tokenizer or name)
-    _check_vocabulary(name, model, loaded_tokenizer)
+        raise UserError(f"The model '{name}' cannot be loaded: {first_sentence(error)}.") from error
+    words = load_tokenizer(tokenizer, gguf.kept(source(tokenizer))) if tokenizer else load_tokenizer(name, place)
+    check_vocabulary(name, model, words)
+    if place.gguf and not tokenizer:
+        gguf.keep(place, model, words)
+    model = model.to(device)
     identity = fingerprint(model)
     torch.set_num_threads(threads or usual_threads(model))
     use_fast_attention(model)
@@ -91,7 +104,8 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: s
     if compiled:
         engine.compile()
         check(engine)
-    return Model(name, engine, loaded_tokenizer, _eos(model, loaded_tokenizer), identity, products)
+    eos = eos_ids(model, words)
+    return Model(name, engine, words, eos, identity, text_identity(words, eos), products)
 
 
 def usual_threads(model: Any) -> int:
@@ -107,63 +121,69 @@ def outline(name: str) -> Model:
 
     Raises `UserError` when the folder or hub id has no configuration or no tokenizer.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+    from transformers import GenerationConfig
 
-    find(name)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(_path(name))).eval()
+    place = find(name)
+    model = meta_model(place)
     with contextlib.suppress(OSError):  # optional: not every model has a generation configuration
-        model.generation_config = GenerationConfig.from_pretrained(_path(name))
-    tokenizer = _tokenizer(name)
-    return Model(name, Engine(model, _max_len(model)), tokenizer, _eos(model, tokenizer), "")
+        model.generation_config = GenerationConfig.from_pretrained(place.place)
+    words = load_tokenizer(name, place)
+    eos = eos_ids(model, words)
+    return Model(name, Engine(model, _max_len(model)), words, eos, "", text_identity(words, eos))
 
 
-def find(name: str) -> None:
-    """Raise `UserError` unless the model exists; no weights are loaded."""
+def find(name: str) -> Source:
+    """Return where a model is; raises `UserError` unless it exists. No weights are loaded."""
     from transformers import AutoConfig
 
+    place = gguf.kept(source(split_dtype(name)[0]))
     try:
-        AutoConfig.from_pretrained(_path(name))
-    except UserError:
-        raise
+        AutoConfig.from_pretrained(place.place, **place.options)
     except Exception as error:
-        raise UserError(f"The model '{name}' cannot be loaded: {_sentence(error)}.") from error
+        raise UserError(f"The model '{name}' cannot be loaded: {first_sentence(error)}.") from error
+    return place
 
 
-def _load_weights(path: str, dtype: torch.dtype) -> Any:
+def _load_weights(place: Source, dtype: torch.dtype) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(path)
+    name = place.gguf or place.place
+    config = AutoConfig.from_pretrained(place.place, **place.options)
     if getattr(config, "is_encoder_decoder", False):
-        raise UserError(f"{path} is an encoder-decoder model ({config.model_type}); give a decoder-only one.")
-    options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(path, attn_implementation="sdpa", **options)
-    except ValueError as error:
-        if "scaled_dot_product_attention" not in str(error):
-            raise
-        model, info = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager", **options)
+        raise UserError(f"{name} is an encoder-decoder model ({config.model_type}); give a decoder-only one.")
+    options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, **place.options}
+    with gguf.without_bar() if place.gguf else contextlib.nullcontext():
+        try:
+            model, info = AutoModelForCausalLM.from_pretrained(place.place, attn_implementation="sdpa", **options)
+        except ValueError as error:
+            if "scaled_dot_product_attention" not in str(error):
+                raise
+            model, info = AutoModelForCausalLM.from_pretrained(place.place, attn_implementation="eager", **options)
     if missing := sorted(info["missing_keys"]):
-        raise UserError(f"{path} lacks {len(missing)} of the model's weights ({missing[0]} for one), "
+        raise UserError(f"{name} lacks {len(missing)} of the model's weights ({missing[0]} for one), "
                         "which would be random; give a complete model.")
-    return model
+    if place.gguf:
+        gguf.as_plain(model)
+    return model.eval()
 
 
 def check(engine: Engine) -> None:
     """Compare a tree forward through the slot cache with plain forwards; raises `UserError` if they differ."""
-    model, size = engine.model, engine.model.config.get_text_config().vocab_size
+    model, size = engine.model, engine.vocab
     prompt = [token % size for token in (5, 11, 3, 7)]
     tree = TokenTree(tuple(token % size for token in (2, 9, 4)), (-1, 0, -1))
     try:
-        session = Session(engine)
-        session.follow(prompt)
-        rows = session.read(tree).logits
-        session.close()
-        paths = [[], [tree.tokens[0]], list(tree.tokens[:2]), [tree.tokens[2]]]
-        plain = [_plain(engine, prompt + path) for path in paths]
+        with engine.windows.of_size(3):  # so that the check reaches beyond them
+            session = Session(engine)
+            session.follow(prompt)
+            rows = session.read(tree).logits
+            session.close()
+            paths = [[], [tree.tokens[0]], list(tree.tokens[:2]), [tree.tokens[2]]]
+            plain = [_plain(engine, prompt + path) for path in paths]
     except Exception as error:
-        raise UserError(f"{type(model).__name__} cannot run with the KV cache of decodebench ({_sentence(error)}); "
-                        "give a decoder-only model whose layers all use attention.") from error
+        raise UserError(f"{type(model).__name__} cannot run with the KV cache of decodebench "
+                        f"({first_sentence(error)}); give a decoder-only model whose layers all use "
+                        "attention.") from error
     worst = float((rows - torch.stack(plain)).abs().max())
     scale = max(1.0, float(rows.abs().max()))
     if not worst <= TOLERANCE[model.dtype] * scale:
@@ -181,56 +201,8 @@ def _plain(engine: Engine, tokens: Sequence[int]) -> torch.Tensor:
     return logits
 
 
-def _path(name: str) -> str:
-    """Return the folder or hub id of a model; raises `UserError` if it can be neither."""
-    if name in nano.NAMES:
-        return str(nano.weights(name))
-    path = Path(name)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(f"The folder {name} holds no model: config.json is missing.")
-        return name
-    if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
-        raise UserError(f"There is no model '{name}': give a folder, a hub id such as 'owner/name', or one of "
-                        f"{', '.join(nano.NAMES)}.{suggestion(name, nano.NAMES) if '/' not in name else ''}")
-    return name
-
-
-def _tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(_path(name))
-    except Exception as error:
-        raise UserError(f"'{name}' has no tokenizer that can be loaded ({_sentence(error)}); "
-                        "save one beside the model, or name one with --tokenizer.") from error
-
-
-def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
-    """Raise `UserError` if text may get a token id that has no row in the embedding; special tokens may have none."""
-    rows = int(model.get_input_embeddings().weight.shape[0])
-    if len(tokenizer) <= rows:
-        return
-    special = {*tokenizer.all_special_ids, *(id for id, one in tokenizer.added_tokens_decoder.items() if one.special)}
-    if beyond := sum(token >= rows and token not in special for token in tokenizer.get_vocab().values()):
-        raise UserError(f"The tokenizer has {beyond} token ids that '{name}' lacks, which has {rows} embeddings; give "
-                        "the tokenizer of the model with --tokenizer.")
-
-
-def _eos(model: Any, tokenizer: Any) -> frozenset[int]:
-    ids: set[int] = set()
-    for source in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
-        ids |= set(source) if isinstance(source, list | tuple) else {source} if source is not None else set()
-    return frozenset(token for token in ids if token < model.config.get_text_config().vocab_size)
-
-
 def _max_len(model: Any) -> int:
-    config = model.config.get_text_config()
-    longest = int(getattr(config, "max_position_embeddings", 0) or 1 << 20)
-    kinds = getattr(config, "layer_types", None)
-    window = getattr(config, "sliding_window", None)
-    slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", window is not None)
-    return min(longest, int(window)) if slides and window else longest
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 1 << 20)
 
 
 def fingerprint(model: Any) -> str:
@@ -246,9 +218,3 @@ def fingerprint(model: Any) -> str:
         digest.update(f"{name}{tuple(weight.shape)}".encode())
         digest.update(flat[:: max(1, flat.numel() // 1024)].double().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _sentence(error: Exception) -> str:
-    """Return the first sentence of an error, on one short line."""
-    first = re.split(r"(?<=[a-z)'])[.:?!] ", " ".join(str(error).split()), maxsplit=1)[0]
-    return textwrap.shorten(first, 200, placeholder=" …").rstrip(".") or type(error).__name__

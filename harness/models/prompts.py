@@ -1,7 +1,6 @@
 """Prompts of tasks as text and as the model's token ids."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from harness.engine.random_stream import PhiloxStream
 from harness.models.loading import Model
@@ -13,19 +12,20 @@ WARM_UP = "Once upon a time there was a small harness that measured how language
 CHAT = {"system": "{}\n", "user": "User: {}\n", "assistant": "Assistant: {}\n"}
 
 
-def rendered(tokenizer: Any, prompt: str | list[Message]) -> str:
+def rendered(model: Model, prompt: str | list[Message]) -> str:
     """Return the prompt as text; chats use the tokenizer's chat template or, without one, "User: …" lines."""
     if isinstance(prompt, str):
         return prompt
-    if getattr(tokenizer, "chat_template", None):
-        text: str = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    if getattr(model.tokenizer, "chat_template", None):
+        text: str = model.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True,
+                                                        **model.template_args)
         return text
     return "".join(CHAT[message["role"]].format(message["content"]) for message in prompt) + "Assistant:"
 
 
 def encode(model: Model, prompt: str | list[Message]) -> list[int]:
     """Return the token ids of the prompt, at least one; special tokens are added unless a chat template adds them."""
-    return _ids(model, rendered(model.tokenizer, prompt), _special(model, prompt))
+    return _ids(model, rendered(model, prompt), _special(model, prompt))
 
 
 def request_text(model: Model, prompt: str | list[Message], rule: StopRule, answer: Callable[[str], str | None],
@@ -35,8 +35,8 @@ def request_text(model: Model, prompt: str | list[Message], rule: StopRule, answ
 
     def plain_tokens(text: str) -> list[int]:
         return list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
-    return RequestText(rendered(model.tokenizer, prompt), lambda text: _ids(model, text, special), plain_tokens,
-                       lambda tokens: rule.before_stop(rule.text(tokens)), answer, wanted, banned)
+    return RequestText(rendered(model, prompt), lambda text: _ids(model, text, special), plain_tokens,
+                       rule.answer, answer, wanted, banned)
 
 
 def warm_up(model: Model) -> tuple[Request, StopRule]:

@@ -1,5 +1,6 @@
 """Reads the rows of a data set: from `--data DIR`, from `$DECODEBENCH_DATA`, or from the Hugging Face hub."""
 
+import csv
 import gzip
 import hashlib
 import json
@@ -162,6 +163,35 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, json.loads(line)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: this is not JSON ({error}).") from None
+
+
+def read_csv(path: Path) -> Iterator[tuple[int, Row]]:
+    """Yield the rows of a CSV file, perhaps gzipped, with the numbers of their last lines; empty cells are left out.
+
+    The first line names the columns. Raises as `read_jsonl`.
+    """
+    csv.field_size_limit(LONGEST)
+    reader = csv.DictReader((line + "\n" for _, line in read_lines(path)), strict=True)
+    try:
+        for row in reader:
+            if None in row:
+                raise UserError(f"{path}, line {reader.line_num}: this row has more cells than the first line has "
+                                "columns; put cells that contain a comma in double quotes.")
+            yield reader.line_num, {name: cell for name, cell in row.items() if cell}
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.reader.line_num}: this is not CSV ({error}).") from None
+
+
+def read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
+    """Yield the numbered rows of a Parquet file; raises `UserError` if it cannot be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = (row for batch in pq.ParquetFile(path).iter_batches() for row in batch.to_pylist())
+        yield from enumerate(rows, 1)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0].rstrip('.')}.") from None
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -27,8 +27,8 @@ class Knob:
     file: bool = False
 
     def problem(self, value: Scalar | None) -> str | None:
-        """Return why `value` is not allowed, or None if it is; the value None is always allowed."""
-        if value is None:
+        """Return why `value` is not allowed, or None if it is; None and the empty text always are."""
+        if value is None or value == "":
             return None
         if self.choices and value not in self.choices:
             return f"must be one of {', '.join(map(str, self.choices))}"
@@ -121,8 +121,8 @@ class Plugin:
         return {key: path for key, path in named.items() if path.exists()}
 
     def spec(self) -> str:
-        """Return the canonical spec, `name:k=v,k=v`, with every knob in the order of the fields."""
-        return str(Spec.of(self.name, **{key: _written(value) for key, value in self.values().items()}))
+        """Return the canonical spec, `name:k=v,k=v`, with every knob that is not empty, in the order of the fields."""
+        return str(Spec.of(self.name, **{key: _written(value) for key, value in self.values().items() if value != ""}))
 
 
 def knob_rows(cls: type[Plugin]) -> list[tuple[str, str, str, str, str]]:

@@ -48,8 +48,7 @@ class Task(Plugin):
 
     `version` changes with any change of prompts or scores. `headline` names the score shown as quality; without a
     scorer, `unscored` is the reason shown in its place. Prompts of `chat` tasks use the model's chat template.
-    `executes_code` tasks run the generated program. A prompt that exceeds the context is an error, unless `may_cut`
-    allows to cut its start (few-shot exemplars, as in lm-eval). The output of `open_ended` tasks is measured as text:
+    `executes_code` tasks run the generated program. The output of `open_ended` tasks is measured as text:
     diversity, likelihood, and similarity to the references. `sub_tasks` maps categories to the sub-tasks that reports
     show separately; a category that is not in it is its own sub-task.
     """
@@ -61,7 +60,6 @@ class Task(Plugin):
     stop: ClassVar[tuple[str, ...]] = ()
     chat: ClassVar[bool] = False
     executes_code: ClassVar[bool] = False
-    may_cut: ClassVar[bool] = False
     open_ended: ClassVar[bool] = False
     sub_tasks: ClassVar[dict[str, str] | None] = None
     unscored: ClassVar[str | None] = None
@@ -82,6 +80,13 @@ class Task(Plugin):
         for user, answer in zip(example.turns, answers, strict=False):
             messages += [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]
         return [*messages, {"role": "user", "content": example.turns[len(answers)]}]
+
+    def exemplars(self, example: Example) -> Sequence[str]:
+        """Return the worked examples with which a text prompt starts; those that do not fit are left out, first first.
+
+        Joined, they are the start of `prompt`.
+        """
+        return ()
 
     def answer(self, example: Example, text: str) -> str | None:
         """Extract the final answer, for strategies that vote: equal strings are equal votes, None is no vote."""

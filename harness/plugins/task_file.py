@@ -1,4 +1,4 @@
-"""Reads a user's task from a JSONL file."""
+"""Reads a user's task from a file of rows: JSONL, CSV, Parquet, or plain text."""
 
 import ast
 import re
@@ -9,33 +9,57 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError, suggestion
-from harness.plugins.data import ANSWER, Row, checked, read_jsonl, select_fields
+from harness.plugins.data import ANSWER, Row, checked, read_csv, read_jsonl, read_lines, read_parquet, select_fields
 from harness.plugins.task import Example
 
 CHECKERS = ("exact", "contains", "regex", "number", "choice", "code", "none")
-INPUTS = ("prompt", "turns", "messages")
+INPUTS = ("question", "prompt", "turns", "messages")
+TEXT = (".txt", ".text", ".md")  # one question a line
+JSON = (".jsonl", ".ndjson", ".json")  # in files with other suffixes, the first line decides
 HEADER = {"checker": str, "max_new_tokens": int, "stop": list[str], "open_ended": bool, "sub_tasks": bool}
-FIELDS = {"prompt": str, "turns": list[str], "messages": list, "answer": ANSWER, "entry_point": str, "category": str,
-          "reference": str}
+FIELDS = {"question": str, "prompt": str, "turns": list[str], "messages": list, "answer": ANSWER, "entry_point": str,
+          "category": str, "reference": str}
 ROLES = ("system", "user", "assistant")
 GROUPED = r"\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)"  # 1,200 and, in LaTeX, 1{,}200; in 3,4 the comma separates two numbers
 
 
 def read(path: Path, checker: str) -> tuple[Row, list[Example]]:
-    """Return the header of a file and its examples; `checker` is the default for rows and headers without one.
+    """Return the header of a file and its examples; `checker`, if not empty, is that of rows that name none.
 
     Raises `UserError` with the file and line of an invalid row.
     """
-    rows = read_jsonl(path)
+    rows, unit = _rows(path)
     first = next(rows, None)
     header: Row = {}
     if first and isinstance(first[1], dict) and "task" in first[1] and not set(INPUTS) & set(first[1]):
-        header = _header(first[1]["task"], f"{path}, line {first[0]}")
+        header = _header(first[1]["task"], f"{path}, {unit} {first[0]}")
     elif first:
         rows = chain([first], rows)
-    complete = _with_defaults(rows, header.pop("checker", checker))
-    valid = checked(complete, str(path), {"id": str, "checker": str}, optional=FIELDS, key="id", check=_problem)
-    return header, [_example(path.name.partition(".")[0], row, header) for row in valid]
+    complete = _with_defaults(rows, checker or header.pop("checker", ""))
+    valid = checked(complete, str(path), {"id": str, "checker": str}, optional=FIELDS, key="id", check=_problem,
+                    unit=unit)
+    return header, [_example(own_name(path), row, header) for row in valid]
+
+
+def own_name(path: Path) -> str:
+    """Return the name of a file without its suffixes, by which tables call its task."""
+    return path.name.partition(".")[0] or path.name
+
+
+def _rows(path: Path) -> tuple[Iterator[tuple[int, Any]], str]:
+    """Return the numbered rows of a file in any of the formats, and what the numbers count: lines or rows."""
+    kind = Path(path.name.removesuffix(".gz")).suffix
+    if kind == ".csv":
+        return read_csv(path), "line"
+    if kind == ".parquet":
+        return read_parquet(path), "row"
+    if kind in TEXT or (kind not in JSON and not _starts_with_object(path)):
+        return ((number, {"question": line.strip()}) for number, line in read_lines(path) if line.strip()), "line"
+    return read_jsonl(path), "line"
+
+
+def _starts_with_object(path: Path) -> bool:
+    return next((line.strip() for _, line in read_lines(path) if line.strip()), "{").startswith("{")
 
 
 def _header(given: Any, where: str) -> Row:
@@ -57,12 +81,15 @@ def _header(given: Any, where: str) -> Row:
 
 
 def _with_defaults(rows: Iterator[tuple[int, Any]], checker: str) -> Iterator[tuple[int, Any]]:
-    """Yield the rows with missing fields set to defaults: the line number as id, and the checker."""
-    for number, row in rows:
+    """Yield the rows with missing fields set to defaults: a count from 1 as id, and the checker."""
+    for count, (number, row) in enumerate(rows, 1):
         if isinstance(row, dict):
-            row = {**row, "id": row.get("id", number), "checker": row.get("checker", checker)}
+            row = {name: value for name, value in row.items() if value is not None}
+            row = {"id": count, "checker": checker or ("exact" if "answer" in row else "none"), **row}
             if type(row["id"]) is int:
                 row["id"] = str(row["id"])
+            if set(INPUTS[1:]) & set(row):
+                row.pop("question", None)  # a note beside the text that the model gets
         yield number, row
 
 
@@ -70,11 +97,12 @@ def _problem(row: Row) -> str | None:
     """Return the error of an invalid row, else None."""
     inputs = [name for name in INPUTS if name in row]
     if len(inputs) != 1:
-        return "give one of 'prompt', 'turns' and 'messages'" + (f", not {' and '.join(inputs)}" if inputs else "")
-    texts = row[inputs[0]] if inputs == ["turns"] else [row.get("prompt", "messages")]
-    if not texts or not all(text.strip() for text in texts):
+        return f"give one of {', '.join(map(repr, INPUTS[:-1]))} and {INPUTS[-1]!r}" \
+            + (f", not {' and '.join(inputs)}" if inputs else "")
+    texts = [row[inputs[0]]] if isinstance(row[inputs[0]], str) else row[inputs[0]]
+    if not texts or not all(text.strip() for text in texts if isinstance(text, str)):
         return f"the field '{inputs[0]}' is empty"
-    if inputs == ["messages"] and (problem := _messages(row["messages"])):
+    if inputs == ["messages"] and (problem := _messages(texts)):
         return problem
     if row["checker"] not in CHECKERS:
         return _unknown(row["checker"])
@@ -82,7 +110,7 @@ def _problem(row: Row) -> str | None:
         return None
     answers = _answers(row)
     if not answers or not all(answer.strip() for answer in answers):
-        return f"the checker '{row['checker']}' needs an 'answer' that is not empty"
+        return f"the checker '{row['checker']}' needs an 'answer' that is not empty; give one, or the checker 'none'"
     return next((problem for one in answers if (problem := _answer(row, one))), None)
 
 
@@ -94,7 +122,9 @@ def _messages(messages: list[Any]) -> str | None:
     if not all(isinstance(one, dict) and set(one) == {"role", "content"} and one["role"] in ROLES
                and isinstance(one["content"], str) and one["content"].strip() for one in messages):
         return "every message must have a 'role' (system, user or assistant) and a 'content' that is not empty"
-    return None if messages and messages[-1]["role"] == "user" else "the last message must be the user's"
+    if messages[-1]["role"] == "assistant":
+        return "the last message is the assistant's, which the model writes: move its text to 'answer', or remove it"
+    return None if messages[-1]["role"] == "user" else "the last message must be the user's; add it"
 
 
 def _answers(row: Row) -> list[str]:
@@ -134,7 +164,7 @@ def number(text: str) -> Decimal:
 def _example(name: str, row: Row, header: Row) -> Example:
     """Convert a row to an example; `gold` includes header and reference, so that any change alters the data hash."""
     messages = row.get("messages")
-    turns = row.get("turns") or [messages[-1]["content"] if messages else row["prompt"]]
+    turns = row.get("turns") or [messages[-1]["content"] if messages else row.get("question") or row["prompt"]]
     extra: Row = {key: row[key] for key in ("messages", "reference", "entry_point") if key in row}
     gold: Row = {"checker": row["checker"], "answer": _answers(row), "prompt": row.get("prompt", ""), **extra}
     return Example(id=f"{name}/{row['id']}", turns=tuple(turns), gold=gold | ({"task": header} if header else {}),

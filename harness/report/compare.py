@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.measure.compare import CellChange, Comparison, Effect, PromptChange
-from harness.report.tables import DASH, interval, labels, markdown_row
-from harness.report.terminal import FittedTable, Head, figures, spaced
+from harness.report.names import of_strategy
+from harness.report.tables import DASH, interval, labels, markdown_row, task_names
+from harness.report.terminal import FittedTable, Head, figures
 
 ALPHA = 0.05  # significance level
 SHOWN = 10    # maximum number of samples in a list
@@ -150,6 +151,7 @@ def diffs(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
 
 def terminal(comparison: Comparison) -> Group:
     """Return sentences, a table, changed samples and diffs, for a terminal."""
+    comparison = _with_task_names(comparison)
     parts: list[Text | Table | FittedTable] = [Text(headline(comparison), style="bold"), _list(sentences(comparison)),
                                                Text(), _table(comparison)]
     if comparison.prompts:
@@ -158,6 +160,16 @@ def terminal(comparison: Comparison) -> Group:
     for title, rows in diffs(comparison):
         parts += [Text(f"\n{title}", style="bold"), *(Text(row, style=colours.get(row[:1], "")) for row in rows)]
     return Group(*parts)
+
+
+def _with_task_names(comparison: Comparison) -> Comparison:
+    alone = [*comparison.only_a, *comparison.only_b]
+    names = task_names(dict.fromkeys([*(cell.task for cell in comparison.cells), *(task for task, _ in alone)]))
+    return comparison.model_copy(update={
+        "cells": [cell.model_copy(update={"task": names[cell.task]}) for cell in comparison.cells],
+        "prompts": [prompt.model_copy(update={"task": names[prompt.task]}) for prompt in comparison.prompts],
+        "only_a": [(names[task], strategy) for task, strategy in comparison.only_a],
+        "only_b": [(names[task], strategy) for task, strategy in comparison.only_b]})
 
 
 def _list(rows: Sequence[str]) -> Table:
@@ -178,7 +190,7 @@ def _table(comparison: Comparison) -> FittedTable:
         table.add(Text(task, style="bold"))
         for cell in (cell for cell in comparison.cells if cell.task == task):
             a, b = map(_score, cell.quality)
-            table.add(spaced(short[cell.strategy]), _ratio(cell.speed), _p_cell(cell.speed),
+            table.add(of_strategy(short[cell.strategy]), _ratio(cell.speed), _p_cell(cell.speed),
                       f"{cell.absolute.value:.2f}" if cell.absolute else DASH,
                       f"{cell.samples - cell.changed}/{cell.samples}", _forwards(cell),
                       DASH if not cell.score else a if a == b else f"{a}→{b}",
@@ -193,6 +205,7 @@ TITLES = ("strategy", "samples", "relative speed", "p, Holm", "MDE", "tok/s", "s
 
 def markdown(comparison: Comparison) -> str:
     """Return sentences, a GitHub table per task, changed samples and diffs."""
+    comparison = _with_task_names(comparison)
     short = labels({cell.strategy for cell in comparison.cells})
     lines = [f"## {headline(comparison)}", "", *(f"- {sentence}" for sentence in sentences(comparison))]
     for task in dict.fromkeys(cell.task for cell in comparison.cells):

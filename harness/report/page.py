@@ -66,8 +66,9 @@ def _run(manifest: Manifest, label: str) -> dict[str, Any]:
     if manifest.draft:
         facts["draft model"] = f"{manifest.draft.name} ({manifest.draft.parameters:,} parameters)"
     facts |= {"baseline": manifest.baseline, "started": manifest.created, **_flat(manifest.environment)}
+    names = tables.task_names(task.spec for task in manifest.tasks)
     for task in manifest.tasks:
-        facts[f"data of {task.spec}"] = f"{task.data}, {task.examples} examples, {task.data_hash[:12]}"
+        facts[f"data of {names[task.spec]}"] = f"{task.data}, {task.examples} examples, {task.data_hash[:12]}"
     return {"label": label, "model": model.name, "facts": facts, "command": manifest.command,
             "warnings": manifest.warnings}
 
@@ -98,17 +99,18 @@ def _overview(summary: pd.DataFrame) -> dict[str, Any]:
             cell = cells.get((task, row.get("run"), row["strategy"]))  # another run may lack the task
             figures += [_figure(column, cell) for column in (tables.QUALITY, tables.SPEEDUP)]
         rows.append({**_identity(row, label, looks), "figures": figures})
-    return {"tasks": tasks, "rows": rows, "titles": [column.title for column in mean_columns]}
+    return {"tasks": list(tables.task_names(tasks).values()), "rows": rows,
+            "titles": [column.title for column in mean_columns]}
 
 
 def _task(stores: Sequence[Store], summary: pd.DataFrame, task: str, number: int,
           figures: Mapping[str, str]) -> dict[str, Any]:
     """Return the section of a task; a row's `cell` is its index in the summary."""
     rows, looks = summary.assign(label=tables.row_labels(summary))[summary["task"] == task], plots.families(summary)
-    columns = tables.filled_columns(rows)
+    columns, name = tables.filled_columns(rows), tables.task_names(summary["task"].unique())[task]
     manifests = dict(zip(run_labels(stores), (store.manifest for store in stores), strict=True))
     return {
-        "name": task, "note": rows["quality_note"].iloc[0], "metric": rows["quality_metric"].iloc[0],
+        "name": name, "note": rows["quality_note"].iloc[0], "metric": rows["quality_metric"].iloc[0],
         "columns": columns,
         "rows": [{
             **_identity(row, row["label"], looks), "cell": index,
@@ -116,7 +118,7 @@ def _task(stores: Sequence[Store], summary: pd.DataFrame, task: str, number: int
             "status": tables.status(row), "figures": [_figure(column, row) for column in columns],
             "command": _command(manifests[row["run"]] if "run" in row else stores[0].manifest, row),
         } for index, row in rows.iterrows()],
-        "plots": [Markup(plots.inline(figure, f"t{number}p{i}", f"{task}: {TITLES[kind]}"))
+        "plots": [Markup(plots.inline(figure, f"t{number}p{i}", f"{name}: {TITLES[kind]}"))
                   for i, (kind, figure) in enumerate(figures.items())],
     }
 
@@ -180,7 +182,8 @@ def _details(stores: Sequence[Store], contents: Contents) -> dict[str, Any]:
                 cells[number]["baseline"] = index.get((run, task, store.manifest.baseline))
         for record in records(store, _first_examples(store, keys, cells, limit)):
             cells[index[run, record.task, record.strategy]]["samples"].append(_sample(record, texts))
-    return {"texts": list(texts), "cells": cells}
+    names = tables.task_names(summary["task"].unique())
+    return {"texts": list(texts), "cells": [cell | {"task": names[cell["task"]]} for cell in cells]}
 
 
 def _first_examples(store: Store, keys: pd.DataFrame, cells: Sequence[Mapping[str, Any]], limit: int) -> set[int]:

@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
-from harness.report.tables import row_labels
+from harness.report.tables import row_labels, task_names
 
 INK = "#303132"  # used for nothing else, because an inlined SVG replaces it by the page's text colour
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#8A8A8A")
@@ -60,7 +60,7 @@ def pareto(summary: pd.DataFrame, task: str) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(7.2, 4.6)
         rows = _rows(summary, task).dropna(subset=["quality", "speedup"])
-        axes.set_title(f"{task}: quality and speed")
+        axes.set_title(f"{_name(summary, task)}: quality and speed")
         axes.set_xlabel("speed-up over the baseline (tokens per second, log scale)" if _wide(rows)
                         else "speed-up over the baseline (tokens per second)")
         if rows.empty:
@@ -88,7 +88,7 @@ def speedups(summary: pd.DataFrame, task: str) -> Figure:
     with matplotlib.rc_context(STYLE):
         rows = _rows(summary, task).dropna(subset=["speedup"]).sort_values("speedup", kind="stable")
         figure, axes = _axes(7.2, 1.2 + 0.3 * max(3, len(rows)))
-        axes.set_title(f"{task}: speed-up")
+        axes.set_title(f"{_name(summary, task)}: speed-up")
         axes.set_xlabel("tokens per second over the baseline's" + (" (log scale)" if _wide(rows) else ""))
         if rows.empty:
             return _empty(figure, axes, "no strategy has a speed-up")
@@ -133,6 +133,10 @@ def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure.savefig(file, format=kind, dpi=150, bbox_inches="tight", **options)
     return file.getvalue()
+
+
+def _name(summary: pd.DataFrame, task: str) -> str:
+    return task_names(summary["task"].unique())[task]
 
 
 def _rows(summary: pd.DataFrame, task: str) -> pd.DataFrame:

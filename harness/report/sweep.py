@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.text import Text
 
 from harness.plugins.spec import Spec
-from harness.report.tables import DASH, markdown_row
+from harness.report.tables import DASH, markdown_row, task_names
 from harness.report.terminal import FittedTable, Head, figures
 from harness.sweep.grid import changes
 from harness.sweep.sweep import Aim, Choice, Knob, StrategySweep, Sweep
@@ -50,7 +50,8 @@ def notes(sweep: Sweep) -> list[str]:
     warnings = [_warning(swept, knob) for swept in sweep.swept for knob in swept.knobs if knob.alive is False]
     left_out = [f"{spec} was left out: {reason}" for swept in sweep.swept for spec, reason in swept.left_out.items()]
     skipped = [f"{spec} was not swept: {reason}" for spec, reason in sweep.skipped.items()]
-    sizes = ", ".join(f"{sweep.dev[task]} + {sweep.held_out[task]} of {task}" for task in sweep.dev)
+    sizes = ", ".join(f"{sweep.dev[task]} + {sweep.held_out[task]} of {name}"
+                      for task, name in task_names(sweep.dev).items())
     return [*warnings, *left_out, *skipped, *sweep.failed,
             f"settings are selected on dev examples and reported on held-out ones ({sizes}); at most {sweep.budget} "
             "settings per strategy; 95 % intervals"]
@@ -74,13 +75,14 @@ def _title(swept: StrategySweep) -> str:
 
 def _rows(swept: StrategySweep) -> Iterator[list[str]]:
     """Yield the cells of the table of settings: three rows per task."""
+    names = task_names(choice.task for choice in swept.default)
     for default, fixed, best in zip(swept.default, swept.fixed, swept.best, strict=True):
         rows: Sequence[tuple[str, Choice]] = (("default", default), ("best fixed", fixed), ("best here", best))
         for index, (label, choice) in enumerate(rows):
             text = label if choice.spec == swept.spec else f"{label}: {_changes(choice.spec, swept.spec)}"
             if index and choice.spec == swept.spec:
                 text += " (the default)"
-            yield ["" if index else choice.task, text, _number(choice.dev), _number(choice.held_out),
+            yield ["" if index else names[choice.task], text, _number(choice.dev), _number(choice.held_out),
                    _gain(choice, swept.aim) if choice.spec != swept.spec else ""]
 
 

@@ -1,17 +1,22 @@
 """The summary as a table: for the terminal, as CSV, and as GitHub Markdown."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 from rich.text import Text
 
 from harness.plugins.spec import Spec
-from harness.report.terminal import FittedTable, Head, figures, spaced
+from harness.plugins.task_file import own_name
+from harness.report.names import of_strategy
+from harness.report.terminal import FittedTable, Head, figures
 from harness.store.schema import Manifest
 
 DASH = "–"  # an unknown value
 OTHER_CLIENTS = 0.02  # share of a server's tokens: above it, a note says that other clients used the server
+FIXED_LENGTH = ("nano_story", "nano_constrained", "continuation")  # tasks whose answers are meant to reach the limit
 OUTLIERS = 0.02  # share of outliers among the times of a task: above it, a note says so
 
 
@@ -118,7 +123,37 @@ def filled_columns(rows: pd.DataFrame) -> list[Column]:
 
 def labels(specs: Iterable[str]) -> dict[str, str]:
     """Return a short label for each spec: its name, and the knobs that distinguish it from others of that name."""
-    parsed, short = {text: Spec.parse(text) for text in specs}, {}
+    return _shortened({text: Spec.parse(text) for text in specs})
+
+
+def task_names(specs: Iterable[str]) -> dict[str, str]:
+    """Return the name of each task: its spec, but for a task file the file's own name, if no other task has it."""
+    return {text: str(spec) for text, spec in _named_by_file(specs).items()}
+
+
+def with_task_names(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with the name of each task in place of its spec."""
+    return rows.assign(task=rows["task"].map(task_names(rows["task"].unique())))
+
+
+def with_short_tasks(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with a short label for each task: file paths are too long for narrow tables."""
+    return rows.assign(task=rows["task"].map(_shortened(_named_by_file(rows["task"].unique()))))
+
+
+def _named_by_file(specs: Iterable[str]) -> dict[str, Spec]:
+    """Return the specs, with a task file's own name in place of `task_file` and the knob `file`."""
+    parsed = {text: Spec.parse(text) for text in specs}
+    named = {text: Spec.of(own_name(Path(file)), **{key: value for key, value in spec.knobs.items() if key != "file"})
+             if spec.name == "task_file" and (file := spec.knobs.get("file")) else spec
+             for text, spec in parsed.items()}
+    taken, others = Counter(map(str, named.values())), {spec.name for spec in parsed.values()}
+    return {text: spec if taken[str(spec)] == 1 and spec.name not in others else parsed[text]
+            for text, spec in named.items()}
+
+
+def _shortened(parsed: Mapping[str, Spec]) -> dict[str, str]:
+    short = {}
     for text, spec in parsed.items():
         alike = [other for other in parsed.values() if other.names == spec.names]
         stages = [stage.only({key for key, value in stage.knobs.items()
@@ -136,14 +171,10 @@ def row_labels(summary: pd.DataFrame) -> list[str]:
     return [f"{short[spec]} ({run})" for spec, run in zip(summary["strategy"], summary["run"], strict=True)]
 
 
-def with_short_tasks(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with a short label for each task: file paths are too long for narrow tables."""
-    return rows.assign(task=rows["task"].map(labels(rows["task"].unique())))
-
-
 def notes(summary: pd.DataFrame) -> list[str]:
     """Return notes on the numbers: unsupported strategies, unscored tasks, failed samples, an unsteady machine."""
-    named = with_short_tasks(summary).assign(label=row_labels(summary))
+    named = with_short_tasks(summary).assign(label=row_labels(summary), name_of_task=[
+        Spec.parse(spec).name for spec in summary["task"]])
     absent = named[named["unsupported"] != ""].drop_duplicates("label")
     unscored = named[named["quality_note"] != ""].drop_duplicates("task")
     cut = named[named["cut"] > 0].drop_duplicates("task")
@@ -153,13 +184,15 @@ def notes(summary: pd.DataFrame) -> list[str]:
     return [
         *(f"{row['label']} is not supported: {row['unsupported']}" for _, row in absent.iterrows()),
         *(f"{row['task']} has no quality: {row['quality_note']}" for _, row in unscored.iterrows()),
-        *(f"{row['task']}: {100 * row['cut']:.0f} % of the prompts were cut at the start to fit the context"
+        *(f"{row['task']}: {100 * row['cut']:.0f} % of the prompts lost worked examples or their start, to fit the "
+          "context"
           for _, row in cut.iterrows()),
         *(f"{row['label']} on {row['task']}: {round(row['score_timeout'] * row['samples'])} of {row['samples']} "
           "programs ran out of time" for _, row in late.iterrows()),
         *(f"{row['label']} on {row['task']}: {row['parted']} of {row['samples']} answers differ from the "
           f"baseline's although they must be equal; the two tokens' logits are at most {row['margin']:.1g} apart"
           for _, row in different.iterrows()),
+        *_limit_notes(named),
         *_server_notes(named),
         *_time_notes(named),
         *([f"{failed} failed {'sample is' if failed == 1 else 'samples are'} not in the figures"] if failed else []),
@@ -172,6 +205,17 @@ def deciding_note(summary: pd.DataFrame) -> list[str]:
     return ["p decides whether a difference from the baseline is significant (below 0.05), because it is corrected for "
             "the number of strategies (Holm); an interval is for one strategy alone, so it can exclude 1 where p does "
             "not"] if (compared > 1).any(axis=None) else []
+
+
+def _limit_notes(named: pd.DataFrame) -> list[str]:
+    """Return a note per task on the strategies whose answers were all cut, unless the task wants that."""
+    lines, fixed = list[str](), named["name_of_task"].isin(FIXED_LENGTH)
+    for task, rows in named[(named["samples"] > 0) & ~fixed].groupby("task", sort=False):
+        cut = rows.loc[rows["truncated"] == 1, "label"]
+        whose = "every strategy" if len(cut) == len(rows) > 1 else ", ".join(cut)
+        lines += [f"{task}: every answer of {whose} ended at the token or context limit; raise --max-new-tokens to see "
+                  "whole answers"] if len(cut) else []
+    return lines
 
 
 def _server_notes(named: pd.DataFrame) -> list[str]:
@@ -239,10 +283,8 @@ def terminal(summary: pd.DataFrame, manifest: Manifest) -> FittedTable:
                 cells[0] = quality_reason(row)
             if problem and not row["samples"]:
                 cells[0] = problem
-            label = Text(spaced(short[row["strategy"]]))
-            if problem and row["samples"]:
-                label.append(f"\n{problem}", style="red")
-            table.add(label, *cells, style="dim" if not row["samples"] else None)
+            name = of_strategy(short[row["strategy"]], problem if row["samples"] else "")
+            table.add(name, *cells, style="dim" if not row["samples"] else None)
         table.end_section()
     return table
 
@@ -255,7 +297,7 @@ def csv(summary: pd.DataFrame) -> str:
 def markdown(summary: pd.DataFrame) -> str:
     """Return a GitHub table per task with its filled columns, followed by the notes."""
     lines = []
-    for task, rows in summary.assign(label=row_labels(summary)).groupby("task", sort=False):
+    for task, rows in with_task_names(summary).assign(label=row_labels(summary)).groupby("task", sort=False):
         columns = filled_columns(rows)
         lines += [f"### {task}", "", f"Quality: {rows['quality_note'].iloc[0] or rows['quality_metric'].iloc[0]}", ""]
         lines += [markdown_row(["strategy", "samples", *(column.title for column in columns)]),

@@ -1,8 +1,8 @@
 """Tables for a terminal of any width: names stay whole, and figures that do not fit are left out and named."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Literal, NamedTuple
 
 from rich import box
@@ -11,9 +11,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from harness.report.names import narrowest, wrapped
+
 EDGES, GAP = 2, 2  # characters beside the table, and between two columns
 LEAST = 4  # width to which a text column shrinks if not even the names fit
-PIECE = re.compile(r"(?:\+?[^\s+/]+/?|\S)\s*")  # a line may break after a space or "/", and before "+"
 
 Justify = Literal["left", "right"]
 
@@ -33,11 +34,6 @@ def figures(titles: Sequence[str], important: Sequence[str] = (), left: Sequence
     """Return the heads of figures; the `important` ones come first in importance, `left` are aligned to the left."""
     order = [*important, *(title for title in titles if title not in important)]
     return [Head(title, order.index(title), "left" if title in left else "right") for title in titles]
-
-
-def spaced(label: str) -> str:
-    """Return the label of a strategy with spaces between its knobs, at which narrow tables break lines."""
-    return label.replace(":", " ", 1).replace(",", " ")
 
 
 class Row(NamedTuple):
@@ -86,7 +82,7 @@ class FittedTable:
     def _shown(self, width: int) -> list[int]:
         """Return the indices of all text columns, and of the figures that fit beside their longest words."""
         shown = self._texts()
-        room = width - EDGES + GAP - sum(GAP + _longest_piece(self._column(index)) for index in shown)
+        room = width - EDGES + GAP - sum(GAP + narrowest(self._column(index)) for index in shown)
         by_place = sorted((head.figure, index) for index, head in enumerate(self.heads) if head.figure is not None)
         for _, index in by_place:
             if (need := GAP + _longest_line(self._column(index))) <= room:
@@ -97,15 +93,17 @@ class FittedTable:
     def _text_widths(self, shown: Sequence[int], width: int) -> dict[int, int]:
         """Return the widths of the text columns beside the figures shown; what is left over goes to the first ones."""
         texts = self._texts()
-        widths = {index: _longest_piece(self._column(index)) for index in texts}
+        widths = {index: narrowest(self._column(index)) for index in texts}
         room = width - EDGES - GAP * (len(shown) - 1) - sum(widths.values()) - sum(
             _longest_line(self._column(index)) for index in shown if index not in texts)
         for index in texts if room >= 0 else ():
-            more = min(room, _longest_line(self._column(index)) - widths[index])
+            lines = [wrapped(cell, widths[index] + room) for cell in self._column(index)]
+            more = min(room, _longest_line(lines) - widths[index])
             widths[index] += more
             room -= more
-        for index in reversed(texts):  # the names are in the first column
-            less = min(max(0, -room), max(0, widths[index] - LEAST))
+        parts = {index: narrowest(self._column(index), longest=0) for index in texts}
+        for least, index in product((parts, dict.fromkeys(texts, LEAST)), reversed(texts)):  # names give way last
+            less = min(max(0, -room), max(0, widths[index] - least[index]))
             widths[index] -= less
             room += less
         return widths
@@ -124,26 +122,6 @@ class FittedTable:
                 table.add_row(*(wrapped(row.cells[index], widths[index]) if index in widths else row.cells[index]
                                 for index in shown), style=row.style)
         return table
-
-
-def wrapped(text: Text, width: int) -> Text:
-    """Return the text in lines of at most `width` characters, except where a single piece is longer."""
-    lines = list[Text]()
-    for line in text.split("\n"):
-        cuts, used = list[int](), 0
-        for piece in PIECE.finditer(line.plain):
-            if used and used + cell_len(piece[0].rstrip()) > width:
-                cuts.append(piece.start())
-                used = 0
-            used += cell_len(piece[0])
-        lines += line.divide(cuts)
-    for line in lines:
-        line.rstrip()
-    return Text("\n").join(lines)
-
-
-def _longest_piece(cells: Sequence[Text]) -> int:
-    return max((cell_len(piece.rstrip()) for cell in cells for piece in PIECE.findall(cell.plain)), default=0)
 
 
 def _longest_line(cells: Sequence[Text]) -> int:

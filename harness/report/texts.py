@@ -8,8 +8,9 @@ from rich.text import Text
 
 from harness.measure.summary import run_labels
 from harness.measure.texts import answers_of, sample_table, text_table, utility_table
-from harness.report.tables import Column, markdown_row, row_labels, with_short_tasks
-from harness.report.terminal import FittedTable, Head, figures, spaced
+from harness.report.names import of_strategy
+from harness.report.tables import Column, markdown_row, row_labels, with_short_tasks, with_task_names
+from harness.report.terminal import FittedTable, Head, figures
 from harness.stats.mauve import ENOUGH
 from harness.store.folder import Store
 from harness.store.schema import Sample
@@ -165,7 +166,7 @@ def markdown(tables: Sequence[Section]) -> str:
     """Return a GitHub table per kind and task with its filled columns, followed by its notes."""
     lines = []
     for section in tables:
-        for name, rows in section.groups(section.rows):
+        for name, rows in section.groups(with_task_names(section.rows)):
             columns = section.filled_columns(rows)
             lines += ["", f"### {name}: {section.kind.title}", "", section.kind.about, "",
                       markdown_row(["strategy", *(column.title for column in columns)]),
@@ -184,6 +185,6 @@ def terminal(section: Section) -> FittedTable:
     for title, rows in section.groups(with_short_tasks(section.rows)):
         table.add(Text(title, style="bold"))
         for _, row in rows.iterrows():
-            table.add(spaced(row["label"]), *(column.text(row) for column in shown))
+            table.add(of_strategy(row["label"]), *(column.text(row) for column in shown))
         table.end_section()
     return table

@@ -6,9 +6,10 @@ from typing import Any
 from rich.text import Text
 
 from harness.plugins.spec import Spec
+from harness.report.names import of_strategy
 from harness.report.page import css, template
 from harness.report.tables import DASH, labels
-from harness.report.terminal import FittedTable, Head, figures, spaced
+from harness.report.terminal import FittedTable, Head, figures
 from harness.verify.checker import Report, StrategyResult
 
 TITLES = {
@@ -71,17 +72,18 @@ def details(finding: StrategyResult) -> list[str]:
 
 
 def terminal(report: Report) -> FittedTable:
-    """Return a table with one row per strategy and temperature, for a terminal."""
+    """Return a table with one row per strategy and temperature and its filled columns, for a terminal."""
     bad = sum(not finding.ok for finding in report.findings)
-    texts = {"temperature": "at", "verdict": "verdict"}  # short heads, because these columns always show
-    heads = [Head(head) for head in texts.values()] + figures([title for title in TITLES if title not in texts])
-    table = FittedTable([Head("strategy"), *heads], caption=notes(report),
+    rows = [dict(zip(TITLES, cells(finding), strict=True)) for finding in report.findings]
+    filled = [title for title in list(TITLES)[2:] if any(row[title] != DASH for row in rows)]
+    table = FittedTable([Head("strategy"), Head("at"), Head("verdict"),  # the temperature has a short head
+                         *figures(filled, important=("same", "p-value", "τ"))], caption=notes(report),
                         title=Text(f"{report.model} ({_set_up(report)}): {_sum(report, bad)}"))
     last = ""
-    for label, finding in zip(result_labels(report.findings), report.findings, strict=True):
-        temperature, verdict, *others = cells(finding)
+    for label, finding, row in zip(result_labels(report.findings), report.findings, rows, strict=True):
         colour = "green" if finding.ok and not finding.partings else "yellow" if finding.ok else "red"
-        table.add("" if label == last else spaced(label), temperature, Text(verdict, style=colour), *others)
+        table.add("" if label == last else of_strategy(label), row["temperature"], Text(row["verdict"], style=colour),
+                  *(row[title] for title in filled))
         last = label
     return table
 

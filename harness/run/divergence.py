@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from harness.engine.batching import run_batched
 from harness.engine.cache import CacheFull
 from harness.engine.session import Session
-from harness.models.prompts import encode
 from harness.plugins.task import Example, Task
 from harness.run.plan import Plan
+from harness.run.prepared_prompt import recorded_ids
 from harness.store.folder import Store
 from harness.store.schema import Divergence, Record, Sample, StrategyEntry
 
@@ -112,7 +112,7 @@ def margin(plan: Plan, task: Task, example: Example, one: Record | Answer, other
     answer, baseline = one.turns[turn], other.turns[turn]
     if at >= min(len(answer.tokens), len(baseline.tokens)) or not plan.target.has_weights:
         return None
-    prompt = encode(plan.target, task.prompt(example, [t.text for t in one.turns[:turn]]))[-answer.prompt_tokens:]
+    prompt = recorded_ids(plan.target, task, example, one.turns, turn)
     with closing(Session(plan.target.engine)) as session:
         session.follow([*prompt, *answer.tokens[:at]])
         logits = session.read().logits[0]

@@ -10,8 +10,9 @@ from harness.engine.cache import free_bytes
 from harness.engine.engine import Engine
 from harness.errors import UserError
 from harness.models.loading import Model, load, outline
+from harness.models.vocabulary import share
 from harness.plugins.strategy import Strategy
-from harness.store.config import RunConfig
+from harness.store.config import RunConfig, named_value
 
 
 def find_device(name: str) -> str:
@@ -38,26 +39,34 @@ def reference_device(config: RunConfig) -> str:
 
 def load_target(config: RunConfig) -> Model:
     """Load the target model; without weights if a server runs it, unless it is embedded."""
+    arguments = dict(named_value("--template-arg", text) for text in config.template_args)
     if config.backend != "openai":
-        return load(config.model, dtype=model_dtype(config), device=reference_device(config),
+        model = load(config.model, dtype=model_dtype(config), device=reference_device(config),
                     tokenizer=config.tokenizer, compiled=config.compile, threads=config.threads or 0)
+        return replace(model, template_args=arguments)
     name = config.tokenizer or config.model
     model = load(name, device="cpu") if name in nano.NAMES else outline(name)
-    return replace(model, name=config.model)
+    return replace(model, name=config.model, template_args=arguments)
+
+
+def draft_name(config: RunConfig) -> str | None:
+    """Return the draft model: nano has one of its own."""
+    return config.draft or (nano.NAMES[1] if config.model == nano.NAMES[0] else None)
 
 
 def load_draft(config: RunConfig, target: Model, strategies: Sequence[Strategy]) -> Model | None:
     """Load the draft model if a strategy needs it and one is given; raises `UserError` for another vocabulary."""
     if config.backend == "openai" or not any("draft" in strategy.needs for strategy in strategies):
         return None
-    name = config.draft or (nano.NAMES[1] if config.model == nano.NAMES[0] else None)
+    name = draft_name(config)
     if name is None:
         return None
     draft = load(name, dtype=model_dtype(config), device=reference_device(config), tokenizer=config.tokenizer,
                  compiled=config.compile, threads=torch.get_num_threads())
-    if draft.tokenizer.get_vocab() != target.tokenizer.get_vocab() or draft.vocab != target.vocab:
+    if draft.tokenizer.get_vocab() != target.tokenizer.get_vocab():
         raise UserError(f"The draft model '{name}' and '{target.name}' do not share a vocabulary; "
                         "give a draft model of the same family.")
+    share(target.engine, draft.engine)
     return draft
 
 

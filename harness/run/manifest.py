@@ -20,8 +20,9 @@ from harness.store.config import RunConfig
 from harness.store.environment import environment
 from harness.store.schema import CODE_NOT_RUN, Manifest, ModelEntry, StrategyEntry, TaskEntry
 
-NOT_IN_IDENTITY = {"output", "plugins", "data", "strategies", "tasks", "model", "draft", "allow_code_execution",
-                   "baseline", "threads", "cache_gb", "texts", "scorer", "base_url", "key_variable"}
+NOT_IN_IDENTITY = {"output", "plugins", "data", "strategies", "preset", "tasks", "model", "draft",
+                   "allow_code_execution", "baseline", "threads", "cache_gb", "texts", "scorer", "base_url",
+                   "key_variable"}
 
 
 def describe(config: RunConfig, command: str, strategies: Sequence[StrategyEntry],
@@ -75,21 +76,39 @@ def task_entry(task: Task, examples: Sequence[Example], data: DataSource, config
 
 def model_entry(model: Model, config: RunConfig) -> ModelEntry:
     """Return the manifest's entry of a model."""
+    dtype = f"{model.engine.dtype}".removeprefix("torch.") if model.has_weights else model_dtype(config)
     return ModelEntry(name=model.name, architecture=type(model.engine.model).__name__, parameters=model.parameters,
-                      dtype=model_dtype(config), fingerprint=model.fingerprint)
+                      dtype=dtype, fingerprint=model.fingerprint, tokenizer=model.text_identity)
 
 
 def prompt_warnings(target: Model, tasks: Sequence[ChosenTask], strategies: Sequence[Strategy]) -> list[str]:
-    """Return warnings about chats without a template and about temperatures that tasks set."""
-    warnings = []
-    if any(chosen.task.chat for chosen in tasks) and not getattr(target.tokenizer, "chat_template", None):
+    """Return warnings about chats without a template, the reverse, and temperatures that tasks set."""
+    warnings, template = list[str](), getattr(target.tokenizer, "chat_template", None)
+    if template:
+        warnings += [warning for chosen in tasks if (warning := _raw_text(chosen, target.name))]
+    elif any(chosen.task.chat for chosen in tasks):
         warnings.append(f"{target.name} has no chat template: chats are written as 'User: …' and 'Assistant: …'.")
+    if "strftime_now" in str(template) and any(chosen.task.chat for chosen in tasks):
+        warnings.append(f"The chat template of {target.name} may write today's date, so that prompts differ from day "
+                        "to day; if it reads a variable in its place, give that with --template-arg, such as "
+                        "date_string='1 Jan 2026'.")
     for chosen in tasks:
         temperatures = {one.temperature for one in chosen.examples if one.temperature is not None}
         if temperatures and (obey := [s.spec() for s in strategies if any(s.at(t) is not s for t in temperatures)]):
             warnings.append(f"{chosen.task.spec()} sets temperatures, which {', '.join(obey)} takes in place "
                             "of its own; the other strategies decode as on every task.")
     return warnings
+
+
+def _raw_text(chosen: ChosenTask, model: str) -> str | None:
+    """Return a warning about raw text in a user's file for a model with a chat template, None if there is none."""
+    if chosen.task.name != "task_file":
+        return None
+    raw = sum(isinstance(chosen.task.prompt(example, []), str) for example in chosen.examples)
+    if not raw:
+        return None
+    return (f"{chosen.task.values()['file']}: {raw} of {len(chosen.examples)} rows are a 'prompt', raw text that "
+            f"{model} continues without its chat template; call the field 'question' to ask in the template.")
 
 
 def _products(models: Sequence[Model | None]) -> dict[str, Any]:

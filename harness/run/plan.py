@@ -8,12 +8,14 @@ import torch
 
 from harness.backends.backend import Backend, connect
 from harness.models.loading import Model, find
+from harness.models.source import split_dtype
 from harness.plugins.registry import STRATEGIES, add_plugin
 from harness.plugins.strategy import Strategy
 from harness.plugins.task import Example, data_hash
 from harness.run.cells import Cell, Tasks, cells
-from harness.run.loading import find_device, limit_caches, load_draft, load_target, model_dtype
+from harness.run.loading import draft_name, find_device, limit_caches, load_draft, load_target, model_dtype
 from harness.run.manifest import describe, prompt_warnings, strategy_entry
+from harness.run.presets import preset
 from harness.run.selection import (
     choose_strategies,
     choose_tasks,
@@ -53,8 +55,11 @@ def make(config: RunConfig, command: str) -> Plan:
     """Check `config` and load what it names; raises `UserError` before anything is written."""
     for path in config.plugins:
         add_plugin(path)
-    config = replace(config, device=find_device(config.device))
+    name, dtype = split_dtype(config.model)
+    config = replace(config, device=find_device(config.device), model=name, dtype=dtype or config.dtype)
     config = replace(config, dtype=model_dtype(config))
+    if config.preset:
+        config = replace(config, preset=None, strategies=tuple(preset(config.preset, bool(draft_name(config)))))
     strategies, chosen = choose_strategies(config), choose_tasks(config)
     torch.set_num_threads(1)  # until the size of the model is known
     if config.scorer:
@@ -74,11 +79,12 @@ def make(config: RunConfig, command: str) -> Plan:
 
 def in_float32(plan: Plan) -> Plan | None:
     """Return the plan with float32 models: the plan itself if it has them, None if they exceed `COPIED` parameters."""
-    if plan.config.dtype == "float32":
+    if all(model.engine.dtype == torch.float32 for model in (plan.target, plan.draft) if model):
         return plan
     if sum(model.parameters for model in (plan.target, plan.draft) if model) > COPIED:
         return None
-    return make(replace(plan.config, dtype="float32"), "")
+    draft = split_dtype(plan.config.draft)[0] if plan.config.draft else None
+    return make(replace(plan.config, dtype="float32", draft=draft), "")
 
 
 def part(plan: Plan, strategies: Sequence[Strategy], examples: Sequence[Sequence[Example]], output: Path) -> Plan:

@@ -17,7 +17,6 @@ import torch
 from harness.backends.backend import BackendLost, Generated, Sample, TurnRequest
 from harness.backends.trace import Clock
 from harness.engine.random_stream import PhiloxStream
-from harness.models.prompts import encode
 from harness.plugins.strategy import Request
 from harness.plugins.task import Example, Task
 from harness.run import text_metrics
@@ -154,9 +153,10 @@ class Runner:
         """Make the backend prepare for the prompts of a task."""
         self.prepared = task
         prompts, config = list[list[int]](), self.plan.config
+        longest = self.plan.backend.max_len(self.plan.strategies[0])
         for example in next(examples for known, examples in self.plan.tasks if known is task):
             with suppress(Exception):  # an error is raised again and recorded when the sample is decoded
-                prompts.append(encode(self.plan.target, task.prompt(example, [])))
+                prompts.append(list(prepare(config, self.plan.target, longest, task, example, []).prompt))
         self.plan.backend.prepare(prompts, config.max_new_tokens or task.max_new_tokens, config.concurrency,
                                   config.share_prefix)
 

@@ -13,15 +13,16 @@ from harness.models.prompts import encode
 from harness.plugins.task import Example, Message, Task
 from harness.run.loading import model_dtype
 from harness.run.plan import Plan
+from harness.run.prepared_prompt import recorded_ids
 from harness.stats.mauve import SEEDS, mauve
 from harness.store.schema import MauveScores, Record, TextMetrics, TextScore
 
 
 class TextTurn(NamedTuple):
-    """One turn: its prompt, the number of tokens cut from its start, and the answer as token ids and as text."""
+    """One turn: its prompt whole and as the model's token ids, and the answer as token ids and as text."""
 
     prompt: str | list[Message]
-    cut: int
+    ids: list[int]
     tokens: Sequence[int]
     text: str
 
@@ -62,8 +63,7 @@ def compute(plan: Plan, records: Iterable[Record]) -> TextMetrics:
     own = _scorer_name(plan) == plan.target.name
     tasks = tasks_to_score(plan)
     answers = [*_references(plan, tasks), *_answers(plan, tasks, records)]
-    evaluated = [[fitted(plan.target, encode(plan.target, turn.prompt)[turn.cut:], turn.tokens)
-                  for turn in answer.turns] for answer in answers]
+    evaluated = [[fitted(plan.target, turn.ids, turn.tokens) for turn in answer.turns] for answer in answers]
     scorer = plan.target if own else load(_scorer_name(plan), dtype=model_dtype(plan.config),
                                                device=plan.config.device, threads=plan.config.threads or 0)
     scored = [[fitted(scorer, encode(scorer, turn.prompt), _tokens(scorer, turn.text)) for turn in answer.turns]
@@ -96,7 +96,8 @@ def _references(plan: Plan, tasks: Sequence[Task]) -> Iterator[ScoredAnswer]:
                                                     clean_up_tokenization_spaces=False)
                 identity = {"task": task.spec(), "example": example.id, "text": text,
                             "answer": _answer_hash(task, example, text)}
-                yield ScoredAnswer(identity, [TextTurn(task.prompt(example, []), 0, tokens, text)])
+                prompt = task.prompt(example, [])
+                yield ScoredAnswer(identity, [TextTurn(prompt, encode(plan.target, prompt), tokens, text)])
 
 
 def _answers(plan: Plan, tasks: Sequence[Task], records: Iterable[Record]) -> Iterator[ScoredAnswer]:
@@ -109,9 +110,10 @@ def _answers(plan: Plan, tasks: Sequence[Task], records: Iterable[Record]) -> It
                                                                              "repeat")}
         identity["answer"] = _answer_hash(task, example, record.turns[-1].text)
         texts = [one.text for one in record.turns]
-        yield ScoredAnswer(identity, [TextTurn(task.prompt(example, texts[:turn]), one.prompt_cut,
-                                     one.tokens or _tokens(plan.target, one.raw), one.text)
-                                for turn, one in enumerate(record.turns)])
+        yield ScoredAnswer(identity, [
+            TextTurn(task.prompt(example, texts[:turn]), recorded_ids(plan.target, task, example, record.turns, turn),
+                     one.tokens or _tokens(plan.target, one.raw), one.text)
+            for turn, one in enumerate(record.turns)])
 
 
 def _answer_hash(task: Task, example: Example, text: str) -> str | None:

@@ -1,5 +1,6 @@
 """The settings of a run: one frozen dataclass, validated by pydantic, filled from the command line or a TOML file."""
 
+import json
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -44,22 +45,25 @@ class Rejected(UserError):
 class RunConfig:
     """A run's settings; empty `strategies` and `tasks` mean the defaults of `harness.run.selection`.
 
-    `limit` caps the examples of a task, `samples` is the number of answers to each prompt, and `repeats` runs
-    everything several times. `concurrency` is the batch size: the sequences decoded in one batch (continuous batching).
-    `draft` and `device` are chosen when None or "auto"; `dtype` None is float32 on a CPU and bfloat16 on a GPU.
-    `share_prefix` prefills the common prefix of a task's prompts only once, `cache_gb` limits the KV cache (half of
-    the free memory when None), `compile` runs the forward pass through `torch.compile`. `engine` holds options of
-    another backend's engine, each as NAME=VALUE. `base_url` is the address of a server, and `key_variable` the
-    environment variable that holds its key. With `request_rate`, requests are sent to it at random times, at this
-    average rate per second, without waiting for answers. `texts` computes text metrics in all tasks or in none; when
-    None, in open-ended tasks or with several samples. `scorer` is the model that computes them, the evaluated one
-    when None. Raises `UserError` for an invalid value.
+    `preset` names a set of strategies (`harness.run.presets`). `limit` caps the examples of a task, `samples` is the
+    number of answers to each prompt, and `repeats` runs everything several times. `concurrency` is the batch size: the
+    sequences decoded in one batch (continuous batching). `draft` and `device` are chosen when None or "auto"; `dtype`
+    None is float32 on a CPU and bfloat16 on a GPU. `share_prefix` prefills the common prefix of a task's prompts only
+    once, `cache_gb` limits the KV cache (half of the free memory when None), `compile` runs the forward pass through
+    `torch.compile`. `engine` holds options of another backend's engine, and `template_args` variables of the chat
+    template, each as NAME=VALUE. `base_url` is the address of a server, and `key_variable` the environment variable
+    that holds its key. With `request_rate`, requests are sent to it at random times, at this average rate per second,
+    without waiting for answers. `texts` computes text metrics in all tasks or in none; when None, in open-ended tasks
+    or with several samples. `scorer` is the model that computes them, the evaluated one when None. Raises `UserError`
+    for an invalid value.
     """
 
     model: str = "nano"
     draft: str | None = None
     tokenizer: str | None = None
+    template_args: Strings = ()
     strategies: Strings = ()
+    preset: str | None = None
     tasks: Strings = ()
     limit: Count | None = None
     concurrency: Count = 1
@@ -104,13 +108,15 @@ class RunConfig:
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        """Reject options of another backend, and a request rate together with a batch size."""
+        """Reject options of another backend, and two options that say the same thing differently."""
         for key in ("base_url", "key_variable", "request_rate"):
             if self.backend != "openai" and getattr(self, key) is not None:
                 raise Rejected(key, f"{option(key)} is for a server: give --backend openai, or leave it out.")
         if self.request_rate is not None and self.concurrency > 1:
             raise Rejected("request_rate", "--request-rate sends each request when it arrives, so it limits no batch: "
                                            "leave --concurrency out.")
+        if self.preset and self.strategies:
+            raise Rejected("preset", "--preset chooses the strategies: leave it out, or leave out --strategy.")
         if self.backend == "transformers" and self.engine:
             raise Rejected("engine", "--engine is for another backend's engine; name one with --backend, or leave it "
                                      "out.")
@@ -143,6 +149,17 @@ class RunConfig:
             return cls(**{**values, **overrides})
         except Rejected as error:
             raise UserError(str(error) if error.field in overrides else f"{path}: {error}") from None
+
+
+def named_value(option: str, text: str) -> tuple[str, Any]:
+    """`enforce_eager=true` → its name and value, read as JSON where it is JSON; raises `UserError` without a name."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UserError(f"Write {option} as NAME=VALUE, not '{text}'.")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def option(field: str) -> str:

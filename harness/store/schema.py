@@ -244,13 +244,17 @@ class StrategyEntry(Stored):
 
 
 class ModelEntry(Stored):
-    """A model of a run: its source and its identity."""
+    """A model of a run: its source, the hash of its weights, and that of what turns text to tokens.
+
+    `tokenizer` is the hash of the tokenizer, the chat template and EOS, "" if unknown.
+    """
 
     name: str
     architecture: str
     parameters: int
     dtype: str
     fingerprint: str
+    tokenizer: str = ""
 
 
 class Manifest(Stored):

@@ -26,6 +26,7 @@ from harness.run.cells import Cell
 from harness.run.divergence import first_difference, margin
 from harness.run.loading import model_dtype
 from harness.run.plan import COPIED, Plan, in_float32, make
+from harness.run.prepared_prompt import end_of, recorded_ids
 from harness.run.runner import Runner
 from harness.stats.multiple import holm
 from harness.store.config import RunConfig
@@ -276,8 +277,8 @@ class Checker:
         """Return the logit gap of the first token that is not the likeliest, None if rounding explains all of them."""
         task, example = self.examples[record.key[:2]]
         for number, turn in enumerate(record.turns):
-            prompt = encode(self.plan.target, task.prompt(example, [t.text for t in record.turns[:number]]))
-            text, new = [*prompt[-turn.prompt_tokens:], *turn.tokens], len(turn.tokens)
+            prompt = recorded_ids(self.plan.target, task, example, record.turns, number)
+            text, new = [*prompt, *turn.tokens], len(turn.tokens)
             logits = uncached_logits(self.precise.target.engine, text, new)
             slack = TIE
             if not self.replayed:
@@ -335,7 +336,7 @@ class Checker:
         longest = min(model.engine.max_len for model in (plan.target, plan.draft) if model) - LENGTH
         for task, examples in plan.tasks:
             for example in examples:
-                prompt = tuple(encode(plan.target, task.prompt(example, []))[-longest:])
+                prompt = tuple(end_of(plan.target, encode(plan.target, task.prompt(example, [])), longest))
                 _prefill(plan, prompt)
                 texts = run_batched([plan.target.engine], [partial(_plain_sample, plan, prompt, i) for i in range(8)])
                 rows = torch.cat([uncached_logits(plan.target.engine, [*prompt, *text], LENGTH) for text in texts

@@ -72,7 +72,7 @@ class Evidence:
     def add(self, target: Engine, draft: Engine | None, prompt: Sequence[int], texts: Sequence[Sequence[int]],
             seed: int) -> None:
         """Add `texts`, equally long continuations of `prompt` (token ids); `seed` fixes v and the order."""
-        length, vocab = len(texts[0]), target.model.config.get_text_config().vocab_size
+        length, vocab = len(texts[0]), target.vocab
         rng, size = np.random.default_rng([seed, len(self.u)]), max(1, NUMBERS // (length * vocab))
         for start in range(0, len(texts), size):
             batch = texts[start:start + size]

@@ -75,7 +75,7 @@ class Store:
 def named(name: str, strategy: str, session: Session) -> Store:
     """Load the embedded store ("nano") or that of a file; raises `Unsupported` for another vocabulary."""
     store = embedded() if name == "nano" else load(Path(name))
-    vocab = session.engine.model.config.get_text_config().vocab_size
+    vocab = session.engine.vocab
     if store.vocab != vocab:
         raise Unsupported(f"the vocabulary of the datastore is {store.vocab}, the model's is {vocab}: give {strategy}:"
                           "store=FILE, made with python -m strategies.tools.rest_datastore --model NAME --out FILE")

@@ -38,7 +38,7 @@ def named(name: str, strategy: str, engine: Engine) -> Datastore:
     """
     known = _loaded.setdefault(engine, {})
     if name not in known:
-        size = int(engine.model.config.get_text_config().vocab_size)
+        size = engine.vocab
         store = load(Path(name)) if name != "nano" else embedded(engine) if size == VOCABULARY else None
         if not (store and store.vocab == size and fits(store, engine)):
             raise Unsupported(f"the datastore '{name}' was not made with this model: make one with {COMMAND} FOLDER "
@@ -96,7 +96,7 @@ def made(engine: Engine, sequences: Sequence[Sequence[int]], folder: Path | None
         end = done + len(rows)
         stored[done:end], values[done:end] = rows.numpy(), piece.tokens[1 + piece.skipped:]
         done = end
-    vocab = int(engine.model.config.get_text_config().vocab_size)
+    vocab = engine.vocab
     datastore = Datastore(stored, values, vocab, start, indexed(stored, cells if size > flat else None))
     if folder:
         datastore.save(folder)

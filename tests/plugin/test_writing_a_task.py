@@ -60,7 +60,7 @@ def test_commands_of_the_page_run(folder: Path, monkeypatch: pytest.MonkeyPatch)
             assert {record.status for record in records} == {"ok"}
             assert {Spec.parse(record.strategy).name for record in records} == {"greedy", "top_p"}
             seen.update(record.task.partition(",")[0] for record in records)
-    assert seen == {"task_file:file=my.jsonl": 6, "continuation:file=texts.txt": 4, "capitals:shots=1": 4,
+    assert seen == {"task_file:file=my.jsonl": 8, "continuation:file=texts.txt": 4, "capitals:shots=1": 4,
                     "capitals:shots=2": 2}
 
 
@@ -77,8 +77,8 @@ def test_rows_of_the_page_are_checked_as_it_says(folder: Path, monkeypatch: pyte
     registry = Registry("task", "tasks", Task)  # type: ignore[type-abstract]
     task = registry.build("task_file:file=my.jsonl")
     assert (task.max_new_tokens, task.stop) == (24, ("\n",))
-    answers = {"my/2": (["2 + 3 = 5."], ["6"]), "my/3": (["Paris.", "It is Tokyo."], ["It is Tokyo.", "Paris."]),
-               "my/4": (["The answer is A."], ["B"])}
+    answers = {"my/1": (["2 + 3 = 5."], ["6"]), "my/2": (["Lima, of course."], ["lima"]),
+               "my/3": (["Paris.", "It is Tokyo."], ["It is Tokyo.", "Paris."]), "my/4": (["The answer is A."], ["B"])}
     for example in task.examples(DataSource()):
         right, wrong = answers[example.id]
         assert (task.score(example, right), task.score(example, wrong)) == ({"correct": 1.0}, {"correct": 0.0})

@@ -77,7 +77,8 @@ def test_help_names_the_commands_and_nothing_else() -> None:
 
 def test_every_setting_has_an_option() -> None:
     text = call("run", "--help").stdout
-    named = {"strategies": "--strategy", "tasks": "--task", "plugins": "--plugin"}
+    named = {"strategies": "--strategy", "tasks": "--task", "plugins": "--plugin",
+             "template_args": "--template-arg"}
     for field in RunConfig.__dataclass_fields__:
         assert field == "baseline" or named.get(field, f"--{field.replace('_', '-')}") in text
     assert max(map(len, text.splitlines())) <= 80
@@ -240,14 +241,15 @@ def test_options_override_the_file(asked: list[RunConfig], tmp_path: Path) -> No
 
 
 def test_every_option_reaches_the_run(asked: list[RunConfig]) -> None:
-    call("run", "-m", "m", "--draft", "d", "--tokenizer", "t", "-s", "greedy", "-t", "gsm8k", "--limit", 1,
-         "--concurrency", 2, "--samples", 3, "--repeats", 4, "--max-new-tokens", 5, "--seed", 6, "--backend",
-         "transformers", "--dtype", "float16", "--device", "cpu", "--threads", 7, "--data", "data", "--plugin", "p.py",
-         "--allow-code-execution", "--truncate-prompts", "--no-texts", "--scorer", "s", "--output", "o")
+    call("run", "-m", "m", "--draft", "d", "--tokenizer", "t", "--template-arg", "a=1", "-s", "greedy", "-t", "gsm8k",
+         "--limit", 1, "--concurrency", 2, "--samples", 3, "--repeats", 4, "--max-new-tokens", 5, "--seed", 6,
+         "--backend", "transformers", "--dtype", "float16", "--device", "cpu", "--threads", 7, "--data", "data",
+         "--plugin", "p.py", "--allow-code-execution", "--truncate-prompts", "--no-texts", "--scorer", "s",
+         "--output", "o")
     assert asked == [RunConfig(
-        model="m", draft="d", tokenizer="t", strategies=("greedy",), tasks=("gsm8k",), limit=1, concurrency=2,
-        samples=3, repeats=4, max_new_tokens=5, seed=6, backend="transformers", dtype="float16", device="cpu",
-        threads=7, data=Path("data"), plugins=(Path("p.py"),), allow_code_execution=True,
+        model="m", draft="d", tokenizer="t", template_args=("a=1",), strategies=("greedy",), tasks=("gsm8k",), limit=1,
+        concurrency=2, samples=3, repeats=4, max_new_tokens=5, seed=6, backend="transformers", dtype="float16",
+        device="cpu", threads=7, data=Path("data"), plugins=(Path("p.py"),), allow_code_execution=True,
         truncate_prompts=True, texts=False, scorer="s", output=Path("o"))]
     call("run")
     assert asked[1] == RunConfig()

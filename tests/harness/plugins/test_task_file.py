@@ -1,9 +1,12 @@
-"""A task from a user's JSONL: how it is asked, the checkers, the header, what is refused, and one run."""
+"""A task from a user's file: how it is asked, the checkers, the header, what is refused, and one run."""
 
+import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from typer.testing import Result
 
@@ -44,6 +47,87 @@ def test_a_prompt_is_raw_text() -> None:
     assert task.prompt(example, []) == " Go on: "
     assert (example.id, example.category, example.reference) == ("my/1", "c", "r")
     assert not task.chat
+
+
+def test_a_question_is_a_users_turn() -> None:
+    task, example = only({"question": "Who?"})
+    assert task.chat
+    assert task.prompt(example, []) == [{"role": "user", "content": "Who?"}]
+    task, example = only({"prompt": "Question: Who?\nAnswer:", "question": "Who?"})
+    assert task.prompt(example, []) == "Question: Who?\nAnswer:"
+
+
+def test_rows_without_an_answer_are_not_scored() -> None:
+    task = made({"prompt": "a"}, {"question": "b", "answer": None, "id": None, "checker": None})
+    assert [one.gold["checker"] for one in task.examples(DataSource())] == ["none", "none"]
+    assert (task.unscored, task.metric()) == ("no answers", None)
+    source = DataSource()
+    assert [one.gold["checker"] for one in made(PROMPT, {"question": "b"}).examples(source)] == ["exact", "none"]
+    assert source.warnings == ["my.jsonl: 1 of 2 rows have no score, because they have no answer or the checker none."]
+    for asked in ({"prompt": "?", "checker": "number"}, {"prompt": "?"}):
+        with pytest.raises(UserError, match=r"line 1: the checker 'number' needs an 'answer' that is not empty; give"):
+            made(asked, knobs=",checker=number" if "checker" not in asked else "")
+    with pytest.raises(UserError, match="line 2: the checker 'contains' needs an 'answer'"):
+        made({"task": {"checker": "contains"}}, {"prompt": "?"})
+
+
+QUESTIONS = [{"question": "What is 1 + 1, please?", "answer": "2", "id": "sum"}, {"question": "Who\nis it?"}]
+
+
+def as_csv(path: Path) -> None:
+    path.write_bytes(b'\xef\xbb\xbfid,question,answer\r\nsum,"What is 1 + 1, please?",2\r\n,"Who\r\nis it?",\r\n')
+
+
+def as_parquet(path: Path) -> None:
+    pd.DataFrame(QUESTIONS).to_parquet(path)
+
+
+def as_packed_csv(path: Path) -> None:
+    as_csv(path)
+    path.write_bytes(gzip.compress(path.read_bytes()))
+
+
+@pytest.mark.parametrize(("name", "write"), [("my.csv", as_csv), ("my.csv.gz", as_packed_csv),
+                                             ("my.parquet", as_parquet)])
+def test_tables_are_rows(name: str, write: Callable[[Path], None]) -> None:
+    write(Path(name))
+    task = TASKS.build(f"task_file:file={name}")
+    examples = task.examples(DataSource())
+    assert [(one.id, one.turns, one.gold["answer"], one.gold["checker"]) for one in examples] == [
+        ("my/sum", ("What is 1 + 1, please?",), ["2"], "exact"), ("my/2", ("Who\nis it?",), [], "none")]
+    assert task.chat
+
+
+@pytest.mark.parametrize("name", ["my.txt", "my.md", "my.text", "my", "my.prompts"])
+def test_each_line_of_a_text_is_a_question(name: str) -> None:
+    Path(name).write_text("\nWho is it?\n\n  {odd}, isn't it?\n", encoding="utf-8")
+    task = TASKS.build(f"task_file:file={name}")
+    assert [(one.id, one.turns) for one in task.examples(DataSource())] == [
+        ("my/1", ("Who is it?",)), ("my/2", ("{odd}, isn't it?",))]
+    assert (task.chat, task.unscored) == (True, "no answers")
+
+
+def test_rows_in_a_file_with_another_suffix() -> None:
+    Path("my.data").write_text(f"\n{json.dumps(PROMPT)}\n", encoding="utf-8")
+    assert [one.gold["answer"] for one in TASKS.build("task_file:file=my.data").examples(DataSource())] == [["2"]]
+
+
+@pytest.mark.parametrize(("name", "content", "words"), [
+    ("my.csv", b"question,answer\nWho, me?,x\n", "my.csv, line 2: this row has more cells than the first line has "),
+    ("my.csv", b"query\nWho?\n", "my.csv, line 2: give one of 'question', 'prompt', 'turns' and 'messages'"),
+    ("my.csv", b'question\n"Who\n', "my.csv, line 2: this is not CSV"),
+    ("my.csv", b"question\n\xff\n", "my.csv, line 2: this is not UTF-8 text"),
+    ("my.csv", b"question\n", "my.csv has no rows"), ("my.csv", b"", "my.csv has no rows"),
+    ("my.parquet", b"question\nWho?\n", "my.parquet cannot be read as Parquet: "),
+    ("my.jsonl", b"Who?\n", "my.jsonl, line 1: this is not JSON"),
+    ("my.txt", b"\n\n", "my.txt has no rows"),
+])
+def test_broken_tables_and_texts_are_one_sentence(name: str, content: bytes, words: str) -> None:
+    Path(name).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        TASKS.build(f"task_file:file={name}")
+    assert str(caught.value).startswith(words)
+    assert "\n" not in str(caught.value)
 
 
 def test_turns_are_a_chat_with_the_models_own_answers() -> None:
@@ -124,7 +208,7 @@ def test_none_is_not_scored() -> None:
     assert task.unscored is None
     assert task.score(unscored, ["2"]) == {}
     assert task.score(scored, ["2"]) == {"correct": 1.0}
-    task = made({"prompt": "?", "checker": "none"})
+    task = made(PROMPT | {"checker": "none"})
     assert (task.unscored, task.metric()) == ("no checker", None)
 
 
@@ -155,30 +239,39 @@ def test_checkers_of_row_header_and_knob() -> None:
     rows = [PROMPT, PROMPT | {"checker": "contains"}]
     assert checkers(made(*rows)) == ["exact", "contains"]
     assert checkers(made(*rows, knobs=",checker=number")) == ["number", "contains"]
-    assert checkers(made({"task": {"checker": "none"}}, *rows, knobs=",checker=number")) == ["none", "contains"]
+    header = {"task": {"checker": "none"}}
+    assert checkers(made(header, *rows)) == ["none", "contains"]
+    assert made(header, *rows).spec() == "task_file:file=my.jsonl"
+    task = made(header, *rows, knobs=",checker=number")
+    assert checkers(task) == ["number", "contains"]
+    assert task.spec() == "task_file:file=my.jsonl,checker=number"
+    assert TASKS.build(task.spec()) == task
 
 
 def test_the_header_says_how_the_task_is_run() -> None:
     header = {"max_new_tokens": 7, "stop": ["\n", "Q:"], "open_ended": True, "sub_tasks": True}
     task = made({"task": header}, PROMPT)
     assert (task.max_new_tokens, task.stop, task.open_ended, task.sub_tasks) == (7, ("\n", "Q:"), True, {})
-    assert [one.id for one in task.examples(DataSource())] == ["my/2"]
+    assert [one.id for one in task.examples(DataSource())] == ["my/1"]
     plain = made(PROMPT)
     assert (plain.max_new_tokens, plain.stop, plain.open_ended) == (256, (), False)
 
 
 @pytest.mark.parametrize(("row", "reason"), [
-    ({"answer": "x"}, "give one of 'prompt', 'turns' and 'messages'"),
-    ({"prompt": "?", "turns": ["?"], "answer": "x"}, "give one of 'prompt', 'turns' and 'messages', not prompt and"),
+    ({"answer": "x"}, "give one of 'question', 'prompt', 'turns' and 'messages'"),
+    ({"prompt": "?", "turns": ["?"], "answer": "x"}, "give one of 'question', 'prompt', 'turns' and 'messages', not p"),
+    ({"question": " ", "answer": "x"}, "the field 'question' is empty"),
+    ({"question": ["?"], "answer": "x"}, "the field 'question' must be text"),
     ({"prompt": " ", "answer": "x"}, "the field 'prompt' is empty"),
     ({"prompt": 1, "answer": "x"}, "the field 'prompt' must be text"),
     ({"turns": [], "answer": "x"}, "the field 'turns' is empty"),
     ({"turns": ["a", ""], "answer": "x"}, "the field 'turns' is empty"),
-    ({"messages": [], "answer": "x"}, "the last message must be the user's"),
-    ({"messages": [{"role": "assistant", "content": "a"}], "answer": "x"}, "the last message must be the user's"),
+    ({"messages": [], "answer": "x"}, "the field 'messages' is empty"),
+    ({"messages": [{"role": "assistant", "content": "a"}], "answer": "x"},
+     "the last message is the assistant's, which the model writes: move its text to 'answer', or remove it"),
+    ({"messages": [{"role": "system", "content": "a"}], "answer": "x"}, "the last message must be the user's; add it"),
     ({"messages": [{"role": "robot", "content": "a"}], "answer": "x"}, "every message must have a 'role'"),
     ({"messages": [{"role": "user"}], "answer": "x"}, "every message must have a 'role'"),
-    ({"prompt": "?", "anwser": "x"}, "the checker 'exact' needs an 'answer' that is not empty"),
     ({"prompt": "?", "answer": []}, "the checker 'exact' needs an 'answer' that is not empty"),
     ({"prompt": "?", "answer": [""]}, "the checker 'exact' needs an 'answer' that is not empty"),
     ({"prompt": "?", "answer": {}}, "the field 'answer' must be a text, a number, or a list of these"),
@@ -192,7 +285,7 @@ def test_the_header_says_how_the_task_is_run() -> None:
     ({"prompt": "?", "answer": "assert f()", "checker": "code"}, "the checker 'code' needs an 'entry_point'"),
     ({"prompt": "?", "answer": "x", "id": "1"}, "the id '1' was used before, in line 1"),
     ({"prompt": "?", "answer": "x", "id": []}, "the field 'id' must be text"),
-    ({"task": {"checker": "none"}}, "give one of 'prompt', 'turns' and 'messages'"),
+    ({"task": {"checker": "none"}}, "give one of 'question', 'prompt', 'turns' and 'messages'"),
 ])
 def test_bad_rows_are_named_with_the_line(row: dict[str, Any], reason: str) -> None:
     with pytest.raises(UserError) as caught:
@@ -236,7 +329,7 @@ def test_a_run_and_what_it_notices() -> None:
     done = start(*files)
     assert done.exit_code == 0, done.output
     store = Store.open(Path("run"))
-    assert [task.data for task in store.manifest.tasks] == ["my.jsonl", "other.jsonl"]
+    assert [task.data for task in store.manifest.tasks] == ["my.jsonl, checker exact", "other.jsonl, checker exact"]
     records = [record for record in store.records() if record.example.startswith("my/")]
     assert sorted(len(record.turns) for record in records) == [1, 1, 2, 2]
     assert all(set(record.scores) == {"correct"} for record in records)
@@ -247,6 +340,19 @@ def test_a_run_and_what_it_notices() -> None:
         assert (again.exit_code, again.stderr.startswith("Error: run holds another run")) == (2, True)
     made(*rows)
     assert start(*files).exit_code == 0
+
+
+def test_raw_text_for_a_model_with_a_chat_template_is_noticed() -> None:
+    made({"prompt": "Once"}, {"question": "Who?"})
+    done = call("run", "-m", "nano", "-s", "greedy", "--task-file", "my.jsonl", "--max-new-tokens", 1, "-o", "run")
+    assert done.exit_code == 0, done.output
+    words = "my.jsonl: 1 of 2 rows are a 'prompt', raw text that nano continues without its chat template; call the " \
+        "field 'question' to ask in the template."
+    assert words in " ".join(done.stdout.split())
+    assert Store.open(Path("run")).manifest.warnings == [words]
+    made({"question": "Who?"})
+    done = call("run", "-m", "nano", "-s", "greedy", "--task-file", "my.jsonl", "--max-new-tokens", 1, "-o", "other")
+    assert Store.open(Path("other")).manifest.warnings == []
 
 
 @pytest.mark.parametrize(("file", "words"), [

@@ -1,0 +1,60 @@
+"""Sliding windows: in some layers of some models, a token attends only to the last tokens before it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.errors import UserError
+
+FULL, SLIDING = "full_attention", "sliding_attention"  # kinds of layers, as transformers names them
+Masks = Tensor | dict[str, Tensor]
+"""One additive mask for all layers, or one for each kind of layer."""
+
+
+class Windows:
+    """The kinds of layers of a model, and the `size` of the window of those that slide, in tokens (0: none slides).
+
+    Raises `UserError` for a model with an encoder, or with layers that neither attend to all tokens nor slide.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._config = model.config.get_text_config()
+        name = type(model).__name__
+        if getattr(model.config, "is_encoder_decoder", False):
+            raise UserError(f"{name} is an encoder-decoder model; give a decoder-only one.")
+        size = getattr(self._config, "sliding_window", None) or 0
+        slides = size and getattr(self._config, "use_sliding_window", True)
+        self.kinds = set(getattr(self._config, "layer_types", None) or [SLIDING if slides else FULL])
+        if others := self.kinds - {FULL, SLIDING}:
+            raise UserError(f"{name} has layers that cannot be rolled back ({', '.join(sorted(others))}); give a model "
+                            "whose layers all use full or sliding attention.")
+        self.size = int(size) if SLIDING in self.kinds else 0
+
+    def masks(self, full: Tensor) -> Masks:
+        """Return what the model takes as its mask: `full`, additive (B, 1, Q, S), and what is left of it in a window.
+
+        A window holds the last `size` slots that a token attends to, its own among them.
+        """
+        if self.kinds == {FULL}:
+            return full
+        narrow = full
+        if full.shape[-1] > self.size:
+            attended = full == 0
+            after = attended.flip(-1).cumsum(-1, dtype=torch.int32).flip(-1)  # slots from here on, for each slot
+            narrow = full.masked_fill(attended & (after > self.size), torch.finfo(full.dtype).min)
+        return narrow if self.kinds == {SLIDING} else {FULL: full, SLIDING: narrow}
+
+    @contextmanager
+    def of_size(self, size: int) -> Iterator[None]:
+        """Make the windows of the model this small until the end of the context, if it has any."""
+        before = self.size
+        if before:
+            self.size = self._config.sliding_window = size
+        try:
+            yield
+        finally:
+            if before:
+                self.size = self._config.sliding_window = before

@@ -1,0 +1,54 @@
+"""What a model needs is told before it is loaded, and a model that does not fit is refused by name."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.errors import UserError
+from harness.models import size
+from harness.models.loading import load
+from harness.models.size import Size, meta_model, size_of
+from harness.models.source import source
+from tests.models import ARCHS
+from tests.pair import saved
+from tests.program import call
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_size_is_that_of_the_loaded_model(arch: str, dtype: torch.dtype) -> None:
+    told = size_of(meta_model(source(str(saved(arch))), dtype), 512)
+    loaded = load(str(saved(arch)), dtype=str(dtype).removeprefix("torch."))
+    assert told.parameters == loaded.parameters
+    assert told.weights == sum(weight.nbytes for weight in loaded.engine.model.parameters())
+    assert told.token == loaded.engine.cache.slot_bytes()
+
+
+def test_rows_share_half_of_what_the_weights_leave() -> None:
+    one = Size(parameters=100, weights=400, token=2, longest=4096)
+    assert one.rows(400 + 2 * 2 * 1024 * 3) == 3
+    assert one.rows(400 + 2 * 2 * 1024 * 3 - 1) == 2
+    assert one.rows(399) == 0
+    assert Size(parameters=100, weights=400, token=2, longest=8).rows(432) == 1, "no longer than the context"
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = saved("llama")
+    monkeypatch.setattr("harness.models.loading._load_weights", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setattr(size, "free_bytes", lambda device: 1000)
+    with pytest.raises(UserError, match=r"needs [\d.e+-]+ GB for its weights but 1e-06 GB are free; give --dty"):
+        load(str(folder))
+
+
+def test_doctor_tells_the_size_and_the_speed_of_a_model(tmp_path: Path) -> None:
+    lines = call("doctor", "-m", saved("llama")).stdout.splitlines()
+    (told,) = (line for line in lines if line.startswith("ok       model"))
+    assert "LlamaForCausalLM, 0.1 M parameters" in told
+    assert "reads 512 tokens, no chat template, 1 EOS; KV cache 0." in told
+    assert "sequences of 512 tokens at once" in told
+    (speed,) = (line for line in lines if line.startswith("ok       speed"))
+    assert "ms a token, so 1,000 tokens take" in speed
+    done = call("doctor", "-m", "nope")
+    assert done.exit_code == 1
+    assert "broken   model     There is no model 'nope'" in done.stdout
