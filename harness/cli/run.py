@@ -72,7 +72,11 @@ def command(
 
     The same command resumes a stopped run. Exit code 3: some samples failed, or a repeated error ended the run.
     """
-    settings = _settings(context.params)
+    return _run(_settings(context.params))
+
+
+def _run(settings: "RunConfig") -> int:
+    """Run, print the table and return the exit code."""
     try:
         from harness.cli.progress import watching
         from harness.cli.report import render
