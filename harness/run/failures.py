@@ -29,12 +29,12 @@ class Failures:
     """
 
     def __init__(self, tolerant: bool = False) -> None:
-        self.first, self._row, self._tolerant = "", dict[str, tuple[str, int]](), tolerant
+        self.first, self._row, self.tolerant = "", dict[str, tuple[str, int]](), tolerant
         self.stop: str | None = None
 
     def note(self, record: Record, error: Exception | None) -> None:
         """Count one record and the `error` that its sample raised; sets `stop` to a sentence once the run must end."""
-        for strategy in ("",) if self._tolerant else (record.strategy, ""):
+        for strategy in ("",) if self.tolerant else (record.strategy, ""):
             if error is None:
                 self._row.pop(strategy, None)
                 continue

@@ -78,6 +78,9 @@ def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner") -> 
         watcher.started("the scores of stored answers")
         score_stored(plan, store, late)
     done, failed = store.finished()
+    if failed and not runner.failures.tolerant:
+        store.set_failed_aside()
+        done, failed = store.finished()
     cells = list(plan.cells())
     watcher.planned(sum(len(cell.examples) for cell in cells), len(done), store.folder, plan.manifest.warnings)
     left_over = {cell.task.spec() for cell in cells if _left(cell, done)}

@@ -1,6 +1,7 @@
 """The folder of a run: a manifest written before the first record, and records that are appended.
 
-They are replaced only to add scores to answers whose programs were not allowed to run before.
+They are replaced only to add scores to answers whose programs were not allowed to run before, and when a failed sample
+is tried again.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -81,6 +82,11 @@ class Store:
         for path in self._files():
             records = self._rows(path, Record, count())
             replace_file(path, (record.model_dump_json() + "\n" for record in change(records)))
+
+    def set_failed_aside(self) -> None:
+        """Move the failed samples to `failed.jsonl`, so that they can be tried again and both attempts are kept."""
+        append(self.folder / "failed.jsonl", (record for record in self.records() if record.status == "failed"))
+        self.replace_records(lambda records: (record for record in records if record.status != "failed"))
 
     def records(self, wanted: Container[int] | None = None) -> Iterator[Record]:
         """Yield the records in order; an incomplete last line is skipped, any other bad line raises `UserError`.
