@@ -173,7 +173,7 @@ def beams(prompt: list[int], arch: str, **options: Any) -> list[int]:
 @pytest.mark.parametrize("size", [2, 3])
 def test_beams_without_repeats_are_those_of_generate_that_renormalizes(arch: str, size: int) -> None:
     option, differ = {"no_repeat_ngram_size": size}, 0
-    for prompt in prompts(scaled(4, 12), 97, 8):
+    for prompt in prompts(scaled(6, 12), 97, 8):
         found = run(f"beam:width=4+no_repeat_ngram:n={size}", prompt * 2, arch, new=20)
         assert found == beams(prompt * 2, arch, renormalize_logits=True, **option)
         differ += found != beams(prompt * 2, arch, **option)
