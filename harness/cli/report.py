@@ -34,5 +34,9 @@ def render(runs: Sequence[Path], folder: Path, details: bool = False) -> Path:
     for section in contents.sections:
         if details or section.kind not in detail.ON_REQUEST:
             console.print(texts.terminal(section))
+    if contents.verdict:
+        console.print("Verdict", style="bold")
+        for line in contents.verdict:
+            console.print(line, markup=False, highlight=False)
     console.print(f"Report: {page}", soft_wrap=True, markup=False, highlight=False)
     return page

@@ -21,7 +21,8 @@ def write(stores: Sequence[Store], folder: Path, contents: Contents | None = Non
     for section in contents.sections:
         replace_file(folder / f"{section.kind.name}.csv", texts.csv(section))
     replace_file(folder / "summary.csv", tables.csv(summary))
-    replace_file(folder / "summary.md", tables.markdown(summary) + texts.markdown(contents.sections))
+    replace_file(folder / "summary.md", tables.bullets("Verdict", contents.verdict) + tables.markdown(summary)
+                 + texts.markdown(contents.sections))
     for task, title in tables.task_names(summary["task"].unique()).items():
         figures[task], name = dict[str, str](), re.sub(r"[^\w.=+-]+", "-", title)
         for kind, figure in plots.of_task(summary, task).items():

@@ -15,6 +15,7 @@ from harness.measure.summary import concat_runs, summarise
 from harness.report import judge, tables, texts
 from harness.report.tables import QUALITY, SPEEDUP, TAU, Column, row_labels
 from harness.report.texts import Kind, Section
+from harness.report.verdict import verdicts
 from harness.store.folder import Store
 
 SHOWN = 4  # positions of a draft with a column; the CSV has all
@@ -127,13 +128,15 @@ ON_REQUEST = (ACCEPTANCE, SPEED)  # tables that are too long for a terminal, unl
 class Contents:
     """The contents of a report: the summary of each run, the joint summary, and the tables below it.
 
-    `keys` has a frame per run with the task, example and sample number of each record in order.
+    `keys` has a frame per run with the task, example and sample number of each record in order, `verdict` the sentences
+    of all runs.
     """
 
     summaries: list[pd.DataFrame]
     summary: pd.DataFrame
     sections: list[Section]
     keys: list[pd.DataFrame]
+    verdict: list[str]
 
 
 def collect(stores: Sequence[Store]) -> Contents:
@@ -143,7 +146,8 @@ def collect(stores: Sequence[Store]) -> Contents:
     for kind, mode in judge.KINDS:
         notes = dict.fromkeys(note for store in stores for note in judge_notes(store, mode))
         sections += section_of(kind, stores, [kind.make(store) for store in stores], list(notes))
-    return Contents(summaries, concat_runs(stores, summaries), [*sections, *texts.sections(stores, several)], keys)
+    return Contents(summaries, concat_runs(stores, summaries), [*sections, *texts.sections(stores, several)], keys,
+                    verdicts(stores, summaries))
 
 
 def limits(stores: Sequence[Store]) -> list[Section]:

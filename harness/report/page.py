@@ -37,6 +37,7 @@ def render(stores: Sequence[Store], contents: Contents | None = None,
         js=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
         runs=[_run(store.manifest, label) for store, label in zip(stores, run_labels(stores), strict=True)],
         totals={"samples": int((summary["samples"] + summary["failed"]).sum()), "failed": int(summary["failed"].sum())},
+        verdict=contents.verdict,
         notes=[*tables.deciding_note(summary), *tables.notes(summary)],
         overview=_overview(summary),
         tasks=[_task(stores, summary, task, number, figures[task]) | {"texts": _texts(contents.sections, task)}

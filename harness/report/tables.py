@@ -310,6 +310,11 @@ def markdown(summary: pd.DataFrame) -> str:
     return "\n".join([*lines, *(f"- {_escaped(note)}" for note in below)]).rstrip() + "\n"
 
 
+def bullets(title: str, lines: Sequence[str]) -> str:
+    """Return a titled list in Markdown; empty without lines."""
+    return "\n".join([f"### {title}", "", *(f"- {_escaped(line)}" for line in lines), "", ""]) if lines else ""
+
+
 def markdown_row(cells: Sequence[str]) -> str:
     """Return a row of a GitHub table."""
     return f"| {' | '.join(_escaped(cell) for cell in cells)} |"

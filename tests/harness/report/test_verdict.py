@@ -1,0 +1,163 @@
+"""The verdict says what the paired statistics carry, and nothing else."""
+
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from harness.backends.generate_options import DRAFT, as_text, generate_options
+from harness.decoding.sampled import Sampler
+from harness.engine.logit_warps import drawn_at
+from harness.measure.significance import against_baseline, corrected
+from harness.measure.summary import summarise
+from harness.plugins.registry import STRATEGIES
+from harness.report.verdict import FEW, SURE, verdict
+from harness.stats.bootstrap import ratio_interval
+from harness.store.folder import Store
+from harness.store.schema import Manifest
+from tests.decode import decode, engine
+from tests.models import EOS, PAD, prompts, tiny_model
+from tests.runs import manifest, record, strategy, task, turn, write
+from tests.scale import scaled
+
+LOOKUP = "prompt_lookup:length=10,max_ngram=3"
+KINDS = {LOOKUP: "distribution-preserving", "suffix_decoding": "lossless", "beam:width=4": "changes-output"}
+
+
+def run(folder: Path, speeds: Mapping[str, float], scores: Mapping[str, list[int]] | None = None, count: int = 24,
+        ids: Mapping[str, int] | None = None, model: str = "meta/llama") -> tuple[pd.DataFrame, Manifest]:
+    """A run of `count` problems; a strategy's `speeds` is its speed-up, `ids` the last token of its answers."""
+    named = [strategy("greedy"), *(strategy(spec, guarantee=KINDS[spec]) for spec in speeds)]
+    about = manifest(named, [task("math", unscored=None if scores else "no answers", examples=count)])
+    about = about.model_copy(update={"model": about.model.model_copy(update={"name": model})})
+    rng, records = np.random.default_rng(0), []
+    for index, spec in product(range(count), ["greedy", *speeds]):
+        slow = np.exp(rng.normal(0, 0.05)) / ({"greedy": 1.0} | dict(speeds))[spec]
+        last = (ids or {}).get(spec, 7)
+        score = None if scores is None else scores.get(spec, scores["greedy"])[index]
+        records.append(record("math", f"e{index}", spec, [turn([1, 1, 1], [0.1 * slow] * 3, ids=[5, 6, last])], score))
+    store = write(folder, about, records)
+    store.write_divergences([])
+    return summarise(Store.open(folder)), about
+
+
+def test_the_fastest_of_those_that_keep_the_answers_is_named(tmp_path: Path) -> None:
+    lines = verdict(*run(tmp_path / "run", {LOOKUP: 1.5, "suffix_decoding": 1.2, "beam:width=4": 2.0}))
+    assert lines[0].startswith("math: to keep greedy's answers take prompt_lookup: 1.48 times as fast [1.44, 1.52].")
+    assert "may be as fast" not in lines[0]
+    assert "beam" not in " ".join(lines), "it promises no answer of greedy's, though it is faster"
+    assert lines[1] == ("prompt_lookup in transformers: model.generate(**inputs, do_sample=False, "
+                        "prompt_lookup_num_tokens=10, max_matching_ngram_size=3)")
+    assert lines[2].startswith(
+        "prompt_lookup in vLLM: vllm serve meta/llama --speculative-config '{\"method\": \"ngram\"")
+
+
+def test_one_that_may_be_as_fast_is_named_too(tmp_path: Path) -> None:
+    lines = verdict(*run(tmp_path / "run", {LOOKUP: 1.5, "suffix_decoding": 1.495}))
+    assert "; suffix_decoding may be as fast." in lines[0] or "; prompt_lookup may be as fast." in lines[0]
+
+
+def test_other_answers_are_no_way_to_keep_them(tmp_path: Path) -> None:
+    lines = verdict(*run(tmp_path / "run", {LOOKUP: 1.5}, ids={LOOKUP: 8}))
+    assert lines == []
+
+
+def test_what_is_not_proven_is_not_said(tmp_path: Path) -> None:
+    lines = verdict(*run(tmp_path / "run", {LOOKUP: 1.0, "suffix_decoding": 0.9}))
+    assert lines == ["math: no method that keeps greedy's answers is proven faster on 24 problems."]
+
+
+@pytest.mark.parametrize("count", [1, FEW - 1])
+def test_few_problems_are_too_few(tmp_path: Path, count: int) -> None:
+    (line,) = verdict(*run(tmp_path / "run", {LOOKUP: 3.0}, count=count))
+    assert line.startswith(f"math: {count} problem")
+    assert "too few" in line
+
+
+def test_better_and_worse_answers_are_named_with_their_price(tmp_path: Path) -> None:
+    some = [int(i % 2) for i in range(24)]
+    better, worse = [1] * 24, [0] * 24
+    lines = verdict(*run(tmp_path / "run", {"beam:width=4": 0.5, LOOKUP: 1.0},
+                         {"greedy": some, "beam:width=4": better}))
+    assert any("beam gives better answers, 1.00 instead of 0.50, at 0.5" in line for line in lines)
+    assert "beam in transformers: model.generate(**inputs, do_sample=False, num_beams=4, " in lines[-1]
+    lines = verdict(*run(tmp_path / "other", {"beam:width=4": 0.5}, {"greedy": some, "beam:width=4": worse}))
+    assert lines[-1] == "math: worse answers: beam (0.00)."
+    assert "no method's answers are proven better than greedy's (0.50)" in lines[0]
+
+
+def test_an_embedded_model_is_not_served(tmp_path: Path) -> None:
+    lines = verdict(*run(tmp_path / "run", {LOOKUP: 1.5}, model="nano"))
+    assert len(lines) == 1
+
+
+def rows_of(about: Manifest, logs: np.ndarray) -> pd.DataFrame:
+    """The summary of strategies that keep greedy's answers, from the logarithms of their speed-ups by problem."""
+    names, size = np.array([f"e{i}" for i in range(logs.shape[1])]), logs.shape[1]
+    pairs = pd.DataFrame({"example": names, "log_speed_base": 0.0, "score": np.nan, "score_base": np.nan})
+    rows = []
+    for entry, values in zip(about.strategies, [np.zeros(size), *logs], strict=True):
+        base = entry.spec == about.baseline
+        interval = ratio_interval(values, names)
+        rows.append({
+            "task": "math", "strategy": entry.spec, "guarantee": entry.guarantee, "unsupported": "", "samples": size,
+            "parted": 0, "margin": np.nan, "same_as_baseline": 1.0, "quality": np.nan, "speedup": interval.mean,
+            "speedup_low": interval.low, "speedup_high": interval.high,
+            **against_baseline(pairs.assign(log_speed=values), base)})
+    return corrected(pd.DataFrame(rows))
+
+
+def test_wrong_advice_is_rare() -> None:
+    """Runs without any difference: an advice in at most one in twenty."""
+    rng, runs, wrong = np.random.default_rng(1), scaled(100, 400), 0
+    about = manifest([strategy("greedy"), *(strategy(f"s{i}") for i in range(6))], [task("math", examples=20)])
+    for _ in range(runs):
+        logs = rng.normal(0, 0.2, (6, 20))
+        wrong += any("take" in line for line in verdict(rows_of(about, logs), about))
+    assert wrong <= SURE * runs
+
+
+@pytest.mark.parametrize("spec", ["greedy", "beam:width=3", "beam:width=4,length_penalty=0.5", LOOKUP, "speculative"])
+def test_generate_writes_the_same_answers_with_these_arguments(spec: str) -> None:
+    target, draft, one = tiny_model("llama"), tiny_model("llama", seed=1), STRATEGIES.build(spec)
+    options = generate_options(one)
+    assert options
+    if DRAFT in options.values():
+        options = {name: draft if value == DRAFT else value for name, value in options.items()}
+        settings = draft.generation_config
+        settings.num_assistant_tokens = options.pop("num_assistant_tokens")
+        settings.num_assistant_tokens_schedule = options.pop("num_assistant_tokens_schedule")
+        settings.assistant_confidence_threshold = options.pop("assistant_confidence_threshold")
+    for prompt in prompts(4):
+        ids = torch.tensor([prompt])
+        out = target.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, pad_token_id=PAD, **options)
+        tokens = out[0, len(prompt):].tolist()
+        tokens = tokens[:tokens.index(EOS) + 1] if EOS in tokens else tokens
+        assert decode(one, engine(target), prompt, draft=engine(draft), new=20) == tokens
+
+
+@pytest.mark.parametrize("spec", ["top_p:p=0.9,temperature=0.7", "top_k", "min_p", "typical", "epsilon", "eta"])
+def test_samplers_have_the_same_distribution_with_these_arguments(spec: str) -> None:
+    one, model = STRATEGIES.build(spec), tiny_model("llama")
+    options = generate_options(one)
+    assert options
+    config = GenerationConfig(**options)
+    config._eos_token_tensor = config._pad_token_tensor = None
+    processors = model._get_logits_processor(config, input_ids_seq_length=3)
+    logits = torch.randn(5, 97, generator=torch.Generator().manual_seed(0)) * 3
+    theirs = processors(torch.zeros(5, 3, dtype=torch.long), logits.clone()).softmax(-1)
+    assert isinstance(one, Sampler)
+    ours = drawn_at(one.temperature, one.kept())(logits.clone(), [[1, 2, 3]] * 5).softmax(-1)
+    torch.testing.assert_close(ours.float(), theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_what_generate_cannot_do_has_no_command() -> None:
+    for spec in ("lookahead", "beam:length_rule=none", "prompt_lookup:latest=true", "speculative:policy=confidence"):
+        assert generate_options(STRATEGIES.build(spec)) is None
+    assert as_text({"assistant_model": DRAFT, "early_stopping": "never"}) == \
+        "model.generate(**inputs, assistant_model=draft_model, early_stopping='never')"
