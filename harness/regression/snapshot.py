@@ -144,7 +144,7 @@ def difference(run: About, baseline: About) -> str:
     """
     for name in ("model", "draft"):
         now, before = getattr(run, name), getattr(baseline, name)
-        if now != before:
+        if _comparable(now, before) != _comparable(before, now):
             return f"the {name} is {_model(now)}, not {_model(before)}"
     if run.baseline != baseline.baseline:
         return f"the baseline strategy is {run.baseline}, not {baseline.baseline}"
@@ -170,5 +170,14 @@ def _task(now: TaskEntry, before: TaskEntry) -> str:
     return ""
 
 
+def _comparable(entry: ModelEntry | None, other: ModelEntry | None) -> ModelEntry | None:
+    """Return the entry without its tokenizer if that of the other one is unknown, as in older baselines."""
+    unknown = entry and other and not other.tokenizer
+    return entry.model_copy(update={"tokenizer": ""}) if entry and unknown else entry
+
+
 def _model(entry: ModelEntry | None) -> str:
-    return "none" if entry is None else f"{entry.name} ({entry.dtype}, {entry.fingerprint[:12]})"
+    if entry is None:
+        return "none"
+    text = f", tokenizer {entry.tokenizer[:12]}" if entry.tokenizer else ""
+    return f"{entry.name} ({entry.dtype}, {entry.fingerprint[:12]}{text})"

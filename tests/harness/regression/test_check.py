@@ -25,7 +25,7 @@ from harness.regression.rules import (
     read,
 )
 from harness.regression.rules import Truncated as TruncatedRule
-from harness.regression.snapshot import Snapshot
+from harness.regression.snapshot import Snapshot, difference
 from harness.store.folder import Store
 from harness.store.schema import Divergence, Record
 from tests import runs
@@ -281,6 +281,15 @@ def test_times_of_other_hardware_are_not_compared_unless_told_to(tmp_path: Path)
     assert {one.status for one in report.findings} == {"unchecked"}
     assert "other hardware" in report.findings[0].message
     assert len(check(run, other, [Speed(worse_by=0.05, other_hardware=True)], ("run", "base")).broken) == 2
+
+
+def test_an_unknown_tokenizer_is_that_of_any_run() -> None:
+    """As in baselines of older versions, and in runs that were imported."""
+    about = unchanged().about
+    known = [about.model_copy(update={"model": runs.MODEL.model_copy(update={"tokenizer": name})}) for name in "ab"]
+    assert [difference(known[0], about), difference(about, known[0]), difference(known[0], known[0])] == ["", "", ""]
+    assert difference(*known) == ("the model is nano (float32, 5f0c1d2e, tokenizer a), not nano (float32, 5f0c1d2e, "
+                                  "tokenizer b)")
 
 
 @pytest.mark.parametrize(("change", "words"), [
