@@ -41,6 +41,7 @@ class Continuation(Task):
     version = 1
     source = "the user's own text"
     headline = "score"
+    endless = True
     max_new_tokens = per_instance(128, lambda task: task.target)
     open_ended = True
     unscored = "open-ended"

@@ -43,6 +43,7 @@ class NanoConstrained(Task):
     version = 1
     source = "decodebench, harness/nano/corpus.py"
     headline = "covered_sound"
+    endless = True
     max_new_tokens = 64
 
     def examples(self, data: DataSource) -> list[Example]:

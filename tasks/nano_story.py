@@ -30,6 +30,7 @@ class NanoStory(Task):
     version = 1
     source = "decodebench, harness/nano/corpus.py"
     headline = "fresh"
+    endless = True
     max_new_tokens = 192
     open_ended = True
 

@@ -139,20 +139,18 @@ def _data() -> str:
 
 def _size(name: str, dtype: str) -> str:
     """Return what a model needs, before its weights are loaded."""
-    import torch
-
     from harness.engine.cache import free_bytes
     from harness.models.loading import outline
     from harness.models.size import CONTEXT, size_of
-    from harness.models.source import split_dtype
+    from harness.models.source import split_dtype, torch_dtype
 
-    name, own = split_dtype(name)
+    own = split_dtype(name)[1] or dtype
     known, free = outline(name), free_bytes("cpu")
-    model = known.engine.model.to(getattr(torch, own or dtype))
+    model = known.engine.model.to(torch_dtype(own))
     size = size_of(model, known.engine.max_len)
     template = "a chat template" if getattr(known.tokenizer, "chat_template", None) else "no chat template"
     return (f"{type(model).__name__}, {size.parameters / 1e6:,.1f} M parameters, {size.weights / 1e9:.3g} GB in "
-            f"{own or dtype}; reads {size.longest:,} tokens, {template}, {len(known.eos)} EOS; KV cache "
+            f"{own}; reads {size.longest:,} tokens, {template}, {len(known.eos)} EOS; KV cache "
             f"{size.token / 1e3:.3g} kB a token; {free / 1e9:.3g} GB are free, enough for {size.rows(free):,} "
             f"sequences of {min(CONTEXT, size.longest):,} tokens at once")
 

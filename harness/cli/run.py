@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,11 +110,10 @@ def _settings(options: dict[str, Any]) -> "RunConfig":
     config, files, prompts = given.pop("config", None), given.pop("task_files", ()), given.pop("prompts", None)
     if prompts:
         files = (*files, prompts)
-        if not given.keys() & {"strategies", "preset"}:
-            given["preset"] = "all"
     if files:
         given["tasks"] = (*given.get("tasks", ()), *map(_task_of, files))
-    return RunConfig.from_toml(config, **given) if config else RunConfig(**given)
+    settings = RunConfig.from_toml(config, **given) if config else RunConfig(**given)
+    return replace(settings, preset="all") if prompts and not (settings.strategies or settings.preset) else settings
 
 
 def _task_of(path: Path) -> str:

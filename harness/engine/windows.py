@@ -17,20 +17,18 @@ Masks = Tensor | dict[str, Tensor]
 class Windows:
     """The kinds of layers of a model, and the `size` of the window of those that slide, in tokens (0: none slides).
 
-    Raises `UserError` for a model with an encoder, or with layers that neither attend to all tokens nor slide.
+    Raises `UserError` for a model with layers that neither attend to all tokens nor slide.
     """
 
     def __init__(self, model: Any) -> None:
         self._config = model.config.get_text_config()
-        name = type(model).__name__
-        if getattr(model.config, "is_encoder_decoder", False):
-            raise UserError(f"{name} is an encoder-decoder model; give a decoder-only one.")
         size = getattr(self._config, "sliding_window", None) or 0
         slides = size and getattr(self._config, "use_sliding_window", True)
         self.kinds = set(getattr(self._config, "layer_types", None) or [SLIDING if slides else FULL])
         if others := self.kinds - {FULL, SLIDING}:
-            raise UserError(f"{name} has layers that cannot be rolled back ({', '.join(sorted(others))}); give a model "
-                            "whose layers all use full or sliding attention.")
+            raise UserError(f"{type(model).__name__} has layers that cannot be rolled back "
+                            f"({', '.join(sorted(others))}); give a model whose layers all use full or sliding "
+                            "attention.")
         self.size = int(size) if SLIDING in self.kinds else 0
 
     def masks(self, full: Tensor) -> Masks:

@@ -1,7 +1,6 @@
 """GGUF files: transformers converts one at every load, so a small model is kept converted in the user's cache."""
 
 import contextlib
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -55,10 +54,8 @@ def without_bar() -> Iterator[None]:
 
 
 def _folder(source: Source) -> Path | None:
-    """Return the folder in the cache for a GGUF file on this machine, None for one on the hub."""
-    path = Path(source.place) / (source.gguf or "")
-    if source.gguf is None or not path.is_file():
+    """Return the folder in the cache for a GGUF file on this machine, None for any other source."""
+    if source.sha256 is None:
         return None
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "decodebench" / f"gguf-{digest[:16]}"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "decodebench" / f"gguf-{source.sha256[:16]}"

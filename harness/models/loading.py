@@ -16,12 +16,12 @@ from harness import nano
 from harness.engine.engine import Engine
 from harness.engine.session import Session
 from harness.engine.tree import TokenTree
-from harness.errors import UserError, first_sentence, suggestion
+from harness.errors import UserError, first_sentence
 from harness.models import gguf
 from harness.models.attention import use_fast_attention
 from harness.models.products import SMALL, use_fast_products
 from harness.models.size import check_memory, meta_model
-from harness.models.source import DTYPES, Source, source, split_dtype
+from harness.models.source import Source, source, split_dtype, torch_dtype
 from harness.models.tokenizer import check_vocabulary, eos_ids, load_tokenizer, text_identity
 
 NOT_IN_FINGERPRINT = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}  # keys of a configuration
@@ -76,16 +76,14 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: s
     disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the error below summarises its retries
     name, own = split_dtype(name)
-    dtype = own or dtype
-    if dtype not in DTYPES:
-        raise UserError(f"There is no dtype '{dtype}'.{suggestion(dtype, DTYPES)}")
+    precision = torch_dtype(own or dtype)
     if compiled and not (device.startswith("cuda") or any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++")))):
         raise UserError("--compile needs a C++ compiler; install one such as g++, or leave --compile out.")
-    place = gguf.kept(source(name))
-    if name not in nano.NAMES:
-        check_memory(name, place, getattr(torch, dtype), device)
+    place, config = find(name)
     try:
-        model = _load_weights(place, getattr(torch, dtype))
+        if name not in nano.NAMES:
+            check_memory(name, config, precision, device)
+        model = _load_weights(place, precision)
     except UserError:
         raise
     except Exception as error:  # the library raises many kinds of errors for a folder without a model
@@ -123,8 +121,8 @@ def outline(name: str) -> Model:
     """
     from transformers import GenerationConfig
 
-    place = find(name)
-    model = meta_model(place)
+    place, config = find(name)
+    model = meta_model(config)
     with contextlib.suppress(OSError):  # optional: not every model has a generation configuration
         model.generation_config = GenerationConfig.from_pretrained(place.place)
     words = load_tokenizer(name, place)
@@ -132,25 +130,24 @@ def outline(name: str) -> Model:
     return Model(name, Engine(model, _max_len(model)), words, eos, "", text_identity(words, eos))
 
 
-def find(name: str) -> Source:
-    """Return where a model is; raises `UserError` unless it exists. No weights are loaded."""
+def find(name: str) -> tuple[Source, Any]:
+    """Return where a model is, and its configuration; raises `UserError` unless it exists and is decoder-only."""
     from transformers import AutoConfig
 
     place = gguf.kept(source(split_dtype(name)[0]))
     try:
-        AutoConfig.from_pretrained(place.place, **place.options)
+        config = AutoConfig.from_pretrained(place.place, **place.options)
     except Exception as error:
         raise UserError(f"The model '{name}' cannot be loaded: {first_sentence(error)}.") from error
-    return place
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"{name} is an encoder-decoder model ({config.model_type}); give a decoder-only one.")
+    return place, config
 
 
 def _load_weights(place: Source, dtype: torch.dtype) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     name = place.gguf or place.place
-    config = AutoConfig.from_pretrained(place.place, **place.options)
-    if getattr(config, "is_encoder_decoder", False):
-        raise UserError(f"{name} is an encoder-decoder model ({config.model_type}); give a decoder-only one.")
     options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, **place.options}
     with gguf.without_bar() if place.gguf else contextlib.nullcontext():
         try:

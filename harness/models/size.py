@@ -9,7 +9,6 @@ from harness.engine.cache import free_bytes
 from harness.engine.engine import Engine
 from harness.engine.session import Session
 from harness.errors import UserError
-from harness.models.source import Source
 
 CONTEXT = 1024  # tokens of the sequences whose number is told
 
@@ -28,13 +27,12 @@ class Size:
         return max(0, free - self.weights) // 2 // (self.token * min(CONTEXT, self.longest))
 
 
-def meta_model(place: Source, dtype: torch.dtype | None = None) -> Any:
-    """Return the architecture of a model without weights."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+def meta_model(config: Any, dtype: torch.dtype = torch.float32) -> Any:
+    """Return a model of this configuration without weights."""
+    from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        config = AutoConfig.from_pretrained(place.place, **place.options)
-        return AutoModelForCausalLM.from_config(config, dtype=dtype or torch.float32).eval()
+        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
 
 
 @torch.inference_mode()
@@ -48,13 +46,9 @@ def size_of(model: Any, longest: int) -> Size:
                 sum(weight.nbytes for weight in model.parameters()), engine.cache.slot_bytes(), longest)
 
 
-def check_memory(name: str, place: Source, dtype: torch.dtype, device: str) -> None:
+def check_memory(name: str, config: Any, dtype: torch.dtype, device: str) -> None:
     """Raise `UserError` if the weights of a model do not fit into the free memory of a device."""
-    try:
-        weights = sum(weight.nbytes for weight in meta_model(place, dtype).parameters())
-    except Exception:  # loading the model says what is wrong with it
-        return
-    free = free_bytes(device)
+    weights, free = sum(weight.nbytes for weight in meta_model(config, dtype).parameters()), free_bytes(device)
     if weights > free:
         raise UserError(f"'{name}' needs {weights / 1e9:.3g} GB for its weights but {free / 1e9:.3g} GB are free; give "
                         "--dtype bfloat16 if it is float32, or a smaller model.")

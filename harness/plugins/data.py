@@ -208,7 +208,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     except UnicodeDecodeError:
         raise UserError(f"{path}, line {number}: this is not UTF-8 text.") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def _fetch(name: str, file: str, hub: Hub | Download | None) -> Iterator[tuple[int, Any]]:

@@ -48,9 +48,9 @@ class Task(Plugin):
 
     `version` changes with any change of prompts or scores. `headline` names the score shown as quality; without a
     scorer, `unscored` is the reason shown in its place. Prompts of `chat` tasks use the model's chat template.
-    `executes_code` tasks run the generated program. The output of `open_ended` tasks is measured as text:
-    diversity, likelihood, and similarity to the references. `sub_tasks` maps categories to the sub-tasks that reports
-    show separately; a category that is not in it is its own sub-task.
+    `executes_code` tasks run the generated program. Answers to `endless` tasks are meant to reach the limit. The output
+    of `open_ended` tasks is measured as text: diversity, likelihood, and similarity to the references. `sub_tasks` maps
+    categories to the sub-tasks that reports show separately; a category that is not in it is its own sub-task.
     """
 
     version: ClassVar[int]
@@ -60,6 +60,7 @@ class Task(Plugin):
     stop: ClassVar[tuple[str, ...]] = ()
     chat: ClassVar[bool] = False
     executes_code: ClassVar[bool] = False
+    endless: ClassVar[bool] = False
     open_ended: ClassVar[bool] = False
     sub_tasks: ClassVar[dict[str, str] | None] = None
     unscored: ClassVar[str | None] = None

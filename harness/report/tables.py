@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from rich.text import Text
 
+from harness.plugins.registry import TASKS
 from harness.plugins.spec import Spec
 from harness.plugins.task_file import own_name
 from harness.report.names import of_strategy
@@ -16,7 +17,6 @@ from harness.store.schema import Manifest
 
 DASH = "–"  # an unknown value
 OTHER_CLIENTS = 0.02  # share of a server's tokens: above it, a note says that other clients used the server
-FIXED_LENGTH = ("nano_story", "nano_constrained", "continuation")  # tasks whose answers are meant to reach the limit
 OUTLIERS = 0.02  # share of outliers among the times of a task: above it, a note says so
 
 
@@ -207,9 +207,15 @@ def deciding_note(summary: pd.DataFrame) -> list[str]:
             "not"] if (compared > 1).any(axis=None) else []
 
 
+def _endless(name: str) -> bool:
+    """Return whether answers to this task are meant to reach the limit; a task that is not installed has none."""
+    return name in TASKS.names() and TASKS.get(name).endless
+
+
 def _limit_notes(named: pd.DataFrame) -> list[str]:
     """Return a note per task on the strategies whose answers were all cut, unless the task wants that."""
-    lines, fixed = list[str](), named["name_of_task"].isin(FIXED_LENGTH)
+    endless = {name: _endless(name) for name in named["name_of_task"].unique()}
+    lines, fixed = list[str](), named["name_of_task"].map(endless).astype(bool)
     for task, rows in named[(named["samples"] > 0) & ~fixed].groupby("task", sort=False):
         cut = rows.loc[rows["truncated"] == 1, "label"]
         whose = "every strategy" if len(cut) == len(rows) > 1 else ", ".join(cut)

@@ -45,7 +45,8 @@ def verdict(summary: pd.DataFrame, manifest: Manifest) -> list[str]:
         base = rows[rows["strategy"] == manifest.baseline]
         if others.empty or base.empty:
             continue
-        count, name, greedy = problems[str(task)], names[str(task)], str(base["label"].iloc[0])
+        count = min(problems[str(task)], int(base["samples"].iloc[0]))  # a run may be unfinished
+        name, greedy = names[str(task)], str(base["label"].iloc[0])
         if count < FEW:
             lines.append(f"{name}: {count} {'problem is' if count == 1 else 'problems are'} too few to tell methods "
                          "apart; 20 or more would.")
@@ -77,8 +78,9 @@ def _speed(others: pd.DataFrame, greedy: str, count: int, taken: list[str]) -> I
     near = proven.iloc[1:]
     near = near[near["speedup_high"] >= best["speedup_low"]]
     as_fast = f"; {' and '.join(near['label'])} may be as fast" if len(near) else ""
+    ties = f"; {best['parted']} answers differ where two tokens tie" if best["parted"] else ""
     yield (f"to keep {greedy}'s answers take {best['label']}: {best['speedup']:.2f} times as fast "
-           f"[{best['speedup_low']:.2f}, {best['speedup_high']:.2f}]{as_fast}.")
+           f"[{best['speedup_low']:.2f}, {best['speedup_high']:.2f}]{as_fast}{ties}.")
 
 
 def _quality(others: pd.DataFrame, base: "pd.Series[Any]", greedy: str, count: int, taken: list[str]

@@ -33,19 +33,17 @@ def mean_interval(
     ValueError unless `clusters` is as long as `values`.
     """
     sums, counts = cluster_sums(values, clusters)
-    if not len(sums):
-        return NOTHING
-    mean = float(sums.sum() / counts.sum())
-    if len(sums) == 1:
-        return Interval(mean, np.nan, np.nan)
+    interval = _t_interval(sums, counts, level)
+    if len(sums) < 2:
+        return interval
     if len(sums) >= MANY:
-        ends = np.array(t_interval(values, clusters, level=level)[1:])
+        ends = np.array(interval[1:])
     else:  # with few clusters plain percentiles give intervals that are too short
         reach = float(t.ppf((1 + level) / 2, len(sums) - 1))
         tail = float(norm.cdf(-reach * np.sqrt(len(sums) / (len(sums) - 1))))
         ends = np.quantile(_resampled(sums, counts, resamples, seed), [tail, 1 - tail])
     low, high = np.clip(ends, np.min(values), np.max(values))
-    return Interval(mean, float(low), float(high))
+    return Interval(interval.mean, float(low), float(high))
 
 
 def share_interval(values: ArrayLike, clusters: ArrayLike, *, level: float = 0.95) -> Interval:
@@ -68,7 +66,10 @@ def t_interval(values: ArrayLike, clusters: ArrayLike, *, level: float = 0.95) -
     It excludes zero exactly if the p-value of `mean_test` is below 1 - `level`. It is wide with two or three clusters,
     whose spread says little. The result is NaN without values.
     """
-    sums, counts = cluster_sums(values, clusters)
+    return _t_interval(*cluster_sums(values, clusters), level)
+
+
+def _t_interval(sums: Numbers, counts: Numbers, level: float) -> Interval:
     if not len(sums):
         return NOTHING
     mean = float(sums.sum() / counts.sum())

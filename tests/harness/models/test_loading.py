@@ -110,6 +110,13 @@ def test_a_sliding_window_does_not_limit_the_length(tmp_path: Path) -> None:
     assert load(on_disk(transformers.MistralForCausalLM(config), tmp_path)).engine.max_len == 256
 
 
+def test_no_name_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("", ":bfloat16"):
+        with pytest.raises(UserError, match="There is no model ''"):
+            load(name)
+
+
 def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:
     on_disk(transformers.Phi3ForCausalLM(transformers.Phi3Config(**SIZES, pad_token_id=0)), tmp_path)
     for path in tmp_path.glob("tokenizer*"):

@@ -7,9 +7,8 @@ import torch
 
 from harness.errors import UserError
 from harness.models import size
-from harness.models.loading import load
+from harness.models.loading import find, load
 from harness.models.size import Size, meta_model, size_of
-from harness.models.source import source
 from tests.models import ARCHS
 from tests.pair import saved
 from tests.program import call
@@ -18,7 +17,7 @@ from tests.program import call
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("arch", ARCHS)
 def test_the_size_is_that_of_the_loaded_model(arch: str, dtype: torch.dtype) -> None:
-    told = size_of(meta_model(source(str(saved(arch))), dtype), 512)
+    told = size_of(meta_model(find(str(saved(arch)))[1], dtype), 512)
     loaded = load(str(saved(arch)), dtype=str(dtype).removeprefix("torch."))
     assert told.parameters == loaded.parameters
     assert told.weights == sum(weight.nbytes for weight in loaded.engine.model.parameters())
@@ -49,6 +48,8 @@ def test_doctor_tells_the_size_and_the_speed_of_a_model(tmp_path: Path) -> None:
     assert "sequences of 512 tokens at once" in told
     (speed,) = (line for line in lines if line.startswith("ok       speed"))
     assert "ms a token, so 1,000 tokens take" in speed
+    done = call("doctor", "-m", "nano", "--dtype", "float8")
+    assert any(line.startswith("broken   model     There is no dtype 'float8'.") for line in done.stdout.splitlines())
     done = call("doctor", "-m", "nope")
     assert done.exit_code == 1
     assert "broken   model     There is no model 'nope'" in done.stdout

@@ -67,6 +67,18 @@ def test_other_answers_are_no_way_to_keep_them(tmp_path: Path) -> None:
     assert lines == []
 
 
+def test_answers_that_part_at_a_tie_are_counted(tmp_path: Path) -> None:
+    summary, about = run(tmp_path / "run", {LOOKUP: 1.5}, ids={LOOKUP: 8})
+    ties = summary.assign(parted=summary["strategy"].eq(LOOKUP) * 3, margin=0.0001)
+    assert "; 3 answers differ where two tokens tie." in verdict(ties, about)[0]
+    assert verdict(ties.assign(margin=0.5), about) == [], "that is no tie"
+
+
+def test_an_unfinished_run_has_as_many_problems_as_are_done(tmp_path: Path) -> None:
+    summary, about = run(tmp_path / "run", {LOOKUP: 1.0})
+    assert verdict(summary.assign(samples=9), about)[0].endswith("is proven faster on 9 problems.")
+
+
 def test_what_is_not_proven_is_not_said(tmp_path: Path) -> None:
     lines = verdict(*run(tmp_path / "run", {LOOKUP: 1.0, "suffix_decoding": 0.9}))
     assert lines == ["math: no method that keeps greedy's answers is proven faster on 24 problems."]

@@ -62,5 +62,7 @@ def test_prompts_compare_all_kinds_unless_told(monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / "mine.txt").write_text("Hi?\n")
     call("run", "--prompts", tmp_path / "mine.txt")
     call("run", "--prompts", tmp_path / "mine.txt", "-s", "beam")
-    assert [(one.preset, one.strategies) for one in asked] == [("all", ()), (None, ("beam",))]
+    (tmp_path / "run.toml").write_text('strategies = ["top_p"]')
+    call("run", "--prompts", tmp_path / "mine.txt", "--config", tmp_path / "run.toml")
+    assert [(one.preset, one.strategies) for one in asked] == [("all", ()), (None, ("beam",)), (None, ("top_p",))]
     assert all(one.tasks == (f"task_file:file={tmp_path / 'mine.txt'}",) for one in asked)
