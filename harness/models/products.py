@@ -1,15 +1,15 @@
-"""Chooses the product of each linear layer on a CPU: torch's own, or that of oneDNN, which packs the weights once.
+"""Chooses the product of each linear layer on a CPU: torch's, from either layout of the weights, or that of oneDNN.
 
-Which one is faster depends on the processor, the precision, the shape of the weights and the number of tokens. A model
+Which one is fastest depends on the processor, the precision, the shape of the weights and the number of tokens. A model
 that is slower on one token than need be makes every method that verifies several tokens look good.
 """
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,27 +18,51 @@ from torch.nn import functional
 SMALL = 50_000_000       # parameters below which nothing is measured, so that nano's tokens never depend on noise
 DOUBLED = 1 << 30        # bytes of weights up to which both the weights and their packed copy are kept
 LARGE = 1 << 19          # multiplications from which oneDNN is faster on AMD
-WIDTHS = (1, 2, 4, 8, 16)  # numbers of tokens at which both products are timed
-COLD = 1 << 25           # bytes of weights that are read in turn, so that a core does not find them in its cache
+WIDTHS = (1, 2, 4, 8, 16)  # numbers of tokens at which the products are timed
+COLD = 1 << 26           # bytes of weights that are read in turn, so that a core does not find them in its cache
 ROUNDS = 3
 NEVER = sys.maxsize
+
+ROWS, VECTOR, COLUMNS, ONEDNN = "torch", "torch mv", "torch transposed", "oneDNN"
+BASES = (ROWS, VECTOR, COLUMNS)
+
+
+class Choice(NamedTuple):
+    """The product of a layer: `base` for less than `first` tokens, that of oneDNN from `first` tokens on.
+
+    `base` is `ROWS`, torch's linear layer; `VECTOR`, the same but `torch.mv` for a single token; or `COLUMNS`, torch's
+    linear layer with weights that are stored transposed.
+    """
+
+    base: str
+    first: int
+
+    def __str__(self) -> str:
+        if self.first == 1:
+            return ONEDNN
+        return self.base if self.first == NEVER else f"{self.base}, {ONEDNN} from {self.first} tokens"
 
 
 class FastLinear(nn.Linear):
     """A linear layer with the parameters of `layer`, without the overhead of a module call and its hooks.
 
-    From `first` tokens on, oneDNN multiplies with `packed`. The parameters must not be replaced later. Where oneDNN
-    multiplies any number of tokens, `drop` frees the layer's own weight.
+    The parameters must not be replaced later. If `single`, the layer keeps one copy of its weights. The weights of an
+    embedding, `shared`, stay as they are.
     """
 
-    def __init__(self, layer: nn.Linear, packed: Tensor, first: int, drop: bool = False) -> None:
+    def __init__(self, layer: nn.Linear, choice: Choice, *, single: bool = False, shared: bool = False) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta",
                          dtype=layer.weight.dtype)
-        if not drop:
-            self.weight = layer.weight
+        weight = _transposed(layer) if choice.base == COLUMNS else layer.weight.detach()
+        packed = weight if choice.first == NEVER else _packed(layer)
+        if single and choice.first == 1:
+            weight = packed
+        if shared or weight is not packed or choice.first == NEVER:
+            self.weight = nn.Parameter(weight, False) if choice.base == COLUMNS and not shared else layer.weight
         self.bias = layer.bias
-        self.tensors = self.weight.detach(), None if layer.bias is None else layer.bias.detach(), packed
-        self.first, self.large = first, first * layer.in_features
+        self.tensors = weight, None if layer.bias is None else layer.bias.detach(), packed
+        self.choice, self.large = choice, choice.first * layer.in_features
+        self.vector = layer.in_features if choice.base == VECTOR else NEVER
         self.train(layer.training)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -46,10 +70,11 @@ class FastLinear(nn.Linear):
         if torch.compiler.is_compiling():
             return functional.linear(input, self.weight, self.bias)
         weight, bias, packed = self.tensors
-        if input.numel() < self.large:
-            return functional.linear(input, weight, bias)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(input, packed, bias, "none", [], "")
-        return out
+        size = input.numel()
+        if size >= self.large:
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(input, packed, bias, "none", [], "")
+            return out
+        return functional.linear(input, weight, bias) if size != self.vector else _vector(input, weight, bias)
 
     def __call__(self, input: Tensor) -> Tensor:
         """Run `forward`, which a hook may have replaced."""
@@ -57,9 +82,9 @@ class FastLinear(nn.Linear):
 
 
 def use_fast_products(model: Any, *, compiled: bool = False) -> dict[str, str]:
-    """Replace the linear layers of a model on a CPU, and return which numbers of tokens use oneDNN, by shape.
+    """Replace the linear layers of a model on a CPU, and return what multiplies each shape, in words.
 
-    Both products are timed with torch's present number of threads; a small model follows a fixed rule instead, and
+    The products are timed with torch's present number of threads; a small model follows a fixed rule instead, and
     nothing is returned. A model above `DOUBLED` bytes keeps one copy of its weights, unless it will be `compiled`.
     """
     layers = {name: layer for name, layer in model.named_modules()
@@ -71,18 +96,13 @@ def use_fast_products(model: Any, *, compiled: bool = False) -> dict[str, str]:
         shapes.setdefault((layer.out_features, layer.in_features), []).append(layer)
     small = sum(weight.numel() for weight in model.parameters()) < SMALL
     single = not compiled and sum(layer.weight.nbytes for layer in layers.values()) > DOUBLED
-    firsts = {shape: _by_rule(*shape, model.dtype) if small else _by_time(same, single)
-              for shape, same in shapes.items()}
+    choices = {shape: _by_rule(*shape, model.dtype) if small else _by_time(same, single)
+               for shape, same in shapes.items()}
     table = model.get_input_embeddings().weight
     for name, layer in layers.items():
-        first = firsts[layer.out_features, layer.in_features]
-        packed = layer.weight.detach() if first == NEVER else _packed(layer)
-        model.set_submodule(name, FastLinear(layer, packed, first, single and first == 1 and layer.weight is not table))
-    return {} if small else {f"{n} × {m}": _in_words(first) for (m, n), first in sorted(firsts.items())}
-
-
-def _in_words(first: int) -> str:
-    return {1: "oneDNN", NEVER: "torch"}.get(first, f"oneDNN from {first} tokens")
+        choice = choices[layer.out_features, layer.in_features]
+        model.set_submodule(name, FastLinear(layer, choice, single=single, shared=layer.weight is table))
+    return {} if small else {f"{n} × {m}": str(choice) for (m, n), choice in sorted(choices.items())}
 
 
 def _packs(dtype: torch.dtype) -> bool:
@@ -97,47 +117,69 @@ def _packed(layer: nn.Linear) -> Tensor:
     return packed
 
 
-def _by_rule(outputs: int, inputs: int, dtype: torch.dtype) -> int:
-    """Return the first number of tokens for oneDNN in a small model, which is faster in bfloat16 and on AMD."""
+def _transposed(layer: nn.Linear) -> Tensor:
+    """Return the weights (M, N) with M as the dimension that is contiguous in memory."""
+    return layer.weight.detach().t().contiguous().t()
+
+
+def _vector(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiply a single token (…, N) by torch's product of a matrix and a vector."""
+    vector = input.reshape(-1)
+    out = torch.mv(weight, vector) if bias is None else torch.addmv(bias, weight, vector)
+    return out.view(*input.shape[:-1], -1)
+
+
+def _by_rule(outputs: int, inputs: int, dtype: torch.dtype) -> Choice:
+    """Return the product of a layer in a small model; oneDNN is faster in bfloat16 and on AMD."""
     if dtype == torch.bfloat16:
-        return 1
-    return max(2, -(-LARGE // (outputs * inputs))) if amd() else NEVER
+        return Choice(ROWS, 1)
+    return Choice(ROWS, max(2, -(-LARGE // (outputs * inputs))) if amd() else NEVER)
 
 
 @torch.inference_mode()
-def _by_time(layers: Sequence[nn.Linear], single: bool) -> int:
-    """Return the number of tokens from which oneDNN is faster; if `single`, 1 or `NEVER`."""
+def _by_time(layers: Sequence[nn.Linear], single: bool) -> Choice:
+    """Return the product that takes the least time; if `single`, one that needs one copy of the weights."""
     some = layers[:max(1, COLD // layers[0].weight.nbytes)]
-    packed = [_packed(layer) for layer in some]
-    return fastest([_seconds(some, packed, width) for width in WIDTHS], single)
+    columns, packed = [_transposed(layer) for layer in some], [_packed(layer) for layer in some]
+    ways: dict[str, Callable[[Tensor], object]] = {
+        ROWS: lambda tokens: [functional.linear(tokens, layer.weight, layer.bias) for layer in some],
+        VECTOR: lambda tokens: [_vector(tokens, layer.weight, layer.bias) for layer in some],
+        COLUMNS: lambda tokens: [functional.linear(tokens, weight, layer.bias)
+                                 for layer, weight in zip(some, columns, strict=True)],
+        ONEDNN: lambda tokens: [torch.ops.mkldnn._linear_pointwise(tokens, weight, layer.bias, "none", [], "")
+                                for layer, weight in zip(some, packed, strict=True)]}
+    seconds = list[dict[str, float]]()
+    for width in WIDTHS:
+        tokens = torch.ones(1, width, layers[0].in_features, dtype=layers[0].weight.dtype)
+        seconds.append(_seconds({name: way for name, way in ways.items() if name != VECTOR or width == 1}, tokens))
+    return fastest(seconds, single)
 
 
-def fastest(seconds: Sequence[tuple[float, float]], single: bool = False) -> int:
-    """Return the number of tokens from which oneDNN should multiply, from the seconds of both products at `WIDTHS`.
+def fastest(seconds: Sequence[Mapping[str, float]], single: bool = False) -> Choice:
+    """Return the product that takes the least time, from the seconds of each at `WIDTHS`, of `VECTOR` only at 1.
 
-    Every width counts alike, in units of its faster product. If `single`, one product is used for all.
+    Every width counts alike, in units of its fastest product. If `single`, one copy of the weights must do.
     """
-    costs = dict[int, float]()
-    for index, first in enumerate((*WIDTHS, NEVER)):
-        if not single or first in (1, NEVER):
-            costs[first] = sum(pair[number >= index] / min(pair) for number, pair in enumerate(seconds))
+    costs = dict[Choice, float]()
+    for base in BASES:
+        for index, first in enumerate((*WIDTHS, NEVER)):
+            if not single or first in (1, NEVER):
+                used = [ONEDNN if number >= index else base if base in times else ROWS
+                        for number, times in enumerate(seconds)]
+                costs[Choice(base, first)] = sum(times[way] / min(times.values())
+                                                 for way, times in zip(used, seconds, strict=True))
     return min(costs, key=costs.__getitem__)
 
 
-def _seconds(layers: Sequence[nn.Linear], packed: Sequence[Tensor], width: int) -> tuple[float, float]:
-    """Return the seconds of torch's and oneDNN's products of `width` tokens, the best of `ROUNDS` that take turns."""
-    tokens = torch.ones(1, width, layers[0].in_features, dtype=layers[0].weight.dtype)
-    products: Sequence[Callable[[], object]] = (
-        lambda: [functional.linear(tokens, layer.weight, layer.bias) for layer in layers],
-        lambda: [torch.ops.mkldnn._linear_pointwise(tokens, one, layer.bias, "none", [], "")
-                 for layer, one in zip(layers, packed, strict=True)])
-    best = [float("inf")] * 2
+def _seconds(ways: Mapping[str, Callable[[Tensor], object]], tokens: Tensor) -> dict[str, float]:
+    """Return the seconds that each way takes for `tokens`, the best of `ROUNDS` in which they take turns."""
+    best = dict.fromkeys(ways, float("inf"))
     for _ in range(ROUNDS):
-        for number, product in enumerate(products):
+        for name, way in ways.items():
             began = time.perf_counter()
-            product()
-            best[number] = min(best[number], time.perf_counter() - began)
-    return best[0], best[1]
+            way(tokens)
+            best[name] = min(best[name], time.perf_counter() - began)
+    return best
 
 
 @cache

@@ -10,7 +10,7 @@ import transformers
 from harness.engine.engine import Engine
 from harness.engine.forward import ForwardRequest, ForwardRows
 from harness.models.attention import FEW, NAME, _groups, use_fast_attention
-from harness.models.products import NEVER, FastLinear, use_fast_products
+from harness.models.products import NEVER, ROWS, Choice, FastLinear, use_fast_products
 
 SIZES: dict[str, Any] = {"vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
                          "num_attention_heads": 4, "max_position_embeddings": 256, "attn_implementation": "sdpa"}
@@ -53,7 +53,7 @@ def test_the_logits_are_those_of_the_plain_model(name: str, rows: int) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("first", [1, NEVER])
 def test_generate_writes_the_same_tokens(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.models.products._by_rule", lambda *_: first)
+    monkeypatch.setattr("harness.models.products._by_rule", lambda *_: Choice(ROWS, first))
     plain, quick = model("grouped queries"), model("grouped queries")
     use_fast_attention(quick)
     use_fast_products(quick)

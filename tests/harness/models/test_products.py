@@ -7,68 +7,103 @@ import torch
 
 from harness.engine.hooks import replaced
 from harness.models import products
-from harness.models.products import NEVER, WIDTHS, FastLinear, fastest, use_fast_products
+from harness.models.products import (
+    BASES,
+    COLUMNS,
+    NEVER,
+    ONEDNN,
+    ROWS,
+    VECTOR,
+    WIDTHS,
+    Choice,
+    FastLinear,
+    fastest,
+    use_fast_products,
+)
 from tests.harness.models.test_attention import decoded, model
 
-FIRST = [1, 2, 8, NEVER]
+CHOICES = [Choice(ROWS, 1), Choice(ROWS, 2), Choice(ROWS, 8), Choice(ROWS, NEVER), Choice(VECTOR, 8),
+           Choice(VECTOR, NEVER), Choice(COLUMNS, 2), Choice(COLUMNS, NEVER)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("first", FIRST)
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
 @pytest.mark.parametrize("name", ["grouped queries", "gpt2"])  # with and without biases; a head that is tied or not
-def test_the_logits_are_those_of_the_plain_model(name: str, first: int, dtype: torch.dtype,
+def test_the_logits_are_those_of_the_plain_model(name: str, choice: Choice, dtype: torch.dtype,
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_by_rule", lambda *_: first)
+    monkeypatch.setattr(products, "_by_rule", lambda *_: choice)
     plain, quick = model(name).to(dtype), model(name).to(dtype)
     assert use_fast_products(quick) == {}
     layers = [layer for layer in quick.modules() if type(layer) is FastLinear]
     assert layers
-    assert all(layer.first == first for layer in layers)
+    assert all(layer.choice == choice for layer in layers)
     near = {"atol": 2e-5, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.05, "rtol": 0.05}
     for rows in (1, 7, 20):
         torch.testing.assert_close(decoded(quick, rows), decoded(plain, rows), **near)
 
 
-@pytest.mark.parametrize("first", FIRST)
-def test_the_first_number_of_tokens_that_one_dnn_multiplies_is_the_first(first: int,
-                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_each_number_of_tokens_is_multiplied_as_chosen(choice: Choice, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = torch.nn.Linear(12, 20)
-    calls = list[int]()
+    linear, vector, calls = torch.nn.functional.linear, products._vector, dict[int, str]()
 
     def counted(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        calls.append(input.shape[1])
-        return input @ weight.T + bias
+        calls[input.shape[1]] = ROWS if weight.is_contiguous() else COLUMNS
+        return linear(input, weight, bias)
+
+    def multiplied(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        calls[input.shape[1]] = VECTOR
+        return vector(input, weight, bias)
     monkeypatch.setattr(products.functional, "linear", counted)
-    quick = FastLinear(layer, products._packed(layer), first)
+    monkeypatch.setattr(products, "_vector", multiplied)
+    quick, widths = FastLinear(layer, choice), (1, 2, 3, 7, 8, 9, 100)
     with torch.inference_mode():
-        for tokens in (1, 2, 3, 7, 8, 9, 100):
+        for tokens in widths:
             torch.testing.assert_close(quick(torch.ones(1, tokens, 12)), layer.weight.sum(1).expand(1, tokens, 20)
                                        + layer.bias)
-    assert calls == [tokens for tokens in (1, 2, 3, 7, 8, 9, 100) if tokens < first]
+    several = COLUMNS if choice.base == COLUMNS else ROWS
+    assert calls == {tokens: choice.base if tokens == 1 else several for tokens in widths if tokens < choice.first}
+
+
+def times(*pairs: tuple[float, float], **others: float) -> list[dict[str, float]]:
+    """Return the seconds of torch's and oneDNN's products at each width; `others` are those at one token."""
+    made = [{ROWS: torch, COLUMNS: 9.0, ONEDNN: onednn} for torch, onednn in pairs]
+    made[0] |= {VECTOR: others.get("vector", 9.0), COLUMNS: others.get("columns", 9.0)}
+    return made
 
 
 def test_the_faster_product_is_chosen() -> None:
     always, never = [(2.0, 1.0)] * len(WIDTHS), [(1.0, 2.0)] * len(WIDTHS)
-    assert (fastest(always), fastest(never)) == (1, NEVER)
+    assert (fastest(times(*always)), fastest(times(*never))) == (Choice(ROWS, 1), Choice(ROWS, NEVER))
     for index, width in enumerate(WIDTHS[1:], start=1):
-        assert fastest([*never[:index], *always[index:]]) == width
-    assert fastest([(1.0, 1.01), (1.0, 3.0), (1.01, 1.0), (3.0, 1.0), (3.0, 1.0)]) == 4, "a small gain decides little"
-    assert fastest([(1.0, 3.0), (2.0, 1.0), (2.0, 1.0), (2.0, 1.0), (2.0, 1.0)], single=True) == 1
-    assert fastest([(1.0, 9.0), (2.0, 1.0), (2.0, 1.0), (2.0, 1.0), (2.0, 1.0)], single=True) == NEVER
+        assert fastest(times(*never[:index], *always[index:])) == Choice(ROWS, width)
+    small = times((1.0, 1.01), (1.0, 3.0), (1.01, 1.0), (3.0, 1.0), (3.0, 1.0))
+    assert fastest(small) == Choice(ROWS, 4), "a small gain decides little"
+    assert fastest(times(*always, vector=0.5)) == Choice(VECTOR, 2)
+    assert fastest(times(*always, columns=0.5)) == Choice(COLUMNS, 2)
+    assert fastest(times(*never, vector=0.5)) == Choice(VECTOR, NEVER)
+
+
+def test_one_copy_of_the_weights_is_for_all_numbers_of_tokens() -> None:
+    assert fastest(times((1.0, 3.0), *[(2.0, 1.0)] * 4), single=True) == Choice(ROWS, 1)
+    assert fastest(times((1.0, 9.0), *[(2.0, 1.0)] * 4), single=True) == Choice(ROWS, NEVER)
+    assert fastest(times((9.0, 9.0), *[(2.0, 1.0)] * 4, vector=1.0), single=True) == Choice(VECTOR, NEVER)
+    columns = [{ROWS: 2.0, COLUMNS: 1.0, ONEDNN: 2.0} for _ in WIDTHS]
+    assert fastest(columns, single=True) == Choice(COLUMNS, NEVER)
 
 
 def test_only_a_larger_model_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = list[tuple[int, bool]]()
 
-    def timed(layers: list[Any], single: bool) -> int:
+    def timed(layers: list[Any], single: bool) -> Choice:
         measured.append((len(layers), single))
-        return 8 if layers[0].out_features == 97 else NEVER
+        return Choice(VECTOR, 8) if layers[0].out_features == 97 else Choice(ROWS, NEVER)
     monkeypatch.setattr(products, "_by_time", timed)
     assert use_fast_products(model("llama")) == {}
     assert not measured
     monkeypatch.setattr(products, "SMALL", 1000)
     assert use_fast_products(model("llama")) == {
-        "64 × 64": "torch", "64 × 96": "torch", "64 × 97": "oneDNN from 8 tokens", "96 × 64": "torch"}
+        "64 × 64": "torch", "64 × 96": "torch", "64 × 97": "torch mv, oneDNN from 8 tokens", "96 × 64": "torch"}
     assert sorted(measured) == [(1, False), (2, False), (4, False), (8, False)]
 
 
@@ -76,18 +111,22 @@ def test_a_model_that_is_measured_gets_one_of_the_choices(monkeypatch: pytest.Mo
     monkeypatch.setattr(products, "SMALL", 1000)
     plain, quick = model("llama"), model("llama")
     words = use_fast_products(quick)
-    assert set(words.values()) <= {"torch", "oneDNN", *(f"oneDNN from {width} tokens" for width in WIDTHS[1:])}
+    assert set(words.values()) <= {str(Choice(base, first)) for base in BASES for first in (*WIDTHS, NEVER)}
     torch.testing.assert_close(decoded(quick, 3), decoded(plain, 3), atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("choice", [Choice(ROWS, 1), Choice(COLUMNS, NEVER)], ids=str)
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_a_large_model_keeps_one_copy_of_its_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_model_keeps_one_copy_of_its_weights(name: str, choice: Choice, monkeypatch: pytest.MonkeyPatch
+                                                     ) -> None:
     monkeypatch.setattr(products, "DOUBLED", 1000)
-    monkeypatch.setattr(products, "_by_rule", lambda *_: 1)
+    monkeypatch.setattr(products, "_by_rule", lambda *_: choice)
     plain, quick = model(name), model(name)
     use_fast_products(quick)
     tied = quick.lm_head.weight is quick.get_input_embeddings().weight
-    assert quick.lm_head.weight.is_meta != tied
+    assert tied == (name == "gpt2")
+    assert tied or quick.lm_head.weight.is_meta == (choice.first == 1)
+    assert tied or quick.lm_head.weight.is_contiguous() == (choice.base != COLUMNS)
     assert sum(one.numel() for one in quick.parameters()) == sum(one.numel() for one in plain.parameters())
     torch.testing.assert_close(decoded(quick, 20), decoded(plain, 20), atol=2e-5, rtol=1e-4)
     compiled = model(name)
