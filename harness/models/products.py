@@ -158,7 +158,8 @@ def _by_time(layers: Sequence[nn.Linear], single: bool) -> Choice:
 def fastest(seconds: Sequence[Mapping[str, float]], single: bool = False) -> Choice:
     """Return the product that takes the least time, from the seconds of each at `WIDTHS`, of `VECTOR` only at 1.
 
-    Every width counts alike, in units of its fastest product. If `single`, one copy of the weights must do.
+    Seconds are in units of the fastest product at each width; one token counts as much as all other widths together,
+    because every method is compared with decoding token by token. If `single`, one copy of the weights must do.
     """
     costs = dict[Choice, float]()
     for base in BASES:
@@ -166,8 +167,8 @@ def fastest(seconds: Sequence[Mapping[str, float]], single: bool = False) -> Cho
             if not single or first in (1, NEVER):
                 used = [ONEDNN if number >= index else base if base in times else ROWS
                         for number, times in enumerate(seconds)]
-                costs[Choice(base, first)] = sum(times[way] / min(times.values())
-                                                 for way, times in zip(used, seconds, strict=True))
+                one, *others = [times[way] / min(times.values()) for way, times in zip(used, seconds, strict=True)]
+                costs[Choice(base, first)] = one * len(others) + sum(others)
     return min(costs, key=costs.__getitem__)
 
 
