@@ -1,34 +1,44 @@
 """Progress of a run on stderr: a bar on a terminal, otherwise plain lines at intervals."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 from harness.store.schema import Record
 
+WORTH_TELLING = 60  # seconds to go from which the estimate is printed
+LONG = 600          # seconds to go from which a run whose size was not given asks whether to go on
+
 
 @contextmanager
-def watching() -> Iterator["Lines"]:
-    """Yield a watcher that prints the progress of one run."""
-    console = Console(stderr=True)
+def watching(ask: bool = False) -> Iterator["Lines"]:
+    """Yield a watcher that prints the progress of one run; if `ask`, a long run asks at a terminal whether to go on."""
+    console, ask = Console(stderr=True), ask and sys.stdin.isatty()
     if not console.is_terminal:
-        yield Lines(console)
+        yield Lines(console, ask=ask)
         return
-    bar = Bar(console)
+    bar = Bar(console, ask=ask)
     with bar.progress:
         yield bar
 
 
 class Lines:
-    """Print a line for every tenth of the run, but at most one per ten seconds and at least one per minute."""
+    """Print a line for every tenth of the run, but at most one per ten seconds and at least one per minute.
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        self.console, self.clock = console, clock
+    After the first block, in which every strategy has decoded the same examples, the time to go is estimated.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic, ask: bool = False) -> None:
+        self.console, self.clock, self.ask = console, clock, ask
+        self.first_block: int | None = None
+        self.estimated = False
         self.total = self.done = self.resumed = self.failed = self.tokens = self.shown = 0
         self.began = self.shown_at = self.seconds = self.last = 0.0
         self.label = ""
@@ -44,6 +54,8 @@ class Lines:
     def started(self, label: str) -> None:
         """Note the label of the cell that starts now."""
         self.label = label
+        if self.done == self.resumed:  # the warm-up is no part of the time that a sample takes
+            self.began = self.clock()
 
     def finished(self, record: Record) -> None:
         """Count a sample that was written to disk."""
@@ -51,15 +63,30 @@ class Lines:
         self.failed += record.status == "failed"
         self.tokens, self.seconds = self.tokens + tokens, self.seconds + record.seconds
         self.last = tokens / record.seconds if record.seconds else 0.0
+        self.first_block = record.block if self.first_block is None else self.first_block
+        if record.block != self.first_block and not self.estimated:
+            self.estimated = True
+            self.estimate()
         self.show()
+
+    def left(self) -> float:
+        """Return the seconds to go, at the mean time of the samples so far."""
+        return (self.clock() - self.began) / (self.done - self.resumed) * (self.total - self.done)
+
+    def estimate(self) -> None:
+        """Print the time to go; a long run asks whether to go on, and `KeyboardInterrupt` stops it."""
+        left = self.left()
+        if left >= WORTH_TELLING:
+            self.say(f"About {left / 60:.0f} minutes to go, judging by the first block; --limit makes a run shorter.")
+        if self.ask and left >= LONG and not typer.confirm("Go on?", default=True, err=True):
+            raise KeyboardInterrupt
 
     def show(self) -> None:
         """Print a line if one is due."""
         now = self.clock()
         waited, tenths = now - self.shown_at, 10 * (self.done - self.shown) / self.total
         if waited >= 60 or (waited >= 10 and tenths >= 1) or self.done == self.total:
-            left = (now - self.began) / (self.done - self.resumed) * (self.total - self.done)
-            self.say(f"{self.done}/{self.total} · {self.news()} · {left:.0f} s left")
+            self.say(f"{self.done}/{self.total} · {self.news()} · {self.left():.0f} s left")
             self.shown, self.shown_at = self.done, now
 
     def news(self) -> str:
@@ -76,8 +103,8 @@ class Lines:
 class Bar(Lines):
     """Redraw a progress bar after every sample."""
 
-    def __init__(self, console: Console) -> None:
-        super().__init__(console)
+    def __init__(self, console: Console, ask: bool = False) -> None:
+        super().__init__(console, ask=ask)
         self.progress = _TwoLines(
             BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("left"),
             console=console, expand=True, transient=True,
@@ -87,6 +114,12 @@ class Bar(Lines):
         """Print what `Lines.planned` does, and start the bar."""
         super().planned(total, done, folder, warnings)
         self.task = self.progress.add_task("", total=total, completed=done)
+
+    def estimate(self) -> None:
+        """Print what `Lines.estimate` does, with the bar out of the way."""
+        self.progress.stop()
+        super().estimate()
+        self.progress.start()
 
     def show(self) -> None:
         """Redraw the bar."""

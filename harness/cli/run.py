@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,14 +31,14 @@ def command(
     template_args: Annotated[Texts, Option("--template-arg", metavar="NAME=VALUE",
                                            help="variable of the chat template; repeatable")] = None,
     strategies: Annotated[Texts, Option("-s", "--strategy", metavar="NAME[:k=v,…]",
-                                        help="strategy and knobs; repeatable [all]")] = None,
+                                        help="strategy and knobs; repeatable [--preset all]")] = None,
     preset: Annotated[Text, Option(metavar="NAME", help="a set of strategies: speed, quality or all")] = None,
     tasks: Annotated[Texts, Option("-t", "--task", metavar="TASK", help="repeatable [the embedded ones]")] = None,
     task_files: Annotated[list[Path] | None, Option("--task-file", metavar="FILE",
                                                     help="your own task: prompts, with or without answers")] = None,
-    prompts: Annotated[Path | None, Option(metavar="FILE", help="your own prompts, with --preset all unless strategies "
-                                                                "are given")] = None,
-    limit: Annotated[Number, Option(metavar="N", help="first N examples of a task [all]")] = None,
+    prompts: Annotated[Path | None, Option(metavar="FILE", help="your own prompts, one a line or in a table")] = None,
+    limit: Annotated[Number, Option(metavar="N", help="first N examples of a task [all; 5 if no task is named]")
+                     ] = None,
     concurrency: BatchSize = None,
     samples: Annotated[Number, Option(metavar="N", help="answers to each prompt [1]")] = None,
     repeats: Annotated[Number, Option(metavar="N", help="repetitions of the whole run [1]")] = None,
@@ -83,7 +82,7 @@ def _run(settings: "RunConfig") -> int:
         from harness.cli.report import render
         from harness.run.runner import run
 
-        with watching() as watcher:
+        with watching(ask=settings.limit is None) as watcher:
             outcome = run(settings, watcher, shlex.join(["decodebench", *sys.argv[1:]]))
         page = render([outcome.folder], outcome.folder / "report")
     except KeyboardInterrupt:
@@ -112,8 +111,7 @@ def _settings(options: dict[str, Any]) -> "RunConfig":
         files = (*files, prompts)
     if files:
         given["tasks"] = (*given.get("tasks", ()), *map(_task_of, files))
-    settings = RunConfig.from_toml(config, **given) if config else RunConfig(**given)
-    return replace(settings, preset="all") if prompts and not (settings.strategies or settings.preset) else settings
+    return RunConfig.from_toml(config, **given) if config else RunConfig(**given)
 
 
 def _task_of(path: Path) -> str:

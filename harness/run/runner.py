@@ -26,6 +26,7 @@ from harness.run.failures import Failures, error_text
 from harness.run.late_scores import PROGRAMS, late_tasks, refuse_unscored, score_stored, scored
 from harness.run.plan import Plan, make
 from harness.run.prepared_prompt import prepare
+from harness.run.presets import with_defaults
 from harness.store.config import RunConfig
 from harness.store.folder import Store
 from harness.store.schema import Manifest, Record, Turn
@@ -58,8 +59,8 @@ class Outcome:
 
 
 def run(config: RunConfig, watcher: Watcher, command: str, clock: Clock = time.perf_counter) -> Outcome:
-    """Run or resume `config`; raises `UserError` before anything is written if it cannot run."""
-    with closing(make(config, command)) as plan:
+    """Run or resume `config`, with defaults for what it leaves open; raises `UserError` before anything is written."""
+    with closing(make(with_defaults(config), command)) as plan:
         return carry_out(plan, watcher, clock)
 
 

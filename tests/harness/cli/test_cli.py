@@ -1,6 +1,5 @@
 """The command line: what it imports, what it refuses and how, and one run from the first token to the report."""
 
-import io
 import json
 import os
 import signal
@@ -11,14 +10,11 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
-from rich.console import Console, Group
 
-from harness.cli.progress import Bar, Lines
 from harness.plugins.registry import STRATEGIES, TASKS
 from harness.run.runner import Outcome, Watcher
 from harness.store.config import BACKENDS, RunConfig
 from harness.store.folder import Store
-from harness.store.schema import Record
 from tests import runs
 from tests.pair import saved
 from tests.plugins import BROKEN, TASK
@@ -282,58 +278,6 @@ def test_a_run_stopped_by_a_signal_is_resumed(tmp_path: Path) -> None:
     assert "180 samples (" in done.stderr
     keys = [record.key for record in Store.open(tmp_path / "run").records()]
     assert len(keys) == len(set(keys)) == 180
-
-
-def finished(seconds: float, tokens: int, failed: bool = False) -> Record:
-    error = "RuntimeError: on purpose" if failed else None
-    return runs.record("words", "1", "greedy", [runs.turn([tokens], [seconds])], error=error)
-
-
-def test_lines_come_now_and_then() -> None:
-    now = 0.0
-    lines = Lines(Console(file=io.StringIO(), width=20), clock=lambda: now)
-    lines.planned(100, 20, Path("runs/x"), ["No chat template."])
-    lines.started("words · greedy")
-    for number in range(80):
-        now += 2.5
-        lines.finished(finished(2.0, 10, failed=number == 0))
-    assert isinstance(lines.console.file, io.StringIO)
-    first, note, *shown = lines.console.file.getvalue().splitlines()
-    assert first == "100 samples (20 already done) in runs/x"
-    assert note == "Note: No chat template."
-    assert len(shown) == 8
-    assert shown[0] == "30/100 · 5 tok/s (mean 5) · 1 failed · words · greedy · 175 s left"
-    assert shown[-1].startswith("100/100 ")
-
-
-def test_lines_come_once_a_minute_at_least_and_every_ten_seconds_at_most() -> None:
-    now = 0.0
-    slow, fast = (Lines(Console(file=io.StringIO(), width=20), clock=lambda: now) for _ in range(2))
-    slow.planned(10_000, 0, Path("a"), [])
-    fast.planned(100, 0, Path("a"), [])
-    for _ in range(99):
-        now += 0.9
-        slow.finished(finished(1, 1))
-        fast.finished(finished(1, 1))
-    files = [lines.console.file for lines in (slow, fast)]
-    shown = [file.getvalue().count("\n") - 1 for file in files if isinstance(file, io.StringIO)]
-    assert shown[0] == 1
-    assert 5 <= shown[1] <= 8
-
-
-def test_the_bar_fits_a_terminal_of_80_columns() -> None:
-    bar = Bar(Console(file=io.StringIO(), force_terminal=True, width=80))
-    bar.planned(10, 2, Path("runs/x"), [])
-    bar.started("words · contrastive_search:k=4,alpha=0.6 and very many knobs that do not fit on one line")
-    bar.finished(finished(2.0, 30))
-    paper = Console(file=io.StringIO(), width=80)
-    paper.print(Group(*bar.progress.get_renderables()))
-    assert isinstance(paper.file, io.StringIO)
-    first, second = paper.file.getvalue().splitlines()
-    assert first.startswith("15 tok/s (mean 15) · words · contrastive_search:k=4,alpha=0.6 and")
-    assert "…" in first
-    assert " 3/10 " in second
-    assert max(len(first), len(second)) <= 80
 
 
 def test_the_doctor_says_what_works() -> None:

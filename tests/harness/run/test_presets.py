@@ -7,7 +7,7 @@ import pytest
 from harness.errors import UserError
 from harness.plugins.registry import STRATEGIES
 from harness.run.plan import make
-from harness.run.presets import PRESETS, QUALITY, SPEED, preset
+from harness.run.presets import FEW, PRESETS, QUALITY, SPEED, preset, with_defaults
 from harness.store.config import RunConfig
 from harness.store.folder import Store
 from tests.pair import saved
@@ -52,17 +52,17 @@ def test_prompts_in_one_line(tmp_path: Path) -> None:
     assert {record.status for record in records} == {"ok"}
 
 
-def test_prompts_compare_all_kinds_unless_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked = list[RunConfig]()
+def test_a_run_without_arguments_is_small(tmp_path: Path) -> None:
+    assert with_defaults(RunConfig()) == RunConfig(preset="all", limit=FEW)
+    plan = make(with_defaults(RunConfig(model=str(saved("llama")), draft=str(saved("llama", 1)), device="cpu")), "")
+    assert sum(len(cell.examples) for cell in plan.cells()) < 500
+    assert {len(examples) for _, examples in plan.tasks} == {FEW}
 
-    def run(config: RunConfig, *_: object) -> None:
-        asked.append(config)
-        raise KeyboardInterrupt
-    monkeypatch.setattr("harness.run.runner.run", run)
+
+def test_what_is_given_is_left_alone(tmp_path: Path) -> None:
+    for given in (RunConfig(strategies=("beam",), limit=7), RunConfig(preset="speed", tasks=("gsm8k",))):
+        assert with_defaults(given) == given
+    assert with_defaults(RunConfig(strategies=("beam",))) == RunConfig(strategies=("beam",), limit=FEW)
     (tmp_path / "mine.txt").write_text("Hi?\n")
-    call("run", "--prompts", tmp_path / "mine.txt")
-    call("run", "--prompts", tmp_path / "mine.txt", "-s", "beam")
-    (tmp_path / "run.toml").write_text('strategies = ["top_p"]')
-    call("run", "--prompts", tmp_path / "mine.txt", "--config", tmp_path / "run.toml")
-    assert [(one.preset, one.strategies) for one in asked] == [("all", ()), (None, ("beam",)), (None, ("top_p",))]
-    assert all(one.tasks == (f"task_file:file={tmp_path / 'mine.txt'}",) for one in asked)
+    mine = (f"task_file:file={tmp_path / 'mine.txt'}",)
+    assert with_defaults(RunConfig(tasks=mine)) == RunConfig(tasks=mine, preset="all")
