@@ -12,7 +12,7 @@ from harness.errors import UserError, suggestion
 if TYPE_CHECKING:
     from harness.store.folder import Store
 
-EXPORTS = ("spec-bench", "lm-eval", "latex", "parquet", "github-benchmark")
+EXPORTS = ("spec-bench", "lm-eval", "latex", "parquet", "github-benchmark", "without-prompts")
 IMPORTS = ("spec-bench", "lm-eval", "vllm", "sglang")
 
 

@@ -123,7 +123,7 @@
     sample.turns.forEach((turn, index) => {
       const which = sample.turns.length > 1 ? ` of turn ${index + 1}` : "";
       const text = data.texts[turn.text], other = base && base.turns[index] ? data.texts[base.turns[index].text] : null;
-      panel.append(titled(`Prompt${which}`, make("pre", data.texts[turn.prompt])));
+      if (data.texts[turn.prompt]) panel.append(titled(`Prompt${which}`, make("pre", data.texts[turn.prompt])));
       if (other === null || other === text) {
         panel.append(titled(`Output${which}${other === text ? ", the same as the baseline's" : ""}`, output(text, null)));
         return;

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from harness.errors import UserError
 from harness.export import EXPORTS, export, file_names
 from harness.measure.raw import COUNTS
 from harness.measure.summary import samples, summarise
@@ -254,6 +255,22 @@ def test_github_benchmark_knows_what_is_better(store: Store, tmp_path: Path) -> 
     assert {entry["name"].rpartition(" ")[2] for entry in smaller} == {
         "forwards_per_token", "draft_forwards_per_token", "positions_per_token", "ttft_median"}
     assert all(np.isfinite(entry["value"]) for entry in bigger + smaller)
+
+
+def test_a_run_without_prompts_has_all_the_figures(tmp_path: Path) -> None:
+    store = realistic(tmp_path / "run")
+    (store.folder / "divergences.jsonl").write_text("")
+    prompted = [one.model_copy(update={"turns": [turn.model_copy(update={"prompt": "Secret?"}) for turn in one.turns]})
+                for one in store.records()]
+    store.replace_records(lambda _: iter(prompted))
+    exported = export(store, "without-prompts", tmp_path / "copy")
+    copy = Store.open(tmp_path / "copy")
+    assert [path.name for path in exported.files] == ["divergences.jsonl", "manifest.json", "0000.jsonl"]
+    assert not any("Secret?" in path.read_text() for path in exported.files)
+    assert len(list(copy.records())) == len(prompted)
+    pd.testing.assert_frame_equal(summarise(copy), summarise(store), atol=1e-4, rtol=1e-3)
+    with pytest.raises(UserError, match="is the run itself"):
+        export(copy, "without-prompts", tmp_path / "copy")
 
 
 @pytest.mark.parametrize("format", EXPORTS)
