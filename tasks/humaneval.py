@@ -14,7 +14,7 @@ tokens, lm-evaluation-harness 1,024. `pass` is pass@1 of one sample, `timeout` t
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.plugins.data import DataSource, Hub, Row
 from harness.plugins.task import Example, Task
@@ -40,7 +40,7 @@ class HumanEval(Task):
     source = "Chen et al. 2021, arXiv:2107.03374; openai/human-eval, MIT"
     headline = "pass"
     max_new_tokens = 512
-    stop = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+    stop: ClassVar[tuple[str, ...]] = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
     executes_code = True
 
     def examples(self, data: DataSource) -> list[Example]:

@@ -40,13 +40,13 @@ class Lines:
         self.first_block: int | None = None
         self.estimated = False
         self.total = self.done = self.resumed = self.failed = self.tokens = self.shown = 0
-        self.began = self.shown_at = self.seconds = self.last = 0.0
+        self.shown_at = self.seconds = self.last = 0.0
         self.label = ""
 
     def planned(self, total: int, done: int, folder: Path, warnings: Sequence[str]) -> None:
         """Print the number of samples, of those already done, the folder and the warnings."""
         self.total, self.done, self.resumed, self.shown = total, done, done, done
-        self.began = self.shown_at = self.clock()
+        self.shown_at = self.clock()
         self.say(f"{total} samples{f' ({done} already done)' if done else ''} in {folder}")
         for warning in warnings:
             self.say(f"Note: {warning}")
@@ -54,8 +54,6 @@ class Lines:
     def started(self, label: str) -> None:
         """Note the label of the cell that starts now."""
         self.label = label
-        if self.done == self.resumed:  # the warm-up is no part of the time that a sample takes
-            self.began = self.clock()
 
     def finished(self, record: Record) -> None:
         """Count a sample that was written to disk."""
@@ -70,8 +68,8 @@ class Lines:
         self.show()
 
     def left(self) -> float:
-        """Return the seconds to go, at the mean time of the samples so far."""
-        return (self.clock() - self.began) / (self.done - self.resumed) * (self.total - self.done)
+        """Return the seconds to go, at the mean time of the samples so far; those of a batch share its time."""
+        return self.seconds / (self.done - self.resumed) * (self.total - self.done)
 
     def estimate(self) -> None:
         """Print the time to go; a long run asks whether to go on, and `KeyboardInterrupt` stops it."""

@@ -13,14 +13,22 @@ CHAT = {"system": "{}\n", "user": "User: {}\n", "assistant": "Assistant: {}\n"}
 
 
 def rendered(model: Model, prompt: str | list[Message]) -> str:
-    """Return the prompt as text; chats use the tokenizer's chat template or, without one, "User: …" lines."""
+    """Return the prompt as text; chats use the tokenizer's chat template or, without one, "User: …" lines.
+
+    A chat whose last message is the assistant's ends in the text of that message, with which the model goes on.
+    """
     if isinstance(prompt, str):
         return prompt
+    begun = ""
+    if prompt[-1]["role"] == "assistant":
+        *prompt, last = prompt
+        begun = last["content"]
     if getattr(model.tokenizer, "chat_template", None):
         text: str = model.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True,
                                                         **model.template_args)
-        return text
-    return "".join(CHAT[message["role"]].format(message["content"]) for message in prompt) + "Assistant:"
+        return text + begun
+    lines = "".join(CHAT[message["role"]].format(message["content"]) for message in prompt)
+    return f"{lines}Assistant:{' ' * bool(begun)}{begun}"
 
 
 def encode(model: Model, prompt: str | list[Message]) -> list[int]:

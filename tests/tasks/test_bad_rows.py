@@ -58,6 +58,7 @@ INPUTS = {
     "gsm8k_zeroshot": Input("gsm8k_zeroshot", "gsm8k/test.jsonl", problem),
     "gsm8k_chat": Input("gsm8k_chat", "gsm8k/test.jsonl", problem),
     "humaneval": Input("humaneval", "humaneval/HumanEval.jsonl.gz", function, "task_id"),
+    "humaneval_instruct": Input("humaneval_instruct", "humaneval/HumanEval.jsonl.gz", function, "task_id"),
     "humaneval_plus": Input("humaneval_plus", "humaneval_plus/HumanEvalPlus.jsonl.gz", function, "task_id"),
     "mbpp": Input("mbpp", "mbpp/mbpp.jsonl", description, "task_id"),
     "mt_bench": Input("mt_bench", "mt_bench/question.jsonl", question, "question_id"),

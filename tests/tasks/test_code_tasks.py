@@ -80,6 +80,30 @@ def test_humaneval_plus(tmp_path: Path) -> None:
     assert task.score(example, ["    while True: pass\n"]) == {"pass": 0, "timeout": 1}
 
 
+def test_humaneval_instruct_goes_on_with_an_answer_that_has_begun(tmp_path: Path) -> None:
+    (tmp_path / "humaneval").mkdir()
+    (tmp_path / "humaneval" / FILES["humaneval"]).write_bytes(gzip.compress(json.dumps(PLUS).encode()))
+    task = TASKS.build("humaneval_instruct")
+    (example,) = task.examples(DataSource(tmp_path))
+    asked, begun = task.prompt(example, [])
+    assert (asked["role"], begun["role"]) == ("user", "assistant")
+    assert task.score(example, [PLUS["canonical_solution"]]) == {"pass": 1, "timeout": 0}
+    assert "```" in task.stop
+    lm_eval = pytest.importorskip("lm_eval")
+    config = yaml.load((Path(lm_eval.__file__).parent / "tasks" / "humaneval" / "humaneval_instruct.yaml").read_text(),
+                       lm_eval_yaml())
+    for message, key in ((asked, "doc_to_text"), (begun, "gen_prefix")):
+        text = jinja2.Environment(keep_trailing_newline=True, autoescape=False).from_string(config[key]).render(PLUS)
+        assert message["content"] == text
+
+
+def lm_eval_yaml() -> type[yaml.SafeLoader]:
+    """Return a loader of yaml files that name functions."""
+    loader = type("Loader", (yaml.SafeLoader,), {})
+    loader.add_constructor("!function", lambda *_: None)  # type: ignore[attr-defined]
+    return loader
+
+
 def test_mbpp(tmp_path: Path) -> None:
     others = [{**DOUBLE, "task_id": number} for number in (10, 511, 510)]
     task, (example, tree, last) = load(tmp_path, "mbpp", [DOUBLE, *others[:2], TREE, others[2]])
@@ -115,9 +139,7 @@ def test_mbpp_sanitised(tmp_path: Path) -> None:
 def test_mbpp_prompts_are_those_of_lm_eval(tmp_path: Path) -> None:
     lm_eval = pytest.importorskip("lm_eval")
     folder = Path(lm_eval.__file__).parent / "tasks" / "mbpp"
-    loader = type("Loader", (yaml.SafeLoader,), {})
-    loader.add_constructor("!function", lambda *_: None)  # type: ignore[attr-defined]
-    config = yaml.load((folder / "mbpp.yaml").read_text(), loader)
+    config = yaml.load((folder / "mbpp.yaml").read_text(), lm_eval_yaml())
     tree = ast.parse((folder / "utils.py").read_text())  # whose import asks the hub for a metric
     (samples,) = (one.body[0] for one in tree.body if getattr(one, "name", "") == "list_fewshot_samples")
     assert isinstance(samples, ast.Return)

@@ -22,7 +22,7 @@ from tests.scale import scaled
 REAL = realdata.folder()  # before the variable goes
 NANO = {f"nano_{kind}": kind for kind in sorted(KINDS)}
 GSM8K = ["gsm8k", "gsm8k_5shot", "gsm8k_chat", "gsm8k_zeroshot"]
-NAMES = [*GSM8K, "humaneval", "humaneval_plus", "mbpp", "mt_bench", "mt_bench_official", *NANO]
+NAMES = [*GSM8K, "humaneval", "humaneval_instruct", "humaneval_plus", "mbpp", "mt_bench", "mt_bench_official", *NANO]
 HEAVY = {"evaluate", "datasets", "torch", "transformers", "pandas", "numpy"}
 
 
