@@ -110,6 +110,11 @@ def split(examples: Examples, held: int = 5) -> tuple[Examples, Examples]:
     return first, second
 
 
+def numbers(text: str) -> list[float]:
+    """Return the numbers of `0-0.3-1`; raises `ValueError` for anything else."""
+    return [float(value) for value in text.split("-")]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Sample, train, evaluate and save; the exit code is 2 when the input is wrong."""
     parser = argparse.ArgumentParser(prog="python -m strategies.tools.conditional_train",
@@ -118,7 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--task", action="append", default=[], help="task, repeatable; default: the embedded")
     parser.add_argument("--limit", type=int, default=100, help="examples of a task")
     parser.add_argument("--skip", type=int, default=0, help="first examples of a task to skip")
-    parser.add_argument("--temperatures", default="0-0.3-0.6-1", help="temperatures at which each prompt is continued")
+    parser.add_argument("--temperatures", type=numbers, default="0-0.3-0.6-1", metavar="T-T…",
+                        help="temperatures at which each prompt is continued")
     parser.add_argument("--new", type=int, default=128, help="maximum tokens of a text")
     parser.add_argument("--ngram", type=int, default=4, help="n-gram size that counts as a repeat")
     parser.add_argument("--repeated", type=float, default=0.2, help="share of repeats above which a text is degenerate")
@@ -131,8 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             attribute = Attribute(o.ngram, o.repeated)
             made = make(RunConfig(model=o.model, strategies=("greedy",), tasks=tuple(o.task), limit=o.skip + o.limit,
                                   dtype=o.dtype, device=o.device), "")
-            temperatures = [float(value) for value in o.temperatures.split("-")]
-            training, held_out = split(sampled(made, attribute, temperatures, o.new, o.skip))
+            training, held_out = split(sampled(made, attribute, o.temperatures, o.new, o.skip))
             trained = fitted(training, attribute)
             trained.save(o.out)
             print(*quality(trained, held_out), sep="\n")

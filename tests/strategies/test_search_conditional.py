@@ -183,6 +183,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="hidden states of size 192, not 64"):
         decode(ConditionalBeam(classifier="nano"), engine(tiny_model("llama")), [5, 6, 7], new=5)
     assert main(["--model", "nowhere", "--task", "nano_story", "--limit", "1", "--out", str(tmp_path / "x.npz")]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(["--temperatures", "warm", "--out", str(tmp_path / "x.npz")])
 
 
 def test_the_file_that_is_shipped() -> None:
