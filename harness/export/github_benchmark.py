@@ -12,7 +12,7 @@ import pandas as pd
 
 from harness.export import ExportedFiles
 from harness.measure.summary import summarise
-from harness.report.tables import labels
+from harness.plugins.spec import labels
 from harness.store.files import replace_file
 from harness.store.folder import Store
 

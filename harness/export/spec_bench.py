@@ -19,7 +19,7 @@ from pydantic import AliasChoices, Field
 from harness.errors import UserError
 from harness.export import ExportedFiles, file_names, left_out
 from harness.export.imported import ImportedRun, Source, record, rows
-from harness.report.tables import labels
+from harness.plugins.spec import labels
 from harness.store.files import replace_file
 from harness.store.folder import Store
 from harness.store.foreign import Count, Row, Seconds, checked, equally_long

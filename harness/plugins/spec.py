@@ -1,7 +1,7 @@
 """Specs: strategies and tasks as text, `name:k=v,k=v`, and a strategy `b` that wraps `a`, `a:k=v+b:k=v`."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -92,3 +92,20 @@ class Spec:
     def changed(self, knobs: Mapping[str, str]) -> "Spec":
         """Return the spec with changed knobs of its last stage."""
         return Spec((*self.stages[:-1], Stage(self.name, {**self.knobs, **knobs})))
+
+
+def labels(specs: Iterable[str]) -> dict[str, str]:
+    """Return a short label for each spec: its name, and the knobs that distinguish it from others of that name."""
+    return shortened({text: Spec.parse(text) for text in specs})
+
+
+def shortened(parsed: Mapping[str, Spec]) -> dict[str, str]:
+    """Return what `labels` does of specs that are parsed already, by any keys."""
+    short = {}
+    for text, spec in parsed.items():
+        alike = [other for other in parsed.values() if other.names == spec.names]
+        stages = [stage.only({key for key, value in stage.knobs.items()
+                              if any(other.stages[index].knobs.get(key) != value for other in alike)})
+                  for index, stage in enumerate(spec.stages)]
+        short[text] = str(Spec(tuple(stages)))
+    return short

@@ -7,8 +7,8 @@ import pandas as pd
 from harness.measure.summary import samples, summarise
 from harness.plugins.plugin import Plugin, knob_rows
 from harness.plugins.registry import STRATEGIES
+from harness.plugins.spec import labels
 from harness.plugins.strategy import Over
-from harness.report.tables import labels
 from harness.store.folder import Store
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"

@@ -6,9 +6,10 @@ from xml.etree import ElementTree
 from rich.console import Group
 from rich.text import Text
 
+from harness.plugins.spec import labels
 from harness.regression.check import Finding, Report
 from harness.regression.rules import KINDS
-from harness.report.tables import labels, markdown_row
+from harness.report.tables import markdown_row
 from harness.report.terminal import FittedTable, Head, figures
 
 MARK = "<!-- decodebench check -->"  # a bot recognises its comment by it

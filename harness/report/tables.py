@@ -1,7 +1,7 @@
 """The summary as a table: for the terminal, as CSV, and as GitHub Markdown."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pandas as pd
 from rich.text import Text
 
 from harness.plugins.registry import TASKS
-from harness.plugins.spec import Spec
+from harness.plugins.spec import Spec, labels, shortened
 from harness.plugins.task_file import own_name
 from harness.report.names import of_strategy
 from harness.report.terminal import FittedTable, Head, figures
@@ -121,11 +121,6 @@ def filled_columns(rows: pd.DataFrame) -> list[Column]:
     return [column for column in all_columns(rows) if rows[column.key].notna().any()]
 
 
-def labels(specs: Iterable[str]) -> dict[str, str]:
-    """Return a short label for each spec: its name, and the knobs that distinguish it from others of that name."""
-    return _shortened({text: Spec.parse(text) for text in specs})
-
-
 def task_names(specs: Iterable[str]) -> dict[str, str]:
     """Return the name of each task: its spec, but for a task file the file's own name, if no other task has it."""
     return {text: str(spec) for text, spec in _named_by_file(specs).items()}
@@ -138,7 +133,7 @@ def with_task_names(rows: pd.DataFrame) -> pd.DataFrame:
 
 def with_short_tasks(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with a short label for each task: file paths are too long for narrow tables."""
-    return rows.assign(task=rows["task"].map(_shortened(_named_by_file(rows["task"].unique()))))
+    return rows.assign(task=rows["task"].map(shortened(_named_by_file(rows["task"].unique()))))
 
 
 def _named_by_file(specs: Iterable[str]) -> dict[str, Spec]:
@@ -150,17 +145,6 @@ def _named_by_file(specs: Iterable[str]) -> dict[str, Spec]:
     taken, others = Counter(map(str, named.values())), {spec.name for spec in parsed.values()}
     return {text: spec if taken[str(spec)] == 1 and spec.name not in others else parsed[text]
             for text, spec in named.items()}
-
-
-def _shortened(parsed: Mapping[str, Spec]) -> dict[str, str]:
-    short = {}
-    for text, spec in parsed.items():
-        alike = [other for other in parsed.values() if other.names == spec.names]
-        stages = [stage.only({key for key, value in stage.knobs.items()
-                              if any(other.stages[index].knobs.get(key) != value for other in alike)})
-                  for index, stage in enumerate(spec.stages)]
-        short[text] = str(Spec(tuple(stages)))
-    return short
 
 
 def row_labels(summary: pd.DataFrame) -> list[str]:

@@ -5,10 +5,10 @@ from typing import Any
 
 from rich.text import Text
 
-from harness.plugins.spec import Spec
+from harness.plugins.spec import Spec, labels
 from harness.report.names import of_strategy
 from harness.report.page import css, template
-from harness.report.tables import DASH, labels
+from harness.report.tables import DASH
 from harness.report.terminal import FittedTable, Head, figures
 from harness.verify.checker import Report, StrategyResult
 

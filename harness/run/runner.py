@@ -17,6 +17,7 @@ import torch
 from harness.backends.backend import BackendLost, Generated, Sample, TurnRequest
 from harness.backends.trace import Clock
 from harness.engine.random_stream import PhiloxStream
+from harness.plugins.spec import labels
 from harness.plugins.strategy import Request
 from harness.plugins.task import Example, Task
 from harness.run import text_metrics
@@ -82,7 +83,7 @@ def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner") -> 
     if failed and not runner.failures.tolerant:
         store.set_failed_aside()
         done, failed = store.finished()
-    cells = list(plan.cells())
+    cells, names = list(plan.cells()), labels(strategy.spec() for strategy in plan.strategies)
     watcher.planned(sum(len(cell.examples) for cell in cells), len(done), store.folder, plan.manifest.warnings)
     left_over = {cell.task.spec() for cell in cells if _left(cell, done)}
     refuse_unscored(plan, store, left_over)
@@ -92,7 +93,7 @@ def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner") -> 
     for cell in cells:
         if not (left := _left(cell, done)):
             continue
-        watcher.started(f"{cell.task.name} · {cell.strategy.spec()}")
+        watcher.started(f"{cell.task.name} · {names[cell.strategy.spec()]}")
         for record in runner.decode(cell, left):
             store.append(record)
             failed += record.status == "failed"

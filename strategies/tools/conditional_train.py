@@ -123,8 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--task", action="append", default=[], help="task, repeatable; default: the embedded")
     parser.add_argument("--limit", type=int, default=100, help="examples of a task")
     parser.add_argument("--skip", type=int, default=0, help="first examples of a task to skip")
-    parser.add_argument("--temperatures", type=numbers, default="0-0.3-0.6-1", metavar="T-T…",
-                        help="temperatures at which each prompt is continued")
+    parser.add_argument("--temperatures", type=numbers, default="0-0.3-0.6-1", help="temperatures of the texts")
     parser.add_argument("--new", type=int, default=128, help="maximum tokens of a text")
     parser.add_argument("--ngram", type=int, default=4, help="n-gram size that counts as a repeat")
     parser.add_argument("--repeated", type=float, default=0.2, help="share of repeats above which a text is degenerate")

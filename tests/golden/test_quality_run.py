@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.measure.summary import samples, summarise
-from harness.report.tables import labels
+from harness.plugins.spec import labels
 from harness.store.folder import Store
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from harness import report
 from harness.measure.summary import summarise
+from harness.plugins.spec import labels
 from harness.report import page, plots, tables
 from harness.store.folder import Store
 from tests.program import call
@@ -118,7 +119,7 @@ def test_details_are_printed_when_asked_for(store: Store, monkeypatch: pytest.Mo
 
 def test_labels_are_as_short_as_they_can_be() -> None:
     specs = ["greedy", "top_p:p=0.9,temperature=1", "top_p:p=0.95,temperature=1", "beam:width=4"]
-    assert list(tables.labels(specs).values()) == ["greedy", "top_p:p=0.9", "top_p:p=0.95", "beam"]
+    assert list(labels(specs).values()) == ["greedy", "top_p:p=0.9", "top_p:p=0.95", "beam"]
 
 
 def test_the_front_keeps_what_nothing_beats() -> None:
