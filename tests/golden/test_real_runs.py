@@ -1,0 +1,43 @@
+"""The committed runs of real models: complete, without the rows of their tasks, and the figures of the README."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.readme import real_table
+from harness.measure.summary import summarise
+from harness.store.folder import Store
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNS = {"qwen-0.5b/humaneval": 16}  # strategies
+TIE = 0.125  # neighbouring logits between 16 and 32 in bfloat16
+
+
+@pytest.fixture(params=RUNS)
+def run(request: pytest.FixtureRequest) -> tuple[Store, int]:
+    return Store.open(ROOT / "results" / request.param), RUNS[request.param]
+
+
+def test_a_run_is_complete(run: tuple[Store, int]) -> None:
+    store, strategies = run
+    summary = summarise(store)
+    assert (len(summary), int(summary["failed"].sum()), set(summary["samples"])) == (strategies, 0, {40})
+
+
+def test_a_run_holds_no_rows_of_its_task_and_no_paths(run: tuple[Store, int]) -> None:
+    store, _ = run
+    assert not any(turn.prompt for record in store.records() for turn in record.turns)
+    text = (store.folder / "manifest.json").read_text()
+    assert not re.search(r'"/|/home|/root|/tmp', text)
+
+
+def test_what_keeps_the_answers_of_greedy_differs_from_it_by_ties_alone(run: tuple[Store, int]) -> None:
+    store, _ = run
+    assert all(one.margin is None or one.margin <= TIE for one in store.divergences())  # None: one answer has ended
+
+
+def test_the_tables_of_the_readme_are_those_of_the_runs() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert real_table() in text
+    assert text.index(real_table()) == text.index("| strategy |"), "the first table is that of a real model"
