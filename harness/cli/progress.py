@@ -37,8 +37,7 @@ class Lines:
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic, ask: bool = False) -> None:
         self.console, self.clock, self.ask = console, clock, ask
-        self.first_block: int | None = None
-        self.estimated = False
+        self.blocks = set[int]()
         self.total = self.done = self.resumed = self.failed = self.tokens = self.shown = 0
         self.shown_at = self.seconds = self.last = 0.0
         self.label = ""
@@ -61,10 +60,10 @@ class Lines:
         self.failed += record.status == "failed"
         self.tokens, self.seconds = self.tokens + tokens, self.seconds + record.seconds
         self.last = tokens / record.seconds if record.seconds else 0.0
-        self.first_block = record.block if self.first_block is None else self.first_block
-        if record.block != self.first_block and not self.estimated:
-            self.estimated = True
-            self.estimate()
+        if record.block not in self.blocks:
+            self.blocks.add(record.block)
+            if len(self.blocks) == 2:
+                self.estimate()
         self.show()
 
     def left(self) -> float:
@@ -76,7 +75,7 @@ class Lines:
         left = self.left()
         if left >= WORTH_TELLING:
             self.say(f"About {left / 60:.0f} minutes to go, judging by the first block; --limit makes a run shorter.")
-        if self.ask and left >= LONG and not typer.confirm("Go on?", default=True, err=True):
+        if self.ask and left >= LONG and not _confirmed():
             raise KeyboardInterrupt
 
     def show(self) -> None:
@@ -96,6 +95,14 @@ class Lines:
     def say(self, line: str) -> None:
         """Print one line without markup."""
         self.console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _confirmed() -> bool:
+    """Ask whether to go on; Ctrl-C is a no."""
+    try:
+        return typer.confirm("Go on?", default=True, err=True)
+    except typer.Abort:
+        return False
 
 
 class Bar(Lines):

@@ -1,6 +1,7 @@
 """A copy of a run to publish: without the prompts, which may belong to others, and with times in whole microseconds.
 
-`report`, `compare` and `check` read it like the run itself; its page shows the answers alone.
+`report`, `compare` and `check` read it like the run itself; its page shows the answers alone. Verdicts of a judge are
+left out, because they may quote prompts.
 """
 
 from pathlib import Path

@@ -57,7 +57,7 @@ class FastLinear(nn.Linear):
         packed = weight if choice.first == NEVER else _packed(layer)
         if single and choice.first == 1:
             weight = packed
-        if shared or weight is not packed or choice.first == NEVER:
+        if shared or not (single and choice.first == 1):
             self.weight = nn.Parameter(weight, False) if choice.base == COLUMNS and not shared else layer.weight
         self.bias = layer.bias
         self.tensors = weight, None if layer.bias is None else layer.bias.detach(), packed

@@ -34,7 +34,9 @@ def test_a_run_holds_no_rows_of_its_task_and_no_paths(run: tuple[Store, int]) ->
 
 def test_what_keeps_the_answers_of_greedy_differs_from_it_by_ties_alone(run: tuple[Store, int]) -> None:
     store, _ = run
-    assert all(one.margin is None or one.margin <= TIE for one in store.divergences())  # None: one answer has ended
+    divergences = store.divergences()
+    assert divergences, "bfloat16 rounds differently for several tokens"
+    assert all(one.margin is None or one.margin <= TIE for one in divergences)  # None: one answer has ended
 
 
 def test_the_tables_of_the_readme_are_those_of_the_runs() -> None:

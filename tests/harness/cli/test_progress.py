@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import pytest
+import typer
 from rich.console import Console, Group
 
 from harness.cli.progress import Bar, Lines
@@ -88,11 +89,18 @@ def test_the_time_to_go_is_told_after_the_first_block(monkeypatch: pytest.Monkey
 
 
 def test_a_long_run_asks_whether_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = [True, False]
-    monkeypatch.setattr("typer.confirm", lambda *_, **__: answers.pop(0))
+    answers = [True, False, None]
+
+    def confirm(*_: object, **__: object) -> bool:
+        answer = answers.pop(0)
+        if answer is None:
+            raise typer.Abort
+        return answer
+    monkeypatch.setattr("typer.confirm", confirm)
     assert two_blocks(asking(), 1000)
-    with pytest.raises(KeyboardInterrupt):
-        two_blocks(asking(), 1000)
+    for _ in ("no", "Ctrl-C"):
+        with pytest.raises(KeyboardInterrupt):
+            two_blocks(asking(), 1000)
     bar = Bar(Console(file=io.StringIO(), force_terminal=True, width=80), ask=True)
     answers.append(True)
     with bar.progress:

@@ -64,5 +64,8 @@ def test_what_is_given_is_left_alone(tmp_path: Path) -> None:
         assert with_defaults(given) == given
     assert with_defaults(RunConfig(strategies=("beam",))) == RunConfig(strategies=("beam",), limit=FEW)
     (tmp_path / "mine.txt").write_text("Hi?\n")
+    (tmp_path / "run.toml").write_text('strategies = ["top_p"]')
+    of_file = RunConfig.from_toml(tmp_path / "run.toml", tasks=("gsm8k",))
+    assert with_defaults(of_file) == of_file
     mine = (f"task_file:file={tmp_path / 'mine.txt'}",)
     assert with_defaults(RunConfig(tasks=mine)) == RunConfig(tasks=mine, preset="all")
