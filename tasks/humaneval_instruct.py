@@ -2,8 +2,7 @@
 
 A row is that of `humaneval`. The conventions are those of `humaneval_instruct` in lm-evaluation-harness with
 `--apply_chat_template`: the user asks for a solution, and the assistant's answer starts with an open code block and the
-function. The completion ends at the end of the code block, or at a stop string of `humaneval`. Raw prompts suit base
-models; a small instruction-tuned model mostly answers them with prose.
+function. The completion ends at the end of the code block, or at a stop string of `humaneval`.
 """
 
 from collections.abc import Sequence
