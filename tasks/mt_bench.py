@@ -5,13 +5,14 @@ A row:
     {"question_id": 81, "category": "writing",
      "turns": ["Write a short letter to a friend.", "Now make it rhyme."]}
 
-80 questions in 8 categories; the prompt of the second turn includes the model's first answer. The strategy decides the
-temperature, because FastChat's temperatures by category would replace the strategy under test. A run has no score:
-`decodebench judge` rates its answers afterwards. The copy on the hub has no question numbers; its rows are in the
-order of the questions 81 to 160.
+80 questions in 8 categories, which `--limit` takes in turn; the prompt of the second turn includes the model's first
+answer. The strategy decides the temperature, because FastChat's temperatures by category would replace the strategy
+under test. A run has no score: `decodebench judge` rates its answers afterwards. The copy on the hub has no question
+numbers; its rows are in the order of the questions 81 to 160.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from harness.plugins.data import DataSource, Hub, Row
 from harness.plugins.task import NO_JUDGE, Example, Task
@@ -42,6 +43,7 @@ class MTBench(Task):
     headline = "score"
     max_new_tokens = 1024
     chat = True
+    sub_tasks: ClassVar[dict[str, str] | None] = {}  # each category is one
     unscored = NO_JUDGE
 
     def examples(self, data: DataSource) -> list[Example]:

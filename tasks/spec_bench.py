@@ -9,7 +9,7 @@ A row:
 480 questions, 80 of each sub-task: `mt_bench` (the 80 of MT-Bench, whose eight categories are one sub-task here, two
 turns), `translation` (WMT14, German to English), `summarization` (CNN/DM), `qa` (Natural Questions), `math_reasoning`
 (GSM8K without examples) and `rag` (passages and a question), one turn each. `part` selects one sub-task; `--limit`
-takes the first questions, those of MT-Bench.
+takes a question of each sub-task in turn.
 
 As in the original, answers have at most 1,024 tokens and are not scored; `gold` has the references of the file, which
 lacks those of qa and half of mt_bench. The original uses Vicuna's template, we use the model's own. Its "mean accepted

@@ -1,7 +1,9 @@
 """Selects the strategies, tasks and examples of a run, and finds the strategies that cannot run."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from harness.backends.backend import Backend, refusal_or_close
@@ -45,9 +47,12 @@ def choose_tasks(config: RunConfig) -> list[ChosenTask]:
 
 
 def first_examples(chosen: ChosenTask, target: Model, limit: int | None) -> ChosenTask:
-    """Return the first `limit` examples after `task.cut`; a warning counts those that are too short."""
+    """Return the first `limit` examples after `task.cut`; a warning counts those that are too short.
+
+    A limit takes the sub-tasks of a task in turn: 40 questions of Spec-Bench are of six sub-tasks, not of one.
+    """
     task, kept, seen = chosen.task, list[Example](), 0
-    for example in chosen.examples:
+    for example in chosen.examples if limit is None else _in_turn(task, chosen.examples):
         if len(kept) == limit:
             break
         seen += 1
@@ -58,6 +63,18 @@ def first_examples(chosen: ChosenTask, target: Model, limit: int | None) -> Chos
     if len(kept) < seen:
         chosen.data.warnings.append(f"{task.name}: {seen - len(kept)} of {seen} examples are too short and left out.")
     return ChosenTask(task, tuple(kept), chosen.data)
+
+
+def _in_turn(task: Task, examples: Sequence[Example]) -> list[Example]:
+    """Return the first example of each sub-task, then the second of each, and so on."""
+    if task.sub_tasks is None:
+        return list(examples)
+    places, counts = list[int](), Counter[str]()
+    for example in examples:
+        part = task.sub_tasks.get(example.category, example.category)
+        places.append(counts[part])
+        counts[part] += 1
+    return [example for _, example in sorted(zip(places, examples, strict=True), key=itemgetter(0))]
 
 
 def unsupported(strategy: Strategy, config: RunConfig, draft: Model | None, backend: Backend) -> str | None:

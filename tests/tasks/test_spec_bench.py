@@ -4,7 +4,8 @@ import io
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
@@ -13,15 +14,18 @@ from harness import report
 from harness.errors import UserError
 from harness.measure.parts import part_table
 from harness.measure.raw import Raw, read
+from harness.models.loading import Model
 from harness.plugins.data import DataSource
 from harness.plugins.registry import TASKS
 from harness.plugins.task import Example
 from harness.report import detail, texts
+from harness.run.selection import ChosenTask, first_examples
 from harness.store.folder import Store
 from harness.store.schema import Record
 from tests import realdata, runs
 
 SUB_TASKS = ["mt_bench", "translation", "summarization", "qa", "math_reasoning", "rag"]
+NO_MODEL = cast(Model, SimpleNamespace(tokenizer=None))
 GREEDY, DRAFT = "greedy", "prompt_lookup"
 
 
@@ -69,6 +73,23 @@ def test_a_part_is_one_sub_task(tmp_path: Path) -> None:
 def test_bad_rows(tmp_path: Path, bad: dict[str, Any], reason: str) -> None:
     with pytest.raises(UserError, match=f"question.jsonl, line 5: {reason}"):
         examples(tmp_path, [*ROWS, bad])
+
+
+def test_a_limit_takes_the_sub_tasks_in_turn() -> None:
+    task, rows = TASKS.build("spec_bench"), (("a", "writing"), ("b", "math"), ("c", "qa"), ("d", "rag"), ("e", "qa"))
+    found = ChosenTask(task, tuple(Example(name, ("?",), category=kind) for name, kind in rows), DataSource(None))
+    for limit, kept in ((None, "abcde"), (1, "a"), (3, "acd"), (4, "acdb"), (9, "acdbe")):
+        assert "".join(one.id for one in first_examples(found, NO_MODEL, limit).examples) == kept
+
+
+@realdata.needs_real_data
+def test_a_limit_of_real_rows_takes_all_sub_tasks() -> None:
+    for name, count, share in (("spec_bench", 12, 2), ("mt_bench", 40, 5), ("spec_bench:part=rag", 12, 12)):
+        task = TASKS.build(name)
+        rows = ChosenTask(task, tuple(task.examples(DataSource(realdata.folder()))), DataSource(realdata.folder()))
+        found = Counter((task.sub_tasks or {}).get(one.category, one.category)
+                        for one in first_examples(rows, NO_MODEL, count).examples)
+        assert (found.total(), set(found.values())) == (count, {share}), name
 
 
 @realdata.needs_real_data
