@@ -99,7 +99,9 @@ def use_fast_products(model: Any, *, compiled: bool = False) -> dict[str, str]:
     choices = {shape: _by_rule(*shape, model.dtype) if small else _by_time(same, single)
                for shape, same in shapes.items()}
     table = model.get_input_embeddings().weight
-    for name, layer in layers.items():
+    shapes.clear()
+    while layers:  # a layer is freed before the next is copied: a large model fits in memory once
+        name, layer = layers.popitem()
         choice = choices[layer.out_features, layer.in_features]
         model.set_submodule(name, FastLinear(layer, choice, single=single, shared=layer.weight is table))
     return {} if small else {f"{n} × {m}": str(choice) for (m, n), choice in sorted(choices.items())}

@@ -1,5 +1,6 @@
 """Every linear layer uses the faster product of its shape, with the results of torch's own."""
 
+import weakref
 from typing import Any
 
 import pytest
@@ -134,6 +135,22 @@ def test_a_large_model_keeps_one_copy_of_its_weights(name: str, choice: Choice, 
     compiled = model(name)
     use_fast_products(compiled, compiled=True)
     assert not any(one.is_meta for one in compiled.parameters())
+
+
+def test_a_large_model_is_in_memory_once_while_its_layers_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "DOUBLED", 1000)
+    quick, copied = model("llama"), list[bool]()
+    plain = [weakref.ref(layer) for layer in quick.modules() if type(layer) is torch.nn.Linear]
+
+    class Counted(FastLinear):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            copied.append(len(copied) + sum(one() is not None for one in plain) <= len(plain) + 1)
+            super().__init__(*arguments, **more)
+    monkeypatch.setattr(products, "FastLinear", Counted)
+    use_fast_products(quick)
+    assert len(copied) == len(plain) > 9
+    assert all(copied)
+    assert not any(one() for one in plain)
 
 
 def test_a_layer_that_is_left_out_is_left_out() -> None:
