@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Option
 
-from harness.cli.options import BatchSize
+from harness.cli.options import BatchSize, TemplateArgs, Tokenizer
 from harness.errors import UserError
 from harness.plugins.spec import Spec
 
@@ -27,9 +27,8 @@ def command(
     model: Annotated[Text, Option("-m", "--model", metavar="MODEL", help="nano, smollm2, a folder, a .gguf file or "
                                                                      "a hub id [nano]")] = None,
     draft: Annotated[Text, Option(metavar="MODEL", help="draft model for speculative decoding")] = None,
-    tokenizer: Annotated[Text, Option(metavar="MODEL", help="model whose tokenizer to use [the same]")] = None,
-    template_args: Annotated[Texts, Option("--template-arg", metavar="NAME=VALUE",
-                                           help="variable of the chat template; repeatable")] = None,
+    tokenizer: Tokenizer = None,
+    template_args: TemplateArgs = None,
     strategies: Annotated[Texts, Option("-s", "--strategy", metavar="NAME[:k=v,…]",
                                         help="strategy and knobs; repeatable [--preset all]")] = None,
     preset: Annotated[Text, Option(metavar="NAME", help="a set of strategies: speed, quality or all")] = None,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
-from harness.cli.options import BatchSize
+from harness.cli.options import BatchSize, TemplateArgs, Tokenizer
 from harness.errors import UserError, suggestion
 
 Text = str | None
@@ -32,8 +32,11 @@ def command(
                                  show_default=False)] = 0.5,
     by: Annotated[Text, Option(metavar="AIM", help="select by quality, speed or forwards [quality; speed for lossless "
                                                    "strategies]")] = None,
-    model: Annotated[Text, Option("-m", "--model", metavar="MODEL", help="nano, a folder or a hub id [nano]")] = None,
+    model: Annotated[Text, Option("-m", "--model", metavar="MODEL", help="nano, smollm2, a folder, a .gguf file or a "
+                                                                     "hub id [nano]")] = None,
     draft: Annotated[Text, Option(metavar="MODEL", help="draft model for speculative decoding")] = None,
+    tokenizer: Tokenizer = None,
+    template_args: TemplateArgs = None,
     concurrency: BatchSize = None,
     samples: Annotated[Number, Option(metavar="N", help="answers to each prompt [1]")] = None,
     repeats: Annotated[Number, Option(metavar="N", help="repetitions of the whole run [1]")] = None,

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
+from harness.cli.options import TemplateArgs, Tokenizer
 from harness.errors import UserError
 from harness.store.config import RunConfig
 
@@ -17,9 +18,11 @@ Number = int | None
 def command(
     strategies: Annotated[Texts, Option("-s", "--strategy", metavar="NAME[:k=v,…]",
                                         help="repeatable [all with a guarantee]")] = None,
-    model: Annotated[str, Option("-m", "--model", metavar="MODEL", help="nano, a folder or a hub id [nano]",
-                                 show_default=False)] = "nano",
+    model: Annotated[str, Option("-m", "--model", metavar="MODEL", show_default=False,
+                                 help="nano, smollm2, a folder, a .gguf file or a hub id [nano]")] = "nano",
     draft: Annotated[Text, Option(metavar="MODEL", help="draft model for speculative decoding")] = None,
+    tokenizer: Tokenizer = None,
+    template_args: TemplateArgs = None,
     tasks: Annotated[Texts, Option("-t", "--task", metavar="TASK", help="repeatable [the embedded ones]")] = None,
     limit: Annotated[int, Option(metavar="N", help="first N examples of a task [2]", show_default=False)] = 2,
     max_new_tokens: Annotated[int, Option(metavar="N", help="maximum tokens of an answer [48]",
@@ -57,10 +60,10 @@ def command(
         raise UserError("verify cannot test a server: use --backend transformers or vllm.")
     if output and output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file; --output takes a folder.")
-    config = RunConfig(model=model, draft=draft, strategies=tuple(strategies or ()), tasks=tuple(tasks or ()),
-                       backend=backend, engine=tuple(engine or ()), limit=limit, concurrency=concurrency,
-                       max_new_tokens=max_new_tokens, seed=seed, dtype=dtype, device=device,
-                       threads=threads, data=data, plugins=tuple(plugins or ()))
+    config = RunConfig(model=model, draft=draft, tokenizer=tokenizer, template_args=tuple(template_args or ()),
+                       strategies=tuple(strategies or ()), tasks=tuple(tasks or ()), backend=backend,
+                       engine=tuple(engine or ()), limit=limit, concurrency=concurrency, max_new_tokens=max_new_tokens,
+                       seed=seed, dtype=dtype, device=device, threads=threads, data=data, plugins=tuple(plugins or ()))
     pairs = None if not temperature else [_pair(text) for text in temperature]
     try:
         return _report(config, pairs, draws, output, as_json)

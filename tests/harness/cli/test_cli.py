@@ -251,6 +251,20 @@ def test_every_option_reaches_the_run(asked: list[RunConfig]) -> None:
     assert asked[1] == RunConfig()
 
 
+@pytest.mark.parametrize(("command", "module"), [("verify", "harness.verify.checker"),
+                                                 ("sweep", "harness.sweep.sweep")])
+def test_the_tokenizer_and_its_template_reach_every_command(command: str, module: str,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[RunConfig]()
+
+    def interrupted(config: RunConfig, *_: object) -> None:
+        asked.append(config)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(f"{module}.{command}", interrupted)
+    assert call(command, "-s", "top_p", "--tokenizer", "t", "--template-arg", "a=1").exit_code == 130
+    assert [(one.tokenizer, one.template_args) for one in asked] == [("t", ("a=1",))]
+
+
 def test_an_interrupted_run_says_how_to_go_on(asked: list[RunConfig]) -> None:
     done = call("run")
     assert done.exit_code == 130
