@@ -248,7 +248,7 @@ def _lossless(rule: Lossless, cell: CellPair) -> Check | None:
     first = differences[wrong[0]]
     place = "" if first is None else f", turn {first.turn + 1}, token {first.at + 1}"
     gap = "" if first is None else ": one answer ends there" if first.margin is None else \
-        f": logits {first.margin:.2g} apart" + (", a tie that rounding decides" if first.margin < NEAR else "")
+        f": logits {first.margin:.3g} apart" + (", a tie that rounding decides" if first.margin < NEAR else "")
     return Check(f"tokens differ from those of {cell.base} on {_where(rows.iloc[wrong[0]])}{place}{gap}; "
                  f"{len(wrong)} of {len(pairs)} samples", by=len(wrong))
 

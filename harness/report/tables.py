@@ -174,7 +174,7 @@ def notes(summary: pd.DataFrame) -> list[str]:
         *(f"{row['label']} on {row['task']}: {round(row['score_timeout'] * row['samples'])} of {row['samples']} "
           "programs ran out of time" for _, row in late.iterrows()),
         *(f"{row['label']} on {row['task']}: {row['parted']} of {row['samples']} answers differ from the "
-          f"baseline's although they must be equal; the two tokens' logits are at most {row['margin']:.1g} apart"
+          f"baseline's although they must be equal; the two tokens' logits are at most {row['margin']:.3g} apart"
           for _, row in different.iterrows()),
         *_limit_notes(named),
         *_server_notes(named),

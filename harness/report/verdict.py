@@ -23,7 +23,8 @@ from harness.store.schema import Manifest
 
 FEW = 5          # problems below which nothing is said
 SURE = 0.05      # corrected p-values below this are proof
-ROUNDING = 0.01  # difference of two logits up to which another token is a tie
+TIE = 0.01       # difference of two logits up to which another token is a tie in float32
+TIES = {"float16": 2 ** -5, "bfloat16": 2 ** -2}  # two steps between neighbours of 16 to 32, as logits are
 LOOKS = 1.05     # speed-ups from which an unproven one is worth more problems
 MOST = 2         # strategies whose commands are printed
 
@@ -38,7 +39,7 @@ def verdicts(stores: Sequence[Store], summaries: Sequence[pd.DataFrame]) -> list
 def verdict(summary: pd.DataFrame, manifest: Manifest) -> list[str]:
     """Return the verdict on each task of a run as sentences, then the commands for what they advise to take."""
     names, problems = task_names(summary["task"].unique()), {task.spec: task.examples for task in manifest.tasks}
-    lines, taken = list[str](), list[str]()
+    lines, taken, tie = list[str](), list[str](), TIES.get(manifest.model.dtype, TIE)
     for task, cells in summary.assign(label=row_labels(summary)).groupby("task", sort=False):
         rows = cells[(cells["samples"] > 0) & (cells["unsupported"] == "")]
         others = rows[rows["strategy"] != manifest.baseline]
@@ -51,14 +52,17 @@ def verdict(summary: pd.DataFrame, manifest: Manifest) -> list[str]:
             lines.append(f"{name}: {count} {'problem is' if count == 1 else 'problems are'} too few to tell methods "
                          "apart; 20 or more would.")
             continue
-        lines += [f"{name}: {text}" for text in (*_speed(others, greedy, count, taken),
+        lines += [f"{name}: {text}" for text in (*_speed(others, greedy, count, tie, taken),
                                                  *_quality(others, base.iloc[0], greedy, count, taken))]
     return [*lines, *_commands(list(dict.fromkeys(taken)), manifest)]
 
 
-def _speed(others: pd.DataFrame, greedy: str, count: int, taken: list[str]) -> Iterator[str]:
-    """Yield which of the methods that keep the baseline's answers is faster; its spec is added to `taken`."""
-    tied = (others["parted"] > 0) & (others["margin"] <= ROUNDING)
+def _speed(others: pd.DataFrame, greedy: str, count: int, tie: float, taken: list[str]) -> Iterator[str]:
+    """Yield which of the methods that keep the baseline's answers is faster; its spec is added to `taken`.
+
+    An answer is kept if it differs from where two tokens' logits were at most `tie` apart.
+    """
+    tied = (others["parted"] > 0) & (others["margin"] <= tie)
     keeping = others[(others["guarantee"] != "changes-output") & ((others["same_as_baseline"] == 1) | tied)]
     if keeping.empty:
         return

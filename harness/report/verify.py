@@ -37,7 +37,7 @@ def _without_temperature(spec: str) -> str:
 
 def cells(finding: StrategyResult) -> list[str]:
     """Return the cells of one table row, in the order of `TITLES`."""
-    margins = [f"{parting.margin:.2g}" for parting in sorted(finding.partings, key=lambda p: p.margin or 0.0)
+    margins = [f"{parting.margin:.3g}" for parting in sorted(finding.partings, key=lambda p: p.margin or 0.0)
                if parting.margin is not None]
     return [
         finding.temperature, finding.verdict,
@@ -64,7 +64,7 @@ def details(finding: StrategyResult) -> list[str]:
         lines.append(f"the test '{worst}' is the most significant (p = {finding.tests[worst]:.0e})")
     for parting in finding.partings:
         where = f"{parting.example} of {parting.task}, turn {parting.turn + 1}, token {parting.at + 1}"
-        gap = "one answer ends there" if parting.margin is None else f"logits {parting.margin:.2g} apart"
+        gap = "one answer ends there" if parting.margin is None else f"logits {parting.margin:.3g} apart"
         below = "" if parting.off is None else \
             f"; a token is {parting.off:.2g} below the likeliest in a plain forward pass"
         lines.append(f"{where}: {parting.cause}, {gap}{below}")

@@ -16,6 +16,7 @@ from harness.engine.logit_warps import drawn_at
 from harness.measure.significance import against_baseline, corrected
 from harness.measure.summary import summarise
 from harness.plugins.registry import STRATEGIES
+from harness.report.tables import notes
 from harness.report.verdict import FEW, SURE, verdict
 from harness.stats.bootstrap import ratio_interval
 from harness.store.folder import Store
@@ -71,7 +72,11 @@ def test_answers_that_part_at_a_tie_are_counted(tmp_path: Path) -> None:
     summary, about = run(tmp_path / "run", {LOOKUP: 1.5}, ids={LOOKUP: 8})
     ties = summary.assign(parted=summary["strategy"].eq(LOOKUP) * 3, margin=0.0001)
     assert "; 3 answers differ where two tokens tie." in verdict(ties, about)[0]
-    assert verdict(ties.assign(margin=0.5), about) == [], "that is no tie"
+    assert verdict(ties.assign(margin=0.125), about) == [], "that is no tie"
+    rounded = about.model_copy(update={"model": about.model.model_copy(update={"dtype": "bfloat16"})})
+    assert verdict(ties.assign(margin=0.125), rounded) == verdict(ties, about), "neighbours in bfloat16 tie"
+    assert verdict(ties.assign(margin=0.5), rounded) == []
+    assert any(note.endswith("logits are at most 0.125 apart") for note in notes(ties.assign(margin=0.125)))
 
 
 def test_an_unfinished_run_has_as_many_problems_as_are_done(tmp_path: Path) -> None:
