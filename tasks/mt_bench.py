@@ -44,6 +44,7 @@ class MTBench(Task):
     max_new_tokens = 1024
     chat = True
     sub_tasks: ClassVar[dict[str, str] | None] = {}  # each category is one
+    open_ended = True
     unscored = NO_JUDGE
 
     def examples(self, data: DataSource) -> list[Example]:
