@@ -1,27 +1,55 @@
-"""Print the tables of the README from the records of the reference runs: `python -m benchmarks.readme`."""
+"""Print the tables of README and docs/real-models.md from the records of the reference runs.
+
+    python -m benchmarks.readme
+"""
 
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from harness.measure import texts
 from harness.measure.summary import summarise
 from harness.report.tables import row_labels
 from harness.store.folder import Store
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-RUN, REAL = RESULTS / "demo", RESULTS / "qwen-0.5b" / "humaneval"
+RUN = RESULTS / "demo"
 TASKS = ("math", "code", "chat", "story", "edit", "summary")
 TAU = ("math", "story", "edit")
 
 
-def real_table() -> str:
-    """Return the table of the real model in Markdown: for each strategy quality, length and speed."""
-    summary = summarise(Store.open(REAL))
+def quality_table(run: str) -> str:
+    """Return a real run's table in Markdown: for each strategy quality, length of the answers and speed."""
+    summary = summarise(Store.open(RESULTS / run))
     rows = [[f"`{label}`", _interval(row, "quality"), f"{row['tokens_mean']:.0f}", f"{row['truncated']:.0%}",
              _interval(row, "speedup"), f"{row['same_as_baseline']:.0%}"]
             for label, (_, row) in zip(row_labels(summary), summary.iterrows(), strict=True)]
-    return _table(["strategy", "pass@1", "tokens", "cut off", "speed-up", "same as greedy"], rows)
+    return _table(["strategy", "correct", "tokens", "cut off", "speed-up", "same as greedy"], rows)
+
+
+def speed_table(run: str) -> str:
+    """Return a real run's table in Markdown: for each strategy speed, tau, accepted drafts and forwards per token."""
+    summary = summarise(Store.open(RESULTS / run))
+    scored = summary["quality"].notna().any()
+    rows = [[f"`{label}`", *([f"{row['quality']:.2f}"] if scored else []), _interval(row, "speedup"), _tau(row),
+             _share(row["accept_rate"]), f"{row['forwards_per_token']:.2f}", f"{row['same_as_baseline']:.0%}"]
+            for label, (_, row) in zip(row_labels(summary), summary.iterrows(), strict=True)]
+    return _table(["strategy", *(["correct"] if scored else []), "speed-up", "tau", "accepted", "forwards per token",
+                   "same as greedy"], rows)
+
+
+def text_table(run: str) -> str:
+    """Return a real run's table in Markdown: for each strategy the length, repetition and variety of its texts."""
+    store = Store.open(RESULTS / run)
+    summary = summarise(store).set_index("strategy")
+    found = texts.text_table(store, texts.answers_of(store))
+    found = found[found["strategy"] != texts.REFERENCE]
+    rows = [[f"`{label}`", f"{row['tokens']:.0f}", f"{row['truncated']:.0%}", _share(row["loops"]),
+             f"{row['rep_4']:.3f}", f"{row['distinct_2']:.2f}", f"{row['surprise']:.2f}",
+             _interval(summary.loc[row["strategy"]], "speedup")]
+            for label, (_, row) in zip(row_labels(found), found.iterrows(), strict=True)]
+    return _table(["strategy", "tokens", "cut off", "loops", "rep-4", "distinct-2", "bits a token", "speed-up"], rows)
 
 
 def tables() -> str:
@@ -41,6 +69,10 @@ def _interval(cell: "pd.Series[Any]", figure: str) -> str:
     return f"{cell[figure]:.2f}" if pd.isna(low) else f"{cell[figure]:.2f} [{low:.2f}, {high:.2f}]"
 
 
+def _share(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.0%}"
+
+
 def _tau(cell: "pd.Series[Any]") -> str:
     return "–" if pd.isna(cell["tau_pooled"]) or cell["family"] == "search" else f"{cell['tau_pooled']:.2f}"
 
@@ -51,5 +83,12 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join([first, f"|{rule}|", *others])
 
 
+def real_tables() -> dict[str, str]:
+    """Return the table of each run of a real model."""
+    return {run: table(run) for run, table in REAL.items()}
+
+
+REAL = {"qwen-1.5b/humaneval": speed_table, "qwen-0.5b/humaneval": quality_table}
+
 if __name__ == "__main__":
-    print("\n\n".join([real_table(), tables()]))
+    print("\n\n".join([*real_tables().values(), tables()]))

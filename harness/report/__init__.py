@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.plugins.task_names import task_names
 from harness.report import page, plots, tables, texts
 from harness.report.detail import Contents, collect
 from harness.store.files import replace_file
@@ -23,7 +24,7 @@ def write(stores: Sequence[Store], folder: Path, contents: Contents | None = Non
     replace_file(folder / "summary.csv", tables.csv(summary))
     replace_file(folder / "summary.md", tables.bullets("Verdict", contents.verdict) + tables.markdown(summary)
                  + texts.markdown(contents.sections))
-    for task, title in tables.task_names(summary["task"].unique()).items():
+    for task, title in task_names(summary["task"].unique()).items():
         figures[task], name = dict[str, str](), re.sub(r"[^\w.=+-]+", "-", title)
         for kind, figure in plots.of_task(summary, task).items():
             figures[task][kind] = plots.svg(figure)

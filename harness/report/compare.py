@@ -10,8 +10,9 @@ from rich.text import Text
 
 from harness.measure.compare import CellChange, Comparison, Effect, PromptChange
 from harness.plugins.spec import labels
+from harness.plugins.task_names import task_names
 from harness.report.names import of_strategy
-from harness.report.tables import DASH, interval, markdown_row, task_names
+from harness.report.tables import DASH, interval, markdown_row
 from harness.report.terminal import FittedTable, Head, figures
 
 ALPHA = 0.05  # significance level

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from harness.measure.judged import records
 from harness.measure.raw import has_text_only
 from harness.measure.summary import overall, run_labels
+from harness.plugins.task_names import task_names
 from harness.report import plots, tables, texts
 from harness.report.detail import Contents, collect
 from harness.store.folder import Store
@@ -67,7 +68,7 @@ def _run(manifest: Manifest, label: str) -> dict[str, Any]:
     if manifest.draft:
         facts["draft model"] = f"{manifest.draft.name} ({manifest.draft.parameters:,} parameters)"
     facts |= {"baseline": manifest.baseline, "started": manifest.created, **_flat(manifest.environment)}
-    names = tables.task_names(task.spec for task in manifest.tasks)
+    names = task_names(task.spec for task in manifest.tasks)
     for task in manifest.tasks:
         facts[f"data of {names[task.spec]}"] = f"{task.data}, {task.examples} examples, {task.data_hash[:12]}"
     return {"label": label, "model": model.name, "facts": facts, "command": manifest.command,
@@ -100,7 +101,7 @@ def _overview(summary: pd.DataFrame) -> dict[str, Any]:
             cell = cells.get((task, row.get("run"), row["strategy"]))  # another run may lack the task
             figures += [_figure(column, cell) for column in (tables.QUALITY, tables.SPEEDUP)]
         rows.append({**_identity(row, label, looks), "figures": figures})
-    return {"tasks": list(tables.task_names(tasks).values()), "rows": rows,
+    return {"tasks": list(task_names(tasks).values()), "rows": rows,
             "titles": [column.title for column in mean_columns]}
 
 
@@ -108,7 +109,7 @@ def _task(stores: Sequence[Store], summary: pd.DataFrame, task: str, number: int
           figures: Mapping[str, str]) -> dict[str, Any]:
     """Return the section of a task; a row's `cell` is its index in the summary."""
     rows, looks = summary.assign(label=tables.row_labels(summary))[summary["task"] == task], plots.families(summary)
-    columns, name = tables.filled_columns(rows), tables.task_names(summary["task"].unique())[task]
+    columns, name = tables.filled_columns(rows), task_names(summary["task"].unique())[task]
     manifests = dict(zip(run_labels(stores), (store.manifest for store in stores), strict=True))
     return {
         "name": name, "note": rows["quality_note"].iloc[0], "metric": rows["quality_metric"].iloc[0],
@@ -183,7 +184,7 @@ def _details(stores: Sequence[Store], contents: Contents) -> dict[str, Any]:
                 cells[number]["baseline"] = index.get((run, task, store.manifest.baseline))
         for record in records(store, _first_examples(store, keys, cells, limit)):
             cells[index[run, record.task, record.strategy]]["samples"].append(_sample(record, texts))
-    names = tables.task_names(summary["task"].unique())
+    names = task_names(summary["task"].unique())
     return {"texts": list(texts), "cells": [cell | {"task": names[cell["task"]]} for cell in cells]}
 
 

@@ -17,7 +17,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
-from harness.report.tables import row_labels, task_names
+from harness.plugins.task_names import task_names
+from harness.report.tables import row_labels
 
 INK = "#303132"  # used for nothing else, because an inlined SVG replaces it by the page's text colour
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#8A8A8A")

@@ -6,7 +6,8 @@ from rich.console import Group
 from rich.text import Text
 
 from harness.plugins.spec import Spec
-from harness.report.tables import DASH, markdown_row, task_names
+from harness.plugins.task_names import task_names
+from harness.report.tables import DASH, markdown_row
 from harness.report.terminal import FittedTable, Head, figures
 from harness.sweep.grid import changes
 from harness.sweep.sweep import Aim, Choice, Knob, StrategySweep, Sweep

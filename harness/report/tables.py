@@ -1,16 +1,14 @@
 """The summary as a table: for the terminal, as CSV, and as GitHub Markdown."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 from rich.text import Text
 
 from harness.plugins.registry import TASKS
-from harness.plugins.spec import Spec, labels, shortened
-from harness.plugins.task_file import own_name
+from harness.plugins.spec import Spec, labels
+from harness.plugins.task_names import short_task_names, task_names
 from harness.report.names import of_strategy
 from harness.report.terminal import FittedTable, Head, figures
 from harness.store.schema import Manifest
@@ -121,11 +119,6 @@ def filled_columns(rows: pd.DataFrame) -> list[Column]:
     return [column for column in all_columns(rows) if rows[column.key].notna().any()]
 
 
-def task_names(specs: Iterable[str]) -> dict[str, str]:
-    """Return the name of each task: its spec, but for a task file the file's own name, if no other task has it."""
-    return {text: str(spec) for text, spec in _named_by_file(specs).items()}
-
-
 def with_task_names(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with the name of each task in place of its spec."""
     return rows.assign(task=rows["task"].map(task_names(rows["task"].unique())))
@@ -133,18 +126,7 @@ def with_task_names(rows: pd.DataFrame) -> pd.DataFrame:
 
 def with_short_tasks(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with a short label for each task: file paths are too long for narrow tables."""
-    return rows.assign(task=rows["task"].map(shortened(_named_by_file(rows["task"].unique()))))
-
-
-def _named_by_file(specs: Iterable[str]) -> dict[str, Spec]:
-    """Return the specs, with a task file's own name in place of `task_file` and the knob `file`."""
-    parsed = {text: Spec.parse(text) for text in specs}
-    named = {text: Spec.of(own_name(Path(file)), **{key: value for key, value in spec.knobs.items() if key != "file"})
-             if spec.name == "task_file" and (file := spec.knobs.get("file")) else spec
-             for text, spec in parsed.items()}
-    taken, others = Counter(map(str, named.values())), {spec.name for spec in parsed.values()}
-    return {text: spec if taken[str(spec)] == 1 and spec.name not in others else parsed[text]
-            for text, spec in named.items()}
+    return rows.assign(task=rows["task"].map(short_task_names(rows["task"].unique())))
 
 
 def row_labels(summary: pd.DataFrame) -> list[str]:

@@ -16,7 +16,8 @@ from harness.backends.vllm_options import call
 from harness.errors import Unsupported, UserError
 from harness.measure.summary import run_labels
 from harness.plugins.registry import STRATEGIES
-from harness.report.tables import row_labels, task_names
+from harness.plugins.task_names import task_names
+from harness.report.tables import row_labels
 from harness.stats.power import clusters_needed
 from harness.store.folder import Store
 from harness.store.schema import Manifest

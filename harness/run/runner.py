@@ -20,6 +20,7 @@ from harness.engine.random_stream import PhiloxStream
 from harness.plugins.spec import labels
 from harness.plugins.strategy import Request
 from harness.plugins.task import Example, Task
+from harness.plugins.task_names import short_task_names
 from harness.run import text_metrics
 from harness.run.cells import Cell
 from harness.run.divergence import divergences
@@ -84,6 +85,7 @@ def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner") -> 
         store.set_failed_aside()
         done, failed = store.finished()
     cells, names = list(plan.cells()), labels(strategy.spec() for strategy in plan.strategies)
+    tasks = short_task_names(task.spec() for task, _ in plan.tasks)
     watcher.planned(sum(len(cell.examples) for cell in cells), len(done), store.folder, plan.manifest.warnings)
     left_over = {cell.task.spec() for cell in cells if _left(cell, done)}
     refuse_unscored(plan, store, left_over)
@@ -93,7 +95,7 @@ def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner") -> 
     for cell in cells:
         if not (left := _left(cell, done)):
             continue
-        watcher.started(f"{cell.task.name} · {names[cell.strategy.spec()]}")
+        watcher.started(f"{tasks[cell.task.spec()]} · {names[cell.strategy.spec()]}")
         for record in runner.decode(cell, left):
             store.append(record)
             failed += record.status == "failed"

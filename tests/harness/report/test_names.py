@@ -14,6 +14,7 @@ from harness import report
 from harness.measure.compare import compare
 from harness.measure.summary import summarise
 from harness.plugins.registry import STRATEGIES
+from harness.plugins.task_names import task_names
 from harness.report import compare as compared
 from harness.report import plots, tables, verify
 from harness.report.names import narrowest, of_strategy, wrapped
@@ -35,7 +36,7 @@ FILE = "task_file:file=deep/prompts.jsonl"
     (["continuation:file=a.txt,prefix=8"], ["continuation:file=a.txt,prefix=8"], ["continuation"]),
 ])
 def test_a_task_file_is_called_by_its_own_name(specs: list[str], names: list[str], short: list[str]) -> None:
-    assert list(tables.task_names(specs).items()) == list(zip(specs, names, strict=True))
+    assert list(task_names(specs).items()) == list(zip(specs, names, strict=True))
     assert list(tables.with_short_tasks(pd.DataFrame({"task": specs}))["task"]) == short
 
 

@@ -47,6 +47,7 @@ def test_prompts_in_one_line(tmp_path: Path) -> None:
     done = call("run", "-m", saved("llama"), "--prompts", tmp_path / "mine.txt", "--preset", "speed",
                 "--max-new-tokens", 4, "-o", tmp_path / "run")
     assert done.exit_code == 0
+    assert " · mine · " in done.stderr, "the task is called by the name of the file"
     records = list(Store.open(tmp_path / "run").records())
     assert len(records) == 2 * len(SPEED)
     assert {record.status for record in records} == {"ok"}
