@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from harness.decoding.contrast import Contrast, Scored, Scorer, exit_logits
+from harness.decoding.contrast import Contrast, Scored, Scorer
 from harness.engine import logit_warps
 from harness.engine.hooks import Watch
 from harness.engine.session import Session
@@ -51,8 +50,7 @@ class Deco(Contrast):
         def scored(sequence: Sequence[int]) -> Scored:
             session.follow(sequence)
             reading = session.read(EMPTY, watch)
-            states = torch.stack([reading.captured(name)[0] for name in names])  # (J, D)
-            return Scored(self.scores(reading.logits[0], exit_logits(parts, states, norm=True)), reading.logits[0])
+            return Scored(self.scores(reading.logits[0], reading.exits(names, parts, norm=True)), reading.logits[0])
         return scored
 
     def layers(self, count: int) -> range:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from harness.decoding.contrast import Contrast, Scored, Scorer, away, exit_logits, plausible
+from harness.decoding.contrast import Contrast, Scored, Scorer, away, plausible
 from harness.engine.hooks import ModelParts, Watch
 from harness.engine.session import Session
 from harness.engine.tree import EMPTY
@@ -48,21 +49,21 @@ class Dola(Contrast):
         parts = session.engine.parts
         bucket = self.bucket(parts)
         early = [layer for layer in bucket if layer < len(parts.layers)]
-        watch = Watch(tuple(f"hidden:{layer}" for layer in early)) if early else None
+        names = [f"hidden:{layer}" for layer in early]
+        watch = Watch(tuple(names)) if early else None
 
         def scored(sequence: Sequence[int]) -> Scored:
             session.follow(sequence)
             reading = session.read(EMPTY, watch)
             last = reading.logits[0]
-            exits = dict.fromkeys(bucket, last) | {
-                layer: exit_logits(parts, reading.captured(f"hidden:{layer}")[0], norm=self.norm) for layer in early}
-            return Scored(self.scores(last, [exits[layer] for layer in bucket]), last)
+            exits = dict(zip(early, reading.exits(names, parts, self.norm) if early else (), strict=True))
+            return Scored(self.scores(last, torch.stack([exits.get(layer, last) for layer in bucket])), last)
         return scored
 
-    def scores(self, last: Tensor, exits: Sequence[Tensor]) -> Tensor:
-        """Compute scores (V,) from the logits (V,) of the last layer and of the exits; ties go to the first."""
-        p, early = last.log_softmax(-1), [logits.log_softmax(-1) for logits in exits]
-        divergences = [float(divergence(p, q, self.variant)) for q in early] if len(early) > 1 else [0.0]
+    def scores(self, last: Tensor, exits: Tensor) -> Tensor:
+        """Compute scores (V,) from the logits (V,) of the last layer and (J, V) of the exits; ties go to the first."""
+        p, early = last.log_softmax(-1), exits.log_softmax(-1)
+        divergences = divergence(p, early, self.variant).tolist()
         return away(p, early[divergences.index(max(divergences))], 1).masked_fill(~plausible(p, self.alpha), -inf)
 
     def bucket(self, parts: ModelParts) -> list[int]:
@@ -81,12 +82,12 @@ class Dola(Contrast):
 
 
 def divergence(p: Tensor, q: Tensor, variant: str) -> Tensor:
-    """Compute the divergence of log-probabilities q (V,) and p (V,): Jensen-Shannon in nats, or that of "official".
+    """Compute the divergence (J,) of log-probabilities q (J, V) from p (V,): Jensen-Shannon in nats, or "official".
 
     The latter is (½·KL(m‖p) + ½·KL(m‖q)) / V, where m is the mean of both.
     """
     mean = (p.exp() + q.exp()) / 2
     log = mean.log()
     if variant == "official":
-        return (mean * (log - (p + q) / 2)).nan_to_num(0.0, posinf=0.0).mean()
-    return (p.exp() * (p - log) + q.exp() * (q - log)).nan_to_num(0.0).sum() / 2
+        return (mean * (log - (p + q) / 2)).nan_to_num(0.0, posinf=0.0).mean(-1)
+    return (p.exp() * (p - log) + q.exp() * (q - log)).nan_to_num(0.0).sum(-1) / 2

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from harness.decoding.accept import at
 from harness.engine import logit_warps
-from harness.engine.hooks import ModelParts
 from harness.engine.session import Session
 from harness.engine.tree import EMPTY
 from harness.plugins.strategy import Guarantee, Request, Strategy, knob
@@ -57,13 +56,6 @@ def contrast(expert: Tensor, amateur: Tensor, alpha: float, beta: float) -> Tens
     """
     p, q = expert.double().log_softmax(-1), amateur.double().log_softmax(-1)
     return away(p, q, beta, 1 + beta).masked_fill(~plausible(p, alpha), -inf)
-
-
-def exit_logits(parts: ModelParts, hidden: Tensor, norm: bool) -> Tensor:
-    """Return early-exit logits (…, V) in float32 of hidden states (…, D), through the final norm if `norm`."""
-    with torch.inference_mode():
-        out: Tensor = parts.head(parts.norm(hidden) if norm else hidden)
-        return out.float()
 
 
 @dataclass(frozen=True)

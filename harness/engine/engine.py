@@ -135,6 +135,7 @@ class Engine:
             self.padding += len(rows) * width - total
         for request, count in zip(requests, counts, strict=True):
             request.row.end = request.start + count
+            output.ends[request.row.index - first] = count - 1
         return [ForwardRows(output, request.row.index - first, 0, count)
                 for request, count in zip(requests, counts, strict=True)]
 

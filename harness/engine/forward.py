@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from harness.engine.hooks import Captured, ForwardHook
+from harness.engine.hooks import Captured, ForwardHook, ModelParts
 
 
 class Row:
@@ -50,12 +51,13 @@ class ForwardOutput:
     """The output of one forward pass over B sequences of W tokens.
 
     `logits` (B, W', V) are those of the last W' tokens, `hidden` is (B, W, D) after the final norm, and `captured`
-    holds the recordings of the hook.
+    holds the recordings of the hook. `ends` are the indices of the sequences' last tokens, which padding may follow.
     """
 
     def __init__(self, logits: Tensor, hidden: Tensor, captured: Captured | None = None) -> None:
-        self.logits, self.hidden, self.captured = logits, hidden, captured or {}
+        self.logits, self.hidden, self.captured, self.ends = logits, hidden, captured or {}, [0] * len(logits)
         self._best: list[list[int]] | None = None
+        self._exits = dict[tuple[Sequence[str], bool], Tensor]()
 
     @property
     def best(self) -> list[list[int]]:
@@ -63,6 +65,25 @@ class ForwardOutput:
         if self._best is None:
             self._best = self.logits.argmax(-1).tolist()
         return self._best
+
+    def recorded(self, name: str) -> Tensor:
+        """Return the tensor (B, W, …) that the hook recorded under `name`; raises `KeyError` if there is none."""
+        batch = self.captured[name]
+        if batch.dim() == 2:  # some MLPs get the tokens of all sequences in one dimension
+            batch = batch.view(*self.hidden.shape[:2], -1)
+        return batch
+
+    def exits(self, names: Sequence[str], parts: ModelParts, norm: bool) -> Tensor:
+        """Return the logits (B, J, V) of J recorded hidden states after each last token, in one product for the batch.
+
+        The states go through the final norm if `norm`.
+        """
+        key = tuple(names), norm
+        if key not in self._exits:
+            with torch.inference_mode():
+                states = torch.stack([self.recorded(name)[range(len(self.ends)), self.ends] for name in names], 1)
+                self._exits[key] = parts.head(parts.norm(states) if norm else states)
+        return self._exits[key]
 
 
 class ForwardRows:
@@ -94,10 +115,11 @@ class ForwardRows:
 
     def captured(self, name: str) -> Tensor:
         """Return the tensor (N, …) that the hook recorded under `name`; raises `KeyError` if there is none."""
-        batch = self._output.captured[name]
-        if batch.dim() == 2:  # some MLPs get the tokens of all sequences in one dimension
-            batch = batch.view(*self._output.hidden.shape[:2], -1)
-        return batch[self._row, self._first:self._last]
+        return self._output.recorded(name)[self._row, self._first:self._last]
+
+    def exits(self, names: Sequence[str], parts: ModelParts, norm: bool) -> Tensor:
+        """Return the logits (J, V) in float32 of J recorded hidden states after the sequence's last token."""
+        return self._output.exits(names, parts, norm)[self._row].float()
 
     def _kept(self) -> slice:
         without_logits = self._output.hidden.shape[1] - self._output.logits.shape[1]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.engine.forward import ForwardRows
+from harness.engine.hooks import ModelParts
 
 
 @dataclass
@@ -55,6 +56,14 @@ class Reading:
     def captured(self, name: str) -> Tensor:
         """Return the tensor (1 + N, …) that the hook recorded under `name`; raises `KeyError` if there is none."""
         return _joined([part.captured(name) for part in self._parts])
+
+    def exits(self, names: Sequence[str], parts: ModelParts, norm: bool) -> Tensor:
+        """Return the early-exit logits (J, V) in float32 after the last row's token, of J hidden states by their names.
+
+        The hook recorded them (`Watch`); they go through the final norm if `norm`. All sequences that share the forward
+        share one product. Raises `KeyError` for a name that was not recorded.
+        """
+        return self._parts[-1].exits(names, parts, norm)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

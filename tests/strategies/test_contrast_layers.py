@@ -68,7 +68,7 @@ def by_hand(scores: Callable[[list[int]], Tensor], prompt: Sequence[int], new: i
 
 def test_the_numbers_of_the_sheet() -> None:
     final, early = GOLD
-    scores = Dola().scores(final, [early])
+    scores = Dola().scores(final, early[None])
     assert scores.tolist() == pytest.approx([1.5993, -1.9007, -inf, -inf], abs=1e-4)
     last, layers = torch.tensor([2.0, 1.8, 0.0, -1.0]), torch.tensor([[0.0, 3.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
     assert Deco(k=3).scores(last, layers).tolist() == pytest.approx([2.0, 3.3661, -inf, -inf], abs=1e-4)

@@ -53,6 +53,31 @@ def test_a_plan_sees_the_states_that_transformers_returns(arch: str) -> None:
     assert target(arch).open_rows == 0
 
 
+@pytest.mark.parametrize("norm", [False, True])
+@torch.inference_mode()
+def test_early_exits_of_a_batch_are_those_of_each_sequence(norm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sequences of different lengths, so that the last tokens of some are before padding."""
+    parts, watch, calls = target("llama").parts, Watch(names := ("hidden:0", "hidden:1")), list[int]()
+    texts, head = [text[:length] for text, length in zip(prompts(4, 97, 9), (9, 2, 5, 9), strict=True)], parts.head
+
+    def exits(text: list[int]) -> Tensor:
+        session = Session(target("llama"))
+        session.follow(text)
+        out = session.read(EMPTY, watch).exits(names, parts, norm)
+        session.close()
+        return out
+
+    def counted(states: Tensor) -> Tensor:
+        calls.append(states.shape[0])
+        return head(states)
+    monkeypatch.setattr(type(parts), "head", property(lambda _: counted))
+    found = run_batched([target("llama")], [partial(exits, text) for text in texts])
+    assert calls == [4], "one product for the batch"
+    for out, text in zip(found, texts, strict=True):
+        early = torch.stack([state[-1] for state in states("llama", text)[:2]])
+        torch.testing.assert_close(out, head(parts.norm(early) if norm else early), atol=1e-4, rtol=1e-4)
+
+
 @torch.inference_mode()
 def test_what_is_seen_side_by_side_is_what_is_seen_alone() -> None:
     def seen(text: list[int]) -> Tensor:
