@@ -8,6 +8,7 @@ import typer
 from typer import Argument, Option
 
 from harness.errors import UserError
+from harness.plugins.spec import separated
 
 if TYPE_CHECKING:
     from harness.judge.judging import JudgePlan
@@ -32,8 +33,8 @@ def command(
     mode: Annotated[str, Option(metavar="MODE", help="single: rate each answer; pairwise: compare it with the "
                                 "baseline's [single]", show_default=False)] = "single",
     baseline: Annotated[Text, Option(metavar="S", help="strategy to compare with [the run's]")] = None,
-    tasks: Annotated[list[str] | None, Option("-t", "--task", metavar="TASK", help="task to judge; repeatable [all "
-                                              "that need a judge]")] = None,
+    tasks: Annotated[list[str] | None, Option("-t", "--task", metavar="TASK", callback=separated,
+                                              help="task to judge; repeatable [all that need a judge]")] = None,
     repeats: Annotated[int, Option(metavar="N", help="requests for each verdict [1]", min=1,
                                    show_default=False)] = 1,
     concurrency: Annotated[int, Option("--concurrency", "--batch-size", metavar="N", min=1, show_default=False,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Option
 
-from harness.cli.options import BatchSize, TemplateArgs, Tokenizer
+from harness.cli.options import BatchSize, Tasks, TemplateArgs, Tokenizer
 from harness.errors import UserError
-from harness.plugins.spec import Spec
+from harness.plugins.spec import Spec, separated
 
 if TYPE_CHECKING:
     from harness.run.runner import Outcome
@@ -29,10 +29,10 @@ def command(
     draft: Annotated[Text, Option(metavar="MODEL", help="draft model for speculative decoding")] = None,
     tokenizer: Tokenizer = None,
     template_args: TemplateArgs = None,
-    strategies: Annotated[Texts, Option("-s", "--strategy", metavar="NAME[:k=v,…]",
+    strategies: Annotated[Texts, Option("-s", "--strategy", metavar="NAME[:k=v,…]", callback=separated,
                                         help="strategy and knobs; repeatable [--preset all]")] = None,
     preset: Annotated[Text, Option(metavar="NAME", help="a set of strategies: speed, quality or all")] = None,
-    tasks: Annotated[Texts, Option("-t", "--task", metavar="TASK", help="repeatable [the embedded ones]")] = None,
+    tasks: Tasks = None,
     task_files: Annotated[list[Path] | None, Option("--task-file", metavar="FILE",
                                                     help="your own task: prompts, with or without answers")] = None,
     prompts: Annotated[Path | None, Option(metavar="FILE", help="your own prompts, one a line or in a table")] = None,

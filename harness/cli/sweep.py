@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
-from harness.cli.options import BatchSize, TemplateArgs, Tokenizer
+from harness.cli.options import BatchSize, Tasks, TemplateArgs, Tokenizer
 from harness.errors import UserError, suggestion
+from harness.plugins.spec import separated
 
 Text = str | None
 Number = int | None
@@ -20,12 +21,11 @@ AIMS = ("quality", "speed", "forwards")
 
 def command(
     context: typer.Context,
-    strategies: Annotated[list[str], Option("-s", "--strategy", metavar="NAME[:k=v,…]", show_default=False,
-                                            help="strategy with its default setting; repeatable")],
+    strategies: Annotated[list[str], Option("-s", "--strategy", metavar="NAME[:k=v,…]", callback=separated,
+                                            show_default=False, help="strategy with its default setting; repeatable")],
     grid: Annotated[list[str] | None, Option(metavar="KNOB=V,V", help="values to try; repeatable [those that the "
                                              "strategy declares]")] = None,
-    tasks: Annotated[list[str] | None, Option("-t", "--task", metavar="TASK",
-                                              help="repeatable [the embedded ones]")] = None,
+    tasks: Tasks = None,
     limit: Annotated[Number, Option(metavar="N", help="first N examples of a task [all]")] = None,
     budget: Annotated[int, Option(metavar="N", help="maximum settings per strategy [32]", show_default=False)] = 32,
     dev: Annotated[float, Option(metavar="SHARE", help="share of examples to select on [0.5]",

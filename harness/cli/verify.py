@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from harness.cli.options import TemplateArgs, Tokenizer
+from harness.cli.options import Tasks, TemplateArgs, Tokenizer
 from harness.errors import UserError
+from harness.plugins.spec import separated
 from harness.store.config import RunConfig
 
 Text = str | None
@@ -16,14 +17,14 @@ Number = int | None
 
 
 def command(
-    strategies: Annotated[Texts, Option("-s", "--strategy", metavar="NAME[:k=v,…]",
+    strategies: Annotated[Texts, Option("-s", "--strategy", metavar="NAME[:k=v,…]", callback=separated,
                                         help="repeatable [all with a guarantee]")] = None,
     model: Annotated[str, Option("-m", "--model", metavar="MODEL", show_default=False,
                                  help="nano, smollm2, a folder, a .gguf file or a hub id [nano]")] = "nano",
     draft: Annotated[Text, Option(metavar="MODEL", help="draft model for speculative decoding")] = None,
     tokenizer: Tokenizer = None,
     template_args: TemplateArgs = None,
-    tasks: Annotated[Texts, Option("-t", "--task", metavar="TASK", help="repeatable [the embedded ones]")] = None,
+    tasks: Tasks = None,
     limit: Annotated[int, Option(metavar="N", help="first N examples of a task [2]", show_default=False)] = 2,
     max_new_tokens: Annotated[int, Option(metavar="N", help="maximum tokens of an answer [48]",
                                           show_default=False)] = 48,

@@ -7,6 +7,7 @@ from typing import Self
 
 from harness.errors import UserError
 
+COMMA = re.compile(r",(?![^:,]*=)")  # one that no knob follows: another spec does
 SEPARATOR = re.compile(r"\+(?=[a-z]\w*(?::|\+|$))")  # a `+` inside a number or a path is no separator
 
 
@@ -92,6 +93,11 @@ class Spec:
     def changed(self, knobs: Mapping[str, str]) -> "Spec":
         """Return the spec with changed knobs of its last stage."""
         return Spec((*self.stages[:-1], Stage(self.name, {**self.knobs, **knobs})))
+
+
+def separated(texts: Iterable[str] | None) -> list[str]:
+    """Split `greedy,beam:width=4,length_penalty=0,top_p` into three specs."""
+    return [spec for text in texts or () for spec in COMMA.split(text) if spec]
 
 
 def labels(specs: Iterable[str]) -> dict[str, str]:

@@ -12,7 +12,8 @@ from pydantic.dataclasses import dataclass
 from harness.errors import UserError, suggestion
 
 BACKENDS = ("transformers", "vllm", "openai")
-ALIASES = {"batch_size": "concurrency"}
+ALIASES = {"batch_size": "concurrency", "max_tokens": "max_new_tokens", "draft_model": "draft",
+           "num_samples": "samples", "api_key_env": "key_variable"}
 KINDS = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false",
          "string_type": "a string", "is_instance_of": "a path", "tuple_type": "a list of strings",
          "finite_number": "a finite number"}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli.aliases import OPTIONS
 from harness.plugins.registry import STRATEGIES, TASKS
 from harness.run.runner import Outcome, Watcher
 from harness.store.config import BACKENDS, RunConfig
@@ -249,6 +250,19 @@ def test_every_option_reaches_the_run(asked: list[RunConfig]) -> None:
         truncate_prompts=True, texts=False, scorer="s", output=Path("o"))]
     call("run")
     assert asked[1] == RunConfig()
+
+
+def test_names_of_other_tools_work_and_help_shows_ours(asked: list[RunConfig]) -> None:
+    call("run", "--strategies", "greedy,beam:width=4,length_penalty=0", "--tasks", "gsm8k,humaneval", "--max-tokens", 5,
+         "--draft-model", "d", "--num-samples", 3, "--batch-size", 2)
+    assert asked == [RunConfig(strategies=("greedy", "beam:width=4,length_penalty=0"), tasks=("gsm8k", "humaneval"),
+                               max_new_tokens=5, draft="d", samples=3, concurrency=2)]
+    assert "--key-variable is for a server" in call("run", "--api-key-env", "KEY").stderr
+    for command in ("run", "sweep", "check"):
+        text = call(command, "--help").stdout
+        assert not [name for name in OPTIONS if f"--{name}" in text and name != "batch-size"], command
+    assert "--by must be quality, speed or forwards" in call("sweep", "-s", "beam", "--objective", "x").stderr
+    assert "none holds no run" in call("check", "none", "--update-baseline", "b.json").stderr
 
 
 @pytest.mark.parametrize(("command", "module"), [("verify", "harness.verify.checker"),

@@ -3,7 +3,7 @@
 import pytest
 
 from harness.errors import UserError
-from harness.plugins.spec import Spec, Stage
+from harness.plugins.spec import Spec, Stage, separated
 
 
 @pytest.mark.parametrize(("text", "name", "options"), [
@@ -47,3 +47,14 @@ def test_the_last_stage_names_a_spec_and_works_on_those_before_it() -> None:
     assert not Spec.of("a", k="x,y").readable
     assert not Spec.of("a", k="x+y").readable
     assert str(Stage("a", {"k": "1", "l": "2"}).only({"l"})) == "a:l=2"
+
+
+@pytest.mark.parametrize(("text", "specs"), [
+    ("greedy,beam:width=4,length_penalty=0,top_p", ["greedy", "beam:width=4,length_penalty=0", "top_p"]),
+    ("top_p:p=0.9,temperature=0.7+mbr:n=8,greedy+mbr", ["top_p:p=0.9,temperature=0.7+mbr:n=8", "greedy+mbr"]),
+    ("task_file:file=a:b=c.jsonl,checker=number,gsm8k", ["task_file:file=a:b=c.jsonl,checker=number", "gsm8k"]),
+    ("greedy,", ["greedy"]), ("", []),
+])
+def test_specs_between_commas(text: str, specs: list[str]) -> None:
+    assert separated([text, "dola"]) == [*specs, "dola"]
+    assert separated(None) == []
