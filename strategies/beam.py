@@ -19,7 +19,7 @@ from harness.plugins.strategy import Request, knob
 class Beam(Search):
     """`width=1` is `greedy`; with `finished=kept`, no length rule and as many beams as sequences it is exact."""
 
-    width: int = knob(4, "beams", low=1, high=256, sweep=(1, 2, 4, 5, 8, 10))
+    width: int = knob(4, "beams", low=1, high=256, sweep=(1, 2, 4, 5, 8, 10), also="num_beams")
     length_penalty: float = knob(1.0, "exponent of the length rule; 0 does not divide", low=-5, high=5,
                                  sweep=(0.0, 0.6, 1.0, 2.0))
     early_stopping: str = knob("false", "when a full pool ends the search", choices=("false", "true", "never"),

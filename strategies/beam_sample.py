@@ -24,9 +24,9 @@ from harness.plugins.strategy import Request, knob
 class BeamSample(Search):
     """`temperature=0` is `beam` with the same knobs; `width=1` is plain sampling, `top_p` with the same knobs."""
 
-    width: int = knob(4, "beams", low=1, high=256, sweep=(2, 4, 5, 8, 10))
+    width: int = knob(4, "beams", low=1, high=256, sweep=(2, 4, 5, 8, 10), also="num_beams")
     temperature: float = knob(1.0, "divides log p; 0 takes the best", low=0, high=10, sweep=(0.3, 0.5, 0.7, 1.0, 1.2))
-    p: float = knob(1.0, "nucleus of each beam's next tokens", low=0, high=1, sweep=(0.8, 0.9, 0.95, 1.0))
+    p: float = knob(1.0, "nucleus of each beam's next tokens", low=0, high=1, sweep=(0.8, 0.9, 0.95, 1.0), also="top_p")
     length_penalty: float = knob(1.0, "the score is divided by length to this power", low=-5, high=5,
                                  sweep=(0.0, 0.6, 1.0, 2.0))
     early_stopping: str = knob("false", "when a full pool ends the search", choices=("false", "true", "never"),

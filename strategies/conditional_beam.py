@@ -26,7 +26,7 @@ from strategies.parts.conditional import Attribute, Certain, Judge, Rule, Traine
 class ConditionalBeam(Search):
     """`classifier=none` is `beam` with `finished=kept`."""
 
-    width: int = knob(4, "beams", low=1, high=64, sweep=(2, 4, 8))
+    width: int = knob(4, "beams", low=1, high=64, sweep=(2, 4, 8), also="num_beams")
     classifier: str = knob("rule", "classifier of prefixes: rule, nano, a file, or none",
                            sweep=("none", "rule", "nano"), file=True)
     candidates: int = knob(10, "tokens per beam that are classified; at least width", low=1, high=200,

@@ -31,7 +31,7 @@ VARIANTS = ("paper", "official", "cd2")
 class ContrastiveDecoding(Contrast):
     """`beta=0,width=1` is `greedy`, and so is `alpha=1,width=1` except for "official", which ignores that `alpha`."""
 
-    width: int = knob(5, "beams; 1 takes one token a step", low=1, high=256, sweep=(1, 5))
+    width: int = knob(5, "beams; 1 takes one token a step", low=1, high=256, sweep=(1, 5), also="num_beams")
     alpha: float = knob(0.1, "share of the highest probability that a token needs", low=0, high=1,
                         sweep=(0.05, 0.1, 0.2))
     beta: float = knob(1.0, "weight of the amateur; 0 is the expert alone", low=0, high=10, sweep=(0.25, 0.5, 1.0))

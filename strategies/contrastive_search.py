@@ -22,8 +22,9 @@ from strategies.parts.candidates import likeliest, weighed
 class ContrastiveSearch(Strategy):
     """One forward over k candidates a token; the winner's cache is kept. Identities: `alpha=0`, `k=1` are `greedy`."""
 
-    k: int = knob(4, "candidates", low=1, high=256, sweep=(3, 4, 5, 8, 10))
-    alpha: float = knob(0.6, "weight of the penalty; 0 is greedy", low=0, high=1, sweep=(0.1, 0.2, 0.4, 0.6, 0.8))
+    k: int = knob(4, "candidates", low=1, high=256, sweep=(3, 4, 5, 8, 10), also="top_k")
+    alpha: float = knob(0.6, "weight of the penalty; 0 is greedy", low=0, high=1, sweep=(0.1, 0.2, 0.4, 0.6, 0.8),
+                        also="penalty_alpha")
 
     paper: ClassVar[str] = "Su et al. 2022, arXiv 2202.06417"
     family: ClassVar[str] = "anti-repetition"

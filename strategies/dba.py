@@ -25,7 +25,8 @@ from harness.plugins.strategy import Request, knob
 class Dba(ConstrainedSearch):
     """Without constraints it is `beam` of the same width."""
 
-    width: int = knob(10, "beams, whatever the number of constraints", low=1, high=256, sweep=(5, 10, 20, 30))
+    width: int = knob(10, "beams, whatever the number of constraints", low=1, high=256, sweep=(5, 10, 20, 30),
+                      also="num_beams")
 
     paper: ClassVar[str] = "Post and Vilar 2018, arXiv 1804.06609"
 

@@ -27,10 +27,10 @@ from harness.plugins.strategy import Request, knob
 class DiverseBeam(Search):
     """`groups=1` is `beam`; `diversity=0` is that many copies of the beam of one group, and group 1 always is."""
 
-    width: int = knob(4, "beams in all", low=1, high=256, sweep=(4, 8))
-    groups: int = knob(2, "groups; must divide width", low=1, high=256, sweep=(2, 4))
+    width: int = knob(4, "beams in all", low=1, high=256, sweep=(4, 8), also="num_beams")
+    groups: int = knob(2, "groups; must divide width", low=1, high=256, sweep=(2, 4), also="num_beam_groups")
     diversity: float = knob(0.5, "penalty for each similar earlier beam", low=0, high=100,
-                            sweep=(0.2, 0.5, 0.8, 1.0))
+                            sweep=(0.2, 0.5, 0.8, 1.0), also="diversity_penalty")
     length_penalty: float = knob(1.0, "log p is divided by length to this power", low=-5, high=5,
                                  sweep=(0.0, 0.6, 1.0, 2.0))
     early_stopping: str = knob("false", "when a full pool ends a group", choices=("false", "true", "never"),

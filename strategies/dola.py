@@ -30,7 +30,8 @@ from harness.plugins.strategy import Request, knob
 class Dola(Contrast):
     """`alpha=1` is `greedy`, and so are `layers` with the last layer alone."""
 
-    layers: str = knob("low", "early exits: low, high, or numbers with '-' between them", sweep=("low", "high"))
+    layers: str = knob("low", "early exits: low, high, or numbers with '-' between them", sweep=("low", "high"),
+                       also="dola_layers")
     alpha: float = knob(0.1, "share of the highest probability that a token needs", low=0, high=1,
                         sweep=(0.05, 0.1, 0.2))
     norm: bool = knob(False, "early exits go through the final norm", sweep=(False, True))

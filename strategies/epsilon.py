@@ -16,7 +16,8 @@ from harness.plugins.strategy import knob
 class Epsilon(Sampler):
     """Identities: `least=0` is `temperature`, `least=1` is greedy except for ties."""
 
-    least: float = knob(3e-4, "minimum probability of a token", low=0, high=1, sweep=(3e-4, 6e-4, 9e-4, 2e-3, 4e-3))
+    least: float = knob(3e-4, "minimum probability of a token", low=0, high=1, sweep=(3e-4, 6e-4, 9e-4, 2e-3, 4e-3),
+                        also="epsilon_cutoff")
     temperature: float = temperature_knob()
 
     paper: ClassVar[str] = "Hewitt et al. 2022, arXiv 2210.15191"

@@ -17,7 +17,7 @@ class Eta(Sampler):
     """Identity: `least=0` is `temperature`."""
 
     least: float = knob(3e-4, "the largest threshold of a token's probability", low=0, high=1,
-                        sweep=(3e-4, 6e-4, 9e-4, 2e-3, 4e-3))
+                        sweep=(3e-4, 6e-4, 9e-4, 2e-3, 4e-3), also="eta_cutoff")
     temperature: float = temperature_knob()
 
     paper: ClassVar[str] = "Hewitt et al. 2022, arXiv 2210.15191"

@@ -23,8 +23,9 @@ from strategies.parts.grams import Grams
 class Fsd(Strategy):
     """One forward a token; the penalty needs only the token ids. Identities: `alpha=0` and `k=1` are `greedy`."""
 
-    k: int = knob(3, "candidates", low=1, high=4096, sweep=(3, 5, 8, 10))
-    alpha: float = knob(0.65, "weight of the n-grams; 0 is greedy", low=0, high=1, sweep=(0.1, 0.2, 0.4, 0.55, 0.65))
+    k: int = knob(3, "candidates", low=1, high=4096, sweep=(3, 5, 8, 10), also="top_k")
+    alpha: float = knob(0.65, "weight of the n-grams; 0 is greedy", low=0, high=1, sweep=(0.1, 0.2, 0.4, 0.55, 0.65),
+                        also="penalty_alpha")
     n: int = knob(3, "longest n-gram counted", low=1, high=16, sweep=(2, 3, 4))
     beta: float = knob(0.9, "weight of the longer n-grams against the shorter", low=0, high=1, sweep=(0.5, 0.8, 0.9))
     variant: str = knob("official", "whether an order in which a token was not seen is skipped, or counts as zero",

@@ -22,8 +22,9 @@ from strategies.parts.candidates import likeliest, newlines, softened, weighed
 class FsdVec(Strategy):
     """One forward a token. Identities: `alpha=0` and `k=1` are `greedy`."""
 
-    k: int = knob(3, "candidates", low=1, high=4096, sweep=(3, 5, 8, 10))
-    alpha: float = knob(0.45, "weight of the penalty; 0 is greedy", low=0, high=1, sweep=(0.1, 0.2, 0.4, 0.45, 0.6))
+    k: int = knob(3, "candidates", low=1, high=4096, sweep=(3, 5, 8, 10), also="top_k")
+    alpha: float = knob(0.45, "weight of the penalty; 0 is greedy", low=0, high=1, sweep=(0.1, 0.2, 0.4, 0.45, 0.6),
+                        also="penalty_alpha")
     n: int = knob(2, "one more than the hidden states compared", low=2, high=16, sweep=(2, 3, 4))
     newlines: float = knob(1.0, "factor on the penalty of tokens that end a line", low=0, high=10, sweep=(0.0, 1.0))
 

@@ -24,7 +24,7 @@ from harness.plugins.strategy import Request, knob
 class GridBeam(ConstrainedSearch):
     """Without constraints it is `beam` of the same width. Unlike the official code it merges equal hypotheses."""
 
-    width: int = knob(5, "beams of a cell", low=1, high=256, sweep=(2, 5, 10))
+    width: int = knob(5, "beams of a cell", low=1, high=256, sweep=(2, 5, 10), also="num_beams")
     variant: str = knob("official", "whether a phrase in free tokens counts", choices=("official", "counted"),
                         sweep=("official", "counted"))
 

@@ -20,7 +20,8 @@ from strategies.parts.second_prompt import NOISES, against, second
 class Guidance(Contrast):
     """`scale=1` is `greedy`; at temperature 0 it is `instructive` with `epsilon` 1 − 1 / `scale`."""
 
-    scale: float = knob(1.5, "guidance scale; 1 is greedy", low=0, high=100, sweep=(1.1, 1.25, 1.5, 2.0, 3.0))
+    scale: float = knob(1.5, "guidance scale; 1 is greedy", low=0, high=100, sweep=(1.1, 1.25, 1.5, 2.0, 3.0),
+                        also="guidance_scale")
     negative: str = knob("last", "the second prompt", choices=("last", *NOISES), sweep=("last", *NOISES))
     dropped: float = knob(0.6, "share of the words that negative=shuffled leaves out", low=0, high=1)
 

@@ -38,7 +38,7 @@ class KnnLm(Strategy):
     probes: int = knob(32, "cells that are searched", low=1, high=65536, sweep=(8, 32))
     exact: bool = knob(True, "use distances to the keys instead of their codes", sweep=(True, False))
     temperature: float = knob(0.0, "temperature of the mixture; 0 is greedy", low=0, high=10, sweep=(0.0, 0.7, 1.0))
-    p: float = knob(1.0, "mass of the nucleus", low=0, high=1, sweep=(0.8, 0.9, 1.0))
+    p: float = knob(1.0, "mass of the nucleus", low=0, high=1, sweep=(0.8, 0.9, 1.0), also="top_p")
 
     paper: ClassVar[str] = "Khandelwal et al. 2019, arXiv 1911.00172"
     family: ClassVar[str] = "memory"

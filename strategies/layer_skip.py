@@ -67,7 +67,8 @@ class LayerSkip(Verified):
 
     share: float = knob(0.45, "of the sublayers between the first and the last layer, left out of drafts", low=0,
                         high=1, sweep=(0.3, 0.45, 0.5))
-    gamma: int = knob(8, "tokens drafted per step at most", low=1, high=64, sweep=(6, 8, 12))
+    gamma: int = knob(8, "tokens drafted per step at most", low=1, high=64, sweep=(6, 8, 12),
+                      also="num_assistant_tokens")
     theta: float = knob(0.8, "drafting stops after a token less probable than this", low=0, high=1,
                         sweep=(0.5, 0.6, 0.8))
     adapt: bool = knob(True, "let theta follow acceptance", sweep=(False, True))

@@ -17,7 +17,7 @@ class MinP(Sampler):
     """Identities: `share=0` is `temperature`, `share=1` is greedy except for ties."""
 
     share: float = knob(0.1, "minimum share of the likeliest token's probability", low=0, high=1,
-                        sweep=(0.01, 0.05, 0.1, 0.2, 0.3))
+                        sweep=(0.01, 0.05, 0.1, 0.2, 0.3), also="min_p")
     temperature: float = temperature_knob()
 
     paper: ClassVar[str] = "Nguyen et al. 2024, arXiv 2407.01082"

@@ -28,7 +28,7 @@ from harness.plugins.strategy import Request, knob
 class NeuroLogic(ConstrainedSearch):
     """Without clauses it is `beam` of the same width."""
 
-    width: int = knob(20, "beams", low=1, high=256, sweep=(5, 10, 20))
+    width: int = knob(20, "beams", low=1, high=256, sweep=(5, 10, 20), also="num_beams")
     length_penalty: float = knob(0.2, "exponent of the length rule; 0 does not divide", low=-5, high=5,
                                  sweep=(0.1, 0.2, 0.6, 1.0))
     prune: int = knob(50, "a child's rank among all scores must be below this", low=1, sweep=(50, 500, 500000))

@@ -19,7 +19,7 @@ from harness.plugins.strategy import knob
 class NoRepeatNgram(Penalty):
     """Identity: `n=0` is the other strategy."""
 
-    n: int = knob(3, "n-gram size; 0 forbids nothing", low=0, high=64, sweep=(2, 3, 4))
+    n: int = knob(3, "n-gram size; 0 forbids nothing", low=0, high=64, sweep=(2, 3, 4), also="no_repeat_ngram_size")
     prompt: bool = knob(True, "whether the prompt's n-grams count", sweep=(True, False))
 
     paper: ClassVar[str] = "Paulus et al. 2017, arXiv 1705.04304"

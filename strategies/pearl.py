@@ -35,7 +35,7 @@ class Pearl(Verified):
     """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
     gamma: int = knob(4, "tokens drafted per step; best near target time / draft time", low=1, high=64,
-                      sweep=(2, 3, 4, 5, 8))
+                      sweep=(2, 3, 4, 5, 8), also="num_assistant_tokens")
     workers: int = knob(1, "1: sequential, simulating two; 2: the draft model has a thread", choices=(1, 2))
 
     paper: ClassVar[str] = "Liu et al. 2024, arXiv 2408.11850"

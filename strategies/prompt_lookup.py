@@ -29,8 +29,10 @@ FILLER = 100  # the draft of Spec-Bench without a match
 class PromptLookup(Verified):
     """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
-    max_ngram: int = knob(3, "longest n-gram looked up, in tokens", low=1, high=64, sweep=(1, 2, 3, 4, 5))
-    length: int = knob(10, "tokens drafted after a match", low=1, high=256, sweep=(3, 5, 10, 20, 40))
+    max_ngram: int = knob(3, "longest n-gram looked up, in tokens", low=1, high=64, sweep=(1, 2, 3, 4, 5),
+                          also="max_matching_ngram_size")
+    length: int = knob(10, "tokens drafted after a match", low=1, high=256, sweep=(3, 5, 10, 20, 40),
+                       also="prompt_lookup_num_tokens")
     latest: bool = knob(False, "take the latest match instead of the earliest", sweep=(False, True))
     min_ngram: int = knob(1, "shortest n-gram looked up, in tokens", low=1, high=64, sweep=(1, 2, 3))
     variant: str = knob("longest", "which matches count", choices=("longest", "original", "spec_bench"),

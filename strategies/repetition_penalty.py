@@ -20,7 +20,7 @@ class RepetitionPenalty(Penalty):
     """Identity: `penalty=1` is the other strategy."""
 
     penalty: float = knob(1.2, "divides logits; 1 changes nothing, below 1 favours repeats", low=0.01, high=100,
-                          sweep=(1.0, 1.05, 1.1, 1.2, 1.3, 1.5))
+                          sweep=(1.0, 1.05, 1.1, 1.2, 1.3, 1.5), also="repetition_penalty")
     prompt: bool = knob(True, "whether the prompt's tokens count", sweep=(True, False))
 
     paper: ClassVar[str] = "Keskar et al. 2019, arXiv 1909.05858"

@@ -25,12 +25,12 @@ class Speculative(Verified):
     """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
     gamma: int = knob(4, "tokens drafted per step: at first with policy heuristic, at most with the others", low=1,
-                      high=64, sweep=(1, 2, 3, 4, 5, 8, 12))
+                      high=64, sweep=(1, 2, 3, 4, 5, 8, 12), also="num_assistant_tokens")
     verify: str = knob("token", "verify drafts one by one or as a block", choices=("token", "block"),
                        sweep=("token", "block"))
     policy: str = knob("fixed", "how many tokens are drafted", choices=POLICIES, sweep=POLICIES)
     threshold: float = knob(0.4, "confidence and ema stop drafting below this probability", low=0, high=1,
-                            sweep=(0.0, 0.2, 0.4, 0.6, 0.8))
+                            sweep=(0.0, 0.2, 0.4, 0.6, 0.8), also="assistant_confidence_threshold")
     cost: float = knob(0.1, "for policy cost: time of a draft forward / time of a target forward", low=0, high=10,
                        sweep=(0.01, 0.05, 0.1, 0.2))
 

@@ -70,7 +70,7 @@ class _Contrast:
 class SpeculativeContrastive(Verified):
     """Exact for the contrastive distribution, which is not the target's own; at temperature 0 its likeliest tokens."""
 
-    gamma: int = knob(4, "tokens drafted per step", low=1, high=64, sweep=(1, 2, 4, 8))
+    gamma: int = knob(4, "tokens drafted per step", low=1, high=64, sweep=(1, 2, 4, 8), also="num_assistant_tokens")
     alpha: float = knob(0.1, "share of the highest probability that a token needs", low=0, high=1,
                         sweep=(0.05, 0.1, 0.3))
     beta: float = knob(0.5, "weight of the amateur; 0 is the target alone", low=0, high=10, sweep=(0.1, 0.3, 0.5))

@@ -26,7 +26,7 @@ from strategies.drafters.ngram import NgramLookup
 class Staged(Verified):
     """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
-    gamma: int = knob(4, "tokens drafted per step", low=1, high=64, sweep=(2, 4, 8, 12))
+    gamma: int = knob(4, "tokens drafted per step", low=1, high=64, sweep=(2, 4, 8, 12), also="num_assistant_tokens")
     max_ngram: int = knob(3, "longest n-gram looked up for the draft model", low=1, high=64, sweep=(2, 3, 5))
 
     paper: ClassVar[str] = "Spector & Ré 2023, arXiv 2308.04623"

@@ -34,7 +34,7 @@ class Drawn(NamedTuple):
 class StochasticBeam(Search):
     """`width=1` is plain sampling; with as many beams as there are sequences it returns them all."""
 
-    width: int = knob(4, "sequences sampled", low=1, high=256, sweep=(2, 4, 8, 16))
+    width: int = knob(4, "sequences sampled", low=1, high=256, sweep=(2, 4, 8, 16), also="num_beams")
     temperature: float = knob(1.0, "divides the logits", low=0.01, high=10, sweep=(0.1, 0.3, 0.5, 0.8, 1.0))
 
     paper: ClassVar[str] = "Kool et al. 2019, arXiv 1903.06059"

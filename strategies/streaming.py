@@ -28,7 +28,7 @@ class Streaming(Strategy):
     window: int = knob(1020, "maximum recent tokens kept", low=1, high=1000000, sweep=(252, 508, 1020, 2044))
     chunk: int = knob(128, "tokens evicted together; at most window", low=1, high=1000000, sweep=(1, 32, 128))
     temperature: float = knob(0.0, "0 is greedy", low=0, high=10, sweep=(0.0, 0.7, 1.0))
-    p: float = knob(1.0, "mass of the nucleus", low=0, high=1, sweep=(0.9, 1.0))
+    p: float = knob(1.0, "mass of the nucleus", low=0, high=1, sweep=(0.9, 1.0), also="top_p")
 
     paper: ClassVar[str] = "Xiao et al. 2023, arXiv 2309.17453"
     family: ClassVar[str] = "cache"

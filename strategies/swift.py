@@ -36,7 +36,8 @@ class Swift(Verified):
 
     share: float = knob(0.45, "share of the sublayers between the first and the last layer that drafts skip", low=0,
                         high=1, sweep=(0.3, 0.45, 0.5))
-    gamma: int = knob(25, "maximum levels drafted per step", low=1, high=64, sweep=(6, 12, 25))
+    gamma: int = knob(25, "maximum levels drafted per step", low=1, high=64, sweep=(6, 12, 25),
+                      also="num_assistant_tokens")
     theta: float = knob(0.8, "drafting stops after a token less probable than this", low=0, high=1, sweep=(0.6, 0.8))
     window: int = knob(50, "generated tokens that score a set", low=1, high=512, sweep=(25, 50))
     enough: float = knob(0.93, "agreement that ends the search", low=0, high=1)

@@ -16,7 +16,7 @@ from harness.plugins.strategy import knob
 class TopK(Sampler):
     """Identities: `k=1` is greedy, `k` of the vocabulary or more is `temperature`."""
 
-    k: int = knob(10, "tokens that may be drawn", low=1, high=1_000_000, sweep=(5, 10, 20, 50, 100))
+    k: int = knob(10, "tokens that may be drawn", low=1, high=1_000_000, sweep=(5, 10, 20, 50, 100), also="top_k")
     temperature: float = temperature_knob()
 
     paper: ClassVar[str] = "Fan et al. 2018, arXiv 1805.04833"

@@ -16,7 +16,8 @@ from harness.plugins.strategy import knob
 class TopP(Sampler):
     """Identity: `p=1` is `temperature`."""
 
-    p: float = knob(0.95, "mass of the nucleus; 1 keeps every token", low=0, high=1, sweep=(0.8, 0.9, 0.92, 0.95, 0.98))
+    p: float = knob(0.95, "mass of the nucleus; 1 keeps every token", low=0, high=1, sweep=(0.8, 0.9, 0.92, 0.95, 0.98),
+                    also="top_p")
     temperature: float = temperature_knob()
 
     paper: ClassVar[str] = "Holtzman et al. 2019, arXiv 1904.09751"

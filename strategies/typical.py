@@ -16,7 +16,7 @@ from harness.plugins.strategy import knob
 class Typical(Sampler):
     """Identity: `mass=1` is `temperature`."""
 
-    mass: float = knob(0.95, "probability that is kept", low=0, high=1, sweep=(0.2, 0.9, 0.92, 0.95))
+    mass: float = knob(0.95, "probability that is kept", low=0, high=1, sweep=(0.2, 0.9, 0.92, 0.95), also="typical_p")
     temperature: float = temperature_knob()
 
     paper: ClassVar[str] = "Meister et al. 2022, arXiv 2202.00666"

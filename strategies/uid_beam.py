@@ -24,7 +24,7 @@ from harness.plugins.strategy import Request, knob
 class UidBeam(Search):
     """`strength=0` is `beam` with `finished=kept`; with "greedy" and a large strength it is `greedy`."""
 
-    width: int = knob(5, "beams", low=1, high=512, sweep=(5, 10, 20))
+    width: int = knob(5, "beams", low=1, high=512, sweep=(5, 10, 20), also="num_beams")
     strength: float = knob(0.5, "weight of the regulariser", low=0, high=1e6, sweep=(0.0, 0.1, 0.5, 1.0, 5.0, 10.0))
     regulariser: str = knob("greedy", "the penalty", choices=("greedy", "variance", "local", "max", "squared"),
                             sweep=("greedy", "variance", "local", "max", "squared"))

@@ -85,7 +85,8 @@ def _knobs(plugin: type[Plugin], width: int) -> str:
     """Return each knob with what it does, and below it the default, the allowed and the usual values."""
     blocks = []
     for name, default, allowed, sweep, description in knob_rows(plugin):
-        values = [f"default {default}" if default else "", allowed]
+        also = plugin.knobs()[name].also
+        values = [f"{also} in transformers" if also else "", f"default {default}" if default else "", allowed]
         if sweep not in ("", allowed):
             values.append(f"sweep {sweep}")
         blocks.append(_wrapped(f"{name:15} {description}", width))

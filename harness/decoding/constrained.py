@@ -108,7 +108,7 @@ class ConstrainedSearch(Search):
     Without constraints it is `beam`.
     """
 
-    width: int = knob(10, "beams", low=1, high=256, sweep=(5, 10, 20))
+    width: int = knob(10, "beams", low=1, high=256, sweep=(5, 10, 20), also="num_beams")
     length_penalty: float = knob(1.0, "exponent of the length rule; 0 divides by nothing", low=-5, high=5,
                                  sweep=(0.0, 0.6, 1.0, 2.0))
     early_stopping: str = knob("false", "when a full pool ends the search", choices=("false", "true", "never"))

@@ -66,7 +66,7 @@ class Contrast(Strategy):
     """
 
     temperature: float = knob(0.0, "divides the scores; 0 takes the highest", low=0, high=10, sweep=(0.0, 0.7, 1.0))
-    p: float = knob(1.0, "mass of the nucleus that is drawn from", low=0, high=1, sweep=(0.9, 1.0))
+    p: float = knob(1.0, "mass of the nucleus that is drawn from", low=0, high=1, sweep=(0.9, 1.0), also="top_p")
 
     family: ClassVar[str] = "contrast"
     guarantee: ClassVar[Guarantee] = "changes-output"

@@ -26,7 +26,7 @@ class Verified(Strategy):
     """
 
     temperature: float = knob(0.0, "0 is greedy", low=0, high=10, sweep=(0.0, 0.7, 1.0))
-    p: float = knob(1.0, "mass of the nucleus", low=0, high=1, sweep=(0.9, 1.0))
+    p: float = knob(1.0, "mass of the nucleus", low=0, high=1, sweep=(0.9, 1.0), also="top_p")
 
     family: ClassVar[str] = "speculative"
     guarantee: ClassVar[Guarantee] = "distribution-preserving"

@@ -17,7 +17,10 @@ Scalar = str | int | float | bool
 
 @dataclass(frozen=True)
 class Knob:
-    """The declaration of a knob: help text, inclusive range or choices, values for sweeps; a `file` may be a path."""
+    """The declaration of a knob: help text, inclusive range or choices, values for sweeps; a `file` may be a path.
+
+    `also` is its name in `generate` of transformers, by which it can be given too.
+    """
 
     help: str
     low: float | None = None
@@ -25,6 +28,7 @@ class Knob:
     choices: tuple[Scalar, ...] = ()
     sweep: tuple[Scalar, ...] = ()
     file: bool = False
+    also: str = ""
 
     def problem(self, value: Scalar | None) -> str | None:
         """Return why `value` is not allowed, or None if it is; None and the empty text always are."""
@@ -50,12 +54,14 @@ def knob(
     choices: tuple[Scalar, ...] = (),
     sweep: tuple[Scalar, ...] = (),
     file: bool = False,
+    also: str = "",
 ) -> T:
     """Declare a knob: the paper's default, a description, its inclusive range or choices, and values for sweeps.
 
-    A `file` knob may be the path of a file or folder, whose content is then part of the run's identity.
+    A `file` knob may be the path of a file or folder, whose content is then part of the run's identity. `also` is the
+    knob's name in `generate` of transformers, by which it can be given too.
     """
-    about = Knob(help, low, high, choices, sweep, file)
+    about = Knob(help, low, high, choices, sweep, file, also)
     return dataclasses.field(default=default, metadata={"knob": about})
 
 
@@ -103,13 +109,21 @@ class Plugin:
         Raises `UserError` for an unknown knob or an invalid value.
         """
         types_of = typing.get_type_hints(cls)
-        values: dict[str, Any] = {}
-        for key, text in options.items():
-            if key not in cls.knobs():
-                known = suggestion(key, cls.knobs()) or " It has no knobs."
-                raise UserError(f"{cls.name} has no knob '{key}'.{known}")
+        values = dict[str, Any]()
+        for given, text in options.items():
+            if (key := cls.own_name(given)) in values:
+                raise UserError(f"{cls.name}: the knob '{key}' is given twice, the second time as '{given}'.")
             values[key] = _parse(cls.name, key, _relative_path(text) if cls.knobs()[key].file else text, types_of[key])
         return cls(**values, **more)
+
+    @classmethod
+    def own_name(cls, given: str) -> str:
+        """Return the name of a knob that may be `given` by its name in transformers; raises `UserError` for no knob."""
+        known = cls.knobs()
+        key = {about.also: key for key, about in known.items() if about.also and given not in known}.get(given, given)
+        if key not in known:
+            raise UserError(f"{cls.name} has no knob '{key}'.{suggestion(key, known) or ' It has no knobs.'}")
+        return key
 
     def values(self) -> dict[str, Scalar | None]:
         """Return the value of every knob."""

@@ -113,16 +113,18 @@ def with_knobs(strategy: Strategy, changes: Mapping[str, str]) -> Strategy:
 
 def read(texts: Sequence[str], specs: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Parse `k=v1,v2` to the values of each knob; raises `UserError` if no strategy has the knob."""
-    known = {key for spec in specs for key in type(STRATEGIES.build(spec)).knobs()}
+    known = {name: key for spec in specs for key, about in type(STRATEGIES.build(spec)).knobs().items()
+             for name in (about.also, key) if name}
     grid: dict[str, tuple[str, ...]] = {}
     for text in texts:
         key, _, rest = text.partition("=")
+        key = key.strip()
         values = tuple(value.strip() for value in rest.split(",") if value.strip())
         if not values:
             raise UserError(f"Write --grid as KNOB=VALUE,VALUE, such as p=0.8,0.9, not '{text}'.")
-        if key.strip() not in known:
-            raise UserError(f"No strategy of this sweep has a knob '{key.strip()}'.{suggestion(key.strip(), known)}")
-        grid[key.strip()] = values
+        if key not in known:
+            raise UserError(f"No strategy of this sweep has a knob '{key}'.{suggestion(key, {*known.values()})}")
+        grid[known[key]] = values
     return grid
 
 

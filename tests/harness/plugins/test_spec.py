@@ -1,8 +1,10 @@
 """Specs: what is read, what is refused and in which words, and what their parts are."""
 
 import pytest
+from transformers import GenerationConfig
 
 from harness.errors import UserError
+from harness.plugins.registry import STRATEGIES
 from harness.plugins.spec import Spec, Stage, separated
 
 
@@ -58,3 +60,29 @@ def test_the_last_stage_names_a_spec_and_works_on_those_before_it() -> None:
 def test_specs_between_commas(text: str, specs: list[str]) -> None:
     assert separated([text, "dola"]) == [*specs, "dola"]
     assert separated(None) == []
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [
+    ("beam:num_beams=8", "beam:width=8"), ("top_p:top_p=0.8", "top_p:p=0.8"),
+    ("speculative:top_p=0.8", "speculative:p=0.8"), ("dola:dola_layers=high", "dola:layers=high"),
+    ("diverse_beam:num_beams=6,num_beam_groups=3,diversity_penalty=1", "diverse_beam:width=6,groups=3,diversity=1"),
+    ("speculative:num_assistant_tokens=8", "speculative:gamma=8"),
+    ("epsilon:epsilon_cutoff=0.01", "epsilon:least=0.01"),
+    ("greedy+no_repeat_ngram:no_repeat_ngram_size=2", "greedy+no_repeat_ngram:n=2"),
+])
+def test_knobs_go_by_their_names_in_transformers(theirs: str, ours: str) -> None:
+    assert STRATEGIES.build(theirs).spec() == STRATEGIES.build(ours).spec()
+
+
+def test_a_knob_is_given_once_and_by_a_name_it_has() -> None:
+    twice = "beam: the knob 'width' is given twice, the second time as 'num_beams'"
+    for text, words in (("beam:width=3,num_beams=3", twice),
+                        ("beam:=3", "beam has no knob ''"), ("beam:num_beam=3", "beam has no knob 'num_beam'")):
+        with pytest.raises(UserError, match=words):
+            STRATEGIES.build(text)
+
+
+def test_the_names_in_transformers_are_arguments_of_generate_there() -> None:
+    names = {about.also for name in STRATEGIES.built_in() for about in STRATEGIES.get(name).knobs().values()} - {""}
+    assert len(names) > 15
+    assert names <= set(vars(GenerationConfig()))

@@ -262,4 +262,5 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(arguments: list[str], words
 
 
 def test_grids_are_read() -> None:
+    assert read(["top_p=0.8,0.9"], ["top_p", "greedy"]) == {"p": ("0.8", "0.9")}, "by its name in transformers"
     assert read(["p=0.8, 0.9", "k=3"], ["top_p", "contrastive_search"]) == {"p": ("0.8", "0.9"), "k": ("3",)}
