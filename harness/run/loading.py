@@ -9,7 +9,7 @@ from harness import nano
 from harness.engine.cache import free_bytes
 from harness.engine.engine import Engine
 from harness.errors import UserError
-from harness.models.loading import Model, load, outline
+from harness.models.loading import Model, find, load, outline
 from harness.models.vocabulary import share
 from harness.plugins.strategy import Strategy
 from harness.store.config import RunConfig, named_value
@@ -35,6 +35,13 @@ def model_dtype(config: RunConfig) -> str:
 def reference_device(config: RunConfig) -> str:
     """Return the device of the reference model: the CPU when another backend owns the GPU."""
     return config.device if config.backend == "transformers" else "cpu"
+
+
+def check_models(config: RunConfig) -> None:
+    """Raise `UserError` for a model that does not exist, before weights are loaded or data sets downloaded."""
+    local = () if config.backend == "openai" else (config.model, config.draft)
+    for name in filter(None, (*local, config.scorer)):
+        find(name)
 
 
 def load_target(config: RunConfig) -> Model:

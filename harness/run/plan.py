@@ -7,13 +7,21 @@ from pathlib import Path
 import torch
 
 from harness.backends.backend import Backend, connect
-from harness.models.loading import Model, find
+from harness.models.loading import Model
 from harness.models.source import split_dtype
 from harness.plugins.registry import STRATEGIES, add_plugin
 from harness.plugins.strategy import Strategy
 from harness.plugins.task import Example, data_hash
 from harness.run.cells import Cell, Tasks, cells
-from harness.run.loading import draft_name, find_device, limit_caches, load_draft, load_target, model_dtype
+from harness.run.loading import (
+    check_models,
+    draft_name,
+    find_device,
+    limit_caches,
+    load_draft,
+    load_target,
+    model_dtype,
+)
 from harness.run.manifest import describe, prompt_warnings, strategy_entry
 from harness.run.presets import preset
 from harness.run.selection import (
@@ -60,10 +68,10 @@ def make(config: RunConfig, command: str) -> Plan:
     config = replace(config, dtype=model_dtype(config))
     if config.preset:
         config = replace(config, preset=None, strategies=tuple(preset(config.preset, bool(draft_name(config)))))
-    strategies, chosen = choose_strategies(config), choose_tasks(config)
+    strategies = choose_strategies(config)
+    check_models(config)
+    chosen = choose_tasks(config)
     torch.set_num_threads(1)  # until the size of the model is known
-    if config.scorer:
-        find(config.scorer)
     target = load_target(config)
     chosen = [first_examples(task, target, config.limit) for task in chosen]
     draft = load_draft(config, target, strategies)

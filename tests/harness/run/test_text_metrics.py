@@ -14,6 +14,7 @@ from harness.models.likelihood import score_answers
 from harness.models.loading import load
 from harness.models.prompts import encode
 from harness.plugins.registry import TASKS
+from harness.run import plan
 from harness.run.plan import make
 from harness.run.runner import run
 from harness.stats.mauve import mauve
@@ -167,9 +168,12 @@ def test_it_is_done_once_and_again_when_something_is_new(config: RunConfig, monk
     assert len(calls) == 3
 
 
-def test_a_scorer_is_looked_for_before_anything_is_decoded(config: RunConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["scorer", "model", "draft"])
+def test_models_are_looked_for_before_data_sets_are_read(config: RunConfig, which: str, monkeypatch: pytest.MonkeyPatch
+                                                         ) -> None:
+    monkeypatch.setattr(plan, "choose_tasks", lambda config: pytest.fail("read"))
     with pytest.raises(UserError, match="There is no model 'nanoo'"):
-        make(replace(config, scorer="nanoo"), "decodebench run")
+        make(replace(config, **{which: "nanoo"}), "decodebench run")
     assert not config.output or not config.output.exists()
 
 
