@@ -82,10 +82,15 @@ def _speed(others: pd.DataFrame, greedy: str, count: int, tie: float, taken: lis
     taken.append(str(best["strategy"]))
     near = proven.iloc[1:]
     near = near[near["speedup_high"] >= best["speedup_low"]]
-    as_fast = f"; {' and '.join(near['label'])} may be as fast" if len(near) else ""
+    as_fast = f"; {_listed(near['label'].tolist())} may be as fast" if len(near) else ""
     ties = f"; {best['parted']} answers differ where two tokens tie" if best["parted"] else ""
     yield (f"to keep {greedy}'s answers take {best['label']}: {best['speedup']:.2f} times as fast "
            f"[{best['speedup_low']:.2f}, {best['speedup_high']:.2f}]{as_fast}{ties}.")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return `a`, `a and b`, or `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _quality(others: pd.DataFrame, base: "pd.Series[Any]", greedy: str, count: int, taken: list[str]

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.readme import real_table
+from benchmarks.readme import real_tables
 from harness.measure.summary import summarise
 from harness.store.folder import Store
 
 ROOT = Path(__file__).resolve().parents[2]
-RUNS = {"qwen-0.5b/humaneval": 16}  # strategies
+RUNS = {"qwen-0.5b/humaneval": 16, "qwen-1.5b/humaneval": 6}  # strategies
 TIE = 0.125  # neighbouring logits between 16 and 32 in bfloat16
 
 
@@ -39,7 +39,10 @@ def test_what_keeps_the_answers_of_greedy_differs_from_it_by_ties_alone(run: tup
     assert all(one.margin is None or one.margin <= TIE for one in divergences)  # None: one answer has ended
 
 
-def test_the_tables_of_the_readme_are_those_of_the_runs() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert real_table() in text
-    assert text.index(real_table()) == text.index("| strategy |"), "the first table is that of a real model"
+def test_the_tables_are_those_of_the_runs() -> None:
+    text, tables = (ROOT / "README.md").read_text(), real_tables()
+    assert tables.keys() == RUNS.keys()
+    for run, table in tables.items():
+        assert table in text, run
+    first = text.index("| strategy |")
+    assert any(text[first:].startswith(table) for table in tables.values()), "the first table is that of a real model"

@@ -1,5 +1,6 @@
 """The verdict says what the paired statistics carry, and nothing else."""
 
+import re
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -27,7 +28,8 @@ from tests.runs import manifest, record, strategy, task, turn, write
 from tests.scale import scaled
 
 LOOKUP = "prompt_lookup:length=10,max_ngram=3"
-KINDS = {LOOKUP: "distribution-preserving", "suffix_decoding": "lossless", "beam:width=4": "changes-output"}
+KINDS = {LOOKUP: "distribution-preserving", **dict.fromkeys(("suffix_decoding", "lookahead", "jacobi"), "lossless"),
+         "beam:width=4": "changes-output"}
 
 
 def run(folder: Path, speeds: Mapping[str, float], scores: Mapping[str, list[int]] | None = None, count: int = 24,
@@ -61,6 +63,11 @@ def test_the_fastest_of_those_that_keep_the_answers_is_named(tmp_path: Path) -> 
 def test_one_that_may_be_as_fast_is_named_too(tmp_path: Path) -> None:
     lines = verdict(*run(tmp_path / "run", {LOOKUP: 1.5, "suffix_decoding": 1.495}))
     assert "; suffix_decoding may be as fast." in lines[0] or "; prompt_lookup may be as fast." in lines[0]
+
+
+def test_three_that_may_be_as_fast_are_listed(tmp_path: Path) -> None:
+    speeds = {LOOKUP: 1.5, "suffix_decoding": 1.497, "lookahead": 1.496, "jacobi": 1.495}
+    assert re.search(r"; \w+, \w+ and \w+ may be as fast\.", verdict(*run(tmp_path / "run", speeds))[0])
 
 
 def test_other_answers_are_no_way_to_keep_them(tmp_path: Path) -> None:
