@@ -25,7 +25,7 @@ from harness.store.schema import Manifest
 FEW = 5          # problems below which nothing is said
 SURE = 0.05      # corrected p-values below this are proof
 TIE = 0.01       # difference of two logits up to which another token is a tie in float32
-TIES = {"float16": 2 ** -5, "bfloat16": 2 ** -2}  # two steps between neighbours of 16 to 32, as logits are
+TIES = {"float16": 2 ** -4, "bfloat16": 2 ** -1}  # four steps between neighbours of 16 to 32, as logits are
 LOOKS = 1.05     # speed-ups from which an unproven one is worth more problems
 MOST = 2         # strategies whose commands are printed
 
