@@ -5,27 +5,33 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.stats.bootstrap import NOTHING
 from harness.stats.multiple import holm
 from harness.stats.noise import Noise, drift, noise, outliers
-from harness.stats.paired import mean_test, paired_test
+from harness.stats.paired import difference_interval, mean_test, paired_test
 from harness.stats.power import smallest_effect
 
 NAN = float("nan")
 TESTS = ("quality", "speedup")
+GAIN = ("quality_gain", "quality_gain_low", "quality_gain_high")
 
 
 def against_baseline(pairs: pd.DataFrame, is_base: bool) -> dict[str, float]:
     """Return p-values of quality and speed against the baseline on the same examples, and smallest detectable effects.
 
-    `pairs` has `example`, `score` and `log_speed`, the latter two also with the suffix `_base`. `quality_findable`
-    is in units of the score, `speedup_findable` a share: 0.05 is 5 % faster.
+    `pairs` has `example`, `score` and `log_speed`, the latter two also with the suffix `_base`. `quality_gain` is the
+    mean difference in quality, with its 95 % interval. `quality_findable` is in units of the score, `speedup_findable`
+    a share: 0.05 is 5 % faster.
     """
     if is_base:
-        return {f"{name}_{figure}": NAN for name in TESTS for figure in ("p", "findable")}
+        nothing = {f"{name}_{figure}": NAN for name in TESTS for figure in ("p", "findable")}
+        return nothing | dict.fromkeys(GAIN, 0.0 if pairs["score"].notna().any() else NAN)
     logs = (pairs["log_speed"] - pairs["log_speed_base"]).dropna()
     scores = (pairs["score"] - pairs["score_base"]).dropna()
     speed, quality = pairs.loc[logs.index, "example"], pairs.loc[scores.index, "example"]
-    return {"quality_p": paired_test(scores, quality), "quality_findable": smallest_effect(scores, quality),
+    gain = difference_interval(scores, quality) if len(scores) else NOTHING
+    return {**dict(zip(GAIN, gain, strict=True)),
+            "quality_p": paired_test(scores, quality), "quality_findable": smallest_effect(scores, quality),
             "speedup_p": mean_test(logs, speed),
             "speedup_findable": float(np.expm1(smallest_effect(logs, speed)))}
 

@@ -64,11 +64,11 @@ def overall(summary: pd.DataFrame) -> pd.DataFrame:
     different tasks cannot be compared.
     """
     quality = summary["quality"].where(summary["quality_metric"] != SCORE, summary["quality"] / BEST)
-    scored = summary.groupby(_keys(summary, "task"))["quality"].transform(lambda column: column.notna().any())
+    scored = summary.groupby(keys_of(summary, "task"))["quality"].transform(lambda column: column.notna().any())
     rows = []
-    for _, group in summary.groupby(_keys(summary, "strategy"), sort=False):
+    for _, group in summary.groupby(keys_of(summary, "strategy"), sort=False):
         first = group.iloc[0]
-        row = {name: first[name] for name in _keys(summary, "strategy")}
+        row = {name: first[name] for name in keys_of(summary, "strategy")}
         row |= {name: first[name] for name in ("name", "family", "guarantee", "unsupported")}
         row |= {"tasks": len(group), "samples": group["samples"].sum(), "failed": group["failed"].sum()}
         row["speedup"] = float(np.exp(np.log(group["speedup"]).mean(skipna=False)))
@@ -97,7 +97,8 @@ def run_labels(stores: Sequence[Store]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name}-{names[:i].count(name) + 1}" for i, name in enumerate(names)]
 
 
-def _keys(summary: pd.DataFrame, name: str) -> list[str]:
+def keys_of(summary: pd.DataFrame, name: str) -> list[str]:
+    """Return the columns that tell rows apart: `name`, and the run if there are several."""
     return ["run", name] if "run" in summary else [name]
 
 

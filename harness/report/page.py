@@ -3,7 +3,7 @@
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from harness.measure.judged import records
+from harness.measure.leaderboard import RULE, leaderboard
 from harness.measure.raw import has_text_only
-from harness.measure.summary import overall, run_labels
+from harness.measure.summary import run_labels
 from harness.plugins.task_names import task_names
 from harness.report import plots, tables, texts
 from harness.report.detail import Contents, collect
@@ -40,7 +41,7 @@ def render(stores: Sequence[Store], contents: Contents | None = None,
         totals={"samples": int((summary["samples"] + summary["failed"]).sum()), "failed": int(summary["failed"].sum())},
         verdict=contents.verdict,
         notes=[*tables.deciding_note(summary), *tables.notes(summary)],
-        overview=_overview(summary),
+        overview=_overview(summary, {store.manifest.baseline for store in stores}),
         tasks=[_task(stores, summary, task, number, figures[task]) | {"texts": _texts(contents.sections, task)}
                for number, task in enumerate(summary["task"].unique())],
         glossary=tables.all_columns(summary),
@@ -87,22 +88,20 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _overview(summary: pd.DataFrame) -> dict[str, Any]:
-    """Return the overview, one row per strategy: means over tasks, then quality and speed-up per task."""
+def _overview(summary: pd.DataFrame, baselines: Collection[str]) -> dict[str, Any]:
+    """Return the leaderboard: one row per strategy with figures of all tasks, then quality and speed-up per task."""
     tasks = list(summary["task"].unique())
-    means, looks = overall(summary), plots.families(summary)
-    mean_columns = (tables.Column("quality_mean", "quality", "", digits=3),
-                    tables.Column("speedup", "speed-up", ""))
+    board, looks = leaderboard(summary, baselines), plots.families(summary)
+    columns = [column for column in tables.LEADERBOARD if board[column.key].notna().any()]
     cells = {(row["task"], row.get("run"), row["strategy"]): row for _, row in summary.iterrows()}
     rows = []
-    for label, (_, row) in zip(tables.row_labels(means), means.iterrows(), strict=True):
-        figures = [_figure(column, row) for column in mean_columns]
+    for label, (_, row) in zip(tables.row_labels(board), board.iterrows(), strict=True):
+        figures = [_figure(column, row) for column in columns]
         for task in tasks:
             cell = cells.get((task, row.get("run"), row["strategy"]))  # another run may lack the task
             figures += [_figure(column, cell) for column in (tables.QUALITY, tables.SPEEDUP)]
         rows.append({**_identity(row, label, looks), "figures": figures})
-    return {"tasks": list(task_names(tasks).values()), "rows": rows,
-            "titles": [column.title for column in mean_columns]}
+    return {"tasks": list(task_names(tasks).values()), "rows": rows, "columns": columns, "rule": RULE}
 
 
 def _task(stores: Sequence[Store], summary: pd.DataFrame, task: str, number: int,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 from rich.text import Text
 
+from harness.measure.leaderboard import RULE
 from harness.plugins.registry import TASKS
 from harness.plugins.spec import Spec, labels
 from harness.plugins.task_names import short_task_names, task_names
@@ -25,7 +26,7 @@ class Column:
     key: str
     title: str
     help: str
-    style: str = "number"  # number, count, share, milliseconds, megabytes, p
+    style: str = "number"  # number, count, share, difference, milliseconds, megabytes, p
     ends: bool = False
     digits: int = 2
 
@@ -47,6 +48,8 @@ class Column:
             return f"{round(100 * value)} %" if value < 10 else ">999 %"
         if self.style == "p":
             return "<0.001" if value < 0.001 else f"{value:.{3 if value < 0.1 else 2}f}"
+        if self.style == "difference":
+            return f"{value:+.{digits}f}"
         if self.style == "megabytes":
             return f"{value / 1e6:,.0f}"
         if self.style == "milliseconds":
@@ -64,6 +67,13 @@ QUALITY = Column("quality", "quality", "Mean score of the task (its metric is na
 SPEED = Column("tokens_per_second", "tok/s", "Tokens per second, prefill included.")
 SPEEDUP = Column("speedup", "speed-up", "Tokens per second divided by the baseline's on the same problem: geometric "
                  "mean over problems, with a 95 % interval. Above 1 is faster.", ends=True)
+LEADERBOARD = (
+    Column("rank", "rank", RULE, "count"),
+    Column("gain", "Δ quality", "Difference in quality from the baseline on the same problems: mean over tasks, with a "
+           "95 % interval.", "difference", ends=True, digits=3),
+    Column("speedup", "speed-up", "Geometric mean over tasks, with a 95 % interval.", ends=True),
+    Column("same", "same", "Answers with the baseline's tokens.", "share"),
+)
 TAU = Column("tau_pooled", "τ", "Tokens per decode step, over all steps after the first of each answer (tau_pooled).")
 FORWARDS = Column("forwards_per_token", "fwd/tok", "Forward passes of the model per committed token.", digits=3)
 COLUMNS = (

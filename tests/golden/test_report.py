@@ -143,6 +143,20 @@ def test_a_page_needs_nothing_else_and_no_text_escapes(store: Store) -> None:
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.usefixtures("unpictured")
+def test_the_page_begins_with_the_leaderboard(tmp_path: Path) -> None:
+    speeds = {"greedy": 1.0, "beam:width=2": 0.5, "speculative:k=4": 2.0}
+    records = [record("math", f"e{n}", spec, [turn([1] * 4, [(0.1 + n / 1e4) / speed] * 4)], n % 2)
+               for n in range(8) for spec, speed in speeds.items()]
+    described = manifest([strategy(spec) for spec in speeds], [task("math", examples=8)])
+    text = page.render([write(tmp_path / "run", described, records)])
+    table = text.partition("<h2>Leaderboard</h2>")[2].partition("</table>")[0]
+    rows = [re.sub(r"<[^>]+>|\u200b", " ", row).split() for row in table.split("<tr>")[3:]]
+    assert [row[0] for row in rows] == ["speculative", "greedy", "beam"]
+    assert [re.findall(r'data-sort="([^"]*)"', row)[0] for row in table.split("<tr>")[3:]] == ["1", "2", "3"]
+    assert "+0.000" in table
+
+
 def test_long_runs_keep_the_first_examples_of_every_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "SHOWN", 40 * 3)
     store = realistic(tmp_path / "run", examples=5)
