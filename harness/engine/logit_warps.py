@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+FEW = (256, 4096)  # numbers of highest scores that are sorted before the whole vocabulary is
 Warp = Callable[[Tensor, Sequence[Sequence[int]]], Tensor]
 """`(logits, sequences) → logits`, both (N, V) float32; `sequences[i]` are the token ids before row i."""
 
@@ -28,16 +29,14 @@ def drawn_at(value: float, *cuts: Warp) -> Warp:
 def top_k(count: int) -> Warp:
     """Keep the `count` > 0 most likely tokens; ties go to the lower id (Fan 2018, §4)."""
     def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
-        order = logits.argsort(dim=-1, descending=True, stable=True)
-        return _first(logits, order, torch.arange(logits.shape[-1], device=logits.device).expand_as(order) < count)
+        return _highest(logits, logits, lambda values, order: torch.full_like(order[..., 0], count))
     return warp
 
 
 def top_p(mass: float) -> Warp:
     """Keep the smallest set of most likely tokens whose mass reaches `mass`, at least one (Holtzman 2019, §3.1)."""
     def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
-        probs, order = torch.softmax(logits, -1).sort(dim=-1, descending=True, stable=True)
-        return _first(logits, order, probs.cumsum(-1) - probs < mass)
+        return _highest(logits, torch.softmax(logits, -1), lambda probs, order: _reaching(probs, mass))
     return identity if mass >= 1 else warp
 
 
@@ -52,9 +51,9 @@ def typical(mass: float) -> Warp:
     """Keep the smallest set of mass `mass` whose surprisals are nearest to the entropy (Meister 2022, §4)."""
     def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
         surprise = -torch.log_softmax(logits, -1)
-        order = (surprise - _entropy(surprise)[..., None]).abs().argsort(dim=-1, stable=True)
-        probs = (-surprise).exp().gather(-1, order)
-        return _first(logits, order, probs.cumsum(-1) - probs < mass)
+        distance = (surprise - _entropy(surprise)[..., None]).abs()
+        return _highest(logits, -distance,
+                        lambda near, order: _reaching((-surprise.gather(-1, order)).exp(), mass))
     return identity if mass >= 1 else warp
 
 
@@ -82,20 +81,36 @@ def top_nsigma(count: float) -> Warp:
 
 def top_h(share: float, limit: int = 100) -> Warp:
     """Keep the most likely tokens whose terms −p log p add up to `share` of the entropy of the first `limit`."""
-    def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
-        values, order = logits.sort(dim=-1, descending=True, stable=True)
+    def count(values: Tensor, order: Tensor) -> Tensor:
         surprise = -torch.log_softmax(values[..., :limit], -1)
         terms = torch.nan_to_num(surprise * (-surprise).exp())
-        kept = torch.zeros_like(order, dtype=torch.bool)
-        kept[..., :limit] = terms.cumsum(-1) <= share * terms.sum(-1, keepdim=True)
-        return _first(logits, order, kept)
-    return warp
+        return (terms.cumsum(-1) <= share * terms.sum(-1, keepdim=True)).sum(-1)
+    return lambda logits, sequences: _highest(logits, logits, count)
 
 
-def _first(logits: Tensor, order: Tensor, kept: Tensor) -> Tensor:
-    """Mask the logits (N, V) of the tokens in `order` (N, V) where `kept` (N, V) is false, never those of the first."""
-    kept[..., 0] = True
-    return logits.masked_fill(~torch.zeros_like(kept).scatter(-1, order, kept), -math.inf)
+def _highest(logits: Tensor, scores: Tensor, count: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Mask all logits (N, V) but those with the highest `scores` (N, V), at least one; ties go to the lower id.
+
+    `count` returns how many to keep (N,) from the M highest scores (N, M), falling, and their token ids (N, M). M is
+    first small on a CPU, where sorting a vocabulary of 150,000 tokens takes longer than many a forward pass.
+    """
+    size = scores.shape[-1]
+    for few in FEW if scores.device.type == "cpu" else ():
+        if few < size:
+            values, order = scores.topk(few, -1)
+            numbers = count(values, order).clamp(min=1)
+            if bool((numbers < few).all()):
+                kept = scores >= values.gather(-1, numbers[..., None] - 1)
+                if bool((kept.sum(-1) == numbers).all()):  # no tie with one that is not kept
+                    return logits.masked_fill(~kept, -math.inf)
+    values, order = scores.sort(dim=-1, descending=True, stable=True)
+    first = torch.arange(size, device=scores.device) < count(values, order).clamp(min=1)[..., None]
+    return logits.masked_fill(~torch.zeros_like(first).scatter(-1, order, first), -math.inf)
+
+
+def _reaching(probs: Tensor, mass: float) -> Tensor:
+    """Return the number (N,) of first probabilities (N, M) whose sum reaches `mass`, M if it is not reached."""
+    return (probs.cumsum(-1) - probs < mass).sum(-1)
 
 
 def _above(threshold: Callable[[Tensor], Tensor | float]) -> Warp:
