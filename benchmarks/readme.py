@@ -88,8 +88,8 @@ def real_tables() -> dict[str, str]:
     return {run: table(run) for run, table in REAL.items()}
 
 
-REAL = {"qwen-1.5b/humaneval": speed_table, "qwen-0.5b/humaneval": quality_table, "smollm2/mt_bench": text_table,
-        "smollm2/humaneval": quality_table}
+REAL = {"qwen-1.5b/humaneval": speed_table, "qwen-0.5b/humaneval": quality_table, "qwen-0.5b/gsm8k": quality_table,
+        "smollm2/mt_bench": text_table, "smollm2/humaneval": quality_table}
 
 if __name__ == "__main__":
     print("\n\n".join([*real_tables().values(), tables()]))

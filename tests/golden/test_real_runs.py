@@ -10,7 +10,8 @@ from harness.measure.summary import summarise
 from harness.store.folder import Store
 
 ROOT = Path(__file__).resolve().parents[2]
-RUNS = {"qwen-0.5b/humaneval": 16, "qwen-1.5b/humaneval": 6, "smollm2/mt_bench": 10, "smollm2/humaneval": 10}
+RUNS = {"qwen-0.5b/humaneval": 16, "qwen-0.5b/gsm8k": 6, "qwen-1.5b/humaneval": 6, "smollm2/mt_bench": 10,
+        "smollm2/humaneval": 10}
 TIE = 0.5  # four steps between neighbouring logits of 16 to 32 in bfloat16
 
 
@@ -35,7 +36,8 @@ def test_a_run_holds_no_rows_of_its_task_and_no_paths(run: tuple[Store, int]) ->
 def test_what_keeps_the_answers_of_greedy_differs_from_it_by_ties_alone(run: tuple[Store, int]) -> None:
     store, _ = run
     divergences = store.divergences()
-    assert divergences, "bfloat16 rounds differently for several tokens"
+    kept = [entry for entry in store.manifest.strategies if entry.guarantee != "changes-output"]
+    assert bool(divergences) == (len(kept) > 1), "bfloat16 rounds differently for several tokens"
     assert all(one.margin is None or one.margin <= TIE for one in divergences)  # None: one answer has ended
 
 
