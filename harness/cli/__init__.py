@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from harness.cli import check, compare, doctor, export, judge, limits, listing, report, run, show, sweep, verify
-from harness.cli.aliases import own_name
+from harness.cli.aliases import our_name
 from harness.errors import UserError, wrong_input
 
 
@@ -37,7 +37,7 @@ class Program(TyperGroup):
 
 app = typer.Typer(cls=Program, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
                   no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"],
-                                                          "token_normalize_func": own_name})
+                                                          "token_normalize_func": our_name})
 COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run.command, "report": report.command, "compare": compare.command, "judge": judge.command,
     "limits": limits.command, "verify": verify.command, "check": check.command, "sweep": sweep.command,

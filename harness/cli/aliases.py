@@ -6,6 +6,6 @@ OPTIONS = {"strategies": "strategy", "tasks": "task", "objective": "by", "update
            **{theirs.replace("_", "-"): ours.replace("_", "-") for theirs, ours in ALIASES.items()}}
 
 
-def own_name(option: str) -> str:
+def our_name(option: str) -> str:
     """Return our name of an option, without its dashes: `max-tokens` → `max-new-tokens`."""
     return OPTIONS.get(option, option)

@@ -6,32 +6,33 @@ import numpy as np
 import pandas as pd
 
 from harness.measure.judged import BEST, SCORE
+from harness.measure.significance import SURE
 from harness.measure.summary import keys_of, overall
 from harness.stats.bootstrap import NOTHING, Interval
 
-SURE = 0.05  # corrected p-values below this are proof
 RULE = ("Fastest first, proven worse answers last. Strategies share a rank while their intervals overlap that of the "
         "rank's first.")
 
 
-def leaderboard(summary: pd.DataFrame, baselines: Collection[str]) -> pd.DataFrame:
+def leaderboard(summary: pd.DataFrame, baselines: Collection[tuple[str, ...]]) -> pd.DataFrame:
     """Return the rows of `overall` of each run in order of `RULE`, with a `rank` from 1, NaN without a speed-up.
 
     `gain` is the mean over scored tasks of
     the difference in quality from the baseline. The 95 % intervals `speedup_low` … `speedup_high` and `gain_low` …
     `gain_high` take the tasks as independent. `worse` tells whether answers are proven worse on a task, and `same` is
-    the share of answers with the baseline's tokens.
+    the share of answers with the baseline's tokens. `baselines` are the (strategy,) of one run's baseline, or the (run,
+    strategy) of several.
     """
     board = overall(summary)
     groups = summary.groupby(keys_of(summary, "strategy"), sort=False)
-    board = board.join(pd.DataFrame([_figures(group, baselines) for _, group in groups]))
+    board = board.join(pd.DataFrame([_figures(group, key in baselines) for key, group in groups]))
     board.loc[board["quality_mean"].isna(), ["gain", "gain_low", "gain_high"]] = float("nan")
     runs = [rows for _, rows in board.groupby("run", sort=False)] if "run" in board else [board]
     return pd.concat([_ranked(rows) for rows in runs])
 
 
-def _figures(group: pd.DataFrame, baselines: Collection[str]) -> dict[str, float | bool]:
-    if group["strategy"].iloc[0] in baselines:
+def _figures(group: pd.DataFrame, is_base: bool) -> dict[str, float | bool]:
+    if is_base:
         group = group.assign(speedup_low=1.0, speedup_high=1.0)
     speed = _combined(group[["speedup", "speedup_low", "speedup_high"]].astype(float).transform(np.log))
     scored = group[group["quality_gain"].notna()]

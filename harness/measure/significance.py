@@ -12,6 +12,7 @@ from harness.stats.paired import difference_interval, mean_test, paired_test
 from harness.stats.power import smallest_effect
 
 NAN = float("nan")
+SURE = 0.05  # corrected p-values below this are proof
 TESTS = ("quality", "speedup")
 GAIN = ("quality_gain", "quality_gain_low", "quality_gain_high")
 

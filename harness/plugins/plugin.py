@@ -111,13 +111,13 @@ class Plugin:
         types_of = typing.get_type_hints(cls)
         values = dict[str, Any]()
         for given, text in options.items():
-            if (key := cls.own_name(given)) in values:
+            if (key := cls.knob_name(given)) in values:
                 raise UserError(f"{cls.name}: the knob '{key}' is given twice, the second time as '{given}'.")
             values[key] = _parse(cls.name, key, _relative_path(text) if cls.knobs()[key].file else text, types_of[key])
         return cls(**values, **more)
 
     @classmethod
-    def own_name(cls, given: str) -> str:
+    def knob_name(cls, given: str) -> str:
         """Return the name of a knob that may be `given` by its name in transformers; raises `UserError` for no knob."""
         known = cls.knobs()
         key = {about.also: key for key, about in known.items() if about.also and given not in known}.get(given, given)

@@ -96,8 +96,8 @@ class Spec:
 
 
 def separated(texts: Iterable[str] | None) -> list[str]:
-    """Split `greedy,beam:width=4,length_penalty=0,top_p` into three specs."""
-    return [spec for text in texts or () for spec in COMMA.split(text) if spec]
+    """Split `greedy,beam:width=4,length_penalty=0,top_p` into three specs; a text without any stays, to be refused."""
+    return [spec for text in texts or () for spec in [one for one in COMMA.split(text) if one] or [text]]
 
 
 def labels(specs: Iterable[str]) -> dict[str, str]:

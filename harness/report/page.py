@@ -3,7 +3,7 @@
 import json
 import math
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def render(stores: Sequence[Store], contents: Contents | None = None,
         totals={"samples": int((summary["samples"] + summary["failed"]).sum()), "failed": int(summary["failed"].sum())},
         verdict=contents.verdict,
         notes=[*tables.deciding_note(summary), *tables.notes(summary)],
-        overview=_overview(summary, {store.manifest.baseline for store in stores}),
+        overview=_overview(stores, summary),
         tasks=[_task(stores, summary, task, number, figures[task]) | {"texts": _texts(contents.sections, task)}
                for number, task in enumerate(summary["task"].unique())],
         glossary=tables.all_columns(summary),
@@ -88,9 +88,11 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _overview(summary: pd.DataFrame, baselines: Collection[str]) -> dict[str, Any]:
+def _overview(stores: Sequence[Store], summary: pd.DataFrame) -> dict[str, Any]:
     """Return the leaderboard: one row per strategy with figures of all tasks, then quality and speed-up per task."""
     tasks = list(summary["task"].unique())
+    baselines = {(label, store.manifest.baseline)[len(stores) == 1:]
+                 for label, store in zip(run_labels(stores), stores, strict=True)}
     board, looks = leaderboard(summary, baselines), plots.families(summary)
     columns = [column for column in tables.LEADERBOARD if board[column.key].notna().any()]
     cells = {(row["task"], row.get("run"), row["strategy"]): row for _, row in summary.iterrows()}

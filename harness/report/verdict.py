@@ -14,6 +14,7 @@ from harness import nano
 from harness.backends.generate_options import as_text, generate_options
 from harness.backends.vllm_options import call
 from harness.errors import Unsupported, UserError
+from harness.measure.significance import SURE
 from harness.measure.summary import run_labels
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.task_names import task_names
@@ -23,7 +24,6 @@ from harness.store.folder import Store
 from harness.store.schema import Manifest
 
 FEW = 5          # problems below which nothing is said
-SURE = 0.05      # corrected p-values below this are proof
 TIE = 0.01       # difference of two logits up to which another token is a tie in float32
 TIES = {"float16": 2 ** -4, "bfloat16": 2 ** -1}  # four steps between neighbours of 16 to 32, as logits are
 LOOKS = 1.05     # speed-ups from which an unproven one is worth more problems

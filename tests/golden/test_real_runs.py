@@ -10,35 +10,33 @@ from harness.measure.summary import summarise
 from harness.store.folder import Store
 
 ROOT = Path(__file__).resolve().parents[2]
-RUNS = {"qwen-0.5b/humaneval": 16, "qwen-0.5b/gsm8k": 6, "qwen-1.5b/humaneval": 6, "smollm2/mt_bench": 10,
-        "smollm2/humaneval": 10}
-TIE = 0.5  # four steps between neighbouring logits of 16 to 32 in bfloat16
+RUNS = {  # number of strategies, and the largest difference of two logits where an answer parts from greedy's
+    "qwen-0.5b/humaneval": (16, 0.125), "qwen-0.5b/gsm8k": (6, None), "qwen-1.5b/humaneval": (6, 0.125),
+    "smollm2/mt_bench": (10, 0.25), "smollm2/humaneval": (10, 0.375)}
 
 
 @pytest.fixture(params=RUNS)
-def run(request: pytest.FixtureRequest) -> tuple[Store, int]:
-    return Store.open(ROOT / "results" / request.param), RUNS[request.param]
+def run(request: pytest.FixtureRequest) -> tuple[Store, int, float | None]:
+    return Store.open(ROOT / "results" / request.param), *RUNS[request.param]
 
 
-def test_a_run_is_complete(run: tuple[Store, int]) -> None:
-    store, strategies = run
+def test_a_run_is_complete(run: tuple[Store, int, float | None]) -> None:
+    store, strategies, _ = run
     summary = summarise(store)
     assert (len(summary), int(summary["failed"].sum()), set(summary["samples"])) == (strategies, 0, {40})
 
 
-def test_a_run_holds_no_rows_of_its_task_and_no_paths(run: tuple[Store, int]) -> None:
-    store, _ = run
+def test_a_run_holds_no_rows_of_its_task_and_no_paths(run: tuple[Store, int, float | None]) -> None:
+    store, *_ = run
     assert not any(turn.prompt for record in store.records() for turn in record.turns)
     text = (store.folder / "manifest.json").read_text()
     assert not re.search(r'"/|/home|/root|/tmp', text)
 
 
-def test_what_keeps_the_answers_of_greedy_differs_from_it_by_ties_alone(run: tuple[Store, int]) -> None:
-    store, _ = run
-    divergences = store.divergences()
-    kept = [entry for entry in store.manifest.strategies if entry.guarantee != "changes-output"]
-    assert bool(divergences) == (len(kept) > 1), "bfloat16 rounds differently for several tokens"
-    assert all(one.margin is None or one.margin <= TIE for one in divergences)  # None: one answer has ended
+def test_what_keeps_the_answers_of_greedy_differs_from_it_by_ties_alone(run: tuple[Store, int, float | None]) -> None:
+    store, _, largest = run
+    margins = [one.margin for one in store.divergences() if one.margin is not None]  # None: one answer has ended
+    assert max(margins, default=None) == largest
 
 
 def test_the_tables_are_those_of_the_runs() -> None:

@@ -24,7 +24,7 @@ BASE = cell("greedy", 1.0, NAN, NAN)
 
 
 def board(*rows: dict[str, Any]) -> pd.DataFrame:
-    return leaderboard(pd.DataFrame(rows), {"greedy"})
+    return leaderboard(pd.DataFrame(rows), {("greedy",), ("x", "greedy"), ("y", "greedy")})
 
 
 def ranks(*rows: dict[str, Any]) -> list[tuple[str, float]]:
@@ -71,6 +71,12 @@ def test_each_run_has_its_own_ranks() -> None:
     found = board(*rows)
     assert list(zip(found["run"], found["strategy"], found["rank"], strict=True)) == [
         ("x", "a", 1), ("x", "greedy", 2), ("y", "greedy", 1), ("y", "a", 2)]
+
+
+def test_a_baseline_is_one_in_its_own_run_alone() -> None:
+    rows = [BASE | {"run": "x"}, cell("a", 1.0, NAN, NAN) | {"run": "y"}, cell("greedy", 1.2, 1.1, 1.3) | {"run": "y"}]
+    found = leaderboard(pd.DataFrame(rows), {("x", "greedy"), ("y", "a")}).set_index(["run", "strategy"])
+    assert found.loc["y", "speedup_low"].round(9).to_dict() == {"greedy": 1.1, "a": 1.0}
 
 
 def test_a_judges_score_counts_as_a_tenth() -> None:

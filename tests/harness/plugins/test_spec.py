@@ -55,7 +55,7 @@ def test_the_last_stage_names_a_spec_and_works_on_those_before_it() -> None:
     ("greedy,beam:width=4,length_penalty=0,top_p", ["greedy", "beam:width=4,length_penalty=0", "top_p"]),
     ("top_p:p=0.9,temperature=0.7+mbr:n=8,greedy+mbr", ["top_p:p=0.9,temperature=0.7+mbr:n=8", "greedy+mbr"]),
     ("task_file:file=a:b=c.jsonl,checker=number,gsm8k", ["task_file:file=a:b=c.jsonl,checker=number", "gsm8k"]),
-    ("greedy,", ["greedy"]), ("", []),
+    ("greedy,", ["greedy"]), ("", [""]), (",", [","]),
 ])
 def test_specs_between_commas(text: str, specs: list[str]) -> None:
     assert separated([text, "dola"]) == [*specs, "dola"]
