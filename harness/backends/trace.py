@@ -63,14 +63,14 @@ def _trace(strategy: Strategy, session: Session, request: Request, rule: StopRul
 
 def _counts(session: Session) -> tuple[int, ...]:
     work, draft = session.work, session.draft_work
-    return (work.forwards, work.positions, work.drafted, work.accepted, draft.forwards, draft.positions)
+    return (work.forwards, work.positions, work.drafted, work.accepted, draft.forwards, draft.positions, work.whole)
 
 
 def _note(steps: Steps, kept: int, seconds: float, before: tuple[int, ...], now: tuple[int, ...]) -> tuple[int, ...]:
     steps.tokens.append(kept)
     steps.seconds.append(seconds)
     columns = (steps.forwards, steps.positions, steps.drafted, steps.accepted, steps.draft_forwards,
-               steps.draft_positions)
+               steps.draft_positions, steps.whole)
     for column, old, new in zip(columns, before, now, strict=True):
         column.append(new - old)
     return now

@@ -15,13 +15,15 @@ from harness.engine.hooks import ModelParts
 class Work:
     """The cost of one sequence: its forward passes, their tokens, and the tree nodes computed and accepted.
 
-    `shared` counts the tokens of the prompt that were copied from a shared prefix instead of computed.
+    `whole` counts the accepted paths that ended at a leaf of the tree, `shared` the tokens of the prompt that were
+    copied from a shared prefix instead of computed.
     """
 
     forwards: int = 0
     positions: int = 0
     drafted: int = 0
     accepted: int = 0
+    whole: int = 0
     shared: int = 0
 
 

@@ -227,6 +227,7 @@ class Session:
             sequence.tokens += [candidates.tokens[node] for node in path]
             sequence.cached += len(path)
             self._last = candidates.output_of(path[-1])
+            self.work.whole += path[-1] not in candidates.parents
         self.work.accepted += len(path)
         self._candidates, self._drafted = Candidates(), 0
 

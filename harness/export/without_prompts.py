@@ -1,4 +1,4 @@
-"""A copy of a run to publish: without the prompts, which may belong to others, and with times in whole microseconds.
+"""A copy of a run to publish: without prompts and expected answers, which may belong to others, in whole microseconds.
 
 `report`, `compare` and `check` read it like the run itself; its page shows the answers alone. Verdicts of a judge are
 left out, because they may quote prompts.
@@ -31,7 +31,7 @@ def write(store: Store, folder: Path) -> ExportedFiles:
 
 def _without_prompts(record: Record) -> Record:
     turns = [_turn(turn) for turn in record.turns]
-    return record.model_copy(update={"turns": turns, "seconds": _rounded(record.seconds)})
+    return record.model_copy(update={"turns": turns, "seconds": _rounded(record.seconds), "reason": ""})
 
 
 def _turn(turn: Turn) -> Turn:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Example", "Message", "Task", "data_hash", "knob"]
 
 Message = dict[str, str]
+COMPARED = ("answer", "text", "reference", "test")  # what `gold` may call the text that answers are compared with
 NO_JUDGE = "no judge"  # `unscored` of a task whose answers `decodebench judge` can rate
 
 
@@ -105,10 +106,27 @@ class Task(Plugin):
         """Return the metric that scores a sample, None if the task is `unscored`."""
         return None
 
+    def expected(self, example: Example) -> str:
+        """Return what answers are compared with, for readers; empty if there is no such text."""
+        known = next((example.gold[name] for name in COMPARED if example.gold.get(name)), example.reference)
+        return "\n".join(map(str, known)) if isinstance(known, list) else str(known)
+
     def score(self, example: Example, answers: Sequence[str]) -> dict[str, float]:
         """Return the scores of a sample (its answers to all turns) by name; empty if the task is `unscored`."""
+        return self.judge(example, answers)[0]
+
+    def judge(self, example: Example, answers: Sequence[str]) -> tuple[dict[str, float], str]:
+        """Return the scores of a sample and their reason: the error of its program, or the answer that was read."""
         metric = self.metric()
         if metric is None:
-            return {}
+            return {}, ""
         scores = metric.compute(predictions=[list(answers)], references=[dict(example.gold)])
-        return {name: float(value) for name, value in (scores or {}).items()}
+        reason = getattr(metric, "reason", "") or self._read_as(example, answers[-1])
+        return {name: float(value) for name, value in (scores or {}).items()}, reason
+
+    def _read_as(self, example: Example, text: str) -> str:
+        """Return the answer that is read from a text, if that is not the whole text."""
+        answer = self.answer(example, text)
+        if answer is None:
+            return "no answer found" if text.strip() else "the answer is empty"
+        return f"read as: {answer}" if answer != text.strip() else ""

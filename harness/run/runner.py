@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ import torch
 from harness.backends.backend import BackendLost, Generated, Sample, TurnRequest
 from harness.backends.trace import Clock
 from harness.engine.random_stream import PhiloxStream
+from harness.models.token_ends import token_ends
 from harness.plugins.spec import labels
 from harness.plugins.strategy import Request
 from harness.plugins.task import Example, Task
@@ -31,7 +32,7 @@ from harness.run.prepared_prompt import prepare
 from harness.run.presets import with_defaults
 from harness.store.config import RunConfig
 from harness.store.folder import Store
-from harness.store.schema import Manifest, Record, Turn
+from harness.store.schema import Expected, Manifest, Record, Turn
 
 
 class Watcher(Protocol):
@@ -91,6 +92,7 @@ def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner") -> 
     refuse_unscored(plan, store, left_over)
     todo = bool(left_over)
     if todo:
+        store.write_expected(_expected(plan))
         runner.warm_up()
     for cell in cells:
         if not (left := _left(cell, done)):
@@ -181,6 +183,11 @@ class Runner:
             turns.append(prepared.turn(generated))
         return turns
 
+    def _with_ends(self, turn: Turn) -> Turn:
+        """Return the turn with the places where its tokens end; done here, where nothing is timed."""
+        ends = token_ends(self.plan.target.tokenizer, turn.tokens, turn.raw)
+        return turn.model_copy(update={"ends": ends})
+
     def _record(self, cell: Cell, example: Example, result: list[Turn] | Exception, measured: dict[str, Any]
                 ) -> tuple[Record, Exception | None]:
         """Return the record of a sample with its scores, and the error if it failed."""
@@ -190,8 +197,16 @@ class Runner:
             "temperature": example.temperature if cell.at(example) is not cell.strategy else None, **measured}
         if isinstance(result, Exception):
             return Record(**fields, status="failed", error=error_text(result)), result
-        answered = Record(**fields, turns=result)
+        answered = Record(**fields, turns=[self._with_ends(turn) for turn in result])
         return (answered, None) if self.unscored[cell.task.spec()] else scored(answered, cell.task, example)
+
+
+def _expected(plan: Plan) -> Iterator[Expected]:
+    """Yield what answers are compared with, for the page."""
+    for task, examples in plan.tasks:
+        for example in examples:
+            if text := task.expected(example):
+                yield Expected(task=task.spec(), example=example.id, text=text)
 
 
 def _seconds(result: list[Turn] | Exception) -> float:

@@ -35,7 +35,9 @@ class CheckedAnswer(SampleMetric):
             return {}
         if gold["checker"] == "code":
             text = answers[-1] if gold["prompt"] else program(answers[-1])
-            scores = CodePasses().sample([text], _tests(gold))
+            code = CodePasses()
+            scores = code.sample([text], _tests(gold))
+            self.reason = code.reason
             return {"correct": scores["pass"], "timeout": scores["timeout"]}
         return {"correct": float(any(fits(gold["checker"], answers[-1], wanted) for wanted in gold["answer"]))}
 

@@ -23,7 +23,10 @@ class SampleMetric(evaluate.Metric):  # type: ignore[misc]
     """A metric that is the mean of scores of single samples.
 
     A prediction is the list of the answers to the turns of one problem, a reference its `gold`, any JSON object.
+    `reason` is why the last sample got its scores, empty if that needs no words.
     """
+
+    reason = ""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"keep_in_memory": True, **options})
@@ -108,6 +111,7 @@ class CodePasses(SampleMetric):
         own, call = ([entry], f"\ncheck({entry})") if entry else (gold["own"], "")
         result = run_program(f"{gold['prompt']}{answers[-1]}\n", gold["test"] + call, own=own,
                              setup=gold.get("setup", gold["prompt"]), timeout=self.SECONDS)
+        self.reason = result.message
         return {"pass": float(result.status == "passed"), "timeout": float(result.status == "timeout")}
 
 

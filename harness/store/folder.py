@@ -14,10 +14,11 @@ from pydantic import BaseModel, ValidationError
 
 from harness.errors import UserError
 from harness.store.files import cannot_write, replace_file
-from harness.store.jsonl import append, first, mend
+from harness.store.jsonl import append, first, mend, read
 from harness.store.lock import HOLDER, LOCK, locked
-from harness.store.schema import Divergence, Key, Limits, Manifest, Record, Sample, TextMetrics, shared_key
+from harness.store.schema import Divergence, Expected, Key, Limits, Manifest, Record, Sample, TextMetrics, shared_key
 
+EXPECTED = "expected.jsonl"
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -143,6 +144,15 @@ class Store:
             return [Divergence.model_validate_json(line) for line in lines]
         except ValidationError as error:
             raise UserError(f"{path}: not a list of divergences ({first(error)}); run again to rewrite it.") from None
+
+    def write_expected(self, texts: Iterable[Expected]) -> None:
+        """Write what the answers to each example are compared with, in place of earlier texts."""
+        replace_file(self.folder / EXPECTED, (text.model_dump_json() + "\n" for text in texts))
+
+    def expected(self) -> dict[tuple[str, str], str]:
+        """Return what answers are compared with, by task and example; empty if that has not been written."""
+        return {(one.task, one.example): one.text
+                for one in read(self.folder / EXPECTED, Expected, "an expected answer")}
 
     def write_text_metrics(self, texts: TextMetrics) -> None:
         """Write the text metrics of the run, in place of earlier ones."""

@@ -27,7 +27,8 @@ class Steps(Stored):
 
     `tokens` counts the committed tokens of the step; `seconds` is its wall time. `forwards` and `positions` count the
     target's forward passes and the tokens in them, `draft_*` those of the draft model. `drafted` and `accepted` count
-    the tree nodes that the target verified and accepted. Step 0 is the prefill. Values that an imported run does not
+    the tree nodes that the target verified and accepted; `whole` is 1 where the accepted path ended at a leaf of the
+    draft, so that the token after it is a bonus. Step 0 is the prefill. Values that an imported or older run does not
     have are empty lists, or NaN seconds.
     """
 
@@ -39,6 +40,7 @@ class Steps(Stored):
     accepted: list[int] = Field(default_factory=list)
     draft_forwards: list[int] = Field(default_factory=list)
     draft_positions: list[int] = Field(default_factory=list)
+    whole: list[int] = Field(default_factory=list)
 
 
 class Turn(Stored):
@@ -46,7 +48,8 @@ class Turn(Stored):
 
     In an imported answer `tokens`, `steps`, `prompt` and the reason of its end may be unknown (empty). `prompt_cut`
     counts the tokens cut from the start of a prompt that exceeded the context; `prompt_shared` the prompt tokens that
-    were copied from the common prefix of the task's prompts instead of computed.
+    were copied from the common prefix of the task's prompts instead of computed. `ends` is the number of characters of
+    `raw` after each token; of a character of several tokens, the last one has all. It is empty if unknown.
     """
 
     prompt: str
@@ -56,6 +59,7 @@ class Turn(Stored):
     text: str
     raw: str
     tokens: list[int]
+    ends: list[int] = Field(default_factory=list)
     stop: Stop
     steps: Steps
 
@@ -68,7 +72,8 @@ class Record(Stored):
     mean number of sequences per forward pass while it was decoded, `padding` the share of padded positions in these
     forwards. `peak_bytes` is the peak memory meanwhile, torch's on a GPU, else the whole process's; None if unknown.
     `temperature` is set if the strategy used the task's temperature. `counted` is the increase of the server's own
-    counters meanwhile, by all its clients, shared like the wall time.
+    counters meanwhile, by all its clients, shared like the wall time. `reason` tells why the scores are what they are:
+    the answer that was read from the text, or the error of its program.
     """
 
     task: str
@@ -89,6 +94,7 @@ class Record(Stored):
     error: str | None = None
     turns: list[Turn] = Field(default_factory=list)
     scores: dict[str, float] = Field(default_factory=dict)
+    reason: str = ""
     counted: dict[str, float] = Field(default_factory=dict)
 
     @property
@@ -127,6 +133,14 @@ class Divergence(Stored):
     turn: int
     at: int
     margin: float | None
+
+
+class Expected(Stored):
+    """What an answer to an example is compared with, as text for a reader."""
+
+    task: str
+    example: str
+    text: str
 
 
 class TextScore(Stored):

@@ -232,7 +232,7 @@ def test_stored_programs_are_scored_once_that_is_allowed(tmp_path: Path, monkeyp
                       texts=False)
     solved = {example.id: example for example in TASKS.build("nano_code").examples(DataSource())[:3]}
     before = Store.open(run(asked, Quiet(), "").folder)
-    answers = [record.model_dump(exclude={"scores"}) for record in before.records()]
+    answers = [record.model_dump(exclude={"scores", "reason"}) for record in before.records()]
     maths = [record.scores for record in before.records() if record.task == "nano_math"]
     shown = summarise(before).set_index("task").loc["nano_code"]
     assert shown["quality"].isna().all()
@@ -242,11 +242,12 @@ def test_stored_programs_are_scored_once_that_is_allowed(tmp_path: Path, monkeyp
     after = Store.open(run(replace(asked, allow_code_execution=True), Quiet(), "").folder)
     assert after.folder == before.folder, "the same command without -o finds its run"
     assert not decoded
-    assert [record.model_dump(exclude={"scores"}) for record in after.records()] == answers
+    assert [record.model_dump(exclude={"scores", "reason"}) for record in after.records()] == answers
     programs = [record for record in after.records() if record.task == "nano_code"]
     assert len(programs) == 6
     for record in programs:
         task = TASKS.build("nano_code")
+        assert record.reason == "" if record.scores["pass"] else record.reason
         assert record.scores == task.score(solved[record.example], [turn.text for turn in record.turns])
     assert [record.scores for record in after.records() if record.task == "nano_math"] == maths
     assert [task.unscored for task in after.manifest.tasks] == [None, None]
