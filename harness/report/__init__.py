@@ -18,16 +18,15 @@ def write(stores: Sequence[Store], folder: Path, contents: Contents | None = Non
     rows have a column `run`. Files are replaced atomically.
     """
     contents = contents or collect(stores)
-    summary, figures = contents.summary, {}
+    summary = contents.summary
     for section in contents.sections:
         replace_file(folder / f"{section.kind.name}.csv", texts.csv(section))
     replace_file(folder / "summary.csv", tables.csv(summary))
     replace_file(folder / "summary.md", tables.bullets("Verdict", contents.verdict) + tables.markdown(summary)
                  + texts.markdown(contents.sections))
     for task, title in task_names(summary["task"].unique()).items():
-        figures[task], name = dict[str, str](), re.sub(r"[^\w.=+-]+", "-", title)
+        name = re.sub(r"[^\w.=+-]+", "-", title)
         for kind, figure in plots.of_task(summary, task).items():
-            figures[task][kind] = plots.svg(figure)
-            replace_file(folder / "plots" / f"{name}.{kind}.svg", figures[task][kind])
+            replace_file(folder / "plots" / f"{name}.{kind}.svg", plots.svg(figure))
             replace_file(folder / "plots" / f"{name}.{kind}.png", plots.png(figure))
-    return replace_file(folder / "index.html", page.render(stores, contents, figures))
+    return replace_file(folder / "index.html", page.render(stores, contents))

@@ -18,14 +18,13 @@ from harness.measure.significance import SURE
 from harness.measure.summary import run_labels
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.task_names import task_names
+from harness.report.badges import kept, tie
 from harness.report.tables import row_labels
 from harness.stats.power import clusters_needed
 from harness.store.folder import Store
 from harness.store.schema import Manifest
 
 FEW = 5          # problems below which nothing is said
-TIE = 0.01       # difference of two logits up to which another token is a tie in float32
-TIES = {"float16": 2 ** -4, "bfloat16": 2 ** -1}  # four steps between neighbours of 16 to 32, as logits are
 LOOKS = 1.05     # speed-ups from which an unproven one is worth more problems
 MOST = 2         # strategies whose commands are printed
 
@@ -40,7 +39,7 @@ def verdicts(stores: Sequence[Store], summaries: Sequence[pd.DataFrame]) -> list
 def verdict(summary: pd.DataFrame, manifest: Manifest) -> list[str]:
     """Return the verdict on each task of a run as sentences, then the commands for what they advise to take."""
     names, problems = task_names(summary["task"].unique()), {task.spec: task.examples for task in manifest.tasks}
-    lines, taken, tie = list[str](), list[str](), TIES.get(manifest.model.dtype, TIE)
+    lines, taken, same = list[str](), list[str](), tie(manifest.model.dtype)
     for task, cells in summary.assign(label=row_labels(summary)).groupby("task", sort=False):
         rows = cells[(cells["samples"] > 0) & (cells["unsupported"] == "")]
         others = rows[rows["strategy"] != manifest.baseline]
@@ -53,18 +52,17 @@ def verdict(summary: pd.DataFrame, manifest: Manifest) -> list[str]:
             lines.append(f"{name}: {count} {'problem is' if count == 1 else 'problems are'} too few to tell methods "
                          "apart; 20 or more would.")
             continue
-        lines += [f"{name}: {text}" for text in (*_speed(others, greedy, count, tie, taken),
+        lines += [f"{name}: {text}" for text in (*_speed(others, greedy, count, same, taken),
                                                  *_quality(others, base.iloc[0], greedy, count, taken))]
     return [*lines, *_commands(list(dict.fromkeys(taken)), manifest)]
 
 
-def _speed(others: pd.DataFrame, greedy: str, count: int, tie: float, taken: list[str]) -> Iterator[str]:
+def _speed(others: pd.DataFrame, greedy: str, count: int, same: float, taken: list[str]) -> Iterator[str]:
     """Yield which of the methods that keep the baseline's answers is faster; its spec is added to `taken`.
 
-    An answer is kept if it differs from where two tokens' logits were at most `tie` apart.
+    An answer is kept if it differs only where two tokens' logits were at most `same` apart.
     """
-    tied = (others["parted"] > 0) & (others["margin"] <= tie)
-    keeping = others[(others["guarantee"] != "changes-output") & ((others["same_as_baseline"] == 1) | tied)]
+    keeping = others[kept(others, same)]
     if keeping.empty:
         return
     keeping = keeping.sort_values("speedup", ascending=False)

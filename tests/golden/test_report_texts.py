@@ -2,7 +2,6 @@
 
 import io
 import math
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -185,10 +184,9 @@ def test_a_report_has_the_tables_everywhere(store: Store, tmp_path: Path) -> Non
     assert csv[0].startswith("task,strategy,texts,too_short,words,rep_2")
     assert csv[2].startswith("story,greedy,2,0,6,0.3,0.25,0.166667,0.4375")
     html = index.read_text()
-    for part in ("<h3>Likelihood and utility</h3>", "<summary>Several samples</summary>", "self-BLEU-4", "by big"):
+    for part in ("<summary>Likelihood and utility</summary>", "<summary>Several samples</summary>", "self-BLEU-4"):
         assert part in html
-    one, other = (re.sub("<svg.*?</svg>", "", text, flags=re.DOTALL) for text in (html, page.render([store])))
-    assert one == other
+    assert html == page.render([store])
     for section in texts.sections([store]):
         console = Console(width=80, record=True, file=io.StringIO())
         console.print(texts.terminal(section))

@@ -16,7 +16,8 @@ from harness.measure.summary import summarise
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.task_names import task_names
 from harness.report import compare as compared
-from harness.report import plots, tables, verify
+from harness.report import page_samples, plots, tables, verify
+from harness.report.detail import collect
 from harness.report.names import narrowest, of_strategy, wrapped
 from harness.store.folder import Store
 from harness.store.schema import Stop
@@ -61,7 +62,7 @@ def test_every_report_shows_the_name_and_keeps_the_spec_for_commands(tmp_path: P
     assert "<h2>prompts</h2>" in page
     assert f"-t {FILE}" in page
     assert all(f"-t {FILE}" in line or "command" in line for line in page.splitlines() if "task_file" in line)
-    assert '"task":"prompts"' in page
+    assert page_samples.samples_of([store], collect([store]))["cells"][0]["task"] == "prompts"
     assert "### prompts\n" in (index.parent / "summary.md").read_text(encoding="utf-8")
     assert f"{FILE},greedy" in (index.parent / "summary.csv").read_text(encoding="utf-8")
     assert plots.speedups(summarise(store), FILE).axes[0].get_title("left") == "prompts: speed-up"

@@ -1,0 +1,115 @@
+"""Rows of the page's tables: names, badges and colours, figures with interval bars, and cells of the heat map."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from harness.measure.significance import SURE
+from harness.measure.summary import run_labels
+from harness.report import plots, tables
+from harness.report.badges import badge, tie
+from harness.store.folder import Store
+
+Scale = Callable[[float], float]  # a figure → its place on a bar, in percent
+NARROWEST = {"log": 1.2, "linear": 0.05}  # half the width of an axis at least
+FULL = 0.2  # difference in quality, or logarithm of a speed-up, of the strongest colour
+MOST = 55   # percent of that colour
+
+
+@dataclass(frozen=True)
+class Looks:
+    """The colour of each family, and by run and strategy the badge and whether a draft model was used."""
+
+    colours: Mapping[str, tuple[str, str]]
+    badges: Mapping[tuple[str, str], str]
+    drafts: Mapping[tuple[str, str], bool]
+
+    @classmethod
+    def of(cls, stores: Sequence[Store], summary: pd.DataFrame) -> "Looks":
+        """Return the looks of all rows of a summary."""
+        manifests = {label if len(stores) > 1 else "": store.manifest
+                     for label, store in zip(run_labels(stores), stores, strict=True)}
+        groups = {(str(run), str(spec)): rows for (run, spec), rows in
+                  summary.assign(run=summary.get("run", "")).groupby(["run", "strategy"], sort=False)}
+        return cls(plots.families(summary),
+                   {key: badge(rows, key[1] == manifests[key[0]].baseline, tie(manifests[key[0]].model.dtype))
+                    for key, rows in groups.items()},
+                   {key: bool((rows["draft_forwards_per_token"] > 0).any()) and manifests[key[0]].draft is not None
+                    for key, rows in groups.items()})
+
+    def identity(self, row: "pd.Series[Any]") -> dict[str, Any]:
+        """Return what tells a row apart."""
+        key = (str(row.get("run", "")), str(row["strategy"]))
+        return {"label": row["label"], "spec": row["strategy"], "family": row["family"], "badge": self.badges[key],
+                "draft": self.drafts[key], "colour": self.colours[row["family"]][0], "unsupported": row["unsupported"]}
+
+
+def plain(value: float) -> str:
+    """Return a number for a script; empty if it is unknown."""
+    return "" if math.isnan(value) else f"{value:.6g}"
+
+
+def figure(column: tables.Column, row: "pd.Series[Any]", scale: Scale | None = None) -> dict[str, str]:
+    """Return a number as displayed, its interval, its sort key, and the style of its interval bar."""
+    value, _, ends = column.text(row).partition(" [")
+    if column is tables.QUALITY and row["quality_note"]:
+        value = tables.quality_reason(row)
+    return {"value": value, "ends": f"[{ends}" if ends else "", "sort": plain(float(row[column.key])),
+            "bar": _bar(column, row, scale) if scale and ends else ""}
+
+
+def scale(column: tables.Column, rows: pd.DataFrame) -> Scale | None:
+    """Return the axis of a column's interval bars, which goes to the ends of all of them; None without intervals."""
+    if not column.ends or column.key not in ("speedup", "gain", "quality"):
+        return None
+    found = rows[[column.key, f"{column.key}_low", f"{column.key}_high"]].to_numpy(dtype=float)
+    log = column.key == "speedup"
+    values = [value for value in found.ravel() if math.isfinite(value) and (value > 0 or not log)]
+    form: Callable[[float], float] = math.log if log else float
+    if column.key != "quality":
+        least = NARROWEST["log" if log else "linear"]
+        values += [1 / least, least] if log else [-least, least]
+    if len(set(values)) < 2:
+        return None
+    low, high = form(min(values)), form(max(values))
+    return lambda value: 100 * (form(max(value, min(values))) - low) / (high - low)
+
+
+def _bar(column: tables.Column, row: "pd.Series[Any]", place: Scale) -> str:
+    low, at, high = (place(float(row[name])) for name in (f"{column.key}_low", column.key, f"{column.key}_high"))
+    neutral = {"speedup": 1.0, "gain": 0.0}.get(column.key)
+    zero = f"; --zero: {place(neutral):.1f}%" if neutral is not None else ""
+    return f"--low: {low:.1f}%; --width: {max(1.0, high - low):.1f}%; --at: {at:.1f}%{zero}"
+
+
+def heat(row: "pd.Series[Any] | None", by_speed: bool) -> dict[str, str]:
+    """Return the cell of a task on the leaderboard: quality, speed-up, and the strength of its colour in percent.
+
+    The colour is that of the difference in quality from the baseline, or `by_speed` of the speed-up.
+    """
+    if row is None:
+        return {"quality": tables.DASH, "speed": "", "mark": "", "tone": "0", "hue": "better", "sort": ""}
+    quality, speed = float(row["quality"]), float(row["speedup"])
+    gain, p = (math.log(speed), row["speedup_p_holm"]) if by_speed and speed > 0 else \
+        (float(row["quality_gain"]), row["quality_p_holm"])
+    proven = not math.isnan(gain) and p < SURE
+    return {
+        "quality": tables.DASH if math.isnan(quality) else f"{quality:.2f}",
+        "speed": "" if math.isnan(speed) else f"{speed:.2f}×",
+        "mark": ("▲" if gain > 0 else "▼") if proven and gain else "",
+        "tone": f"{0 if math.isnan(gain) else min(MOST, MOST * abs(gain) / FULL):.0f}",
+        "hue": "better" if gain > 0 else "worse",
+        "sort": plain(speed if math.isnan(quality) or by_speed else quality)}
+
+
+def point(row: "pd.Series[Any]", looks: Looks) -> dict[str, Any]:
+    """Return a strategy's point in the pictures: value and interval of speed-up and quality, None where unknown."""
+    def ends(key: str) -> list[float | None]:
+        found = [float(row[name]) for name in (key, f"{key}_low", f"{key}_high")]
+        return [float(f"{value:.4g}") if math.isfinite(value) else None for value in found]
+
+    return {"label": row["label"], "colour": looks.colours[row["family"]][0], "family": row["family"],
+            "speed": ends("speedup"), "quality": ends("quality")}

@@ -1,0 +1,48 @@
+"""How the tokens of an answer came to be, from the counts of its steps."""
+
+from itertools import pairwise
+from typing import Any
+
+from harness.store.schema import Steps, Turn
+
+KINDS = {
+    "a": "accepted draft", "b": "bonus after a draft that was accepted whole", "c": "the model's token where the draft "
+    "was rejected", "o": "without a draft", "s": "chosen by a search",
+}
+
+
+def kinds(steps: Steps, search: bool = False) -> str:
+    """Return one letter of `KINDS` for each token; empty if the steps are unknown.
+
+    A step begins with its accepted drafts. The model's own token after them is a bonus if they reached a leaf of the
+    draft, which older runs do not tell: then it is one if all drafted tokens were accepted.
+    """
+    if search:
+        return "s" * sum(steps.tokens)
+    count = len(steps.tokens)
+    drafted, accepted = (column or [0] * count for column in (steps.drafted, steps.accepted))
+    whole = steps.whole or [int(0 < one == other) for one, other in zip(accepted, drafted, strict=True)]
+    return "".join("a" * min(kept, taken) + ("b" if leaf else "c" if tried else "o") * max(0, kept - taken)
+                   for kept, tried, taken, leaf in zip(steps.tokens, drafted, accepted, whole, strict=True))
+
+
+def story(turn: Turn, search: bool) -> dict[str, Any]:
+    """Return what the page shows of an answer's steps, without what can be left out.
+
+    `kinds` has a letter for each token, `lengths` their numbers of characters, `tokens`, `drafted` and `accepted` the
+    counts of each step (left out where all are 1 or 0), and `ms` its milliseconds.
+    """
+    steps, told = turn.steps, dict[str, Any]()
+    if not steps.tokens or sum(steps.tokens) != len(turn.tokens):
+        return told
+    told["kinds"] = kinds(steps, search)
+    if turn.ends:
+        told["lengths"] = [end - start for start, end in pairwise([0, *turn.ends])]
+    if set(steps.tokens) != {1}:
+        told["tokens"] = steps.tokens
+    for name, column in (("drafted", steps.drafted), ("accepted", steps.accepted)):
+        if any(column):
+            told[name] = column
+    if all(second == second for second in steps.seconds):
+        told["ms"] = [float(f"{1000 * second:.3g}") for second in steps.seconds]
+    return told

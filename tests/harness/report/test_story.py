@@ -1,0 +1,33 @@
+"""How the tokens of an answer came to be, against lists made by hand."""
+
+from harness.report.story import kinds, story
+from harness.store.schema import Steps, Turn
+
+# prefill; 4 of 4 accepted; 2 of 4; 0 of 4; nothing drafted; a whole branch of 2 in a tree of 6 nodes; 3 of 4 accepted
+# where the answer ended at the second
+STEPS = Steps(tokens=[1, 5, 3, 1, 1, 3, 2], drafted=[0, 4, 4, 4, 0, 6, 4], accepted=[0, 4, 2, 0, 0, 2, 3],
+              whole=[0, 1, 0, 0, 0, 1, 0], seconds=[0.01] * 7)
+BY_HAND = "o" "aaaab" "aac" "c" "o" "aab" "aa"
+
+
+def test_each_token_has_its_kind() -> None:
+    assert kinds(STEPS) == BY_HAND
+
+
+def test_without_leaves_a_draft_that_was_accepted_whole_gives_a_bonus() -> None:
+    assert kinds(STEPS.model_copy(update={"whole": []})) == "o" "aaaab" "aac" "c" "o" "aac" "aa"
+
+
+def test_a_search_chooses_all_of_its_tokens() -> None:
+    assert kinds(Steps(tokens=[4], drafted=[16], accepted=[4], whole=[1]), search=True) == "ssss"
+
+
+def test_unknown_steps_tell_nothing() -> None:
+    turn = Turn(prompt="", prompt_tokens=1, text="ab", raw="ab", tokens=[1, 2], stop="eos", steps=Steps())
+    assert story(turn, False) == {}
+
+
+def test_the_story_leaves_out_what_is_plain() -> None:
+    turn = Turn(prompt="", prompt_tokens=1, text="abc", raw="abc", tokens=[1, 2], ends=[1, 3], stop="eos",
+                steps=Steps(tokens=[1, 1], seconds=[0.0123456, 0.5], drafted=[0, 0], accepted=[0, 0]))
+    assert story(turn, False) == {"kinds": "oo", "lengths": [1, 2], "ms": [12.3, 500.0]}
