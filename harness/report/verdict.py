@@ -1,12 +1,9 @@
-"""The verdict of a run in words: what to take, by how much it gains, how sure that is, and how to use it elsewhere.
-
-Only what Holm's corrected p-values carry is called faster, better or worse.
-"""
+"""The verdict of a run in words: what to take, by how much it gains, how sure that is, and how to use it elsewhere."""
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import pandas as pd
 
@@ -14,19 +11,14 @@ from harness import nano
 from harness.backends.generate_options import as_text, generate_options
 from harness.backends.vllm_options import call
 from harness.errors import Unsupported, UserError
-from harness.measure.significance import SURE
 from harness.measure.summary import run_labels
 from harness.plugins.registry import STRATEGIES
-from harness.plugins.task_names import task_names
-from harness.report.badges import kept, tie
-from harness.report.tables import row_labels
-from harness.stats.power import clusters_needed
+from harness.report.findings import Finding, findings
 from harness.store.folder import Store
 from harness.store.schema import Manifest
 
-FEW = 5          # problems below which nothing is said
-LOOKS = 1.05     # speed-ups from which an unproven one is worth more problems
-MOST = 2         # strategies whose commands are printed
+K = TypeVar("K")
+MOST = 2  # strategies whose commands are printed
 
 
 def verdicts(stores: Sequence[Store], summaries: Sequence[pd.DataFrame]) -> list[str]:
@@ -37,81 +29,87 @@ def verdicts(stores: Sequence[Store], summaries: Sequence[pd.DataFrame]) -> list
 
 
 def verdict(summary: pd.DataFrame, manifest: Manifest) -> list[str]:
-    """Return the verdict on each task of a run as sentences, then the commands for what they advise to take."""
-    names, problems = task_names(summary["task"].unique()), {task.spec: task.examples for task in manifest.tasks}
-    lines, taken, same = list[str](), list[str](), tie(manifest.model.dtype)
-    for task, cells in summary.assign(label=row_labels(summary)).groupby("task", sort=False):
-        rows = cells[(cells["samples"] > 0) & (cells["unsupported"] == "")]
-        others = rows[rows["strategy"] != manifest.baseline]
-        base = rows[rows["strategy"] == manifest.baseline]
-        if others.empty or base.empty:
-            continue
-        count = min(problems[str(task)], int(base["samples"].iloc[0]))  # a run may be unfinished
-        name, greedy = names[str(task)], str(base["label"].iloc[0])
-        if count < FEW:
-            lines.append(f"{name}: {count} {'problem is' if count == 1 else 'problems are'} too few to tell methods "
-                         "apart; 20 or more would.")
-            continue
-        lines += [f"{name}: {text}" for text in (*_speed(others, greedy, count, same, taken),
-                                                 *_quality(others, base.iloc[0], greedy, count, taken))]
+    """Return the verdict of a run as sentences, each on all tasks that it holds for, then commands for what to take."""
+    found = list(findings(summary, manifest))
+    told, taken = [one for one in found if not one.few], list[str]()
+    lines = [*_few([one for one in found if one.few]), *_speed(told, taken), *_quality(told, taken)]
     return [*lines, *_commands(list(dict.fromkeys(taken)), manifest)]
 
 
-def _speed(others: pd.DataFrame, greedy: str, count: int, same: float, taken: list[str]) -> Iterator[str]:
-    """Yield which of the methods that keep the baseline's answers is faster; its spec is added to `taken`.
+def _few(found: Sequence[Finding]) -> Iterator[str]:
+    for count, group in _grouped(found, lambda one: one.count):
+        yield (f"{_tasks(group)}: {count} {'problem is' if count == 1 else 'problems are'} too few to tell methods "
+               "apart; 20 or more would.")
 
-    An answer is kept if it differs only where two tokens' logits were at most `same` apart.
-    """
-    keeping = others[kept(others, same)]
-    if keeping.empty:
-        return
-    keeping = keeping.sort_values("speedup", ascending=False)
-    proven = keeping[(keeping["speedup_p_holm"] < SURE) & (keeping["speedup"] > 1)]
-    if proven.empty:
-        best = keeping.iloc[0]
-        hint = ""
-        if best["speedup"] >= LOOKS and not math.isnan(best["speedup_findable"]):
-            needed = clusters_needed(count, best["speedup_findable"], best["speedup"] - 1)
-            hint = (f"; {best['label']} looks {best['speedup']:.2f} times as fast, which about "
-                    f"{max(needed, count + 1):,} problems would prove")
-        yield f"no method that keeps {greedy}'s answers is proven faster on {count} problems{hint}."
-        return
-    best = proven.iloc[0]
-    taken.append(str(best["strategy"]))
-    near = proven.iloc[1:]
-    near = near[near["speedup_high"] >= best["speedup_low"]]
-    as_fast = f"; {_listed(near['label'].tolist())} may be as fast" if len(near) else ""
-    ties = f"; {best['parted']} answers differ where two tokens tie" if best["parted"] else ""
-    yield (f"to keep {greedy}'s answers take {best['label']}: {best['speedup']:.2f} times as fast "
-           f"[{best['speedup_low']:.2f}, {best['speedup_high']:.2f}]{as_fast}{ties}.")
+
+def _speed(found: Sequence[Finding], taken: list[str]) -> Iterator[str]:
+    """Yield which of the methods that keep the baseline's answers is faster; its spec is added to `taken`."""
+    proven = [one for one in found if len(one.proven)]
+    for (label, *_), group in _grouped(proven, lambda one: (one.proven["label"].iloc[0], one.near, _ties(one))):
+        one, best = group[0], [finding.proven.iloc[0] for finding in group]
+        taken.append(str(best[0]["strategy"]))
+        figures = [f"{row['speedup']:.2f}{' times as fast' if row is best[0] else ''} "
+                   f"[{row['speedup_low']:.2f}, {row['speedup_high']:.2f}]" for row in best]
+        as_fast = f"; {_listed(one.near)} may be as fast" if one.near else ""
+        yield f"{_tasks(group)}: to keep {one.greedy}'s answers take {label}: {_listed(figures)}{as_fast}{_ties(one)}."
+    unproven = [one for one in found if len(one.keeping) and not len(one.proven)]
+    for (count, hint), group in _grouped(unproven, lambda one: (one.count, _hint(one))):
+        yield (f"{_tasks(group)}: no method that keeps {group[0].greedy}'s answers is proven faster on {count} "
+               f"problems{hint}.")
+
+
+def _ties(one: Finding) -> str:
+    parted = one.proven["parted"].iloc[0]
+    return f"; {parted} answers differ where two tokens tie" if parted else ""
+
+
+def _hint(one: Finding) -> str:
+    best = one.keeping.iloc[0]
+    return (f"; {best['label']} looks {best['speedup']:.2f} times as fast, which about {one.needed:,} problems would "
+            "prove") if one.needed else ""
+
+
+def _quality(found: Sequence[Finding], taken: list[str]) -> Iterator[str]:
+    """Yield which methods give better or worse answers than the baseline; the best ones' specs are added to `taken`."""
+    scored = [one for one in found if len(one.scored)]
+    for one in scored:
+        if len(one.better):
+            best, others = one.better.iloc[0], list(one.better["label"].iloc[1:])
+            taken.append(str(best["strategy"]))
+            yield (f"{one.task}: {best['label']} gives better answers, {best['quality']:.2f} instead of {one.score:.2f}"
+                   f", at {best['speedup']:.2f} of {one.greedy}'s speed"
+                   f"{f'; so do {_listed(others)}' if others else ''}.")
+    for count, group in _grouped([one for one in scored if not len(one.better)], lambda one: one.count):
+        unseen = max((one.unseen for one in group if not math.isnan(one.unseen)), default=0.0)
+        hidden = f"; {count} problems may hide differences below {unseen:.2f}" if unseen else ""
+        scores = ", ".join(f"{one.score:.2f}" for one in group)
+        yield f"{_tasks(group)}: no method's answers are proven better than {group[0].greedy}'s ({scores}){hidden}."
+    for labels, group in _grouped([one for one in scored if len(one.worse)], lambda one: list(one.worse["label"])):
+        figures = zip(*(one.worse["quality"] for one in group), strict=True)
+        named = ", ".join(f"{label} ({', '.join(f'{figure:.2f}' for figure in of_label)})"
+                          for label, of_label in zip(labels, figures, strict=True))
+        yield f"{_tasks(group)}: worse answers: {named}."
+
+
+def _grouped(found: Sequence[Finding], key: Callable[[Finding], K]) -> Iterator[tuple[K, list[Finding]]]:
+    """Yield the findings that have the same key together, in the order of the first of each."""
+    groups = list[tuple[K, list[Finding]]]()
+    for one in found:
+        same = next((group for known, group in groups if known == key(one)), None)
+        if same is None:
+            groups.append((key(one), [one]))
+        else:
+            same.append(one)
+    yield from groups
+
+
+def _tasks(group: Sequence[Finding]) -> str:
+    return _listed([one.task for one in group])
 
 
 def _listed(names: Sequence[str]) -> str:
     """Return `a`, `a and b`, or `a, b and c`."""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-
-
-def _quality(others: pd.DataFrame, base: "pd.Series[Any]", greedy: str, count: int, taken: list[str]
-             ) -> Iterator[str]:
-    """Yield which methods give better or worse answers than the baseline; the best one's spec is added to `taken`."""
-    scored = others.dropna(subset=["quality", "quality_p_holm"])
-    if scored.empty:
-        return
-    before = float(base["quality"])
-    differ = scored[scored["quality_p_holm"] < SURE].sort_values("quality", ascending=False)
-    better, worse = differ[differ["quality"] > before], differ[differ["quality"] < before]
-    if len(better):
-        best = better.iloc[0]
-        taken.append(str(best["strategy"]))
-        also = f"; so do {', '.join(better['label'].iloc[1:])}" if len(better) > 1 else ""
-        yield (f"{best['label']} gives better answers, {best['quality']:.2f} instead of {before:.2f}, at "
-               f"{best['speedup']:.2f} of {greedy}'s speed{also}.")
-    else:
-        unseen = scored["quality_findable"].max()
-        limit = "" if math.isnan(unseen) else f"; {count} problems may hide differences below {unseen:.2f}"
-        yield f"no method's answers are proven better than {greedy}'s ({before:.2f}){limit}."
-    if len(worse):
-        yield f"worse answers: {', '.join(f'{row.label} ({row.quality:.2f})' for row in worse.itertuples())}."
 
 
 def _commands(specs: list[str], manifest: Manifest) -> Iterator[str]:

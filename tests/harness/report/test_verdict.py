@@ -14,11 +14,12 @@ from transformers import GenerationConfig
 from harness.backends.generate_options import DRAFT, as_text, generate_options
 from harness.decoding.sampled import Sampler
 from harness.engine.logit_warps import drawn_at
-from harness.measure.significance import against_baseline, corrected
+from harness.measure.significance import SURE, against_baseline, corrected
 from harness.measure.summary import summarise
 from harness.plugins.registry import STRATEGIES
+from harness.report.findings import FEW
 from harness.report.tables import notes
-from harness.report.verdict import FEW, SURE, verdict
+from harness.report.verdict import verdict
 from harness.stats.bootstrap import ratio_interval
 from harness.store.folder import Store
 from harness.store.schema import Manifest
@@ -113,6 +114,21 @@ def test_better_and_worse_answers_are_named_with_their_price(tmp_path: Path) -> 
     lines = verdict(*run(tmp_path / "other", {"beam:width=4": 0.5}, {"greedy": some, "beam:width=4": worse}))
     assert lines[-1] == "math: worse answers: beam (0.00)."
     assert "no method's answers are proven better than greedy's (0.50)" in lines[0]
+
+
+def test_what_holds_for_several_tasks_is_said_once(tmp_path: Path) -> None:
+    some, names = [int(i % 2) for i in range(24)], ("math", "code", "story")
+    scores = {"greedy": some, "beam:width=4": [0] * 24}
+    summary, about = run(tmp_path / "run", {LOOKUP: 1.5, "beam:width=4": 0.5}, scores)
+    slow = summary.assign(task="story", speedup=0.9, speedup_p_holm=1.0, quality_p_holm=1.0)
+    both = pd.concat([summary, summary.assign(task="code", speedup=1.7), slow], ignore_index=True)
+    of_three = about.model_copy(update={"tasks": [task(name, examples=24) for name in names]})
+    faster, unproven, better, worse = verdict(both, of_three)[:4]
+    assert faster.startswith("math and code: to keep greedy's answers take prompt_lookup: 1.49 times as fast [")
+    assert "] and 1.70 [" in faster
+    assert unproven == "story: no method that keeps greedy's answers is proven faster on 24 problems."
+    assert better.startswith("math, code and story: no method's answers are proven better than greedy's (0.50, 0.50, ")
+    assert worse == "math and code: worse answers: beam (0.00, 0.00)."
 
 
 def test_an_embedded_model_is_not_served(tmp_path: Path) -> None:

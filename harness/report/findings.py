@@ -1,0 +1,79 @@
+"""What a run proves on each task: only what Holm's corrected p-values carry is called faster, better or worse."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from harness.measure.significance import SURE
+from harness.plugins.task_names import task_names
+from harness.report.badges import kept, tie
+from harness.report.tables import row_labels
+from harness.stats.power import clusters_needed
+from harness.store.schema import Manifest
+
+FEW = 5          # problems below which nothing is said
+LOOKS = 1.05     # speed-ups from which an unproven one is worth more problems
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The rows of one task's summary that matter, each with its `label`.
+
+    `keeping` are the methods that keep the baseline's answers, the fastest first, and `proven` those that are proven
+    faster; `better` and `worse` are proven by quality, the best first. `unseen` is the difference in quality that the
+    problems may hide, NaN if unknown. Without a `score` of the baseline the task has no quality.
+    """
+
+    task: str
+    count: int
+    greedy: str
+    keeping: pd.DataFrame
+    proven: pd.DataFrame
+    score: float
+    scored: pd.DataFrame
+    better: pd.DataFrame
+    worse: pd.DataFrame
+    unseen: float
+
+    @property
+    def few(self) -> bool:
+        """Whether these are too few problems to say anything."""
+        return self.count < FEW
+
+    @property
+    def near(self) -> list[str]:
+        """Return the labels of the methods that may be as fast as the fastest proven one."""
+        rest = self.proven.iloc[1:]
+        return list(rest.loc[rest["speedup_high"] >= self.proven["speedup_low"].iloc[0], "label"]) if len(rest) else []
+
+    @property
+    def needed(self) -> int:
+        """Return about how many problems would prove the fastest method faster; 0 if it does not look so."""
+        best = self.keeping.iloc[0]
+        if best["speedup"] < LOOKS or math.isnan(best["speedup_findable"]):
+            return 0
+        return max(clusters_needed(self.count, best["speedup_findable"], best["speedup"] - 1), self.count + 1)
+
+
+def findings(summary: pd.DataFrame, manifest: Manifest) -> Iterator[Finding]:
+    """Yield the finding of each task that has a baseline and something to compare with it."""
+    names, problems = task_names(summary["task"].unique()), {task.spec: task.examples for task in manifest.tasks}
+    for task, cells in summary.assign(label=row_labels(summary)).groupby("task", sort=False):
+        rows = cells[(cells["samples"] > 0) & (cells["unsupported"] == "")]
+        base, others = rows[rows["strategy"] == manifest.baseline], rows[rows["strategy"] != manifest.baseline]
+        if not (others.empty or base.empty):
+            count = min(problems[str(task)], int(base["samples"].iloc[0]))  # a run may be unfinished
+            yield _finding(names[str(task)], count, base.iloc[0], others, tie(manifest.model.dtype))
+
+
+def _finding(task: str, count: int, base: "pd.Series[float]", others: pd.DataFrame, same: float) -> Finding:
+    keeping = others[kept(others, same)].sort_values("speedup", ascending=False)
+    scored = others.dropna(subset=["quality", "quality_p_holm"])
+    differ = scored[scored["quality_p_holm"] < SURE].sort_values("quality", ascending=False)
+    before = float(base["quality"])
+    return Finding(
+        task, count, str(base["label"]), keeping,
+        keeping[(keeping["speedup_p_holm"] < SURE) & (keeping["speedup"] > 1)], before, scored,
+        differ[differ["quality"] > before], differ[differ["quality"] < before], float(scored["quality_findable"].max()))
