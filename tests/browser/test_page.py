@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 import subprocess
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from harness.report import page
 from harness.store.schema import Expected
 from tests.runs import manifest, realistic, record, strategy, task, turn, write
 
+AXE = (files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8").replace("</script", "<\\/script")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
          "--disable-background-networking", "--disable-component-update")
@@ -197,3 +199,17 @@ def test_tokens_show_how_they_came_to_be(tmp_path: Path) -> None:
     assert (seen["bars"], seen["facts"]) == (3, "facts wrong")
     assert seen["expected"] == ["prompt", "<i>42</i>"]
     assert seen["legend"] == "accepted 4bonus 1corrected 1own 1"
+
+
+def test_no_serious_finding_of_accessibility_in_any_view(text: str, tmp_path: Path) -> None:
+    seen = browse(text, tmp_path, AXE + """
+      const labels = find("[data-name=nano_math] tbody tr").map((row) => encodeURIComponent(row.dataset.name));
+      seen.found = [];
+      for (const view of ["#all", "#nano_math?columns=all", `#nano_math/nano_math%2F2/${labels[1]}`,
+                          `#nano_math/nano_math%2F2/${labels[0]}/${labels[1]}`]) {
+        location.hash = view; await pause(); await pause();
+        const { violations } = await axe.run();
+        for (const { id, impact, nodes } of violations) seen.found.push([view, id, impact, nodes[0].html]);
+      }
+    """)
+    assert [one for one in seen["found"] if one[2] in ("serious", "critical")] == []

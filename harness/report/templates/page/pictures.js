@@ -42,7 +42,7 @@ const scatter = (points, choose) => {
   if (drawn.length < 2) return null;
   const width = 640, height = 360, x = logarithmic(drawn.flatMap(({ speed }) => ends(speed)), 56, width - 16);
   const y = linear(drawn.flatMap(({ quality }) => [quality[0]]), height - 44, 14);
-  const picture = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Quality against speed-up" });
+  const picture = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Quality against speed-up" });
   for (const tick of x.ticks) {
     picture.append(draw("line", { x1: x(tick), x2: x(tick), y1: 14, y2: height - 44, class: tick === 1 ? "unit" : "grid" }),
       text(x(tick), height - 28, `${tick}×`, { "text-anchor": "middle" }));
@@ -78,7 +78,7 @@ const forest = (points, choose) => {
   if (!drawn.length) return null;
   const left = 210, width = 640, step = 20, height = step * drawn.length + 40;
   const x = logarithmic(drawn.flatMap(({ speed }) => ends(speed)), left, width - 20);
-  const picture = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Speed-ups with intervals" });
+  const picture = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Speed-ups with intervals" });
   for (const tick of x.ticks) {
     picture.append(draw("line", { x1: x(tick), x2: x(tick), y1: 4, y2: height - 30, class: tick === 1 ? "unit" : "grid" }),
       text(x(tick), height - 12, `${tick}×`, { "text-anchor": "middle" }));

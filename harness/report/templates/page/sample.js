@@ -138,7 +138,7 @@ const sampleView = async (section, [task, example, ...labels], options) => {
     make("option", { value: index, selected: index === number }, `sample ${index + 1} of ${several}`)));
   pick.addEventListener("change", () => change("sample", pick.value === "0" ? "" : pick.value));
   section.replaceChildren(
-    make("p", { class: "crumbs" }, make("a", { href: address([task], options) }, task), " / ", make("strong", {}, example)),
+    make("h2", { class: "crumbs" }, make("a", { href: address([task], options) }, task), ` / ${example}`),
     make("div", { class: "tools" }, link("previous", "← previous", to(-1)), link("next", "next →", to(1)),
       make("span", {}, place < 0 ? "" : `${place + 1} of ${examples.length}`), toggle("only", "wrong", "wrong only"),
       toggle("only", "different", "differs from the baseline only"), several > 1 ? pick : "", chosen.length < MOST ? add : "",

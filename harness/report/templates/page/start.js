@@ -36,6 +36,13 @@ const route = () => {
   picture(section, visible(pictures[task] ?? [], options));
   if (task) answers(section, options);
 };
+one("#skip").addEventListener("click", async (event) => {
+  event.preventDefault();
+  const { cells } = await load(), cell = cells.find(({ samples }) => samples.length);
+  if (!cell) return;
+  location.hash = address([cell.task, cell.samples[0].example, cell.label], shown().options);
+  setTimeout(() => one("#sample a")?.focus(), 100);
+});
 let place = "";
 addEventListener("hashchange", () => {
   const path = location.hash.split("?")[0];
