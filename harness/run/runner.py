@@ -142,15 +142,16 @@ class Runner:
         config = self.plan.config
         samples = [Sample(cell.at(example), partial(self._turns, cell, example)) for example in examples]
         done = self.plan.backend.decode(samples, config.batch_size, self.clock)
-        alone, share = config.batch_size == 1 or len(examples) == 1, done.seconds / len(examples)
+        own = [_seconds(result) for result in done.results]
+        shares = own if config.batch_size == 1 or len(examples) == 1 else in_proportion(done.seconds, own)
         self.lost = next((result for result in done.results if isinstance(result, BackendLost)), None)
 
-        def record(example: Example, result: list[Turn] | Exception, sent: float) -> tuple[Record, Exception | None]:
-            seconds = _seconds(result) if alone else share
+        def record(example: Example, result: list[Turn] | Exception, sent: float, seconds: float
+                   ) -> tuple[Record, Exception | None]:
             started = done.start - self.began + sent
             return self._record(cell, example, result, {"started": started, "seconds": seconds, **done.measured})
 
-        answered = [sample for sample in zip(examples, done.results, done.sent, strict=True)
+        answered = [sample for sample in zip(examples, done.results, done.sent, shares, strict=True)
                     if not isinstance(sample[1], BackendLost)]
         with ThreadPoolExecutor(PROGRAMS if cell.task.executes_code else 1) as pool:
             records = list(pool.map(lambda sample: record(*sample), answered))
@@ -207,6 +208,12 @@ def _expected(plan: Plan) -> Iterator[Expected]:
         for example in examples:
             if text := task.expected(example):
                 yield Expected(task=task.spec(), example=example.id, text=text)
+
+
+def in_proportion(seconds: float, own: Sequence[float]) -> list[float]:
+    """Split the seconds of a batch in proportion to its samples' `own` seconds, equally if some are unknown."""
+    total = sum(own)
+    return [seconds * one / total if 0 < total < float("inf") else seconds / len(own) for one in own]
 
 
 def _seconds(result: list[Turn] | Exception) -> float:

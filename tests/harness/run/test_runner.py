@@ -15,7 +15,7 @@ from harness.plugins.registry import STRATEGIES, TASKS
 from harness.plugins.spec import Spec
 from harness.report.tables import notes
 from harness.run.plan import make
-from harness.run.runner import Outcome, run
+from harness.run.runner import Outcome, in_proportion, run
 from harness.store.config import RunConfig
 from harness.store.folder import Store
 from harness.store.schema import Record
@@ -354,3 +354,9 @@ def test_a_text_that_fits_nowhere_is_a_sentence_in_its_record(few: RunConfig, tm
     _, records = go(replace(few, cache_gb=1e-5, concurrency=concurrency))
     assert {(r.example, r.status) for r in records} == {("0", "ok"), ("1", "failed"), ("2", "ok")}
     assert all("raise --cache-gb" in str(r.error) for r in records if r.example == "1")
+
+
+def test_a_batch_shares_its_time_in_proportion_to_what_its_samples_took() -> None:
+    assert in_proportion(6.0, [1.0, 2.0, 0.0, 1.0]) == [1.5, 3.0, 0.0, 1.5]  # the third one failed
+    assert in_proportion(6.0, [1.0, float("nan")]) == [3.0, 3.0]
+    assert in_proportion(6.0, [0.0, 0.0]) == [3.0, 3.0]
