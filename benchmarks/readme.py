@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 
 from harness.measure import texts
+from harness.measure.parts import part_table
+from harness.measure.raw import read
 from harness.measure.summary import summarise
 from harness.report.tables import row_labels
 from harness.store.folder import Store
@@ -37,6 +39,17 @@ def speed_table(run: str) -> str:
             for label, (_, row) in zip(row_labels(summary), summary.iterrows(), strict=True)]
     return _table(["strategy", *(["correct"] if scored else []), "speed-up", "tau", "accepted", "forwards per token",
                    "same as greedy"], rows)
+
+
+def sub_task_table(run: str) -> str:
+    """Return a real run's table in Markdown: for each strategy speed-up and tau of each sub-task, and of all."""
+    store = Store.open(RESULTS / run)
+    parts = part_table(store, read(store))
+    names = list(dict.fromkeys(parts["part"]))
+    rows = [[f"`{label}`", *(f"{row['speedup']:.2f} ({_tau(row)})" for _, row in rows.iterrows())]
+            for label, (_, rows) in zip(row_labels(parts.drop_duplicates("strategy")),
+                                        parts.groupby("strategy", sort=False), strict=True)]
+    return _table(["strategy", *(name.replace("_", " ") for name in names)], rows)
 
 
 def text_table(run: str) -> str:
@@ -89,7 +102,8 @@ def real_tables() -> dict[str, str]:
 
 
 REAL = {"qwen-1.5b/humaneval": speed_table, "qwen-0.5b/humaneval": quality_table, "qwen-0.5b/gsm8k": quality_table,
-        "smollm2/mt_bench": text_table, "smollm2/humaneval": quality_table}
+        "qwen-1.5b/spec_bench": sub_task_table, "smollm2/mt_bench": text_table, "smollm2/humaneval": quality_table,
+        "smollm2/gsm8k_chat": quality_table}
 
 if __name__ == "__main__":
     print("\n\n".join([*real_tables().values(), tables()]))
