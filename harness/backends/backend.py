@@ -104,9 +104,8 @@ class Backend(ABC):
     def refusal(self, strategy: Strategy) -> str | None:
         """Prepare to run a strategy; returns why it cannot run, or None. Raises `UserError` when nothing can run."""
 
-    def prepare(self, prompts: Sequence[list[int]], max_tokens: int, batch_size: int,  # noqa: B027 - may do nothing
-                share_prefix: bool) -> None:
-        """Reserve memory for the prompts of a task, and prefill their common prefix."""
+    def prepare(self, prefix: Sequence[int], slots: int, batch_size: int) -> None:  # noqa: B027 - may do nothing
+        """Reserve memory for sequences of up to `slots` tokens, and keep the `prefix` that all of them begin with."""
 
     def share(self, prompt: Sequence[int]) -> None:  # noqa: B027 - may do nothing
         """Keep a prompt in the KV cache for all sequences that begin with it."""

@@ -14,10 +14,11 @@ from harness.backends.trace import Clock, trace
 from harness.engine.batching import run_batched
 from harness.engine.cache import CacheFull
 from harness.engine.engine import Engine
+from harness.engine.kept_prefix import KeptPrefixes
 from harness.engine.session import Session, pin
 from harness.errors import Unsupported, UserError
 from harness.models.loading import Model
-from harness.models.prompts import common_prefix, warm_up
+from harness.models.prompts import warm_up
 from harness.plugins.strategy import Strategy
 from harness.store.config import RunConfig
 
@@ -43,6 +44,7 @@ class Transformers(Backend):
     def __init__(self, device: str, target: Model, draft: Model | None) -> None:
         self.device, self.target = device, target
         self.engines = [model.engine for model in (target, draft) if model]
+        self.kept = [KeptPrefixes(engine) for engine in self.engines]
         self.room = (1, 1)  # rows and slots of the KV cache that plain decoding needs
 
     def max_len(self, strategy: Strategy) -> int:
@@ -72,17 +74,15 @@ class Transformers(Backend):
         return None
 
     @torch.inference_mode()
-    def prepare(self, prompts: Sequence[list[int]], max_tokens: int, batch_size: int, share_prefix: bool) -> None:
-        """Reserve rows of the KV cache for the prompts of a task, and prefill their common prefix."""
-        prefix = common_prefix(prompts) if len(prompts) > 1 and share_prefix else []
-        slots = max(map(len, prompts), default=0) + max_tokens
+    def prepare(self, prefix: Sequence[int], slots: int, batch_size: int) -> None:
+        """Reserve rows of the KV cache for the prompts of a task, and have their common prefix in it."""
         self.room = (batch_size + 1, slots)
-        for engine in self.engines:
+        for engine, kept in zip(self.engines, self.kept, strict=True):
             engine.unpin()
             with suppress(CacheFull):  # then fewer sequences are decoded at a time, and nothing is shared
                 engine.cache.reserve(self.room[0], min(slots, engine.max_len))
                 if SHARED <= len(prefix) < engine.max_len:
-                    pin(engine, prefix)
+                    kept.pin(prefix)
 
     @torch.inference_mode()
     def share(self, prompt: Sequence[int]) -> None:

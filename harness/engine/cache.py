@@ -199,6 +199,20 @@ class SlotCache(Cache):  # type: ignore[misc]
                 tensor[row, :, target] = tensor[row, :, source]
 
     @torch.inference_mode()
+    def contents(self, row: int, count: int) -> list[tuple[Tensor, Tensor]]:
+        """Return copies of the keys and values in the first `count` slots of `row`, layer by layer."""
+        self.apply_moves()
+        return [(layer.keys[row, :, :count].clone(), layer.values[row, :, :count].clone())
+                for layer in self._allocated()]
+
+    @torch.inference_mode()
+    def fill(self, row: int, contents: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Write `contents` to the first slots of `row`, which must exist."""
+        self.apply_moves()
+        for layer, (keys, values) in zip(self._allocated(), contents, strict=True):
+            layer.keys[row, :, :keys.shape[1]], layer.values[row, :, :values.shape[1]] = keys, values
+
+    @torch.inference_mode()
     def copy(self, source: int, target: int, count: int) -> None:
         """Copy the first `count` slots of row `source` to row `target`."""
         self.apply_moves()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, count, zip_longest
 
 from harness.engine.random_stream import shuffled
 from harness.plugins.strategy import Strategy
@@ -32,29 +33,30 @@ class Cell:
 def cells(config: RunConfig, tasks: Tasks, strategies: Sequence[Strategy], side_by_side: bool) -> Iterator[Cell]:
     """Return all cells in the order of the run: block by block, with the strategies of each in seeded random order.
 
-    Without `side_by_side`, all cells of one strategy come before those of the next.
+    The tasks take turns, so that each of them has figures early. Without `side_by_side`, all cells of one strategy come
+    before those of the next.
     """
     if side_by_side:
         return _blocks(config, tasks, strategies)
     return iter(sorted(_blocks(config, tasks, strategies), key=lambda cell: strategies.index(cell.strategy)))
 
 
-def block_size(config: RunConfig, examples: int) -> int:
-    """Return the number of examples in one block of a task."""
-    if config.batch_size is None:
-        return examples
-    return config.batch_size * (BLOCK if config.batch_size > 1 else 1)
-
-
 def _blocks(config: RunConfig, tasks: Tasks, strategies: Sequence[Strategy]) -> Iterator[Cell]:
-    block = 0
+    """Yield the cells of the first block of each task, then those of the second block of each, and so on.
+
+    Blocks are numbered task by task, so that a run resumes with the same numbers whatever the order of its blocks was.
+    """
+    numbers = count()
     for repeat in range(config.repeats):
-        for task, examples in tasks:
-            size = block_size(config, len(examples))
-            for start in range(0, len(examples), size):
-                group = examples[start:start + size]
-                order = shuffled(range(len(strategies)), config.seed, repeat, task.spec(), group[0].id)
-                for rank, index in enumerate(order):
-                    for sample in range(config.samples):
-                        yield Cell(task, group, strategies[index], sample, repeat, block, rank)
-                block += 1
+        blocks = [[(task, group, next(numbers)) for group in _groups(config, examples)] for task, examples in tasks]
+        for task, group, block in filter(None, chain.from_iterable(zip_longest(*blocks))):
+            order = shuffled(range(len(strategies)), config.seed, repeat, task.spec(), group[0].id)
+            for rank, index in enumerate(order):
+                for sample in range(config.samples):
+                    yield Cell(task, group, strategies[index], sample, repeat, block, rank)
+
+
+def _groups(config: RunConfig, examples: tuple[Example, ...]) -> list[tuple[Example, ...]]:
+    """Return the examples of each block of a task; without a batch size, all of them are one block."""
+    size = len(examples) if config.batch_size is None else config.batch_size * (BLOCK if config.batch_size > 1 else 1)
+    return [examples[start:start + size] for start in range(0, len(examples), size)]

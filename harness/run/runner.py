@@ -17,6 +17,7 @@ import torch
 from harness.backends.backend import BackendLost, Generated, Sample, TurnRequest
 from harness.backends.trace import Clock
 from harness.engine.random_stream import PhiloxStream
+from harness.models.prompts import common_prefix
 from harness.models.token_ends import token_ends
 from harness.plugins.spec import labels
 from harness.plugins.strategy import Request
@@ -118,6 +119,7 @@ class Runner:
         self.plan, self.clock, self.began = plan, clock, clock()
         self.unscored = {entry.spec: entry.unscored for entry in plan.manifest.tasks}
         self.prepared: Task | None = None
+        self.rooms = dict[str, tuple[list[int], int]]()
         self.lost: BackendLost | None = None
         self.failures = Failures(tolerant)
 
@@ -160,15 +162,21 @@ class Runner:
         return [recorded for recorded, _ in records]
 
     def _prepare(self, task: Task) -> None:
-        """Make the backend prepare for the prompts of a task."""
-        self.prepared = task
+        """Make the backend prepare for the prompts of a task, whose turn may come again."""
+        self.prepared, spec = task, task.spec()
+        if spec not in self.rooms:
+            self.rooms[spec] = self._room(task)
+        self.plan.backend.prepare(*self.rooms[spec], self.plan.config.concurrency)
+
+    def _room(self, task: Task) -> tuple[list[int], int]:
+        """Return the common prefix of a task's prompts if they share one, and the tokens of the longest sequence."""
         prompts, config = list[list[int]](), self.plan.config
         longest = self.plan.backend.max_len(self.plan.strategies[0])
         for example in next(examples for known, examples in self.plan.tasks if known is task):
             with suppress(Exception):  # an error is raised again and recorded when the sample is decoded
                 prompts.append(list(prepare(config, self.plan.target, longest, task, example, []).prompt))
-        self.plan.backend.prepare(prompts, config.max_new_tokens or task.max_new_tokens, config.concurrency,
-                                  config.share_prefix)
+        prefix = common_prefix(prompts) if len(prompts) > 1 and config.share_prefix else []
+        return prefix, max(map(len, prompts), default=0) + (config.max_new_tokens or task.max_new_tokens)
 
     def _turns(self, cell: Cell, example: Example) -> Generator[TurnRequest, Generated, list[Turn]]:
         """Run the conversation of one sample: yield a request for each turn, built from the answers before it."""

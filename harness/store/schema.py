@@ -67,13 +67,14 @@ class Turn(Stored):
 class Record(Stored):
     """One finished sample, or a failed one, which has an error and neither turns nor scores.
 
-    `block` and `order` are its position in the interleaved plan; `started` is in seconds since the process began the
-    run. `seconds` is the wall time of its steps; samples decoded together share their wall time in proportion to it.
-    `batch` is the mean number of sequences per forward pass while it was decoded, `padding` the share of padded positions
-    in these forwards. `peak_bytes` is the peak memory meanwhile, torch's on a GPU, else the whole process's; None if unknown.
-    `temperature` is set if the strategy used the task's temperature. `counted` is the increase of the server's own
-    counters meanwhile, by all its clients, shared like the wall time. `reason` tells why the scores are what they are:
-    the answer that was read from the text, or the error of its program.
+    `block` is the number of the block of examples in which all strategies decoded it, `order` the strategy's place in
+    that block; `started` is in seconds since the process began the run. `seconds` is the wall time of its steps;
+    samples decoded together share their wall time in proportion to it. `batch` is the mean number of sequences per
+    forward pass while it was decoded, `padding` the share of padded positions in these forwards. `peak_bytes` is the
+    peak memory meanwhile, torch's on a GPU, else the whole process's; None if unknown. `temperature` is set if the
+    strategy used the task's temperature. `counted` is the increase of the server's own counters meanwhile, by all its
+    clients, shared like the wall time. `reason` tells why the scores are what they are: the answer that was read from
+    the text, or the error of its program.
     """
 
     task: str

@@ -1,0 +1,42 @@
+"""Prefixes that the prompts of a task share, kept while another task has its turn, so that each is computed once."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from harness.engine.engine import Engine
+from harness.engine.forward import SharedPrefix
+from harness.engine.session import pin
+
+
+class Kept(NamedTuple):
+    """The keys and values of a prefix in every layer, (heads, T, dim) each, and its hidden states (T, D)."""
+
+    layers: list[tuple[Tensor, Tensor]]
+    hidden: Tensor
+
+
+class KeptPrefixes:
+    """The prefixes that one engine has computed; only one of them is in the cache."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self._kept = engine, dict[tuple[int, ...], Kept]()
+
+    def pin(self, tokens: Sequence[int]) -> None:
+        """Put a prefix in the cache in place of others: computed the first time, copied every other time.
+
+        Raises `CacheFull` when the cache has no room for it.
+        """
+        engine, kept = self.engine, self._kept.get(tuple(tokens))
+        engine.unpin()
+        if kept is None:
+            prefix = pin(engine, tokens)
+            contents = engine.cache.contents(prefix.row.index, len(tokens))
+            self._kept[tuple(tokens)] = Kept(contents, prefix.hidden)
+            return
+        engine.cache.reserve(engine.open_rows + 1, len(tokens))
+        row = engine.open_row()
+        engine.cache.fill(row.index, kept.layers)
+        row.end = len(tokens)
+        engine.prefixes.append(SharedPrefix(list(tokens), row, kept.hidden))
