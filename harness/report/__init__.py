@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.plugins.task_names import task_names
-from harness.report import page, plots, tables, texts
+from harness.report import page, plots, ranking, tables, texts
 from harness.report.detail import Contents, collect
 from harness.store.files import replace_file
 from harness.store.folder import Store
@@ -22,7 +22,8 @@ def write(stores: Sequence[Store], folder: Path, contents: Contents | None = Non
     for section in contents.sections:
         replace_file(folder / f"{section.kind.name}.csv", texts.csv(section))
     replace_file(folder / "summary.csv", tables.csv(summary))
-    replace_file(folder / "summary.md", tables.bullets("Verdict", contents.verdict) + tables.markdown(summary)
+    replace_file(folder / "summary.md", tables.bullets("Verdict", contents.verdict)
+                 + ranking.markdown(stores, contents.summaries) + tables.markdown(summary)
                  + texts.markdown(contents.sections))
     for task, title in task_names(summary["task"].unique()).items():
         name = re.sub(r"[^\w.=+-]+", "-", title)

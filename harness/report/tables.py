@@ -16,6 +16,7 @@ from harness.store.schema import Manifest
 
 DASH = "–"  # an unknown value
 OTHER_CLIENTS = 0.02  # share of a server's tokens: above it, a note says that other clients used the server
+ALSO = ("same_as_baseline", "quality_p_holm", "speedup_p_holm", "ttft_median")  # columns of a wide ranked table
 OUTLIERS = 0.02  # share of outliers among the times of a task: above it, a note says so
 
 
@@ -67,10 +68,11 @@ QUALITY = Column("quality", "quality", "Mean score of the task (its metric is na
 SPEED = Column("tokens_per_second", "tok/s", "Tokens per second, prefill included.")
 SPEEDUP = Column("speedup", "speed-up", "Tokens per second divided by the baseline's on the same problem: geometric "
                  "mean over problems, with a 95 % interval. Above 1 is faster.", ends=True)
+RANK = Column("rank", "rank", RULE, "count")
+GAIN = Column("gain", "Δ quality", "Difference in quality from the baseline on the same problems: mean over tasks, "
+              "with a 95 % interval.", "difference", ends=True, digits=3)
 LEADERBOARD = (
-    Column("rank", "rank", RULE, "count"),
-    Column("gain", "Δ quality", "Difference in quality from the baseline on the same problems: mean over tasks, with a "
-           "95 % interval.", "difference", ends=True, digits=3),
+    RANK, GAIN,
     Column("speedup", "speed-up", "Geometric mean over tasks, with a 95 % interval.", ends=True),
     Column("same", "same", "Answers with the baseline's tokens.", "share"),
 )
@@ -245,28 +247,40 @@ def quality_reason(row: "pd.Series[float]") -> str:
     return reason if len(reason) <= 12 else "unscored"
 
 
-def terminal(summary: pd.DataFrame, manifest: Manifest) -> FittedTable:
-    """Return the summary of a run grouped by task, for a terminal."""
-    short, shown = labels(summary["strategy"].unique()), (QUALITY, SPEED, SPEEDUP, TAU, FORWARDS)
+def terminal(summary: pd.DataFrame, manifest: Manifest, ranked: pd.DataFrame | None = None) -> FittedTable:
+    """Return the summary of a run grouped by task, for a terminal.
+
+    With `ranked`, the leaderboard of its only task, the rows are in that order and begin with their rank; more columns
+    follow where there is room.
+    """
+    short, shown = labels(summary["strategy"].unique()), [QUALITY, SPEED, SPEEDUP, TAU, FORWARDS]
     heads = figures([column.title for column in shown], important=[QUALITY.title, SPEEDUP.title],
                     left=[column.title for column in shown if column.ends])
+    first, more, places = list[Head](), list[Column](), dict[str, str]()
+    if ranked is not None:
+        summary = summary.set_index("strategy", drop=False).loc[ranked["strategy"]].reset_index(drop=True)
+        summary = summary.assign(**{name: ranked[name].tolist() for name in ("gain", "gain_low", "gain_high")})
+        first, more = [Head(RANK.title, -1, "right")], [GAIN, *(c for c in COLUMNS if c.key in ALSO)]
+        places = dict(zip(ranked["strategy"], (RANK.text(row) for _, row in ranked.iterrows()), strict=True))
+    heads += [Head(column.title, len(shown) + place, "right", extra=True) for place, column in enumerate(more)]
     baseline = short.get(manifest.baseline, manifest.baseline)
-    table = FittedTable([Head("strategy"), *heads],
+    table = FittedTable([*first, Head("strategy"), *heads],
                         title=Text(f"{manifest.model.name} ({manifest.model.dtype})", style="table.title"),
                         caption=[f"speed-up over {baseline}; 95 % intervals, each for one strategy alone",
-                                 *notes(summary), *manifest.warnings])
+                                 *([RULE] if first else []), *notes(summary), *manifest.warnings])
     for task, rows in with_short_tasks(summary).groupby("task", sort=False):
         metric = DASH if rows["quality_note"].iloc[0] else rows["quality_metric"].iloc[0]
-        table.add(Text(str(task), style="bold"), Text(metric, style="dim"))
+        table.add(*("" for _ in first), Text(str(task), style="bold"), Text(metric, style="dim"))
         for _, row in rows.iterrows():
             problem = status(row)
-            cells = [column.text(row, 2) for column in shown]
+            cells = [column.text(row, 2) for column in (*shown, *more)]
             if row["quality_note"]:
                 cells[0] = quality_reason(row)
             if problem and not row["samples"]:
                 cells[0] = problem
             name = of_strategy(short[row["strategy"]], problem if row["samples"] else "")
-            table.add(name, *cells, style="dim" if not row["samples"] else None)
+            table.add(*(places[row["strategy"]] for _ in first), name, *cells,
+                      style="dim" if not row["samples"] else None)
         table.end_section()
     return table
 
@@ -289,18 +303,19 @@ def markdown(summary: pd.DataFrame) -> str:
             lines.append(markdown_row([f"`{row['label']}`", samples, *(column.text(row) for column in columns)]))
         lines.append("")
     below = [*deciding_note(summary), *notes(summary)]
-    return "\n".join([*lines, *(f"- {_escaped(note)}" for note in below)]).rstrip() + "\n"
+    return "\n".join([*lines, *(f"- {escaped(note)}" for note in below)]).rstrip() + "\n"
 
 
 def bullets(title: str, lines: Sequence[str]) -> str:
     """Return a titled list in Markdown; empty without lines."""
-    return "\n".join([f"### {title}", "", *(f"- {_escaped(line)}" for line in lines), "", ""]) if lines else ""
+    return "\n".join([f"### {title}", "", *(f"- {escaped(line)}" for line in lines), "", ""]) if lines else ""
 
 
 def markdown_row(cells: Sequence[str]) -> str:
     """Return a row of a GitHub table."""
-    return f"| {' | '.join(_escaped(cell) for cell in cells)} |"
+    return f"| {' | '.join(escaped(cell) for cell in cells)} |"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return a text that a cell or a line of Markdown shows as it is."""
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

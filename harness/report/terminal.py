@@ -22,12 +22,13 @@ Justify = Literal["left", "right"]
 class Head(NamedTuple):
     """The head of a column; `figure` is None for a text, which always shows, else its place among the figures.
 
-    Figures show as far as they fit, those in the first places first.
+    Figures show as far as they fit, those in the first places first; an `extra` one that does not fit is not missed.
     """
 
     title: str
     figure: int | None = None
     justify: Justify = "left"
+    extra: bool = False
 
 
 def figures(titles: Sequence[str], important: Sequence[str] = (), left: Sequence[str] = ()) -> list[Head]:
@@ -67,7 +68,7 @@ class FittedTable:
         if self.title:
             yield self.title
         yield self._table(shown, self._text_widths(shown, options.max_width))
-        if missing := [head.title for index, head in enumerate(self.heads) if index not in shown]:
+        if missing := [head.title for index, head in enumerate(self.heads) if index not in shown and not head.extra]:
             yield Text(f"not shown at {options.max_width} columns: {', '.join(missing)}", style="dim")
         if self.caption:
             yield Text("\n".join(self.caption), style="table.caption")
