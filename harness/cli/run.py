@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from harness.errors import UserError
 from harness.plugins.spec import Spec, separated
 
 if TYPE_CHECKING:
+    from harness.cli.early_page import EarlyPage
     from harness.run.runner import Outcome
     from harness.store.config import RunConfig
 
@@ -76,18 +78,29 @@ def command(
 
 def _run(settings: "RunConfig") -> int:
     """Run, print the table and return the exit code."""
+    watchers: list[EarlyPage] = []
     try:
+        from harness.cli import early_page
         from harness.cli.progress import watching
         from harness.cli.report import render
         from harness.run.runner import run
 
-        with watching(ask=settings.limit is None) as watcher:
-            outcome = run(settings, watcher, shlex.join(["decodebench", *sys.argv[1:]]))
+        with watching(ask=settings.limit is None) as lines:
+            watchers.append(early_page.EarlyPage(lines))
+            outcome = run(settings, watchers[0], shlex.join(["decodebench", *sys.argv[1:]]))
         page = render([outcome.folder], outcome.folder / "report")
     except KeyboardInterrupt:
-        typer.echo("Stopped: the same command resumes.", err=True)
-        return 130
+        return _stopped(watchers)
     return _failures(outcome, page) if outcome.failed else 0
+
+
+def _stopped(watchers: "list[EarlyPage]") -> int:
+    """Say how to go on and where the page of the finished samples is; returns exit code 130."""
+    typer.echo("Stopped: the same command resumes.", err=True)
+    with suppress(KeyboardInterrupt):  # a second one leaves at once
+        if watchers and (page := watchers[0].last()):
+            typer.echo(f"Page of the finished samples: {page}", err=True)
+    return 130
 
 
 def _failures(outcome: "Outcome", page: Path) -> int:

@@ -299,7 +299,9 @@ def test_a_run_stopped_by_a_signal_is_resumed(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert errors.splitlines()[-1] == "Stopped: the same command resumes."
+    page = tmp_path / "run" / "report" / "index.html"
+    assert errors.splitlines()[-2:] == ["Stopped: the same command resumes.", f"Page of the finished samples: {page}"]
+    assert page.exists()
     assert "Traceback" not in errors
     done = call(*options(tmp_path, "-s", "top_p", "--repeats", 30))
     assert done.exit_code == 0, done.stderr
