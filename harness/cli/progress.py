@@ -18,10 +18,13 @@ LONG = 600          # seconds to go from which a run whose size was not given as
 
 
 @contextmanager
-def watching(ask: bool = False) -> Iterator["Lines"]:
-    """Yield a watcher that prints the progress of one run; if `ask`, a long run asks at a terminal whether to go on."""
-    console, ask = Console(stderr=True), ask and sys.stdin.isatty()
-    if not console.is_terminal:
+def watching(ask: bool = False, quiet: bool = False) -> Iterator["Lines"]:
+    """Yield a watcher that prints the progress of one run, or nothing if `quiet`.
+
+    If `ask`, a long run asks at a terminal whether to go on.
+    """
+    console, ask = Console(stderr=True, quiet=quiet), ask and not quiet and sys.stdin.isatty()
+    if quiet or not console.is_terminal:
         yield Lines(console, ask=ask)
         return
     bar = Bar(console, ask=ask)

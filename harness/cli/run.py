@@ -1,15 +1,18 @@
 """`decodebench run`: run or resume, write the report, print the table."""
 
+import json
 import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from typer import Option
 
+from harness.cli import dry_run as planned
 from harness.cli.options import BatchSize, Tasks, TemplateArgs, Tokenizer
+from harness.cli.report import render, written
 from harness.errors import UserError
 from harness.plugins.spec import Spec, separated
 
@@ -68,30 +71,67 @@ def command(
     texts: Annotated[Flag, Option("--texts/--no-texts", help="text metrics [if open-ended or several samples]")] = None,
     scorer: Annotated[Text, Option(metavar="MODEL", help="model that scores texts [the model itself]")] = None,
     output: Annotated[Path | None, Option("-o", "--output", metavar="DIR", help="folder of the run [runs/…]")] = None,
+    force: Annotated[bool, Option("--force", help="start over; an earlier run in the folder is moved aside")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="only say what would run and how long it may take")] = False,
+    quiet: Annotated[bool, Option("--quiet", help="print only the path of the page")] = False,
+    as_json: Annotated[bool, Option("--json", help="print the ranking and the verdict as JSON")] = False,
 ) -> int:
     """Run strategies on tasks, or resume a run, and print the table.
 
     The same command resumes a stopped run. Exit code 3: some samples failed, or a repeated error ended the run.
     """
-    return _run(_settings(context.params))
+    if dry_run and (quiet or as_json):
+        raise UserError("--dry-run says in words what would run: leave --quiet and --json out.")
+    options = dict(context.params)
+    manner = Manner(**{name: options.pop(name) for name in Manner._fields})
+    return _run(_settings(options), manner)
 
 
-def _run(settings: "RunConfig") -> int:
-    """Run, print the table and return the exit code."""
+class Manner(NamedTuple):
+    """How a run starts and answers, which is no part of its settings."""
+
+    force: bool = False
+    dry_run: bool = False
+    quiet: bool = False
+    as_json: bool = False
+
+
+def _run(settings: "RunConfig", manner: Manner) -> int:
+    """Run, print the answer and return the exit code."""
     watchers: list[EarlyPage] = []
     try:
+        if manner.dry_run:
+            planned.show(settings, manner.force)
+            return 0
         from harness.cli import early_page
         from harness.cli.progress import watching
-        from harness.cli.report import render
         from harness.run.runner import run
 
-        with watching(ask=settings.limit is None) as lines:
+        with watching(ask=settings.limit is None, quiet=manner.quiet) as lines:
             watchers.append(early_page.EarlyPage(lines))
-            outcome = run(settings, watchers[0], shlex.join(["decodebench", *sys.argv[1:]]))
-        page = render([outcome.folder], outcome.folder / "report")
+            outcome = run(settings, watchers[0], shlex.join(["decodebench", *sys.argv[1:]]), start_over=manner.force)
+        page = _answer(outcome, manner)
     except KeyboardInterrupt:
         return _stopped(watchers)
     return _failures(outcome, page) if outcome.failed else 0
+
+
+def _answer(outcome: "Outcome", manner: Manner) -> Path:
+    """Write the report and print the tables, or what `manner` asks for; returns the path of the page."""
+    target = outcome.folder / "report"
+    if not (manner.quiet or manner.as_json):
+        return render([outcome.folder], target)
+    (store,), contents, page = written([outcome.folder], target)
+    if not manner.as_json:
+        typer.echo(page)
+        return page
+    from harness.report import ranking
+
+    board = ranking.board(contents.summary, store.manifest)
+    typer.echo(json.dumps({"folder": str(outcome.folder), "page": str(page), "samples": outcome.samples,
+                           "failed": outcome.failed, "leaderboard": ranking.rows(board), "verdict": contents.verdict},
+                          ensure_ascii=False, indent=1))
+    return page
 
 
 def _stopped(watchers: "list[EarlyPage]") -> int:

@@ -32,7 +32,7 @@ from harness.run.plan import Plan, make
 from harness.run.prepared_prompt import prepare
 from harness.run.presets import with_defaults
 from harness.store.config import RunConfig
-from harness.store.folder import Store
+from harness.store.folder import Store, set_aside
 from harness.store.schema import Expected, Manifest, Record, Turn
 
 
@@ -62,23 +62,30 @@ class Outcome:
     traceback: str = ""
 
 
-def run(config: RunConfig, watcher: Watcher, command: str, clock: Clock = time.perf_counter) -> Outcome:
-    """Run or resume `config`, with defaults for what it leaves open; raises `UserError` before anything is written."""
+def run(config: RunConfig, watcher: Watcher, command: str, clock: Clock = time.perf_counter,
+        start_over: bool = False) -> Outcome:
+    """Run or resume `config`, with defaults for what it leaves open; raises `UserError` before anything is written.
+
+    To `start_over`, an earlier run in its folder is renamed first.
+    """
     with closing(make(with_defaults(config), command)) as plan:
-        return carry_out(plan, watcher, clock)
+        aside = set_aside(folder_of(plan)) if start_over else None
+        return carry_out(plan, watcher, clock, notes=[f"The earlier run is now in {aside}."] if aside else [])
 
 
-def carry_out(plan: Plan, watcher: Watcher, clock: Clock = time.perf_counter, tolerant: bool = False) -> Outcome:
+def carry_out(plan: Plan, watcher: Watcher, clock: Clock = time.perf_counter, tolerant: bool = False,
+              notes: Sequence[str] = ()) -> Outcome:
     """Run or resume a plan; raises `UserError` before anything is written when its folder holds another run.
 
     Raises `BackendLost` or `RunStopped` when no further sample can succeed; the same command resumes the run. With
-    `tolerant` a strategy that keeps failing does not stop the others.
+    `tolerant` a strategy that keeps failing does not stop the others. The watcher is told the `notes` besides the
+    plan's warnings.
     """
-    with Store.begin(plan.config.output or folder(plan.manifest, plan.config.model), plan.manifest) as store:
-        return _carry_out(plan, store, watcher, Runner(plan, clock, tolerant))
+    with Store.begin(folder_of(plan), plan.manifest) as store:
+        return _carry_out(plan, store, watcher, Runner(plan, clock, tolerant), notes)
 
 
-def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner") -> Outcome:
+def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner", notes: Sequence[str]) -> Outcome:
     if late := late_tasks(plan, store):
         watcher.started("the scores of stored answers")
         score_stored(plan, store, late)
@@ -88,7 +95,8 @@ def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner") -> 
         done, failed = store.finished()
     cells, names = list(plan.cells()), labels(strategy.spec() for strategy in plan.strategies)
     tasks = short_task_names(task.spec() for task, _ in plan.tasks)
-    watcher.planned(sum(len(cell.examples) for cell in cells), len(done), store.folder, plan.manifest.warnings)
+    watcher.planned(sum(len(cell.examples) for cell in cells), len(done), store.folder,
+                    [*notes, *plan.manifest.warnings])
     left_over = {cell.task.spec() for cell in cells if _left(cell, done)}
     refuse_unscored(plan, store, left_over)
     todo = bool(left_over)
@@ -232,6 +240,11 @@ def _left(cell: Cell, done: set[tuple[str, str, str, int, int]]) -> list[Example
     task = cell.task.spec()
     key = (cell.strategy.spec(), cell.sample, cell.repeat)
     return [example for example in cell.examples if (task, example.id, *key) not in done]
+
+
+def folder_of(plan: Plan) -> Path:
+    """Return the folder of a plan's run."""
+    return plan.config.output or folder(plan.manifest, plan.config.model)
 
 
 def folder(manifest: Manifest, model: str) -> Path:

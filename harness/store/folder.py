@@ -40,16 +40,11 @@ class Store:
 
         Raises `UserError` when the folder has other contents, cannot be written, or is locked by another process.
         """
-        if folder.exists() and not _may_hold_run(folder):
-            raise UserError(f"{folder} exists and is not a run of decodebench; choose another folder with -o.")
+        _refuse_other(folder)
         with locked(folder):
-            store = cls(folder, manifest)
-            if (folder / "manifest.json").exists():
-                store = cls.open(folder)
-                if difference := _difference(store.manifest.identity(), manifest.identity()):
-                    raise UserError(f"{folder} holds another run ({difference} differs); choose another folder with "
-                                    "-o.")
-            else:
+            store = cls.resumed(folder, manifest)
+            if store is None:
+                store = cls(folder, manifest)
                 store.replace_manifest(manifest)
             try:
                 store.path.parent.mkdir(exist_ok=True)
@@ -57,6 +52,21 @@ class Store:
                 raise cannot_write(store.path, error) from None
             mend(store.path)
             yield store
+
+    @classmethod
+    def resumed(cls, folder: Path, manifest: Manifest) -> "Store | None":
+        """Return the run in `folder` that would be resumed, None if it holds none; raises `UserError` for another one.
+
+        Nothing is written.
+        """
+        _refuse_other(folder)
+        if not (folder / "manifest.json").exists():
+            return None
+        store = cls.open(folder)
+        if difference := _difference(store.manifest.identity(), manifest.identity()):
+            raise UserError(f"{folder} holds another run ({difference} differs); choose another folder with -o, or "
+                            "start over with --force.")
+        return store
 
     @classmethod
     def open(cls, folder: Path) -> "Store":
@@ -177,6 +187,31 @@ class Store:
             return Limits.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
         except ValidationError as error:
             raise UserError(f"{path}: not limits ({first(error)}); remove it and measure again.") from None
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Rename the folder of a run, so that another can start in its place; returns its new name, None if it has no run.
+
+    Raises `UserError` when the folder has other contents, cannot be renamed, or is locked by another process.
+    """
+    _refuse_other(folder)
+    if not (folder / "manifest.json").exists():
+        return None
+    names = (folder.resolve().with_name(f"{folder.resolve().name}.old-{number}") for number in count(1))
+    aside = next(name for name in names if not name.exists())
+    with locked(folder):
+        try:
+            folder.resolve().rename(aside)
+        except OSError as error:
+            raise cannot_write(folder, error) from None
+        (aside / HOLDER).unlink(missing_ok=True)
+    return folder.with_name(aside.name)
+
+
+def _refuse_other(folder: Path) -> None:
+    """Raise `UserError` for a folder whose contents are not a run's."""
+    if folder.exists() and not _may_hold_run(folder):
+        raise UserError(f"{folder} exists and is not a run of decodebench; choose another folder with -o.")
 
 
 def _may_hold_run(folder: Path) -> bool:

@@ -87,7 +87,7 @@ def test_the_version_is_printed() -> None:
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["rn"], "No such command 'rn'. Did you mean 'run'?"),
-    (["run", "--limt", "3"], "No such option: --limt (Possible options: --limit)"),
+    (["run", "--limt", "3"], "No such option: --limt (Possible options: --limit"),
     (["run", "--limit"], "Option '--limit' requires an argument."),
     (["run", "--limit", "x"], "Invalid value for '--limit'"),
     (["run", "--limit", "0"], "--limit must be at least 1, not 0."),
@@ -219,7 +219,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """The configurations that runs were asked for; none is run."""
     found: list[RunConfig] = []
 
-    def run(config: RunConfig, watcher: Watcher, command: str) -> Outcome:
+    def run(config: RunConfig, watcher: Watcher, command: str, start_over: bool) -> Outcome:
         found.append(config)
         raise KeyboardInterrupt
 
