@@ -1,10 +1,13 @@
-"""Options that several commands share."""
+"""Options that several commands share, and the check of the names in them."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
 from harness.plugins.spec import separated
+
+if TYPE_CHECKING:
+    from harness.store.config import RunConfig
 
 BatchSize = Annotated[int | None, Option("--concurrency", "--batch-size", metavar="N",
                                          help="sequences decoded in one batch (continuous batching) [1]")]
@@ -13,3 +16,16 @@ Tasks = Annotated[list[str] | None, Option("-t", "--task", metavar="TASK", callb
 Tokenizer = Annotated[str | None, Option(metavar="MODEL", help="model whose tokenizer to use [the same]")]
 TemplateArgs = Annotated[list[str] | None, Option("--template-arg", metavar="NAME=VALUE",
                                                   help="variable of the chat template; repeatable")]
+
+
+def check_names(config: "RunConfig") -> None:
+    """Raise `UserError` for a misspelt strategy, knob, task or preset before anything slow is imported."""
+    from harness.plugins.declared import check_specs
+    from harness.plugins.registry import add_plugin
+    from harness.run.presets import preset
+
+    for path in config.plugins:
+        add_plugin(path)
+    if config.preset:
+        preset(config.preset, draft=False)
+    check_specs((*config.strategies, config.baseline), config.tasks)

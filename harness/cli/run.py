@@ -11,7 +11,7 @@ import typer
 from typer import Option
 
 from harness.cli import dry_run as planned
-from harness.cli.options import BatchSize, Tasks, TemplateArgs, Tokenizer
+from harness.cli.options import BatchSize, Tasks, TemplateArgs, Tokenizer, check_names
 from harness.cli.report import render, written
 from harness.errors import UserError
 from harness.plugins.spec import Spec, separated
@@ -99,6 +99,7 @@ class Manner(NamedTuple):
 def _run(settings: "RunConfig", manner: Manner) -> int:
     """Run, print the answer and return the exit code."""
     watchers: list[EarlyPage] = []
+    check_names(settings)
     try:
         if manner.dry_run:
             planned.show(settings, manner.force)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
-from harness.cli.options import BatchSize, Tasks, TemplateArgs, Tokenizer
+from harness.cli.options import BatchSize, Tasks, TemplateArgs, Tokenizer, check_names
 from harness.errors import UserError, suggestion
 from harness.plugins.spec import separated
 
@@ -75,17 +75,15 @@ def command(
 
 
 def _strategy_sweep(config: Any, grid: list[str], budget: int, dev: float, by: str | None) -> int:
+    check_names(config)
     from rich.console import Console
 
     from harness.cli.progress import watching
-    from harness.plugins.registry import add_plugin
     from harness.report import sweep as shown
     from harness.store.files import replace_file
     from harness.sweep.grid import read
     from harness.sweep.sweep import SweepOptions, sweep
 
-    for path in config.plugins:
-        add_plugin(path)
     options: dict[str, Any] = {"grid": read(grid, config.strategies), "budget": budget, "share": dev, "aim": by}
     with watching() as watcher:
         command = shlex.join(["decodebench", *sys.argv[1:]])

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from harness.cli.options import Tasks, TemplateArgs, Tokenizer
+from harness.cli.options import Tasks, TemplateArgs, Tokenizer, check_names
 from harness.errors import UserError
 from harness.plugins.spec import separated
 from harness.store.config import RunConfig
@@ -65,6 +65,7 @@ def command(
                        strategies=tuple(strategies or ()), tasks=tuple(tasks or ()), backend=backend,
                        engine=tuple(engine or ()), limit=limit, concurrency=concurrency, max_new_tokens=max_new_tokens,
                        seed=seed, dtype=dtype, device=device, threads=threads, data=data, plugins=tuple(plugins or ()))
+    check_names(config)
     pairs = None if not temperature else [_pair(text) for text in temperature]
     try:
         return _report(config, pairs, draws, output, as_json)

@@ -3,7 +3,7 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -122,7 +122,7 @@ class Plugin:
         known = cls.knobs()
         key = {about.also: key for key, about in known.items() if about.also and given not in known}.get(given, given)
         if key not in known:
-            raise UserError(f"{cls.name} has no knob '{key}'.{suggestion(key, known) or ' It has no knobs.'}")
+            raise unknown_knob(cls.name, key, known)
         return key
 
     def values(self) -> dict[str, Scalar | None]:
@@ -137,6 +137,11 @@ class Plugin:
     def spec(self) -> str:
         """Return the canonical spec, `name:k=v,k=v`, with every knob that is not empty, in the order of the fields."""
         return str(Spec.of(self.name, **{key: _written(value) for key, value in self.values().items() if value != ""}))
+
+
+def unknown_knob(plugin: str, given: str, known: Collection[str]) -> UserError:
+    """Return the error for a knob that a plugin does not have."""
+    return UserError(f"{plugin} has no knob '{given}'.{suggestion(given, known) or ' It has no knobs.'}")
 
 
 def knob_rows(cls: type[Plugin]) -> list[tuple[str, str, str, str, str]]:

@@ -42,17 +42,21 @@ class Registry(Generic[P]):
         """Return all names, sorted."""
         return sorted({*self.built_in(), *self._files, *self._foreign()})
 
+    def file(self, name: str) -> Path | None:
+        """Return the file of a plugin, None if it comes from an entry point or does not exist."""
+        return self._files.get(name) or self.built_in().get(name)
+
     def origin(self, name: str) -> str:
         """Return the file of a plugin, or a description of its entry point."""
-        path = self._files.get(name) or self.built_in().get(name)
+        path = self.file(name)
         return str(path) if path else _describe(self._foreign()[name])
 
     def idea(self, name: str) -> str:
         """Return the first line of a plugin's docstring without importing it; empty if it has no local file."""
-        path = self._files.get(name) or self.built_in().get(name)
+        path = self.file(name)
         if path is None:
             return ""
-        return (ast.get_docstring(_parsed(path)) or "").partition("\n")[0]
+        return (ast.get_docstring(parsed(path)) or "").partition("\n")[0]
 
     def add_file(self, path: Path) -> str:
         """Register the plugin in a Python file and return its name; raises `UserError` if the name is taken."""
@@ -79,7 +83,11 @@ class Registry(Generic[P]):
                 raise UserError(f"The {self.kind} '{name}' from {_describe(foreign[name])} "
                                 f"cannot be loaded: {error}.") from error
             return self._class(loaded, name)
-        raise UserError(f"There is no {self.kind} '{name}'.{suggestion(name, self.names())}")
+        raise self.unknown(name)
+
+    def unknown(self, name: str) -> UserError:
+        """Return the error for a name that no plugin has."""
+        return UserError(f"There is no {self.kind} '{name}'.{suggestion(name, self.names())}")
 
     def build(self, text: str | Spec) -> P:
         """Create a plugin from `name:k=v,k=v`, or a strategy that wraps another one from `other:k=v+name:k=v`."""
@@ -132,13 +140,14 @@ def add_plugin(path: Path) -> None:
     """
     if not path.is_file():
         raise UserError(f"There is no plugin file {path}.")
-    bases = {base.attr if isinstance(base, ast.Attribute) else base.id for node in ast.walk(_parsed(path))
+    bases = {base.attr if isinstance(base, ast.Attribute) else base.id for node in ast.walk(parsed(path))
              if isinstance(node, ast.ClassDef) for base in node.bases if isinstance(base, ast.Attribute | ast.Name)}
     registry: Registry[Any] = TASKS if "Task" in bases else STRATEGIES
     registry.add_file(path)
 
 
-def _parsed(path: Path) -> ast.Module:
+def parsed(path: Path) -> ast.Module:
+    """Return the syntax of a file; raises `UserError` if it is not Python."""
     try:
         return ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError) as error:

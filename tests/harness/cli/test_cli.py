@@ -43,7 +43,8 @@ def options(folder: Path, *more: object) -> list[object]:
 
 
 LIGHT = ("--help", "--version", "list strategies", "list tasks --json", "list models", "list backends", "run --help",
-         "run --limit 0", "run --nothing", "verify --help")
+         "run --limit 0", "run --nothing", "verify --help", "run -s beam:widht=4", "run -s baem", "run -t nano_mth",
+         "run --preset sped", "run --plugin absent.py", "verify -s topp", "sweep -s beam:widht=4")
 
 
 def test_help_lists_and_refusals_import_nothing_heavy() -> None:
@@ -237,7 +238,9 @@ def test_options_override_the_file(asked: list[RunConfig], tmp_path: Path) -> No
                                  allow_code_execution=True, truncate_prompts=True, output=Path("out"))
 
 
-def test_every_option_reaches_the_run(asked: list[RunConfig]) -> None:
+def test_every_option_reaches_the_run(asked: list[RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plugin(tmp_path, "p", BROKEN)
     call("run", "-m", "m", "--draft", "d", "--tokenizer", "t", "--template-arg", "a=1", "-s", "greedy", "-t", "gsm8k",
          "--limit", 1, "--concurrency", 2, "--samples", 3, "--repeats", 4, "--max-new-tokens", 5, "--seed", 6,
          "--backend", "transformers", "--dtype", "float16", "--device", "cpu", "--threads", 7, "--data", "data",
