@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from harness.cli import check, compare, doctor, export, judge, limits, listing, report, run, show, sweep, verify
+from harness.cli import check, compare, doctor, export, judge, limits, listing, report, run, show, sweep, verify, view
 from harness.cli.aliases import our_name
 from harness.errors import UserError, wrong_input
 
@@ -35,14 +35,14 @@ class Program(TyperGroup):
         return sys.exit(code) if extra.get("standalone_mode", True) else code
 
 
-app = typer.Typer(cls=Program, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+app = typer.Typer(cls=Program, rich_markup_mode=None, pretty_exceptions_enable=False,
                   no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"],
                                                           "token_normalize_func": our_name})
 COMMANDS: dict[str, Callable[..., Any]] = {
-    "run": run.command, "report": report.command, "compare": compare.command, "judge": judge.command,
-    "limits": limits.command, "verify": verify.command, "check": check.command, "sweep": sweep.command,
-    "list": listing.command, "show": show.command, "export": export.command, "import": export.import_command,
-    "doctor": doctor.command,
+    "run": run.command, "report": report.command, "view": view.command, "compare": compare.command,
+    "judge": judge.command, "limits": limits.command, "verify": verify.command, "check": check.command,
+    "sweep": sweep.command, "list": listing.command, "show": show.command, "export": export.command,
+    "import": export.import_command, "doctor": doctor.command,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

@@ -12,6 +12,7 @@ import typer
 from typer import Argument, Option
 
 from harness import nano
+from harness.cli import complete
 from harness.errors import UserError, suggestion
 from harness.plugins.registry import STRATEGIES, TASKS, Registry, add_plugin
 from harness.store.config import BACKENDS
@@ -20,7 +21,8 @@ Rows = list[dict[str, str]]
 
 
 def command(
-    kind: Annotated[str, Argument(metavar="KIND", help="strategies, tasks, models or backends", show_default=False)],
+    kind: Annotated[str, Argument(metavar="KIND", help="strategies, tasks, models or backends", show_default=False,
+                                  autocompletion=complete.kinds)],
     as_json: Annotated[bool, Option("--json", help="print JSON")] = False,
     plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py", help="include this plugin")] = None,
 ) -> None:

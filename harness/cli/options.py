@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
+from harness.cli import complete
 from harness.plugins.spec import separated
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 BatchSize = Annotated[int | None, Option("--concurrency", "--batch-size", metavar="N",
                                          help="sequences decoded in one batch (continuous batching) [1]")]
 Tasks = Annotated[list[str] | None, Option("-t", "--task", metavar="TASK", callback=separated,
-                                           help="repeatable [the embedded ones]")]
+                                           autocompletion=complete.tasks, help="repeatable [the embedded ones]")]
 Tokenizer = Annotated[str | None, Option(metavar="MODEL", help="model whose tokenizer to use [the same]")]
 TemplateArgs = Annotated[list[str] | None, Option("--template-arg", metavar="NAME=VALUE",
                                                   help="variable of the chat template; repeatable")]

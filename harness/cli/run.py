@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from typer import Option
 
+from harness.cli import complete
 from harness.cli import dry_run as planned
 from harness.cli.options import BatchSize, Tasks, TemplateArgs, Tokenizer, check_names
 from harness.cli.report import render, written
@@ -35,8 +36,10 @@ def command(
     tokenizer: Tokenizer = None,
     template_args: TemplateArgs = None,
     strategies: Annotated[Texts, Option("-s", "--strategy", metavar="NAME[:k=v,…]", callback=separated,
+                                        autocompletion=complete.strategies,
                                         help="strategy and knobs; repeatable [--preset all]")] = None,
-    preset: Annotated[Text, Option(metavar="NAME", help="a set of strategies: speed, quality or all")] = None,
+    preset: Annotated[Text, Option(metavar="NAME", autocompletion=complete.presets,
+                                   help="a set of strategies: speed, quality or all")] = None,
     tasks: Tasks = None,
     task_files: Annotated[list[Path] | None, Option("--task-file", metavar="FILE",
                                                     help="your own task: prompts, with or without answers")] = None,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
+from harness.cli import complete
 from harness.errors import UserError, suggestion
 from harness.plugins.plugin import Plugin, knob_rows
 from harness.plugins.registry import STRATEGIES, TASKS, Registry, add_plugin
@@ -18,8 +19,9 @@ KINDS: dict[str, Registry[Any]] = {"strategy": STRATEGIES, "task": TASKS}
 
 
 def command(
-    words: Annotated[list[str], Argument(metavar="NAME", show_default=False, help="a strategy or a task; the word "
-                                         "'strategy' or 'task' may stand before its name")],
+    words: Annotated[list[str], Argument(metavar="NAME", show_default=False, autocompletion=complete.plugins,
+                                         help="a strategy or a task; the word 'strategy' or 'task' may stand before "
+                                              "its name")],
     plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py", help="include this plugin")] = None,
 ) -> None:
     """Describe a strategy or task: knobs, paper, example call."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
+from harness.cli import complete
 from harness.cli.options import BatchSize, Tasks, TemplateArgs, Tokenizer, check_names
 from harness.errors import UserError, suggestion
 from harness.plugins.spec import separated
@@ -22,7 +23,8 @@ AIMS = ("quality", "speed", "forwards")
 def command(
     context: typer.Context,
     strategies: Annotated[list[str], Option("-s", "--strategy", metavar="NAME[:k=v,…]", callback=separated,
-                                            show_default=False, help="strategy with its default setting; repeatable")],
+                                            autocompletion=complete.strategies, show_default=False,
+                                            help="strategy with its default setting; repeatable")],
     grid: Annotated[list[str] | None, Option(metavar="KNOB=V,V", help="values to try; repeatable [those that the "
                                              "strategy declares]")] = None,
     tasks: Tasks = None,

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
+from harness.cli import complete
 from harness.cli.options import Tasks, TemplateArgs, Tokenizer, check_names
 from harness.errors import UserError
 from harness.plugins.spec import separated
@@ -18,6 +19,7 @@ Number = int | None
 
 def command(
     strategies: Annotated[Texts, Option("-s", "--strategy", metavar="NAME[:k=v,…]", callback=separated,
+                                        autocompletion=complete.strategies,
                                         help="repeatable [all with a guarantee]")] = None,
     model: Annotated[str, Option("-m", "--model", metavar="MODEL", show_default=False,
                                  help="nano, smollm2, a folder, a .gguf file or a hub id [nano]")] = "nano",

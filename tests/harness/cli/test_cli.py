@@ -44,7 +44,8 @@ def options(folder: Path, *more: object) -> list[object]:
 
 LIGHT = ("--help", "--version", "list strategies", "list tasks --json", "list models", "list backends", "run --help",
          "run --limit 0", "run --nothing", "verify --help", "run -s beam:widht=4", "run -s baem", "run -t nano_mth",
-         "run --preset sped", "run --plugin absent.py", "verify -s topp", "sweep -s beam:widht=4")
+         "run --preset sped", "--show-completion bash", "run --plugin absent.py", "verify -s topp",
+         "sweep -s beam:widht=4")
 
 
 def test_help_lists_and_refusals_import_nothing_heavy() -> None:
@@ -67,8 +68,8 @@ def test_help_lists_and_refusals_import_nothing_heavy() -> None:
 def test_help_names_the_commands_and_nothing_else() -> None:
     text = call("--help").stdout
     assert [line.split()[0] for line in text.partition("Commands:")[2].split("\n") if line.strip()] == [
-        "run", "report", "compare", "judge", "limits", "verify", "check", "sweep", "list", "show", "export", "import",
-        "doctor"]
+        "run", "report", "view", "compare", "judge", "limits", "verify", "check", "sweep", "list", "show", "export",
+        "import", "doctor"]
     assert max(map(len, text.splitlines())) <= 80
     assert "..." not in text.partition("Commands:")[2], "a command's help does not fit on its line"
 
