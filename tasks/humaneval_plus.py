@@ -25,6 +25,7 @@ class HumanEvalPlus(HumanEval):
 
     version = 1
     source = "Liu et al. 2023, arXiv:2305.01210; evalplus, Apache-2.0"
+    as_chat = ""
 
     def examples(self, data: DataSource) -> list[Example]:
         """Return the problems in published order."""

@@ -52,6 +52,7 @@ class Task(Plugin):
     `executes_code` tasks run the generated program. Answers to `endless` tasks are meant to reach the limit. The output
     of `open_ended` tasks is measured as text: diversity, likelihood, and similarity to the references. `sub_tasks` maps
     categories to the sub-tasks that reports show separately; a category that is not in it is its own sub-task.
+    `as_chat` is the name of the task that asks the same in the chat template, if there is one.
     """
 
     version: ClassVar[int]
@@ -60,6 +61,7 @@ class Task(Plugin):
     max_new_tokens: ClassVar[int]
     stop: ClassVar[tuple[str, ...]] = ()
     chat: ClassVar[bool] = False
+    as_chat: ClassVar[str] = ""
     executes_code: ClassVar[bool] = False
     endless: ClassVar[bool] = False
     open_ended: ClassVar[bool] = False

@@ -82,7 +82,7 @@ def model_entry(model: Model, config: RunConfig) -> ModelEntry:
 
 
 def prompt_warnings(target: Model, tasks: Sequence[ChosenTask], strategies: Sequence[Strategy]) -> list[str]:
-    """Return warnings about chats without a template, the reverse, and temperatures that tasks set."""
+    """Return warnings about chats without a template, raw text despite one, and temperatures that tasks set."""
     warnings, template = list[str](), getattr(target.tokenizer, "chat_template", None)
     if template:
         warnings += [warning for chosen in tasks if (warning := _raw_text(chosen, target.name))]
@@ -101,7 +101,10 @@ def prompt_warnings(target: Model, tasks: Sequence[ChosenTask], strategies: Sequ
 
 
 def _raw_text(chosen: ChosenTask, model: str) -> str | None:
-    """Return a warning about raw text in a user's file for a model with a chat template, None if there is none."""
+    """Return a warning about raw text for a model with a chat template, None if there is none or nothing to do."""
+    if chosen.task.as_chat:
+        return (f"{chosen.task.name} gives {model} raw code, which it continues without its chat template; "
+                f"-t {chosen.task.as_chat} asks in the template.")
     if chosen.task.name != "task_file":
         return None
     raw = sum(isinstance(chosen.task.prompt(example, []), str) for example in chosen.examples)
