@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
 if TYPE_CHECKING:
     from harness.report.detail import Contents
+    from harness.report.terminal import FittedTable
     from harness.store.folder import Store
 
 
@@ -34,32 +35,40 @@ def written(runs: Sequence[Path], folder: Path) -> "tuple[list[Store], Contents,
 
 
 def render(runs: Sequence[Path], folder: Path, details: bool = False) -> Path:
-    """Write the report of `runs` to `folder`, print its tables, and print and return the path of the page.
-
-    The leaderboard and the verdict come last; with one task, its table is the leaderboard.
+    """Write the report of `runs` to `folder`, print its tables and the verdict, and print and return the page's path.
     """
-    from rich.console import Console
+    stores, contents, page = written(runs, folder)
+    show(tables_of(stores, contents, details), contents.verdict, page)
+    return page
 
+
+def tables_of(stores: "Sequence[Store]", contents: "Contents", details: bool = False) -> "list[FittedTable]":
+    """Return the tables of a report for a terminal, leaderboards last; with one task, its table is the leaderboard."""
     from harness.measure.summary import run_labels
     from harness.report import detail, ranking, tables, texts
 
-    stores, contents, page = written(runs, folder)
-    console = Console()
-    boards = list[Any]()
+    first: list[FittedTable] = []
+    boards: list[FittedTable] = []
     for label, store, summary in zip(run_labels(stores), stores, contents.summaries, strict=True):
         ranked, several = ranking.board(summary, store.manifest), summary["task"].nunique() > 1
         telling = ranking.worth_showing(ranked)
-        console.print(tables.terminal(summary, store.manifest, None if several or not telling else ranked))
+        first.append(tables.terminal(summary, store.manifest, None if several or not telling else ranked))
         if several and telling:
             boards.append(ranking.terminal(summary, store.manifest, ranked, label if len(stores) > 1 else ""))
-    for section in contents.sections:
-        if details or section.kind not in detail.ON_REQUEST:
-            console.print(texts.terminal(section))
-    for board in boards:
-        console.print(board)
-    if contents.verdict:
+    below = [texts.terminal(section) for section in contents.sections
+             if details or section.kind not in detail.ON_REQUEST]
+    return [*first, *below, *boards]
+
+
+def show(tables: "Sequence[FittedTable]", verdict: Sequence[str], page: Path) -> None:
+    """Print tables, then the verdict and the path of the page."""
+    from rich.console import Console
+
+    console = Console()
+    for table in tables:
+        console.print(table)
+    if verdict:
         console.print("Verdict", style="bold")
-        for line in contents.verdict:
+        for line in verdict:
             console.print(line, markup=False, highlight=False)
     console.print(f"Report: {page}", soft_wrap=True, markup=False, highlight=False)
-    return page

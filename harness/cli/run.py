@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -13,12 +14,14 @@ from typer import Option
 from harness.cli import complete
 from harness.cli import dry_run as planned
 from harness.cli.options import BatchSize, Tasks, TemplateArgs, Tokenizer, check_names
-from harness.cli.report import render, written
+from harness.cli.report import show, tables_of, written
 from harness.errors import UserError
 from harness.plugins.spec import Spec, separated
 
 if TYPE_CHECKING:
     from harness.cli.early_page import EarlyPage
+    from harness.cli.finished import Finished
+    from harness.report.terminal import FittedTable
     from harness.run.runner import Outcome
     from harness.store.config import RunConfig
 
@@ -101,12 +104,16 @@ class Manner(NamedTuple):
 
 def _run(settings: "RunConfig", manner: Manner) -> int:
     """Run, print the answer and return the exit code."""
+    from harness.cli import finished
+
     watchers: list[EarlyPage] = []
     check_names(settings)
     try:
         if manner.dry_run:
             planned.show(settings, manner.force)
             return 0
+        if not manner.force and (known := finished.find(settings)):
+            return _again(known, manner)
         from harness.cli import early_page
         from harness.cli.progress import watching
         from harness.run.runner import run
@@ -114,28 +121,45 @@ def _run(settings: "RunConfig", manner: Manner) -> int:
         with watching(ask=settings.limit is None, quiet=manner.quiet) as lines:
             watchers.append(early_page.EarlyPage(lines))
             outcome = run(settings, watchers[0], shlex.join(["decodebench", *sys.argv[1:]]), start_over=manner.force)
-        page = _answer(outcome, manner)
+        page = _answer(outcome, settings, manner)
     except KeyboardInterrupt:
         return _stopped(watchers)
     return _failures(outcome, page) if outcome.failed else 0
 
 
-def _answer(outcome: "Outcome", manner: Manner) -> Path:
-    """Write the report and print the tables, or what `manner` asks for; returns the path of the page."""
-    target = outcome.folder / "report"
-    if not (manner.quiet or manner.as_json):
-        return render([outcome.folder], target)
-    (store,), contents, page = written([outcome.folder], target)
-    if not manner.as_json:
-        typer.echo(page)
-        return page
+def _answer(outcome: "Outcome", settings: "RunConfig", manner: Manner) -> Path:
+    """Write the report, print what `manner` asks for, and keep it; returns the path of the page."""
+    from harness.cli import finished
     from harness.report import ranking
 
-    board = ranking.board(contents.summary, store.manifest)
-    typer.echo(json.dumps({"folder": str(outcome.folder), "page": str(page), "samples": outcome.samples,
-                           "failed": outcome.failed, "leaderboard": ranking.rows(board), "verdict": contents.verdict},
-                          ensure_ascii=False, indent=1))
+    (store,), contents, page = written([outcome.folder], outcome.folder / "report")
+    tables, board = tables_of([store], contents), ranking.board(contents.summary, store.manifest)
+    answer = {"folder": str(outcome.folder), "page": str(page), "samples": outcome.samples, "failed": outcome.failed,
+              "leaderboard": ranking.rows(board), "verdict": contents.verdict}
+    _print(tables, answer, manner)
+    finished.keep(settings, outcome, store, page, answer, [table.stored() for table in tables])
     return page
+
+
+def _again(known: "Finished", manner: Manner) -> int:
+    """Print what a finished run printed; returns exit code 0."""
+    from harness.cli.progress import watching
+    from harness.report.terminal import FittedTable
+
+    with watching(quiet=manner.quiet) as lines:
+        lines.planned(known.samples, known.samples, Path(known.folder), known.notes)
+    _print([FittedTable.restored(table) for table in known.shown], known.answer, manner)
+    return 0
+
+
+def _print(tables: "Sequence[FittedTable]", answer: dict[str, Any], manner: Manner) -> None:
+    """Print the tables and the verdict, or what `manner` asks for instead."""
+    if manner.as_json:
+        typer.echo(json.dumps(answer, ensure_ascii=False, indent=1))
+    elif manner.quiet:
+        typer.echo(answer["page"])
+    else:
+        show(tables, answer["verdict"], Path(answer["page"]))
 
 
 def _stopped(watchers: "list[EarlyPage]") -> int:

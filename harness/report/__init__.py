@@ -3,21 +3,25 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.plugins.task_names import task_names
-from harness.report import page, plots, ranking, tables, texts
-from harness.report.detail import Contents, collect
 from harness.store.files import replace_file
-from harness.store.folder import Store
+
+if TYPE_CHECKING:
+    from harness.report.detail import Contents
+    from harness.store.folder import Store
 
 
-def write(stores: Sequence[Store], folder: Path, contents: Contents | None = None) -> Path:
+def write(stores: "Sequence[Store]", folder: Path, contents: "Contents | None" = None) -> Path:
     """Write summary.csv, summary.md, plots/*.png and *.svg and index.html; returns the path of index.html.
 
     Every other table is also a CSV file. `contents` is `collect(stores)`, if it is already computed. With several runs,
     rows have a column `run`. Files are replaced atomically.
     """
-    contents = contents or collect(stores)
+    from harness.report import detail, page, plots, ranking, tables, texts
+
+    contents = contents or detail.collect(stores)
     summary = contents.summary
     for section in contents.sections:
         replace_file(folder / f"{section.kind.name}.csv", texts.csv(section))

@@ -1,9 +1,9 @@
 """Tables for a terminal of any width: names stay whole, and figures that do not fit are left out and named."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rich import box
 from rich.cells import cell_len
@@ -61,6 +61,19 @@ class FittedTable:
     def end_section(self) -> None:
         """Leave a blank line below the last row."""
         self.rows.append(None)
+
+    def stored(self) -> dict[str, Any]:
+        """Return the table for JSON, from which `restored` makes it again."""
+        rows = [row and {"cells": [cell.markup for cell in row.cells], "style": row.style} for row in self.rows]
+        title = {"text": self.title.plain, "style": str(self.title.style)} if self.title else None
+        return {"heads": list(self.heads), "title": title, "caption": list(self.caption), "rows": rows}
+
+    @classmethod
+    def restored(cls, stored: Mapping[str, Any]) -> "FittedTable":
+        """Return the table that was `stored`."""
+        title = stored["title"] and Text(stored["title"]["text"], style=stored["title"]["style"])
+        rows = [row and Row([Text.from_markup(cell) for cell in row["cells"]], row["style"]) for row in stored["rows"]]
+        return cls([Head(*head) for head in stored["heads"]], title, stored["caption"], rows)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the title, the columns that fit, the names of the others, and the caption."""
