@@ -103,7 +103,7 @@ def real_tables() -> dict[str, str]:
 
 REAL = {"qwen-1.5b/humaneval": speed_table, "qwen-0.5b/humaneval": quality_table, "qwen-0.5b/gsm8k": quality_table,
         "qwen-1.5b/spec_bench": sub_task_table, "smollm2/mt_bench": text_table, "smollm2/humaneval": quality_table,
-        "smollm2/gsm8k_chat": quality_table}
+        "smollm2/gsm8k_chat": quality_table, "smollm2/spec_bench": sub_task_table}
 
 if __name__ == "__main__":
     print("\n\n".join([*real_tables().values(), tables()]))
