@@ -55,6 +55,8 @@ def plain(value: float) -> str:
 def figure(column: tables.Column, row: "pd.Series[Any]", scale: Scale | None = None) -> dict[str, str]:
     """Return a number as displayed, its interval, its sort key, and the style of its interval bar."""
     value, _, ends = column.text(row).partition(" [")
+    if column.ends and row[f"{column.key}_low"] == row[f"{column.key}_high"]:
+        ends = ""  # the baseline, compared with itself
     if column is tables.QUALITY and row["quality_note"]:
         value = tables.quality_reason(row)
     return {"value": value, "ends": f"[{ends}" if ends else "", "sort": plain(float(row[column.key])),

@@ -98,7 +98,7 @@ const facts = (cell, sample) => {
   return [...scores, sample.reason, ...speed, !cell.search && tokens > steps ? `${short(tokens / steps)} tokens a step` : "",
     `ended by ${sample.turns.map((turn) => turn.stop).join(", ")}`].filter(Boolean);
 };
-const column = (data, cell, sample, other, options) => {
+const column = (data, cell, sample, other, same, options) => {  // same: whose text `other` is, if it may be said
   const part = make("article", {}, make("h3", {}, make("span", { class: "dot", style: `background: ${cell.colour}` }), cell.label));
   if (!sample) return filled(part, {}, [make("p", {}, "No sample of this prompt.")]);
   if (sample.error) return filled(part, {}, [make("p", { class: "bad" }, "failed"), make("pre", {}, sample.error)]);
@@ -107,7 +107,7 @@ const column = (data, cell, sample, other, options) => {
     const whole = data.texts[turn.text], theirs = other?.turns[index] ? data.texts[other.turns[index].text] : null;
     if (sample.turns.length > 1) part.append(make("h4", {}, `Turn ${index + 1}`));
     const compared = theirs !== null && options.get("show") !== "tokens";
-    if (theirs === whole) part.append(make("p", { class: "note" }, "The same text as beside it."));
+    if (same && theirs === whole) part.append(make("p", { class: "note" }, `The same text as ${same}'s.`));
     part.append(compared ? differences(whole, theirs) : turn.story.lengths ? tokensView(turn, whole) : make("pre", {}, whole));
     if (!compared && turn.story.kinds && !turn.story.lengths) part.append(ribbon(stepsOf(turn, whole)) ?? "");
   });
@@ -148,7 +148,7 @@ const sampleView = async (section, [task, example, ...labels], options) => {
       make("summary", {}, first.turns.length > 1 ? `Prompt of turn ${index + 1}` : "Prompt"), make("pre", { class: "prompt" }, data.texts[turn.prompt])) : ""),
     data.expected[task]?.[example] !== undefined ? make("details", { open: true }, make("summary", {}, "Expected"), make("pre", {}, data.texts[data.expected[task][example]])) : "",
     make("div", { class: "columns", style: `--columns: ${chosen.length}` }, ...chosen.map((cell, index) => {
-      const view = column(data, cell, samples[index], index ? samples[0] : chosen.length > 1 ? samples[1] : null, options);
+      const view = column(data, cell, samples[index], samples[index ? 0 : 1] ?? null, index ? chosen[0].label : "", options);
       if (chosen.length > 1) view.append(make("a", { href: without(cell.label) }, `remove ${cell.label}`));
       return view;
     })));
