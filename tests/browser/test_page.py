@@ -201,6 +201,27 @@ def test_tokens_show_how_they_came_to_be(tmp_path: Path) -> None:
     assert seen["legend"] == "accepted 4bonus 1corrected 1own 1"
 
 
+def test_pictures_of_prompts_and_of_accepted_drafts(tmp_path: Path) -> None:
+    """Two drafts of three tokens, one accepted whole and one to its first token, at twice greedy's speed."""
+    drafting = turn([1, 4, 2], [0.1, 0.2, 0.1], drafted=[0, 3, 3], accepted=[0, 3, 1])
+    records = [record("math", "e", "greedy", [turn([1] * 7, [0.1] * 8)], 1),
+               record("math", "e", "speculative", [drafting], 1)]
+    described = manifest([strategy("greedy"), strategy("speculative", "speculative")], [task("math", examples=1)])
+    seen = browse(page.render([write(tmp_path / "run", described, records)]), tmp_path, """
+      const titles = (name) => [...document.querySelectorAll(`[aria-label="${name}"] circle`)].map((dot) =>
+        (dot.querySelector("title") || dot.parentElement.querySelector("title")).textContent);
+      await pause();
+      seen.prompts = titles("Speed-up of each prompt"); seen.drafts = titles("Acceptance of drafts by position");
+      document.querySelector('[aria-label="Speed-up of each prompt"] a').dispatchEvent(
+        new MouseEvent("click", { bubbles: true, cancelable: true })); await pause();
+      seen.address = location.hash;
+    """, "#math", setup="const pause = () => new Promise((resolve) => setTimeout(resolve, 100));")
+    assert seen["prompts"] == ["speculative, e: 2 times as fast"]
+    assert seen["drafts"] == [f"speculative: the first {k} accepted in {share} % of drafts that long"
+                              for k, share in ((1, 100), (2, 50), (3, 50))]
+    assert seen["address"] == "#math/e/speculative"
+
+
 def test_no_serious_finding_of_accessibility_in_any_view(text: str, tmp_path: Path) -> None:
     seen = browse(text, tmp_path, AXE + """
       const labels = find("[data-name=nano_math] tbody tr").map((row) => encodeURIComponent(row.dataset.name));

@@ -20,6 +20,13 @@ const linear = (values, from, to) => {
   for (let tick = Math.ceil((low - room) / step); tick * step <= high + room; tick += 1) ticks.push(tick * step);
   return Object.assign((y) => from + (to - from) * (y - low + room) / (high - low + 2 * room), { ticks });
 };
+const cut = (name, most = 30) => name.length > most ? `${name.slice(0, most - 1)}…` : name;
+const grid = (picture, x, height) => {
+  for (const tick of x.ticks) {
+    picture.append(draw("line", { x1: x(tick), x2: x(tick), y1: 4, y2: height - 30, class: tick === 1 ? "unit" : "grid" }),
+      text(x(tick), height - 12, `${tick}×`, { "text-anchor": "middle" }));
+  }
+};
 const text = (x, y, words, attributes = {}) => draw("text", { x, y, ...attributes }, words);
 const told = (point) => `${point.label}: speed-up ${short(point.speed[0])} [${short(point.speed[1])}, ${short(point.speed[2])}]`
   + (known(point.quality) ? `, quality ${short(point.quality[0])} [${short(point.quality[1])}, ${short(point.quality[2])}]` : "");
@@ -79,13 +86,10 @@ const forest = (points, choose) => {
   const left = 210, width = 640, step = 20, height = step * drawn.length + 40;
   const x = logarithmic(drawn.flatMap(({ speed }) => ends(speed)), left, width - 20);
   const picture = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Speed-ups with intervals" });
-  for (const tick of x.ticks) {
-    picture.append(draw("line", { x1: x(tick), x2: x(tick), y1: 4, y2: height - 30, class: tick === 1 ? "unit" : "grid" }),
-      text(x(tick), height - 12, `${tick}×`, { "text-anchor": "middle" }));
-  }
+  grid(picture, x, height);
   drawn.forEach((point, index) => {
-    const y = 14 + step * index, [middle, low, high] = point.speed, name = point.label;
-    const mark = pointOf(point, choose, text(left - 12, y + 4, name.length > 30 ? `${name.slice(0, 29)}…` : name, { "text-anchor": "end" }));
+    const y = 14 + step * index, [middle, low, high] = point.speed;
+    const mark = pointOf(point, choose, text(left - 12, y + 4, cut(point.label), { "text-anchor": "end" }));
     if (low !== null) mark.append(draw("line", { x1: x(low), x2: x(high), y1: y, y2: y, class: "whisker" }));
     mark.append(draw("circle", { cx: x(middle), cy: y, r: 5 }));
     picture.append(mark);
