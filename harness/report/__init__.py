@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def write(stores: "Sequence[Store]", folder: Path, contents: "Contents | None" = None) -> Path:
-    """Write summary.csv, summary.md, plots/*.png and *.svg and index.html; returns the path of index.html.
+    """Write summary.csv, summary.md, plots/*.png, *.svg and *.pdf, and index.html; returns the path of index.html.
 
     Every other table is also a CSV file. `contents` is `collect(stores)`, if it is already computed. With several runs,
     rows have a column `run`. Files are replaced atomically.
@@ -34,4 +34,5 @@ def write(stores: "Sequence[Store]", folder: Path, contents: "Contents | None" =
         for kind, figure in plots.of_task(summary, task).items():
             replace_file(folder / "plots" / f"{name}.{kind}.svg", plots.svg(figure))
             replace_file(folder / "plots" / f"{name}.{kind}.png", plots.png(figure))
+            replace_file(folder / "plots" / f"{name}.{kind}.pdf", plots.pdf(figure))
     return replace_file(folder / "index.html", page.render(stores, contents))

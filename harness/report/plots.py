@@ -1,9 +1,7 @@
 """Plots of a summary: quality against speed, and speed-ups with their intervals."""
 
 import io
-import re
 from collections.abc import Iterator, Sequence
-from html import escape
 from itertools import pairwise
 from typing import Any
 
@@ -20,12 +18,12 @@ from matplotlib.transforms import Bbox
 from harness.plugins.task_names import task_names
 from harness.report.tables import row_labels
 
-INK = "#303132"  # used for nothing else, because an inlined SVG replaces it by the page's text colour
+INK = "#303132"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#8A8A8A")
 MARKERS = "osD^vPX*"
 FAR = 4  # an interval is drawn up to this many times the highest speed-up: with two problems it has no end
 STYLE: Any = {
-    "svg.hashsalt": "decodebench", "svg.fonttype": "none", "text.parse_math": False, "font.size": 9,
+    "svg.hashsalt": "decodebench", "svg.fonttype": "none", "pdf.fonttype": 42, "text.parse_math": False, "font.size": 9,
     "font.family": "DejaVu Sans",
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
@@ -121,12 +119,9 @@ def svg(figure: Figure) -> str:
     return _saved(figure, "svg", metadata={"Date": None, "Creator": None}).decode()
 
 
-def inline(file: str, name: str, title: str) -> str:
-    """Return an SVG file as an element of a page: ids prefixed with `name`, no background, the page's text colour."""
-    text = file[file.index("<svg") :].replace(INK, "currentColor").replace("fill: #ffffff", "fill: none")
-    text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S).replace(
-        "<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
+def pdf(figure: Figure) -> bytes:
+    """Return a figure as PDF with embedded fonts, with the same bytes for the same figure."""
+    return _saved(figure, "pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
 
 
 def _saved(figure: Figure, kind: str, **options: Any) -> bytes:

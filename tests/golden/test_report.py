@@ -172,9 +172,9 @@ def test_a_report_is_complete_and_the_same_every_time(store: Store, tmp_path: Pa
     index = report.write([store], tmp_path / "one")
     files = {path.relative_to(index.parent): path.read_bytes() for path in index.parent.rglob("*") if path.is_file()}
     assert sorted(map(str, files)) == [
-        "acceptance.csv", "index.html", "plots/chat.speedup.png", "plots/chat.speedup.svg", "plots/math.pareto.png",
-        "plots/math.pareto.svg", "plots/math.speedup.png", "plots/math.speedup.svg", "speed.csv", "summary.csv",
-        "summary.md"]
+        "acceptance.csv", "index.html",
+        *(f"plots/{name}.{kind}" for name in ("chat.speedup", "math.pareto", "math.speedup")
+          for kind in ("pdf", "png", "svg")), "speed.csv", "summary.csv", "summary.md"]
     shutil.rmtree(index.parent)
     report.write([store], index.parent)
     assert all((index.parent / path).read_bytes() == content for path, content in files.items())
