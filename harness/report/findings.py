@@ -43,10 +43,10 @@ class Finding:
         return self.count < FEW
 
     @property
-    def near(self) -> list[str]:
-        """Return the labels of the methods that may be as fast as the fastest proven one."""
-        rest = self.proven.iloc[1:]
-        return list(rest.loc[rest["speedup_high"] >= self.proven["speedup_low"].iloc[0], "label"]) if len(rest) else []
+    def alone(self) -> pd.DataFrame:
+        """Return the proven methods without a draft model if the fastest one needs it, else none."""
+        drafting = self.proven["draft_forwards_per_token"] > 0
+        return self.proven[~drafting] if drafting[:1].any() else self.proven[:0]
 
     @property
     def needed(self) -> int:
@@ -55,6 +55,12 @@ class Finding:
         if best["speedup"] < LOOKS or math.isnan(best["speedup_findable"]):
             return 0
         return max(clusters_needed(self.count, best["speedup_findable"], best["speedup"] - 1), self.count + 1)
+
+
+def near(proven: pd.DataFrame) -> list[str]:
+    """Return the labels of the methods that may be as fast as the first one."""
+    rest = proven.iloc[1:]
+    return list(rest.loc[rest["speedup_high"] >= proven["speedup_low"].iloc[0], "label"]) if len(rest) else []
 
 
 def findings(summary: pd.DataFrame, manifest: Manifest) -> Iterator[Finding]:

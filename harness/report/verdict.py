@@ -13,7 +13,7 @@ from harness.backends.vllm_options import call
 from harness.errors import Unsupported, UserError
 from harness.measure.summary import run_labels
 from harness.plugins.registry import STRATEGIES
-from harness.report.findings import Finding, findings
+from harness.report.findings import Finding, findings, near
 from harness.store.folder import Store
 from harness.store.schema import Manifest
 
@@ -44,23 +44,32 @@ def _few(found: Sequence[Finding]) -> Iterator[str]:
 
 def _speed(found: Sequence[Finding], taken: list[str]) -> Iterator[str]:
     """Yield which of the methods that keep the baseline's answers is faster; its spec is added to `taken`."""
-    proven = [one for one in found if len(one.proven)]
-    for (label, *_), group in _grouped(proven, lambda one: (one.proven["label"].iloc[0], one.near, _ties(one))):
-        one, best = group[0], [finding.proven.iloc[0] for finding in group]
-        taken.append(str(best[0]["strategy"]))
-        figures = [f"{row['speedup']:.2f}{' times as fast' if row is best[0] else ''} "
-                   f"[{row['speedup_low']:.2f}, {row['speedup_high']:.2f}]" for row in best]
-        as_fast = f"; {_listed(one.near)} may be as fast" if one.near else ""
-        yield f"{_tasks(group)}: to keep {one.greedy}'s answers take {label}: {_listed(figures)}{as_fast}{_ties(one)}."
+    yield from _fastest([(one, one.proven) for one in found], "to keep {}'s answers take", taken)
+    yield from _fastest([(one, one.alone) for one in found], "without a draft model take", taken)
     unproven = [one for one in found if len(one.keeping) and not len(one.proven)]
     for (count, hint), group in _grouped(unproven, lambda one: (one.count, _hint(one))):
         yield (f"{_tasks(group)}: no method that keeps {group[0].greedy}'s answers is proven faster on {count} "
                f"problems{hint}.")
 
 
-def _ties(one: Finding) -> str:
-    parted = one.proven["parted"].iloc[0]
-    return f"; {parted} answers differ where two tokens tie" if parted else ""
+def _fastest(proven: Sequence[tuple[Finding, pd.DataFrame]], advice: str, taken: list[str]) -> Iterator[str]:
+    """Yield the first of each task's `proven` methods, and which others may be as fast."""
+    rows = {one.task: frame for one, frame in proven if len(frame)}
+    some = [one for one, frame in proven if len(frame)]
+    for (label, others, ties), group in _grouped(some, lambda one: _best(rows[one.task])):
+        best = [rows[one.task].iloc[0] for one in group]
+        taken.append(str(best[0]["strategy"]))
+        figures = [f"{row['speedup']:.2f}{' times as fast' if row is best[0] else ''} "
+                   f"[{row['speedup_low']:.2f}, {row['speedup_high']:.2f}]" for row in best]
+        as_fast = f"; {_listed(others)} may be as fast" if others else ""
+        yield f"{_tasks(group)}: {advice.format(group[0].greedy)} {label}: {_listed(figures)}{as_fast}{ties}."
+
+
+def _best(proven: pd.DataFrame) -> tuple[str, list[str], str]:
+    """Return the label of the first method, those that may be as fast, and a clause on its ties."""
+    best = proven.iloc[0]
+    ties = f"; {best['parted']} answers differ where two tokens tie" if best["parted"] else ""
+    return str(best["label"]), near(proven), ties
 
 
 def _hint(one: Finding) -> str:

@@ -71,6 +71,16 @@ def test_three_that_may_be_as_fast_are_listed(tmp_path: Path) -> None:
     assert re.search(r"; \w+, \w+ and \w+ may be as fast\.", verdict(*run(tmp_path / "run", speeds))[0])
 
 
+def test_what_needs_no_draft_model_is_named_beside_what_does(tmp_path: Path) -> None:
+    summary, about = run(tmp_path / "run", {LOOKUP: 1.8, "suffix_decoding": 1.4, "lookahead": 1.395, "jacobi": 0.9})
+    drafting = summary.assign(draft_forwards_per_token=summary["strategy"].eq(LOOKUP) * 1.0)
+    first, second = verdict(drafting, about)[:2]
+    assert first.startswith("math: to keep greedy's answers take prompt_lookup: 1.")
+    assert re.match(r"math: without a draft model take lookahead: 1\.39 times as fast \[1\.\d\d, 1\.\d\d\]; "
+                    r"suffix_decoding may be as fast\.", second)
+    assert not any("without a draft" in line for line in verdict(summary, about)), "nothing here needs one"
+
+
 def test_other_answers_are_no_way_to_keep_them(tmp_path: Path) -> None:
     lines = verdict(*run(tmp_path / "run", {LOOKUP: 1.5}, ids={LOOKUP: 8}))
     assert lines == []
@@ -146,8 +156,8 @@ def rows_of(about: Manifest, logs: np.ndarray) -> pd.DataFrame:
         interval = ratio_interval(values, names)
         rows.append({
             "task": "math", "strategy": entry.spec, "guarantee": entry.guarantee, "unsupported": "", "samples": size,
-            "parted": 0, "margin": np.nan, "same_as_baseline": 1.0, "quality": np.nan, "speedup": interval.mean,
-            "speedup_low": interval.low, "speedup_high": interval.high,
+            "draft_forwards_per_token": 0.0, "parted": 0, "margin": np.nan, "same_as_baseline": 1.0,
+            "quality": np.nan, "speedup": interval.mean, "speedup_low": interval.low, "speedup_high": interval.high,
             **against_baseline(pairs.assign(log_speed=values), base)})
     return corrected(pd.DataFrame(rows))
 
