@@ -15,7 +15,7 @@ from harness.models.prompts import warm_up
 from harness.models.stop_rule import StopRule
 from harness.plugins.strategy import Request, Strategy
 from harness.store.config import RunConfig
-from harness.store.schema import Steps, Stop
+from harness.store.schema import Steps, StepTree, Stop
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class Generated:
 
     Values that a backend does not report are unknown, as in `Steps`, never zero and never guessed. A server without
     token ids gives `text` in place of `tokens`. `shared` counts the prompt tokens that came from a cache. `sent` is the
-    time when the request was sent, in seconds after the batch began.
+    time when the request was sent, in seconds after the batch began. `trees` are those of the steps, if wanted.
     """
 
     tokens: list[int]
@@ -44,6 +44,7 @@ class Generated:
     text: str | None = None
     shared: int = 0
     sent: float = 0.0
+    trees: Sequence[StepTree] = ()
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,36 @@
 """Runs a strategy on one prompt until its stop rule ends it, and records counts and time of every step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from harness.engine.session import Session
 from harness.models.stop_rule import Cut, StopRule
 from harness.plugins.strategy import Request, Strategy
-from harness.store.schema import Steps, Stop
+from harness.store.schema import Steps, StepTree, Stop
 
 Clock = Callable[[], float]
+NODES = 4000  # of the trees of one answer that are kept at most
 NAN = "the model's logits are NaN; check its weights, or use another --dtype"
 
 
 @dataclass
 class Trace:
-    """The token ids of an answer, the reason of its end, and its steps."""
+    """The token ids of an answer, the reason of its end, its steps, and the trees of those steps if wanted."""
 
     tokens: list[int] = field(default_factory=list)
     stop: Stop = "ended"
     steps: Steps = field(default_factory=Steps)
+    trees: list[StepTree] = field(default_factory=list)
 
 
-def trace(strategy: Strategy, session: Session, request: Request, rule: StopRule, clock: Clock) -> Trace:
+def trace(strategy: Strategy, session: Session, request: Request, rule: StopRule, clock: Clock, trees: bool = False
+          ) -> Trace:
     """Decode until EOS, a stop string, `request.max_new_tokens` or the strategy's end, and cut the last step there.
 
-    Raises `FloatingPointError` if the model's logits are NaN: argmax would choose tokens from them all the same.
+    With `trees`, keep the tree of each step, `NODES` nodes at most. Raises `FloatingPointError` if the model's logits
+    are NaN: argmax would choose tokens from them all the same.
     """
+    session.kept_trees = [] if trees else None
     try:
         result = _trace(strategy, session, request, rule, clock)
     except Exception as error:
@@ -45,6 +50,8 @@ def _trace(strategy: Strategy, session: Session, request: Request, rule: StopRul
         start = clock()
         block = next(generator, None)
         seconds = clock() - start
+        if session.kept_trees is not None:
+            _take_trees(session, result, block or [])
         if block is None:
             return result
         result.tokens += block
@@ -59,6 +66,18 @@ def _trace(strategy: Strategy, session: Session, request: Request, rule: StopRul
             del result.tokens[cut.kept:]
             result.stop = cut.reason
             return result
+
+
+def _take_trees(session: Session, result: Trace, block: Sequence[int]) -> None:
+    """Move the trees of the last step to the trace, as far as they may be kept; a search has one for the whole answer.
+    """
+    forest = session.forest
+    found = session.kept_trees or ([(forest, forest.spelling(block))] if len(forest) and block else [])
+    for tree, path in found:
+        if sum(len(known.tokens) for known in result.trees) + len(tree) <= NODES:
+            result.trees.append(StepTree(step=len(result.steps.tokens), tokens=list(tree.tokens),
+                                         parents=list(tree.parents), path=path))
+    session.kept_trees = []
 
 
 def _counts(session: Session) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ SHARED = 16  # tokens; a shorter common prefix is prefilled for each prompt rath
 
 def connect(config: RunConfig, target: Model, draft: Model | None) -> "Transformers":
     """Return the reference backend for loaded models."""
-    return Transformers(config.device, target, draft)
+    return Transformers(config.device, target, draft, trees=config.trace == "full")
 
 
 def open_session(strategy: Strategy, engines: Sequence[Engine]) -> Session:
@@ -39,10 +39,10 @@ def open_session(strategy: Strategy, engines: Sequence[Engine]) -> Session:
 
 
 class Transformers(Backend):
-    """The reference: each sample has a session, and several are decoded in one batch."""
+    """The reference: each sample has a session, and several are decoded in one batch; `trees` keeps those of steps."""
 
-    def __init__(self, device: str, target: Model, draft: Model | None) -> None:
-        self.device, self.target = device, target
+    def __init__(self, device: str, target: Model, draft: Model | None, trees: bool = False) -> None:
+        self.device, self.target, self.trees = device, target, trees
         self.engines = [model.engine for model in (target, draft) if model]
         self.kept = [KeptPrefixes(engine) for engine in self.engines]
         self.room = (1, 1)  # rows and slots of the KV cache that plain decoding needs
@@ -128,10 +128,10 @@ class Transformers(Backend):
             turn = next(turns)
             while True:
                 shared = session.work.shared
-                answer = trace(sample.strategy, session, turn.request, turn.rule, clock)
+                answer = trace(sample.strategy, session, turn.request, turn.rule, clock, self.trees)
                 forwards += sum(answer.steps.forwards)
                 turn = turns.send(Generated(answer.tokens, answer.steps, answer.stop,
-                                            shared=session.work.shared - shared))
+                                            shared=session.work.shared - shared, trees=answer.trees))
         except StopIteration as end:
             done.append(forwards)
             result: T = end.value

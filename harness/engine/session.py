@@ -43,6 +43,7 @@ class Session:
         self._warp: Warp = identity
         self._others = list[Session]()         # sequences opened by this one, closed with it
         self._opener: Session | None = None
+        self.kept_trees: list[tuple[TokenTree, list[int]]] | None = None  # each tree and its accepted path, if wanted
         self._undefined = list[Tensor]()       # of each sequence that a strategy closed: whether its logits were NaN
         try:
             self._sequence = CachedSequence(engine, remember)
@@ -79,6 +80,11 @@ class Session:
     def nodes(self) -> int:
         """The number of nodes computed below the current sequence, which is the number of the next one."""
         return len(self._candidates.tokens)
+
+    @property
+    def forest(self) -> TokenTree:
+        """All nodes computed below the current sequence, those that a search has dropped included."""
+        return TokenTree(tuple(self._candidates.tokens), tuple(self._candidates.parents))
 
     def close(self) -> None:
         """Release the rows of this sequence, of its draft and of those opened by it; a second call does nothing."""
@@ -220,6 +226,8 @@ class Session:
     def keep(self, path: Sequence[int]) -> None:
         """Commit the nodes of `path`, from the top down, and drop all others."""
         candidates, sequence = self._candidates, self._sequence
+        if self.kept_trees is not None and candidates.tokens:
+            self.kept_trees.append((self.forest, list(path)))
         if path:
             slots = [candidates.slots.index(node) for node in path]
             if slots != list(range(len(path))):

@@ -47,6 +47,17 @@ class TokenTree:
         return nodes[::-1]
 
 
+    def spelling(self, tokens: Sequence[int]) -> list[int]:
+        """Return the nodes from the top down whose tokens are the first of `tokens`, as many as there are."""
+        children, path = self.children(), list[int]()
+        for token in tokens:
+            below = children.get(path[-1] if path else ROOT, ())
+            if (node := next((child for child in below if self.tokens[child] == token), None)) is None:
+                break
+            path.append(node)
+        return path
+
+
 EMPTY = TokenTree()
 
 

@@ -17,7 +17,7 @@ from harness.report import plots, tables
 from harness.report.detail import Contents
 from harness.report.story import story
 from harness.store.folder import Store
-from harness.store.schema import Record, Turn
+from harness.store.schema import Record, StepTree, Turn
 
 SHOWN = 5000  # maximum number of samples in the page; of longer reports, the first examples of each cell
 
@@ -39,9 +39,10 @@ def samples_of(stores: Sequence[Store], contents: Contents) -> dict[str, Any]:
         for (cell_run, task, _), number in index.items():
             if cell_run == run:
                 cells[number]["baseline"] = index.get((run, task, store.manifest.baseline))
+        trees = {one.key: one.turns for one in store.trees()}
         for record in records(store, first_examples(store, keys, cells, limit)):
             cell = cells[index[run, record.task, record.strategy]]
-            cell["samples"].append(_sample(record, texts, cell["search"]))
+            cell["samples"].append(_sample(record, texts, cell["search"], trees.get(record.key, [])))
             if text := known.get((record.task, record.example)):
                 expected.setdefault(names[record.task], {})[record.example] = texts.number(text)
     return {"texts": list(texts.known), "expected": expected,
@@ -77,20 +78,23 @@ class _Texts:
         return self.known.setdefault(text, len(self.known))
 
 
-def _sample(record: Record, texts: _Texts, search: bool) -> dict[str, Any]:
+def _sample(record: Record, texts: _Texts, search: bool, trees: Sequence[Sequence[StepTree]]) -> dict[str, Any]:
     return {
         "example": record.example, "sample": record.sample, "repeat": record.repeat, "error": record.error,
         "reason": record.reason,
         "scores": {name: value if math.isfinite(value) else None for name, value in record.scores.items()},
-        "turns": [_turn(turn, texts, search) for turn in record.turns],
+        "turns": [_turn(turn, texts, search, trees[number] if number < len(trees) else ())
+                  for number, turn in enumerate(record.turns)],
     }
 
 
-def _turn(turn: Turn, texts: _Texts, search: bool) -> dict[str, Any]:
+def _turn(turn: Turn, texts: _Texts, search: bool, trees: Sequence[StepTree]) -> dict[str, Any]:
     """Return an answer: its whole text, of which the first `end` characters count, or only the text that counts."""
     begins = turn.raw.startswith(turn.text)
     seconds = sum(turn.steps.seconds)
+    drawn = {tree.step: [[texts.number(text) for text in tree.texts], tree.parents, tree.path] for tree in trees}
     return {"prompt": texts.number(turn.prompt), "text": texts.number(turn.raw if begins else turn.text),
             "end": len(turn.text), "stop": turn.stop, "story": story(turn, search) if begins else {},
+            **({"trees": drawn} if drawn else {}),
             "tokens": None if has_text_only(turn) else sum(turn.steps.tokens),
             "seconds": round(seconds, 6) if math.isfinite(seconds) else None}

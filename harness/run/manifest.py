@@ -22,7 +22,7 @@ from harness.store.schema import CODE_NOT_RUN, Manifest, ModelEntry, StrategyEnt
 
 NOT_IN_IDENTITY = {"output", "plugins", "data", "strategies", "preset", "tasks", "model", "draft",
                    "allow_code_execution", "baseline", "threads", "cache_gb", "texts", "scorer", "base_url",
-                   "key_variable"}
+                   "key_variable", "trace"}
 
 
 def describe(config: RunConfig, command: str, strategies: Sequence[StrategyEntry],

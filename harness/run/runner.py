@@ -200,10 +200,12 @@ class Runner:
             turns.append(prepared.turn(generated))
         return turns
 
-    def _with_ends(self, turn: Turn) -> Turn:
-        """Return the turn with the places where its tokens end; done here, where nothing is timed."""
-        ends = token_ends(self.plan.target.tokenizer, turn.tokens, turn.raw)
-        return turn.model_copy(update={"ends": ends})
+    def _with_texts(self, turn: Turn) -> Turn:
+        """Return the turn with the places where its tokens end, and its trees as text; here nothing is timed."""
+        tokenizer = self.plan.target.tokenizer
+        trees = [tree.model_copy(update={"texts": [tokenizer.decode([token]) for token in tree.tokens]})
+                 for tree in turn.trees]
+        return turn.model_copy(update={"ends": token_ends(tokenizer, turn.tokens, turn.raw), "trees": trees})
 
     def _record(self, cell: Cell, example: Example, result: list[Turn] | Exception, measured: dict[str, Any]
                 ) -> tuple[Record, Exception | None]:
@@ -214,7 +216,7 @@ class Runner:
             "temperature": example.temperature if cell.at(example) is not cell.strategy else None, **measured}
         if isinstance(result, Exception):
             return Record(**fields, status="failed", error=error_text(result)), result
-        answered = Record(**fields, turns=[self._with_ends(turn) for turn in result])
+        answered = Record(**fields, turns=[self._with_texts(turn) for turn in result])
         return (answered, None) if self.unscored[cell.task.spec()] else scored(answered, cell.task, example)
 
 

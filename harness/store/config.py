@@ -55,8 +55,8 @@ class RunConfig:
     template, each as NAME=VALUE. `base_url` is the address of a server, and `key_variable` the environment variable
     that holds its key. With `request_rate`, requests are sent to it at random times, at this average rate per second,
     without waiting for answers. `texts` computes text metrics in all tasks or in none; when None, in open-ended tasks
-    or with several samples. `scorer` is the model that computes them, the evaluated one when None. Raises `UserError`
-    for an invalid value.
+    or with several samples. `scorer` is the model that computes them, the evaluated one when None. `trace`
+    "full" keeps the draft or search tree of each step. Raises `UserError` for an invalid value.
     """
 
     model: str = "nano"
@@ -90,6 +90,7 @@ class RunConfig:
     baseline: str = "greedy"
     texts: bool | None = None
     scorer: str | None = None
+    trace: str | None = None
     output: Place | None = None
 
     @model_validator(mode="wrap")
@@ -116,6 +117,10 @@ class RunConfig:
         if self.request_rate is not None and self.concurrency > 1:
             raise Rejected("request_rate", "--request-rate sends each request when it arrives, so it limits no batch: "
                                            "leave --concurrency out.")
+        if self.trace not in (None, "full"):
+            raise Rejected("trace", f"--trace must be full, or be left out, not '{self.trace}'.")
+        if self.trace and self.backend != "transformers":
+            raise Rejected("trace", "--trace full needs --backend transformers, which alone has the trees of steps.")
         if self.preset and self.strategies:
             raise Rejected("preset", "--preset chooses the strategies: leave it out, or leave out --strategy.")
         if self.backend == "transformers" and self.engine:

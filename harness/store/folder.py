@@ -16,9 +16,21 @@ from harness.errors import UserError
 from harness.store.files import cannot_write, replace_file
 from harness.store.jsonl import append, first, mend, read
 from harness.store.lock import HOLDER, LOCK, locked
-from harness.store.schema import Divergence, Expected, Key, Limits, Manifest, Record, Sample, TextMetrics, shared_key
+from harness.store.schema import (
+    Divergence,
+    Expected,
+    Key,
+    Limits,
+    Manifest,
+    Record,
+    Sample,
+    SampleTrees,
+    TextMetrics,
+    shared_key,
+)
 
 EXPECTED = "expected.jsonl"
+TREES = "trees.jsonl"
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -80,8 +92,16 @@ class Store:
             raise UserError(f"{path} was not written by this version of decodebench: {first(error)}.") from None
 
     def append(self, record: Record) -> None:
-        """Append one record as one line, and sync it to disk before returning."""
+        """Append one record as one line, and its trees to `trees.jsonl`, and sync them to disk before returning."""
+        if any(turn.trees for turn in record.turns):
+            append(self.folder / TREES, [SampleTrees(
+                task=record.task, example=record.example, strategy=record.strategy, sample=record.sample,
+                repeat=record.repeat, turns=[turn.trees for turn in record.turns])])
         append(self.path, [record])
+
+    def trees(self) -> Iterator[SampleTrees]:
+        """Yield the trees of the samples that have some; of a sample that was interrupted, there may be two."""
+        return read(self.folder / TREES, SampleTrees, "the trees of a sample")
 
     def replace_manifest(self, manifest: Manifest) -> None:
         """Write another manifest in place of the present one."""

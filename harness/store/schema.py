@@ -43,13 +43,27 @@ class Steps(Stored):
     whole: list[int] = Field(default_factory=list)
 
 
+class StepTree(Stored):
+    """The draft of one step, or the hypotheses of a search: nodes with their parents before them, -1 for the sequence.
+
+    `texts` are the tokens as text, and `path` the nodes that were accepted, from the top down.
+    """
+
+    step: int
+    tokens: list[int]
+    parents: list[int]
+    path: list[int]
+    texts: list[str] = Field(default_factory=list)
+
+
 class Turn(Stored):
     """One answer: `text` is scored and ends before the stop string, `raw` is the whole generated text.
 
     In an imported answer `tokens`, `steps`, `prompt` and the reason of its end may be unknown (empty). `prompt_cut`
     counts the tokens cut from the start of a prompt that exceeded the context; `prompt_shared` the prompt tokens that
     were copied from the common prefix of the task's prompts instead of computed. `ends` is the number of characters of
-    `raw` after each token; of a character of several tokens, the last one has all. It is empty if unknown.
+    `raw` after each token; of a character of several tokens, the last one has all. It is empty if unknown. `trees` are
+    written to a file of their own.
     """
 
     prompt: str
@@ -62,6 +76,7 @@ class Turn(Stored):
     ends: list[int] = Field(default_factory=list)
     stop: Stop
     steps: Steps
+    trees: list[StepTree] = Field(default_factory=list, exclude=True)
 
 
 class Record(Stored):
@@ -142,6 +157,22 @@ class Expected(Stored):
     task: str
     example: str
     text: str
+
+
+class SampleTrees(Stored):
+    """The trees of a sample's turns (`--trace full`)."""
+
+    task: str
+    example: str
+    strategy: str
+    sample: int
+    repeat: int
+    turns: list[list[StepTree]]
+
+    @property
+    def key(self) -> Key:
+        """The key of the sample's record."""
+        return (self.task, self.example, self.strategy, self.sample, self.repeat)
 
 
 class TextScore(Stored):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.report import page
-from harness.store.schema import Expected
+from harness.store.schema import Expected, StepTree
 from tests.runs import manifest, realistic, record, strategy, task, turn, write
 
 AXE = (files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8").replace("</script", "<\\/script")
@@ -199,6 +199,29 @@ def test_tokens_show_how_they_came_to_be(tmp_path: Path) -> None:
     assert (seen["bars"], seen["facts"]) == (3, "facts wrong")
     assert seen["expected"] == ["prompt", "<i>42</i>"]
     assert seen["legend"] == "accepted 4bonus 1corrected 1own 1"
+
+
+def test_the_draft_of_a_step_is_drawn_as_a_tree(tmp_path: Path) -> None:
+    """Step 2 drafts five tokens in two branches, and accepts two of them; the third is no draft."""
+    one = turn([1, 3], [0.1, 0.2], ids=[1, 2, 3, 4], text="a b<c d", drafted=[0, 5], accepted=[0, 2])
+    tree = StepTree(step=1, tokens=[2, 9, 3, 8, 7], parents=[-1, -1, 0, 0, 1], path=[0, 2],
+                    texts=[" b", " x", "<c", "\n", "</script>"])
+    one = one.model_copy(update={"ends": [1, 3, 5, 7], "trees": [tree]})
+    store = write(tmp_path / "run", manifest([strategy("greedy"), strategy("tree", "speculative")],
+                                             [task("math", examples=1)]), [])
+    for spec in ("greedy", "tree"):
+        store.append(record("math", "e", spec, [one], 1))
+    seen = browse(page.render([store]), tmp_path, """
+      await pause();
+      seen.nodes = [...document.querySelectorAll(".tree text")].map((node) => [node.classList[0], node.lastChild.data]);
+      seen.lines = [...document.querySelectorAll(".tree path")].map((line) => line.classList[0]);
+      seen.said = document.querySelector(".tree").getAttribute("aria-label");
+      seen.steps = [...document.querySelectorAll(".trees option")].map((option) => option.textContent);
+    """, "#math/e/tree", setup="const pause = () => new Promise((resolve) => setTimeout(resolve, 100));")
+    assert seen["nodes"] == [["taken", "␣b"], ["left", "␣x"], ["taken", "<c"], ["left", "⏎"], ["left", "</script>"]]
+    assert seen["lines"] == ["taken", "left", "taken", "left", "left"]
+    assert seen["said"] == "5 drafted tokens, 2 accepted:  b<c"
+    assert seen["steps"] == ["draft of step 2"]
 
 
 def test_pictures_of_prompts_and_of_accepted_drafts(tmp_path: Path) -> None:

@@ -246,12 +246,12 @@ def test_every_option_reaches_the_run(asked: list[RunConfig], tmp_path: Path, mo
          "--limit", 1, "--concurrency", 2, "--samples", 3, "--repeats", 4, "--max-new-tokens", 5, "--seed", 6,
          "--backend", "transformers", "--dtype", "float16", "--device", "cpu", "--threads", 7, "--data", "data",
          "--plugin", "p.py", "--allow-code-execution", "--truncate-prompts", "--no-texts", "--scorer", "s",
-         "--output", "o")
+         "--trace", "full", "--output", "o")
     assert asked == [RunConfig(
         model="m", draft="d", tokenizer="t", template_args=("a=1",), strategies=("greedy",), tasks=("gsm8k",), limit=1,
         concurrency=2, samples=3, repeats=4, max_new_tokens=5, seed=6, backend="transformers", dtype="float16",
         device="cpu", threads=7, data=Path("data"), plugins=(Path("p.py"),), allow_code_execution=True,
-        truncate_prompts=True, texts=False, scorer="s", output=Path("o"))]
+        truncate_prompts=True, texts=False, scorer="s", trace="full", output=Path("o"))]
     call("run")
     assert asked[1] == RunConfig()
 

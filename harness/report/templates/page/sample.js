@@ -24,7 +24,7 @@ const stepsOf = (turn, whole) => {
 const aboutStep = (step) => `step ${step.number + 1}: ${step.drafted ? `${step.drafted} drafted, ${step.accepted} accepted, ` : ""}`
   + `${step.tokens.length} token${step.tokens.length === 1 ? "" : "s"}${step.ms === null ? "" : `, ${short(step.ms)} ms`}`;
 
-const tokensView = (turn, whole) => {
+const tokensView = (data, turn, whole) => {
   const steps = stepsOf(turn, whole), view = make("pre", { class: "tokens" });
   for (const step of steps) {
     view.append(make("span", { class: "step", "data-step": step.number, title: aboutStep(step) }, ...step.tokens.map(([kind, piece, at]) =>
@@ -33,7 +33,9 @@ const tokensView = (turn, whole) => {
   const counts = [...turn.story.kinds].reduce((found, kind) => ({ ...found, [kind]: (found[kind] ?? 0) + 1 }), {});
   const legend = make("p", { class: "legend" }, ...Object.entries(KINDS).filter(([kind]) => counts[kind]).map(([kind, [name, title]]) =>
     make("span", { title }, make("span", { class: `token ${name}` }, name), ` ${counts[kind]}`)));
-  return make("div", {}, legend, view, ribbon(steps), stepTable(steps));
+  const trees = treesView(data, turn), story = make("div", {}, legend, view, ribbon(steps), trees ?? "", stepTable(steps));
+  if (trees) story.addEventListener("click", ({ target }) => trees.show(target.closest("[data-step]")?.dataset.step));
+  return story;
 };
 
 // A bar for each step: as wide as its time, as high as its tokens.
@@ -51,7 +53,7 @@ const ribbon = (steps) => {
       ...[bar(0, step.tokens.length - own, "accepted"), bar(step.tokens.length - own, own, "own")].filter(Boolean)));
     at += width;
   }
-  return make("figure", {}, picture, make("figcaption", {}, `${steps.length} steps in ${short(time)} ms: as wide as their time, as high as their tokens.`));
+  return make("figure", {}, picture, make("figcaption", {}, `${steps.length} step${steps.length === 1 ? "" : "s"} in ${short(time)} ms: as wide as their time, as high as their tokens.`));
 };
 const stepTable = (steps) => {
   const table = make("details", {}, make("summary", {}, "Steps as a table"));
@@ -108,7 +110,7 @@ const column = (data, cell, sample, other, same, options) => {  // same: whose t
     if (sample.turns.length > 1) part.append(make("h4", {}, `Turn ${index + 1}`));
     const compared = theirs !== null && options.get("show") !== "tokens";
     if (same && theirs === whole) part.append(make("p", { class: "note" }, `The same text as ${same}'s.`));
-    part.append(compared ? differences(whole, theirs) : turn.story.lengths ? tokensView(turn, whole) : make("pre", {}, whole));
+    part.append(compared ? differences(whole, theirs) : turn.story.lengths ? tokensView(data, turn, whole) : make("pre", {}, whole));
     if (!compared && turn.story.kinds && !turn.story.lengths) part.append(ribbon(stepsOf(turn, whole)) ?? "");
   });
   return part;
