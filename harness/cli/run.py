@@ -87,8 +87,6 @@ def command(
 
     The same command resumes a stopped run. Exit code 3: some samples failed, or a repeated error ended the run.
     """
-    if dry_run and (quiet or as_json):
-        raise UserError("--dry-run says in words what would run: leave --quiet and --json out.")
     options = dict(context.params)
     manner = Manner(**{name: options.pop(name) for name in Manner._fields})
     return _run(_settings(options), manner)
@@ -107,6 +105,8 @@ def _run(settings: "RunConfig", manner: Manner) -> int:
     """Run, print the answer and return the exit code."""
     from harness.cli import finished
 
+    if manner.dry_run and (manner.quiet or manner.as_json):
+        raise UserError("--dry-run says in words what would run: leave --quiet and --json out.")
     watchers: list[EarlyPage] = []
     check_names(settings)
     try:
