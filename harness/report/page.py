@@ -24,7 +24,7 @@ from harness.store.folder import Store
 from harness.store.schema import Manifest
 
 TEMPLATES = Path(__file__).parent / "templates"
-SCRIPTS = ("core", "board", "pictures", "distributions", "answers", "tree", "sample", "start")
+SCRIPTS = ("core", "board", "pictures", "distributions", "answers", "tree", "playback", "sample", "start")
 IMPORTANT = ("quality", "speedup", "tau_pooled", "forwards_per_token", "truncated")  # columns that always show
 
 

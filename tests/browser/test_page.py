@@ -201,6 +201,26 @@ def test_tokens_show_how_they_came_to_be(tmp_path: Path) -> None:
     assert seen["legend"] == "accepted 4bonus 1corrected 1own 1"
 
 
+def test_answers_are_played_at_their_recorded_times(tmp_path: Path) -> None:
+    """Greedy takes 0.7 s for seven tokens, the other 0.2 s for two steps: after 0.5 s greedy is not done."""
+    slow, fast = turn([1] * 7, [0.1] * 7, text="abcdefg"), turn([1, 6], [0.1, 0.1], text="abcdefg")
+    ends = {"ends": list(range(1, 8))}
+    records = [record("math", "e", spec, [one.model_copy(update=ends)], 1)
+               for spec, one in (("greedy", slow), ("speculative", fast))]
+    described = manifest([strategy("greedy"), strategy("speculative", "speculative")], [task("math", examples=1)])
+    seen = browse(page.render([write(tmp_path / "run", described, records)]), tmp_path, """
+      const hidden = () => [...document.querySelectorAll("article")].map((x) => x.querySelectorAll(".unborn").length);
+      await pause(100);
+      [...document.querySelectorAll("#sample button")].find((one) => one.textContent.startsWith("play")).click();
+      await pause(450); seen.later = hidden();
+      await pause(600); seen.end = hidden(); seen.clock = document.querySelector(".clock").textContent;
+    """, "#math/e/greedy/speculative?show=tokens",
+                  setup="const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));")
+    assert 0 < seen["later"][0] < 7
+    assert seen["later"][1] == 0
+    assert (seen["end"], seen["clock"]) == ([0, 0], "0.7 s for the slowest")
+
+
 def test_the_draft_of_a_step_is_drawn_as_a_tree(tmp_path: Path) -> None:
     """Step 2 drafts five tokens in two branches, and accepts two of them; the third is no draft."""
     one = turn([1, 3], [0.1, 0.2], ids=[1, 2, 3, 4], text="a b<c d", drafted=[0, 5], accepted=[0, 2])

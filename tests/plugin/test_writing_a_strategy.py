@@ -81,7 +81,7 @@ def test_commands_of_the_page_run(folder: Path) -> None:
                               env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80", "OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         if rest[0] == "run":
-            assert re.search(r"my_min_p +share=0\.3", done.stdout), done.stdout
+            assert re.search(r"my_min_p .*\n +share=0\.3", done.stdout), done.stdout
 
 
 def test_a_package_made_as_the_page_says_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

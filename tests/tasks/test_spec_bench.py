@@ -172,7 +172,7 @@ def test_every_report_shows_the_sub_tasks(store: Store, tmp_path: Path) -> None:
     for part in ("rag", "qa", "overall"):
         assert f"spec_bench: {part}" in shown
         assert f"### spec_bench:part=all: {part}: Sub-tasks" in markdown
-        assert f"<h3>Sub-tasks: {part}</h3>" in html
+        assert f"<summary>Sub-tasks: {part}</summary>" in html
     lines = (tmp_path / "report" / "parts.csv").read_text().splitlines()
     assert lines[0].endswith(",part")
     assert [line.rpartition(",")[2] for line in lines[1:]] == ["rag", "rag", "qa", "qa", "overall", "overall"]

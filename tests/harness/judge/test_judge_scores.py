@@ -13,6 +13,7 @@ from harness.measure.judged import SCORE, judge_notes, pair_table, rating_table
 from harness.measure.summary import overall, samples, summarise
 from harness.report import write
 from harness.report.detail import collect
+from harness.report.page_samples import samples_of
 from harness.report.tables import notes
 from harness.report.texts import terminal
 from harness.store.folder import Store
@@ -159,14 +160,15 @@ def test_the_report_has_tables_notes_and_scores(store: Store, tmp_path: Path) ->
     rate(store, "greedy", [(8, 6), (7, 2), (10, 4), (9, 3)])
     rate(store, "top_p", [(6, 6), (3, 2), (5, 4), (7, 1)])
     pairs(store, ("strategy", "strategy"), ("strategy", "baseline"))
-    page = write([store], tmp_path / "report")
+    write([store], tmp_path / "report")
     assert "6.125" in (tmp_path / "report" / "judge.csv").read_text()
     assert "win_rate" in (tmp_path / "report" / "judge-pairs.csv").read_text()
     text = (tmp_path / "report" / "summary.md").read_text()
     assert "Quality: mt_bench_score" in text
     assert "### mt_bench: Judge: ratings" in text
     assert "- rated by j (http://h/v1); 16 verdicts asked for, 0 taken from equal answers" in text
-    assert '"mt_bench_score_turn_2":' in page.read_text()
+    cells = samples_of([store], collect([store]))["cells"]
+    assert "mt_bench_score_turn_2" in cells[0]["samples"][0]["scores"]
     for section in collect([store]).sections:
         console = Console(width=80, record=True, file=(tmp_path / "out").open("w"))
         console.print(terminal(section))

@@ -27,7 +27,7 @@ const aboutStep = (step) => `step ${step.number + 1}: ${step.drafted ? `${step.d
 const tokensView = (data, turn, whole) => {
   const steps = stepsOf(turn, whole), view = make("pre", { class: "tokens" });
   for (const step of steps) {
-    view.append(make("span", { class: "step", "data-step": step.number, title: aboutStep(step) }, ...step.tokens.map(([kind, piece, at]) =>
+    view.append(make("span", { class: "step", "data-step": step.number, "data-ms": step.ms ?? 0, title: aboutStep(step) }, ...step.tokens.map(([kind, piece, at]) =>
       make("span", { class: `token ${KINDS[kind][0]}${at >= turn.end ? " after-stop" : ""}`, title: `${aboutStep(step)}\n${KINDS[kind][1]}` }, piece))));
   }
   const counts = [...turn.story.kinds].reduce((found, kind) => ({ ...found, [kind]: (found[kind] ?? 0) + 1 }), {});
@@ -145,6 +145,7 @@ const sampleView = async (section, [task, example, ...labels], options) => {
       make("span", {}, place < 0 ? "" : `${place + 1} of ${examples.length}`), toggle("only", "wrong", "wrong only"),
       toggle("only", "different", "differs from the baseline only"), several > 1 ? pick : "", chosen.length < MOST ? add : "",
       chosen.length > 1 ? toggle("show", "tokens", "show steps in place of differences") : "",
+      chosen.length === 1 || options.get("show") === "tokens" ? playButton(section) : "",
       chosen.length === 1 && base && base !== chosen[0] ? make("a", { class: "button", href: address([task, example, base.label, ...labels], options) }, `compare with ${base.label}`) : ""),
     ...(first?.turns ?? []).map((turn, index) => data.texts[turn.prompt] ? make("details", { open: index === 0 },
       make("summary", {}, first.turns.length > 1 ? `Prompt of turn ${index + 1}` : "Prompt"), make("pre", { class: "prompt" }, data.texts[turn.prompt])) : ""),
