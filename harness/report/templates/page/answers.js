@@ -5,7 +5,7 @@ const scored = (cell) => cell.samples.some((sample) => scoreOf(cell, sample) !==
 const wrong = (cell, sample) => sample.error !== null || (scoreOf(cell, sample) !== null && scoreOf(cell, sample) < 1);
 const mark = (cell, sample) => {
   const score = scoreOf(cell, sample);
-  return sample.error ? "!" : score === null ? "·" : score === 1 ? "✓" : score === 0 ? "✗" : short(score);
+  return sample.error ? "!" : score === null ? "·" : score === 1 && !cell.graded ? "✓" : score === 0 ? "✗" : short(score);
 };
 const partner = (data, cell, sample) => {  // the baseline's answer to the same prompt
   const base = cell.baseline === null ? null : data.cells[cell.baseline];
@@ -40,7 +40,7 @@ const answers = async (section, options) => {
         const sample = cell.byExample.get(example)?.[0];
         if (!sample) return make("td");
         const other = differs(data, cell, sample), bad = wrong(cell, sample);
-        return make("td", { class: bad ? "wrong" : scoreOf(cell, sample) === null ? "" : "right" }, make("a", {
+        return make("td", { class: bad ? "wrong" : scoreOf(cell, sample) === null || cell.graded ? "" : "right" }, make("a", {
           href: address([task, example, cell.label], options),
           "aria-label": `${example}, ${cell.label}: ${mark(cell, sample)}${other ? ", differs from the baseline" : ""}`,
         }, mark(cell, sample), other ? make("small", {}, "≠") : ""));

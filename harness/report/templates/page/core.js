@@ -45,6 +45,7 @@ const load = () => unpacking ??= (async () => {
   const data = JSON.parse(text), order = new Intl.Collator("en", { numeric: true });
   for (const cell of data.cells) {
     cell.samples.sort((a, b) => order.compare(a.example, b.example) || a.sample - b.sample || a.repeat - b.repeat);
+    cell.graded = cell.samples.some(({ scores }) => scores[cell.metric] > 1);  // by a judge, up to 10
     cell.byExample = Map.groupBy ? Map.groupBy(cell.samples, (sample) => sample.example) : grouped(cell.samples);
   }
   return data;
