@@ -1,23 +1,24 @@
 """What the shell completes: names, found without importing a plugin."""
 
+from collections.abc import Iterable
+
 from harness.plugins.registry import STRATEGIES, TASKS
-from harness.run.presets import PRESETS
 
 
 def strategies(incomplete: str) -> list[str]:
     """Return the strategies that begin as typed, after others that commas separate."""
-    before, comma, last = incomplete.rpartition(",")
-    return [f"{before}{comma}{name}" for name in STRATEGIES.names() if name.startswith(last)]
+    return _last_of_several(incomplete, STRATEGIES.names())
 
 
 def tasks(incomplete: str) -> list[str]:
     """Return the tasks that begin as typed, after others that commas separate."""
-    before, comma, last = incomplete.rpartition(",")
-    return [f"{before}{comma}{name}" for name in TASKS.names() if name.startswith(last)]
+    return _last_of_several(incomplete, TASKS.names())
 
 
 def presets(incomplete: str) -> list[str]:
     """Return the presets that begin as typed."""
+    from harness.run.presets import PRESETS  # here, because it imports pydantic, which no help needs
+
     return [name for name in PRESETS if name.startswith(incomplete)]
 
 
@@ -29,3 +30,8 @@ def plugins(incomplete: str) -> list[str]:
 def kinds(incomplete: str) -> list[str]:
     """Return what `list` lists and begins as typed."""
     return [name for name in ("strategies", "tasks", "models", "backends") if name.startswith(incomplete)]
+
+
+def _last_of_several(incomplete: str, names: Iterable[str]) -> list[str]:
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in names if name.startswith(last)]

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 from typer import Argument
 
-from harness.cli.early_page import page_of
 from harness.cli.report import written
 from harness.store.lock import HOLDER, LOCK
 
@@ -25,6 +24,7 @@ def command(
     """
     page = run / "index.html"
     if not page.is_file():
+        from harness.cli.early_page import page_of
         from harness.store.folder import Store
 
         store, page = Store.open(run), page_of(run)

@@ -18,6 +18,19 @@ from harness.measure.speed import speed_table
 from harness.store.folder import Store
 from harness.store.schema import ForwardTimes, Limits
 
+NOISE = 0.97  # v below which several tokens are faster than one by more than noise
+
+
+def cheaper_than_one(limits: Limits) -> tuple[int, float] | None:
+    """Return the number of tokens M whose forward is fastest compared with one token, and that ratio v(M).
+
+    None if no v(M) is below 1 by more than noise. Where one is, the baseline is slower than it need be.
+    """
+    ratios = [(count, seconds / limits.target.seconds[0])
+              for count, seconds in zip(limits.target.tokens, limits.target.seconds, strict=True)]
+    fastest = min(ratios, key=lambda pair: pair[1])
+    return fastest if fastest[1] < NOISE else None
+
 
 def limits_table(store: Store, raw: Raw) -> pd.DataFrame:
     """Return one row per (task, strategy) cell with decode steps; empty if the limits of the run were not measured.

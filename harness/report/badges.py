@@ -16,7 +16,7 @@ BADGES = {
 }
 
 
-def tie(dtype: str) -> float:
+def tie_of(dtype: str) -> float:
     """Return the difference of two logits up to which another token is a tie in this dtype."""
     return TIES.get(dtype, TIE)
 

@@ -7,11 +7,11 @@ import pandas as pd
 
 from harness.measure.acceptance import acceptance_table
 from harness.measure.judged import judge_notes
-from harness.measure.limits import break_even, limits_table
+from harness.measure.limits import break_even, cheaper_than_one, limits_table
 from harness.measure.parts import part_table
 from harness.measure.raw import read
 from harness.measure.speed import speed_table
-from harness.measure.summary import concat_runs, summarise
+from harness.measure.summary import concat_runs, run_labels, summarise
 from harness.report import judge, tables, texts
 from harness.report.tables import QUALITY, SPEEDUP, TAU, Column, row_labels
 from harness.report.texts import Kind, Section
@@ -165,8 +165,21 @@ def _tables(stores: Sequence[Store], kinds: Sequence[Kind]
         frames.append([kind.make(store, raw) for kind in kinds])
         keys.append(raw.samples[["task", "example", "sample"]].copy())
     sections = [section for index, kind in enumerate(kinds)
-                for section in section_of(kind, stores, [tables[index] for tables in frames])]
+                for section in section_of(kind, stores, [tables[index] for tables in frames],
+                                          _inflated(stores) if kind is LIMITS else ())]
     return summaries, [*sections, *_break_even(stores, summaries)], keys
+
+
+def _inflated(stores: Sequence[Store]) -> list[str]:
+    """Return a note for each run on whose machine a forward over several tokens is faster than over one."""
+    notes = []
+    for label, store in zip(run_labels(stores), stores, strict=True):
+        if (limits := store.limits()) and (found := cheaper_than_one(limits)):
+            run, (tokens, v) = f"{label}: " if len(stores) > 1 else "", found
+            notes.append(f"{run}speed-ups of methods that verify several tokens are inflated by up to {1 / v:.2f} on "
+                         f"this machine, because a forward over {tokens} tokens takes {v:.2f} times as long as one "
+                         "over a single token")
+    return notes
 
 
 def _break_even(stores: Sequence[Store], summaries: Sequence[pd.DataFrame]) -> list[Section]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from harness.measure.significance import SURE
 from harness.plugins.task_names import task_names
-from harness.report.badges import kept, tie
+from harness.report.badges import kept, tie_of
 from harness.report.tables import row_labels
 from harness.stats.power import clusters_needed
 from harness.store.schema import Manifest
@@ -71,7 +71,7 @@ def findings(summary: pd.DataFrame, manifest: Manifest) -> Iterator[Finding]:
         base, others = rows[rows["strategy"] == manifest.baseline], rows[rows["strategy"] != manifest.baseline]
         if not (others.empty or base.empty):
             count = min(problems[str(task)], int(base["samples"].iloc[0]))  # a run may be unfinished
-            yield _finding(names[str(task)], count, base.iloc[0], others, tie(manifest.model.dtype))
+            yield _finding(names[str(task)], count, base.iloc[0], others, tie_of(manifest.model.dtype))
 
 
 def _finding(task: str, count: int, base: "pd.Series[float]", others: pd.DataFrame, same: float) -> Finding:

@@ -10,7 +10,7 @@ import pandas as pd
 from harness.measure.significance import SURE
 from harness.measure.summary import run_labels
 from harness.report import plots, tables
-from harness.report.badges import badge, tie
+from harness.report.badges import badge, tie_of
 from harness.store.folder import Store
 
 Scale = Callable[[float], float]  # a figure → its place on a bar, in percent
@@ -35,7 +35,7 @@ class Looks:
         groups = {(str(run), str(spec)): rows for (run, spec), rows in
                   summary.assign(run=summary.get("run", "")).groupby(["run", "strategy"], sort=False)}
         return cls(plots.families(summary),
-                   {key: badge(rows, key[1] == manifests[key[0]].baseline, tie(manifests[key[0]].model.dtype))
+                   {key: badge(rows, key[1] == manifests[key[0]].baseline, tie_of(manifests[key[0]].model.dtype))
                     for key, rows in groups.items()},
                    {key: bool((rows["draft_forwards_per_token"] > 0).any()) and manifests[key[0]].draft is not None
                     for key, rows in groups.items()})

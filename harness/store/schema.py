@@ -88,7 +88,7 @@ class Record(Stored):
     forward pass while it was decoded, `padding` the share of padded positions in these forwards. `peak_bytes` is the
     peak memory meanwhile, torch's on a GPU, else the whole process's; None if unknown. `temperature` is set if the
     strategy used the task's temperature. `counted` is the increase of the server's own counters meanwhile, by all its
-    clients, shared like the wall time. `reason` tells why the scores are what they are: the answer that was read from
+    clients, shared equally. `reason` tells why the scores are what they are: the answer that was read from
     the text, or the error of its program.
     """
 

@@ -62,6 +62,16 @@ def rows(store: Store) -> dict[str, Any]:
     return limits_table(store, read(store)).set_index("strategy").to_dict("index")
 
 
+@pytest.mark.parametrize(("seconds", "said"), [([0.1, 0.071, 0.2], "by up to 1.41"), ([0.1, 0.098, 0.2], "")])
+def test_a_baseline_that_is_slower_than_it_need_be_is_pointed_out(tmp_path: Path, seconds: list[float], said: str
+                                                                   ) -> None:
+    times = LIMITS.target.model_copy(update={"seconds": seconds})
+    store = made(tmp_path / "run", limits=LIMITS.model_copy(update={"target": times}))
+    (section,) = (one for one in detail.collect([store]).sections if one.kind is detail.LIMITS)
+    assert len(section.notes) == bool(said)
+    assert all(said in note and "a forward over 3 tokens takes 0.71 times" in note for note in section.notes)
+
+
 def test_the_ideal_speedup_is_tau_over_what_forwards_cost(tmp_path: Path) -> None:
     found = rows(made(tmp_path / "run"))
     target, draft, steps = 0.16 + 0.12 + 0.1, 6 * 0.01, 3  # 5 tokens are halfway from 3 to 7
