@@ -115,10 +115,17 @@ class Task(Plugin):
 
     def score(self, example: Example, answers: Sequence[str]) -> dict[str, float]:
         """Return the scores of a sample (its answers to all turns) by name; empty if the task is `unscored`."""
-        return self.judge(example, answers)[0]
+        return self._measured(example, answers)[0]
 
-    def judge(self, example: Example, answers: Sequence[str]) -> tuple[dict[str, float], str]:
-        """Return the scores of a sample and their reason: the error of its program, or the answer that was read."""
+    def score_and_reason(self, example: Example, answers: Sequence[str]) -> tuple[dict[str, float], str]:
+        """Return the scores of a sample and their reason: the error of its program, or the answer that was read.
+
+        A task with a `score` of its own gives no reason.
+        """
+        own = type(self).score is not Task.score
+        return (self.score(example, answers), "") if own else self._measured(example, answers)
+
+    def _measured(self, example: Example, answers: Sequence[str]) -> tuple[dict[str, float], str]:
         metric = self.metric()
         if metric is None:
             return {}, ""

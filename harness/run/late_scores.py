@@ -1,6 +1,6 @@
 """Scores answers: at once, or later those whose programs were not allowed to run before."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -18,15 +18,10 @@ TOGETHER = 64  # records held in memory while their programs run
 def scored(record: Record, task: Task, example: Example) -> tuple[Record, Exception | None]:
     """Return an answered record with its scores, or as a failed one and the error if the task cannot score it."""
     try:
-        scores, reason = judged(task, example, [turn.text for turn in record.turns])
+        scores, reason = task.score_and_reason(example, [turn.text for turn in record.turns])
     except Exception as error:  # scoring runs foreign code: its errors belong to the sample
         return record.model_copy(update={"status": "failed", "error": error_text(error), "turns": []}), error
     return record.model_copy(update={"scores": scores, "reason": reason}), None
-
-
-def judged(task: Task, example: Example, answers: Sequence[str]) -> tuple[dict[str, float], str]:
-    """Return the scores of a sample and their reason, which a task with a `score` of its own does not give."""
-    return task.judge(example, answers) if type(task).score is Task.score else (task.score(example, answers), "")
 
 
 def late_tasks(plan: Plan, store: Store) -> set[str]:
