@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 def write(stores: "Sequence[Store]", folder: Path, contents: "Contents | None" = None) -> Path:
     """Write summary.csv, summary.md, plots/*.png, *.svg and *.pdf, and index.html; returns the path of index.html.
 
+    Answers that the page has no room for are in answers/*.js.
+
     Every other table is also a CSV file. `contents` is `collect(stores)`, if it is already computed. With several runs,
     rows have a column `run`. Files are replaced atomically.
     """
     from harness.report import detail, page, plots, ranking, tables, texts
+    from harness.report.beside import Beside
 
     contents = contents or detail.collect(stores)
     summary = contents.summary
@@ -35,4 +38,7 @@ def write(stores: "Sequence[Store]", folder: Path, contents: "Contents | None" =
             replace_file(folder / "plots" / f"{name}.{kind}.svg", plots.svg(figure))
             replace_file(folder / "plots" / f"{name}.{kind}.png", plots.png(figure))
             replace_file(folder / "plots" / f"{name}.{kind}.pdf", plots.pdf(figure))
-    return replace_file(folder / "index.html", page.render(stores, contents))
+    beside = Beside(folder)
+    index = replace_file(folder / "index.html", page.render(stores, contents, beside))
+    beside.tidy()
+    return index

@@ -16,10 +16,11 @@ from harness.measure.leaderboard import RULE, leaderboard
 from harness.measure.summary import run_labels
 from harness.plugins.task_names import task_names
 from harness.report import page_rows, tables, texts
+from harness.report.answers import Beside, compressed
 from harness.report.badges import BADGES
 from harness.report.detail import Contents, collect
 from harness.report.page_rows import Looks
-from harness.report.page_samples import compressed, samples_of
+from harness.report.page_samples import samples_of
 from harness.store.folder import Store
 from harness.store.schema import Manifest
 
@@ -28,11 +29,15 @@ SCRIPTS = ("core", "board", "pictures", "distributions", "answers", "tree", "pla
 IMPORTANT = ("quality", "speedup", "tau_pooled", "forwards_per_token", "truncated")  # columns that always show
 
 
-def render(stores: Sequence[Store], contents: Contents | None = None) -> str:
-    """Return the page of one or several runs; `contents` is `collect(stores)`, if it is already computed."""
+def render(stores: Sequence[Store], contents: Contents | None = None, beside: Beside | None = None) -> str:
+    """Return the page of one or several runs; `contents` is `collect(stores)`, if it is already computed.
+
+    Answers that would make the page too large are given to `beside`; without it, all of them are in the page.
+    """
     contents = contents or collect(stores)
     summary, looks = contents.summary, Looks.of(stores, contents.summary)
     overview = _overview(stores, summary, looks)
+    index, blocks = samples_of(stores, contents, beside)
     return template("index.html.j2").render(
         css=css(), js=_script(), badges=BADGES,
         runs=[_run(store.manifest, label) for store, label in zip(stores, run_labels(stores), strict=True)],
@@ -46,7 +51,7 @@ def render(stores: Sequence[Store], contents: Contents | None = None) -> str:
         text_glossary={column.title: column.help for section in contents.sections
                        for column in section.filled_columns(section.rows)},
         points=Markup(_embedded(_points(summary, overview.pop("board"), looks))),
-        data=Markup(compressed(samples_of(stores, contents))),
+        data=Markup(compressed(index)), blocks={name: Markup(packed) for name, packed in blocks.items()},
     )
 
 

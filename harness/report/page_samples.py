@@ -1,12 +1,13 @@
-"""The samples of a page: texts, scores and steps of each answer, compressed so that all of them fit."""
+"""The samples of a page: an index with a row for each of them, and their answers in blocks."""
 
-import base64
-import gzip
-import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from harness.measure.judged import records
@@ -14,87 +15,125 @@ from harness.measure.raw import has_text_only
 from harness.measure.summary import run_labels
 from harness.plugins.task_names import task_names
 from harness.report import plots, tables
+from harness.report.answers import Answer, Beside, Blocks
 from harness.report.detail import Contents
-from harness.report.story import story
 from harness.store.folder import Store
-from harness.store.schema import Record, StepTree, Turn
+from harness.store.schema import Record
 
-SHOWN = 5000  # maximum number of samples in the page; of longer reports, the first examples of each cell
-
-
-def samples_of(stores: Sequence[Store], contents: Contents) -> dict[str, Any]:
-    """Return the samples of each cell of the summary, its baseline's cell, expected answers, and each text once."""
-    summary = contents.summary
-    several, texts, looks = "run" in summary, _Texts(), plots.families(summary)
-    rows, names = summary.to_dict("records"), task_names(summary["task"].unique())
-    index = {(row.get("run", ""), row["task"], row["strategy"]): number for number, row in enumerate(rows)}
-    cells: list[dict[str, Any]] = [
-        {"task": row["task"], "label": label, "baseline": None, "samples": [], "total": row["samples"] + row["failed"],
-         "metric": row["quality_metric"], "colour": looks[row["family"]][0], "search": row["family"] == "search"}
-        for label, row in zip(tables.row_labels(summary), rows, strict=True)
-    ]
-    limit, expected = max(1, SHOWN // max(1, len(cells))), dict[str, dict[str, int]]()
-    for store, label, keys in zip(stores, run_labels(stores), contents.keys, strict=True):
-        run, known = label if several else "", store.expected()
-        for (cell_run, task, _), number in index.items():
-            if cell_run == run:
-                cells[number]["baseline"] = index.get((run, task, store.manifest.baseline))
-        trees = {one.key: one.turns for one in store.trees()}
-        for record in records(store, first_examples(store, keys, cells, limit)):
-            cell = cells[index[run, record.task, record.strategy]]
-            cell["samples"].append(_sample(record, texts, cell["search"], trees.get(record.key, [])))
-            if text := known.get((record.task, record.example)):
-                expected.setdefault(names[record.task], {})[record.example] = texts.number(text)
-    return {"texts": list(texts.known), "expected": expected,
-            "cells": [cell | {"task": names[cell["task"]]} for cell in cells]}
+POSITIONS = 12  # of a draft
 
 
-def compressed(data: Mapping[str, Any]) -> str:
-    """Return data as JSON, compressed by gzip and written in base64, which no text can escape from."""
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), mtime=0)).decode()
+@dataclass
+class Rows:
+    """The samples of a cell by column: example, sample, repeat, score, and tokens per second, None if unknown.
 
-
-def first_examples(store: Store, keys: pd.DataFrame, cells: Sequence[Mapping[str, Any]], limit: int) -> set[int]:
-    """Return the record numbers of the first examples of each task, so that no cell has more than `limit` samples.
-
-    At least one example of each task is included.
+    `drafts` counts the steps by the lengths of their draft and of its accepted part, `POSITIONS` at most.
     """
-    largest = {task.spec: max(cell["total"] for cell in cells if cell["task"] == task.spec)
-               for task in store.manifest.tasks}
-    allowed = {task.spec: max(1, limit * task.examples // max(1, largest[task.spec])) for task in store.manifest.tasks}
-    examples: dict[str, dict[str, int]] = {task: {} for task in allowed}
-    return {number for number, (task, example) in enumerate(zip(keys["task"], keys["example"], strict=True))
-            if examples[task].setdefault(example, len(examples[task])) < allowed[task]}
+
+    keys: list[Answer] = field(default_factory=list)
+    scores: list[float | None] = field(default_factory=list)
+    rates: list[float | None] = field(default_factory=list)
+    failed: set[Answer] = field(default_factory=set)
+    differing: set[Answer] = field(default_factory=set)
+    drafts: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    def add(self, cell: int, record: Record, metric: str) -> None:
+        """Add the row of a sample."""
+        key = (cell, record.example, record.sample, record.repeat)
+        seconds = sum(sum(turn.steps.seconds) for turn in record.turns)
+        tokens = 0 if any(map(has_text_only, record.turns)) else sum(sum(turn.steps.tokens) for turn in record.turns)
+        self.keys.append(key)
+        self.scores.append(_short(record.scores.get(metric, math.nan)))
+        self.rates.append(_short(tokens / seconds) if tokens > 0 and seconds > 0 else None)
+        if record.error is not None:
+            self.failed.add(key)
+        for turn in record.turns:
+            self.drafts.update(zip(np.minimum(turn.steps.drafted, POSITIONS).tolist(),
+                                   np.minimum(turn.steps.accepted, POSITIONS).tolist(), strict=False))
+
+    def columns(self, places: dict[str, int]) -> dict[str, Any]:
+        """Return the columns in the order of `places`, which has the place of each example; a set by its rows."""
+        order = sorted(range(len(self.keys)), key=lambda row: (places[self.keys[row][1]], *self.keys[row][2:]))
+        keys = [self.keys[row] for row in order]
+        numbers = {"sample": [key[2] for key in keys], "repeat": [key[3] for key in keys]}
+        return {"examples": [places[key[1]] for key in keys],
+                **{name: column for name, column in numbers.items() if any(column)},
+                "scores": [self.scores[row] for row in order], "rates": [self.rates[row] for row in order],
+                "failed": [row for row, key in enumerate(keys) if key in self.failed],
+                "differing": [row for row, key in enumerate(keys) if key in self.differing]}
+
+    def positions(self) -> list[list[int]]:
+        """Return for k = 1, 2, … the steps with at least k drafted tokens, and those with the first k accepted."""
+        steps = [(drafted, min(drafted, accepted), count) for (drafted, accepted), count in self.drafts.items()]
+        deepest = max((accepted for _, accepted, _ in steps), default=0)
+        return [[sum(count for drafted, _, count in steps if drafted >= k),
+                 sum(count for _, accepted, count in steps if accepted >= k)] for k in range(1, deepest + 1)]
 
 
-class _Texts:
-    """Numbers texts, so that each is written once."""
+def samples_of(stores: Sequence[Store], contents: Contents, beside: Beside | None = None
+               ) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the index of all samples, and the compressed blocks in the page by name.
 
-    def __init__(self) -> None:
-        self.known = dict[str, int]()
+    Blocks beyond `EMBEDDED` letters are given to `beside`, if there is one.
+    """
+    summary = contents.summary
+    cells, names = _cells(stores, summary), task_names(summary["task"].unique())
+    numbers = {(row.get("run", ""), row["task"], row["strategy"]): number
+               for number, row in enumerate(summary.to_dict("records"))}
+    counts = _counts(contents.keys)
+    places: dict[str, dict[str, int]] = {}
+    for task, example in counts:
+        places.setdefault(task, {})[example] = len(places.get(task, {}))
+    blocks = Blocks(counts, beside)
+    rows = [Rows() for _ in cells]
+    baselines = {number: cell["baseline"] for number, cell in enumerate(cells)}
+    for store, label, keys in zip(stores, run_labels(stores), contents.keys, strict=True):
+        known, trees = store.expected(), {one.key: one.turns for one in store.trees()}
+        for record in records(store, range(len(keys))):  # no more than the tables have
+            number = numbers[label if len(stores) > 1 else "", record.task, record.strategy]
+            rows[number].add(number, record, cells[number]["metric"])
+            block = blocks.of(record)
+            block.add(number, record, cells[number]["search"], trees.get(record.key, []))
+            if text := known.get((record.task, record.example)):
+                block.expected[record.example] = block.texts.number(text)
+            if not block.left:
+                for answer in block.differing(baselines):
+                    rows[answer[0]].differing.add(answer)
+                blocks.close(record)
+    index = {"tasks": {name: {"examples": list(places.get(task, {})), "blocks": blocks.names(task)}
+                       for task, name in names.items()},
+             "cells": [cell | {"task": names[cell["task"]], "rows": one.columns(places.get(cell["task"], {})),
+                               "positions": [] if cell["search"] else one.positions()}
+                       for cell, one in zip(cells, rows, strict=True)]}
+    return index, blocks.embedded
 
-    def number(self, text: str) -> int:
-        return self.known.setdefault(text, len(self.known))
+
+def _cells(stores: Sequence[Store], summary: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a cell for each row of the summary, with the number of its baseline's cell."""
+    looks, several = plots.families(summary), len(stores) > 1
+    rows = summary.to_dict("records")
+    baselines = {(label if several else "", store.manifest.baseline)
+                 for label, store in zip(run_labels(stores), stores, strict=True)}
+    found = {(row.get("run", ""), row["task"]): number for number, row in enumerate(rows)
+             if (row.get("run", ""), row["strategy"]) in baselines}
+    return [{"task": row["task"], "label": label, "metric": row["quality_metric"], "colour": looks[row["family"]][0],
+             "search": row["family"] == "search", "baseline": found.get((row.get("run", ""), row["task"]))}
+            for label, row in zip(tables.row_labels(summary), rows, strict=True)]
 
 
-def _sample(record: Record, texts: _Texts, search: bool, trees: Sequence[Sequence[StepTree]]) -> dict[str, Any]:
-    return {
-        "example": record.example, "sample": record.sample, "repeat": record.repeat, "error": record.error,
-        "reason": record.reason,
-        "scores": {name: value if math.isfinite(value) else None for name, value in record.scores.items()},
-        "turns": [_turn(turn, texts, search, trees[number] if number < len(trees) else ())
-                  for number, turn in enumerate(record.turns)],
-    }
+def _counts(keys: Sequence[pd.DataFrame]) -> dict[tuple[str, str], int]:
+    """Return the number of samples of each (task, example): tasks in order, examples by name, numbers in it by value.
+    """
+    counts = Counter[tuple[str, str]]()
+    for frame in keys:
+        counts.update(zip(frame["task"], frame["example"], strict=True))
+    tasks = {task: place for place, task in enumerate(dict.fromkeys(task for task, _ in counts))}
+    return dict(sorted(counts.items(), key=lambda one: (tasks[one[0][0]], _natural(one[0][1]))))
 
 
-def _turn(turn: Turn, texts: _Texts, search: bool, trees: Sequence[StepTree]) -> dict[str, Any]:
-    """Return an answer: its whole text, of which the first `end` characters count, or only the text that counts."""
-    begins = turn.raw.startswith(turn.text)
-    seconds = sum(turn.steps.seconds)
-    drawn = {tree.step: [[texts.number(text) for text in tree.texts], tree.parents, tree.path] for tree in trees}
-    return {"prompt": texts.number(turn.prompt), "text": texts.number(turn.raw if begins else turn.text),
-            "end": len(turn.text), "stop": turn.stop, "story": story(turn, search) if begins else {},
-            **({"trees": drawn} if drawn else {}),
-            "tokens": None if has_text_only(turn) else sum(turn.steps.tokens),
-            "seconds": round(seconds, 6) if math.isfinite(seconds) else None}
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
+
+
+def _short(value: float) -> float | None:
+    return float(f"{value:.4g}") if math.isfinite(value) else None

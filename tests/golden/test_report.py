@@ -14,10 +14,10 @@ from rich.console import Console
 from harness import report
 from harness.measure.summary import summarise
 from harness.plugins.spec import labels
-from harness.report import page, page_samples, plots, tables
+from harness.report import page, plots, tables
 from harness.store.folder import Store
 from tests.program import call
-from tests.runs import manifest, realistic, record, strategy, task, turn, write
+from tests.runs import manifest, record, strategy, task, turn, write
 
 EVIL = '</script><b>&"|\n<!-- <script>'
 MARKDOWN = """\
@@ -77,8 +77,8 @@ def unpictured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "of_task", lambda summary, task: {})
 
 
-def data(text: str) -> Any:
-    found = re.search(r'<script type="text/plain" id="data">(.*?)</script>', text, re.S)
+def data(text: str, name: str = "data") -> Any:
+    found = re.search(rf'<script type="text/plain" id="{name}">(.*?)</script>', text, re.S)
     assert found
     return json.loads(gzip.decompress(base64.b64decode(found[1])))
 
@@ -132,14 +132,13 @@ def test_the_front_keeps_what_nothing_beats() -> None:
 def test_a_page_needs_nothing_else_and_no_text_escapes(store: Store) -> None:
     text = page.render([store])
     assert EVIL not in text
-    assert text.count("</script>") == 3
+    assert text.count("</script>") == 3 + 2  # a block of answers for each task with samples
     assert not re.search(r'(src|href)="(?!#|data:)', text)
     assert not re.search(r"url\((?!#)|@import", text)
-    loaded = data(text)
-    assert EVIL in loaded["texts"]
-    assert loaded["texts"].count("shared") == 1
-    first = loaded["cells"][1]
-    assert (first["label"], first["baseline"], len(first["samples"])) == ("speculative:k=4", 0, 2)
+    assert EVIL in data(text, "block-0")["texts"]
+    assert data(text, "block-0")["texts"].count("shared") == 1
+    first = data(text)["cells"][1]
+    assert (first["label"], first["baseline"], len(first["rows"]["examples"])) == ("speculative:k=4", 0, 2)
     assert "decodebench run -m nano -s speculative:k=4 -t math" in text
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
@@ -159,13 +158,23 @@ def test_the_page_begins_with_the_leaderboard(tmp_path: Path) -> None:
     assert "+0.000" in table
 
 
-def test_long_runs_keep_the_first_examples_of_every_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page_samples, "SHOWN", 40 * 3)
-    store = realistic(tmp_path / "run", examples=5)
-    cells = data(page.render([store]))["cells"]
-    assert len(cells) == 40
-    assert {len(cell["samples"]) for cell in cells} == {0, 3}
-    assert {cell["total"] for cell in cells} == {0, 5}
+def test_the_index_has_a_row_for_each_sample_in_order(tmp_path: Path) -> None:
+    """Two samples of two examples, of which the second is before the first in the run, and one failed."""
+    texts = {"greedy": ["a", "b"], "top_p": ["a", "c"]}
+    records = [record("math", f"e{number}", spec, [turn([1, 2], [0.1, 0.1], text=texts[spec][sample], drafted=[0, 3],
+                                                        accepted=[0, 1])], sample, sample=sample)
+               for number in (10, 9) for spec in texts for sample in (0, 1)]
+    records[-1] = record("math", "e9", "top_p", error="out of memory", sample=1)
+    described = manifest([strategy("greedy"), strategy("top_p")], [task("math", examples=2)])
+    index = data(page.render([write(tmp_path / "run", described, records)]))
+    assert index["tasks"] == {"math": {"examples": ["e9", "e10"], "blocks": ["block-0", "block-0"]}}
+    greedy, top_p = index["cells"]
+    assert greedy["rows"] == {"examples": [0, 0, 1, 1], "sample": [0, 1, 0, 1], "scores": [0, 1, 0, 1],
+                              "rates": [15.0] * 4, "failed": [], "differing": []}
+    assert (top_p["rows"]["failed"], top_p["rows"]["differing"]) == ([1], [3])
+    assert (top_p["rows"]["scores"], top_p["rows"]["rates"]) == ([0, None, 0, 1], [15.0, None, 15.0, 15.0])
+    assert greedy["positions"] == [[4, 4]]
+    assert top_p["positions"] == [[3, 3]]
 
 
 def test_a_report_is_complete_and_the_same_every_time(store: Store, tmp_path: Path) -> None:

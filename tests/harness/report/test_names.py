@@ -62,7 +62,7 @@ def test_every_report_shows_the_name_and_keeps_the_spec_for_commands(tmp_path: P
     assert "<h2>prompts</h2>" in page
     assert f"-t {FILE}" in page
     assert all(f"-t {FILE}" in line or "command" in line for line in page.splitlines() if "task_file" in line)
-    assert page_samples.samples_of([store], collect([store]))["cells"][0]["task"] == "prompts"
+    assert page_samples.samples_of([store], collect([store]))[0]["cells"][0]["task"] == "prompts"
     assert "### prompts\n" in (index.parent / "summary.md").read_text(encoding="utf-8")
     assert f"{FILE},greedy" in (index.parent / "summary.csv").read_text(encoding="utf-8")
     assert plots.speedups(summarise(store), FILE).axes[0].get_title("left") == "prompts: speed-up"

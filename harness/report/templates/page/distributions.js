@@ -1,16 +1,12 @@
 // Pictures of a task that need its samples: the speed-up of each prompt, and the acceptance of drafts by position.
-const DOTS = 200;  // prompts of a strategy
-const rateOf = (sample) => {
-  const tokens = sum(sample.turns.map((turn) => turn.tokens ?? NaN)), seconds = sum(sample.turns.map((turn) => turn.seconds ?? NaN));
-  return tokens > 0 && seconds > 0 ? tokens / seconds : NaN;
-};
-const speedUps = (data, cell) => cell.samples.filter(({ error }) => !error).map((sample) => {
+const DOTS = 4000;  // prompts in a picture
+const speedUps = (data, cell, most) => cell.samples.filter(({ error }) => !error).map((sample) => {
   const other = partner(data, cell, sample);
-  return [sample, other ? rateOf(sample) / rateOf(other) : NaN];
-}).filter(([, ratio]) => Number.isFinite(ratio)).slice(0, DOTS);
+  return [sample, other ? sample.rate / other.rate : NaN];
+}).filter(([, ratio]) => Number.isFinite(ratio)).slice(0, most);
 
 const byPrompt = (data, cells, options) => {
-  const rows = cells.map((cell) => [cell, speedUps(data, cell)]).filter(([, found]) => found.length);
+  const rows = cells.map((cell) => [cell, speedUps(data, cell, Math.floor(DOTS / cells.length))]).filter(([, found]) => found.length);
   if (!rows.length) return null;
   const left = 210, width = 640, step = 22, height = step * rows.length + 40;
   const x = logarithmic(rows.flatMap(([, found]) => found.map(([, ratio]) => ratio)), left, width - 20);
@@ -29,18 +25,8 @@ const byPrompt = (data, cells, options) => {
 };
 
 // The share of the steps with a draft of at least k tokens in which the first k were accepted, for k = 1, 2, …
-const acceptance = (cell) => {
-  const drafts = cell.samples.flatMap(({ turns }) => turns).flatMap(({ story }) =>
-    (story.drafted ?? []).map((drafted, step) => [drafted, story.accepted?.[step] ?? 0])).filter(([drafted]) => drafted > 0);
-  const deepest = Math.max(0, ...drafts.map(([, accepted]) => accepted)), found = [];
-  for (let k = 1; k <= Math.min(deepest, 12); k += 1) {
-    const long = drafts.filter(([drafted]) => drafted >= k);
-    found.push(long.filter(([, accepted]) => accepted >= k).length / long.length);
-  }
-  return found;
-};
 const byPosition = (cells) => {
-  const lines = cells.filter((cell) => !cell.search).map((cell) => [cell, acceptance(cell)]).filter(([, found]) => found.length);
+  const lines = cells.map((cell) => [cell, cell.positions.map(([drafts, accepted]) => accepted / drafts)]).filter(([, found]) => found.length);
   if (!lines.length) return null;
   const width = 640, height = 300, most = Math.max(2, ...lines.map(([, found]) => found.length));
   const x = (k) => 50 + (width - 210) * (k - 1) / (most - 1), y = (share) => height - 40 - (height - 60) * share;

@@ -89,7 +89,8 @@ const forest = (points, choose) => {
   grid(picture, x, height);
   drawn.forEach((point, index) => {
     const y = 14 + step * index, [middle, low, high] = point.speed;
-    const mark = pointOf(point, choose, text(left - 12, y + 4, cut(point.label), { "text-anchor": "end" }));
+    const mark = pointOf(point, choose, draw("rect", { x: 0, y: y - step / 2, width, height: step, class: "nothing" }),
+      text(left - 12, y + 4, cut(point.label), { "text-anchor": "end" }));
     if (low !== null) mark.append(draw("line", { x1: x(low), x2: x(high), y1: y, y2: y, class: "whisker" }));
     mark.append(draw("circle", { cx: x(middle), cy: y, r: 5 }));
     picture.append(mark);

@@ -24,7 +24,7 @@ const stepsOf = (turn, whole) => {
 const aboutStep = (step) => `step ${step.number + 1}: ${step.drafted ? `${step.drafted} drafted, ${step.accepted} accepted, ` : ""}`
   + `${step.tokens.length} token${step.tokens.length === 1 ? "" : "s"}${step.ms === null ? "" : `, ${short(step.ms)} ms`}`;
 
-const tokensView = (data, turn, whole) => {
+const tokensView = (block, turn, whole) => {
   const steps = stepsOf(turn, whole), view = make("pre", { class: "tokens" });
   for (const step of steps) {
     view.append(make("span", { class: "step", "data-step": step.number, "data-ms": step.ms ?? 0, title: aboutStep(step) }, ...step.tokens.map(([kind, piece, at]) =>
@@ -33,7 +33,7 @@ const tokensView = (data, turn, whole) => {
   const counts = [...turn.story.kinds].reduce((found, kind) => ({ ...found, [kind]: (found[kind] ?? 0) + 1 }), {});
   const legend = make("p", { class: "legend" }, ...Object.entries(KINDS).filter(([kind]) => counts[kind]).map(([kind, [name, title]]) =>
     make("span", { title }, make("span", { class: `token ${name}` }, name), ` ${counts[kind]}`)));
-  const trees = treesView(data, turn), story = make("div", {}, legend, view, ribbon(steps), trees ?? "", stepTable(steps));
+  const trees = treesView(block, turn), story = make("div", {}, legend, view, ribbon(steps), trees ?? "", stepTable(steps));
   if (trees) story.addEventListener("click", ({ target }) => trees.show(target.closest("[data-step]")?.dataset.step));
   return story;
 };
@@ -100,29 +100,32 @@ const facts = (cell, sample) => {
   return [...scores, sample.reason, ...speed, !cell.search && tokens > steps ? `${short(tokens / steps)} tokens a step` : "",
     `ended by ${sample.turns.map((turn) => turn.stop).join(", ")}`].filter(Boolean);
 };
-const column = (data, cell, sample, other, same, options) => {  // same: whose text `other` is, if it may be said
+const column = (block, cell, sample, other, same, options) => {  // same: whose text `other` is, if it may be said
   const part = make("article", {}, make("h3", {}, make("span", { class: "dot", style: `background: ${cell.colour}` }), cell.label));
   if (!sample) return filled(part, {}, [make("p", {}, "No sample of this prompt.")]);
   if (sample.error) return filled(part, {}, [make("p", { class: "bad" }, "failed"), make("pre", {}, sample.error)]);
-  part.append(make("p", { class: wrong(cell, sample) ? "facts wrong" : "facts" }, facts(cell, sample).join(" · ")));
+  part.append(make("p", { class: wrong({ error: false, score: sample.scores[cell.metric] ?? null }) ? "facts wrong" : "facts" }, facts(cell, sample).join(" · ")));
   sample.turns.forEach((turn, index) => {
-    const whole = data.texts[turn.text], theirs = other?.turns[index] ? data.texts[other.turns[index].text] : null;
+    const whole = block.texts[turn.text], theirs = other?.turns[index] ? block.texts[other.turns[index].text] : null;
     if (sample.turns.length > 1) part.append(make("h4", {}, `Turn ${index + 1}`));
     const compared = theirs !== null && options.get("show") !== "tokens";
     if (same && theirs === whole) part.append(make("p", { class: "note" }, `The same text as ${same}'s.`));
-    part.append(compared ? differences(whole, theirs) : turn.story.lengths ? tokensView(data, turn, whole) : make("pre", {}, whole));
+    part.append(compared ? differences(whole, theirs) : turn.story.lengths ? tokensView(block, turn, whole) : make("pre", {}, whole));
     if (!compared && turn.story.kinds && !turn.story.lengths) part.append(ribbon(stepsOf(turn, whole)) ?? "");
   });
   return part;
 };
 
+let asked = 0;
 const sampleView = async (section, [task, example, ...labels], options) => {
-  const data = await load(), here = data.cells.filter((cell) => cell.task === task && cell.samples.length);
+  const turn = asked += 1, data = await load(), here = data.cells.filter((cell) => cell.task === task && cell.rows.examples.length);
   const chosen = labels.map((label) => here.find((cell) => cell.label === label)).filter(Boolean);
   if (!chosen.length) { location.hash = address([task], options); return; }
   const examples = examplesOf(data, chosen.slice(0, 1), options), place = examples.indexOf(example);
   const number = Number(options.get("sample") ?? 0);
-  const samples = chosen.map((cell) => { const found = cell.byExample.get(example) ?? []; return found[number] ?? found[0]; });
+  const block = await blockOf(data, task, example).catch((error) => { section.replaceChildren(make("p", { class: "warning" }, error.message)); });
+  if (turn !== asked || block === undefined) return;  // another prompt was asked for meanwhile, or the answers are missing
+  const samples = chosen.map((cell) => { const found = answersTo(block, cell, example); return found[number] ?? found[0]; });
   const first = samples.find((sample) => sample && !sample.error), base = data.cells[chosen[0].baseline];
   const to = (step) => place + step >= 0 && place + step < examples.length ? address([task, examples[place + step], ...labels], options) : null;
   const link = (name, words, href) => make("a", { class: "button", id: name, href, "aria-disabled": href ? null : "true" }, words);
@@ -147,11 +150,11 @@ const sampleView = async (section, [task, example, ...labels], options) => {
       chosen.length > 1 ? toggle("show", "tokens", "show steps in place of differences") : "",
       chosen.length === 1 || options.get("show") === "tokens" ? playButton(section) : "",
       chosen.length === 1 && base && base !== chosen[0] ? make("a", { class: "button", href: address([task, example, base.label, ...labels], options) }, `compare with ${base.label}`) : ""),
-    ...(first?.turns ?? []).map((turn, index) => data.texts[turn.prompt] ? make("details", { open: index === 0 },
-      make("summary", {}, first.turns.length > 1 ? `Prompt of turn ${index + 1}` : "Prompt"), make("pre", { class: "prompt" }, data.texts[turn.prompt])) : ""),
-    data.expected[task]?.[example] !== undefined ? make("details", { open: true }, make("summary", {}, "Expected"), make("pre", {}, data.texts[data.expected[task][example]])) : "",
+    ...(first?.turns ?? []).map((turn, index) => block.texts[turn.prompt] ? make("details", { open: index === 0 },
+      make("summary", {}, first.turns.length > 1 ? `Prompt of turn ${index + 1}` : "Prompt"), make("pre", { class: "prompt" }, block.texts[turn.prompt])) : ""),
+    block?.expected[example] !== undefined ? make("details", { open: true }, make("summary", {}, "Expected"), make("pre", {}, block.texts[block.expected[example]])) : "",
     make("div", { class: "columns", style: `--columns: ${chosen.length}` }, ...chosen.map((cell, index) => {
-      const view = column(data, cell, samples[index], samples[index ? 0 : 1] ?? null, index ? chosen[0].label : "", options);
+      const view = column(block, cell, samples[index], samples[index ? 0 : 1] ?? null, index ? chosen[0].label : "", options);
       if (chosen.length > 1) view.append(make("a", { href: without(cell.label) }, `remove ${cell.label}`));
       return view;
     })));

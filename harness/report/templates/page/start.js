@@ -38,7 +38,7 @@ const route = () => {
 };
 one("#skip").addEventListener("click", async (event) => {
   event.preventDefault();
-  const { cells } = await load(), cell = cells.find(({ samples }) => samples.length);
+  const { cells } = await load(), cell = cells.find(({ rows }) => rows.examples.length);
   if (!cell) return;
   location.hash = address([cell.task, cell.samples[0].example, cell.label], shown().options);
   setTimeout(() => one("#sample a")?.focus(), 100);

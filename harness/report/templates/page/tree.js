@@ -37,7 +37,7 @@ const treeView = (texts, [tokens, parents, path]) => {
   });
   return make("div", { class: "scroll drawn" }, picture);
 };
-const treesView = (data, turn) => {
+const treesView = (block, turn) => {
   if (!turn.trees) return null;
   const place = make("div"), steps = Object.keys(turn.trees), search = turn.story.kinds?.startsWith("s");
   const pick = make("select", { "aria-label": "Draft of step" }, ...steps.map((step) =>
@@ -45,7 +45,7 @@ const treesView = (data, turn) => {
   const show = (step) => {
     if (!turn.trees[step]) return;
     pick.value = step;
-    place.replaceChildren(treeView(data.texts, turn.trees[step]));
+    place.replaceChildren(treeView(block.texts, turn.trees[step]));
   };
   pick.addEventListener("change", () => show(pick.value));
   show(steps.find((step) => turn.trees[step][2].length) ?? steps[0]);
