@@ -35,7 +35,8 @@ class Generated:
 
     Values that a backend does not report are unknown, as in `Steps`, never zero and never guessed. A server without
     token ids gives `text` in place of `tokens`. `shared` counts the prompt tokens that came from a cache. `sent` is the
-    time when the request was sent, in seconds after the batch began. `trees` are those of the steps, if wanted.
+    time when the request was sent, in seconds after the batch began. `trees` are those of the steps and
+    `ranks` those of the tokens, if wanted.
     """
 
     tokens: list[int]
@@ -45,6 +46,7 @@ class Generated:
     shared: int = 0
     sent: float = 0.0
     trees: Sequence[StepTree] = ()
+    ranks: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

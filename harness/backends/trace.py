@@ -15,22 +15,24 @@ NAN = "the model's logits are NaN; check its weights, or use another --dtype"
 
 @dataclass
 class Trace:
-    """The token ids of an answer, the reason of its end, its steps, and the trees of those steps if wanted."""
+    """The token ids of an answer, the reason of its end, its steps; if wanted, their trees and ranks of tokens."""
 
     tokens: list[int] = field(default_factory=list)
     stop: Stop = "ended"
     steps: Steps = field(default_factory=Steps)
     trees: list[StepTree] = field(default_factory=list)
+    ranks: list[int] = field(default_factory=list)
 
 
-def trace(strategy: Strategy, session: Session, request: Request, rule: StopRule, clock: Clock, trees: bool = False
+def trace(strategy: Strategy, session: Session, request: Request, rule: StopRule, clock: Clock, full: bool = False
           ) -> Trace:
     """Decode until EOS, a stop string, `request.max_new_tokens` or the strategy's end, and cut the last step there.
 
-    With `trees`, keep the tree of each step, `NODES` nodes at most. Raises `FloatingPointError` if the model's logits
+    If `full`, keep the tree of each step, `NODES` nodes at most, and the rank of each token that was sampled in the
+    loop of `draft_and_verify`; those of other strategies are unknown. Raises `FloatingPointError` if the model's logits
     are NaN: argmax would choose tokens from them all the same.
     """
-    session.kept_trees = [] if trees else None
+    session.kept_trees, session.kept_ranks = ([], []) if full else (None, None)
     try:
         result = _trace(strategy, session, request, rule, clock)
     except Exception as error:
@@ -39,6 +41,7 @@ def trace(strategy: Strategy, session: Session, request: Request, rule: StopRule
         raise
     if session.has_nan:
         raise FloatingPointError(NAN)
+    result.ranks = _ranks(session, result.tokens)
     return result
 
 
@@ -78,6 +81,12 @@ def _take_trees(session: Session, result: Trace, block: Sequence[int]) -> None:
             result.trees.append(StepTree(step=len(result.steps.tokens), tokens=list(tree.tokens),
                                          parents=list(tree.parents), path=path))
     session.kept_trees = []
+
+
+def _ranks(session: Session, tokens: Sequence[int]) -> list[int]:
+    """Return the ranks of the tokens; empty unless the session kept them for exactly these."""
+    kept = (session.kept_ranks or [])[:len(tokens)]
+    return [rank for _, rank in kept] if [token for token, _ in kept] == tokens else []
 
 
 def _counts(session: Session) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ SHARED = 16  # tokens; a shorter common prefix is prefilled for each prompt rath
 
 def connect(config: RunConfig, target: Model, draft: Model | None) -> "Transformers":
     """Return the reference backend for loaded models."""
-    return Transformers(config.device, target, draft, trees=config.trace == "full")
+    return Transformers(config.device, target, draft, full=config.trace == "full")
 
 
 def open_session(strategy: Strategy, engines: Sequence[Engine]) -> Session:
@@ -39,10 +39,10 @@ def open_session(strategy: Strategy, engines: Sequence[Engine]) -> Session:
 
 
 class Transformers(Backend):
-    """The reference: each sample has a session, and several are decoded in one batch; `trees` keeps those of steps."""
+    """The reference: each sample has a session, and several are decoded in one batch; `full` is as in `trace`."""
 
-    def __init__(self, device: str, target: Model, draft: Model | None, trees: bool = False) -> None:
-        self.device, self.target, self.trees = device, target, trees
+    def __init__(self, device: str, target: Model, draft: Model | None, full: bool = False) -> None:
+        self.device, self.target, self.full = device, target, full
         self.engines = [model.engine for model in (target, draft) if model]
         self.kept = [KeptPrefixes(engine) for engine in self.engines]
         self.room = (1, 1)  # rows and slots of the KV cache that plain decoding needs
@@ -128,10 +128,11 @@ class Transformers(Backend):
             turn = next(turns)
             while True:
                 shared = session.work.shared
-                answer = trace(sample.strategy, session, turn.request, turn.rule, clock, self.trees)
+                answer = trace(sample.strategy, session, turn.request, turn.rule, clock, self.full)
                 forwards += sum(answer.steps.forwards)
                 turn = turns.send(Generated(answer.tokens, answer.steps, answer.stop,
-                                            shared=session.work.shared - shared, trees=answer.trees))
+                                            shared=session.work.shared - shared, trees=answer.trees,
+                                            ranks=answer.ranks))
         except StopIteration as end:
             done.append(forwards)
             result: T = end.value

@@ -76,7 +76,7 @@ def command(
     compile: Annotated[Flag, Option("--compile", help="compile the model: slow start, faster steps")] = None,
     texts: Annotated[Flag, Option("--texts/--no-texts", help="text metrics [if open-ended or several samples]")] = None,
     scorer: Annotated[Text, Option(metavar="MODEL", help="model that scores texts [the model itself]")] = None,
-    trace: Annotated[Text, Option(metavar="full", help="also keep the draft or search tree of every step")] = None,
+    trace: Annotated[Text, Option(metavar="full", help="also keep trees of steps, and ranks of sampled tokens")] = None,
     output: Annotated[Path | None, Option("-o", "--output", metavar="DIR", help="folder of the run [runs/…]")] = None,
     force: Annotated[bool, Option("--force", help="start over; an earlier run in the folder is moved aside")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="only say what would run and how long it may take")] = False,

@@ -67,7 +67,8 @@ def draft_and_verify(session: Session, drafter: Drafter, accept: Accept, request
     """Yield the tokens committed at each step.
 
     The first step is the prefill and drafts nothing, so time to first token and counts equal those of plain decoding.
-    Drafts never exceed `request.max_new_tokens`.
+    Drafts never exceed `request.max_new_tokens`. If the session keeps ranks, those of all tokens are added, except with
+    `greedy`, which takes the first of each distribution.
     """
     sequence, last, tree = list(request.prompt), None, EMPTY
     likeliest = drafter.likeliest if isinstance(drafter, Predicting) else 0
@@ -85,6 +86,8 @@ def draft_and_verify(session: Session, drafter: Drafter, accept: Accept, request
             copied = stream.copied if isinstance(stream, CopyingStream) else None
         session.keep(path)
         new = [*(tree.tokens[node] for node in path), token]
+        if session.kept_ranks is not None and accept is not greedy:
+            session.kept_ranks += zip(new, reading.ranks([0, *(1 + node for node in path)], new), strict=True)
         sequence = [*sequence, *new]
         last, tree = Step(tree, reading, path, token, copied), EMPTY
         yield new

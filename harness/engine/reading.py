@@ -39,8 +39,7 @@ class Reading:
     @cached_property
     def logits(self) -> Tensor:
         """The logits (1 + N, V) in float32."""
-        logits = _joined([part.logits for part in self._parts])
-        return self._warp(logits) if self._warp else logits
+        return self._warp(self._unwarped()) if self._warp else self._unwarped()
 
     @cached_property
     def hidden(self) -> Tensor:
@@ -54,6 +53,19 @@ class Reading:
             best: list[int] = self.logits.argmax(-1).tolist()
             return best
         return self._parts[0].best if len(self._parts) == 1 else [t for part in self._parts for t in part.best]
+
+    def ranks(self, rows: Sequence[int], tokens: Sequence[int]) -> list[int]:
+        """Return the rank of each of `tokens` in its row by the model's logits before any warp, 1 for the likeliest.
+
+        Equal logits share a rank. `rows` are as many as `tokens`.
+        """
+        logits = self._unwarped()[list(rows)]
+        own = logits.gather(1, torch.tensor(tokens, device=logits.device)[:, None])
+        ranks: list[int] = (1 + (logits > own).sum(-1)).tolist()
+        return ranks
+
+    def _unwarped(self) -> Tensor:
+        return _joined([part.logits for part in self._parts])
 
     def captured(self, name: str) -> Tensor:
         """Return the tensor (1 + N, …) that the hook recorded under `name`; raises `KeyError` if there is none."""

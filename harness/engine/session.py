@@ -44,6 +44,7 @@ class Session:
         self._others = list[Session]()         # sequences opened by this one, closed with it
         self._opener: Session | None = None
         self.kept_trees: list[tuple[TokenTree, list[int]]] | None = None  # each tree and its accepted path, if wanted
+        self.kept_ranks: list[tuple[int, int]] | None = None  # each sampled token and its rank, if wanted
         self._undefined = list[Tensor]()       # of each sequence that a strategy closed: whether its logits were NaN
         try:
             self._sequence = CachedSequence(engine, remember)

@@ -30,7 +30,7 @@ def story(turn: Turn, search: bool) -> dict[str, Any]:
     """Return what the page shows of an answer's steps, without what can be left out.
 
     `kinds` has a letter for each token, `lengths` their numbers of characters, `tokens`, `drafted` and `accepted` the
-    counts of each step (left out where all are 1 or 0), and `ms` its milliseconds.
+    counts of each step (left out where all are 1 or 0), and `ms` its milliseconds. `ranks` are those of sampled tokens.
     """
     steps, told = turn.steps, dict[str, Any]()
     if not steps.tokens or sum(steps.tokens) != len(turn.tokens):
@@ -40,7 +40,7 @@ def story(turn: Turn, search: bool) -> dict[str, Any]:
         told["lengths"] = [end - start for start, end in pairwise([0, *turn.ends])]
     if set(steps.tokens) != {1}:
         told["tokens"] = steps.tokens
-    for name, column in (("drafted", steps.drafted), ("accepted", steps.accepted)):
+    for name, column in (("drafted", steps.drafted), ("accepted", steps.accepted), ("ranks", turn.ranks)):
         if any(column):
             told[name] = column
     if all(second == second for second in steps.seconds):

@@ -45,7 +45,8 @@ class PreparedPrompt:
         stop = "context" if answer.stop == "length" and self.limited else answer.stop
         return Turn(prompt=self.text.prompt, prompt_tokens=len(self.prompt), prompt_cut=self.cut,
                     prompt_shared=answer.shared, raw=raw, text=text, tokens=answer.tokens,
-                    stop=stop, steps=answer.steps, trees=list(answer.trees))
+                    stop=stop, steps=answer.steps, trees=list(answer.trees),
+                    ranks=list(answer.ranks))
 
 
 def prepare(config: RunConfig, target: Model, longest: int, task: Task, example: Example,

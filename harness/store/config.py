@@ -56,7 +56,8 @@ class RunConfig:
     that holds its key. With `request_rate`, requests are sent to it at random times, at this average rate per second,
     without waiting for answers. `texts` computes text metrics in all tasks or in none; when None, in open-ended tasks
     or with several samples. `scorer` is the model that computes them, the evaluated one when None. `trace`
-    "full" keeps the draft or search tree of each step. Raises `UserError` for an invalid value.
+    "full" keeps the draft or search tree of each step, and the ranks of sampled tokens. Raises `UserError` for an
+    invalid value.
     """
 
     model: str = "nano"

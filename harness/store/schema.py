@@ -62,8 +62,9 @@ class Turn(Stored):
     In an imported answer `tokens`, `steps`, `prompt` and the reason of its end may be unknown (empty). `prompt_cut`
     counts the tokens cut from the start of a prompt that exceeded the context; `prompt_shared` the prompt tokens that
     were copied from the common prefix of the task's prompts instead of computed. `ends` is the number of characters of
-    `raw` after each token; of a character of several tokens, the last one has all. It is empty if unknown. `trees` are
-    written to a file of their own.
+    `raw` after each token; of a character of several tokens, the last one has all. It is empty if unknown. `ranks` are
+    those of sampled tokens in the model's distributions before any warp, 1 for the likeliest; empty if unknown. `trees`
+    are written to a file of their own.
     """
 
     prompt: str
@@ -76,6 +77,7 @@ class Turn(Stored):
     ends: list[int] = Field(default_factory=list)
     stop: Stop
     steps: Steps
+    ranks: list[int] = Field(default_factory=list)
     trees: list[StepTree] = Field(default_factory=list, exclude=True)
 
 

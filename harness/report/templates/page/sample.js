@@ -5,16 +5,20 @@ const KINDS = {
   s: ["searched", "chosen by a search"],
 };
 const MOST = 4;
+// The place of a sampled token among all tokens by the model's logits, in three groups.
+const RANKS = { first: "rank 1", near: "rank 2–10", far: "rank above 10" };
+const nearness = (rank) => rank === 1 ? "first" : rank <= 10 ? "near" : "far";
+const tally = (names) => names.reduce((found, name) => ({ ...found, [name]: (found[name] ?? 0) + 1 }), {});
 
-// The tokens of a turn in steps: [{ number, drafted, accepted, ms, tokens: [[kind, text]] }]
+// The tokens of a turn in steps: [{ number, drafted, accepted, ms, tokens: [[kind, text, start, rank]] }]
 const stepsOf = (turn, whole) => {
-  const { kinds, lengths, tokens, drafted, accepted, ms } = turn.story, steps = [];
+  const { kinds, lengths, tokens, drafted, accepted, ranks, ms } = turn.story, steps = [];
   let token = 0, at = 0;
   for (const [number, count] of (tokens ?? Array(kinds.length).fill(1)).entries()) {
     const step = { number, drafted: drafted?.[number] ?? 0, accepted: accepted?.[number] ?? 0, ms: ms?.[number] ?? null, tokens: [] };
     for (let last = token + count; token < last; token += 1) {
       const length = lengths ? lengths[token] : 0;
-      step.tokens.push([kinds[token], whole.slice(at, at + length), at]);
+      step.tokens.push([kinds[token], whole.slice(at, at + length), at, ranks?.[token]]);
       at += length;
     }
     steps.push(step);
@@ -27,12 +31,15 @@ const aboutStep = (step) => `step ${step.number + 1}: ${step.drafted ? `${step.d
 const tokensView = (block, turn, whole) => {
   const steps = stepsOf(turn, whole), view = make("pre", { class: "tokens" });
   for (const step of steps) {
-    view.append(make("span", { class: "step", "data-step": step.number, "data-ms": step.ms ?? 0, title: aboutStep(step) }, ...step.tokens.map(([kind, piece, at]) =>
-      make("span", { class: `token ${KINDS[kind][0]}${at >= turn.end ? " after-stop" : ""}`, title: `${aboutStep(step)}\n${KINDS[kind][1]}` }, piece))));
+    view.append(make("span", { class: "step", "data-step": step.number, "data-ms": step.ms ?? 0, title: aboutStep(step) }, ...step.tokens.map(([kind, piece, at, rank]) => make("span", {
+      class: `token ${KINDS[kind][0]}${rank ? ` ${nearness(rank)}` : ""}${at >= turn.end ? " after-stop" : ""}`,
+      title: `${aboutStep(step)}\n${KINDS[kind][1]}${rank ? `\nrank ${rank} of the model's distribution` : ""}` }, piece))));
   }
-  const counts = [...turn.story.kinds].reduce((found, kind) => ({ ...found, [kind]: (found[kind] ?? 0) + 1 }), {});
+  const counts = tally([...turn.story.kinds]), ranks = tally((turn.story.ranks ?? []).map(nearness));
   const legend = make("p", { class: "legend" }, ...Object.entries(KINDS).filter(([kind]) => counts[kind]).map(([kind, [name, title]]) =>
-    make("span", { title }, make("span", { class: `token ${name}` }, name), ` ${counts[kind]}`)));
+    make("span", { title }, make("span", { class: `token ${name}` }, name), ` ${counts[kind]}`)),
+    ...Object.entries(RANKS).filter(([name]) => ranks[name]).map(([name, words]) =>
+      make("span", { title: "of the model's distribution" }, make("span", { class: `token ${name}` }, words), ` ${ranks[name]}`)));
   const trees = treesView(block, turn), story = make("div", {}, legend, view, ribbon(steps), trees ?? "", stepTable(steps));
   if (trees) story.addEventListener("click", ({ target }) => trees.show(target.closest("[data-step]")?.dataset.step));
   return story;
@@ -56,12 +63,12 @@ const ribbon = (steps) => {
   return make("figure", {}, picture, make("figcaption", {}, `${steps.length} step${steps.length === 1 ? "" : "s"} in ${short(time)} ms: as wide as their time, as high as their tokens.`));
 };
 const stepTable = (steps) => {
-  const table = make("details", {}, make("summary", {}, "Steps as a table"));
+  const table = make("details", {}, make("summary", {}, "Steps as a table")), ranked = steps.some(({ tokens }) => tokens.some(([, , , rank]) => rank));
   table.addEventListener("toggle", () => {
     if (table.childElementCount > 1) return;
-    table.append(make("table", {}, make("thead", {}, make("tr", {}, ...["step", "text", "drafted", "accepted", "ms"].map((name) => make("th", { scope: "col" }, name)))),
+    table.append(make("table", {}, make("thead", {}, make("tr", {}, ...["step", "text", ...(ranked ? ["rank"] : []), "drafted", "accepted", "ms"].map((name) => make("th", { scope: "col" }, name)))),
       make("tbody", {}, ...steps.map((step) => make("tr", {}, make("td", {}, String(step.number + 1)),
-        make("td", {}, make("code", {}, step.tokens.map(([, piece]) => piece).join("|"))), make("td", {}, String(step.drafted)),
+        make("td", {}, make("code", {}, step.tokens.map(([, piece]) => piece).join("|"))), ranked ? make("td", {}, step.tokens.map(([, , , rank]) => rank).join("|")) : "", make("td", {}, String(step.drafted)),
         make("td", {}, String(step.accepted)), make("td", {}, short(step.ms)))))));
   });
   return table;
