@@ -6,14 +6,20 @@ from collections.abc import Iterable, Iterator
 from rich.cells import cell_len
 from rich.text import Text
 
+from harness.report.families import look
+
 WORD = re.compile(r"\S*\s+|\S+")
 PART = re.compile(r"[^\s,:_=+/-]*[\s,:_=+/-]|[^\s,:_=+/-]+")  # long words may end a line after each of these signs
 LONGEST = 18  # characters of a word that stays whole wherever the table has room for it
 
 
-def of_strategy(label: str, note: str = "") -> Text:
-    """Return the label of a strategy with spaces between its knobs, and a red note on a line of its own."""
-    return Text.assemble(label.replace(":", " ", 1).replace(",", " "), (f"\n{note}" if note else "", "red"))
+def of_strategy(label: str, note: str = "", family: str = "") -> Text:
+    """Return the label of a strategy with spaces between its knobs, and a red note on a line of its own.
+
+    The label has the colour of its family if that is given.
+    """
+    name = label.replace(":", " ", 1).replace(",", " ")
+    return Text.assemble((name, look(family).colour if family else ""), (f"\n{note}" if note else "", "red"))
 
 
 def narrowest(cells: Iterable[Text], longest: int = LONGEST) -> int:

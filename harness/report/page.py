@@ -19,7 +19,7 @@ from harness.report import page_rows, tables, texts
 from harness.report.answers import Beside, compressed
 from harness.report.badges import BADGES
 from harness.report.detail import Contents, collect
-from harness.report.page_rows import Looks
+from harness.report.page_rows import Marks
 from harness.report.page_samples import samples_of
 from harness.store.folder import Store
 from harness.store.schema import Manifest
@@ -35,8 +35,8 @@ def render(stores: Sequence[Store], contents: Contents | None = None, beside: Be
     Answers that would make the page too large are given to `beside`; without it, all of them are in the page.
     """
     contents = contents or collect(stores)
-    summary, looks = contents.summary, Looks.of(stores, contents.summary)
-    overview = _overview(stores, summary, looks)
+    summary, marks = contents.summary, Marks.of(stores, contents.summary)
+    overview = _overview(stores, summary, marks)
     index, blocks = samples_of(stores, contents, beside)
     return template("index.html.j2").render(
         css=css(), js=_script(), badges=BADGES,
@@ -45,12 +45,12 @@ def render(stores: Sequence[Store], contents: Contents | None = None, beside: Be
         verdict=contents.verdict,
         notes=[*tables.deciding_note(summary), *tables.notes(summary)],
         overview=overview,
-        tasks=[_task(stores, summary, task, looks) | {"texts": _texts(contents.sections, task)}
+        tasks=[_task(stores, summary, task, marks) | {"texts": _texts(contents.sections, task)}
                for task in summary["task"].unique()],
         glossary=tables.all_columns(summary),
         text_glossary={column.title: column.help for section in contents.sections
                        for column in section.filled_columns(section.rows)},
-        points=Markup(_embedded(_points(summary, overview.pop("board"), looks))),
+        points=Markup(_embedded(_points(summary, overview.pop("board")))),
         data=Markup(compressed(index)), blocks={name: Markup(packed) for name, packed in blocks.items()},
     )
 
@@ -98,7 +98,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _overview(stores: Sequence[Store], summary: pd.DataFrame, looks: Looks) -> dict[str, Any]:
+def _overview(stores: Sequence[Store], summary: pd.DataFrame, marks: Marks) -> dict[str, Any]:
     """Return the leaderboard: one row per strategy with figures of all tasks, then a cell for each task."""
     tasks = list(summary["task"].unique())
     baselines = {(label, store.manifest.baseline)[len(stores) == 1:]
@@ -109,7 +109,7 @@ def _overview(stores: Sequence[Store], summary: pd.DataFrame, looks: Looks) -> d
     cells = {(row["task"], row.get("run"), row["strategy"]): row for _, row in summary.iterrows()}
     scales = {column.key: page_rows.scale(column, board) for column in columns}
     by_speed = not (summary["quality_gain"].abs() > 0).any()
-    rows = [{**looks.identity(row), "quality": page_rows.plain(row["quality_mean"]),
+    rows = [{**marks.identity(row), "quality": page_rows.plain(row["quality_mean"]),
              "figures": [page_rows.figure(column, row, scales[column.key]) for column in columns],
              "cells": [page_rows.heat(cells.get((task, row.get("run"), row["strategy"])), by_speed) for task in tasks]}
             for _, row in board.iterrows()]
@@ -118,7 +118,7 @@ def _overview(stores: Sequence[Store], summary: pd.DataFrame, looks: Looks) -> d
             "badges": [badge for badge in BADGES if badge in {row["badge"] for row in rows}]}
 
 
-def _task(stores: Sequence[Store], summary: pd.DataFrame, task: str, looks: Looks) -> dict[str, Any]:
+def _task(stores: Sequence[Store], summary: pd.DataFrame, task: str, marks: Marks) -> dict[str, Any]:
     """Return the section of a task."""
     rows = summary.assign(label=tables.row_labels(summary))[summary["task"] == task]
     columns, name = tables.filled_columns(rows), task_names(summary["task"].unique())[task]
@@ -128,7 +128,7 @@ def _task(stores: Sequence[Store], summary: pd.DataFrame, task: str, looks: Look
         "name": name, "anchor": quote(name, safe=""), "note": rows["quality_note"].iloc[0],
         "metric": rows["quality_metric"].iloc[0], "columns": columns, "important": IMPORTANT,
         "rows": [{
-            **looks.identity(row), "quality": page_rows.plain(row["quality"]),
+            **marks.identity(row), "quality": page_rows.plain(row["quality"]),
             "samples": int(row["samples"]), "status": tables.status(row),
             "figures": [page_rows.figure(column, row, scales[column.key]) for column in columns],
             "command": _command(manifests[row["run"]] if "run" in row else stores[0].manifest, row),
@@ -136,12 +136,12 @@ def _task(stores: Sequence[Store], summary: pd.DataFrame, task: str, looks: Look
     }
 
 
-def _points(summary: pd.DataFrame, board: pd.DataFrame, looks: Looks) -> dict[str, list[dict[str, Any]]]:
+def _points(summary: pd.DataFrame, board: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     """Return the points of the pictures of each task, and of all tasks under an empty name."""
     rows, names = summary.assign(label=tables.row_labels(summary)), task_names(summary["task"].unique())
     overall = board.assign(quality=board["quality_mean"], quality_low=float("nan"), quality_high=float("nan"))
     parts = {"": overall} | {names[task]: rows[rows["task"] == task] for task in names}
-    return {name: [page_rows.point(row, looks) for _, row in part.iterrows()] for name, part in parts.items()}
+    return {name: [page_rows.point(row) for _, row in part.iterrows()] for name, part in parts.items()}
 
 
 def _texts(sections: Sequence[texts.Section], task: str) -> list[dict[str, Any]]:

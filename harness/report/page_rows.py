@@ -9,8 +9,9 @@ import pandas as pd
 
 from harness.measure.significance import SURE
 from harness.measure.summary import run_labels
-from harness.report import plots, tables
+from harness.report import tables
 from harness.report.badges import badge, tie_of
+from harness.report.families import look
 from harness.store.folder import Store
 
 Scale = Callable[[float], float]  # a figure → its place on a bar, in percent
@@ -20,22 +21,20 @@ MOST = 55   # percent of that colour
 
 
 @dataclass(frozen=True)
-class Looks:
-    """The colour of each family, and by run and strategy the badge and whether a draft model was used."""
+class Marks:
+    """By run and strategy the badge and whether a draft model was used."""
 
-    colours: Mapping[str, tuple[str, str]]
     badges: Mapping[tuple[str, str], str]
     drafts: Mapping[tuple[str, str], bool]
 
     @classmethod
-    def of(cls, stores: Sequence[Store], summary: pd.DataFrame) -> "Looks":
-        """Return the looks of all rows of a summary."""
+    def of(cls, stores: Sequence[Store], summary: pd.DataFrame) -> "Marks":
+        """Return the marks of all rows of a summary."""
         manifests = {label if len(stores) > 1 else "": store.manifest
                      for label, store in zip(run_labels(stores), stores, strict=True)}
         groups = {(str(run), str(spec)): rows for (run, spec), rows in
                   summary.assign(run=summary.get("run", "")).groupby(["run", "strategy"], sort=False)}
-        return cls(plots.families(summary),
-                   {key: badge(rows, key[1] == manifests[key[0]].baseline, tie_of(manifests[key[0]].model.dtype))
+        return cls({key: badge(rows, key[1] == manifests[key[0]].baseline, tie_of(manifests[key[0]].model.dtype))
                     for key, rows in groups.items()},
                    {key: bool((rows["draft_forwards_per_token"] > 0).any()) and manifests[key[0]].draft is not None
                     for key, rows in groups.items()})
@@ -44,7 +43,7 @@ class Looks:
         """Return what tells a row apart."""
         key = (str(row.get("run", "")), str(row["strategy"]))
         return {"label": row["label"], "spec": row["strategy"], "family": row["family"], "badge": self.badges[key],
-                "draft": self.drafts[key], "colour": self.colours[row["family"]][0], "unsupported": row["unsupported"]}
+                "draft": self.drafts[key], "colour": look(row["family"]).colour, "unsupported": row["unsupported"]}
 
 
 def plain(value: float) -> str:
@@ -107,11 +106,11 @@ def heat(row: "pd.Series[Any] | None", by_speed: bool) -> dict[str, str]:
         "sort": plain(speed if math.isnan(quality) or by_speed else quality)}
 
 
-def point(row: "pd.Series[Any]", looks: Looks) -> dict[str, Any]:
+def point(row: "pd.Series[Any]") -> dict[str, Any]:
     """Return a strategy's point in the pictures: value and interval of speed-up and quality, None where unknown."""
     def ends(key: str) -> list[float | None]:
         found = [float(row[name]) for name in (key, f"{key}_low", f"{key}_high")]
         return [float(f"{value:.4g}") if math.isfinite(value) else None for value in found]
 
-    return {"label": row["label"], "colour": looks.colours[row["family"]][0], "family": row["family"],
+    return {"label": row["label"], "colour": look(row["family"]).colour, "family": row["family"],
             "speed": ends("speedup"), "quality": ends("quality")}

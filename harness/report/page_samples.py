@@ -14,9 +14,10 @@ from harness.measure.judged import records
 from harness.measure.raw import has_text_only
 from harness.measure.summary import run_labels
 from harness.plugins.task_names import task_names
-from harness.report import plots, tables
+from harness.report import tables
 from harness.report.answers import Answer, Beside, Blocks
 from harness.report.detail import Contents
+from harness.report.families import look
 from harness.store.folder import Store
 from harness.store.schema import Record
 
@@ -110,13 +111,12 @@ def samples_of(stores: Sequence[Store], contents: Contents, beside: Beside | Non
 
 def _cells(stores: Sequence[Store], summary: pd.DataFrame) -> list[dict[str, Any]]:
     """Return a cell for each row of the summary, with the number of its baseline's cell."""
-    looks, several = plots.families(summary), len(stores) > 1
-    rows = summary.to_dict("records")
+    several, rows = len(stores) > 1, summary.to_dict("records")
     baselines = {(label if several else "", store.manifest.baseline)
                  for label, store in zip(run_labels(stores), stores, strict=True)}
     found = {(row.get("run", ""), row["task"]): number for number, row in enumerate(rows)
              if (row.get("run", ""), row["strategy"]) in baselines}
-    return [{"task": row["task"], "label": label, "metric": row["quality_metric"], "colour": looks[row["family"]][0],
+    return [{"task": row["task"], "label": label, "metric": row["quality_metric"], "colour": look(row["family"]).colour,
              "search": row["family"] == "search", "baseline": found.get((row.get("run", ""), row["task"]))}
             for label, row in zip(tables.row_labels(summary), rows, strict=True)]
 

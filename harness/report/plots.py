@@ -16,11 +16,10 @@ from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
 from harness.plugins.task_names import task_names
+from harness.report.families import look
 from harness.report.tables import row_labels
 
 INK = "#303132"
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#8A8A8A")
-MARKERS = "osD^vPX*"
 FAR = 4  # an interval is drawn up to this many times the highest speed-up: with two problems it has no end
 STYLE: Any = {
     "svg.hashsalt": "decodebench", "svg.fonttype": "none", "pdf.fonttype": 42, "text.parse_math": False, "font.size": 9,
@@ -29,12 +28,6 @@ STYLE: Any = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
     "grid.color": "#8A8A8A", "grid.alpha": 0.25, "axes.titlesize": 11, "axes.titlelocation": "left",
 }
-
-
-def families(summary: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Return the colour and the marker of each family, the same in every figure of a report."""
-    names = sorted(summary["family"].unique())
-    return {family: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, family in enumerate(names)}
 
 
 def front(x: pd.Series, y: pd.Series) -> list[int]:
@@ -67,9 +60,8 @@ def pareto(summary: pd.DataFrame, task: str) -> Figure:
         axes.set_ylabel(str(rows["quality_metric"].iloc[0]))
         if _wide(rows):
             _log(axes)
-        looks = families(summary)
         for family, group in rows.groupby("family"):
-            colour, marker = looks[str(family)]
+            colour, marker = look(str(family))
             axes.errorbar(group["speedup"], group["quality"], _whiskers(group, "quality"), _whiskers(group, "speedup"),
                           fmt="none", ecolor=colour, elinewidth=1, alpha=0.45)
             axes.plot(group["speedup"], group["quality"], marker, color=colour, markersize=7, label=str(family),
@@ -93,8 +85,8 @@ def speedups(summary: pd.DataFrame, task: str) -> Figure:
             return _empty(figure, axes, "no strategy has a speed-up")
         if _wide(rows):
             _log(axes)
-        looks = families(summary)
-        axes.barh(rows["label"], rows["speedup"] - 1, left=1, height=0.62, color=[looks[f][0] for f in rows["family"]])
+        axes.barh(rows["label"], rows["speedup"] - 1, left=1, height=0.62,
+                  color=[look(family).colour for family in rows["family"]])
         axes.errorbar(rows["speedup"], rows["label"], xerr=_whiskers(rows, "speedup"), fmt="none", ecolor=INK,
                       elinewidth=1.1, capsize=2.5)
         axes.axvline(1, color=INK, linewidth=1)
@@ -103,7 +95,7 @@ def speedups(summary: pd.DataFrame, task: str) -> Figure:
             axes.annotate(f"{value:.2f}", (end, height), (5, 0), textcoords="offset points", va="center")
         axes.grid(False, axis="y")
         axes.margins(x=0.1)
-        handles = [Patch(color=looks[f][0], label=f) for f in sorted(rows["family"].unique())]
+        handles = [Patch(color=look(family).colour, label=family) for family in sorted(rows["family"].unique())]
         axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, title="family",
                     alignment="left")
         return figure

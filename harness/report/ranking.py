@@ -52,7 +52,7 @@ def terminal(summary: pd.DataFrame, manifest: Manifest, ranked: pd.DataFrame, ru
     cells = {(row["task"], row["strategy"]): row for _, row in summary.iterrows()}
     for label, (_, row) in zip(row_labels(ranked), ranked.iterrows(), strict=True):
         figures = _figures(row, row["strategy"] == manifest.baseline)
-        table.add(figures[0], of_strategy(label), *figures[1:],
+        table.add(figures[0], of_strategy(label, family=row["family"]), *figures[1:],
                   *(_of_task(cells[task, row["strategy"]]) for task in tasks),
                   style=None if row["samples"] else "dim")
     return table

@@ -278,7 +278,7 @@ def terminal(summary: pd.DataFrame, manifest: Manifest, ranked: pd.DataFrame | N
                 cells[0] = quality_reason(row)
             if problem and not row["samples"]:
                 cells[0] = problem
-            name = of_strategy(short[row["strategy"]], problem if row["samples"] else "")
+            name = of_strategy(short[row["strategy"]], problem if row["samples"] else "", row["family"])
             table.add(*(places[row["strategy"]] for _ in first), name, *cells,
                       style="dim" if not row["samples"] else None)
         table.end_section()
