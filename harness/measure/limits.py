@@ -102,23 +102,26 @@ def _bound(limits: Limits, later: pd.DataFrame, tokens: float, batch: float) -> 
 def break_even(stores: Sequence[Store], summaries: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Return one row per (task, strategy) with its speed-up at each batch size; empty if there is only one batch size.
 
-    `speedup_at_N` is the speed-up at batch size N, the geometric mean over runs. `crossing` is the batch size at which
-    it is 1, interpolated in logarithms, NaN if it never is. `falls` tells whether the speed-up is above 1 before that.
+    `speedup_at_N` is the speed-up at batch size N, the geometric mean over runs; its 95 % interval (`_low`, `_high`) is
+    known if there is one such run. `crossing` is the batch size at which it is 1, interpolated in logarithms, NaN if it
+    never is. `falls` tells whether the speed-up is above 1 before that.
     """
-    points = dict[tuple[str, str, str], dict[int, list[float]]]()
+    points = dict[tuple[str, str, str], dict[int, list[dict[Any, Any]]]]()
     for store, summary in zip(stores, summaries, strict=True):
         texts = int(store.manifest.config.get("concurrency", 1))
         for row in summary.to_dict("records"):
             if row["speedup"] > 0 and row["strategy"] != store.manifest.baseline:
                 key = store.manifest.model.fingerprint, row["task"], row["strategy"]
-                points.setdefault(key, {}).setdefault(texts, []).append(np.log(row["speedup"]))
+                points.setdefault(key, {}).setdefault(texts, []).append(row)
     rows = []
-    for (_, task, strategy), speedups in points.items():
-        logs = {texts: float(np.mean(speedups[texts])) for texts in sorted(speedups)}
+    for (_, task, strategy), found in points.items():
+        logs = {texts: float(np.mean([np.log(row["speedup"]) for row in found[texts]])) for texts in sorted(found)}
         if len(logs) > 1:
             batch_size, falls = crossing(logs)
             rows.append({"task": task, "strategy": strategy, "crossing": batch_size, "falls": falls,
-                         **{f"speedup_at_{texts}": float(np.exp(value)) for texts, value in logs.items()}})
+                         **{f"speedup_at_{texts}": float(np.exp(value)) for texts, value in logs.items()},
+                         **{f"speedup_at_{texts}_{end}": found[texts][0][f"speedup_{end}"]
+                            if len(found[texts]) == 1 else NAN for texts in logs for end in ("low", "high")}})
     return pd.DataFrame(rows)
 
 

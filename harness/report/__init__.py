@@ -34,7 +34,7 @@ def write(stores: "Sequence[Store]", folder: Path, contents: "Contents | None" =
                  + texts.markdown(contents.sections))
     for task, title in task_names(summary["task"].unique()).items():
         name = re.sub(r"[^\w.=+-]+", "-", title)
-        for kind, figure in plots.of_task(summary, task).items():
+        for kind, figure in plots.of_task(contents, task).items():
             replace_file(folder / "plots" / f"{name}.{kind}.svg", plots.svg(figure))
             replace_file(folder / "plots" / f"{name}.{kind}.png", plots.png(figure))
             replace_file(folder / "plots" / f"{name}.{kind}.pdf", plots.pdf(figure))

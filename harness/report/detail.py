@@ -18,6 +18,7 @@ from harness.report.texts import Kind, Section
 from harness.report.verdict import verdicts
 from harness.store.folder import Store
 
+BREAK_EVEN = "break-even"
 SHOWN = 4  # positions of a draft with a column; the CSV has all
 
 
@@ -187,10 +188,10 @@ def _break_even(stores: Sequence[Store], summaries: Sequence[pd.DataFrame]) -> l
     rows = break_even(stores, summaries)
     if rows.empty:
         return []
-    sizes = sorted(int(str(name).removeprefix("speedup_at_")) for name in rows if str(name).startswith("speedup_at_"))
+    sizes = sorted(int(name) for column in rows if (name := str(column).removeprefix("speedup_at_")).isdigit())
     columns = [Column(f"speedup_at_{n}", f"×{n}", f"Speed-up at batch size {n}.") for n in sizes]
     columns.append(Column("crossing", "crossing", "Batch size at which the speed-up is 1, interpolated."))
-    kind = Kind("break-even", "Break-even", "Speed-up over the baseline at the same batch size, for each batch size.",
+    kind = Kind(BREAK_EVEN, "Break-even", "Speed-up over the baseline at the same batch size, for each batch size.",
                 break_even, tuple(column.key for column in columns[-7:]), tuple(columns))
     rows = rows.assign(label=row_labels(rows))
     crossed = rows.dropna(subset=["crossing"])

@@ -18,14 +18,16 @@ from harness.plugins.task_names import task_names
 from harness.report import page_rows, tables, texts
 from harness.report.answers import Beside, compressed
 from harness.report.badges import BADGES
-from harness.report.detail import Contents, collect
+from harness.report.detail import BREAK_EVEN, Contents, collect
+from harness.report.page_pictures import pictures_of
 from harness.report.page_rows import Marks
 from harness.report.page_samples import samples_of
 from harness.store.folder import Store
 from harness.store.schema import Manifest
 
 TEMPLATES = Path(__file__).parent / "templates"
-SCRIPTS = ("core", "board", "pictures", "distributions", "answers", "tree", "playback", "sample", "start")
+SCRIPTS = ("core", "board", "pictures", "batches", "loops", "distributions", "answers", "tree", "playback", "sample",
+           "start")
 IMPORTANT = ("quality", "speedup", "tau_pooled", "forwards_per_token", "truncated")  # columns that always show
 
 
@@ -50,7 +52,7 @@ def render(stores: Sequence[Store], contents: Contents | None = None, beside: Be
         glossary=tables.all_columns(summary),
         text_glossary={column.title: column.help for section in contents.sections
                        for column in section.filled_columns(section.rows)},
-        points=Markup(_embedded(_points(summary, overview.pop("board")))),
+        pictures=Markup(_embedded(pictures_of(contents, overview.pop("board")))),
         data=Markup(compressed(index)), blocks={name: Markup(packed) for name, packed in blocks.items()},
     )
 
@@ -136,14 +138,6 @@ def _task(stores: Sequence[Store], summary: pd.DataFrame, task: str, marks: Mark
     }
 
 
-def _points(summary: pd.DataFrame, board: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """Return the points of the pictures of each task, and of all tasks under an empty name."""
-    rows, names = summary.assign(label=tables.row_labels(summary)), task_names(summary["task"].unique())
-    overall = board.assign(quality=board["quality_mean"], quality_low=float("nan"), quality_high=float("nan"))
-    parts = {"": overall} | {names[task]: rows[rows["task"] == task] for task in names}
-    return {name: [page_rows.point(row) for _, row in part.iterrows()] for name, part in parts.items()}
-
-
 def _texts(sections: Sequence[texts.Section], task: str) -> list[dict[str, Any]]:
     """Return the tables below the summary of a task."""
     shown = []
@@ -153,7 +147,7 @@ def _texts(sections: Sequence[texts.Section], task: str) -> list[dict[str, Any]]
             columns = section.filled_columns(rows)
             title = section.kind.title + name.removeprefix(task)
             shown.append({"title": title, "about": section.kind.about, "columns": columns,
-                          "notes": section.notes,
+                          "notes": section.notes, "pictured": section.kind.name == BREAK_EVEN,
                           "rows": [{"label": row["label"], "spec": row["strategy"],
                                     "figures": [page_rows.figure(column, row) for column in columns]}
                                    for _, row in rows.iterrows()]})

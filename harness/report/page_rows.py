@@ -104,13 +104,3 @@ def heat(row: "pd.Series[Any] | None", by_speed: bool) -> dict[str, str]:
         "tone": f"{0 if math.isnan(gain) else min(MOST, MOST * abs(gain) / FULL):.0f}",
         "hue": "better" if gain > 0 else "worse",
         "sort": plain(speed if math.isnan(quality) or by_speed else quality)}
-
-
-def point(row: "pd.Series[Any]") -> dict[str, Any]:
-    """Return a strategy's point in the pictures: value and interval of speed-up and quality, None where unknown."""
-    def ends(key: str) -> list[float | None]:
-        found = [float(row[name]) for name in (key, f"{key}_low", f"{key}_high")]
-        return [float(f"{value:.4g}") if math.isfinite(value) else None for value in found]
-
-    return {"label": row["label"], "colour": look(row["family"]).colour, "family": row["family"],
-            "speed": ends("speedup"), "quality": ends("quality")}

@@ -1,4 +1,4 @@
-"""Plots of a summary: quality against speed, and speed-ups with their intervals."""
+"""Plots of a task as files: quality against speed, and speed-ups with their intervals; others are in plot_*.py."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -9,25 +9,17 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
 from harness.plugins.task_names import task_names
+from harness.report import pictured
+from harness.report.detail import Contents
 from harness.report.families import look
+from harness.report.plot_batches import batches
+from harness.report.plot_loops import loops
+from harness.report.plot_parts import FAR, INK, STYLE, family_legend, log_scale, new_axes
 from harness.report.tables import row_labels
-
-INK = "#303132"
-FAR = 4  # an interval is drawn up to this many times the highest speed-up: with two problems it has no end
-STYLE: Any = {
-    "svg.hashsalt": "decodebench", "svg.fonttype": "none", "pdf.fonttype": 42, "text.parse_math": False, "font.size": 9,
-    "font.family": "DejaVu Sans",
-    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
-    "grid.color": "#8A8A8A", "grid.alpha": 0.25, "axes.titlesize": 11, "axes.titlelocation": "left",
-}
 
 
 def front(x: pd.Series, y: pd.Series) -> list[int]:
@@ -41,16 +33,26 @@ def front(x: pd.Series, y: pd.Series) -> list[int]:
     return kept[::-1]
 
 
-def of_task(summary: pd.DataFrame, task: str) -> dict[str, Figure]:
-    """Return the figures of a task by kind: `pareto` if it has a quality, and `speedup`."""
+def of_task(contents: Contents, task: str) -> dict[str, Figure]:
+    """Return the figures of a task by kind.
+
+    `speedup` always, `pareto` if it has a quality, `batch` if runs differ in batch size, `loops` if a strategy loops.
+    """
+    summary = contents.summary
     scored = bool(summary.loc[summary["task"] == task, "quality"].notna().any())
-    return {**({"pareto": pareto(summary, task)} if scored else {}), "speedup": speedups(summary, task)}
+    found = {**({"pareto": pareto(summary, task)} if scored else {}), "speedup": speedups(summary, task)}
+    name = _name(summary, task)
+    if lines := pictured.lines(contents, task):
+        found["batch"] = batches(name, lines)
+    if bars := pictured.bars(contents, task):
+        found["loops"] = loops(name, bars)
+    return found
 
 
 def pareto(summary: pd.DataFrame, task: str) -> Figure:
     """Plot quality against speed-up of a task: a labelled point per strategy, 95 % intervals, the Pareto front."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(7.2, 4.6)
+        figure, axes = new_axes(5.2, 3.9)
         rows = _rows(summary, task).dropna(subset=["quality", "speedup"])
         axes.set_title(f"{_name(summary, task)}: quality and speed")
         axes.set_xlabel("speed-up over the baseline (tokens per second, log scale)" if _wide(rows)
@@ -59,7 +61,7 @@ def pareto(summary: pd.DataFrame, task: str) -> Figure:
             return _empty(figure, axes, "no strategy has both a quality and a speed-up")
         axes.set_ylabel(str(rows["quality_metric"].iloc[0]))
         if _wide(rows):
-            _log(axes)
+            log_scale(axes)
         for family, group in rows.groupby("family"):
             colour, marker = look(str(family))
             axes.errorbar(group["speedup"], group["quality"], _whiskers(group, "quality"), _whiskers(group, "speedup"),
@@ -78,13 +80,13 @@ def speedups(summary: pd.DataFrame, task: str) -> Figure:
     """Plot the speed-ups of a task as bars from 1, fastest on top, with 95 % intervals; a wide axis is logarithmic."""
     with matplotlib.rc_context(STYLE):
         rows = _rows(summary, task).dropna(subset=["speedup"]).sort_values("speedup", kind="stable")
-        figure, axes = _axes(7.2, 1.2 + 0.3 * max(3, len(rows)))
+        figure, axes = new_axes(5, 0.3 * max(3, len(rows)))
         axes.set_title(f"{_name(summary, task)}: speed-up")
         axes.set_xlabel("tokens per second over the baseline's" + (" (log scale)" if _wide(rows) else ""))
         if rows.empty:
             return _empty(figure, axes, "no strategy has a speed-up")
         if _wide(rows):
-            _log(axes)
+            log_scale(axes)
         axes.barh(rows["label"], rows["speedup"] - 1, left=1, height=0.62,
                   color=[look(family).colour for family in rows["family"]])
         axes.errorbar(rows["speedup"], rows["label"], xerr=_whiskers(rows, "speedup"), fmt="none", ecolor=INK,
@@ -95,9 +97,7 @@ def speedups(summary: pd.DataFrame, task: str) -> Figure:
             axes.annotate(f"{value:.2f}", (end, height), (5, 0), textcoords="offset points", va="center")
         axes.grid(False, axis="y")
         axes.margins(x=0.1)
-        handles = [Patch(color=look(family).colour, label=family) for family in sorted(rows["family"].unique())]
-        axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, title="family",
-                    alignment="left")
+        family_legend(axes, {family: look(family).colour for family in rows["family"]})
         return figure
 
 
@@ -134,12 +134,6 @@ def _rows(summary: pd.DataFrame, task: str) -> pd.DataFrame:
                        speedup_high=rows["speedup_high"].clip(upper=rows["speedup"].max() * FAR))
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
-
-
 def _empty(figure: Figure, axes: Axes, why: str) -> Figure:
     axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes)
     axes.set_xticks([])
@@ -149,13 +143,6 @@ def _empty(figure: Figure, axes: Axes, why: str) -> Figure:
 
 def _wide(rows: pd.DataFrame) -> bool:
     return bool(len(rows)) and float(rows["speedup"].max() / rows["speedup"].min()) > 10
-
-
-def _log(axes: Axes) -> None:
-    axes.set_xscale("log")
-    axes.tick_params(axis="x", which="both", length=3.5, pad=3.5)
-    for axis_format in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        axis_format(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "125" else ""))
 
 
 def _whiskers(rows: pd.DataFrame, key: str) -> Any:
@@ -179,15 +166,13 @@ def _draw_front(axes: Axes, rows: pd.DataFrame) -> list[tuple[float, float]]:
 
 def _label_offsets() -> Iterator[tuple[float, float]]:
     """Yield offsets of a label from its data point, in typographic points, the nearest first."""
-    for reach in (9, 17, 27, 39, 53):
+    for reach in (9, 17, 27, 39, 53, 69, 87):
         for angle in np.deg2rad((0, 180, 90, 270, 45, 315, 135, 225, 22, 338, 158, 202)):
             yield reach * float(np.cos(angle)), reach * float(np.sin(angle))
 
 
 def _label(figure: Figure, axes: Axes, rows: pd.DataFrame, path: list[tuple[float, float]]) -> None:
     """Write each label near its data point, where it covers no point, no other label and few lines."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # the labels must not move the axes that they are placed by
     scale = figure.dpi / 72  # pixels per typographic point
     dots = axes.transData.transform(rows[["speedup", "quality"]].to_numpy(dtype=float))
     occupied = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in dots]
@@ -201,8 +186,8 @@ def _label(figure: Figure, axes: Axes, rows: pd.DataFrame, path: list[tuple[floa
             left = x + dx * scale - width * (0 if dx > 1 else 1 if dx < -1 else 0.5)
             bottom = y + dy * scale - height * (0 if dy > 5 else 1 if dy < -5 else 0.5)
             box = Bbox.from_bounds(left, bottom, width, height)
-            cost = (10 * _covered(box, occupied) + 10 * _outside(box, axes.bbox) + _covered(box, lines)) / height
-            choices.append((cost + np.hypot(dx, dy), dx, dy, box))
+            never = _covered(box.padded(3), occupied) + _outside(box, axes.bbox)
+            choices.append(((100 * never + _covered(box, lines)) / height + np.hypot(dx, dy), dx, dy, box))
         _, dx, dy, box = min(choices, key=lambda choice: choice[0])
         occupied.append(box)
         leader = {"arrowstyle": "-", "color": INK, "lw": 0.5, "alpha": 0.6, "shrinkB": 4, "shrinkA": 0}

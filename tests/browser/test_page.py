@@ -1,15 +1,13 @@
 import re
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from harness.report import page
-from tests.browser.conftest import Visit
+from tests.browser.conftest import AXE, Visit
 from tests.runs import realistic
 
-AXE = (files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8")
 ACTIVE = "document.activeElement"
 
 
@@ -116,6 +114,17 @@ def test_further_columns_are_shown_on_request(text: str, visit: Visit) -> None:
     seen.get_by_role("button", name="More columns").click()
     assert visible.count() > 12
     assert hash_of(seen) == "#nano_math?columns=all"
+
+
+def test_every_cell_stands_below_its_title(text: str, visit: Visit) -> None:
+    """Also in the rows of strategies that failed or could not run, with few columns and with all."""
+    for fragment in ("#nano_math", "#nano_math?columns=all"):
+        part = table(visit(text, fragment), "nano_math")
+        titles = part.locator("thead th:visible").all_inner_texts()
+        for row in part.locator("tbody tr").all():
+            shown = [cell.get_attribute("data-label") for cell in row.locator("td[data-label]:visible").all()]
+            assert shown == titles[1:1 + len(shown)]
+    assert "failed" in part.locator("[data-name^=contrastive] th").inner_text()
 
 
 def test_a_point_of_a_picture_leads_to_its_row(text: str, visit: Visit) -> None:

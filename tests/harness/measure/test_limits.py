@@ -148,6 +148,20 @@ def test_break_even_is_said_in_words(tmp_path: Path) -> None:
     assert detail.limits(stores[:1]) == []
 
 
+def test_an_interval_by_batch_size_is_that_of_its_only_run(tmp_path: Path) -> None:
+    noisy = [*timed(0.2)[:3], record("math", "b", SPEC, [turn([4], [0.3])])]
+    stores = [made(tmp_path / str(name), records, None, size)
+              for name, (size, records) in enumerate([(1, noisy), (4, noisy), (4, timed(0.8))])]
+    summaries = [summarise(store) for store in stores]
+    (row,) = break_even(stores, summaries).to_dict("records")
+    alone = summaries[0].set_index("strategy").loc[SPEC]
+    assert alone["speedup_low"] < alone["speedup"] < alone["speedup_high"]
+    assert [row[f"speedup_at_1_{end}"] for end in ("low", "high")] == [alone["speedup_low"], alone["speedup_high"]]
+    assert all(math.isnan(row[f"speedup_at_4_{end}"]) for end in ("low", "high"))
+    (section,) = detail.limits(stores)
+    assert [column.key for column in section.kind.columns] == ["speedup_at_1", "speedup_at_4", "crossing"]
+
+
 def ticking(step: float) -> Callable[[], float]:
     ticks = count()
     return lambda: step * next(ticks)

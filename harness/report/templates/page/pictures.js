@@ -1,5 +1,11 @@
 // Pictures: quality against speed-up, and speed-ups with their intervals. Their figures are in the tables, too.
+const evenTicks = (low, high) => {  // at most six round numbers at equal distances
+  const step = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5].find((one) => (high - low) / one <= 6) ?? 10, found = [];
+  for (let tick = Math.ceil(low / step); tick * step <= high; tick += 1) found.push(Number((tick * step).toFixed(2)));
+  return found;
+};
 const ticks = (low, high) => {  // of a logarithmic axis
+  if (high / low < 4) return evenTicks(low, high);
   const found = [];
   for (let power = 10 ** Math.floor(Math.log10(low)); power <= high * 10; power *= 10) {
     for (const step of [1, 2, 5]) if (power * step >= low && power * step <= high) found.push(power * step);
@@ -15,12 +21,11 @@ const logarithmic = (values, from, to) => {
 };
 const linear = (values, from, to) => {
   const low = Math.min(...values), high = Math.max(...values), room = (high - low || 0.1) * 0.12;
-  const step = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5].find((one) => (high - low + 2 * room) / one <= 6) ?? 10;
-  const ticks = [];
-  for (let tick = Math.ceil((low - room) / step); tick * step <= high + room; tick += 1) ticks.push(tick * step);
-  return Object.assign((y) => from + (to - from) * (y - low + room) / (high - low + 2 * room), { ticks });
+  return Object.assign((y) => from + (to - from) * (y - low + room) / (high - low + 2 * room),
+    { ticks: evenTicks(low - room, high + room) });
 };
-const cut = (name, most = 30) => name.length > most ? `${name.slice(0, most - 1)}…` : name;
+const cut = (name, most = 30) => name.length <= most ? name  // knobs and runs are at the end
+  : `${name.slice(0, Math.ceil((most - 1) / 2))}…${name.slice(-Math.floor((most - 1) / 2))}`;
 const grid = (picture, x, height) => {
   for (const tick of x.ticks) {
     picture.append(draw("line", { x1: x(tick), x2: x(tick), y1: 4, y2: height - 30, class: tick === 1 ? "unit" : "grid" }),
@@ -37,17 +42,22 @@ const front = (points) => {  // the points that no other one beats in both quali
   return bestFirst(points).filter(({ quality }) => quality[0] > best && ((best = quality[0]), true));
 };
 
-const pointOf = (point, choose, ...children) => {
-  const mark = draw("a", { href: location.hash || "#all", class: "point", "aria-label": told(point), style: `--colour: ${point.colour}` },
-    draw("title", {}, told(point)), ...children);
+const pictureWidth = () => Math.min(640, one("main").clientWidth);  // for a picture, so that a phone need not shrink its text
+const roomForNames = (width) => width < 480 ? 150 : 210;
+const nameIn = (names, label) => cut(label, Math.floor((names - 12) / 6.6));
+const pointOf = (point, choose, words, ...children) => {
+  const mark = draw("a", { href: location.hash || "#all", class: "point", "aria-label": words, style: `--colour: ${point.colour}` },
+    draw("title", {}, words), ...children);
   mark.addEventListener("click", (event) => { event.preventDefault(); choose(point); });
   return mark;
 };
 
+const band = (y, height, width) => draw("rect", { x: 0, y: y - height / 2, width, height, class: "nothing" });  // all of it can be clicked
+
 const scatter = (points, choose) => {
   const drawn = points.filter((point) => known(point.speed) && known(point.quality));
   if (drawn.length < 2) return null;
-  const width = 640, height = 360, x = logarithmic(drawn.flatMap(({ speed }) => ends(speed)), 56, width - 16);
+  const width = pictureWidth(), height = 360, x = logarithmic(drawn.flatMap(({ speed }) => ends(speed)), 56, width - 16);
   const y = linear(drawn.flatMap(({ quality }) => [quality[0]]), height - 44, 14);
   const picture = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Quality against speed-up" });
   for (const tick of x.ticks) {
@@ -63,7 +73,7 @@ const scatter = (points, choose) => {
   const labels = [];
   for (const point of bestFirst(drawn)) {
     const at = [x(point.speed[0]), y(point.quality[0])], [, low, high] = point.speed;
-    const mark = pointOf(point, choose);
+    const mark = pointOf(point, choose, told(point));
     if (low !== null) mark.append(draw("line", { x1: x(low), x2: x(high), y1: at[1], y2: at[1], class: "whisker" }));
     const [, bottom, top] = point.quality;
     if (bottom !== null) mark.append(draw("line", { x1: at[0], x2: at[0], y1: Math.min(height - 44, y(bottom)), y2: Math.max(14, y(top)), class: "whisker faint" }));
@@ -83,14 +93,13 @@ const scatter = (points, choose) => {
 const forest = (points, choose) => {
   const drawn = points.filter((point) => known(point.speed)).sort((a, b) => b.speed[0] - a.speed[0]);
   if (!drawn.length) return null;
-  const left = 210, width = 640, step = 20, height = step * drawn.length + 40;
+  const width = pictureWidth(), left = roomForNames(width), step = 20, height = step * drawn.length + 40;
   const x = logarithmic(drawn.flatMap(({ speed }) => ends(speed)), left, width - 20);
   const picture = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Speed-ups with intervals" });
   grid(picture, x, height);
   drawn.forEach((point, index) => {
     const y = 14 + step * index, [middle, low, high] = point.speed;
-    const mark = pointOf(point, choose, draw("rect", { x: 0, y: y - step / 2, width, height: step, class: "nothing" }),
-      text(left - 12, y + 4, cut(point.label), { "text-anchor": "end" }));
+    const mark = pointOf(point, choose, told(point), band(y, step, width), text(left - 12, y + 4, nameIn(left, point.label), { "text-anchor": "end" }));
     if (low !== null) mark.append(draw("line", { x1: x(low), x2: x(high), y1: y, y2: y, class: "whisker" }));
     mark.append(draw("circle", { cx: x(middle), cy: y, r: 5 }));
     picture.append(mark);

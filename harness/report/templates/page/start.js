@@ -2,20 +2,23 @@
 // scroll to them.
 const sections = all("main > section[data-name]"), sample = one("#sample");
 for (const section of sections) section.removeAttribute("id");
-const picture = (section, points) => {
-  const rows = all("table.main tbody tr", section);
+const pictures = JSON.parse(one("#pictures").textContent);
+const picture = (section, options) => {
+  const rows = all("tbody tr[data-name]", section), name = section.dataset.name;
+  const of = (kind) => visible(pictures[kind][name === "all" ? "" : name] ?? [], options);
   const choose = (point) => {  // a click on a point shows its row
     const row = rows.find(({ dataset }) => dataset.name === point.label);
     for (const other of rows) other.classList.toggle("lit", other === row);
+    row.closest("details")?.setAttribute("open", "");
     row.scrollIntoView({ block: "center" });
     one("a, button", row)?.focus({ preventScroll: true });
   };
-  const both = [scatter(points, choose), forest(points, choose)].filter(Boolean);
-  one(".pictures", section).replaceChildren(...section.dataset.name === "all" ? both.slice(0, 1) : both);
+  const drawn = [scatter(of("points"), choose), ...name === "all" ? [] : [forest(of("points"), choose), loops(of("loops"), choose)]];
+  one(".pictures", section).replaceChildren(...drawn.filter(Boolean));
+  one(".batches", section)?.replaceChildren(...[batches(of("batches"), choose)].filter(Boolean));
 };
-const pictures = JSON.parse(one("#points").textContent);
-const visible = (points, options) => points.filter((point) => all("#board tbody tr").some((row) =>
-  row.dataset.name === point.label && passes(row, options)));
+const visible = (points, options) => points.filter(({ label, rows = [label] }) => !rows.length
+  || all("#board tbody tr").some((row) => rows.includes(row.dataset.name) && passes(row, options)));
 
 const route = () => {
   const { parts, options } = shown();
@@ -32,9 +35,8 @@ const route = () => {
   widen(options);
   if (options.get("sort")) for (const table of all("table.main")) sort(table, options.get("sort"));
   if (!section) { sampleView(sample, parts, options); return; }
-  const task = section.dataset.name === "all" ? "" : section.dataset.name;
-  picture(section, visible(pictures[task] ?? [], options));
-  if (task) answers(section, options);
+  picture(section, options);
+  if (section.dataset.name !== "all") answers(section, options);
 };
 one("#skip").addEventListener("click", async (event) => {
   event.preventDefault();
