@@ -44,9 +44,9 @@ class Block:
     samples: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
     said: dict[Answer, list[int]] = field(default_factory=dict)
 
-    def add(self, cell: int, record: Record, search: bool, trees: Sequence[Sequence[StepTree]]) -> None:
-        """Add a sample of a cell; `search` tells whether its tokens were chosen by a search."""
-        answer = _answer(record, self.texts, search, trees)
+    def add(self, cell: int, record: Record, drafts: bool, trees: Sequence[Sequence[StepTree]]) -> None:
+        """Add a sample of a cell; `drafts` tells whether its candidates are drafts."""
+        answer = _answer(record, self.texts, drafts, trees)
         if record.error is None:
             self.said[cell, record.example, record.sample, record.repeat] = [turn["text"] for turn in answer["turns"]]
         self.samples[cell].append(_json(answer))
@@ -123,23 +123,23 @@ def _json(data: Any) -> str:
     return json.dumps(data, separators=(",", ":"), allow_nan=False)
 
 
-def _answer(record: Record, texts: Texts, search: bool, trees: Sequence[Sequence[StepTree]]) -> dict[str, Any]:
+def _answer(record: Record, texts: Texts, drafts: bool, trees: Sequence[Sequence[StepTree]]) -> dict[str, Any]:
     return {
         "example": record.example, "sample": record.sample, "repeat": record.repeat, "error": record.error,
         "reason": record.reason,
         "scores": {name: value if math.isfinite(value) else None for name, value in record.scores.items()},
-        "turns": [_turn(turn, texts, search, trees[number] if number < len(trees) else ())
+        "turns": [_turn(turn, texts, drafts, trees[number] if number < len(trees) else ())
                   for number, turn in enumerate(record.turns)],
     }
 
 
-def _turn(turn: Turn, texts: Texts, search: bool, trees: Sequence[StepTree]) -> dict[str, Any]:
+def _turn(turn: Turn, texts: Texts, drafts: bool, trees: Sequence[StepTree]) -> dict[str, Any]:
     """Return an answer: its whole text, of which the first `end` characters count, or only the text that counts."""
     begins = turn.raw.startswith(turn.text)
     seconds = sum(turn.steps.seconds)
     drawn = {tree.step: [[texts.number(text) for text in tree.texts], tree.parents, tree.path] for tree in trees}
     return {"prompt": texts.number(turn.prompt), "text": texts.number(turn.raw if begins else turn.text),
-            "end": len(turn.text), "stop": turn.stop, "story": story(turn, search) if begins else {},
+            "end": len(turn.text), "stop": turn.stop, "story": story(turn, drafts) if begins else {},
             **({"trees": drawn} if drawn else {}),
             "tokens": None if has_text_only(turn) else sum(turn.steps.tokens),
             "seconds": round(seconds, 6) if math.isfinite(seconds) else None}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.measure.acceptance import drafts
 from harness.measure.judged import records
 from harness.measure.raw import has_text_only
 from harness.measure.summary import run_labels
@@ -94,7 +95,7 @@ def samples_of(stores: Sequence[Store], contents: Contents, beside: Beside | Non
             number = numbers[label if len(stores) > 1 else "", record.task, record.strategy]
             rows[number].add(number, record, cells[number]["metric"])
             block = blocks.of(record)
-            block.add(number, record, cells[number]["search"], trees.get(record.key, []))
+            block.add(number, record, cells[number]["drafts"], trees.get(record.key, []))
             if text := known.get((record.task, record.example)):
                 block.expected[record.example] = block.texts.number(text)
             if not block.left:
@@ -104,21 +105,24 @@ def samples_of(stores: Sequence[Store], contents: Contents, beside: Beside | Non
     index = {"tasks": {name: {"examples": list(places.get(task, {})), "blocks": blocks.names(task)}
                        for task, name in names.items()},
              "cells": [cell | {"task": names[cell["task"]], "rows": one.columns(places.get(cell["task"], {})),
-                               "positions": [] if cell["search"] else one.positions()}
+                               "positions": one.positions() if cell["drafts"] else []}
                        for cell, one in zip(cells, rows, strict=True)]}
     return index, blocks.embedded
 
 
 def _cells(stores: Sequence[Store], summary: pd.DataFrame) -> list[dict[str, Any]]:
     """Return a cell for each row of the summary, with the number of its baseline's cell."""
-    several, rows = len(stores) > 1, summary.to_dict("records")
-    baselines = {(label if several else "", store.manifest.baseline)
-                 for label, store in zip(run_labels(stores), stores, strict=True)}
-    found = {(row.get("run", ""), row["task"]): number for number, row in enumerate(rows)
-             if (row.get("run", ""), row["strategy"]) in baselines}
+    several, baselines, drafting = len(stores) > 1, set[tuple[str, str]](), set[tuple[str, str]]()
+    for label, store in zip(run_labels(stores), stores, strict=True):
+        run = label if several else ""
+        baselines.add((run, store.manifest.baseline))
+        drafting |= {(run, entry.spec) for entry in store.manifest.strategies if drafts(entry)}
+    rows = [(str(row.get("run", "")), row) for row in summary.to_dict("records")]
+    found = {(run, row["task"]): number
+             for number, (run, row) in enumerate(rows) if (run, row["strategy"]) in baselines}
     return [{"task": row["task"], "label": label, "metric": row["quality_metric"], "colour": look(row["family"]).colour,
-             "search": row["family"] == "search", "baseline": found.get((row.get("run", ""), row["task"]))}
-            for label, row in zip(tables.row_labels(summary), rows, strict=True)]
+             "drafts": (run, row["strategy"]) in drafting, "baseline": found.get((run, row["task"]))}
+            for label, (run, row) in zip(tables.row_labels(summary), rows, strict=True)]
 
 
 def _counts(keys: Sequence[pd.DataFrame]) -> dict[tuple[str, str], int]:

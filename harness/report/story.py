@@ -7,18 +7,19 @@ from harness.store.schema import Steps, Turn
 
 KINDS = {
     "a": "accepted draft", "b": "bonus after a draft that was accepted whole", "c": "the model's token where the draft "
-    "was rejected", "o": "without a draft", "s": "chosen by a search",
+    "was rejected", "o": "without a draft", "s": "chosen among candidates, as in a search",
 }
 
 
-def kinds(steps: Steps, search: bool = False) -> str:
+def kinds(steps: Steps, drafts: bool = True) -> str:
     """Return one letter of `KINDS` for each token; empty if the steps are unknown.
 
     A step begins with its accepted drafts. The model's own token after them is a bonus if they reached a leaf of the
-    draft, which older runs do not tell: then it is one if all drafted tokens were accepted.
+    draft, which older runs do not tell: then it is one if all drafted tokens were accepted. Unless the strategy
+    `drafts`, drafted tokens are candidates among which it chooses.
     """
-    if search:
-        return "s" * sum(steps.tokens)
+    if not drafts:
+        return ("s" if any(steps.drafted) else "o") * sum(steps.tokens)
     count = len(steps.tokens)
     drafted, accepted = (column or [0] * count for column in (steps.drafted, steps.accepted))
     whole = steps.whole or [int(0 < one == other) for one, other in zip(accepted, drafted, strict=True)]
@@ -26,7 +27,7 @@ def kinds(steps: Steps, search: bool = False) -> str:
                    for kept, tried, taken, leaf in zip(steps.tokens, drafted, accepted, whole, strict=True))
 
 
-def story(turn: Turn, search: bool) -> dict[str, Any]:
+def story(turn: Turn, drafts: bool) -> dict[str, Any]:
     """Return what the page shows of an answer's steps, without what can be left out.
 
     `kinds` has a letter for each token, `lengths` their numbers of characters, `tokens`, `drafted` and `accepted` the
@@ -35,7 +36,7 @@ def story(turn: Turn, search: bool) -> dict[str, Any]:
     steps, told = turn.steps, dict[str, Any]()
     if not steps.tokens or sum(steps.tokens) != len(turn.tokens):
         return told
-    told["kinds"] = kinds(steps, search)
+    told["kinds"] = kinds(steps, drafts)
     if turn.ends:
         told["lengths"] = [end - start for start, end in pairwise([0, *turn.ends])]
     if set(steps.tokens) != {1}:

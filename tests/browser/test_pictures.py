@@ -59,7 +59,8 @@ def test_loops_lead_to_their_rows_the_most_first(tmp_path: Path, visit: Visit) -
     contents = looping(stores, {"reference": (0.0, 0.02), "swift": (0.25, 0.5), "greedy": (0.75, 0.3)})
     seen = seen_by(visit, page.render(stores, contents), """
       seen.titles = titles("Loops and repetition");
-      seen.widths = find('[aria-label="Loops and repetition"] rect:not(.nothing)').map((bar) => Number(bar.getAttribute("width")));
+      seen.widths = find('[aria-label="Loops and repetition"] rect:not(.nothing)').map((bar) =>
+        Number(bar.getAttribute("width")));
       click("Loops and repetition", "swift"); seen.strategy = lit();
       click("Loops and repetition", "reference"); seen.reference = lit();
       location.hash = "#math?text=swift"; await pause(); await pause();

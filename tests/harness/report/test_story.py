@@ -19,24 +19,26 @@ def test_without_leaves_a_draft_that_was_accepted_whole_gives_a_bonus() -> None:
 
 
 def test_a_search_chooses_all_of_its_tokens() -> None:
-    assert kinds(Steps(tokens=[4], drafted=[16], accepted=[4], whole=[1]), search=True) == "ssss"
+    assert kinds(Steps(tokens=[4], drafted=[16], accepted=[4], whole=[1]), drafts=False) == "ssss"
+    assert kinds(Steps(tokens=[1, 1], drafted=[4, 4], accepted=[1, 1], whole=[1, 1]), drafts=False) == "ss"
+    assert kinds(Steps(tokens=[1, 1], drafted=[0, 0], accepted=[0, 0]), drafts=False) == "oo", "it compared none"
 
 
 def test_unknown_steps_tell_nothing() -> None:
     turn = Turn(prompt="", prompt_tokens=1, text="ab", raw="ab", tokens=[1, 2], stop="eos", steps=Steps())
-    assert story(turn, False) == {}
+    assert story(turn, True) == {}
 
 
 def test_the_story_leaves_out_what_is_plain() -> None:
     turn = Turn(prompt="", prompt_tokens=1, text="abc", raw="abc", tokens=[1, 2], ends=[1, 3], stop="eos",
                 steps=Steps(tokens=[1, 1], seconds=[0.0123456, 0.5], drafted=[0, 0], accepted=[0, 0]))
-    assert story(turn, False) == {"kinds": "oo", "lengths": [1, 2], "ms": [12.3, 500.0]}
+    assert story(turn, True) == {"kinds": "oo", "lengths": [1, 2], "ms": [12.3, 500.0]}
 
 
 def test_the_story_tells_the_ranks_of_sampled_tokens() -> None:
     turn = Turn(prompt="", prompt_tokens=1, text="abcd", raw="abcd", tokens=[1, 2, 3, 4], stop="eos",
                 ranks=[7, 1, 1, 30],
                 steps=Steps(tokens=[1, 3], seconds=[0.5, 0.5], drafted=[0, 2], accepted=[0, 2], whole=[0, 1]))
-    told = story(turn, False)
+    told = story(turn, True)
     assert (told["kinds"], told["ranks"]) == ("oaab", [7, 1, 1, 30])
-    assert "ranks" not in story(turn.model_copy(update={"ranks": []}), False)
+    assert "ranks" not in story(turn.model_copy(update={"ranks": []}), True)

@@ -2,7 +2,7 @@
 const KINDS = {
   a: ["accepted", "accepted draft"], b: ["bonus", "bonus after a draft that was accepted whole"],
   c: ["corrected", "the model's own, where the draft was rejected"], o: ["own", "without a draft"],
-  s: ["searched", "chosen by a search"],
+  s: ["chosen", "chosen among candidates, as in a search"],
 };
 const MOST = 4;
 // The place of a sampled token among all tokens by the model's logits, in three groups.
@@ -25,7 +25,8 @@ const stepsOf = (turn, whole) => {
   }
   return steps;
 };
-const aboutStep = (step) => `step ${step.number + 1}: ${step.drafted ? `${step.drafted} drafted, ${step.accepted} accepted, ` : ""}`
+const candidates = ({ drafted, accepted, tokens }) => !drafted ? "" : tokens[0]?.[0] === "s" ? `${drafted} candidates, ` : `${drafted} drafted, ${accepted} accepted, `;
+const aboutStep = (step) => `step ${step.number + 1}: ${candidates(step)}`
   + `${step.tokens.length} token${step.tokens.length === 1 ? "" : "s"}${step.ms === null ? "" : `, ${short(step.ms)} ms`}`;
 
 const tokensView = (block, turn, whole) => {
@@ -104,7 +105,7 @@ const facts = (cell, sample) => {
   const seconds = sum(sample.turns.map((turn) => turn.seconds ?? NaN)), tokens = sum(sample.turns.map((turn) => turn.tokens ?? NaN));
   const speed = seconds > 0 && tokens ? [`${tokens} tokens in ${short(seconds)} s (${short(tokens / seconds)} tok/s)`] : [];
   const steps = sum(sample.turns.map((turn) => turn.story.tokens?.length ?? turn.story.kinds?.length ?? NaN));
-  return [...scores, sample.reason, ...speed, !cell.search && tokens > steps ? `${short(tokens / steps)} tokens a step` : "",
+  return [...scores, sample.reason, ...speed, cell.drafts && tokens > steps ? `${short(tokens / steps)} tokens a step` : "",
     `ended by ${sample.turns.map((turn) => turn.stop).join(", ")}`].filter(Boolean);
 };
 const column = (block, cell, sample, other, same, options) => {  // same: whose text `other` is, if it may be said

@@ -39,7 +39,7 @@ const treeView = (texts, [tokens, parents, path]) => {
 };
 const treesView = (block, turn) => {
   if (!turn.trees) return null;
-  const place = make("div"), steps = Object.keys(turn.trees), search = turn.story.kinds?.startsWith("s");
+  const place = make("div"), steps = Object.keys(turn.trees), search = turn.story.kinds?.startsWith("s") && steps.length === 1;
   const pick = make("select", { "aria-label": "Draft of step" }, ...steps.map((step) =>
     make("option", { value: step }, search ? "all hypotheses" : `draft of step ${Number(step) + 1}`)));
   const show = (step) => {
