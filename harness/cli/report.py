@@ -44,17 +44,18 @@ def render(runs: Sequence[Path], folder: Path, details: bool = False) -> Path:
 
 def tables_of(stores: "Sequence[Store]", contents: "Contents", details: bool = False) -> "list[FittedTable]":
     """Return the tables of a report for a terminal, leaderboards last; with one task, its table is the leaderboard."""
+    from harness.measure.leaderboard import leaderboard
     from harness.measure.summary import run_labels
     from harness.report import detail, ranking, tables, texts
 
     first: list[FittedTable] = []
     boards: list[FittedTable] = []
     for label, store, summary in zip(run_labels(stores), stores, contents.summaries, strict=True):
-        ranked, several = ranking.board(summary, store.manifest), summary["task"].nunique() > 1
+        ranked, several = leaderboard(summary, {"": store.manifest}), summary["task"].nunique() > 1
         telling = ranking.worth_showing(ranked)
         first.append(tables.terminal(summary, store.manifest, None if several or not telling else ranked))
         if several and telling:
-            boards.append(ranking.terminal(summary, store.manifest, ranked, label if len(stores) > 1 else ""))
+            boards.append(ranking.terminal(summary, ranked, label if len(stores) > 1 else ""))
     below = [texts.terminal(section) for section in contents.sections
              if details or section.kind not in detail.ON_REQUEST]
     return [*first, *below, *boards]

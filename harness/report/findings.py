@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from harness.measure.significance import SURE
+from harness.measure.significance import FEW, SURE
+from harness.measure.summary import problems
 from harness.plugins.task_names import task_names
 from harness.report.badges import kept, tie_of
 from harness.report.tables import row_labels
 from harness.stats.power import clusters_needed
 from harness.store.schema import Manifest
 
-FEW = 5          # problems below which nothing is said
-LOOKS = 1.05     # speed-ups from which an unproven one is worth more problems
+LOOKS = 1.05  # speed-ups from which an unproven one is worth more problems
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,12 @@ def near(proven: pd.DataFrame) -> list[str]:
 
 def findings(summary: pd.DataFrame, manifest: Manifest) -> Iterator[Finding]:
     """Yield the finding of each task that has a baseline and something to compare with it."""
-    names, problems = task_names(summary["task"].unique()), {task.spec: task.examples for task in manifest.tasks}
+    names, counts = task_names(summary["task"].unique()), problems(summary, manifest)
     for task, cells in summary.assign(label=row_labels(summary)).groupby("task", sort=False):
         rows = cells[(cells["samples"] > 0) & (cells["unsupported"] == "")]
         base, others = rows[rows["strategy"] == manifest.baseline], rows[rows["strategy"] != manifest.baseline]
         if not (others.empty or base.empty):
-            count = min(problems[str(task)], int(base["samples"].iloc[0]))  # a run may be unfinished
-            yield _finding(names[str(task)], count, base.iloc[0], others, tie_of(manifest.model.dtype))
+            yield _finding(names[str(task)], counts[str(task)], base.iloc[0], others, tie_of(manifest.model.dtype))
 
 
 def _finding(task: str, count: int, base: "pd.Series[float]", others: pd.DataFrame, same: float) -> Finding:

@@ -12,8 +12,8 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from harness.measure.leaderboard import RULE, leaderboard
-from harness.measure.summary import run_labels
+from harness.measure.leaderboard import leaderboard, rule
+from harness.measure.summary import manifests_of, run_labels
 from harness.plugins.task_names import task_names
 from harness.report import page_rows, tables, texts
 from harness.report.answers import Beside, compressed
@@ -103,11 +103,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def _overview(stores: Sequence[Store], summary: pd.DataFrame, marks: Marks) -> dict[str, Any]:
     """Return the leaderboard: one row per strategy with figures of all tasks, then a cell for each task."""
     tasks = list(summary["task"].unique())
-    baselines = {(label, store.manifest.baseline)[len(stores) == 1:]
-                 for label, store in zip(run_labels(stores), stores, strict=True)}
-    board = leaderboard(summary, baselines)
+    board = leaderboard(summary, manifests_of(stores))
     board = board.assign(label=tables.row_labels(board))
-    columns = [column for column in tables.LEADERBOARD if board[column.key].notna().any()]
+    columns = [column for column in tables.LEADERBOARD if column is tables.RANK or board[column.key].notna().any()]
     cells = {(row["task"], row.get("run"), row["strategy"]): row for _, row in summary.iterrows()}
     scales = {column.key: page_rows.scale(column, board) for column in columns}
     by_speed = not (summary["quality_gain"].abs() > 0).any()
@@ -115,7 +113,7 @@ def _overview(stores: Sequence[Store], summary: pd.DataFrame, marks: Marks) -> d
              "figures": [page_rows.figure(column, row, scales[column.key]) for column in columns],
              "cells": [page_rows.heat(cells.get((task, row.get("run"), row["strategy"])), by_speed) for task in tasks]}
             for _, row in board.iterrows()]
-    return {"tasks": list(task_names(tasks).values()), "rows": rows, "columns": columns, "rule": RULE,
+    return {"tasks": list(task_names(tasks).values()), "rows": rows, "columns": columns, "rule": rule(board),
             "by_speed": by_speed, "board": board, "families": sorted(board["family"].unique()),
             "badges": [badge for badge in BADGES if badge in {row["badge"] for row in rows}]}
 
@@ -124,7 +122,7 @@ def _task(stores: Sequence[Store], summary: pd.DataFrame, task: str, marks: Mark
     """Return the section of a task."""
     rows = summary.assign(label=tables.row_labels(summary))[summary["task"] == task]
     columns, name = tables.filled_columns(rows), task_names(summary["task"].unique())[task]
-    manifests = dict(zip(run_labels(stores), (store.manifest for store in stores), strict=True))
+    manifests = manifests_of(stores)
     scales = {column.key: page_rows.scale(column, rows) for column in columns}
     return {
         "name": name, "anchor": quote(name, safe=""), "note": rows["quality_note"].iloc[0],
@@ -133,7 +131,7 @@ def _task(stores: Sequence[Store], summary: pd.DataFrame, task: str, marks: Mark
             **marks.identity(row), "quality": page_rows.plain(row["quality"]),
             "samples": int(row["samples"]), "status": tables.status(row),
             "figures": [page_rows.figure(column, row, scales[column.key]) for column in columns],
-            "command": _command(manifests[row["run"]] if "run" in row else stores[0].manifest, row),
+            "command": _command(manifests[str(row.get("run", ""))], row),
         } for _, row in rows.iterrows()],
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from harness.measure.significance import SURE
-from harness.measure.summary import run_labels
+from harness.measure.summary import manifests_of
 from harness.report import tables
 from harness.report.badges import badge, tie_of
 from harness.report.families import look
@@ -30,8 +30,7 @@ class Marks:
     @classmethod
     def of(cls, stores: Sequence[Store], summary: pd.DataFrame) -> "Marks":
         """Return the marks of all rows of a summary."""
-        manifests = {label if len(stores) > 1 else "": store.manifest
-                     for label, store in zip(run_labels(stores), stores, strict=True)}
+        manifests = manifests_of(stores)
         groups = {(str(run), str(spec)): rows for (run, spec), rows in
                   summary.assign(run=summary.get("run", "")).groupby(["run", "strategy"], sort=False)}
         return cls({key: badge(rows, key[1] == manifests[key[0]].baseline, tie_of(manifests[key[0]].model.dtype))
@@ -54,8 +53,6 @@ def plain(value: float) -> str:
 def figure(column: tables.Column, row: "pd.Series[Any]", scale: Scale | None = None) -> dict[str, str]:
     """Return a number as displayed, its interval, its sort key, and the style of its interval bar."""
     value, _, ends = column.text(row).partition(" [")
-    if column.ends and row[f"{column.key}_low"] == row[f"{column.key}_high"]:
-        ends = ""  # the baseline, compared with itself
     if column is tables.QUALITY and row["quality_note"]:
         value = tables.quality_reason(row)
     return {"value": value, "ends": f"[{ends}" if ends else "", "sort": plain(float(row[column.key])),

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from rich.text import Text
 
-from harness.measure.leaderboard import RULE, leaderboard
+from harness.measure.leaderboard import leaderboard, rule
 from harness.measure.summary import run_labels
 from harness.plugins.task_names import short_task_names
 from harness.report.names import of_strategy
@@ -24,23 +24,17 @@ from harness.report.tables import (
 )
 from harness.report.terminal import FittedTable, Head
 from harness.store.folder import Store
-from harness.store.schema import Manifest
 
 FIGURES = ("samples", "failed", "quality_mean", "gain", "gain_low", "gain_high", "worse", "speedup", "speedup_low",
            "speedup_high", "same")
 
 
-def board(summary: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
-    """Return the leaderboard of one run."""
-    return leaderboard(summary, {(manifest.baseline,)})
-
-
 def worth_showing(ranked: pd.DataFrame) -> bool:
     """Return whether a leaderboard compares anything."""
-    return bool(ranked["rank"].notna().sum() > 1)
+    return bool(ranked["speedup"].notna().sum() > 1)
 
 
-def terminal(summary: pd.DataFrame, manifest: Manifest, ranked: pd.DataFrame, run: str = "") -> FittedTable:
+def terminal(summary: pd.DataFrame, ranked: pd.DataFrame, run: str = "") -> FittedTable:
     """Return the leaderboard of a run; where there is room, the quality and speed-up of each task follow."""
     tasks = short_task_names(summary["task"].unique())
     rank, gain, speed, same = (column.title for column in LEADERBOARD)
@@ -48,10 +42,10 @@ def terminal(summary: pd.DataFrame, manifest: Manifest, ranked: pd.DataFrame, ru
              *(Head(f"{name}\nquality · ×", place, "right", extra=True) for place, name in
                enumerate(tasks.values(), start=len(LEADERBOARD)))]
     table = FittedTable(heads, title=Text(f"Leaderboard{f' of {run}' if run else ''}", style="table.title"),
-                        caption=[f"Means over {len(tasks)} tasks. {RULE}"])
+                        caption=[f"Means over {len(tasks)} tasks. {rule(ranked)}"])
     cells = {(row["task"], row["strategy"]): row for _, row in summary.iterrows()}
     for label, (_, row) in zip(row_labels(ranked), ranked.iterrows(), strict=True):
-        figures = _figures(row, row["strategy"] == manifest.baseline)
+        figures = _figures(row)
         table.add(figures[0], of_strategy(label, family=row["family"]), *figures[1:],
                   *(_of_task(cells[task, row["strategy"]]) for task in tasks),
                   style=None if row["samples"] else "dim")
@@ -69,25 +63,24 @@ def markdown(stores: Sequence[Store], summaries: Sequence[pd.DataFrame]) -> str:
     """Return the leaderboard of each run that compares strategies."""
     lines = list[str]()
     for label, store, summary in zip(run_labels(stores), stores, summaries, strict=True):
-        ranked = board(summary, store.manifest)
+        ranked = leaderboard(summary, {"": store.manifest})
         if not worth_showing(ranked):
             continue
         lines += [f"### Leaderboard{f' of {label}' if len(stores) > 1 else ''}", "",
                   markdown_row(["rank", "strategy", *(column.title for column in LEADERBOARD[1:])]),
                   markdown_row(["---:", "---", *("---:" for _ in LEADERBOARD[1:])])]
         for name, (_, row) in zip(row_labels(ranked), ranked.iterrows(), strict=True):
-            rank, *others = _figures(row, row["strategy"] == store.manifest.baseline)
+            rank, *others = _figures(row)
             lines.append(markdown_row([str(rank), f"`{name}`", *map(str, others)]))
-        lines += ["", f"- {escaped(RULE)}", ""]
+        lines += ["", f"- {escaped(rule(ranked))}", ""]
     return "\n".join([*lines, ""]) if lines else ""
 
 
-def _figures(row: "pd.Series[Any]", is_base: bool) -> list[Text]:
-    """Return the cells of `LEADERBOARD`; the baseline is compared with itself, so its intervals are left out."""
+def _figures(row: "pd.Series[Any]") -> list[Text]:
+    """Return the cells of `LEADERBOARD`, red for answers that are proven worse."""
     if not row["samples"]:
         return [Text(DASH), Text("not supported" if row["unsupported"] else "not run"), Text(DASH), Text(DASH)]
-    texts = [column.text(row, 2) for column in LEADERBOARD]
-    cells = [Text(text.partition(" [")[0] if is_base else text) for text in texts]
+    cells = [Text(column.text(row, 2)) for column in LEADERBOARD]
     if row["worse"]:
         cells[1].stylize("red")
     return cells

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 from rich.text import Text
 
-from harness.measure.leaderboard import RULE
+from harness.measure.leaderboard import RULE, rule
 from harness.plugins.registry import TASKS
 from harness.plugins.spec import Spec, labels
 from harness.plugins.task_names import short_task_names, task_names
@@ -32,7 +32,10 @@ class Column:
     digits: int = 2
 
     def text(self, row: "pd.Series[float]", max_digits: int = 3) -> str:
-        """Return the formatted value of a row, with its interval if it has one; a dash if it is unknown."""
+        """Return the formatted value of a row, with its interval if it has one; a dash if it is unknown.
+
+        Equal ends are no interval: they are the baseline's, compared with itself.
+        """
         value = float(row[self.key])
         if value != value:
             return DASH
@@ -59,8 +62,8 @@ class Column:
 
 
 def interval(low: float, high: float, form: Callable[[float], str]) -> str:
-    """Return the ends of an interval in brackets after a space, or nothing if they are unknown."""
-    return "" if low != low else f" [{form(low)}, {form(high) if high < 1000 else '>999'}]"
+    """Return the ends of an interval in brackets after a space, or nothing if they are unknown or equal."""
+    return "" if low != low or low == high else f" [{form(low)}, {form(high) if high < 1000 else '>999'}]"
 
 
 QUALITY = Column("quality", "quality", "Mean score of the task (its metric is named in the heading), with the 95 % "
@@ -267,7 +270,7 @@ def terminal(summary: pd.DataFrame, manifest: Manifest, ranked: pd.DataFrame | N
     table = FittedTable([*first, Head("strategy"), *heads],
                         title=Text(f"{manifest.model.name} ({manifest.model.dtype})", style="table.title"),
                         caption=[f"speed-up over {baseline}; 95 % intervals, each for one strategy alone",
-                                 *([RULE] if first else []), *notes(summary), *manifest.warnings])
+                                 *([rule(ranked)] if ranked is not None else []), *notes(summary), *manifest.warnings])
     for task, rows in with_short_tasks(summary).groupby("task", sort=False):
         metric = DASH if rows["quality_note"].iloc[0] else rows["quality_metric"].iloc[0]
         table.add(*("" for _ in first), Text(str(task), style="bold"), Text(metric, style="dim"))

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from harness.measure.judged import SCORE
-from harness.measure.leaderboard import leaderboard
+from harness.measure.leaderboard import RULE, leaderboard, rule
+from harness.measure.significance import FEW
+from tests.runs import manifest, strategy, task
 
 NAN = math.nan
 
@@ -24,7 +26,8 @@ BASE = cell("greedy", 1.0, NAN, NAN)
 
 
 def board(*rows: dict[str, Any]) -> pd.DataFrame:
-    return leaderboard(pd.DataFrame(rows), {("greedy",), ("x", "greedy"), ("y", "greedy")})
+    tasks = [task(name, examples=10) for name in {row["task"]: None for row in rows}]
+    return leaderboard(pd.DataFrame(rows), dict.fromkeys(("", "x", "y"), manifest([strategy("greedy")], tasks)))
 
 
 def ranks(*rows: dict[str, Any]) -> list[tuple[str, float]]:
@@ -75,10 +78,37 @@ def test_each_run_has_its_own_ranks() -> None:
 
 def test_a_baseline_is_one_in_its_own_run_alone() -> None:
     rows = [BASE | {"run": "x"}, cell("a", 1.0, NAN, NAN) | {"run": "y"}, cell("greedy", 1.2, 1.1, 1.3) | {"run": "y"}]
-    found = leaderboard(pd.DataFrame(rows), {("x", "greedy"), ("y", "a")}).set_index(["run", "strategy"])
+    manifests = {run: manifest([strategy(base)], [task("math", examples=10)]) for run, base in
+                 (("x", "greedy"), ("y", "a"))}
+    found = leaderboard(pd.DataFrame(rows), manifests).set_index(["run", "strategy"])
     assert found.loc["y", "speedup_low"].round(9).to_dict() == {"greedy": 1.1, "a": 1.0}
 
 
 def test_a_judges_score_counts_as_a_tenth() -> None:
     found = board(BASE | {"quality_metric": SCORE}, cell("a", 1, 1, 1, gain=2.0, quality_metric=SCORE))
     assert found.set_index("strategy").loc["a", "gain"] == pytest.approx(0.2)
+
+
+def test_few_problems_of_a_task_rank_nothing_and_the_reason_is_said() -> None:
+    rows = [BASE | {"samples": FEW}, cell("a", 0.5, 0.4, 0.6, samples=FEW), cell("b", 2.0, 1.9, 2.1, samples=FEW)]
+    assert rule(board(*rows)) == RULE
+    few = [row | {"task": "code", "samples": FEW - 1} for row in rows]
+    found = board(*rows, *few)
+    assert found["rank"].isna().all()
+    assert found["strategy"].tolist() == ["greedy", "a", "b"], "an order by speed would be a ranking"
+    assert rule(found) == "Not ranked: a rank needs at least 5 problems of each task, and code has 4."
+
+
+def test_many_samples_of_few_problems_are_few() -> None:
+    found = leaderboard(pd.DataFrame([BASE | {"samples": 80}, cell("a", 2.0, 1.9, 2.1, samples=80)]),
+                        {"": manifest([strategy("greedy")], [task("math", examples=FEW - 1)])})
+    assert found["rank"].isna().all()
+
+
+def test_each_run_is_ranked_or_not_by_its_own_problems() -> None:
+    rows = [one | {"run": run, "samples": count} for run, count in (("x", FEW - 1), ("y", FEW))
+            for one in (BASE, cell("a", 2.0, 1.9, 2.1))]
+    found = board(*rows)
+    assert found.loc[found["run"] == "x", "rank"].isna().all()
+    assert found.loc[found["run"] == "y", "rank"].tolist() == [1, 2]
+    assert rule(found) == f"{RULE} Not ranked in x: a rank needs at least 5 problems of each task, and math has 4."

@@ -1,11 +1,15 @@
 """The leaderboard in the terminal and in Markdown: what fits, what comes last, and no figure twice."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from harness.measure.leaderboard import RULE, leaderboard
+from harness.measure.significance import FEW
 from harness.measure.summary import summarise
 from harness.report import plots, ranking, tables
+from harness.report.page import render
 from harness.store.folder import Store
 from tests import runs
 from tests.harness.report.test_terminal import lines
@@ -16,7 +20,7 @@ SPEEDS = {"greedy": 1.0, "beam:width=2": 0.5, "speculative:k=4": 2.0}
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return runs.realistic(tmp_path_factory.mktemp("runs") / "run", examples=4)
+    return runs.realistic(tmp_path_factory.mktemp("runs") / "run", examples=FEW)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +34,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def test_a_wide_terminal_shows_more_and_a_narrow_one_all_that_ranks(store: Store) -> None:
     summary = summarise(store)
-    table = ranking.terminal(summary, store.manifest, ranking.board(summary, store.manifest))
+    table = ranking.terminal(summary, leaderboard(summary, {"": store.manifest}))
     narrow, wide = lines(table, 80), lines(table, 140)
     assert max(map(len, narrow)) <= 80
     assert narrow[1].split() == ["rank", "strategy", "Δ", "quality", "speed-up", "same"]
@@ -39,7 +43,7 @@ def test_a_wide_terminal_shows_more_and_a_narrow_one_all_that_ranks(store: Store
     assert base[1:] == ["greedy", "+0.00", "1.00", "100", "%"]
     (refused,) = (line for line in narrow if " medusa " in line)
     assert refused.split() == ["–", "medusa", "not", "supported", "–", "–"]
-    assert [line.split()[0] for line in narrow[3:]][:2] == ["1", "1"]
+    assert [line.split()[0] for line in narrow[3:]][:3] == ["1", "2", "3"]
     assert max(map(len, wide)) > 110
     assert "nano_math" in wide[1]
     assert wide[2].count("quality · ×") >= 3
@@ -48,7 +52,7 @@ def test_a_wide_terminal_shows_more_and_a_narrow_one_all_that_ranks(store: Store
 
 def test_the_table_of_a_single_task_is_the_leaderboard(single: Store) -> None:
     summary = summarise(single)
-    table = tables.terminal(summary, single.manifest, ranking.board(summary, single.manifest))
+    table = tables.terminal(summary, single.manifest, leaderboard(summary, {"": single.manifest}))
     narrow, wide = lines(table, 80), lines(table, 140)
     assert narrow[1].split()[:3] == ["rank", "strategy", "quality"]
     assert [line.split()[:2] for line in narrow[4:7]] == [["1", "speculative"], ["2", "greedy"], ["3", "beam"]]
@@ -85,3 +89,29 @@ def test_a_single_strategy_is_not_ranked(tmp_path: Path) -> None:
     store = runs.write(tmp_path / "run", runs.manifest([runs.strategy("greedy")], [runs.task("math")]),
                        [runs.record("math", "1", "greedy", [runs.turn([1, 1], [0.5, 0.5])], score=1.0)])
     assert ranking.markdown([store], [summarise(store)]) == ""
+
+
+def test_few_problems_get_dashes_and_the_reason_everywhere(tmp_path: Path) -> None:
+    store = runs.realistic(tmp_path / "run", examples=FEW - 1)
+    summary, why = summarise(store), "Not ranked: a rank needs at least 5 problems of each task, and nano_math has 4."
+    shown = lines(ranking.terminal(summary, leaderboard(summary, {"": store.manifest})), 80)
+    assert {line.split()[0] for line in shown if " beam " in line or " greedy " in line} == {"–"}
+    assert why in " ".join(" ".join(shown).split())
+    text = ranking.markdown([store], [summary])
+    assert "| – | `greedy` |" in text
+    assert f"- {why}" in text
+    assert RULE not in text
+    page = render([store])
+    assert why in page
+    assert RULE not in page.partition('id="board"')[0]
+    board = page.partition('id="board"')[2].partition("</table>")[0]
+    assert set(re.findall(r'data-label="rank">(.*?)</td>', board)) == {"–"}
+
+
+def test_the_baseline_has_no_interval_beside_others(single: Store) -> None:
+    summary = summarise(single)
+    ranked = leaderboard(summary, {"": single.manifest})
+    wide = lines(tables.terminal(summary, single.manifest, ranked), 140)
+    (base,) = (line for line in wide if " greedy " in line)
+    assert "+0.00 " in base
+    assert "[+0.00, +0.00]" not in base

@@ -14,10 +14,9 @@ from transformers import GenerationConfig
 from harness.backends.generate_options import DRAFT, as_text, generate_options
 from harness.decoding.sampled import Sampler
 from harness.engine.logit_warps import drawn_at
-from harness.measure.significance import SURE, against_baseline, corrected
+from harness.measure.significance import FEW, SURE, against_baseline, corrected
 from harness.measure.summary import summarise
 from harness.plugins.registry import STRATEGIES
-from harness.report.findings import FEW
 from harness.report.tables import notes
 from harness.report.verdict import verdict
 from harness.stats.bootstrap import ratio_interval
