@@ -140,9 +140,9 @@ def _data() -> str:
 def _size(name: str, dtype: str) -> str:
     """Return what a model needs, before its weights are loaded."""
     from harness.engine.cache import free_bytes
-    from harness.models.loading import outline
+    from harness.models.loading import outline, torch_dtype
     from harness.models.size import CONTEXT, size_of
-    from harness.models.source import split_dtype, torch_dtype
+    from harness.models.source import split_dtype
 
     own = split_dtype(name)[1] or dtype
     known, free = outline(name), free_bytes("cpu")

@@ -20,7 +20,9 @@ TemplateArgs = Annotated[list[str] | None, Option("--template-arg", metavar="NAM
 
 
 def check_names(config: "RunConfig") -> None:
-    """Raise `UserError` for a misspelt strategy, knob, task or preset before anything slow is imported."""
+    """Raise `UserError` for a misspelt strategy, knob, task, preset, model or dtype, before anything slow is imported.
+    """
+    from harness.models.source import check_dtype, located, split_dtype
     from harness.plugins.declared import check_specs
     from harness.plugins.registry import add_plugin
     from harness.run.presets import preset
@@ -30,3 +32,8 @@ def check_names(config: "RunConfig") -> None:
     if config.preset:
         preset(config.preset, draft=False)
     check_specs((*config.strategies, config.baseline), config.tasks)
+    if config.backend == "transformers":  # others have names of their own
+        if config.dtype:
+            check_dtype(config.dtype)
+        for model in filter(None, (config.model, config.draft, config.tokenizer, config.scorer)):
+            located(split_dtype(model)[0])

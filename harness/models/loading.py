@@ -21,7 +21,7 @@ from harness.models import gguf
 from harness.models.attention import use_fast_attention
 from harness.models.products import SMALL, use_fast_products
 from harness.models.size import check_memory, meta_model
-from harness.models.source import Source, source, split_dtype, torch_dtype
+from harness.models.source import Source, check_dtype, source, split_dtype
 from harness.models.tokenizer import check_vocabulary, eos_ids, load_tokenizer, text_identity
 
 NOT_IN_FINGERPRINT = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}  # keys of a configuration
@@ -61,6 +61,13 @@ class Model:
     def parameters(self) -> int:
         """Return the number of parameters."""
         return sum(weight.numel() for weight in self.engine.model.parameters())
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """Return a precision by its name; raises `UserError` for another name."""
+    check_dtype(name)
+    precision: torch.dtype = getattr(torch, name)
+    return precision
 
 
 def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: str | None = None,

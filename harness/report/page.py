@@ -111,7 +111,8 @@ def _overview(stores: Sequence[Store], summary: pd.DataFrame, marks: Marks) -> d
     by_speed = not (summary["quality_gain"].abs() > 0).any()
     rows = [{**marks.identity(row), "quality": page_rows.plain(row["quality_mean"]),
              "figures": [page_rows.figure(column, row, scales[column.key]) for column in columns],
-             "cells": [page_rows.heat(cells.get((task, row.get("run"), row["strategy"])), by_speed) for task in tasks]}
+             "cells": [page_rows.heat(cells.get((task, row.get("run"), row["strategy"])), by_speed, not row["unranked"])
+                       for task in tasks]}
             for _, row in board.iterrows()]
     return {"tasks": list(task_names(tasks).values()), "rows": rows, "columns": columns, "rule": rule(board),
             "by_speed": by_speed, "board": board, "families": sorted(board["family"].unique()),

@@ -83,17 +83,18 @@ def _bar(column: tables.Column, row: "pd.Series[Any]", place: Scale) -> str:
     return f"--low: {low:.1f}%; --width: {max(1.0, high - low):.1f}%; --at: {at:.1f}%{zero}"
 
 
-def heat(row: "pd.Series[Any] | None", by_speed: bool) -> dict[str, str]:
+def heat(row: "pd.Series[Any] | None", by_speed: bool, ranked: bool) -> dict[str, str]:
     """Return the cell of a task on the leaderboard: quality, speed-up, and the strength of its colour in percent.
 
-    The colour is that of the difference in quality from the baseline, or `by_speed` of the speed-up.
+    The colour is that of the difference in quality from the baseline, or `by_speed` of the speed-up. A proven one is
+    marked if the run has enough problems to be `ranked`.
     """
     if row is None:
         return {"quality": tables.DASH, "speed": "", "mark": "", "tone": "0", "hue": "better", "sort": ""}
     quality, speed = float(row["quality"]), float(row["speedup"])
     gain, p = (math.log(speed), row["speedup_p_holm"]) if by_speed and speed > 0 else \
         (float(row["quality_gain"]), row["quality_p_holm"])
-    proven = not math.isnan(gain) and p < SURE
+    proven = ranked and not math.isnan(gain) and p < SURE
     return {
         "quality": tables.DASH if math.isnan(quality) else f"{quality:.2f}",
         "speed": "" if math.isnan(speed) else f"{speed:.2f}×",

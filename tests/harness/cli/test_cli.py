@@ -45,7 +45,9 @@ def options(folder: Path, *more: object) -> list[object]:
 LIGHT = ("--help", "--version", "list strategies", "list tasks --json", "list models", "list backends", "run --help",
          "run --limit 0", "run --nothing", "verify --help", "run -s beam:widht=4", "run -s baem", "run -t nano_mth",
          "run --preset sped", "--show-completion bash", "run --plugin absent.py", "verify -s topp",
-         "sweep -s beam:widht=4")
+         "sweep -s beam:widht=4", "run -m nanoo", "run -m ./absent", "run -m absent.gguf", "run -m nano:float3",
+         "run --draft nano-draf", "run --tokenizer nanoo", "run --scorer nanoo", "run --dtype float3",
+         "verify -m nanoo", "sweep -s beam -m nanoo")
 
 
 def test_help_lists_and_refusals_import_nothing_heavy() -> None:
@@ -242,25 +244,25 @@ def test_options_override_the_file(asked: list[RunConfig], tmp_path: Path) -> No
 def test_every_option_reaches_the_run(asked: list[RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     plugin(tmp_path, "p", BROKEN)
-    call("run", "-m", "m", "--draft", "d", "--tokenizer", "t", "--template-arg", "a=1", "-s", "greedy", "-t", "gsm8k",
-         "--limit", 1, "--concurrency", 2, "--samples", 3, "--repeats", 4, "--max-new-tokens", 5, "--seed", 6,
-         "--backend", "transformers", "--dtype", "float16", "--device", "cpu", "--threads", 7, "--data", "data",
-         "--plugin", "p.py", "--allow-code-execution", "--truncate-prompts", "--no-texts", "--scorer", "s",
-         "--trace", "full", "--output", "o")
+    call("run", "-m", "a/m", "--draft", "a/d", "--tokenizer", "a/t", "--template-arg", "a=1", "-s", "greedy",
+         "-t", "gsm8k", "--limit", 1, "--concurrency", 2, "--samples", 3, "--repeats", 4, "--max-new-tokens", 5,
+         "--seed", 6, "--backend", "transformers", "--dtype", "float16", "--device", "cpu", "--threads", 7,
+         "--data", "data", "--plugin", "p.py", "--allow-code-execution", "--truncate-prompts", "--no-texts",
+         "--scorer", "a/s", "--trace", "full", "--output", "o")
     assert asked == [RunConfig(
-        model="m", draft="d", tokenizer="t", template_args=("a=1",), strategies=("greedy",), tasks=("gsm8k",), limit=1,
-        concurrency=2, samples=3, repeats=4, max_new_tokens=5, seed=6, backend="transformers", dtype="float16",
+        model="a/m", draft="a/d", tokenizer="a/t", template_args=("a=1",), strategies=("greedy",), tasks=("gsm8k",),
+        limit=1, concurrency=2, samples=3, repeats=4, max_new_tokens=5, seed=6, backend="transformers", dtype="float16",
         device="cpu", threads=7, data=Path("data"), plugins=(Path("p.py"),), allow_code_execution=True,
-        truncate_prompts=True, texts=False, scorer="s", trace="full", output=Path("o"))]
+        truncate_prompts=True, texts=False, scorer="a/s", trace="full", output=Path("o"))]
     call("run")
     assert asked[1] == RunConfig()
 
 
 def test_names_of_other_tools_work_and_help_shows_ours(asked: list[RunConfig]) -> None:
     call("run", "--strategies", "greedy,beam:width=4,length_penalty=0", "--tasks", "gsm8k,humaneval", "--max-tokens", 5,
-         "--draft-model", "d", "--num-samples", 3, "--batch-size", 2)
+         "--draft-model", "a/d", "--num-samples", 3, "--batch-size", 2)
     assert asked == [RunConfig(strategies=("greedy", "beam:width=4,length_penalty=0"), tasks=("gsm8k", "humaneval"),
-                               max_new_tokens=5, draft="d", samples=3, concurrency=2)]
+                               max_new_tokens=5, draft="a/d", samples=3, concurrency=2)]
     assert "--key-variable is for a server" in call("run", "--api-key-env", "KEY").stderr
     for command in ("run", "sweep", "check"):
         text = call(command, "--help").stdout
@@ -279,8 +281,8 @@ def test_the_tokenizer_and_its_template_reach_every_command(command: str, module
         asked.append(config)
         raise KeyboardInterrupt
     monkeypatch.setattr(f"{module}.{command}", interrupted)
-    assert call(command, "-s", "top_p", "--tokenizer", "t", "--template-arg", "a=1").exit_code == 130
-    assert [(one.tokenizer, one.template_args) for one in asked] == [("t", ("a=1",))]
+    assert call(command, "-s", "top_p", "--tokenizer", "a/t", "--template-arg", "a=1").exit_code == 130
+    assert [(one.tokenizer, one.template_args) for one in asked] == [("a/t", ("a=1",))]
 
 
 def test_an_interrupted_run_says_how_to_go_on(asked: list[RunConfig]) -> None:

@@ -26,10 +26,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A run of one task."""
+    return of_speeds(tmp_path_factory.mktemp("runs") / "single", 8)
+
+
+def of_speeds(folder: Path, problems: int) -> Store:
+    """A run of one task in which speeds differ and answers do not."""
     records = [runs.record("math", f"e{n}", spec, [runs.turn([1] * 4, [(0.1 + n / 1e4) / speed] * 4)], n % 2)
-               for n in range(8) for spec, speed in SPEEDS.items()]
-    described = runs.manifest([runs.strategy(spec) for spec in SPEEDS], [runs.task("math", examples=8)])
-    return runs.write(tmp_path_factory.mktemp("runs") / "single", described, records)
+               for n in range(problems) for spec, speed in SPEEDS.items()]
+    described = runs.manifest([runs.strategy(spec) for spec in SPEEDS], [runs.task("math", examples=problems)])
+    return runs.write(folder, described, records)
 
 
 def test_a_wide_terminal_shows_more_and_a_narrow_one_all_that_ranks(store: Store) -> None:
@@ -106,6 +111,12 @@ def test_few_problems_get_dashes_and_the_reason_everywhere(tmp_path: Path) -> No
     assert RULE not in page.partition('id="board"')[0]
     board = page.partition('id="board"')[2].partition("</table>")[0]
     assert set(re.findall(r'data-label="rank">(.*?)</td>', board)) == {"–"}
+
+
+@pytest.mark.parametrize("problems", [FEW - 1, FEW])
+def test_the_page_marks_proven_differences_of_enough_problems(tmp_path: Path, problems: int) -> None:
+    page = render([of_speeds(tmp_path / "run", problems)])
+    assert bool(re.search("[▲▼]", page.partition('id="board"')[2].partition("</table>")[0])) == (problems == FEW)
 
 
 def test_the_baseline_has_no_interval_beside_others(single: Store) -> None:
