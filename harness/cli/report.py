@@ -51,11 +51,12 @@ def tables_of(stores: "Sequence[Store]", contents: "Contents", details: bool = F
     first: list[FittedTable] = []
     boards: list[FittedTable] = []
     for label, store, summary in zip(run_labels(stores), stores, contents.summaries, strict=True):
+        run = label if len(stores) > 1 else ""
         ranked, several = leaderboard(summary, {"": store.manifest}), summary["task"].nunique() > 1
         telling = ranking.worth_showing(ranked)
-        first.append(tables.terminal(summary, store.manifest, None if several or not telling else ranked))
+        first.append(tables.terminal(summary, store.manifest, None if several or not telling else ranked, run))
         if several and telling:
-            boards.append(ranking.terminal(summary, ranked, label if len(stores) > 1 else ""))
+            boards.append(ranking.terminal(summary, ranked, run))
     below = [texts.terminal(section) for section in contents.sections
              if details or section.kind not in detail.ON_REQUEST]
     return [*first, *below, *boards]

@@ -250,8 +250,9 @@ def quality_reason(row: "pd.Series[float]") -> str:
     return reason if len(reason) <= 12 else "unscored"
 
 
-def terminal(summary: pd.DataFrame, manifest: Manifest, ranked: pd.DataFrame | None = None) -> FittedTable:
-    """Return the summary of a run grouped by task, for a terminal.
+def terminal(summary: pd.DataFrame, manifest: Manifest, ranked: pd.DataFrame | None = None,
+             run: str = "") -> FittedTable:
+    """Return the summary of a run grouped by task, for a terminal; `run` is its name, if there are several.
 
     With `ranked`, the leaderboard of its only task, the rows are in that order and begin with their rank; more columns
     follow where there is room.
@@ -268,7 +269,8 @@ def terminal(summary: pd.DataFrame, manifest: Manifest, ranked: pd.DataFrame | N
     heads += [Head(column.title, len(shown) + place, "right", extra=True) for place, column in enumerate(more)]
     baseline = short.get(manifest.baseline, manifest.baseline)
     table = FittedTable([*first, Head("strategy"), *heads],
-                        title=Text(f"{manifest.model.name} ({manifest.model.dtype})", style="table.title"),
+                        title=Text(f"{manifest.model.name} ({manifest.model.dtype})" + (f" in {run}" if run else ""),
+                                   style="table.title"),
                         caption=[f"speed-up over {baseline}; 95 % intervals, each for one strategy alone",
                                  *([rule(ranked)] if ranked is not None else []), *notes(summary), *manifest.warnings])
     for task, rows in with_short_tasks(summary).groupby("task", sort=False):

@@ -126,3 +126,11 @@ def test_the_baseline_has_no_interval_beside_others(single: Store) -> None:
     (base,) = (line for line in wide if " greedy " in line)
     assert "+0.00 " in base
     assert "[+0.00, +0.00]" not in base
+
+
+def test_tables_of_several_runs_name_their_runs(store: Store, single: Store, tmp_path: Path,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "of_task", lambda summary, task: {})
+    shown = call("report", store.folder, single.folder, "-o", tmp_path / "both").stdout
+    assert [line for line in shown.splitlines() if line.startswith(("nano (float32)", "Leaderboard"))] == [
+        "nano (float32) in run", "nano (float32) in single", "Leaderboard of run"]
