@@ -42,7 +42,7 @@ def command(
                                         autocompletion=complete.strategies,
                                         help="strategy and knobs; repeatable [--preset all]")] = None,
     preset: Annotated[Text, Option(metavar="NAME", autocompletion=complete.presets,
-                                   help="a set of strategies: speed, quality or all")] = None,
+                                   help="a set of strategies: first, speed, quality or all")] = None,
     tasks: Tasks = None,
     task_files: Annotated[list[Path] | None, Option("--task-file", metavar="FILE",
                                                     help="your own task: prompts, with or without answers")] = None,
@@ -85,7 +85,8 @@ def command(
 ) -> int:
     """Run strategies on tasks, or resume a run, and print the table.
 
-    The same command resumes a stopped run. Exit code 3: some samples failed, or a repeated error ended the run.
+    Without strategies, tasks and --limit, six strategies answer 20 examples of two embedded tasks. The same command
+    resumes a stopped run. Exit code 3: some samples failed, or a repeated error ended the run.
     """
     options = dict(context.params)
     manner = Manner(**{name: options.pop(name) for name in Manner._fields})

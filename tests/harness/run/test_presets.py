@@ -7,7 +7,7 @@ import pytest
 from harness.errors import UserError
 from harness.plugins.registry import STRATEGIES
 from harness.run.plan import make
-from harness.run.presets import FEW, PRESETS, QUALITY, SPEED, preset, with_defaults
+from harness.run.presets import ENOUGH, FEW, FIRST_TASKS, PRESETS, QUALITY, SPEED, preset, with_defaults
 from harness.store.config import RunConfig
 from harness.store.folder import Store
 from tests.pair import saved
@@ -54,16 +54,19 @@ def test_prompts_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_run_without_arguments_is_small(tmp_path: Path) -> None:
-    assert with_defaults(RunConfig()) == RunConfig(preset="all", limit=FEW)
+    assert with_defaults(RunConfig()) == RunConfig(preset="first", tasks=FIRST_TASKS, limit=ENOUGH)
     plan = make(with_defaults(RunConfig(model=str(saved("llama")), draft=str(saved("llama", 1)), device="cpu")), "")
-    assert sum(len(cell.examples) for cell in plan.cells()) < 500
-    assert {len(examples) for _, examples in plan.tasks} == {FEW}
+    assert len(plan.strategies) == 6
+    assert [len(examples) for _, examples in plan.tasks] == [20, 20]
+    assert not [entry.unsupported for entry in plan.manifest.strategies if entry.unsupported]
 
 
 def test_what_is_given_is_left_alone(tmp_path: Path) -> None:
     for given in (RunConfig(strategies=("beam",), limit=7), RunConfig(preset="speed", tasks=("gsm8k",))):
         assert with_defaults(given) == given
     assert with_defaults(RunConfig(strategies=("beam",))) == RunConfig(strategies=("beam",), limit=FEW)
+    assert with_defaults(RunConfig(preset="quality")) == RunConfig(preset="quality", limit=FEW)
+    assert with_defaults(RunConfig(limit=3)) == RunConfig(preset="all", limit=3)
     (tmp_path / "mine.txt").write_text("Hi?\n")
     (tmp_path / "run.toml").write_text('strategies = ["top_p"]')
     of_file = RunConfig.from_toml(tmp_path / "run.toml", tasks=("gsm8k",))
