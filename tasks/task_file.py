@@ -8,7 +8,7 @@ A row of a JSONL file:
 
     question  what a user asks, in the model's chat template
     turns     several questions; the model's own answers stand between them
-    messages  the chat so far, the last message from the user
+    messages  the chat so far; an assistant's message at its end is written anew
     prompt    raw text, which the model continues as it is, without a chat template
 
 (`question` beside one of the others is ignored.) `answer` is a string, a number, or a list of alternatives. A row

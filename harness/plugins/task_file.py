@@ -122,9 +122,13 @@ def _messages(messages: list[Any]) -> str | None:
     if not all(isinstance(one, dict) and set(one) == {"role", "content"} and one["role"] in ROLES
                and isinstance(one["content"], str) and one["content"].strip() for one in messages):
         return "every message must have a 'role' (system, user or assistant) and a 'content' that is not empty"
-    if messages[-1]["role"] == "assistant":
-        return "the last message is the assistant's, which the model writes: move its text to 'answer', or remove it"
-    return None if messages[-1]["role"] == "user" else "the last message must be the user's; add it"
+    return None if _split(messages)[0] else "all messages are the assistant's, which the model writes: add the user's"
+
+
+def _split(messages: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Split a chat into what the model answers and the assistant's messages at its end, which the model writes anew."""
+    size = max((place for place, one in enumerate(messages, 1) if one["role"] != "assistant"), default=0)
+    return messages[:size], messages[size:]
 
 
 def _answers(row: Row) -> list[str]:
@@ -163,7 +167,11 @@ def number(text: str) -> Decimal:
 
 def _example(name: str, row: Row, header: Row) -> Example:
     """Convert a row to an example; `gold` includes header and reference, so that any change alters the data hash."""
-    messages = row.get("messages")
+    messages, written = _split(row.get("messages", []))
+    if messages:
+        row = row | {"messages": messages}
+    if written:
+        row = {"reference": "\n".join(one["content"] for one in written)} | row
     turns = row.get("turns") or [messages[-1]["content"] if messages else row.get("question") or row["prompt"]]
     extra: Row = {key: row[key] for key in ("messages", "reference", "entry_point") if key in row}
     gold: Row = {"checker": row["checker"], "answer": _answers(row), "prompt": row.get("prompt", ""), **extra}

@@ -148,6 +148,23 @@ def test_messages_are_a_chat_so_far() -> None:
     assert task.prompt(example, []) == messages
 
 
+def test_the_model_writes_the_assistants_last_messages_anew() -> None:
+    asked = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hi."},
+             {"role": "user", "content": "Again."}]
+    written = [{"role": "assistant", "content": "Hi"}, {"role": "assistant", "content": "again."}]
+    task, example = only({"messages": asked + written})
+    assert task.prompt(example, []) == asked
+    assert (example.turns, example.reference) == (("Again.",), "Hi\nagain.")
+    assert only({"messages": asked + written, "reference": "Bye."})[1].reference == "Bye."
+    assert only({"messages": asked})[1].reference == ""
+
+
+def test_a_chat_may_end_in_any_role() -> None:
+    messages = [{"role": "user", "content": "Hello."}, {"role": "system", "content": "Be brief."}]
+    task, example = only({"messages": messages})
+    assert task.prompt(example, []) == messages
+
+
 @pytest.mark.parametrize(("checker", "answer", "right", "wrong"), [
     ("exact", "Paris", ["Paris", " Paris\n"], ["paris", "Paris.", ""]),
     ("exact", ["Paris", "paris"], ["Paris", "paris"], ["PARIS"]),
@@ -268,8 +285,7 @@ def test_the_header_says_how_the_task_is_run() -> None:
     ({"turns": ["a", ""], "answer": "x"}, "the field 'turns' is empty"),
     ({"messages": [], "answer": "x"}, "the field 'messages' is empty"),
     ({"messages": [{"role": "assistant", "content": "a"}], "answer": "x"},
-     "the last message is the assistant's, which the model writes: move its text to 'answer', or remove it"),
-    ({"messages": [{"role": "system", "content": "a"}], "answer": "x"}, "the last message must be the user's; add it"),
+     "all messages are the assistant's, which the model writes: add the user's"),
     ({"messages": [{"role": "robot", "content": "a"}], "answer": "x"}, "every message must have a 'role'"),
     ({"messages": [{"role": "user"}], "answer": "x"}, "every message must have a 'role'"),
     ({"prompt": "?", "answer": []}, "the checker 'exact' needs an 'answer' that is not empty"),
