@@ -14,18 +14,16 @@ from transformers import GenerationConfig
 from harness.backends.generate_options import DRAFT, as_text, generate_options
 from harness.decoding.sampled import Sampler
 from harness.engine.logit_warps import drawn_at
-from harness.measure.significance import FEW, SURE, against_baseline, corrected
+from harness.measure.significance import FEW
 from harness.measure.summary import summarise
 from harness.plugins.registry import STRATEGIES
 from harness.report.tables import notes
 from harness.report.verdict import verdict
-from harness.stats.bootstrap import ratio_interval
 from harness.store.folder import Store
 from harness.store.schema import Manifest
 from tests.decode import decode, engine
 from tests.models import EOS, PAD, prompts, tiny_model
 from tests.runs import manifest, record, strategy, task, turn, write
-from tests.scale import scaled
 
 LOOKUP = "prompt_lookup:length=10,max_ngram=3"
 KINDS = {LOOKUP: "distribution-preserving", **dict.fromkeys(("suffix_decoding", "lookahead", "jacobi"), "lossless"),
@@ -143,32 +141,6 @@ def test_what_holds_for_several_tasks_is_said_once(tmp_path: Path) -> None:
 def test_an_embedded_model_is_not_served(tmp_path: Path) -> None:
     lines = verdict(*run(tmp_path / "run", {LOOKUP: 1.5}, model="nano"))
     assert len(lines) == 1
-
-
-def rows_of(about: Manifest, logs: np.ndarray) -> pd.DataFrame:
-    """The summary of strategies that keep greedy's answers, from the logarithms of their speed-ups by problem."""
-    names, size = np.array([f"e{i}" for i in range(logs.shape[1])]), logs.shape[1]
-    pairs = pd.DataFrame({"example": names, "log_speed_base": 0.0, "score": np.nan, "score_base": np.nan})
-    rows = []
-    for entry, values in zip(about.strategies, [np.zeros(size), *logs], strict=True):
-        base = entry.spec == about.baseline
-        interval = ratio_interval(values, names)
-        rows.append({
-            "task": "math", "strategy": entry.spec, "guarantee": entry.guarantee, "unsupported": "", "samples": size,
-            "draft_forwards_per_token": 0.0, "parted": 0, "margin": np.nan, "same_as_baseline": 1.0,
-            "quality": np.nan, "speedup": interval.mean, "speedup_low": interval.low, "speedup_high": interval.high,
-            **against_baseline(pairs.assign(log_speed=values), base)})
-    return corrected(pd.DataFrame(rows))
-
-
-def test_wrong_advice_is_rare() -> None:
-    """Runs without any difference: an advice in at most one in twenty."""
-    rng, runs, wrong = np.random.default_rng(1), scaled(100, 400), 0
-    about = manifest([strategy("greedy"), *(strategy(f"s{i}") for i in range(6))], [task("math", examples=20)])
-    for _ in range(runs):
-        logs = rng.normal(0, 0.2, (6, 20))
-        wrong += any("take" in line for line in verdict(rows_of(about, logs), about))
-    assert wrong <= SURE * runs
 
 
 @pytest.mark.parametrize("spec", ["greedy", "beam:width=3", "beam:width=4,length_penalty=0.5", LOOKUP, "speculative"])
