@@ -63,10 +63,12 @@ def _changes(spec: str, default: str) -> str:
 
 
 def _warning(swept: StrategySweep, knob: Knob) -> str:
-    others = f"and at {knob.looked} other values" if knob.looked else "the only values that were tried"
+    others = "the only values that were tried" if not knob.looked else "and at 1 other value" if knob.looked == 1 else \
+        f"and at {knob.looked} other values"
     return (f"Warning: knob '{knob.name}' of {Spec.parse(swept.spec).name} has no effect: "
-            f"{', '.join(knob.tried[1:])} gave the same tokens and counts as {knob.tried[0]} on {knob.samples} samples "
-            f"({knob.tokens:,} tokens) with the other knobs at their defaults, {others}")
+            f"{', '.join(knob.tried[1:])} gave the same tokens and counts as {knob.tried[0]} on {knob.samples} "
+            f"sample{'s' * (knob.samples > 1)} ({knob.tokens:,} tokens) with the other knobs at their defaults, "
+            f"{others}")
 
 
 def _title(swept: StrategySweep) -> str:

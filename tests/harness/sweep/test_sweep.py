@@ -125,6 +125,11 @@ def test_a_knob_that_does_nothing_is_named_and_one_that_sometimes_does_is_not(co
     [warning] = [note for note in shown.notes(found) if note.startswith("Warning")]
     assert warning.startswith("Warning: knob 'dead' of scripted has no effect: 0.1, 0.9 gave the same tokens and "
                               "counts as 0.5 on 8 samples (24 tokens)")
+    assert warning.endswith("and at 7 other values")
+    once = one.model_copy(update={"knobs": [dead.model_copy(update={"samples": 1, "looked": 1})]})
+    [warning] = [note for note in shown.notes(found.model_copy(update={"swept": [once]})) if note.startswith("Warning")]
+    assert " on 1 sample (" in warning
+    assert warning.endswith("and at 1 other value")
     assert "| dead | 0.5, 0.1, 0.9 | 0.000 | none |" in shown.markdown(found)
     assert "| late | False, True | 0.000 | with length=7 |" in shown.markdown(found)
 
