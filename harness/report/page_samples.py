@@ -13,7 +13,7 @@ import pandas as pd
 from harness.measure.acceptance import drafts
 from harness.measure.judged import records
 from harness.measure.raw import has_text_only
-from harness.measure.summary import run_labels
+from harness.measure.summary import manifests_of
 from harness.plugins.task_names import task_names
 from harness.report import tables
 from harness.report.answers import Answer, Beside, Blocks
@@ -89,10 +89,10 @@ def samples_of(stores: Sequence[Store], contents: Contents, beside: Beside | Non
     blocks = Blocks(counts, beside)
     rows = [Rows() for _ in cells]
     baselines = {number: cell["baseline"] for number, cell in enumerate(cells)}
-    for store, label, keys in zip(stores, run_labels(stores), contents.keys, strict=True):
+    for store, run, keys in zip(stores, manifests_of(stores), contents.keys, strict=True):
         known, trees = store.expected(), {one.key: one.turns for one in store.trees()}
         for record in records(store, range(len(keys))):  # no more than the tables have
-            number = numbers[label if len(stores) > 1 else "", record.task, record.strategy]
+            number = numbers[run, record.task, record.strategy]
             rows[number].add(number, record, cells[number]["metric"])
             block = blocks.of(record)
             block.add(number, record, cells[number]["drafts"], trees.get(record.key, []))
@@ -112,11 +112,10 @@ def samples_of(stores: Sequence[Store], contents: Contents, beside: Beside | Non
 
 def _cells(stores: Sequence[Store], summary: pd.DataFrame) -> list[dict[str, Any]]:
     """Return a cell for each row of the summary, with the number of its baseline's cell."""
-    several, baselines, drafting = len(stores) > 1, set[tuple[str, str]](), set[tuple[str, str]]()
-    for label, store in zip(run_labels(stores), stores, strict=True):
-        run = label if several else ""
-        baselines.add((run, store.manifest.baseline))
-        drafting |= {(run, entry.spec) for entry in store.manifest.strategies if drafts(entry)}
+    manifests = manifests_of(stores)
+    baselines = {(run, manifest.baseline) for run, manifest in manifests.items()}
+    drafting = {(run, entry.spec) for run, manifest in manifests.items() for entry in manifest.strategies
+                if drafts(entry)}
     rows = [(str(row.get("run", "")), row) for row in summary.to_dict("records")]
     found = {(run, row["task"]): number
              for number, (run, row) in enumerate(rows) if (run, row["strategy"]) in baselines}

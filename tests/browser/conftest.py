@@ -11,6 +11,18 @@ AXE = (files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
+HELPERS = """
+const seen = {}, pause = () => new Promise((resolve) => setTimeout(resolve, 100));
+const find = (selector) => [...document.querySelectorAll(selector)];
+await pause();
+"""
+
+
+def evaluate(page: Page, script: str) -> Any:
+    """Run a script in the page, and return what it puts into `seen`."""
+    return page.evaluate(f"async () => {{ {HELPERS} {script}; return seen; }}")
+
+
 class Visit(Protocol):
     """Opens a page, its text or its file, at a fragment; `options` are those of a browser's context.
 

@@ -4,18 +4,15 @@ from typing import Any
 import pytest
 
 from harness.report import page
-from tests.browser.conftest import AXE, Visit
+from tests.browser.conftest import AXE, Visit, evaluate
 from tests.pictures import MANY, by_batch, looping, many
 
 EVIL = "swift:note=<b>x</b>"
 SETUP = """
-const pause = () => new Promise((resolve) => setTimeout(resolve, 100));
-const find = (selector) => [...document.querySelectorAll(selector)];
 const titles = (name) => find(`[aria-label="${name}"] title`).map((title) => title.textContent);
 const click = (label, part) => find(`[aria-label="${label}"] a`).find((mark) => mark.textContent.includes(part))
   .dispatchEvent(new MouseEvent("click", { bubbles: true, cancelable: true }));
 const lit = () => find("tr.lit").map((row) => [row.dataset.name, row.closest("details")?.open ?? null]);
-await pause();
 """
 OVERLAPS = """
 const overlaps = (name) => {  // names that lie on each other
@@ -31,7 +28,7 @@ def seen_by(visit: Visit, text: str, script: str, **options: Any) -> Any:
     """What `script` puts into `seen` on the page of a task."""
     page = visit(text, "#math", **options)
     page.evaluate(AXE + "; 0")
-    return page.evaluate(f"async () => {{ const seen = {{}};{SETUP}{script}; return seen; }}")
+    return evaluate(page, SETUP + script)
 
 
 def test_speed_ups_by_batch_size_lead_to_their_table(tmp_path: Path, visit: Visit) -> None:

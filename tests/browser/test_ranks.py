@@ -4,14 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.report import page
-from tests.browser.conftest import Visit
+from tests.browser.conftest import Visit, evaluate
 from tests.runs import manifest, record, strategy, task, turn, write
 
 WORDS = ["The", " cat", " sat", "<b>", " mat"]
 RANKS = [1, 2, 10, 11, 1]
-READ = """async () => {
-  const seen = {}, pause = () => new Promise((resolve) => setTimeout(resolve, 100));
-  await pause();
+READ = """
   const texts = (selector) => [...document.querySelectorAll(selector)].map((found) => found.textContent);
   const tokens = [...document.querySelectorAll("#sample .tokens .token")];
   seen.classes = tokens.map((token) => token.className); seen.words = tokens.map((token) => token.textContent);
@@ -22,8 +20,7 @@ READ = """async () => {
   const table = [...document.querySelectorAll("#sample details")].at(-1);
   table.open = true; await pause();
   seen.table = [...table.querySelectorAll("tr")].map((row) => [...row.cells].map((cell) => cell.textContent));
-  return seen;
-}"""
+"""
 
 
 def shown(ranks: list[int], folder: Path, visit: Visit) -> Any:
@@ -34,7 +31,7 @@ def shown(ranks: list[int], folder: Path, visit: Visit) -> Any:
     one = one.model_copy(update={"ends": ends, "ranks": ranks})
     described = manifest([strategy("greedy"), strategy("top_p", "sampling")], [task("math", examples=1)])
     store = write(folder / "run", described, [record("math", "e", spec, [one], 1) for spec in ("greedy", "top_p")])
-    return visit(page.render([store]), "#math/e/top_p").evaluate(READ)
+    return evaluate(visit(page.render([store]), "#math/e/top_p"), READ)
 
 
 def test_tokens_are_marked_by_their_rank(tmp_path: Path, visit: Visit) -> None:

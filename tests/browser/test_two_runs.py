@@ -1,12 +1,10 @@
 """A page of two runs of one task: what both answered to the same prompt stands side by side, each with its run."""
 
-from pathlib import Path
-
 import pytest
 
 from harness.report import page
 from harness.store.schema import Expected
-from tests.browser.test_page import browse
+from tests.browser.conftest import Visit, evaluate
 from tests.runs import manifest, record, strategy, task, turn, write
 
 ANSWERS = {("before", "greedy"): "six red apples", ("before", "beam:width=4"): "six apples",
@@ -37,9 +35,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     return page.render(stores)
 
 
-def test_a_link_shows_the_answers_of_two_runs_side_by_side(text: str, tmp_path: Path) -> None:
-    seen = browse(text, tmp_path, SCRIPT + "await until(2); seen.both = looks();",
-                  "#nano_math/e0/greedy%20(before)/greedy%20(after)")["both"]
+def test_a_link_shows_the_answers_of_two_runs_side_by_side(text: str, visit: Visit) -> None:
+    both = visit(text, "#nano_math/e0/greedy%20(before)/greedy%20(after)")
+    seen = evaluate(both, SCRIPT + "await until(2); seen.both = looks();")["both"]
     assert seen["labels"] == ["greedy (before)", "greedy (after)"]
     assert seen["texts"] == ["six red apples 0", "six green apples 0"]
     assert seen["marked"] == ["red", "green"]
@@ -47,15 +45,15 @@ def test_a_link_shows_the_answers_of_two_runs_side_by_side(text: str, tmp_path: 
     assert seen["choice"] == ["beam (before)", "beam (after)"]
 
 
-def test_the_list_adds_the_answer_of_the_other_run(text: str, tmp_path: Path) -> None:
-    seen = browse(text, tmp_path, SCRIPT + """
+def test_the_list_adds_the_answer_of_the_other_run(text: str, visit: Visit) -> None:
+    seen = evaluate(visit(text, "#nano_math/e0/beam%20(after)"), SCRIPT + """
       await until(1); seen.alone = looks();
       const add = document.querySelector("#sample select[aria-label^=Compare]");
       add.value = "greedy (before)"; add.dispatchEvent(new Event("change"));
       await until(2); seen.two = looks(); seen.address = decodeURIComponent(location.hash);
       document.getElementById("next").click(); await pause(); await pause(); seen.next = looks();
       find("#sample article a").at(-1).click(); await until(1); seen.left = looks();
-    """, "#nano_math/e0/beam%20(after)")
+    """)
     assert seen["alone"]["labels"] == ["beam (after)"]
     assert sorted(seen["alone"]["choice"]) == ["beam (before)", "greedy (after)", "greedy (before)"]
     assert seen["two"]["labels"] == ["beam (after)", "greedy (before)"]
@@ -65,9 +63,9 @@ def test_the_list_adds_the_answer_of_the_other_run(text: str, tmp_path: Path) ->
     assert seen["left"]["labels"] == ["beam (after)"]
 
 
-def test_a_baseline_is_compared_with_that_of_its_own_run(text: str, tmp_path: Path) -> None:
-    seen = browse(text, tmp_path, SCRIPT + """
+def test_a_baseline_is_compared_with_that_of_its_own_run(text: str, visit: Visit) -> None:
+    seen = evaluate(visit(text, "#nano_math/e0/beam%20(after)"), SCRIPT + """
       await until(1); find("#sample .button").find((link) => link.textContent.startsWith("compare with")).click();
       await until(2); seen.two = looks();
-    """, "#nano_math/e0/beam%20(after)")["two"]
+    """)["two"]
     assert seen["labels"] == ["greedy (after)", "beam (after)"]
