@@ -197,10 +197,14 @@ def test_a_phone_shows_cards_without_scrolling_sideways(text: str, visit: Visit,
     assert seen.evaluate("document.documentElement.scrollWidth") <= 390
     if fragment == "#all":
         assert seen.locator("#board tbody tr").first.evaluate("(row) => getComputedStyle(row).display") != "table-row"
-        verdict, board = (seen.locator(one).first.bounding_box() for one in (".verdict", "#board"))
-        assert verdict
-        assert board
-        assert verdict["y"] < board["y"]
+        places = [seen.locator(one).first.bounding_box() for one in ("nav", ".verdict", ".pictures svg", "#board")]
+        tops = [place["y"] for place in places if place]
+        assert len(tops) == 4
+        assert tops == sorted(tops)
+        assert tops[1] < 844 / 2, "the verdict is on the first screen"
+        assert not seen.locator("#filters").is_visible()
+        seen.get_by_text("Filters").tap()
+        assert seen.locator("#filters").is_visible()
 
 
 def test_print_has_all_tasks_and_cuts_nothing(text: str, visit: Visit) -> None:

@@ -30,7 +30,7 @@ const route = () => {
     if (link.dataset.name === name) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
     link.href = address(link.dataset.name === "all" ? ["all"] : [link.dataset.name], options);
   }
-  filters.hidden = section === null;
+  one("#narrow").hidden = section === null;
   filter(options);
   widen(options);
   if (options.get("sort")) for (const table of all("table.main")) sort(table, options.get("sort"));
@@ -52,5 +52,6 @@ addEventListener("hashchange", () => {
   if (path !== place && !(path.split("/").length > 2 && place.split("/").length > 2)) scrollTo(0, 0);
   place = path;
 });
+one("#narrow").open = !matchMedia("(max-width: 40rem)").matches || [...filters.elements].some(({ name }) => name && shown().options.has(name));
 route();
 root.dataset.ready = "true";
