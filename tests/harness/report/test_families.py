@@ -9,6 +9,7 @@ import pytest
 from matplotlib.colors import to_hex, to_rgb
 from rich.console import Console
 
+from harness.measure.leaderboard import leaderboard
 from harness.measure.summary import summarise
 from harness.plugins.registry import STRATEGIES
 from harness.report import page, plots, ranking, tables
@@ -58,17 +59,17 @@ def test_a_family_of_a_plugin_has_one_look_too() -> None:
 def test_colours_are_those_of_the_family_in_all_reports(names: tuple[str, ...], tmp_path: Path) -> None:
     store = run(tmp_path / "run", names)
     summary, wanted = summarise(store), {name: look(ALL[name]).colour for name in names}
-    cells = samples_of([store], collect([store]))["cells"]
+    cells = samples_of([store], collect([store]))[0]["cells"]
     assert {cell["label"]: cell["colour"] for cell in cells} == wanted
-    points = re.search(r'<script[^>]*id="points"[^>]*>(.*?)</script>', page.render([store]), re.S)
+    points = re.search(r'<script[^>]*id="pictures"[^>]*>(.*?)</script>', page.render([store]), re.S)
     assert points
-    assert {point["label"]: point["colour"] for point in json.loads(points[1])["math"]} == wanted
+    assert {point["label"]: point["colour"] for point in json.loads(points[1])["points"]["math"]} == wanted
     axes = plots.speedups(summary, "math").axes[0]
     bars = {label.get_text(): to_hex(bar.get_facecolor()).upper()
             for label, bar in zip(axes.get_yticklabels(), axes.patches, strict=True)}
     assert bars == wanted
     for table in (tables.terminal(summary, store.manifest),
-                  ranking.terminal(summary, store.manifest, ranking.board(summary, store.manifest))):
+                  ranking.terminal(summary, leaderboard(summary, {"": store.manifest}))):
         for shown in (table, FittedTable.restored(table.stored())):
             styled = {cell.plain: str(cell.spans[0].style) for row in shown.rows if row
                       for cell in row.cells if cell.plain in names}
