@@ -114,7 +114,7 @@ MUTATIONS = (
              "cell.task.spec(), example.id, stream,", "cell.task.spec(), stream,",
              "tests/harness/run/test_random_streams.py"),
     Mutation("tokens are chosen from logits that are NaN", "harness/backends/trace.py",
-             "    if session.has_nan:\n        raise FloatingPointError(NAN)\n    return", "    return",
+             "    if session.has_nan:\n        raise FloatingPointError(NAN)\n    result", "    result",
              "tests/law/test_every_strategy.py -k nan"),
     Mutation("a program in the sandbox may open sockets", "harness/sandbox/protections.py",
              '"socket": (41, 198), ', "", "tests/harness/sandbox/test_sandbox_hostile.py"),

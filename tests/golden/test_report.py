@@ -1,7 +1,4 @@
-import base64
-import gzip
 import io
-import json
 import re
 import shutil
 from pathlib import Path
@@ -16,6 +13,7 @@ from harness.measure.summary import summarise
 from harness.plugins.spec import labels
 from harness.report import page, plots, tables
 from harness.store.folder import Store
+from tests.pages import unpacked
 from tests.program import call
 from tests.runs import manifest, record, strategy, task, turn, write
 
@@ -80,7 +78,7 @@ def unpictured(monkeypatch: pytest.MonkeyPatch) -> None:
 def data(text: str, name: str = "data") -> Any:
     found = re.search(rf'<script type="text/plain" id="{name}">(.*?)</script>', text, re.S)
     assert found
-    return json.loads(gzip.decompress(base64.b64decode(found[1])))
+    return unpacked(found[1])
 
 
 def test_markdown(store: Store) -> None:

@@ -13,13 +13,12 @@ from harness.errors import UserError
 from harness.models.stop_rule import StopRule
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Request
-from harness.report.detail import collect
-from harness.report.page_samples import samples_of
 from harness.run.runner import run
 from harness.store.config import RunConfig
 from harness.store.folder import Store
 from tests.decode import engine
 from tests.models import EOS, prompts, tiny_model
+from tests.pages import block_of
 from tests.pair import saved, tokenizer
 from tests.watch import Quiet
 
@@ -72,12 +71,12 @@ def test_a_run_keeps_them_in_a_file_of_their_own_and_shows_them(tmp_path: Path) 
     trees = list(store.trees())
     assert {one.strategy.partition(":")[0] for one in trees} == {"lookahead"}
     assert "trees" not in store.path.read_text()
-    cells = samples_of([store], collect([store]))
-    drawn = [turn["trees"] for cell in cells["cells"] for sample in cell["samples"] for turn in sample["turns"]
+    block = block_of([store])
+    drawn = [turn["trees"] for samples in block["cells"].values() for sample in samples for turn in sample["turns"]
              if "trees" in turn]
     first = trees[0].turns[0][0]
-    texts, parents, path = drawn[0][first.step]
-    assert ([cells["texts"][text] for text in texts], parents, path) == (first.texts, first.parents, first.path)
+    texts, parents, path = drawn[0][str(first.step)]
+    assert ([block["texts"][text] for text in texts], parents, path) == (first.texts, first.parents, first.path)
     assert len(drawn) == len(trees)
     run(replace(asked, trace=None), Quiet(), "")  # the same run: it is not told apart by its trees
 

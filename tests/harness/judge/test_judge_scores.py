@@ -13,11 +13,11 @@ from harness.measure.judged import SCORE, judge_notes, pair_table, rating_table
 from harness.measure.summary import overall, samples, summarise
 from harness.report import write
 from harness.report.detail import collect
-from harness.report.page_samples import samples_of
 from harness.report.tables import notes
 from harness.report.texts import terminal
 from harness.store.folder import Store
 from tests.judged import data, numbered, run
+from tests.pages import block_of
 
 CATEGORIES = ("writing", "math", "stem", "writing")
 
@@ -167,8 +167,7 @@ def test_the_report_has_tables_notes_and_scores(store: Store, tmp_path: Path) ->
     assert "Quality: mt_bench_score" in text
     assert "### mt_bench: Judge: ratings" in text
     assert "- rated by j (http://h/v1); 16 verdicts asked for, 0 taken from equal answers" in text
-    cells = samples_of([store], collect([store]))["cells"]
-    assert "mt_bench_score_turn_2" in cells[0]["samples"][0]["scores"]
+    assert "mt_bench_score_turn_2" in block_of([store])["cells"]["0"][0]["scores"]
     for section in collect([store]).sections:
         console = Console(width=80, record=True, file=(tmp_path / "out").open("w"))
         console.print(terminal(section))
