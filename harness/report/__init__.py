@@ -23,6 +23,7 @@ def write(stores: "Sequence[Store]", folder: Path, contents: "Contents | None" =
     """
     from harness.report import detail, page, plots, ranking, tables, texts
     from harness.report.beside import Beside
+    from harness.report.page_samples import samples_of
 
     contents = contents or detail.collect(stores)
     summary = contents.summary
@@ -32,13 +33,14 @@ def write(stores: "Sequence[Store]", folder: Path, contents: "Contents | None" =
     replace_file(folder / "summary.md", tables.bullets("Verdict", contents.verdict)
                  + ranking.markdown(stores, contents.summaries) + tables.markdown(summary)
                  + texts.markdown(contents.sections))
+    beside = Beside(folder)
+    samples = samples_of(stores, contents, beside)
     for task, title in task_names(summary["task"].unique()).items():
         name = re.sub(r"[^\w.=+-]+", "-", title)
-        for kind, figure in plots.of_task(contents, task).items():
+        for kind, figure in plots.of_task(contents, task, samples[0]).items():
             replace_file(folder / "plots" / f"{name}.{kind}.svg", plots.svg(figure))
             replace_file(folder / "plots" / f"{name}.{kind}.png", plots.png(figure))
             replace_file(folder / "plots" / f"{name}.{kind}.pdf", plots.pdf(figure))
-    beside = Beside(folder)
-    index = replace_file(folder / "index.html", page.render(stores, contents, beside))
+    index = replace_file(folder / "index.html", page.render(stores, contents, samples))
     beside.tidy()
     return index

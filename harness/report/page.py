@@ -16,12 +16,12 @@ from harness.measure.leaderboard import leaderboard, rule
 from harness.measure.summary import manifests_of, run_labels
 from harness.plugins.task_names import task_names
 from harness.report import page_rows, tables, texts
-from harness.report.answers import Beside, compressed
+from harness.report.answers import compressed
 from harness.report.badges import BADGES
 from harness.report.detail import BREAK_EVEN, Contents, collect
 from harness.report.page_pictures import pictures_of
 from harness.report.page_rows import Marks
-from harness.report.page_samples import samples_of
+from harness.report.page_samples import Samples, samples_of
 from harness.store.folder import Store
 from harness.store.schema import Manifest
 
@@ -31,15 +31,15 @@ SCRIPTS = ("core", "board", "pictures", "batches", "loops", "distributions", "an
 IMPORTANT = ("quality", "speedup", "tau_pooled", "forwards_per_token", "truncated")  # columns that always show
 
 
-def render(stores: Sequence[Store], contents: Contents | None = None, beside: Beside | None = None) -> str:
-    """Return the page of one or several runs; `contents` is `collect(stores)`, if it is already computed.
+def render(stores: Sequence[Store], contents: Contents | None = None, samples: Samples | None = None) -> str:
+    """Return the page of one or several runs.
 
-    Answers that would make the page too large are given to `beside`; without it, all of them are in the page.
+    `contents` is `collect(stores)` and `samples` is `samples_of(stores, contents)`, if they are already computed.
     """
     contents = contents or collect(stores)
     summary, marks = contents.summary, Marks.of(stores, contents.summary)
     overview = _overview(stores, summary, marks)
-    index, blocks = samples_of(stores, contents, beside)
+    index, blocks = samples or samples_of(stores, contents)
     return template("index.html.j2").render(
         css=css(), js=_script(), badges=BADGES,
         runs=[_run(store.manifest, label) for store, label in zip(stores, run_labels(stores), strict=True)],

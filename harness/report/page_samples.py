@@ -22,6 +22,7 @@ from harness.report.families import look
 from harness.store.folder import Store
 from harness.store.schema import Record
 
+Samples = tuple[dict[str, Any], dict[str, str]]  # the index, and the blocks in the page
 POSITIONS = 12  # of a draft
 
 
@@ -72,8 +73,7 @@ class Rows:
                  sum(count for _, accepted, count in steps if accepted >= k)] for k in range(1, deepest + 1)]
 
 
-def samples_of(stores: Sequence[Store], contents: Contents, beside: Beside | None = None
-               ) -> tuple[dict[str, Any], dict[str, str]]:
+def samples_of(stores: Sequence[Store], contents: Contents, beside: Beside | None = None) -> Samples:
     """Return the index of all samples, and the compressed blocks in the page by name.
 
     Blocks beyond `EMBEDDED` letters are given to `beside`, if there is one.

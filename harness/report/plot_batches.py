@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLoca
 
 from harness.report.families import look
 from harness.report.pictured import Line
-from harness.report.plot_parts import FAR, INK, STYLE, log_scale, new_axes
+from harness.report.plot_parts import FAR, INK, STYLE, log_scale, name_beside, new_axes, spread
 
 NARROW = 4  # highest over lowest speed-up: below it, 1, 2 and 5 are too few numbers on the axis
 LINE_HEIGHT = 0.18  # inches between names
@@ -38,16 +38,6 @@ def batches(title: str, lines: Sequence[Line]) -> Figure:
         axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(-0.02, -0.5 / height), ncols=4, frameon=False)
         _label(axes, lines, LINE_HEIGHT / height)
         return figure
-
-
-def spread(places: Sequence[float], gap: float, top: float) -> list[float]:
-    """Return places moved apart to at least `gap` in the same order, down from `top` where they reach it."""
-    order = np.argsort(places, kind="stable")
-    steps = gap * np.arange(len(places))
-    moved = np.maximum.accumulate(np.array(places)[order] - steps) + steps
-    found = np.empty(len(places))
-    found[order] = np.minimum(moved, top - steps[::-1])
-    return list(map(float, found))
 
 
 def _scales(axes: Axes, lines: Sequence[Line]) -> None:
@@ -78,8 +68,6 @@ def _label(axes: Axes, lines: Sequence[Line], gap: float) -> None:
     """Write the name of each line right of the axes, beside its end, with the batch size at which it crosses 1."""
     low, high = map(math.log, axes.get_ylim())
     ends = [(math.log(line.points[-1][1]) - low) / (high - low) for line in lines]
-    leader = {"arrowstyle": "-", "color": INK, "lw": 0.5, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4, "relpos": (0, 0.5)}
-    for line, place in zip(lines, spread(ends, gap, 1), strict=True):
-        crossing = "" if math.isnan(line.crossing) else f" (even at {line.crossing:.1f})"
-        axes.annotate(line.label + crossing, line.points[-1][:2], (1.05, place), textcoords="axes fraction", fontsize=8,
-                      va="center", arrowprops=leader)
+    crossings = ["" if math.isnan(line.crossing) else f" (even at {line.crossing:.1f})" for line in lines]
+    name_beside(axes, [line.label + crossing for line, crossing in zip(lines, crossings, strict=True)],
+                [line.points[-1][:2] for line in lines], spread(ends, gap, 1))

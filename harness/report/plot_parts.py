@@ -1,8 +1,9 @@
 """What all plots share: fonts and lines, empty figures, logarithmic axes and the legend of families."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -42,3 +43,20 @@ def family_legend(axes: Axes, colours: Mapping[str, str], more: Iterable[Artist]
     handles = [*(Patch(color=colour, label=family) for family, colour in sorted(colours.items())), *more]
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, title="family",
                 alignment="left")
+
+
+def name_beside(axes: Axes, names: Sequence[str], ends: Sequence[tuple[float, float]], places: Sequence[float]) -> None:
+    """Write each name right of the axes at its place, from 0 at the bottom to 1, with a thin line to its end."""
+    leader = {"arrowstyle": "-", "color": INK, "lw": 0.5, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4, "relpos": (0, 0.5)}
+    for name, end, place in zip(names, ends, places, strict=True):
+        axes.annotate(name, end, (1.05, place), textcoords="axes fraction", fontsize=8, va="center", arrowprops=leader)
+
+
+def spread(places: Sequence[float], gap: float, top: float) -> list[float]:
+    """Return places moved apart to at least `gap` in the same order, down from `top` where they reach it."""
+    order = np.argsort(places, kind="stable")
+    steps = gap * np.arange(len(places))
+    moved = np.maximum.accumulate(np.array(places)[order] - steps) + steps
+    found = np.empty(len(places))
+    found[order] = np.minimum(moved, top - steps[::-1])
+    return list(map(float, found))

@@ -1,7 +1,7 @@
 """Plots of a task as files: quality against speed, and speed-ups with their intervals; others are in plot_*.py."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +19,7 @@ from harness.report.families import look
 from harness.report.plot_batches import batches
 from harness.report.plot_loops import loops
 from harness.report.plot_parts import FAR, INK, STYLE, family_legend, log_scale, new_axes
+from harness.report.plot_samples import positions, prompts
 from harness.report.tables import row_labels
 
 
@@ -33,10 +34,11 @@ def front(x: pd.Series, y: pd.Series) -> list[int]:
     return kept[::-1]
 
 
-def of_task(contents: Contents, task: str) -> dict[str, Figure]:
-    """Return the figures of a task by kind.
+def of_task(contents: Contents, task: str, index: Mapping[str, Any]) -> dict[str, Figure]:
+    """Return the figures of a task by kind; `index` is that of the page.
 
-    `speedup` always, `pareto` if it has a quality, `batch` if runs differ in batch size, `loops` if a strategy loops.
+    `speedup` always, `pareto` if it has a quality, `batch` if runs differ in batch size, `loops` if a strategy loops,
+    `prompts` if speed-ups of single prompts are known, `positions` if a strategy drafts.
     """
     summary = contents.summary
     scored = bool(summary.loc[summary["task"] == task, "quality"].notna().any())
@@ -46,6 +48,10 @@ def of_task(contents: Contents, task: str) -> dict[str, Figure]:
         found["batch"] = batches(name, lines)
     if bars := pictured.bars(contents, task):
         found["loops"] = loops(name, bars)
+    cells = [cell for cell in index["cells"] if cell["task"] == name]
+    for kind, figure in (("prompts", prompts(name, cells, index["cells"])), ("positions", positions(name, cells))):
+        if figure:
+            found[kind] = figure
     return found
 
 

@@ -9,11 +9,13 @@ from matplotlib.text import Text
 
 from harness import report
 from harness.report import detail, pictured, plots
+from harness.report.page_samples import samples_of
 from harness.report.pictured import Bar
-from harness.report.plot_batches import spread
 from harness.report.plot_loops import loops
+from harness.report.plot_parts import spread
+from harness.store.folder import Store
 from tests.pictures import MANY, by_batch, looping, many
-from tests.runs import STRATEGIES, realistic
+from tests.runs import STRATEGIES, manifest, realistic, record, strategy, task, turn, write
 
 LONG = "suffix_decoding:k=10,alpha=0.5,temperature=0.7,shared=true"
 
@@ -27,6 +29,11 @@ def collisions(figure: Figure) -> list[tuple[str, str]]:
     return [(one, other) for (one, a), (other, b) in combinations(boxes.items(), 2) if a.padded(1).overlaps(b)]
 
 
+def drawn(stores: Sequence[Store], task: str, contents: detail.Contents | None = None) -> dict[str, Figure]:
+    contents = contents or detail.collect(stores)
+    return plots.of_task(contents, task, samples_of(stores, contents)[0])
+
+
 def test_the_names_of_many_strategies_do_not_collide(tmp_path: Path) -> None:
     more = [*STRATEGIES, ("beam:width=8", "search", "changes-output", 1, 3.4, 0.07),
             ("swift:skip=0.4,temperature=0", "speculative", "lossless", 2.1, 1.4, 0.0),
@@ -35,10 +42,10 @@ def test_the_names_of_many_strategies_do_not_collide(tmp_path: Path) -> None:
             ("min_p:p=0.05,temperature=1.5", "sampling", "changes-output", 1, 1.02, -0.08),
             ("typical:mass=0.95", "sampling", "changes-output", 1, 1.04, -0.06),
             ("prompt_lookup:k=3,ngram=2,temperature=0", "speculative", "lossless", 1.4, 1.04, 0.0)]
-    figures = plots.of_task(detail.collect([realistic(tmp_path / "run", strategies=more)]), "nano_math")
-    assert figures.keys() == {"pareto", "speedup"}
-    for figure in figures.values():
-        assert len(figure.axes[0].texts) == len(more)
+    figures = drawn([realistic(tmp_path / "run", strategies=more)], "nano_math")
+    assert figures.keys() == {"pareto", "speedup", "prompts", "positions"}
+    for kind, figure in figures.items():
+        assert len(figure.axes[0].texts) == {"prompts": 0, "positions": 5}.get(kind, len(more))
         assert collisions(figure) == []
     frame, names = figures["pareto"].axes[0].bbox, figures["pareto"].axes[0].texts
     assert all(frame.x0 <= box.x0 < box.x1 <= frame.x1 for box in map(Text.get_window_extent, names))
@@ -51,8 +58,9 @@ def test_long_names_leave_the_plot_its_width() -> None:
 
 
 def test_speed_ups_by_batch_size_are_named_and_do_not_collide(tmp_path: Path) -> None:
-    contents = detail.collect(many(tmp_path))
-    figure = plots.of_task(contents, "math")["batch"]
+    stores = many(tmp_path)
+    contents = detail.collect(stores)
+    figure = drawn(stores, "math", contents)["batch"]
     lines = pictured.lines(contents, "math")
     assert {line.strategy for line in lines} == MANY.keys()
     assert [text.get_text() for text in figure.axes[0].texts] == [
@@ -64,7 +72,7 @@ def test_speed_ups_by_batch_size_are_named_and_do_not_collide(tmp_path: Path) ->
 
 
 def test_a_strategy_without_a_crossing_has_no_ring_and_only_its_name(tmp_path: Path) -> None:
-    figure = plots.of_task(detail.collect(by_batch(tmp_path, {"swift": {1: 1.5, 4: 1.2}})), "math")["batch"]
+    figure = drawn(by_batch(tmp_path, {"swift": {1: 1.5, 4: 1.2}}), "math")["batch"]
     assert [text.get_text() for text in figure.axes[0].texts] == ["swift"]
     assert plots.png(figure).startswith(b"\x89PNG")
 
@@ -83,12 +91,12 @@ def test_loops_are_drawn_only_where_a_strategy_loops(tmp_path: Path) -> None:
     some = looping(stores, {"reference": (0.0, 0.02), "swift": (0.25, 0.5), "greedy": (0.75, 0.3)})
     assert [(bar.label, bar.family) for bar in pictured.bars(some, "math")] == [
         ("greedy", "baseline"), ("swift", "speculative"), ("reference", "reference")]
-    figure = plots.of_task(some, "math")["loops"]
+    figure = drawn(stores, "math", some)["loops"]
     assert [bar.get_width() for bar in figure.axes[0].patches] == [0.75, 0.25, 0.0]
     assert [text.get_text() for text in figure.axes[0].texts] == ["75 %", "25 %", "0 %"]
     assert collisions(figure) == []
     none = looping(stores, {"reference": (0.5, 0.2), "swift": (0.0, 0.5), "greedy": (math.nan, math.nan)})
-    assert plots.of_task(none, "math").keys() == {"pareto", "speedup"}
+    assert "loops" not in drawn(stores, "math", none)
 
 
 def test_the_new_plots_are_files_of_the_report(tmp_path: Path) -> None:
@@ -96,3 +104,21 @@ def test_the_new_plots_are_files_of_the_report(tmp_path: Path) -> None:
     folder = report.write(stores, tmp_path / "report", looping(stores, {"swift": (0.5, 0.1)}, "b1")).parent
     names = {path.name for path in (folder / "plots").iterdir()}
     assert names >= {f"math.{kind}.{end}" for kind in ("batch", "loops") for end in ("png", "svg", "pdf")}
+
+
+def test_prompts_and_positions_show_what_was_measured(tmp_path: Path) -> None:
+    """Two prompts at twice and at half of greedy's speed; drafts of three tokens, of which three and one were accepted.
+    """
+    drafting = {"e0": turn([1, 4, 2], [0.1, 0.2, 0.1], drafted=[0, 3, 3], accepted=[0, 3, 1]),
+                "e1": turn([1, 1], [0.4, 0.4])}
+    records = [record("math", example, spec, [answer], 1) for example, base in
+               (("e0", turn([1] * 7, [0.1] * 8)), ("e1", turn([1, 1], [0.2, 0.2])))
+               for spec, answer in (("greedy", base), ("speculative", drafting[example]))]
+    described = manifest([strategy("greedy"), strategy("speculative", "speculative")], [task("math", examples=2)])
+    figures = drawn([write(tmp_path / "run", described, records)], "math")
+    dots, median = figures["prompts"].axes[0].get_lines()[:2]
+    assert sorted(dots.get_xdata()) == pytest.approx([0.5, 2])
+    assert median.get_xdata()[0] == pytest.approx(1.25)
+    (line,) = figures["positions"].axes[0].get_lines()
+    assert line.get_xydata().tolist() == [[1, 1], [2, 0.5], [3, 0.5]]
+    assert [text.get_text() for text in figures["positions"].axes[0].texts] == ["speculative"]

@@ -72,7 +72,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def unpictured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the figures out, which take a second."""
-    monkeypatch.setattr(plots, "of_task", lambda summary, task: {})
+    monkeypatch.setattr(plots, "of_task", lambda *given: {})
 
 
 def data(text: str, name: str = "data") -> Any:
@@ -180,7 +180,8 @@ def test_a_report_is_complete_and_the_same_every_time(store: Store, tmp_path: Pa
     files = {path.relative_to(index.parent): path.read_bytes() for path in index.parent.rglob("*") if path.is_file()}
     assert sorted(map(str, files)) == [
         "acceptance.csv", "index.html",
-        *(f"plots/{name}.{kind}" for name in ("chat.speedup", "math.pareto", "math.speedup")
+        *(f"plots/{name}.{kind}" for name in (
+            "chat.speedup", "math.pareto", "math.positions", "math.prompts", "math.speedup")
           for kind in ("pdf", "png", "svg")), "speed.csv", "summary.csv", "summary.md"]
     shutil.rmtree(index.parent)
     report.write([store], index.parent)
