@@ -17,6 +17,7 @@ from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Request, RequestText, Strategy
 from strategies.drafters.store import Store
 from strategies.tools.knn_datastore import made
+from tests.heads import attach
 from tests.models import EOS, HEADS, LAYERS, MAX_POSITIONS, prompts, tiny_model
 
 torch.set_num_threads(1)
@@ -42,8 +43,8 @@ def built(name: str, vocab: int = 97, more: str = "") -> Strategy:
 
 
 def engine(model: Any) -> Engine:
-    """Create an engine over a tiny model."""
-    return Engine(model, MAX_POSITIONS)
+    """Create an engine over a tiny model, with untrained heads."""
+    return attach(Engine(model, MAX_POSITIONS))
 
 
 def words(prompt: Sequence[int], vocab: int) -> RequestText:

@@ -11,7 +11,22 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from harness.cli import check, compare, doctor, export, judge, limits, listing, report, run, show, sweep, verify, view
+from harness.cli import (
+    check,
+    compare,
+    doctor,
+    export,
+    judge,
+    limits,
+    listing,
+    report,
+    run,
+    show,
+    sweep,
+    train_head,
+    verify,
+    view,
+)
 from harness.cli.aliases import our_name
 from harness.errors import UserError, wrong_input
 
@@ -41,8 +56,8 @@ app = typer.Typer(cls=Program, rich_markup_mode=None, pretty_exceptions_enable=F
 COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run.command, "report": report.command, "view": view.command, "compare": compare.command,
     "judge": judge.command, "limits": limits.command, "verify": verify.command, "check": check.command,
-    "sweep": sweep.command, "list": listing.command, "show": show.command, "export": export.command,
-    "import": export.import_command, "doctor": doctor.command,
+    "sweep": sweep.command, "train-head": train_head.command, "list": listing.command, "show": show.command,
+    "export": export.command, "import": export.import_command, "doctor": doctor.command,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

@@ -2,7 +2,7 @@
 
 from harness.store.config import ALIASES
 
-OPTIONS = {"strategies": "strategy", "tasks": "task", "objective": "by", "update-baseline": "write",
+OPTIONS = {"strategies": "strategy", "tasks": "task", "heads": "head", "objective": "by", "update-baseline": "write",
            **{theirs.replace("_", "-"): ours.replace("_", "-") for theirs, ours in ALIASES.items()}}
 
 

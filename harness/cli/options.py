@@ -15,6 +15,7 @@ BatchSize = Annotated[int | None, Option("--concurrency", "--batch-size", metava
 Tasks = Annotated[list[str] | None, Option("-t", "--task", metavar="TASK", callback=separated,
                                            autocompletion=complete.tasks, help="repeatable [the embedded ones]")]
 Tokenizer = Annotated[str | None, Option(metavar="MODEL", help="model whose tokenizer to use [the same]")]
+Heads = Annotated[list[str] | None, Option("--head", metavar="DIR", help="trained head of the model; repeatable")]
 TemplateArgs = Annotated[list[str] | None, Option("--template-arg", metavar="NAME=VALUE",
                                                   help="variable of the chat template; repeatable")]
 

@@ -13,7 +13,7 @@ from typer import Option
 
 from harness.cli import complete
 from harness.cli import dry_run as planned
-from harness.cli.options import BatchSize, Tasks, TemplateArgs, Tokenizer, check_names
+from harness.cli.options import BatchSize, Heads, Tasks, TemplateArgs, Tokenizer, check_names
 from harness.cli.report import show, tables_of, written
 from harness.errors import UserError
 from harness.plugins.spec import Spec, separated
@@ -36,6 +36,7 @@ def command(
     model: Annotated[Text, Option("-m", "--model", metavar="MODEL", help="nano, smollm2, a folder, a .gguf file or "
                                                                      "a hub id [nano]")] = None,
     draft: Annotated[Text, Option(metavar="MODEL", help="draft model for speculative decoding")] = None,
+    heads: Heads = None,
     tokenizer: Tokenizer = None,
     template_args: TemplateArgs = None,
     strategies: Annotated[Texts, Option("-s", "--strategy", metavar="NAME[:k=v,…]", callback=separated,
@@ -47,8 +48,7 @@ def command(
     task_files: Annotated[list[Path] | None, Option("--task-file", metavar="FILE",
                                                     help="your own task: prompts, with or without answers")] = None,
     prompts: Annotated[Path | None, Option(metavar="FILE", help="your own prompts, one a line or in a table")] = None,
-    limit: Annotated[Number, Option(metavar="N", help="first N examples of a task [all; 5 if no task is named]")
-                     ] = None,
+    limit: Annotated[Number, Option(metavar="N", help="first N examples of a task [all; 5 without --task]")] = None,
     concurrency: BatchSize = None,
     samples: Annotated[Number, Option(metavar="N", help="answers to each prompt [1]")] = None,
     repeats: Annotated[Number, Option(metavar="N", help="repetitions of the whole run [1]")] = None,

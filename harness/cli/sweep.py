@@ -9,7 +9,7 @@ import typer
 from typer import Option
 
 from harness.cli import complete
-from harness.cli.options import BatchSize, Tasks, TemplateArgs, Tokenizer, check_names
+from harness.cli.options import BatchSize, Heads, Tasks, TemplateArgs, Tokenizer, check_names
 from harness.errors import UserError, suggestion
 from harness.plugins.spec import separated
 
@@ -37,6 +37,7 @@ def command(
     model: Annotated[Text, Option("-m", "--model", metavar="MODEL", help="nano, smollm2, a folder, a .gguf file or a "
                                                                      "hub id [nano]")] = None,
     draft: Annotated[Text, Option(metavar="MODEL", help="draft model for speculative decoding")] = None,
+    heads: Heads = None,
     tokenizer: Tokenizer = None,
     template_args: TemplateArgs = None,
     concurrency: BatchSize = None,

@@ -7,7 +7,7 @@ import typer
 from typer import Option
 
 from harness.cli import complete
-from harness.cli.options import Tasks, TemplateArgs, Tokenizer, check_names
+from harness.cli.options import Heads, Tasks, TemplateArgs, Tokenizer, check_names
 from harness.errors import UserError
 from harness.plugins.spec import separated
 from harness.store.config import RunConfig
@@ -24,6 +24,7 @@ def command(
     model: Annotated[str, Option("-m", "--model", metavar="MODEL", show_default=False,
                                  help="nano, smollm2, a folder, a .gguf file or a hub id [nano]")] = "nano",
     draft: Annotated[Text, Option(metavar="MODEL", help="draft model for speculative decoding")] = None,
+    heads: Heads = None,
     tokenizer: Tokenizer = None,
     template_args: TemplateArgs = None,
     tasks: Tasks = None,
@@ -63,10 +64,11 @@ def command(
         raise UserError("verify cannot test a server: use --backend transformers or vllm.")
     if output and output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file; --output takes a folder.")
-    config = RunConfig(model=model, draft=draft, tokenizer=tokenizer, template_args=tuple(template_args or ()),
-                       strategies=tuple(strategies or ()), tasks=tuple(tasks or ()), backend=backend,
-                       engine=tuple(engine or ()), limit=limit, concurrency=concurrency, max_new_tokens=max_new_tokens,
-                       seed=seed, dtype=dtype, device=device, threads=threads, data=data, plugins=tuple(plugins or ()))
+    config = RunConfig(model=model, draft=draft, heads=tuple(heads or ()), tokenizer=tokenizer,
+                       template_args=tuple(template_args or ()), strategies=tuple(strategies or ()),
+                       tasks=tuple(tasks or ()), backend=backend, engine=tuple(engine or ()), limit=limit,
+                       concurrency=concurrency, max_new_tokens=max_new_tokens, seed=seed, dtype=dtype, device=device,
+                       threads=threads, data=data, plugins=tuple(plugins or ()))
     check_names(config)
     pairs = None if not temperature else [_pair(text) for text in temperature]
     try:

@@ -44,6 +44,7 @@ class Engine:
         self.executor: Executor = SerialExecutor()
         self.prefixes = list[SharedPrefix]()
         self.learnt = dict[str, Any]()  # state of strategies that learn across prompts, by spec
+        self.heads = dict[str, Any]()   # trained heads of the model, by the name of their strategy
         self._rows = list[Row]()
         self._hidden: Tensor | None = None
         self._columns = torch.arange(0, device=self.device)

@@ -209,16 +209,22 @@ def _max_len(model: Any) -> int:
     return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 1 << 20)
 
 
-def fingerprint(model: Any) -> str:
+def fingerprint(model: Any, rounded: bool = False) -> str:
     """Return a short hash of the configuration and of a thousand numbers of every weight.
 
     The hash does not depend on the source, the version of transformers or the machine; a sum of weights would, because
-    it rounds.
+    it rounds. With `rounded`, it is the same in float32 and in bfloat16.
     """
     config = {key: value for key, value in model.config.to_diff_dict().items() if key not in NOT_IN_FINGERPRINT}
+    return hash_of(config, model.state_dict(), rounded)
+
+
+def hash_of(config: Mapping[str, Any], weights: Mapping[str, torch.Tensor], rounded: bool = False) -> str:
+    """Return a short hash of settings and of a thousand numbers of every weight, `rounded` to bfloat16 if wanted."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, weight in sorted(model.state_dict().items()):
+    for name, weight in sorted(weights.items()):
         flat = weight.detach().flatten()
+        some = flat[:: max(1, flat.numel() // 1024)]
         digest.update(f"{name}{tuple(weight.shape)}".encode())
-        digest.update(flat[:: max(1, flat.numel() // 1024)].double().cpu().numpy().tobytes())
+        digest.update((some.bfloat16() if rounded else some).double().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -82,7 +82,8 @@ class Strategy(Plugin):
     """A decoding strategy: chooses the next tokens from the model's distributions.
 
     `paper` is its source, `family` its group in reports, and `guarantee` what holds for its output. `needs` lists what
-    the set-up must provide. A `stateful` strategy learns across prompts.
+    the set-up must provide. A `stateful` strategy learns across prompts. `head_kind` is the kind of the trained head
+    that it drafts with, if it does.
     """
 
     paper: ClassVar[str]
@@ -90,6 +91,7 @@ class Strategy(Plugin):
     guarantee: ClassVar[Guarantee]
     needs: ClassVar[frozenset[Need]] = frozenset()
     stateful: ClassVar[bool] = False
+    head_kind: ClassVar[str] = ""
 
     @abstractmethod
     def generate(self, session: "Session", request: Request) -> Iterator[Sequence[int]]:
@@ -124,9 +126,10 @@ class Over(Strategy):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        needs, stateful = cls.needs, cls.stateful
+        needs, stateful, kind = cls.needs, cls.stateful, cls.head_kind
         cls.needs = per_instance(needs, lambda self: needs | self.over.needs)
         cls.stateful = per_instance(stateful, lambda self: stateful or self.over.stateful)
+        cls.head_kind = per_instance(kind, lambda self: kind or self.over.head_kind)
 
     @classmethod
     def knobs(cls) -> dict[str, Knob]:

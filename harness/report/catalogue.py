@@ -45,7 +45,7 @@ def catalogue() -> str:
 
 def _row(name: str, cls: type[Strategy]) -> str:
     paper = ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", cls.paper)
-    needs = ", ".join(sorted(cls.needs)) or "–"
+    needs = ", ".join(sorted({*cls.needs, *(["a trained head"] if cls.head_kind else [])})) or "–"
     return f"| [`{name}`](#{name}) | {STRATEGIES.idea(name)} | {cls.guarantee} | {needs} | {paper} |"
 
 

@@ -77,6 +77,19 @@ def load_draft(config: RunConfig, target: Model, strategies: Sequence[Strategy])
     return draft
 
 
+def load_heads(config: RunConfig, target: Model) -> None:
+    """Load the trained heads of the target into its engine; raises `UserError` for two of a kind."""
+    if not config.heads:
+        return
+    from harness.models.trained_head import load as load_head
+
+    for name in config.heads:
+        head = load_head(name, target)
+        if other := target.engine.heads.get(head.card.kind):
+            raise UserError(f"{other.name} and {name} are both heads of the kind '{head.card.kind}': give one of them.")
+        target.engine.heads[head.card.kind] = head
+
+
 def limit_caches(config: RunConfig, engines: Sequence[Engine]) -> None:
     """Divide the memory for KV caches among the models, in proportion to their bytes per token."""
     total = int(config.cache_gb * 1e9) if config.cache_gb else free_bytes(config.device) // 2

@@ -2,7 +2,7 @@
 
 import datetime
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from harness.store.config import RunConfig
 from harness.store.environment import environment
 from harness.store.schema import CODE_NOT_RUN, Manifest, ModelEntry, StrategyEntry, TaskEntry
 
-NOT_IN_IDENTITY = {"output", "plugins", "data", "strategies", "preset", "tasks", "model", "draft",
+NOT_IN_IDENTITY = {"output", "plugins", "data", "strategies", "preset", "tasks", "model", "draft", "heads",
                    "allow_code_execution", "baseline", "threads", "cache_gb", "texts", "scorer", "base_url",
                    "key_variable", "trace"}
 
@@ -44,12 +44,15 @@ def describe(config: RunConfig, command: str, strategies: Sequence[StrategyEntry
                   *_sandbox_warnings(sandbox), *backend.warnings])
 
 
-def strategy_entry(strategy: Strategy, unsupported: str | None) -> StrategyEntry:
-    """Return the manifest's entry of a strategy, with the hashes of the files that its knobs name."""
+def strategy_entry(strategy: Strategy, unsupported: str | None, heads: Mapping[str, Any] | None = None
+                   ) -> StrategyEntry:
+    """Return the manifest's entry of a strategy, with the hashes of the files that its knobs name and of its head."""
+    head = (heads or {}).get(strategy.head_kind)
     return StrategyEntry(spec=strategy.spec(), name=strategy.name, family=strategy.family,
                          guarantee=strategy.guarantee, paper=strategy.paper, knobs=strategy.values(),
                          unsupported=unsupported,
-                         files={knob: content_hash(path) for knob, path in strategy.files().items()})
+                         files={knob: content_hash(path) for knob, path in strategy.files().items()}
+                         | ({"head": head.fingerprint} if head else {}))
 
 
 def content_hash(path: Path) -> str:

@@ -19,6 +19,7 @@ from harness.run.loading import (
     find_device,
     limit_caches,
     load_draft,
+    load_heads,
     load_target,
     model_dtype,
 )
@@ -75,9 +76,11 @@ def make(config: RunConfig, command: str) -> Plan:
     target = load_target(config)
     chosen = [first_examples(task, target, config.limit) for task in chosen]
     draft = load_draft(config, target, strategies)
+    load_heads(config, target)
     limit_caches(config, [model.engine for model in (target, draft) if model and model.has_weights])
     backend = connect(config, target, draft)
-    entries = [strategy_entry(strategy, unsupported(strategy, config, draft, backend)) for strategy in strategies]
+    entries = [strategy_entry(strategy, unsupported(strategy, config, draft, backend), target.engine.heads)
+               for strategy in strategies]
     manifest = describe(config, command, entries, chosen, (target, draft), backend,
                         prompt_warnings(target, chosen, strategies))
     runnable = tuple(strategy for strategy, entry in zip(strategies, entries, strict=True) if not entry.unsupported)
@@ -102,8 +105,9 @@ def part(plan: Plan, strategies: Sequence[Strategy], examples: Sequence[Sequence
     """
     known = {entry.spec: entry for entry in plan.manifest.strategies}
     wanted = unique([STRATEGIES.build(plan.manifest.baseline), *strategies])
+    heads = plan.target.engine.heads
     entries = [known.get(each.spec()) or strategy_entry(
-        each, unsupported_setting(each, plan.config, plan.draft, plan.backend)) for each in wanted]
+        each, unsupported_setting(each, plan.config, plan.draft, plan.backend), heads) for each in wanted]
     tasks = [entry.model_copy(update={"data_hash": data_hash(own), "examples": len(own)})
              for entry, own in zip(plan.manifest.tasks, examples, strict=True)]
     return replace(

@@ -15,6 +15,7 @@ from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Request, Strategy
 from strategies.greedy import Greedy
 from tests.decode import built, words
+from tests.heads import attach
 from tests.models import MAX_POSITIONS, prompts, tiny_model
 from tests.scale import scaled
 from tests.strict_device import DEVICE, MixedDevices, OnDevice, moved, strict
@@ -41,7 +42,7 @@ def cases() -> Iterator[Any]:
 def most_syncs(strategy: Strategy, between: Callable[[], Any] = lambda: None) -> float:
     """Return the maximum syncs of a step after the first, minus draft forwards; with one step, those of a forward."""
     with strict() as rules, torch.inference_mode():
-        target, draft = (Engine(moved(tiny_model("llama", seed=seed)), MAX_POSITIONS) for seed in (0, 1))
+        target, draft = (attach(Engine(moved(tiny_model("llama", seed=seed)), MAX_POSITIONS)) for seed in (0, 1))
         session = Session(target, draft=Session(draft) if "draft" in strategy.needs else None,
                           remember="hidden" in strategy.needs)
         prompt = prompts(1, 97, 3)[0] * 2

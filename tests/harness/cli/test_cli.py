@@ -70,8 +70,8 @@ def test_help_lists_and_refusals_import_nothing_heavy() -> None:
 def test_help_names_the_commands_and_nothing_else() -> None:
     text = call("--help").stdout
     assert [line.split()[0] for line in text.partition("Commands:")[2].split("\n") if line.strip()] == [
-        "run", "report", "view", "compare", "judge", "limits", "verify", "check", "sweep", "list", "show", "export",
-        "import", "doctor"]
+        "run", "report", "view", "compare", "judge", "limits", "verify", "check", "sweep", "train-head", "list",
+        "show", "export", "import", "doctor"]
     assert max(map(len, text.splitlines())) <= 80
     assert "..." not in text.partition("Commands:")[2], "a command's help does not fit on its line"
 
@@ -79,7 +79,7 @@ def test_help_names_the_commands_and_nothing_else() -> None:
 def test_every_setting_has_an_option() -> None:
     text = call("run", "--help").stdout
     named = {"strategies": "--strategy", "tasks": "--task", "plugins": "--plugin",
-             "template_args": "--template-arg"}
+             "template_args": "--template-arg", "heads": "--head"}
     for field in RunConfig.__dataclass_fields__:
         assert field == "baseline" or named.get(field, f"--{field.replace('_', '-')}") in text
     assert max(map(len, text.splitlines())) <= 80

@@ -1,0 +1,146 @@
+"""The training loop of all heads, and what a head achieves on answers that it was not trained on."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from harness.heads.network import Network, Recipe
+from harness.laboratory.corpus import Batch, Corpus
+
+RANKS = 10      # candidates of a depth that are counted
+WARM_UP = 30    # steps
+LAST = 0.1      # of the peak rate, at the end
+CLIP = 0.5      # norm of the gradient
+REPORT = 100    # steps
+
+
+@dataclass(frozen=True)
+class Point:
+    """The state of a training run: the mean loss of the last steps, and `ranks` of `acceptance` on held-out answers."""
+
+    step: int
+    seconds: float
+    loss: float
+    ranks: list[list[float]]
+
+    @property
+    def tau(self) -> float:
+        """Tokens of a step when one candidate is drafted at each depth, if depths were independent."""
+        return 1 + sum(math.prod(row[0] for row in self.ranks[:depth]) for depth in range(1, len(self.ranks) + 1))
+
+
+def train(network: Network, data: Corpus, held_out: Corpus, steps: int, size: int = 32, seed: int = 0,
+          tell: Callable[[Point], None] = lambda point: None, kept: Path | None = None) -> list[Point]:
+    """Train a network in place for `steps` batches of `size` answers; returns its points, one every `REPORT` steps.
+
+    After each point, everything is written to the file `kept`, from which the same call goes on.
+    """
+    torch.manual_seed(seed)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=network.recipe.rate, betas=(0.9, 0.95), weight_decay=0.0)
+    points, before = _resumed(kept, network, optimizer), time.monotonic()
+    done, spent = (points[-1].step, points[-1].seconds) if points else (0, 0.0)
+    recent = points[-1].loss if points else math.nan
+    for step, numbers in enumerate(islice(data.batches(size, seed), done, steps), start=done + 1):
+        current = _step(network, optimizer, data.batch(numbers, next(network.parameters()).device),
+                        network.recipe.rate * rate_at(step, steps))
+        recent = current if math.isnan(recent) else 0.95 * recent + 0.05 * current
+        if step % REPORT == 0 or step == steps:
+            seconds = spent + time.monotonic() - before
+            points.append(Point(step, seconds, recent, acceptance(network, held_out)))
+            if kept:
+                _keep(kept, network, optimizer, points)
+            tell(points[-1])
+    return points
+
+
+def _step(network: Network, optimizer: torch.optim.Optimizer, batch: Batch, rate: float) -> float:
+    """Make one step at this learning rate, and return the loss."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    value = loss(network, network.recipe, batch)
+    optimizer.zero_grad()
+    value.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+    optimizer.step()
+    return value.item()
+
+
+def _keep(path: Path, network: Network, optimizer: torch.optim.Optimizer, points: Sequence[Point]) -> None:
+    part = path.with_suffix(".part")
+    torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict(),
+                "points": [asdict(point) for point in points]}, part)
+    part.replace(path)
+
+
+def _resumed(path: Path | None, network: Network, optimizer: torch.optim.Optimizer) -> list[Point]:
+    """Load what `_keep` wrote, if it did, and return its points."""
+    if path is None or not path.exists():
+        return []
+    found = torch.load(path, weights_only=True)
+    network.load_state_dict(found["network"])
+    optimizer.load_state_dict(found["optimizer"])
+    return [Point(**point) for point in found["points"]]
+
+
+def rate_at(step: int, steps: int) -> float:
+    """Return the share of the peak rate at a step from 1: it warms up, and falls with a cosine to `LAST`."""
+    warm = min(1.0, step / WARM_UP)
+    return warm * (LAST + (1 - LAST) * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def loss(network: Network, recipe: Recipe, batch: Batch) -> Tensor:
+    """Return the mean loss of the answers' tokens, summed over depths."""
+    total = torch.zeros((), device=batch.hidden.device)
+    for depth, features in enumerate(network(batch.hidden, batch.tokens)):
+        chosen = _chosen(batch, depth)
+        rows, states = features[:, :chosen.shape[1]][chosen], batch.hidden[:, 1 + depth:][:, :chosen.shape[1]][chosen]
+        logits, value = network.logits(depth, rows), torch.zeros_like(total)
+        if recipe.text:
+            value = value + recipe.text * functional.cross_entropy(logits, batch.tokens[:, 2 + depth:][chosen])
+        if recipe.target:
+            with torch.no_grad():
+                law = network.target.logits(states).softmax(-1)
+            value = value + recipe.target * functional.cross_entropy(logits, law)
+        if recipe.state:
+            value = value + recipe.state * functional.smooth_l1_loss(rows, states)
+        total = total + recipe.decay ** depth * value
+    return total
+
+
+def _chosen(batch: Batch, depth: int) -> Tensor:
+    """Return which t (B, T') a depth is trained at: the token after t and the predicted one are of the answer."""
+    ahead = 2 + depth
+    return batch.answer[:, ahead:] & batch.answer[:, 1:1 - ahead]
+
+
+@torch.inference_mode()
+def acceptance(network: Network, data: Corpus, size: int = 64) -> list[list[float]]:
+    """Return for each depth the share of tokens that are the first, second, … of its `RANKS` likeliest ones.
+
+    Depth i counts only tokens before which the likeliest tokens of all earlier depths were right.
+    """
+    network.eval()
+    hits, counts = torch.zeros(network.depth, RANKS), torch.zeros(network.depth)
+    device = next(network.parameters()).device
+    for start in range(0, len(data), size):
+        batch = data.batch(range(start, min(start + size, len(data))), device)
+        right: Tensor | None = None  # (B, T) where all earlier depths were right
+        for depth, features in enumerate(network(batch.hidden, batch.tokens)):
+            chosen = _chosen(batch, depth)
+            if right is not None:
+                chosen &= right[:, :chosen.shape[1]]
+            best = network.logits(depth, features[:, :chosen.shape[1]][chosen]).topk(RANKS).indices
+            found = best == batch.tokens[:, 2 + depth:][chosen][:, None]
+            hits[depth] += found.sum(0).cpu()
+            counts[depth] += len(found)
+            right = torch.zeros_like(chosen).masked_scatter(chosen, found[:, 0])
+    network.train()
+    shares: list[list[float]] = (hits / counts.clamp_min(1)[:, None]).tolist()
+    return [[round(share, 4) for share in row] for row in shares]

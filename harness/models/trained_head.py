@@ -1,0 +1,142 @@
+"""A trained head on disk: a card that says what it is and which model it belongs to, and its weights."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from harness.errors import UserError, first_sentence
+from harness.heads.network import Network, TargetParts, settings_of
+from harness.models.loading import Model, fingerprint, hash_of
+from harness.plugins.registry import STRATEGIES
+from harness.store.jsonl import first
+
+CARD, WEIGHTS = "head.json", "head.safetensors"
+
+
+class Card(BaseModel):
+    """What is written beside the weights of a head.
+
+    `kind` is the name of its strategy; `target` and `fingerprint` (of rounded weights) are those of its model, which
+    has hidden states of `hidden` numbers and `vocab` logits. `ranks[i][j]` is the share of tokens at depth i that were
+    its j-th candidate on held-out answers, when all candidates before it were right. `trained` says how.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: str
+    target: str
+    fingerprint: str
+    hidden: int
+    vocab: int
+    settings: dict[str, bool | int | float | str] = {}
+    ranks: list[list[float]] = []
+    licence: str = ""
+    trained: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Head:
+    """A loaded head: where it came from, its card, its network, and the identity of its weights."""
+
+    name: str
+    card: Card
+    network: Network
+    fingerprint: str
+
+    @property
+    def parameters(self) -> int:
+        """The number of trained parameters."""
+        return sum(weight.numel() for weight in self.network.parameters())
+
+
+def save(folder: Path, network: Network, card: Card) -> None:
+    """Write a head in bfloat16; an earlier one in the folder is replaced as a whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: weight.detach().to(torch.bfloat16).contiguous().cpu() for name, weight in
+               network.state_dict().items()}
+    handle, part = tempfile.mkstemp(dir=folder, suffix=".part")
+    os.close(handle)
+    save_file(weights, part)
+    Path(part).replace(folder / WEIGHTS)
+    (folder / CARD).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def load(name: str, model: Model) -> Head:
+    """Load a head of `model` from a folder or a hub id; raises `UserError` if it is broken or of another model."""
+    folder = _place(name)
+    try:
+        card = Card.model_validate_json((folder / CARD).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The folder {name} holds no head: {CARD} cannot be read.") from error
+    except ValidationError as error:
+        raise UserError(f"{folder / CARD} is no card of a head ({first(error)}).") from error
+    if card.fingerprint != fingerprint(model.engine.model, rounded=True):
+        raise UserError(f"The head {name} was trained for '{card.target}' with other weights than those of "
+                        f"'{model.name}'; give one of this model, or train one with "
+                        f"'decodebench train-head {card.kind} -m {model.name}'.")
+    network = build(card, model)
+    weights = _weights(folder / WEIGHTS)
+    _check(name, network, weights)
+    network.load_state_dict(weights)
+    network.to(model.engine.device, model.engine.dtype).eval().requires_grad_(False)
+    return Head(name, card, network, hash_of(card.settings, weights))
+
+
+def network_of(kind: str) -> type[Network]:
+    """Return the network class of a kind of head; raises `UserError` for a strategy without a head of its own."""
+    found = STRATEGIES.get(kind)
+    if found.head_kind != kind:
+        own = f"; it drafts with that of '{found.head_kind}'" if found.head_kind else ""
+        raise UserError(f"The strategy '{kind}' has no trained head of its own{own}.")
+    network: type[Network] = found.network  # type: ignore[attr-defined]  # every strategy with a head has one
+    return network
+
+
+def build(card: Card, model: Model) -> Network:
+    """Return the untrained network of a card for a model; raises `UserError` if they do not fit."""
+    kind, parts = network_of(card.kind), TargetParts.of(model.engine)
+    for what, wanted, found in (("hidden states of {} numbers", card.hidden, parts.hidden),
+                                ("{} logits", card.vocab, parts.vocab)):
+        if wanted != found:
+            raise UserError(f"The head is for {what.format(wanted)}, but '{model.name}' has {found}.")
+    return kind(parts, settings_of(kind, card.settings))
+
+
+def _place(name: str) -> Path:
+    """Return the folder of a head, after fetching it from the hub if there is no such folder."""
+    if Path(name).is_dir():
+        return Path(name)
+    if Path(name).is_absolute() or name.startswith(".") or name.count("/") != 1:
+        raise UserError(f"There is no head '{name}': give a folder that 'train-head' wrote, or a hub id.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CARD, WEIGHTS]))
+    except Exception as error:  # the library raises many kinds of errors
+        raise UserError(f"The head '{name}' cannot be fetched: {first_sentence(error)}.") from error
+
+
+def _weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        found: dict[str, torch.Tensor] = load_file(path)
+        return found
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read as weights: it is missing or was cut off.") from error
+
+
+def _check(name: str, network: Network, weights: Mapping[str, torch.Tensor]) -> None:
+    """Raise `UserError` unless the weights have the names and shapes of the network."""
+    wanted = {key: tuple(weight.shape) for key, weight in network.state_dict().items()}
+    found = {key: tuple(weight.shape) for key, weight in weights.items()}
+    if wanted != found:
+        key = min(set(wanted.items()) ^ set(found.items()))[0]
+        raise UserError(f"The weights of the head {name} do not fit its card: {key} has the shape {found.get(key)}, "
+                        f"not {wanted.get(key)}.")

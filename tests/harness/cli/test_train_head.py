@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import pytest
+
+from harness.models.trained_head import CARD, WEIGHTS
+from harness.store.folder import Store
+from tests.program import call as invoked
+
+
+def call(*arguments: str) -> tuple[int, str, str]:
+    result = invoked(*arguments)
+    return result.exit_code, result.stdout, result.stderr
+
+
+SMALL = ("-t", "nano_math", "--limit", "20", "--max-new-tokens", "8", "--steps", "2")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("heads") / "medusa"
+    code, out, err = call("train-head", "medusa:heads=2", *SMALL, "-o", str(place))
+    assert (code, out.strip()) == (0, str(place)), err
+    assert "nano answers 18 prompts (train)" in err
+    assert "step 2 of 2" in err
+    return place
+
+
+def test_a_trained_head_is_a_card_and_weights(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == [CARD, WEIGHTS]
+    again, _, err = call("train-head", "eagle", *SMALL, "-o", str(folder.with_name("eagle")))
+    assert again == 0
+    assert "answers 18 prompts" not in err, "the answers of the first call are taken"
+
+
+def test_a_run_takes_a_head_and_is_told_apart_by_it(folder: Path, tmp_path: Path) -> None:
+    run = ("run", "-s", "medusa:nodes=4", "-s", "eagle2", "-t", "nano_math", "--limit", "1", "--max-new-tokens", "8",
+           "--quiet", "-o", str(tmp_path / "run"))
+    code, _, err = call(*run, "--head", str(folder))
+    assert code == 0, err
+    entries = {entry.name: entry for entry in Store.open(tmp_path / "run").manifest.strategies}
+    assert entries["medusa"].unsupported is None
+    assert "head" in entries["medusa"].files
+    assert entries["eagle2"].unsupported == ("needs a trained head: give one with --head, or train one with "
+                                             "'decodebench train-head eagle'")
+    answers = {record.strategy: record.turns[0] for record in Store.open(tmp_path / "run").records()}
+    greedy, medusa = answers["greedy"], answers[entries["medusa"].spec]
+    assert greedy.tokens == medusa.tokens
+    assert sum(medusa.steps.draft_forwards) == len(medusa.steps.tokens) - 1
+    code, _, err = call(*run)
+    assert code == 2
+    assert "strategies differs" in err or "holds another run" in err
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("greedy",), "'greedy' has no trained head of its own"),
+    (("eagle2",), "it drafts with that of 'eagle'"),
+    (("medusar",), "Did you mean 'medusa'"),
+    (("medusa:heads=none",), "The setting 'heads' of the head is 'none'"),
+    (("medusa", "-t", "nano_math", "--limit", "3"), "3 prompts are too few to train a head; give 20 or more"),
+    (("medusa", "-m", "nanoo"), "There is no model 'nanoo'"),
+])
+def test_what_cannot_be_trained_is_said_in_a_sentence(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    code, out, err = call("train-head", *arguments, "-o", str(tmp_path / "head"))
+    assert (code, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "head").exists()
+
+
+def test_two_heads_of_a_kind_are_refused(folder: Path, tmp_path: Path) -> None:
+    code, _, err = call("run", "-s", "medusa", "-t", "nano_math", "--limit", "1", "--head", str(folder), "--head",
+                        str(folder), "-o", str(tmp_path / "run"))
+    assert code == 2
+    assert "are both heads of the kind 'medusa'" in err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,136 @@
+"""Heads that learn a language in which the next token follows from the last one must draft all of their depth."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from harness.engine.engine import Engine
+from harness.heads.network import Network, TargetParts, settings_of
+from harness.laboratory import corpus
+from harness.laboratory.corpus import Answer, Corpus
+from harness.laboratory.training import acceptance, rate_at, train
+from harness.models.trained_head import Card, Head
+from harness.plugins.registry import STRATEGIES
+from tests.decode import traced
+from tests.heads import kinds
+
+VOCAB, SIZE, LENGTH = 50, 64, 24
+NEXT = random.Random(0).sample(range(VOCAB), VOCAB)
+
+
+def model() -> Engine:
+    """A model that always continues token x by NEXT[x]: its blocks add nothing."""
+    config = LlamaConfig(vocab_size=VOCAB, hidden_size=SIZE, intermediate_size=SIZE, num_hidden_layers=2,
+                         num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=512,
+                         tie_word_embeddings=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = LlamaForCausalLM(config).eval()
+        words = torch.nn.functional.normalize(torch.randn(VOCAB, SIZE), dim=-1)
+    with torch.no_grad():
+        for layer in found.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        found.model.embed_tokens.weight.copy_(words)
+        found.lm_head.weight[torch.tensor(NEXT)] = words * 3
+    return Engine(found, 512)
+
+
+def walk(start: int, length: int) -> list[int]:
+    found = [start]
+    while len(found) < length:
+        found.append(NEXT[found[-1]])
+    return found
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    engine = model()
+
+    @torch.inference_mode()
+    def answers() -> Iterator[Answer]:
+        for start in range(VOCAB):
+            tokens = walk(start, LENGTH)
+            hidden = engine.model.model(torch.tensor([tokens])).last_hidden_state[0, :-1]
+            yield Answer(tokens[:2], tokens[2:], hidden.half())
+
+    folder = tmp_path_factory.mktemp("corpus") / "answers"
+    corpus.write(folder, answers(), 10**9)
+    return corpus.read(folder)
+
+
+@pytest.mark.parametrize("kind", sorted(kinds()))
+def test_a_head_drafts_all_of_its_depth_in_a_language_without_choices(kind: str, data: Corpus) -> None:
+    engine = model()
+    network = fresh(kind, engine)
+    points = train(network, data, data, 600, size=8)
+    assert points[-1].ranks[-1][0] == 1
+    card = Card(kind=kind, target="", fingerprint="", hidden=SIZE, vocab=VOCAB, ranks=points[-1].ranks)
+    engine.heads[kind] = Head("", card, network.eval().requires_grad_(False), "")
+    depth = network.depth
+    with torch.inference_mode():
+        tokens, work, drafting = traced(STRATEGIES.build(f"{kind}:nodes={depth}"), engine, walk(3, 2),
+                                        new=1 + 3 * (depth + 1), eos=None)
+    assert tokens == walk(3, 2 + len(tokens))[2:]
+    assert work.forwards == 1 + 3
+    assert work.accepted == 3 * depth
+    assert drafting.forwards > 0
+
+
+def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(data: Corpus, tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.laboratory.training.REPORT", 3)
+    engine, kept = model(), tmp_path / "kept.pt"
+    whole = train(one := fresh("medusa", engine), data, data, 9, size=8)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(point: object) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        train(fresh("medusa", engine), data, data, 9, size=8, tell=stop, kept=kept)
+    rest = train(other := fresh("medusa", engine), data, data, 9, size=8, kept=kept)
+    assert [point.step for point in rest] == [3, 6, 9]
+    assert [point.loss for point in rest] == pytest.approx([point.loss for point in whole])
+    for weight, same in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(weight, same)
+
+
+def fresh(kind: str, engine: Engine) -> Network:
+    torch.manual_seed(0)
+    return kinds()[kind](TargetParts.of(engine), settings_of(kinds()[kind], {}))
+
+
+def test_shares_of_ranks_count_only_what_follows_right_tokens(data: Corpus) -> None:
+    """Depth 0 is right where the next but one token is even, depth 1 always: it is asked only after those."""
+    class Half(Network):
+        depth = 2
+
+        def forward(self, hidden: torch.Tensor, tokens: torch.Tensor) -> list[torch.Tensor]:
+            ahead = [tokens.roll(-2 - depth, 1) for depth in range(2)]
+            ahead[0] = torch.where(ahead[0] % 2 == 0, ahead[0], (ahead[0] + 1) % VOCAB)
+            return [torch.nn.functional.one_hot(one, VOCAB).float() for one in ahead]
+
+        def logits(self, depth: int, features: torch.Tensor) -> torch.Tensor:
+            return features
+
+    network = Half(TargetParts.of(model()), None)
+    network.some = torch.nn.Parameter(torch.zeros(1))
+    first, second = acceptance(network, data)
+    answers = [walk(start, LENGTH)[3:] for start in range(VOCAB)]  # the first token of an answer is never drafted
+    even = [token % 2 == 0 for answer in answers for token in answer]
+    assert first[0] == pytest.approx(sum(even) / len(even), abs=1e-4)
+    assert second[0] == 1
+
+
+def test_the_rate_warms_up_and_falls() -> None:
+    rates = [rate_at(step, 100) for step in range(1, 101)]
+    assert rates[0] == pytest.approx(1 / 30, rel=0.01)
+    assert max(rates) == max(rates[25:40])
+    assert rates[-1] == pytest.approx(0.1)
