@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -21,9 +21,10 @@ LOOKS = 1.05  # speed-ups from which an unproven one is worth more problems
 class Finding:
     """The rows of one task's summary that matter, each with its `label`.
 
-    `keeping` are the methods that keep the baseline's answers, the fastest first, and `proven` those that are proven
-    faster; `better` and `worse` are proven by quality, the best first. `unseen` is the difference in quality that the
-    problems may hide, NaN if unknown. Without a `score` of the baseline the task has no quality.
+    `keeping` are the methods that keep the baseline's answers, the fastest first, and `proven` those that are
+    proven faster; `better` and `worse` are proven by quality, the best first. `unseen` is the difference in quality
+    that the problems may hide, NaN if unknown. `drafting` are the specs that need a draft model. Without a `score`
+    of the baseline the task has no quality.
     """
 
     task: str
@@ -36,6 +37,7 @@ class Finding:
     better: pd.DataFrame
     worse: pd.DataFrame
     unseen: float
+    drafting: frozenset[str] = frozenset()
 
     @property
     def few(self) -> bool:
@@ -45,7 +47,7 @@ class Finding:
     @property
     def alone(self) -> pd.DataFrame:
         """Return the proven methods without a draft model if the fastest one needs it, else none."""
-        drafting = self.proven["draft_forwards_per_token"] > 0
+        drafting = self.proven["strategy"].isin(self.drafting)
         return self.proven[~drafting] if drafting[:1].any() else self.proven[:0]
 
     @property
@@ -70,7 +72,10 @@ def findings(summary: pd.DataFrame, manifest: Manifest) -> Iterator[Finding]:
         rows = cells[(cells["samples"] > 0) & (cells["unsupported"] == "")]
         base, others = rows[rows["strategy"] == manifest.baseline], rows[rows["strategy"] != manifest.baseline]
         if not (others.empty or base.empty):
-            yield _finding(names[str(task)], counts[str(task)], base.iloc[0], others, tie_of(manifest.model.dtype))
+            found = _finding(names[str(task)], counts[str(task)], base.iloc[0], others, tie_of(manifest.model.dtype))
+            forwards = dict(zip(rows["strategy"], rows["draft_forwards_per_token"], strict=True))
+            yield replace(found, drafting=frozenset(entry.spec for entry in manifest.strategies
+                                                    if entry.needs_draft(forwards.get(entry.spec, 0))))
 
 
 def _finding(task: str, count: int, base: "pd.Series[float]", others: pd.DataFrame, same: float) -> Finding:

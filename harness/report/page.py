@@ -132,7 +132,7 @@ def _task(stores: Sequence[Store], summary: pd.DataFrame, task: str, marks: Mark
             **marks.identity(row), "quality": page_rows.plain(row["quality"]),
             "samples": int(row["samples"]), "status": tables.status(row),
             "figures": [page_rows.figure(column, row, scales[column.key]) for column in columns],
-            "command": _command(manifests[str(row.get("run", ""))], row),
+            "command": _command(manifests[str(row.get("run", ""))], row, marks),
         } for _, row in rows.iterrows()],
     }
 
@@ -153,11 +153,11 @@ def _texts(sections: Sequence[texts.Section], task: str) -> list[dict[str, Any]]
     return shown
 
 
-def _command(manifest: Manifest, row: "pd.Series[Any]") -> str:
+def _command(manifest: Manifest, row: "pd.Series[Any]", marks: Marks) -> str:
     if "imported" in manifest.config:
         return manifest.command
     arguments = ["decodebench", "run", "-m", manifest.model.name]
-    if manifest.draft and row["draft_forwards_per_token"] > 0:
+    if manifest.draft and marks.drafts[str(row.get("run", "")), str(row["strategy"])]:
         arguments += ["--draft", manifest.draft.name]
     return shlex.join([*arguments, "-s", row["strategy"], "-t", row["task"]])
 

@@ -31,12 +31,13 @@ class Marks:
     def of(cls, stores: Sequence[Store], summary: pd.DataFrame) -> "Marks":
         """Return the marks of all rows of a summary."""
         manifests = manifests_of(stores)
+        entries = {(run, entry.spec): entry for run, manifest in manifests.items() for entry in manifest.strategies}
         groups = {(str(run), str(spec)): rows for (run, spec), rows in
                   summary.assign(run=summary.get("run", "")).groupby(["run", "strategy"], sort=False)}
         return cls({key: badge(rows, key[1] == manifests[key[0]].baseline, tie_of(manifests[key[0]].model.dtype))
                     for key, rows in groups.items()},
-                   {key: bool((rows["draft_forwards_per_token"] > 0).any()) and manifests[key[0]].draft is not None
-                    for key, rows in groups.items()})
+                   {key: manifests[key[0]].draft is not None and entries[key].needs_draft(
+                       float(rows["draft_forwards_per_token"].max())) for key, rows in groups.items()})
 
     def identity(self, row: "pd.Series[Any]") -> dict[str, Any]:
         """Return what tells a row apart."""

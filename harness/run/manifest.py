@@ -50,7 +50,7 @@ def strategy_entry(strategy: Strategy, unsupported: str | None, heads: Mapping[s
     head = (heads or {}).get(strategy.head_kind)
     return StrategyEntry(spec=strategy.spec(), name=strategy.name, family=strategy.family,
                          guarantee=strategy.guarantee, paper=strategy.paper, knobs=strategy.values(),
-                         unsupported=unsupported,
+                         unsupported=unsupported, needs=sorted(strategy.needs),
                          files={knob: content_hash(path) for knob, path in strategy.files().items()}
                          | ({"head": head.fingerprint} if head else {}))
 

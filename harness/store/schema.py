@@ -273,7 +273,10 @@ class TaskEntry(Stored):
 
 
 class StrategyEntry(Stored):
-    """A strategy of a run; `unsupported` is the reason it was not run, `files` the hashes of files that knobs name."""
+    """A strategy of a run; `unsupported` is the reason it was not run, `files` the hashes of files that knobs name.
+
+    `needs` are those of the strategy; older runs do not tell.
+    """
 
     spec: str
     name: str
@@ -283,6 +286,11 @@ class StrategyEntry(Stored):
     knobs: dict[str, Any]
     unsupported: str | None = None
     files: dict[str, str] = Field(default_factory=dict)
+    needs: list[str] | None = None
+
+    def needs_draft(self, forwards: float) -> bool:
+        """Return whether it needs a draft model; in an older run, whether its drafts took `forwards` forward passes."""
+        return forwards > 0 if self.needs is None else "draft" in self.needs
 
     @field_validator("guarantee", mode="before")
     @classmethod
@@ -327,6 +335,8 @@ class Manifest(Stored):
         """
         kept = {"schema_version", "baseline", "config", "strategies", "tasks", "model", "draft"}
         identity = self.model_dump(mode="json", include=kept)
+        for strategy in identity["strategies"]:
+            del strategy["needs"]
         for task in identity["tasks"]:
             del task["data"]
             task["unscored"] = None if task["unscored"] == CODE_NOT_RUN else task["unscored"]

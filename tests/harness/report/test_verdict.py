@@ -76,6 +76,9 @@ def test_what_needs_no_draft_model_is_named_beside_what_does(tmp_path: Path) -> 
     assert re.match(r"math: without a draft model take lookahead: 1\.39 times as fast \[1\.\d\d, 1\.\d\d\]; "
                     r"suffix_decoding may be as fast\.", second)
     assert not any("without a draft" in line for line in verdict(summary, about)), "nothing here needs one"
+    own = about.model_copy(update={
+        "strategies": [entry.model_copy(update={"needs": []}) for entry in about.strategies]})
+    assert verdict(drafting, own) == verdict(summary, about), "a model that drafts for itself needs no draft model"
 
 
 def test_other_answers_are_no_way_to_keep_them(tmp_path: Path) -> None:
