@@ -70,10 +70,11 @@ class DynamicTree:
         frontier, before, places = [ROOT], dict[int, list[int]]({ROOT: []}), 0
         for depth in range(1, min(self.depth, limit) + 1):
             best = torch.log_softmax(logits, -1).topk(min(self.width, logits.shape[-1]))
-            rows, first = list(zip(best.values.tolist(), best.indices.tolist(), strict=True)), len(tokens)
-            for node, (chances, words) in zip(frontier, rows, strict=True):
+            both = torch.stack([best.values.double(), best.indices.double()]).tolist()  # one transfer from the device
+            first = len(tokens)
+            for node, chances, words in zip(frontier, *both, strict=True):
                 value = 0.0 if node == ROOT else values[node]
-                tokens += words
+                tokens += map(int, words)
                 parents += [node] * len(words)
                 values += [value + chance for chance in chances]
             if depth == min(self.depth, limit):

@@ -11,11 +11,12 @@ from scipy.stats import kstest
 from harness.engine.engine import Engine
 from harness.engine.random_stream import PhiloxStream, gumbel
 from harness.engine.session import Session
+from harness.heads.network import TargetParts
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Request, Strategy
 from strategies.greedy import Greedy
 from tests.decode import built, words
-from tests.heads import attach
+from tests.heads import untrained
 from tests.models import MAX_POSITIONS, prompts, tiny_model
 from tests.scale import scaled
 from tests.strict_device import DEVICE, MixedDevices, OnDevice, moved, strict
@@ -41,8 +42,14 @@ def cases() -> Iterator[Any]:
 
 def most_syncs(strategy: Strategy, between: Callable[[], Any] = lambda: None) -> float:
     """Return the maximum syncs of a step after the first, minus draft forwards; with one step, those of a forward."""
+    head = untrained(strategy.head_kind, Engine(tiny_model("llama"), MAX_POSITIONS)) if strategy.head_kind else None
+    if head:
+        moved(head.network)
     with strict() as rules, torch.inference_mode():
-        target, draft = (attach(Engine(moved(tiny_model("llama", seed=seed)), MAX_POSITIONS)) for seed in (0, 1))
+        target, draft = (Engine(moved(tiny_model("llama", seed=seed)), MAX_POSITIONS) for seed in (0, 1))
+        if head:
+            head.network.target = TargetParts.of(target)
+            target.heads[strategy.head_kind] = head
         session = Session(target, draft=Session(draft) if "draft" in strategy.needs else None,
                           remember="hidden" in strategy.needs)
         prompt = prompts(1, 97, 3)[0] * 2
