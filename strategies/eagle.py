@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from harness.decoding.trained import Trained
 from harness.engine.cached_sequence import shared_start
 from harness.engine.session import Session
+from harness.errors import UserError
 from harness.heads.layer import Cache, DraftLayer, Shape
 from harness.heads.network import Network, Recipe, TargetParts
 from harness.plugins.strategy import Request, knob
@@ -38,14 +39,16 @@ class EagleNetwork(Network):
     """fc([embedding; state]), then a decoder layer without input norm."""
 
     Settings: ClassVar[type] = EagleSettings
-    recipe: ClassVar[Recipe] = Recipe(rate=1e-3, text=0.0, target=1.0, decay=0.8)
+    recipe: ClassVar[Recipe] = Recipe(rate=1e-3, text=0.0, target=1.0, state=1.0, decay=0.8)
 
     def __init__(self, target: TargetParts, settings: Any) -> None:
         super().__init__(target, settings)
         size = target.hidden
-        heads = settings.heads or max(1, size // 64)
+        heads = settings.heads or (size // 64 if size % 64 == 0 else 1)
+        if size % (2 * heads):
+            raise UserError(f"{heads} attention heads do not divide hidden states of {size} numbers into even parts.")
         self.fc = nn.Linear(2 * size, size)
-        self.layer = DraftLayer(Shape(size, heads, heads, settings.mlp or 8 * size // 3), normed=False)
+        self.layer = DraftLayer(Shape(size, heads, settings.mlp or 8 * size // 3))
 
     @property
     def depth(self) -> int:

@@ -88,7 +88,7 @@ class MedusaDrafter:
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
         """Draft a tree of at most `limit` levels."""
         choices = self.choices.within(limit)
-        state = self.session.memory[-1:][None]
+        state = self.session.memory[-1:][None]  # in place of tokens too, which these heads do not read
         logits = torch.cat([self.network.logits(depth, features[0]) for depth, features in
                             enumerate(self.network(state, state))])
         self.session.draft_work.forwards += 1

@@ -93,6 +93,9 @@ def _roots(settings: "RunConfig", store: "Store") -> set[str] | None:
         if not path.exists():
             return None
         found.add(str(path))
+    if not all(Path(head).exists() for head in settings.heads):
+        return None
+    found |= set(settings.heads)
     if any(STRATEGIES.file(entry.name) is None for entry in manifest.strategies):
         return None
     folders = [Path(), *(Path(place) for place in (settings.data, os.environ.get(VARIABLE)) if place)]

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from harness.cli.options import Tasks, check_names
+from harness.cli import complete
+from harness.cli.options import check_names
+from harness.plugins.spec import separated
 from harness.store.config import RunConfig
 
 if TYPE_CHECKING:
@@ -18,12 +20,14 @@ def command(
                                   help="strategy whose head is trained, with settings of its network")],
     model: Annotated[str, Option("-m", "--model", metavar="MODEL", show_default=False,
                                  help="model that the head is for [nano]")] = "nano",
-    tasks: Tasks = None,
+    tasks: Annotated[list[str] | None, Option("-t", "--task", metavar="TASK", callback=separated,
+                                              autocompletion=complete.tasks,
+                                              help="task with the prompts; repeatable [nano's corpus]")] = None,
     limit: Annotated[int | None, Option(metavar="N", help="first N prompts of a task [all]")] = None,
     max_new_tokens: Annotated[int, Option(metavar="N", help="maximum tokens of an answer [192]",
                                           show_default=False)] = 192,
     steps: Annotated[int, Option(metavar="N", min=1, help="batches of 32 answers [500]", show_default=False)] = 500,
-    budget: Annotated[float, Option(metavar="GB", min=0.001, help="hidden states on disk [2]",
+    budget: Annotated[float, Option(metavar="GB", min=1e-6, help="hidden states on disk [2]",
                                     show_default=False)] = 2.0,
     dtype: Annotated[str | None, Option(metavar="D", help="float32, bfloat16 or float16 [as in run]")] = None,
     device: Annotated[str, Option(metavar="D", help="cpu, cuda, cuda:1, … [auto]", show_default=False)] = "auto",
@@ -31,7 +35,7 @@ def command(
     data: Annotated[Path | None, Option(metavar="DIR", help="data sets [$DECODEBENCH_DATA, then the hub]")] = None,
     output: Annotated[Path | None, Option("-o", "--output", metavar="DIR", help="folder of the head [heads/HEAD]")
                       ] = None,
-) -> None:
+) -> int:
     """Train a head for drafting.
 
     A head learns from the model's own answers to the prompts of tasks. `-t task_file:file=FILE` has your own prompts;
@@ -50,4 +54,9 @@ def command(
     def say(text: str) -> None:
         typer.echo(text, err=True)
 
-    typer.echo(train_head(head, config, steps, output, int(budget * 1e9), say, tell))
+    try:
+        typer.echo(train_head(head, config, steps, output, int(budget * 1e9), say, tell))
+    except KeyboardInterrupt:
+        say("Stopped: the same command goes on.")
+        return 130
+    return 0

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.engine.engine import Engine
-from harness.errors import UserError
+from harness.errors import Unsupported, UserError
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,15 @@ class TargetParts:
     hidden: int
     vocab: int
     embedding: nn.Module
-    norm: nn.Module
     head: nn.Linear
 
     @classmethod
     def of(cls, engine: Engine) -> "TargetParts":
         """Return the parts of a loaded model; raises `Unsupported` if they cannot be found."""
         parts = engine.parts
-        assert isinstance(parts.head, nn.Linear)
-        return cls(parts.embedding.weight.shape[1], engine.vocab, parts.embedding, parts.norm, parts.head)
+        if not isinstance(parts.head, nn.Linear):
+            raise Unsupported(f"the output layer of {type(engine.model).__name__} is no linear layer")
+        return cls(parts.head.in_features, engine.vocab, parts.embedding, parts.head)
 
     def logits(self, states: Tensor) -> Tensor:
         """Return the logits (…, V) of states (…, D) after the final norm; gradients flow through the states."""

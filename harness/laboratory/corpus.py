@@ -17,6 +17,7 @@ from harness.engine.batching import run_batched
 from harness.engine.cache import CacheFull
 from harness.engine.random_stream import PhiloxStream
 from harness.engine.session import Session
+from harness.errors import UserError
 from harness.models.loading import Model
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Request
@@ -51,11 +52,12 @@ def answers(model: Model, prompts: Sequence[Sequence[int]], new: int, seed: int 
         def answered(number: int, prompt: list[int]) -> Answer:
             session = Session(model.engine, remember=True)
             strategy = STRATEGIES.build("temperature:temperature=1" if number % every == every - 1 else "greedy")
-            request, tokens = Request(tuple(prompt), new, PhiloxStream(seed, prompt, number)), list[int]()
+            room, tokens = min(new, model.engine.max_len - len(prompt)), list[int]()
+            request = Request(tuple(prompt), room, PhiloxStream(seed, prompt, number))
             try:
                 for block in strategy.generate(session, request):
                     tokens += block
-                    if tokens[-1] in model.eos or len(tokens) >= new:
+                    if tokens[-1] in model.eos or len(tokens) >= room:
                         break
                 return Answer(prompt, tokens, session.memory.half().cpu().clone())
             finally:
@@ -106,11 +108,16 @@ class Corpus:
 
 
 def write(folder: Path, found: Iterator[Answer], limit: int) -> None:
-    """Write answers to a new folder until their hidden states take `limit` bytes."""
+    """Write answers of two tokens or more to a new folder, until their hidden states take `limit` bytes.
+
+    Raises `UserError` if there is no such answer.
+    """
     folder.mkdir(parents=True)
     bounds, size = list[tuple[int, int, int]](), 0
     with (folder / "tokens.bin").open("wb") as tokens, (folder / "hidden.bin").open("wb") as hidden:
         for answer in found:
+            if len(answer.tokens) < 2:
+                continue
             ids, states = np.array([*answer.prompt, *answer.tokens], dtype=np.int32), answer.hidden.numpy()
             states = np.concatenate([states, np.zeros((len(ids) - len(states), states.shape[1]), np.float16)])
             if size + states.nbytes > limit:
@@ -120,6 +127,9 @@ def write(folder: Path, found: Iterator[Answer], limit: int) -> None:
             ids.tofile(tokens)
             states.tofile(hidden)
             size += states.nbytes
+    if not bounds:
+        raise UserError("No answer has two tokens and fits on disk: raise --budget or --max-new-tokens, or give other "
+                        "prompts.")
     width = states.shape[1]
     (folder / "corpus.json").write_text(json.dumps({"bounds": bounds, "width": width}))
 

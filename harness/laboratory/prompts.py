@@ -1,6 +1,7 @@
 """The prompts to which a target writes the answers that its heads are trained on."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from harness.errors import UserError
 from harness.models.loading import Model
@@ -20,11 +21,12 @@ def of_nano(model: Model, split: str, count: int) -> list[list[int]]:
 
 
 def of_tasks(model: Model, config: RunConfig) -> list[list[int]]:
-    """Return the first prompts of the examples of a configuration's tasks as token ids."""
+    """Return the first prompt of each example of a configuration's tasks as token ids, unless it is too long."""
     found = []
     for chosen in choose_tasks(config):
         for example in first_examples(chosen, model, config.limit).examples:
-            found.append(list(prepare(config, model, model.engine.max_len, chosen.task, example, ()).prompt))
+            with suppress(UserError):
+                found.append(list(prepare(config, model, model.engine.max_len, chosen.task, example, ()).prompt))
     return found
 
 

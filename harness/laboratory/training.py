@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch.nn import functional
 
 from harness.heads.network import Network, Recipe
 from harness.laboratory.corpus import Batch, Corpus
+from harness.store.files import replace_file
 
 RANKS = 10      # candidates of a depth that are counted
 WARM_UP = 30    # steps
@@ -73,10 +75,10 @@ def _step(network: Network, optimizer: torch.optim.Optimizer, batch: Batch, rate
 
 
 def _keep(path: Path, network: Network, optimizer: torch.optim.Optimizer, points: Sequence[Point]) -> None:
-    part = path.with_suffix(".part")
+    file = BytesIO()
     torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict(),
-                "points": [asdict(point) for point in points]}, part)
-    part.replace(path)
+                "points": [asdict(point) for point in points]}, file)
+    replace_file(path, file.getvalue())
 
 
 def _resumed(path: Path | None, network: Network, optimizer: torch.optim.Optimizer) -> list[Point]:
@@ -100,6 +102,8 @@ def loss(network: Network, recipe: Recipe, batch: Batch) -> Tensor:
     total = torch.zeros((), device=batch.hidden.device)
     for depth, features in enumerate(network(batch.hidden, batch.tokens)):
         chosen = _chosen(batch, depth)
+        if not chosen.any():  # the answers are too short for this depth
+            break
         rows, states = features[:, :chosen.shape[1]][chosen], batch.hidden[:, 1 + depth:][:, :chosen.shape[1]][chosen]
         logits, value = network.logits(depth, rows), torch.zeros_like(total)
         if recipe.text:

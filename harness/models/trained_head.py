@@ -1,21 +1,21 @@
 """A trained head on disk: a card that says what it is and which model it belongs to, and its weights."""
 
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as packed
 
 from harness.errors import UserError, first_sentence
 from harness.heads.network import Network, TargetParts, settings_of
 from harness.models.loading import Model, fingerprint, hash_of
 from harness.plugins.registry import STRATEGIES
+from harness.store.files import replace_file
 from harness.store.jsonl import first
 
 CARD, WEIGHTS = "head.json", "head.safetensors"
@@ -37,8 +37,7 @@ class Card(BaseModel):
     hidden: int
     vocab: int
     settings: dict[str, bool | int | float | str] = {}
-    ranks: list[list[float]] = []
-    licence: str = ""
+    ranks: Annotated[list[Annotated[list[float], Field(min_length=1)]], Field(min_length=1)]
     trained: dict[str, Any] = {}
 
 
@@ -51,22 +50,12 @@ class Head:
     network: Network
     fingerprint: str
 
-    @property
-    def parameters(self) -> int:
-        """The number of trained parameters."""
-        return sum(weight.numel() for weight in self.network.parameters())
-
 
 def save(folder: Path, network: Network, card: Card) -> None:
-    """Write a head in bfloat16; an earlier one in the folder is replaced as a whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: weight.detach().to(torch.bfloat16).contiguous().cpu() for name, weight in
-               network.state_dict().items()}
-    handle, part = tempfile.mkstemp(dir=folder, suffix=".part")
-    os.close(handle)
-    save_file(weights, part)
-    Path(part).replace(folder / WEIGHTS)
-    (folder / CARD).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    """Write the weights of a head in bfloat16, and then its card."""
+    replace_file(folder / WEIGHTS, packed({name: weight.detach().to(torch.bfloat16).contiguous().cpu()
+                                           for name, weight in network.state_dict().items()}))
+    replace_file(folder / CARD, card.model_dump_json(indent=1) + "\n")
 
 
 def load(name: str, model: Model) -> Head:
@@ -85,6 +74,9 @@ def load(name: str, model: Model) -> Head:
     network = build(card, model)
     weights = _weights(folder / WEIGHTS)
     _check(name, network, weights)
+    if len(card.ranks) != network.depth:
+        raise UserError(f"The card of the head {name} has ranks of {len(card.ranks)} depths, and its network "
+                        f"{network.depth}.")
     network.load_state_dict(weights)
     network.to(model.engine.device, model.engine.dtype).eval().requires_grad_(False)
     return Head(name, card, network, hash_of(card.settings, weights))

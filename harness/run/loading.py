@@ -78,9 +78,11 @@ def load_draft(config: RunConfig, target: Model, strategies: Sequence[Strategy])
 
 
 def load_heads(config: RunConfig, target: Model) -> None:
-    """Load the trained heads of the target into its engine; raises `UserError` for two of a kind."""
+    """Load the trained heads of the target into its engine; raises `UserError` for two of a kind or another backend."""
     if not config.heads:
         return
+    if config.backend != "transformers":
+        raise UserError(f"Heads draft on transformers only: leave --head or --backend {config.backend} out.")
     from harness.models.trained_head import load as load_head
 
     for name in config.heads:

@@ -34,7 +34,7 @@ class StaticTree:
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
         """Draft a tree of at most `limit` levels."""
         choices = self.choices.within(limit)
-        seen, inner = visible(choices.parents), sorted({parent for parent in choices.parents if parent != ROOT})
+        seen, inner = visible(choices.parents), set(choices.parents)
         logits, states = self.expander.start(sequence)
         rows, tokens, grown = {ROOT: 0}, list[int](), list[int]()
         depth = 0

@@ -1,6 +1,8 @@
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from harness.models.trained_head import CARD, WEIGHTS
 from harness.store.folder import Store
@@ -58,12 +60,15 @@ def test_a_run_takes_a_head_and_is_told_apart_by_it(folder: Path, tmp_path: Path
     (("medusa:heads=none",), "The setting 'heads' of the head is 'none'"),
     (("medusa", "-t", "nano_math", "--limit", "3"), "3 prompts are too few to train a head; give 20 or more"),
     (("medusa", "-m", "nanoo"), "There is no model 'nanoo'"),
+    (("eagle:heads=5",), "5 attention heads do not divide hidden states of 192 numbers"),
+    (("medusa", "-t", "nano_math", "--limit", "20", "--max-new-tokens", "1"), "No answer has two tokens"),
+    (("medusa", "-t", "nano_math", "--limit", "20", "--max-new-tokens", "8", "--budget", "0.000001"), "raise --budget"),
 ])
 def test_what_cannot_be_trained_is_said_in_a_sentence(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
     code, out, err = call("train-head", *arguments, "-o", str(tmp_path / "head"))
     assert (code, out) == (2, "")
     assert words in err
-    assert err.count("\n") == 1
+    assert [line for line in err.splitlines() if not line.startswith("nano answers")] == [err.splitlines()[-1]]
     assert not (tmp_path / "head").exists()
 
 
@@ -73,3 +78,23 @@ def test_two_heads_of_a_kind_are_refused(folder: Path, tmp_path: Path) -> None:
     assert code == 2
     assert "are both heads of the kind 'medusa'" in err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_not_answered_again_with_another_head(folder: Path, tmp_path: Path) -> None:
+    """At the same place, and retrained."""
+    head = Path(shutil.copytree(folder, tmp_path / "head"))
+    run = ("run", "-s", "medusa:nodes=4", "-t", "nano_math", "--limit", "1", "--max-new-tokens", "8", "--quiet", "-o",
+           str(tmp_path / "run"), "--head", str(head))
+    assert call(*run)[0] == call(*run)[0] == 0
+    weights = load_file(head / WEIGHTS)
+    save_file({name: weight + 1 for name, weight in weights.items()}, head / WEIGHTS)
+    code, _, err = call(*run)
+    assert code == 2
+    assert "holds another run" in err
+
+
+def test_a_head_drafts_on_transformers_only(folder: Path, tmp_path: Path) -> None:
+    code, _, err = call("run", "-s", "greedy", "-t", "nano_math", "--limit", "1", "--backend", "openai", "--base-url",
+                        "http://localhost:1/v1", "--head", str(folder), "-o", str(tmp_path / "run"))
+    assert code == 2
+    assert "leave --head or --backend openai out" in err
