@@ -10,6 +10,7 @@ from harness.engine.tree import ROOT
 
 RARE = 1e-4  # the least probability of a rank
 
+
 @dataclass(frozen=True)
 class Choices:
     """`nodes[i]` is the (depth, rank) of node i, both from 0, and `parents[i]` its parent; shallow nodes first."""

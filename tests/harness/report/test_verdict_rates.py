@@ -1,5 +1,9 @@
-"""How often the verdict gives wrong advice, in simulated runs in which no strategy differs from greedy."""
+"""How often the verdict gives wrong advice, in simulated runs in which no strategy differs from greedy.
 
+`python -m tests.harness.report.test_verdict_rates 2000` prints the rates in so many runs.
+"""
+
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -56,11 +60,11 @@ def simulated(rng: np.random.Generator, about: Manifest, size: int, scores: Numb
     return corrected(pd.DataFrame(rows))
 
 
-def counted(scores: Scores, size: int, better: float = 0.0) -> Wrong:
-    """Count wrong advice in `RUNS` runs; the last strategy gains `better` in every score, up to 1."""
+def counted(scores: Scores, size: int, better: float = 0.0, runs: int = RUNS) -> Wrong:
+    """Count wrong advice; the last strategy gains `better` in every score, up to 1."""
     rng, wrong = np.random.default_rng(size), np.zeros(3, dtype=int)
     about = manifest([strategy("greedy"), *(strategy(f"s{i}") for i in range(OTHERS))], [task("math", examples=size)])
-    for _ in range(RUNS):
+    for _ in range(runs):
         drawn = scores(rng, size)
         drawn[-1] = np.minimum(1, drawn[-1] + better)
         lines = verdict(simulated(rng, about, size, drawn), about)
@@ -89,3 +93,11 @@ def test_wrong_advice_is_rare(scores: Scores, size: int) -> None:
 def test_what_is_better_is_said(scores: Scores) -> None:
     """Else a verdict that never says anything would pass."""
     assert counted(scores, 40, better=0.9).quality > 0.9 * RUNS
+
+
+if __name__ == "__main__":
+    times = int(sys.argv[1])
+    for drawn in (right_or_wrong, graded):
+        for size in (20, 40):
+            rates = zip(Wrong._fields, counted(drawn, size, runs=times), strict=True)
+            print(drawn.__name__, size, *(f"{name} {100 * count / times:.1f} %" for name, count in rates), flush=True)
