@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from harness.backends.transformers import open_session
 from harness.engine.batching import run_batched
 from harness.engine.engine import cache_argument
 from harness.engine.random_stream import PhiloxStream
-from harness.engine.session import Session
 from harness.models.loading import Model
 from harness.nano import NAMES, weights
 from harness.plugins.registry import STRATEGIES
@@ -25,8 +25,7 @@ def ours(spec: str, prompts: Sequences, target: Model, draft: Model, new: int, c
     strategy = STRATEGIES.build(spec)
 
     def one(prompt: list[int]) -> list[int]:
-        other = Session(draft.engine) if "draft" in strategy.needs else None
-        session, tokens = Session(target.engine, other, remember="hidden" in strategy.needs), list[int]()
+        session, tokens = open_session(strategy, [target.engine, draft.engine]), list[int]()
         try:
             for block in strategy.generate(session, Request(tuple(prompt), new, PhiloxStream(0, prompt))):
                 tokens += block

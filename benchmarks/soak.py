@@ -15,10 +15,10 @@ from random import Random
 import psutil
 import torch
 
+from harness.backends.transformers import open_session
 from harness.engine.batching import run_batched
 from harness.engine.cache import CacheFull
 from harness.engine.random_stream import PhiloxStream
-from harness.engine.session import Session
 from harness.models.loading import Model, load
 from harness.nano.corpus import problems
 from harness.plugins.registry import STRATEGIES
@@ -27,8 +27,7 @@ from harness.plugins.strategy import Request, Strategy
 
 def sample(target: Model, draft: Model, strategy: Strategy, prompt: list[int], new: int, fails: bool) -> str:
     """Decode `new` tokens; with `fails` the forward fails half-way, as with a faulty strategy."""
-    other = Session(draft.engine) if "draft" in strategy.needs else None
-    session, count = Session(target.engine, other, remember="hidden" in strategy.needs), 0
+    session, count = open_session(strategy, [target.engine, draft.engine]), 0
     try:
         for block in strategy.generate(session, Request(tuple(prompt), new, PhiloxStream(0, prompt, new))):
             count += len(block)

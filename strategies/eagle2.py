@@ -12,7 +12,8 @@ from harness.engine.session import Session
 from harness.heads.network import Network
 from harness.plugins.strategy import Request, knob
 from strategies.drafters.expanded import DynamicTree
-from strategies.eagle import EagleExpander, EagleNetwork
+from strategies.drafters.headed import HeadExpander
+from strategies.eagle import EagleNetwork
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,4 @@ class Eagle2(Trained):
 
     def drafter(self, session: Session, request: Request) -> DynamicTree:
         """The head of the target, over a tree of its own making."""
-        network = self.head(session).network
-        assert isinstance(network, EagleNetwork)
-        return DynamicTree(EagleExpander(session, network), self.width, self.depth, self.nodes)
+        return DynamicTree(HeadExpander(session, self.head(session).network), self.width, self.depth, self.nodes)

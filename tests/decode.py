@@ -10,9 +10,10 @@ from zlib import crc32
 
 import torch
 
+from harness.backends.transformers import open_session
 from harness.engine.engine import Engine
 from harness.engine.random_stream import PhiloxStream, Stream
-from harness.engine.session import Session, Work
+from harness.engine.session import Work
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Request, RequestText, Strategy
 from strategies.drafters.store import Store
@@ -68,7 +69,7 @@ def decode(strategy: Strategy, target: Engine, prompt: list[int], *, draft: Engi
 def traced(strategy: Strategy, target: Engine, prompt: list[int], *, draft: Engine | None = None, new: int = 30,
            sample: int = 0, eos: int | None = EOS, stream: Stream | None = None) -> tuple[list[int], Work, Work]:
     """Return the tokens, and the work counts of target and draft."""
-    session = Session(target, draft=Session(draft) if draft else None, remember="hidden" in strategy.needs)
+    session = open_session(strategy, [target, *([draft] if draft else [])])
     vocab = int(target.model.config.get_text_config().vocab_size)
     request = Request(tuple(prompt), new, stream or PhiloxStream(0, *prompt, sample),
                       frozenset() if eos is None else frozenset({eos}), sample, text=words(prompt, vocab))

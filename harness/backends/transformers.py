@@ -35,7 +35,8 @@ def connect(config: RunConfig, target: Model, draft: Model | None) -> "Transform
 def open_session(strategy: Strategy, engines: Sequence[Engine]) -> Session:
     """Open a session for `strategy` on the engine of the target and, if needed, on that of the draft model."""
     draft = Session(engines[1]) if "draft" in strategy.needs else None
-    return Session(engines[0], draft, remember="hidden" in strategy.needs)
+    remember = engines[0].remembered([strategy.head_kind]) if "hidden" in strategy.needs else ()
+    return Session(engines[0], draft, remember)
 
 
 class Transformers(Backend):

@@ -27,7 +27,7 @@ def command(
     max_new_tokens: Annotated[int, Option(metavar="N", help="maximum tokens of an answer [192]",
                                           show_default=False)] = 192,
     steps: Annotated[int, Option(metavar="N", min=1, help="batches of 32 answers [500]", show_default=False)] = 500,
-    budget: Annotated[float, Option(metavar="GB", min=1e-6, help="hidden states on disk [2]",
+    budget: Annotated[float, Option(metavar="GB", min=1e-6, help="hidden states of a layer on disk [2]",
                                     show_default=False)] = 2.0,
     dtype: Annotated[str | None, Option(metavar="D", help="float32, bfloat16 or float16 [as in run]")] = None,
     device: Annotated[str, Option(metavar="D", help="cpu, cuda, cuda:1, … [auto]", show_default=False)] = "auto",

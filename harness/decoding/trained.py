@@ -25,7 +25,8 @@ class Trained(Verified):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.head_kind = cls.head_kind or cls.name
+        if "head_kind" not in cls.__dict__:
+            cls.head_kind = cls.name
 
     def head(self, session: Session) -> "Head":
         """Return the head of the session's model; raises `Unsupported` if none was given."""

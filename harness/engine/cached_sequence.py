@@ -2,21 +2,25 @@
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from harness.engine.engine import Engine
 from harness.engine.forward import ForwardRequest, ForwardRows
 from harness.engine.hidden_memory import HiddenMemory
+from harness.engine.hooks import HIDDEN, Watch
 
 
 class CachedSequence:
     """The token ids of a sequence, of which the first `cached` are in its row of the KV cache.
 
-    Candidates are in the slots behind them. With `remember`, hidden states are kept too. Raises `CacheFull` when the
-    cache has no room for one more row.
+    Candidates are in the slots behind them. The hidden states named by `remember` are kept too: `HIDDEN`, or a name of
+    `Watch`. Raises `CacheFull` when the cache has no room for one more row.
     """
 
-    def __init__(self, engine: Engine, remember: bool) -> None:
+    def __init__(self, engine: Engine, remember: Sequence[str]) -> None:
         self.engine, self.tokens, self.cached = engine, list[int](), 0
-        self.memory = HiddenMemory() if remember else None
+        self.memory = {name: HiddenMemory() for name in remember}
+        self._watch = Watch(taps) if (taps := tuple(name for name in remember if name != HIDDEN)) else None
         self.row = engine.open_row()
 
     def replace(self, tokens: Sequence[int]) -> bool:
@@ -33,8 +37,8 @@ class CachedSequence:
             shared = min(shared_start(prefix.tokens, self.tokens), len(self.tokens) - 1)
             if shared > self.cached:
                 self.engine.copy_prefix(prefix, self.row, shared)
-                if self.memory:
-                    self.memory.write(prefix.hidden[:shared], 0)
+                for name, memory in self.memory.items():
+                    memory.write(prefix.states[name][:shared], 0)
                 self.cached = shared
         return self.cached - before
 
@@ -43,14 +47,20 @@ class CachedSequence:
         self.tokens, self.cached = list(other.tokens), other.cached
         self.engine.cache.copy(other.row.index, self.row.index, other.cached)
         self.row.end = other.cached
-        if self.memory and other.memory and other.cached:
-            self.memory.write(other.memory.first(other.cached), 0)
+        for name, memory in self.memory.items():
+            if name in other.memory and other.cached:
+                memory.write(other.memory[name].first(other.cached), 0)
 
     def forward(self, request: ForwardRequest) -> ForwardRows:
         """Run a request of this row and keep the hidden states of its tokens."""
+        if self._watch and not request.draft:
+            if request.hook:
+                raise ValueError("a session that remembers states of earlier layers takes no other hook")
+            request = request._replace(hook=self._watch)
         output = self.engine.executor.forward(self.engine, request)
-        if self.memory and not request.draft:
-            self.memory.write(output.hidden, request.start)
+        if not request.draft:
+            for name, memory in self.memory.items():
+                memory.write(output.hidden if name == HIDDEN else output.captured(name), request.start)
         return output
 
     def gather(self, candidates: Sequence[int]) -> None:
@@ -58,8 +68,12 @@ class CachedSequence:
         if candidates:
             sources = [self.cached + slot for slot in candidates]
             self.engine.cache.move(self.row.index, sources, self.cached)
-            if self.memory:
-                self.memory.move(sources, self.cached)
+            for memory in self.memory.values():
+                memory.move(sources, self.cached)
+
+    def states(self) -> dict[str, Tensor]:
+        """Return what is remembered of the cached tokens: (T, D) for each name."""
+        return {name: memory.first(self.cached) for name, memory in self.memory.items()}
 
     def close(self) -> None:
         """Release the row."""

@@ -1,6 +1,6 @@
 """One model, its KV cache and its counters: every forward pass of a run goes through `Engine.run`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from functools import cached_property, partial
 from inspect import signature
@@ -13,7 +13,7 @@ from harness.engine.cache import SlotCache
 from harness.engine.executor import Executor, SerialExecutor
 from harness.engine.forward import ForwardOutput, ForwardRequest, ForwardRows, Row, SharedPrefix
 from harness.engine.grouping import costs_of
-from harness.engine.hooks import Captured, ForwardHook, ModelParts
+from harness.engine.hooks import HIDDEN, Captured, ForwardHook, ModelParts
 from harness.engine.windows import Masks, Windows
 
 PREFILL = 512  # tokens of a prompt prefilled in one forward; the same on every device, because forwards are counted
@@ -69,6 +69,11 @@ class Engine:
     def parts(self) -> ModelParts:
         """The model's layers, embedding, norm and output layer."""
         return ModelParts(self.model)
+
+    def remembered(self, kinds: Iterable[str]) -> tuple[str, ...]:
+        """Return the names of the hidden states that heads of these kinds read, and that of the last ones."""
+        reads = [name for kind in kinds if kind in self.heads for name in self.heads[kind].network.reads]
+        return tuple(dict.fromkeys([HIDDEN, *reads]))
 
     @property
     def open_rows(self) -> int:

@@ -1,6 +1,6 @@
 """The data of one forward pass: the request of each sequence, the output of the batch, and each sequence's part."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,11 +22,11 @@ class Row:
 
 
 class SharedPrefix(NamedTuple):
-    """A prefix that many sequences share: its token ids, its row, and its hidden states (T, D)."""
+    """A prefix that many sequences share: its token ids, its row, and its hidden states (T, D) by name."""
 
     tokens: Sequence[int]
     row: Row
-    hidden: Tensor
+    states: Mapping[str, Tensor]
 
 
 class ForwardRequest(NamedTuple):

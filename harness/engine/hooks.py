@@ -14,6 +14,7 @@ from harness.errors import Unsupported
 ATTENTION = ("self_attn", "attn", "self_attention", "attention")
 MLP = (("mlp",), ("feed_forward",), ("fc1", "fc2"))
 NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+HIDDEN = "hidden"  # the name of the last states, after the final norm, which are recorded without a hook
 Captured = Mapping[str, Tensor]
 """The recordings of a hook in a forward over B sequences of W tokens: name → (B, W, …)."""
 

@@ -1,6 +1,6 @@
 """Prefixes that the prompts of a task share, kept while another task has its turn, so that each is computed once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -11,10 +11,10 @@ from harness.engine.session import pin
 
 
 class Kept(NamedTuple):
-    """The keys and values of a prefix in every layer, (heads, T, dim) each, and its hidden states (T, D)."""
+    """The keys and values of a prefix in every layer, (heads, T, dim) each, and its hidden states by name."""
 
     layers: list[tuple[Tensor, Tensor]]
-    hidden: Tensor
+    states: Mapping[str, Tensor]
 
 
 class KeptPrefixes:
@@ -33,10 +33,10 @@ class KeptPrefixes:
         if kept is None:
             prefix = pin(engine, tokens)
             contents = engine.cache.contents(prefix.row.index, len(tokens))
-            self._kept[tuple(tokens)] = Kept(contents, prefix.hidden)
+            self._kept[tuple(tokens)] = Kept(contents, prefix.states)
             return
         engine.cache.reserve(engine.open_rows + 1, len(tokens))
         row = engine.open_row()
         engine.cache.fill(row.index, kept.layers)
         row.end = len(tokens)
-        engine.prefixes.append(SharedPrefix(list(tokens), row, kept.hidden))
+        engine.prefixes.append(SharedPrefix(list(tokens), row, kept.states))

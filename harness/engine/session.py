@@ -12,7 +12,7 @@ from harness.engine.cached_sequence import CachedSequence
 from harness.engine.candidates import Candidates
 from harness.engine.engine import PREFILL, Engine
 from harness.engine.forward import ForwardRequest, ForwardRows, Row, SharedPrefix
-from harness.engine.hooks import ForwardHook
+from harness.engine.hooks import HIDDEN, ForwardHook
 from harness.engine.logit_warps import Warp, compose, identity
 from harness.engine.reading import Reading, Work
 from harness.engine.tree import EMPTY, Prefixes, TokenTree, additive, depths, tree_mask
@@ -27,14 +27,14 @@ class Session:
     """A committed sequence and its candidates.
 
     `follow` sets the committed sequence, `read` computes a tree of candidates below it in one forward, and `keep`
-    commits a path of it. A search grows its tree with `grow` and drops dead branches with `retain`. `memory` holds the
-    hidden state of every committed token when the session was opened with `remember`. `draft_work` is the cost of
-    drafting, by the draft model or with `draft_read` by the model itself. With
+    commits a path of it. A search grows its tree with `grow` and drops dead branches with `retain`. The hidden states
+    named by `remember` are kept for every committed token: `HIDDEN`, the last ones after the final norm, or a name of
+    `Watch`. `draft_work` is the cost of drafting, by the draft model or with `draft_read` by the model itself. With
     `shares_prefixes`, a shared prefix is copied instead of computed. Raises `CacheFull` when the cache has no room for
     one more sequence.
     """
 
-    def __init__(self, engine: Engine, draft: "Session | None" = None, remember: bool = False) -> None:
+    def __init__(self, engine: Engine, draft: "Session | None" = None, remember: Sequence[str] = ()) -> None:
         self.engine, self.work, self.shares_prefixes = engine, Work(), True
         self.draft_work = draft.work if draft else Work()
         self._draft, self._drafted, self._closed = draft, 0, False
@@ -72,10 +72,8 @@ class Session:
 
     @property
     def memory(self) -> Tensor:
-        """The hidden states (T, D) of the committed sequence; raises `ValueError` unless opened with `remember`."""
-        if self._sequence.memory is None:
-            raise ValueError("this session does not remember hidden states; the strategy must declare need 'hidden'")
-        return self._sequence.memory.first(self._sequence.cached)
+        """The last hidden states (T, D) of the committed sequence; raises `ValueError` unless they are remembered."""
+        return self.states((HIDDEN,))
 
     @property
     def nodes(self) -> int:
@@ -86,6 +84,22 @@ class Session:
     def forest(self) -> TokenTree:
         """All nodes computed below the current sequence, those that a search has dropped included."""
         return TokenTree(tuple(self._candidates.tokens), tuple(self._candidates.parents))
+
+    def states(self, names: Sequence[str], start: int = 0) -> Tensor:
+        """Return the states (T, D) of these names, side by side, after the committed tokens from `start` on.
+
+        Raises `ValueError` for states that are not remembered.
+        """
+        if unknown := set(names) - self._sequence.memory.keys():
+            raise ValueError(f"this session does not remember the hidden states {min(unknown)}; the strategy must "
+                             "declare need 'hidden'")
+        found = [self._sequence.memory[name].first(self._sequence.cached)[start:] for name in names]
+        return found[0] if len(found) == 1 else torch.cat(found, -1)
+
+    @property
+    def remembered(self) -> dict[str, Tensor]:
+        """All states (T, D) of the committed sequence that are remembered, by name."""
+        return self._sequence.states()
 
     def close(self) -> None:
         """Release the rows of this sequence, of its draft and of those opened by it; a second call does nothing."""
@@ -109,7 +123,7 @@ class Session:
 
     def new_sequence(self) -> "Session":
         """Open another, empty sequence on the same models; its cost is added to that of this one."""
-        other = Session(self.engine, self._draft and self._draft.new_sequence(), self._sequence.memory is not None)
+        other = Session(self.engine, self._draft and self._draft.new_sequence(), tuple(self._sequence.memory))
         other.work, other.draft_work, other._warp = self.work, self.draft_work, self._warp
         other._opener, other._undefined = self, self._undefined
         self._others = [*(session for session in self._others if not session._closed), other]
@@ -280,8 +294,8 @@ class Session:
 
 def pin(engine: Engine, tokens: Sequence[int]) -> SharedPrefix:
     """Prefill a prefix that many sequences share; sessions copy it until `engine.unpin`."""
-    session = Session(engine, remember=True)
+    session = Session(engine, remember=engine.remembered(engine.heads))
     session.follow(tokens)
     session.read()
-    engine.prefixes.append(SharedPrefix(list(tokens), session.row, session.memory))
+    engine.prefixes.append(SharedPrefix(list(tokens), session.row, session.remembered))
     return engine.prefixes[-1]

@@ -1,26 +1,44 @@
-"""One decoder layer of a drafter, with its own KV cache: for training over many positions, and for drafting a tree."""
+"""The parts of a small transformer that drafts, with KV caches of its own: for training, and for drafting a tree."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from harness.errors import UserError
+
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a layer: states of `hidden` numbers, `heads` of attention, `mlp` numbers inside."""
+    """Sizes of a layer: states of `hidden` numbers, `heads` of attention with `head` numbers, `mlp` numbers inside."""
 
     hidden: int
     heads: int
+    kv_heads: int
+    head: int
     mlp: int
     eps: float = 1e-6
     theta: float = 10000.0
 
-    @property
-    def head(self) -> int:
-        """Numbers of a head."""
-        return self.hidden // self.heads
+    @classmethod
+    def of(cls, config: Any, heads: int = 0, mlp: int = 0) -> "Shape":
+        """Return the sizes of a target's layers by its transformers configuration, or with other `heads` and `mlp`.
+
+        Raises `UserError` if states cannot be split into so many heads.
+        """
+        size = int(config.hidden_size)
+        own = heads or int(config.num_attention_heads)
+        head = 0 if heads else int(getattr(config, "head_dim", None) or 0)
+        if not head and size % (2 * own):
+            raise UserError(f"{own} attention heads do not divide hidden states of {size} numbers into even parts.")
+        shared = 0 if heads else getattr(config, "num_key_value_heads", None)
+        rope = getattr(config, "rope_parameters", None) or {}
+        inside = mlp or getattr(config, "intermediate_size", None) or 4 * size
+        return cls(size, own, int(shared or own), head or size // own, int(inside),
+                   float(getattr(config, "rms_norm_eps", None) or 1e-6), float(rope.get("rope_theta") or 10000.0))
 
 
 class Cache:
@@ -42,42 +60,91 @@ class Cache:
             self._held = self._held[0][:, :, :length], self._held[1][:, :, :length]
 
 
-class DraftLayer(nn.Module):
-    """Attention, whose input is not normed, and a gated MLP, with rotary positions."""
+class Context(NamedTuple):
+    """What Q rows of a step can see, whose hidden states are at `positions` (Q,).
 
-    def __init__(self, shape: Shape) -> None:
+    `mask` (Q, T + Q) is True where a row attends to one of the T rows that were read before, whose keys and values are
+    in `caches`, or to one of the Q rows. A block drafter predicts behind the rows `wanted` only.
+    """
+
+    positions: Tensor
+    mask: Tensor
+    caches: Sequence[Cache] = ()
+    wanted: slice = slice(None)
+
+
+class Attention(nn.Module):
+    """Attention with rotary positions; queries, keys and values are read from vectors of `inputs` numbers.
+
+    With `normed`, queries and keys are normed in each head.
+    """
+
+    def __init__(self, shape: Shape, inputs: int = 0, normed: bool = False) -> None:
         super().__init__()
-        self.shape, size = shape, shape.hidden
-        self.q, self.k, self.v, self.o = (nn.Linear(size, size, bias=False) for _ in range(4))
-        self.mlp_norm = nn.RMSNorm(size, shape.eps)
-        self.gate, self.up = (nn.Linear(size, shape.mlp, bias=False) for _ in range(2))
-        self.down = nn.Linear(shape.mlp, size, bias=False)
+        self.shape, inputs = shape, inputs or shape.hidden
+        self.q = nn.Linear(inputs, shape.heads * shape.head, bias=False)
+        self.k, self.v = (nn.Linear(inputs, shape.kv_heads * shape.head, bias=False) for _ in range(2))
+        self.o = nn.Linear(shape.heads * shape.head, shape.hidden, bias=False)
+        self.q_norm, self.k_norm = (nn.RMSNorm(shape.head, shape.eps) if normed else nn.Identity() for _ in range(2))
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
-        """Return the states (B, Q, D) after `x` (B, Q, D), whose keys and values are appended to `cache`.
+    def forward(self, x: Tensor, context: Context, cache: Cache) -> Tensor:
+        """(B, Q, `inputs`) → (B, Q, D); the keys and values are appended to `cache`."""
+        return self.attend(x, context.positions, *cache.add(*self.keys(x, context.positions)), context.mask)
 
-        `positions` are (Q,), and `mask` (Q, T + Q) is True where a query attends to one of all T + Q positions.
-        """
-        q, k, v = (self._split(linear(x)) for linear in (self.q, self.k, self.v))
-        cos, sin = self._angles(positions)
-        keys, values = cache.add(_rotated(k, cos, sin), v)
-        mixed = functional.scaled_dot_product_attention(_rotated(q, cos, sin), keys, values, mask)
-        x = x + self.o(mixed.transpose(1, 2).flatten(2))
-        y = self.mlp_norm(x)
-        result: Tensor = x + self.down(functional.silu(self.gate(y)) * self.up(y))
-        return result
+    def keys(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the keys, rotated to `positions` (Q,), and the values (B, H, Q, head) of `x` (B, Q, `inputs`)."""
+        return self._rotated(self.k_norm(self._split(self.k(x))), positions), self._split(self.v(x))
+
+    def attend(self, x: Tensor, positions: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Return (B, Q, D) for the queries of `x` at `positions` over keys that `mask` (Q, T) shows."""
+        queries = self._rotated(self.q_norm(self._split(self.q(x))), positions)
+        mixed = functional.scaled_dot_product_attention(queries, keys, values, mask,
+                                                        enable_gqa=self.shape.heads != self.shape.kv_heads)
+        found: Tensor = self.o(mixed.transpose(1, 2).flatten(2))
+        return found
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:-1], -1, self.shape.head).transpose(1, 2)
 
-    def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _rotated(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Rotate (B, H, Q, head): the first half of the numbers with the second."""
         half = torch.arange(0, self.shape.head, 2, device=positions.device) / self.shape.head
         angles = positions[:, None].float() * self.shape.theta ** -half.float()
         angles = torch.cat([angles, angles], -1)
-        return angles.cos().to(self.o.weight.dtype), angles.sin().to(self.o.weight.dtype)
+        first, second = x.chunk(2, -1)
+        return x * angles.cos().to(x.dtype) + torch.cat([-second, first], -1) * angles.sin().to(x.dtype)
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate (B, H, Q, D) by the angles (Q, D): the first half of the numbers with the second."""
-    first, second = x.chunk(2, -1)
-    return x * cos + torch.cat([-second, first], -1) * sin
+class Mlp(nn.Module):
+    """The gated MLP of Llama, with `outputs` numbers (by default as many as inputs)."""
+
+    def __init__(self, shape: Shape, outputs: int = 0) -> None:
+        super().__init__()
+        self.gate, self.up = (nn.Linear(shape.hidden, shape.mlp, bias=False) for _ in range(2))
+        self.down = nn.Linear(shape.mlp, outputs or shape.hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, D) → (…, `outputs`)."""
+        found: Tensor = self.down(functional.silu(self.gate(x)) * self.up(x))
+        return found
+
+
+class DraftLayer(nn.Module):
+    """A decoder layer; the input of its attention is normed unless `first`."""
+
+    def __init__(self, shape: Shape, first: bool = False, normed: bool = False) -> None:
+        super().__init__()
+        self.input_norm = nn.Identity() if first else nn.RMSNorm(shape.hidden, shape.eps)
+        self.attention = Attention(shape, normed=normed)
+        self.mlp_norm, self.mlp = nn.RMSNorm(shape.hidden, shape.eps), Mlp(shape)
+
+    def forward(self, x: Tensor, context: Context, cache: Cache) -> Tensor:
+        """(B, Q, D) → (B, Q, D); the keys and values are appended to `cache`."""
+        x = x + self.attention(self.input_norm(x), context, cache)
+        result: Tensor = x + self.mlp(self.mlp_norm(x))
+        return result
+
+
+def unit(x: Tensor) -> Tensor:
+    """Scale vectors (…, D) to a mean square of one."""
+    return x * x.float().pow(2).mean(-1, keepdim=True).clamp_min(1e-12).rsqrt().to(x.dtype)

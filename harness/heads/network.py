@@ -1,7 +1,7 @@
 """The network of a trained drafter: it reads the hidden states of a frozen target and predicts further tokens."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -11,25 +11,34 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.engine.engine import Engine
+from harness.engine.hooks import HIDDEN, ModelParts
 from harness.errors import Unsupported, UserError
+from harness.heads.layer import Cache, Context
 
 
 @dataclass(frozen=True)
 class TargetParts:
-    """The parts of a target that a network uses without training them: hidden states have D numbers, logits V."""
+    """The parts of a target that a network uses without training them: hidden states have D numbers, logits V.
+
+    `config` is the target's transformers configuration, and `layers` the number of its layers.
+    """
 
     hidden: int
     vocab: int
+    layers: int
+    config: Any
     embedding: nn.Module
     head: nn.Linear
+    parts: ModelParts
 
     @classmethod
     def of(cls, engine: Engine) -> "TargetParts":
         """Return the parts of a loaded model; raises `Unsupported` if they cannot be found."""
-        parts = engine.parts
+        parts, config = engine.parts, engine.model.config.get_text_config()
         if not isinstance(parts.head, nn.Linear):
             raise Unsupported(f"the output layer of {type(engine.model).__name__} is no linear layer")
-        return cls(parts.head.in_features, engine.vocab, parts.embedding, parts.head)
+        return cls(parts.head.in_features, engine.vocab, int(config.num_hidden_layers), config, parts.embedding,
+                   parts.head, parts)
 
     def logits(self, states: Tensor) -> Tensor:
         """Return the logits (…, V) of states (…, D) after the final norm; gradients flow through the states."""
@@ -55,14 +64,18 @@ class Recipe:
 
 
 class Network(nn.Module):
-    """Predicts, from the hidden state after token t, the tokens t + 2, t + 3, … as the target would write them.
+    """Predicts, from the target's hidden state after token t, the tokens t + 2, t + 3, … that the target would write.
 
+    It goes on step by step: a step reads the state that the step before left, and the token that follows it.
     `settings` is an instance of the class attribute `Settings`. The parts of the target are no parameters of the
-    network.
+    network. With `free`, a step does not depend on its token, so that one path of steps serves a whole tree. A network
+    that predicts whole blocks is trained behind every `stride`-th token.
     """
 
     Settings: ClassVar[type]
     recipe: ClassVar[Recipe] = Recipe()
+    free: ClassVar[bool] = False
+    stride: ClassVar[int] = 1
 
     def __init__(self, target: TargetParts, settings: Any) -> None:
         super().__init__()
@@ -71,18 +84,51 @@ class Network(nn.Module):
     @property
     @abstractmethod
     def depth(self) -> int:
-        """The number of tokens that are predicted."""
+        """The number of tokens that are predicted while training."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The names of the target's hidden states that the first step reads side by side: `HIDDEN`, or of `Watch`."""
+        return (HIDDEN,)
+
+    @property
+    def caches(self) -> int:
+        """The number of KV caches; without one, the first step needs the last hidden state only."""
+        return 0
 
     @abstractmethod
-    def forward(self, hidden: Tensor, tokens: Tensor) -> Sequence[Tensor]:
-        """Return features (B, T, F) for each depth i from 0: those of token t + 2 + i, for every t.
+    def step(self, depth: int, state: Tensor, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Return features (B, Q, F) of the tokens after `tokens` (B, Q), and the state (B, Q, S) of the next step.
 
-        `hidden` (B, T, D) are the target's states after `tokens` (B, T), which are the true ones.
+        `state` is what the step before returned, and at `depth` 0 the hidden states of `reads`. If `stride` is more
+        than one, the first step returns rows for `context.wanted` only.
         """
+
+    def forward(self, states: Tensor, tokens: Tensor, phase: int = 0) -> list[Tensor]:
+        """Return features (B, T', F) for each depth i: of token t + 2 + i, for every `stride`-th t from `phase` on.
+
+        `states` (B, T, …) are the target's after `tokens` (B, T), which are the true ones.
+        """
+        length, device = tokens.shape[1], tokens.device
+        positions, wanted = torch.arange(length, device=device), slice(phase, None, self.stride)
+        causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+        own, caches = torch.eye(length, dtype=torch.bool, device=device), [Cache() for _ in range(self.caches)]
+        found, state = list[Tensor](), states
+        for depth in range(self.depth):
+            mask = torch.cat([causal, *[own] * depth], 1) if caches else causal
+            following = tokens.roll(-1 - depth, 1)
+            features, state = self.step(depth, state, following[:, wanted] if depth else following,
+                                        Context(positions + depth, mask, caches, wanted))
+            found.append(features)
+        return found
 
     def logits(self, depth: int, features: Tensor) -> Tensor:
         """Return the logits (…, V) of features (…, F) of a depth; by default, features are states of the target."""
         return self.target.logits(features)
+
+    def aligned(self, features: Tensor) -> Tensor:
+        """Return the part (…, D) of features that the loss compares with the target's hidden states."""
+        return features
 
 
 def settings_of(network: type[Network], given: Mapping[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harness.engine.batching import run_batched
 from harness.engine.cache import CacheFull
+from harness.engine.hooks import HIDDEN
 from harness.engine.random_stream import PhiloxStream
 from harness.engine.session import Session
 from harness.errors import UserError
@@ -24,21 +25,25 @@ from harness.plugins.strategy import Request
 
 SAMPLED = 0.2  # share of the answers that are sampled at temperature 1; the others are greedy
 TOGETHER = 32  # answers in a batch
+TOKENS, BOUNDS = "tokens.bin", "corpus.json"
 
 
 class Answer(NamedTuple):
-    """A prompt and its answer as token ids, with the target's hidden states (T, D) after each of them but the last."""
+    """A prompt and its answer as token ids."""
 
     prompt: list[int]
     tokens: list[int]
-    hidden: Tensor
 
 
 class Batch(NamedTuple):
-    """Sequences padded on the right: `tokens` (B, T), `hidden` (B, T, D), and `answer` (B, T), True for answers."""
+    """Sequences padded on the right: `tokens` (B, T), hidden states (B, T, D), and `answer` (B, T), True for answers.
+
+    `hidden` are the target's last states, and `states` those that a network reads.
+    """
 
     tokens: Tensor
     hidden: Tensor
+    states: Tensor
     answer: Tensor
 
 
@@ -50,7 +55,7 @@ def answers(model: Model, prompts: Sequence[Sequence[int]], new: int, seed: int 
         group = [(number, list(prompts[number])) for number in range(start, min(start + TOGETHER, len(prompts)))]
 
         def answered(number: int, prompt: list[int]) -> Answer:
-            session = Session(model.engine, remember=True)
+            session = Session(model.engine)
             strategy = STRATEGIES.build("temperature:temperature=1" if number % every == every - 1 else "greedy")
             room, tokens = min(new, model.engine.max_len - len(prompt)), list[int]()
             request = Request(tuple(prompt), room, PhiloxStream(seed, prompt, number))
@@ -59,7 +64,7 @@ def answers(model: Model, prompts: Sequence[Sequence[int]], new: int, seed: int 
                     tokens += block
                     if tokens[-1] in model.eos or len(tokens) >= room:
                         break
-                return Answer(prompt, tokens, session.memory.half().cpu().clone())
+                return Answer(prompt, tokens)
             finally:
                 session.close()
 
@@ -74,12 +79,14 @@ def answers(model: Model, prompts: Sequence[Sequence[int]], new: int, seed: int 
 class Corpus:
     """Answers in memory-mapped arrays; `bounds` (N, 3) are the first token, the first of the answer, and the end.
 
-    `hidden` (tokens, D) in float16 is after each token; that after the last token of an answer is unknown, and zero.
+    `states` are hidden states (tokens, D) in float16 after each token, by name; those of `reads` are what a network
+    reads.
     """
 
     tokens: NDArray[np.int32]
-    hidden: NDArray[np.float16]
     bounds: NDArray[np.int64]
+    states: Mapping[str, NDArray[np.float16]]
+    reads: tuple[str, ...] = (HIDDEN,)
 
     def __len__(self) -> int:
         return len(self.bounds)
@@ -89,13 +96,15 @@ class Corpus:
         rows = [self.bounds[number] for number in numbers]
         longest = max(int(end - first) for first, _, end in rows)
         tokens = torch.zeros(len(rows), longest, dtype=torch.long)
-        hidden = torch.zeros(len(rows), longest, self.hidden.shape[1])
         answer = torch.zeros(len(rows), longest, dtype=torch.bool)
+        found = {name: torch.zeros(len(rows), longest, states.shape[1]) for name, states in self.states.items()}
         for row, (first, begin, end) in enumerate(rows):
             tokens[row, :end - first] = torch.from_numpy(self.tokens[first:end].astype(np.int64))
-            hidden[row, :end - first] = torch.from_numpy(self.hidden[first:end].astype(np.float32))
             answer[row, begin - first:end - first] = True
-        return Batch(tokens.to(device), hidden.to(device), answer.to(device))
+            for name, states in self.states.items():
+                found[name][row, :end - first] = torch.from_numpy(states[first:end].astype(np.float32))
+        read = torch.cat([found[name] for name in self.reads], -1)
+        return Batch(*(one.to(device) for one in (tokens, found[HIDDEN], read, answer)))
 
     def batches(self, size: int, seed: int) -> Iterator[list[int]]:
         """Yield the numbers of `size` answers of similar length, without end."""
@@ -108,35 +117,53 @@ class Corpus:
 
 
 def write(folder: Path, found: Iterator[Answer], limit: int) -> None:
-    """Write answers of two tokens or more to a new folder, until their hidden states take `limit` bytes.
+    """Write answers of two tokens or more to a new folder, until they have `limit` tokens with their prompts.
 
     Raises `UserError` if there is no such answer.
     """
     folder.mkdir(parents=True)
-    bounds, size = list[tuple[int, int, int]](), 0
-    with (folder / "tokens.bin").open("wb") as tokens, (folder / "hidden.bin").open("wb") as hidden:
+    bounds = list[tuple[int, int, int]]()
+    with (folder / TOKENS).open("wb") as tokens:
         for answer in found:
             if len(answer.tokens) < 2:
                 continue
-            ids, states = np.array([*answer.prompt, *answer.tokens], dtype=np.int32), answer.hidden.numpy()
-            states = np.concatenate([states, np.zeros((len(ids) - len(states), states.shape[1]), np.float16)])
-            if size + states.nbytes > limit:
+            first, size = bounds[-1][2] if bounds else 0, len(answer.prompt) + len(answer.tokens)
+            if first + size > limit:
                 break
-            first = bounds[-1][2] if bounds else 0
-            bounds.append((first, first + len(answer.prompt), first + len(ids)))
-            ids.tofile(tokens)
-            states.tofile(hidden)
-            size += states.nbytes
+            bounds.append((first, first + len(answer.prompt), first + size))
+            np.array([*answer.prompt, *answer.tokens], dtype=np.int32).tofile(tokens)
     if not bounds:
         raise UserError("No answer has two tokens and fits on disk: raise --budget or --max-new-tokens, or give other "
                         "prompts.")
-    width = states.shape[1]
-    (folder / "corpus.json").write_text(json.dumps({"bounds": bounds, "width": width}))
+    (folder / BOUNDS).write_text(json.dumps(bounds))
 
 
-def read(folder: Path) -> Corpus:
-    """Return the corpus of a folder."""
-    about = json.loads((folder / "corpus.json").read_text())
-    tokens = np.memmap(folder / "tokens.bin", np.int32, "r")
-    hidden = np.memmap(folder / "hidden.bin", np.float16, "r").reshape(-1, about["width"])
-    return Corpus(tokens, hidden, np.array(about["bounds"], dtype=np.int64).reshape(-1, 3))
+@torch.inference_mode()
+def record(folder: Path, model: Model, names: Iterable[str]) -> None:
+    """Write the model's hidden states of these names for the answers in a folder, unless they are there."""
+    missing = [name for name in names if not _file(folder, name).exists()]
+    if not missing:
+        return
+    known, parts = read(folder), {name: _file(folder, name).with_suffix(".part").open("wb") for name in missing}
+    for first, _, end in known.bounds:
+        session = Session(model.engine, remember=missing)
+        session.follow(known.tokens[first:end].tolist())
+        session.read()
+        for name, states in session.remembered.items():
+            parts[name].write(states.half().cpu().numpy().tobytes())
+        session.close()
+    for name, part in parts.items():
+        part.close()
+        Path(part.name).rename(_file(folder, name))
+
+
+def read(folder: Path, reads: Sequence[str] = ()) -> Corpus:
+    """Return the corpus of a folder for a network that reads states of these names."""
+    tokens = np.memmap(folder / TOKENS, np.int32, "r")
+    names = dict.fromkeys([HIDDEN, *reads]) if reads else ()
+    states = {name: np.memmap(_file(folder, name), np.float16, "r").reshape(len(tokens), -1) for name in names}
+    return Corpus(tokens, np.array(json.loads((folder / BOUNDS).read_text()), dtype=np.int64), states, tuple(reads))
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name.replace(':', '-')}.bin"

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from harness import nano
+from harness.engine.hooks import HIDDEN
 from harness.errors import UserError
-from harness.heads.network import TargetParts, settings_of
+from harness.heads.network import Network, TargetParts, settings_of
 from harness.laboratory import corpus, prompts
 from harness.laboratory.corpus import Corpus
 from harness.laboratory.training import Point, train
@@ -30,7 +31,7 @@ def train_head(head: str, config: RunConfig, steps: int, output: Path | None, bu
                say: Callable[[str], None], tell: Callable[[Point], None]) -> Path:
     """Train `head`, the spec of a network, and return its folder; raises `UserError` for anything that cannot be used.
 
-    `budget` is the number of bytes that hidden states may take.
+    `budget` is the number of bytes that the hidden states of one layer may take.
     """
     spec = Spec.parse(head)
     kind = trained_head.network_of(spec.name)
@@ -41,7 +42,7 @@ def train_head(head: str, config: RunConfig, steps: int, output: Path | None, bu
         torch.manual_seed(config.seed)
         network = kind(TargetParts.of(model.engine), settings).to(model.engine.device)
     folder = output or Path("heads") / spec.name
-    data, held_out, origin = answers(config, model, folder.parent / "answers", budget, say)
+    data, held_out, origin = answers(config, model, network, folder.parent / "answers", budget, say)
     parameters = sum(weight.numel() for weight in network.parameters())
     say(f"{spec.name}: {parameters:,} parameters, {len(data):,} answers, {len(held_out):,} held out")
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,9 +58,12 @@ def train_head(head: str, config: RunConfig, steps: int, output: Path | None, bu
     return folder
 
 
-def answers(config: RunConfig, model: Model, folder: Path, budget: int, say: Callable[[str], None]
+def answers(config: RunConfig, model: Model, network: Network, folder: Path, budget: int, say: Callable[[str], None]
             ) -> tuple[Corpus, Corpus, str]:
-    """Return the model's answers for training, those that are held out, and their identity; kept in `folder`."""
+    """Return the model's answers for training, those that are held out, and their identity; kept in `folder`.
+
+    Each has the hidden states that the network reads.
+    """
     if config.tasks:
         asked, held_out = prompts.parted(prompts.of_tasks(model, config))
     elif model.name in nano.NAMES:
@@ -69,14 +73,17 @@ def answers(config: RunConfig, model: Model, folder: Path, budget: int, say: Cal
                         "-t task_file:file=FILE.")
     new = config.max_new_tokens or 192
     origin = short_hash([model.fingerprint, model.text_identity, new, config.seed, budget, asked, held_out])
+    found, room = list[Corpus](), budget // (2 * network.target.hidden)  # tokens
     for name, wanted, share in (("train", asked, 0.9), ("held-out", held_out, 0.1)):
         if not (place := folder / f"{name}-{origin}").exists():
             say(f"{model.name} answers {len(wanted):,} prompts ({name}) …")
             part = place.with_suffix(".part")
             shutil.rmtree(part, ignore_errors=True)  # of a call that was stopped
-            corpus.write(part, corpus.answers(model, wanted, new, config.seed), int(share * budget))
+            corpus.write(part, corpus.answers(model, wanted, new, config.seed), int(share * room))
             part.rename(place)
-    return corpus.read(folder / f"train-{origin}"), corpus.read(folder / f"held-out-{origin}"), origin
+        corpus.record(place, model, dict.fromkeys([HIDDEN, *network.reads]))
+        found.append(corpus.read(place, network.reads))
+    return found[0], found[1], origin
 
 
 def short_hash(values: Sequence[Any]) -> str:

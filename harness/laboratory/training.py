@@ -51,7 +51,7 @@ def train(network: Network, data: Corpus, held_out: Corpus, steps: int, size: in
     recent = points[-1].loss if points else math.nan
     for step, numbers in enumerate(islice(data.batches(size, seed), done, steps), start=done + 1):
         current = _step(network, optimizer, data.batch(numbers, next(network.parameters()).device),
-                        network.recipe.rate * rate_at(step, steps))
+                        network.recipe.rate * rate_at(step, steps), step % network.stride)
         recent = current if math.isnan(recent) else 0.95 * recent + 0.05 * current
         if step % REPORT == 0 or step == steps:
             seconds = spent + time.monotonic() - before
@@ -62,11 +62,11 @@ def train(network: Network, data: Corpus, held_out: Corpus, steps: int, size: in
     return points
 
 
-def _step(network: Network, optimizer: torch.optim.Optimizer, batch: Batch, rate: float) -> float:
+def _step(network: Network, optimizer: torch.optim.Optimizer, batch: Batch, rate: float, phase: int) -> float:
     """Make one step at this learning rate, and return the loss."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-    value = loss(network, network.recipe, batch)
+    value = loss(network, network.recipe, batch, phase)
     optimizer.zero_grad()
     value.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
@@ -97,31 +97,35 @@ def rate_at(step: int, steps: int) -> float:
     return warm * (LAST + (1 - LAST) * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def loss(network: Network, recipe: Recipe, batch: Batch) -> Tensor:
-    """Return the mean loss of the answers' tokens, summed over depths."""
+def loss(network: Network, recipe: Recipe, batch: Batch, phase: int = 0) -> Tensor:
+    """Return the mean loss of the answers' tokens, summed over depths; a block network drafts after `phase` first."""
     total = torch.zeros((), device=batch.hidden.device)
-    for depth, features in enumerate(network(batch.hidden, batch.tokens)):
-        chosen = _chosen(batch, depth)
+    for depth, features in enumerate(network(batch.states, batch.tokens, phase)):
+        tokens, hidden, chosen = _wanted(network, batch, depth, phase)
         if not chosen.any():  # the answers are too short for this depth
             break
-        rows, states = features[:, :chosen.shape[1]][chosen], batch.hidden[:, 1 + depth:][:, :chosen.shape[1]][chosen]
+        rows, states = features[:, :chosen.shape[1]][chosen], hidden[chosen]
         logits, value = network.logits(depth, rows), torch.zeros_like(total)
         if recipe.text:
-            value = value + recipe.text * functional.cross_entropy(logits, batch.tokens[:, 2 + depth:][chosen])
+            value = value + recipe.text * functional.cross_entropy(logits, tokens[chosen])
         if recipe.target:
             with torch.no_grad():
                 law = network.target.logits(states).softmax(-1)
             value = value + recipe.target * functional.cross_entropy(logits, law)
         if recipe.state:
-            value = value + recipe.state * functional.smooth_l1_loss(rows, states)
+            value = value + recipe.state * functional.smooth_l1_loss(network.aligned(rows), states)
         total = total + recipe.decay ** depth * value
     return total
 
 
-def _chosen(batch: Batch, depth: int) -> Tensor:
-    """Return which t (B, T') a depth is trained at: the token after t and the predicted one are of the answer."""
-    ahead = 2 + depth
-    return batch.answer[:, ahead:] & batch.answer[:, 1:1 - ahead]
+def _wanted(network: Network, batch: Batch, depth: int, phase: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what a depth predicts behind each t: the token (B, T'), the state before it (B, T', D), and which t count.
+
+    A t counts if the token after t and the predicted one are of the answer.
+    """
+    ahead, rows = 2 + depth, slice(phase, None, network.stride)
+    chosen = batch.answer[:, ahead:] & batch.answer[:, 1:1 - ahead]
+    return batch.tokens[:, ahead:][:, rows], batch.hidden[:, ahead - 1:-1][:, rows], chosen[:, rows]
 
 
 @torch.inference_mode()
@@ -135,13 +139,13 @@ def acceptance(network: Network, data: Corpus, size: int = 64) -> list[list[floa
     device = next(network.parameters()).device
     for start in range(0, len(data), size):
         batch = data.batch(range(start, min(start + size, len(data))), device)
-        right: Tensor | None = None  # (B, T) where all earlier depths were right
-        for depth, features in enumerate(network(batch.hidden, batch.tokens)):
-            chosen = _chosen(batch, depth)
+        right: Tensor | None = None  # (B, T') where all earlier depths were right
+        for depth, features in enumerate(network(batch.states, batch.tokens)):
+            tokens, _, chosen = _wanted(network, batch, depth, 0)
             if right is not None:
                 chosen &= right[:, :chosen.shape[1]]
             best = network.logits(depth, features[:, :chosen.shape[1]][chosen]).topk(RANKS).indices
-            found = best == batch.tokens[:, 2 + depth:][chosen][:, None]
+            found = best == tokens[chosen][:, None]
             hits[depth] += found.sum(0).cpu()
             counts[depth] += len(found)
             right = torch.zeros_like(chosen).masked_scatter(chosen, found[:, 0])

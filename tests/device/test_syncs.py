@@ -8,9 +8,9 @@ import pytest
 import torch
 from scipy.stats import kstest
 
+from harness.backends.transformers import open_session
 from harness.engine.engine import Engine
 from harness.engine.random_stream import PhiloxStream, gumbel
-from harness.engine.session import Session
 from harness.heads.network import TargetParts
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Request, Strategy
@@ -50,8 +50,7 @@ def most_syncs(strategy: Strategy, between: Callable[[], Any] = lambda: None) ->
         if head:
             head.network.target = TargetParts.of(target)
             target.heads[strategy.head_kind] = head
-        session = Session(target, draft=Session(draft) if "draft" in strategy.needs else None,
-                          remember="hidden" in strategy.needs)
+        session = open_session(strategy, [target, draft])
         prompt = prompts(1, 97, 3)[0] * 2
         request = Request(tuple(prompt), NEW, PhiloxStream(0, 1), frozenset(), 0, text=words(prompt, 97))
         counts, written = [0], 0

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from harness.backends.trace import trace
+from harness.backends.transformers import open_session
 from harness.engine.batching import run_batched
 from harness.engine.engine import Engine
 from harness.engine.random_stream import PhiloxStream
-from harness.engine.session import Session
 from harness.models.stop_rule import StopRule
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Request, Strategy
@@ -86,8 +86,7 @@ def broken() -> Engine:
 @torch.inference_mode()
 def test_no_token_is_chosen_from_nan(name: str) -> None:
     strategy, prompt = built(name), prompts(1, 97, 3)[0] * 2
-    session = Session(broken(), Session(model("llama", 1)) if "draft" in strategy.needs else None,
-                      remember="hidden" in strategy.needs)
+    session = open_session(strategy, [broken(), model("llama", 1)])
     request = Request(tuple(prompt), 3, PhiloxStream(0), frozenset(), 0, text=words(prompt, 97))
     with closing(session), pytest.raises(FloatingPointError, match="the model's logits are NaN"):
         trace(strategy, session, request, StopRule(tokenizer(), prompt, frozenset(), ()), lambda: 0.0)

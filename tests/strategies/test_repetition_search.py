@@ -16,6 +16,7 @@ from torch import Tensor
 
 from harness.engine.batching import run_batched
 from harness.engine.engine import Engine
+from harness.engine.hooks import HIDDEN
 from harness.engine.random_stream import PhiloxStream
 from harness.engine.session import Session
 from harness.errors import Unsupported
@@ -299,7 +300,7 @@ def test_line_breaks_may_have_a_lower_penalty(strategy: Fsd | FsdVec) -> None:
     changed, words = 0, RequestText("", lambda text: [], lambda text: [0, 2], lambda tokens: "", lambda text: None)
     for seed in range(40):
         table, text = random_table(seed), [seed % 4, 1, 2]
-        session = Session(Engine(Markov(table), 64), remember=True)
+        session = Session(Engine(Markov(table), 64), remember=(HIDDEN,))
         request = Request(tuple(text), 12, PhiloxStream(0), text=words)
         for (token,) in islice(strategy.generate(session, request), 12):
             probs, tokens = likeliest(table.log()[text[-1]], 3)
@@ -312,7 +313,7 @@ def test_line_breaks_may_have_a_lower_penalty(strategy: Fsd | FsdVec) -> None:
             text.append(token)
     assert changed
     with pytest.raises(Unsupported, match="as text"):
-        next(strategy.generate(Session(target(), remember=True), Request((5, 6), 4, PhiloxStream(0))))
+        next(strategy.generate(Session(target(), remember=(HIDDEN,)), Request((5, 6), 4, PhiloxStream(0))))
 
 
 @pytest.mark.parametrize("strategy", METHODS[:5], ids=lambda s: s.spec())

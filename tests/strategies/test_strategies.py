@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 
+from harness.backends.transformers import open_session
 from harness.engine.engine import Engine
 from harness.engine.random_stream import PhiloxStream
 from harness.engine.session import Session
@@ -61,7 +62,7 @@ def test_no_diversity_gives_copies_of_the_smaller_beam() -> None:
 def steps(strategy: Strategy, prompt: Sequence[int], new: int, draft: Engine | None = None
           ) -> tuple[Session, list[int]]:
     """The session and the number of tokens of each step, without EOS."""
-    session = Session(target(), Session(draft) if draft else None, remember="hidden" in strategy.needs)
+    session = open_session(strategy, [target(), *([draft] if draft else [])])
     sizes: list[int] = []
     for block in strategy.generate(session, Request(tuple(prompt), new, PhiloxStream(0))):
         sizes.append(len(block))

@@ -8,6 +8,7 @@ import torch
 
 from harness.engine.batching import run_batched
 from harness.engine.engine import Engine
+from harness.engine.hooks import HIDDEN
 from harness.engine.session import Session
 from harness.engine.tree import TokenTree, visible
 from harness.errors import UserError
@@ -40,7 +41,7 @@ def random_tree(random: Random, size: int) -> TokenTree:
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_any_order_of_read_keep_and_rollback(arch: str) -> None:
-    random, session = Random(7), Session(target(arch), remember=True)
+    random, session = Random(7), Session(target(arch), remember=(HIDDEN,))
     text = [random.randrange(3, VOCAB) for _ in range(6)]
     for _ in range(25):
         session.follow(text)
@@ -63,20 +64,33 @@ def test_any_order_of_read_keep_and_rollback(arch: str) -> None:
     session.close()
 
 
-def test_memory_is_what_a_fresh_read_remembers() -> None:
-    random, session = Random(3), Session(target("llama"), remember=True)
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_states_are_those_of_a_fresh_read(arch: str) -> None:
+    """After trees of which a path is kept, rollbacks, and in a copy of the sequence."""
+    random, names = Random(3), (HIDDEN, "hidden:0", "hidden:1", "hidden:-1")
+    session = Session(target(arch), remember=names)
     text = [random.randrange(3, VOCAB) for _ in range(5)]
     session.follow(text)
     for _ in range(6):
         tree = random_tree(random, 4)
         session.read(tree)
         session.keep(tree.path(3))
-    other = Session(target("llama"), remember=True)
+        session.follow(session.tokens[:-1])
+    session.read()
+    other, copy = Session(target(arch), remember=names), session.fork()
     other.follow(session.tokens)
     other.read()
-    assert torch.allclose(session.memory, other.memory, atol=1e-4)
-    session.close()
-    other.close()
+    assert other.states(names).shape == (len(session.tokens), 4 * other.memory.shape[1])
+    assert torch.equal(other.states(names, 2), other.states(names)[2:])
+    model = target(arch).model
+    wanted = model(torch.tensor([session.tokens]), output_hidden_states=True).hidden_states
+    assert close(other.states(("hidden:0", "hidden:1")), torch.cat([wanted[0], wanted[1]], -1)[0])
+    for each in (session, copy):
+        assert close(each.states(names), other.states(names))
+    with pytest.raises(ValueError, match="does not remember the hidden states hidden:2"):
+        session.states(("hidden:2",))
+    for each in (session, other):
+        each.close()
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.engine.batching import run_batched
 from harness.engine.engine import Engine
-from harness.engine.hooks import Watch
+from harness.engine.hooks import HIDDEN, Watch
 from harness.engine.session import Session
 from harness.engine.tree import EMPTY, TokenTree
 from strategies.beam import Beam
@@ -97,7 +97,7 @@ def test_what_is_seen_side_by_side_is_what_is_seen_alone() -> None:
 @torch.inference_mode()
 def test_a_copy_goes_on_by_itself(arch: str) -> None:
     random, text = Random(5), prompts(1, 97, 2)[0]
-    first = Session(target(arch), Session(target(arch, 1)), remember=True)
+    first = Session(target(arch), Session(target(arch, 1)), remember=(HIDDEN,))
     first.follow(text)
     first.draft.follow(text)
     first.draft.read()

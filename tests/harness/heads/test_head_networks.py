@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from torch import Tensor
 
 from harness.engine.session import Session
-from strategies.eagle import EagleExpander, EagleNetwork
+from strategies.drafters.headed import HeadExpander
 from tests.decode import engine
 from tests.heads import kinds, untrained
 from tests.models import prompts, tiny_model
@@ -15,52 +14,58 @@ from tests.models import prompts, tiny_model
 KINDS = sorted(kinds())
 
 
-def states(tokens: Sequence[int]) -> tuple[Session, Tensor]:
-    """A session that has read `tokens` but the last one, and its hidden states (1, T - 1, D)."""
-    session = Session(engine(tiny_model("llama")), remember=True)
-    session.follow(tokens[:-1])
-    session.read()
-    return session, session.memory[None]
+def session(tokens: Sequence[int], kind: str) -> Session:
+    """A session that has read `tokens` but the last one and remembers what the head reads."""
+    owner = engine(tiny_model("llama"))
+    found = Session(owner, remember=owner.remembered([kind]))
+    found.follow(tokens[:-1])
+    found.read()
+    return found
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_depth_sees_the_tokens_that_it_predicts(kind: str) -> None:
     """At depth i and place t, tokens after t + 1 + i and hidden states after t change nothing."""
     network = untrained(kind, engine(tiny_model("llama"))).network
-    hidden, tokens = torch.randn(1, 12, 64), torch.randint(3, 97, (1, 12))
-    before = network(hidden, tokens)
-    for depth, features in enumerate(before):
-        for place in (0, 4, 12 - 3 - depth):
-            other, states = tokens.clone(), hidden.clone()
-            other[:, place + 2 + depth:] = 5
-            states[:, place + 1:] = 0
-            torch.testing.assert_close(network(states, other)[depth][:, place], features[:, place])
-    assert network.depth == len(before)
+    hidden, tokens = torch.randn(1, 12, 64 * len(network.reads)), torch.randint(3, 97, (1, 12))
+    for phase in range(network.stride):
+        before = network(hidden, tokens, phase)
+        assert network.depth == len(before)
+        for depth, features in enumerate(before):
+            for row, place in enumerate(range(phase, 12 - 2 - depth, network.stride)):
+                other, states = tokens.clone(), hidden.clone()
+                other[:, place + 2 + depth:] = 5
+                states[:, place + 1:] = 0
+                torch.testing.assert_close(network(states, other, phase)[depth][:, row], features[:, row])
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @torch.inference_mode()
-def test_eagle_drafts_what_it_was_trained_to_predict() -> None:
+def test_a_head_drafts_what_it_was_trained_to_predict(kind: str) -> None:
     """Siblings, chains, and a second start after three tokens were committed and others had been drafted."""
     text = [*prompts(1)[0][:6], 7, 11, 13, 17, 19, 23]
-    session, hidden = states(text)
-    network = untrained("eagle", session.engine).network
-    assert isinstance(network, EagleNetwork)
-    expander, known = EagleExpander(session, network), len(text) - 4
-    short = Session(session.engine, remember=True)
-    expander.session = short
+    whole = session(text, kind)
+    network, known = untrained(kind, whole.engine).network, len(text) - 4
+    states, words = whole.states(network.reads)[None], torch.tensor([text[:-1]])
+
+    def trained(depth: int, place: int, other: Sequence[int] = ()) -> torch.Tensor:
+        """The logits of a depth behind place t, in the text or in another that begins as it does."""
+        tokens = torch.tensor([[*other, *text[len(other):-1]]]) if other else words
+        found = network(states, tokens, place % network.stride)[depth]
+        return network.logits(depth, found[0, place // network.stride])
+
+    short = Session(whole.engine, remember=whole.engine.remembered([kind]))
+    expander = HeadExpander(short, network)
     for first in (known - 3, known):
         short.follow(text[:first])
         short.read()
-        wanted = network(hidden, torch.tensor([text[:-1]]))
         logits, root = expander.start(text[:first + 1])
-        torch.testing.assert_close(logits[0], network.logits(0, wanted[0][0, first - 1]))
-        truth = text[first + 1]
-        both, state = expander.grow(root[[0, 0]], [truth, 5], 1, torch.eye(2, dtype=torch.bool))
-        torch.testing.assert_close(both[0], network.logits(1, wanted[1][0, first - 1]))
-        other = torch.tensor([[*text[:first + 1], 5]])
-        torch.testing.assert_close(both[1], network.logits(1, network(hidden[:, :first + 2], other)[1][0, first - 1]))
+        torch.testing.assert_close(logits[0], trained(0, first - 1))
+        both, state = expander.grow(root[[0, 0]], [text[first + 1], 5], 1, torch.eye(2, dtype=torch.bool))
+        torch.testing.assert_close(both[0], trained(1, first - 1))
+        torch.testing.assert_close(both[1], trained(1, first - 1, [*text[:first + 1], 5]))
         ancestors = torch.tensor([[True, False, True]])
         deeper, _ = expander.grow(state[[0]], [text[first + 2]], 2, ancestors)
-        torch.testing.assert_close(deeper[0], network.logits(2, wanted[2][0, first - 1]))
+        torch.testing.assert_close(deeper[0], trained(2, first - 1))
     short.close()
-    session.close()
+    whole.close()

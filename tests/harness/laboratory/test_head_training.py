@@ -1,7 +1,6 @@
 """Heads that learn a language in which the next token follows from the last one must draft all of their depth."""
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from harness.heads.network import Network, TargetParts, settings_of
 from harness.laboratory import corpus
 from harness.laboratory.corpus import Answer, Corpus
 from harness.laboratory.training import acceptance, rate_at, train
+from harness.models.loading import Model
 from harness.models.trained_head import Card, Head
 from harness.plugins.registry import STRATEGIES
 from tests.decode import traced
@@ -48,26 +48,25 @@ def walk(start: int, length: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    engine = model()
-
-    @torch.inference_mode()
-    def answers() -> Iterator[Answer]:
-        for start in range(VOCAB):
-            tokens = walk(start, LENGTH)
-            hidden = engine.model.model(torch.tensor([tokens])).last_hidden_state[0, :-1]
-            yield Answer(tokens[:2], tokens[2:], hidden.half())
-
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus") / "answers"
-    corpus.write(folder, answers(), 10**9)
-    return corpus.read(folder)
+    walks = (walk(start, LENGTH) for start in range(VOCAB))
+    corpus.write(folder, (Answer(tokens[:2], tokens[2:]) for tokens in walks), 10**9)
+    return folder
+
+
+def read(folder: Path, network: Network) -> Corpus:
+    """The walks with the states that a network reads."""
+    corpus.record(folder, Model("", model(), None, frozenset(), ""), dict.fromkeys(["hidden", *network.reads]))
+    return corpus.read(folder, network.reads)
 
 
 @pytest.mark.parametrize("kind", sorted(kinds()))
-def test_a_head_drafts_all_of_its_depth_in_a_language_without_choices(kind: str, data: Corpus) -> None:
+def test_a_head_drafts_all_of_its_depth_in_a_language_without_choices(kind: str, data: Path) -> None:
     engine = model()
     network = fresh(kind, engine)
-    points = train(network, data, data, 600, size=8)
+    walks = read(data, network)
+    points = train(network, walks, walks, 600, size=8)
     assert points[-1].ranks[-1][0] == 1
     card = Card(kind=kind, target="", fingerprint="", hidden=SIZE, vocab=VOCAB, ranks=points[-1].ranks)
     engine.heads[kind] = Head("", card, network.eval().requires_grad_(False), "")
@@ -81,11 +80,12 @@ def test_a_head_drafts_all_of_its_depth_in_a_language_without_choices(kind: str,
     assert drafting.forwards > 0
 
 
-def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(data: Corpus, tmp_path: Path,
+def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(data: Path, tmp_path: Path,
                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.laboratory.training.REPORT", 3)
     engine, kept = model(), tmp_path / "kept.pt"
-    whole = train(one := fresh("medusa", engine), data, data, 9, size=8)
+    walks = read(data, one := fresh("medusa", engine))
+    whole = train(one, walks, walks, 9, size=8)
 
     class Stopped(Exception):
         pass
@@ -94,8 +94,8 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(data: Corpus,
         raise Stopped
 
     with pytest.raises(Stopped):
-        train(fresh("medusa", engine), data, data, 9, size=8, tell=stop, kept=kept)
-    rest = train(other := fresh("medusa", engine), data, data, 9, size=8, kept=kept)
+        train(fresh("medusa", engine), walks, walks, 9, size=8, tell=stop, kept=kept)
+    rest = train(other := fresh("medusa", engine), walks, walks, 9, size=8, kept=kept)
     assert [point.step for point in rest] == [3, 6, 9]
     assert [point.loss for point in rest] == pytest.approx([point.loss for point in whole])
     for weight, same in zip(one.parameters(), other.parameters(), strict=True):
@@ -107,12 +107,12 @@ def fresh(kind: str, engine: Engine) -> Network:
     return kinds()[kind](TargetParts.of(engine), settings_of(kinds()[kind], {}))
 
 
-def test_shares_of_ranks_count_only_what_follows_right_tokens(data: Corpus) -> None:
+def test_shares_of_ranks_count_only_what_follows_right_tokens(data: Path) -> None:
     """Depth 0 is right where the next but one token is even, depth 1 always: it is asked only after those."""
     class Half(Network):
         depth = 2
 
-        def forward(self, hidden: torch.Tensor, tokens: torch.Tensor) -> list[torch.Tensor]:
+        def forward(self, states: torch.Tensor, tokens: torch.Tensor, phase: int = 0) -> list[torch.Tensor]:
             ahead = [tokens.roll(-2 - depth, 1) for depth in range(2)]
             ahead[0] = torch.where(ahead[0] % 2 == 0, ahead[0], (ahead[0] + 1) % VOCAB)
             return [torch.nn.functional.one_hot(one, VOCAB).float() for one in ahead]
@@ -122,7 +122,7 @@ def test_shares_of_ranks_count_only_what_follows_right_tokens(data: Corpus) -> N
 
     network = Half(TargetParts.of(model()), None)
     network.some = torch.nn.Parameter(torch.zeros(1))
-    first, second = acceptance(network, data)
+    first, second = acceptance(network, read(data, network))
     answers = [walk(start, LENGTH)[3:] for start in range(VOCAB)]  # the first token of an answer is never drafted
     even = [token % 2 == 0 for answer in answers for token in answer]
     assert first[0] == pytest.approx(sum(even) / len(even), abs=1e-4)

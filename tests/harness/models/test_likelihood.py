@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from harness.engine.hooks import HIDDEN
 from harness.engine.session import Session
 from harness.models import likelihood
 from harness.models.likelihood import Text, fitted, score_answers, token_rep
@@ -56,7 +57,7 @@ def test_a_batch_gives_the_logits_of_a_single_session(arch: str, monkeypatch: py
             assert seen.entropy == pytest.approx(alone[text].entropy, abs=1e-4)
             assert torch.allclose(seen.feature, alone[text].feature, atol=1e-4)
     for text in texts[:4]:
-        session = Session(scorer.engine, remember="hidden")
+        session = Session(scorer.engine, remember=(HIDDEN,))
         for place, token in enumerate(text[1]):
             session.follow([*text[0], *text[1][:place]])
             logp = session.read().logits[0].log_softmax(-1)
