@@ -124,7 +124,7 @@ MUTATIONS = (
              "                memory.move(sources, self.cached)", "                pass",
              "tests/harness/engine/test_session.py"),
     Mutation("a head is trained to predict the token that it reads", "harness/laboratory/training.py",
-             "return batch.tokens[:, ahead:][:, rows]", "return batch.tokens[:, ahead - 1:-1][:, rows]",
+             "network.stride * rows[1] + ahead)", "network.stride * rows[1] + ahead - 1)",
              "tests/harness/laboratory/test_head_training.py"),
     Mutation("tokens are chosen from logits that are NaN", "harness/backends/trace.py",
              "    if session.has_nan:\n        raise FloatingPointError(NAN)\n    result", "    result",

@@ -29,7 +29,7 @@ def plugins(incomplete: str) -> list[str]:
 
 def kinds(incomplete: str) -> list[str]:
     """Return what `list` lists and begins as typed."""
-    return [name for name in ("strategies", "tasks", "models", "backends") if name.startswith(incomplete)]
+    return [name for name in ("strategies", "tasks", "models", "heads", "backends") if name.startswith(incomplete)]
 
 
 def _last_of_several(incomplete: str, names: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`decodebench list`: list strategies, tasks, models and backends without importing them."""
+"""`decodebench list`: list strategies, tasks, models, heads and backends without importing them."""
 
 import ast
 import json
@@ -21,12 +21,12 @@ Rows = list[dict[str, str]]
 
 
 def command(
-    kind: Annotated[str, Argument(metavar="KIND", help="strategies, tasks, models or backends", show_default=False,
-                                  autocompletion=complete.kinds)],
+    kind: Annotated[str, Argument(metavar="KIND", help="strategies, tasks, models, heads or backends",
+                                  show_default=False, autocompletion=complete.kinds)],
     as_json: Annotated[bool, Option("--json", help="print JSON")] = False,
     plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py", help="include this plugin")] = None,
 ) -> None:
-    """List strategies, tasks, models or backends."""
+    """List strategies, tasks, models, trained heads or backends."""
     for path in plugins or ():
         add_plugin(path)
     if kind not in KINDS:
@@ -34,6 +34,8 @@ def command(
     rows = KINDS[kind]()
     if as_json:
         return typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    if not rows:
+        raise UserError(f"There are no {kind} here.")
     left, columns = max(len(row["name"]) for row in rows) + 2, min(shutil.get_terminal_size().columns, 120)
     for row in rows:
         parts = (f"{row['name']:{left - 1}}", row["idea"], f"({row['origin']})" if row["origin"] else "")
@@ -55,6 +57,19 @@ def _models() -> Rows:
     return [{"name": name, "idea": idea, "origin": ""} for name, idea in known.items()]
 
 
+def _heads() -> Rows:
+    """The heads of nano, and those in the folder `heads`, where `train-head` writes them."""
+    found = [(card.parent.name if folder == nano.HEADS else str(card.parent), json.loads(card.read_text("utf-8")))
+             for folder in (nano.HEADS, Path("heads")) for card in sorted(folder.glob("*/head.json"))]
+    return [{"name": name, "idea": _about(card), "origin": card.get("licence", "")} for name, card in found]
+
+
+def _about(card: dict[str, Any]) -> str:
+    right = " ".join(f"{row[0]:.2f}" for row in card["ranks"])
+    size = card.get("parameters", 0) / 1e6
+    return f"{card['kind']} for {card['target']}, {size:.1f} M parameters, right by depth {right}"
+
+
 def _backends() -> Rows:
     files = {name: Path(__file__).parents[1] / "backends" / f"{name}.py" for name in sorted(BACKENDS)}
     docs = {name: ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "" for name, file in files.items()}
@@ -62,4 +77,4 @@ def _backends() -> Rows:
 
 
 KINDS: dict[str, Callable[[], Rows]] = {"strategies": lambda: _plugins(STRATEGIES), "tasks": lambda: _plugins(TASKS),
-                                        "models": _models, "backends": _backends}
+                                        "models": _models, "heads": _heads, "backends": _backends}

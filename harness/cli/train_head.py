@@ -33,6 +33,8 @@ def command(
     device: Annotated[str, Option(metavar="D", help="cpu, cuda, cuda:1, … [auto]", show_default=False)] = "auto",
     seed: Annotated[int, Option(metavar="N", help="of weights and batches [0]", show_default=False)] = 0,
     data: Annotated[Path | None, Option(metavar="DIR", help="data sets [$DECODEBENCH_DATA, then the hub]")] = None,
+    licence: Annotated[str, Option(metavar="TEXT", help="licence of the weights, for the card [none]",
+                                   show_default=False)] = "",
     output: Annotated[Path | None, Option("-o", "--output", metavar="DIR", help="folder of the head [heads/HEAD]")
                       ] = None,
 ) -> int:
@@ -55,7 +57,7 @@ def command(
         typer.echo(text, err=True)
 
     try:
-        typer.echo(train_head(head, config, steps, output, int(budget * 1e9), say, tell))
+        typer.echo(train_head(head, config, steps, output, int(budget * 1e9), licence, say, tell))
     except KeyboardInterrupt:
         say("Stopped: the same command goes on.")
         return 130

@@ -104,21 +104,24 @@ class Network(nn.Module):
         than one, the first step returns rows for `context.wanted` only.
         """
 
-    def forward(self, states: Tensor, tokens: Tensor, phase: int = 0) -> list[Tensor]:
-        """Return features (B, T', F) for each depth i: of token t + 2 + i, for every `stride`-th t from `phase` on.
+    def forward(self, states: Tensor, tokens: Tensor, first: int = 0) -> list[Tensor]:
+        """Return features (B, T', F) for each depth i: of token t + 2 + i, for every `stride`-th t from `first` on.
 
         `states` (B, T, …) are the target's after `tokens` (B, T), which are the true ones.
         """
         length, device = tokens.shape[1], tokens.device
-        positions, wanted = torch.arange(length, device=device), slice(phase, None, self.stride)
-        causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-        own, caches = torch.eye(length, dtype=torch.bool, device=device), [Cache() for _ in range(self.caches)]
-        found, state = list[Tensor](), states
-        for depth in range(self.depth):
-            mask = torch.cat([causal, *[own] * depth], 1) if caches else causal
-            following = tokens.roll(-1 - depth, 1)
-            features, state = self.step(depth, state, following[:, wanted] if depth else following,
-                                        Context(positions + depth, mask, caches, wanted))
+        positions, wanted = torch.arange(length, device=device), slice(first, None, self.stride)
+        mask = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+        caches = [Cache() for _ in range(self.caches)]
+        features, state = self.step(0, states, tokens.roll(-1, 1), Context(positions, mask, caches, wanted))
+        if self.stride == 1:
+            features, state = features[:, wanted], state[:, wanted]
+        found, positions, mask = [features], positions[wanted], mask[wanted]
+        own = torch.eye(len(positions), dtype=torch.bool, device=device)
+        for depth in range(1, self.depth):
+            mask = torch.cat([mask, own], 1)
+            following = tokens.roll(-1 - depth, 1)[:, wanted]
+            features, state = self.step(depth, state, following, Context(positions + depth, mask, caches))
             found.append(features)
         return found
 

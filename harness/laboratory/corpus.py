@@ -107,10 +107,10 @@ class Corpus:
         return Batch(*(one.to(device) for one in (tokens, found[HIDDEN], read, answer)))
 
     def batches(self, size: int, seed: int) -> Iterator[list[int]]:
-        """Yield the numbers of `size` answers of similar length, without end."""
-        rng, lengths = random.Random(seed), self.bounds[:, 2] - self.bounds[:, 0]
+        """Yield the numbers of `size` answers to prompts of similar length, of similar length in all, without end."""
+        rng, whole, prompts = random.Random(seed), *(self.bounds[:, end] - self.bounds[:, 0] for end in (2, 1))
         while True:
-            order = sorted(rng.sample(range(len(self)), len(self)), key=lambda one: lengths[one] // 8)
+            order = sorted(rng.sample(range(len(self)), len(self)), key=lambda one: (prompts[one] // 32, whole[one]))
             groups = [order[start:start + size] for start in range(0, len(order), size)]
             rng.shuffle(groups)
             yield from groups

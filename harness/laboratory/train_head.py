@@ -27,7 +27,7 @@ from harness.store.config import RunConfig
 NANO_PROBLEMS, NANO_HELD_OUT = 250, 30  # of each kind
 
 
-def train_head(head: str, config: RunConfig, steps: int, output: Path | None, budget: int,
+def train_head(head: str, config: RunConfig, steps: int, output: Path | None, budget: int, licence: str,
                say: Callable[[str], None], tell: Callable[[Point], None]) -> Path:
     """Train `head`, the spec of a network, and return its folder; raises `UserError` for anything that cannot be used.
 
@@ -52,7 +52,7 @@ def train_head(head: str, config: RunConfig, steps: int, output: Path | None, bu
              "seconds": round(points[-1].seconds), "loss": round(points[-1].loss, 4)}
     card = Card(kind=spec.name, target=model.name, fingerprint=fingerprint(model.engine.model, rounded=True),
                 hidden=network.target.hidden, vocab=network.target.vocab, settings=vars(settings),
-                ranks=points[-1].ranks, trained=facts)
+                parameters=parameters, licence=licence, ranks=points[-1].ranks, trained=facts)
     trained_head.save(folder, network, card)
     kept.unlink()
     return folder

@@ -66,7 +66,9 @@ def _step(network: Network, optimizer: torch.optim.Optimizer, batch: Batch, rate
     """Make one step at this learning rate, and return the loss."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-    value = loss(network, network.recipe, batch, phase)
+    dtype = network.target.head.weight.dtype
+    with torch.autocast(batch.hidden.device.type, dtype, enabled=dtype != torch.float32):
+        value = loss(network, network.recipe, batch, phase)
     optimizer.zero_grad()
     value.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
@@ -98,34 +100,48 @@ def rate_at(step: int, steps: int) -> float:
 
 
 def loss(network: Network, recipe: Recipe, batch: Batch, phase: int = 0) -> Tensor:
-    """Return the mean loss of the answers' tokens, summed over depths; a block network drafts after `phase` first."""
-    total = torch.zeros((), device=batch.hidden.device)
-    for depth, features in enumerate(network(batch.states, batch.tokens, phase)):
-        tokens, hidden, chosen = _wanted(network, batch, depth, phase)
-        if not chosen.any():  # the answers are too short for this depth
+    """Return the mean loss of the answers' tokens, summed over depths; a block network starts `phase` tokens later."""
+    total, first = torch.zeros((), device=batch.hidden.device), _first(batch) + phase
+    laws = _laws(network, batch) if recipe.target else None
+    for depth, features in enumerate(network(batch.states, batch.tokens, first)):
+        rows, places = _chosen(network, batch, depth, first)
+        if not len(places[0]):  # the answers are too short for this depth
             break
-        rows, states = features[:, :chosen.shape[1]][chosen], hidden[chosen]
-        logits, value = network.logits(depth, rows), torch.zeros_like(total)
+        found, value = features[rows], torch.zeros_like(total)
+        logits = network.logits(depth, found)
         if recipe.text:
-            value = value + recipe.text * functional.cross_entropy(logits, tokens[chosen])
-        if recipe.target:
-            with torch.no_grad():
-                law = network.target.logits(states).softmax(-1)
-            value = value + recipe.target * functional.cross_entropy(logits, law)
+            value = value + recipe.text * functional.cross_entropy(logits, batch.tokens[places])
+        before = places[0], places[1] - 1  # the target's state that predicts the token
+        if laws is not None:
+            value = value + recipe.target * functional.cross_entropy(logits, laws[before])
         if recipe.state:
-            value = value + recipe.state * functional.smooth_l1_loss(network.aligned(rows), states)
+            value = value + recipe.state * functional.smooth_l1_loss(network.aligned(found), batch.hidden[before])
         total = total + recipe.decay ** depth * value
     return total
 
 
-def _wanted(network: Network, batch: Batch, depth: int, phase: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what a depth predicts behind each t: the token (B, T'), the state before it (B, T', D), and which t count.
+def _first(batch: Batch) -> int:
+    """Return the place before the first answer."""
+    return max(0, int(batch.answer.int().argmax(1).min()) - 1)
 
-    A t counts if the token after t and the predicted one are of the answer.
+
+@torch.no_grad()
+def _laws(network: Network, batch: Batch) -> Tensor:
+    """Return the target's distributions (B, T, V) after all tokens from that before the first answer on."""
+    first = _first(batch)
+    law = network.target.logits(batch.hidden[:, first:]).float().softmax(-1)
+    return functional.pad(law, (0, 0, first, 0))
+
+
+def _chosen(network: Network, batch: Batch, depth: int, first: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Return which features of a depth count, and the places in the batch of the tokens that they predict.
+
+    Features behind token t count if the token after t and the predicted one are of the answer.
     """
-    ahead, rows = 2 + depth, slice(phase, None, network.stride)
-    chosen = batch.answer[:, ahead:] & batch.answer[:, 1:1 - ahead]
-    return batch.tokens[:, ahead:][:, rows], batch.hidden[:, ahead - 1:-1][:, rows], chosen[:, rows]
+    ahead = 2 + depth
+    chosen = (batch.answer[:, ahead:] & batch.answer[:, 1:1 - ahead])[:, first::network.stride]
+    rows = chosen.nonzero(as_tuple=True)
+    return rows, (rows[0], first + network.stride * rows[1] + ahead)
 
 
 @torch.inference_mode()
@@ -139,16 +155,15 @@ def acceptance(network: Network, data: Corpus, size: int = 64) -> list[list[floa
     device = next(network.parameters()).device
     for start in range(0, len(data), size):
         batch = data.batch(range(start, min(start + size, len(data))), device)
-        right: Tensor | None = None  # (B, T') where all earlier depths were right
-        for depth, features in enumerate(network(batch.states, batch.tokens)):
-            tokens, _, chosen = _wanted(network, batch, depth, 0)
-            if right is not None:
-                chosen &= right[:, :chosen.shape[1]]
-            best = network.logits(depth, features[:, :chosen.shape[1]][chosen]).topk(RANKS).indices
-            found = best == tokens[chosen][:, None]
+        first = _first(batch)
+        right = torch.ones(batch.tokens.shape, dtype=torch.bool, device=device)  # where all earlier depths were right
+        for depth, features in enumerate(network(batch.states, batch.tokens, first)):
+            rows, places = _chosen(network, batch, depth, first)
+            best = network.logits(depth, features[rows]).topk(RANKS).indices
+            found = (best == batch.tokens[places][:, None]) & right[rows][:, None]
             hits[depth] += found.sum(0).cpu()
-            counts[depth] += len(found)
-            right = torch.zeros_like(chosen).masked_scatter(chosen, found[:, 0])
+            counts[depth] += right[rows].sum().cpu()
+            right[rows] = found[:, 0]
     network.train()
     shares: list[list[float]] = (hits / counts.clamp_min(1)[:, None]).tolist()
     return [[round(share, 4) for share in row] for row in shares]

@@ -17,12 +17,13 @@ from harness.models.loading import Model, fingerprint, hash_of
 from harness.plugins.registry import STRATEGIES
 from harness.store.files import replace_file
 from harness.store.jsonl import first
+from harness.store.schema import HeadEntry
 
 CARD, WEIGHTS = "head.json", "head.safetensors"
 
 
 class Card(BaseModel):
-    """What is written beside the weights of a head.
+    """What is written beside the weights of a head, of which `parameters` are trained.
 
     `kind` is the name of its strategy; `target` and `fingerprint` (of rounded weights) are those of its model, which
     has hidden states of `hidden` numbers and `vocab` logits. `ranks[i][j]` is the share of tokens at depth i that were
@@ -33,6 +34,8 @@ class Card(BaseModel):
 
     kind: str
     target: str
+    licence: str = ""
+    parameters: int = 0
     fingerprint: str
     hidden: int
     vocab: int
@@ -49,6 +52,12 @@ class Head:
     card: Card
     network: Network
     fingerprint: str
+
+    @property
+    def entry(self) -> HeadEntry:
+        """What a run's manifest tells of it."""
+        return HeadEntry(name=self.name, kind=self.card.kind,
+                         parameters=sum(weight.numel() for weight in self.network.parameters()))
 
 
 def save(folder: Path, network: Network, card: Card) -> None:

@@ -10,3 +10,7 @@ def weights(name: str) -> Path:
     if name not in NAMES:
         raise ValueError(f"There is no shipped model called {name!r}; the shipped models are {', '.join(NAMES)}.")
     return Path(__file__).parent / "weights" / name
+
+
+HEADS = Path(__file__).parent / "heads"
+"""The folder of the shipped heads of nano, one for each kind."""

@@ -77,12 +77,18 @@ def load_draft(config: RunConfig, target: Model, strategies: Sequence[Strategy])
     return draft
 
 
-def load_heads(config: RunConfig, target: Model) -> None:
-    """Load the trained heads of the target into its engine; raises `UserError` for two of a kind or another backend."""
-    if not config.heads:
-        return
+def load_heads(config: RunConfig, target: Model, strategies: Sequence[Strategy]) -> None:
+    """Load the trained heads of the target into its engine, and those of nano that `strategies` need.
+
+    Raises `UserError` for two of a kind, or for another backend.
+    """
     if config.backend != "transformers":
-        raise UserError(f"Heads draft on transformers only: leave --head or --backend {config.backend} out.")
+        if config.heads:
+            raise UserError(f"Heads draft on transformers only: leave --head or --backend {config.backend} out.")
+        return
+    shipped = {strategy.head_kind: nano.HEADS / strategy.head_kind for strategy in strategies if strategy.head_kind}
+    if not config.heads and not shipped:
+        return
     from harness.models.trained_head import load as load_head
 
     for name in config.heads:
@@ -90,6 +96,9 @@ def load_heads(config: RunConfig, target: Model) -> None:
         if other := target.engine.heads.get(head.card.kind):
             raise UserError(f"{other.name} and {name} are both heads of the kind '{head.card.kind}': give one of them.")
         target.engine.heads[head.card.kind] = head
+    for kind, folder in shipped.items():
+        if config.model == nano.NAMES[0] and kind not in target.engine.heads and folder.exists():
+            target.engine.heads[kind] = load_head(str(folder), target)
 
 
 def limit_caches(config: RunConfig, engines: Sequence[Engine]) -> None:

@@ -52,7 +52,7 @@ def strategy_entry(strategy: Strategy, unsupported: str | None, heads: Mapping[s
                          guarantee=strategy.guarantee, paper=strategy.paper, knobs=strategy.values(),
                          unsupported=unsupported, needs=sorted(strategy.needs),
                          files={knob: content_hash(path) for knob, path in strategy.files().items()}
-                         | ({"head": head.fingerprint} if head else {}))
+                         | ({"head": head.fingerprint} if head else {}), head=head and head.entry)
 
 
 def content_hash(path: Path) -> str:

@@ -76,7 +76,7 @@ def make(config: RunConfig, command: str) -> Plan:
     target = load_target(config)
     chosen = [first_examples(task, target, config.limit) for task in chosen]
     draft = load_draft(config, target, strategies)
-    load_heads(config, target)
+    load_heads(config, target, strategies)
     limit_caches(config, [model.engine for model in (target, draft) if model and model.has_weights])
     backend = connect(config, target, draft)
     entries = [strategy_entry(strategy, unsupported(strategy, config, draft, backend), target.engine.heads)

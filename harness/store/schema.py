@@ -272,10 +272,18 @@ class TaskEntry(Stored):
     sub_tasks: dict[str, str] | None = None
 
 
+class HeadEntry(Stored):
+    """The trained head that a strategy drafts with: where it is, its kind, and the number of its parameters."""
+
+    name: str
+    kind: str
+    parameters: int
+
+
 class StrategyEntry(Stored):
     """A strategy of a run; `unsupported` is the reason it was not run, `files` the hashes of files that knobs name.
 
-    `needs` are those of the strategy; older runs do not tell.
+    `needs` are those of the strategy; older runs do not tell. `head` is its trained head, if it has one.
     """
 
     spec: str
@@ -287,6 +295,7 @@ class StrategyEntry(Stored):
     unsupported: str | None = None
     files: dict[str, str] = Field(default_factory=dict)
     needs: list[str] | None = None
+    head: HeadEntry | None = None
 
     def needs_draft(self, forwards: float) -> bool:
         """Return whether it needs a draft model; in an older run, whether its drafts took `forwards` forward passes."""

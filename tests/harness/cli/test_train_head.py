@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -6,6 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from harness.models.trained_head import CARD, WEIGHTS
 from harness.store.folder import Store
+from harness.store.schema import HeadEntry
 from tests.program import call as invoked
 
 
@@ -20,7 +22,7 @@ SMALL = ("-t", "nano_math", "--limit", "20", "--max-new-tokens", "8", "--steps",
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("heads") / "medusa"
-    code, out, err = call("train-head", "medusa:heads=2", *SMALL, "-o", str(place))
+    code, out, err = call("train-head", "medusa:heads=2", *SMALL, "-o", str(place), "--licence", "Apache-2.0")
     assert (code, out.strip()) == (0, str(place)), err
     assert "nano answers 18 prompts (train)" in err
     assert "step 2 of 2" in err
@@ -34,6 +36,18 @@ def test_a_trained_head_is_a_card_and_weights(folder: Path) -> None:
     assert "answers 18 prompts" not in err, "the answers of the first call are taken"
 
 
+def test_heads_are_listed_with_their_licence(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                             ) -> None:
+    (tmp_path / "heads").symlink_to(folder.parent)
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = call("list", "heads", "--json")
+    found = {row["name"]: row for row in json.loads(out)}
+    right = " ".join(f"{row[0]:.2f}" for row in json.loads((folder / CARD).read_text())["ranks"])
+    assert code == 0
+    assert found["heads/medusa"] == {"name": "heads/medusa", "origin": "Apache-2.0",
+                                     "idea": f"medusa for nano, 0.9 M parameters, right by depth {right}"}
+
+
 def test_a_run_takes_a_head_and_is_told_apart_by_it(folder: Path, tmp_path: Path) -> None:
     run = ("run", "-s", "medusa:nodes=4", "-s", "eagle2", "-t", "nano_math", "--limit", "1", "--max-new-tokens", "8",
            "--quiet", "-o", str(tmp_path / "run"))
@@ -42,6 +56,7 @@ def test_a_run_takes_a_head_and_is_told_apart_by_it(folder: Path, tmp_path: Path
     entries = {entry.name: entry for entry in Store.open(tmp_path / "run").manifest.strategies}
     assert entries["medusa"].unsupported is None
     assert "head" in entries["medusa"].files
+    assert entries["medusa"].head == HeadEntry(name=str(folder), kind="medusa", parameters=860544)
     assert entries["eagle2"].unsupported == ("needs a trained head: give one with --head, or train one with "
                                              "'decodebench train-head eagle'")
     answers = {record.strategy: record.turns[0] for record in Store.open(tmp_path / "run").records()}

@@ -28,15 +28,15 @@ def test_no_depth_sees_the_tokens_that_it_predicts(kind: str) -> None:
     """At depth i and place t, tokens after t + 1 + i and hidden states after t change nothing."""
     network = untrained(kind, engine(tiny_model("llama"))).network
     hidden, tokens = torch.randn(1, 12, 64 * len(network.reads)), torch.randint(3, 97, (1, 12))
-    for phase in range(network.stride):
-        before = network(hidden, tokens, phase)
+    for first in range(1 + network.stride):
+        before = network(hidden, tokens, first)
         assert network.depth == len(before)
         for depth, features in enumerate(before):
-            for row, place in enumerate(range(phase, 12 - 2 - depth, network.stride)):
+            for row, place in enumerate(range(first, 12 - 2 - depth, network.stride)):
                 other, states = tokens.clone(), hidden.clone()
                 other[:, place + 2 + depth:] = 5
                 states[:, place + 1:] = 0
-                torch.testing.assert_close(network(states, other, phase)[depth][:, row], features[:, row])
+                torch.testing.assert_close(network(states, other, first)[depth][:, row], features[:, row])
 
 
 @pytest.mark.parametrize("kind", KINDS)

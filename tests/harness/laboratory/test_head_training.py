@@ -112,10 +112,10 @@ def test_shares_of_ranks_count_only_what_follows_right_tokens(data: Path) -> Non
     class Half(Network):
         depth = 2
 
-        def forward(self, states: torch.Tensor, tokens: torch.Tensor, phase: int = 0) -> list[torch.Tensor]:
+        def forward(self, states: torch.Tensor, tokens: torch.Tensor, first: int = 0) -> list[torch.Tensor]:
             ahead = [tokens.roll(-2 - depth, 1) for depth in range(2)]
             ahead[0] = torch.where(ahead[0] % 2 == 0, ahead[0], (ahead[0] + 1) % VOCAB)
-            return [torch.nn.functional.one_hot(one, VOCAB).float() for one in ahead]
+            return [torch.nn.functional.one_hot(one[:, first:], VOCAB).float() for one in ahead]
 
         def logits(self, depth: int, features: torch.Tensor) -> torch.Tensor:
             return features
