@@ -54,6 +54,12 @@ class Cache:
         self._held = keys, values
         return keys, values
 
+    @property
+    def held(self) -> tuple[Tensor, Tensor]:
+        """All keys and values, of one position at least."""
+        assert self._held is not None
+        return self._held
+
     def cut(self, length: int) -> None:
         """Keep the first `length` positions."""
         if self._held:
@@ -141,6 +147,15 @@ class DraftLayer(nn.Module):
     def forward(self, x: Tensor, context: Context, cache: Cache) -> Tensor:
         """(B, Q, D) → (B, Q, D); the keys and values are appended to `cache`."""
         x = x + self.attention(self.input_norm(x), context, cache)
+        result: Tensor = x + self.mlp(self.mlp_norm(x))
+        return result
+
+    def beside(self, x: Tensor, positions: Tensor, cache: Cache, mask: Tensor) -> Tensor:
+        """(B, Q, D) → (B, Q, D) for rows that are not appended to `cache`, which has T; `mask` is (Q, T + Q)."""
+        normed = self.input_norm(x)
+        pairs = zip(cache.held, self.attention.keys(normed, positions), strict=True)
+        keys, values = (torch.cat(pair, 2) for pair in pairs)
+        x = x + self.attention.attend(normed, positions, keys, values, mask)
         result: Tensor = x + self.mlp(self.mlp_norm(x))
         return result
 

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.decoding.accept import Accept, rejection
 from harness.decoding.loop import Drafter, Step
 from harness.decoding.trained import Trained
 from harness.engine.cached_sequence import shared_start
+from harness.engine.logit_warps import Warp
+from harness.engine.random_stream import Stream
 from harness.engine.session import Session
 from harness.engine.tree import TokenTree
 from harness.heads.layer import Cache, Context
@@ -29,6 +32,23 @@ class Headed(Trained):
         head = self.head(session)
         expander, choices = HeadExpander(session, head.network), best_choices(head.card.ranks, self.nodes)
         return FreeTree(expander, choices) if head.network.free else StaticTree(expander, choices)
+
+
+@dataclass(frozen=True)
+class Chained(Trained):
+    """Drafts a chain; above temperature 0 each token is drawn from the head's distribution, under the same warp."""
+
+    nodes: int = knob(16, "drafted tokens, at most as many as the head predicts", low=1, high=64, sweep=(3, 7, 15))
+
+    def drafter(self, session: Session, request: Request) -> Drafter:
+        """The head of the target, one path of its steps."""
+        network = self.head(session).network
+        count = min(self.nodes, network.depth)
+        return HeadChain(HeadExpander(session, network), count, self.logit_warp(), self.draws(request))
+
+    def rule(self) -> Accept:
+        """Accept with min(1, p/q)."""
+        return rejection
 
 
 class HeadExpander:
@@ -81,10 +101,46 @@ class FreeTree:
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
         """Draft a tree of at most `limit` levels."""
         choices = self.choices.within(limit)
-        logits, state = self.expander.start(sequence)
-        rows = [logits]
-        for depth in range(1, 1 + choices.nodes[-1][0]):
-            logits, state = self.expander.grow(state, [0], depth, torch.ones(1, depth, dtype=torch.bool))
-            rows.append(logits)
-        best = torch.cat(rows).topk(choices.widest).indices.tolist()
+        best = free_rows(self.expander, sequence, 1 + choices.nodes[-1][0]).topk(choices.widest).indices.tolist()
         return TokenTree(tuple(best[depth][rank] for depth, rank in choices.nodes), choices.parents)
+
+
+class HeadChain:
+    """Drafts a chain of `count` tokens: the likeliest when `stream` is None, else drawn from q (V,), which is kept.
+
+    A network whose steps do not depend on tokens gives all rows before any is drawn.
+    """
+
+    def __init__(self, expander: HeadExpander, count: int, warp: Warp, stream: Stream | None) -> None:
+        self.expander, self.count, self.warp, self.stream = expander, count, warp, stream
+
+    def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
+        """Draft at most `limit` tokens below `sequence`."""
+        count = min(self.count, limit)
+        if self.expander.network.free:
+            return TokenTree.chain(*self._chosen(free_rows(self.expander, sequence, count), sequence))
+        tokens, probs = list[int](), list[Tensor]()
+        logits, state = self.expander.start(sequence)
+        for depth in range(1, count + 1):
+            new, q = self._chosen(logits, [*sequence, *tokens])
+            tokens, probs = tokens + new, probs + q
+            if depth < count:
+                logits, state = self.expander.grow(state, new, depth, torch.ones(1, depth, dtype=torch.bool))
+        return TokenTree.chain(tokens, probs)
+
+    def _chosen(self, logits: Tensor, sequence: Sequence[int]) -> tuple[list[int], list[Tensor]]:
+        """Return a token of each row of `logits` (N, V), which are below `sequence`, and the rows drawn from."""
+        if self.stream is None:
+            return logits.argmax(-1).tolist(), []
+        q = torch.softmax(self.warp(logits, [list(sequence)] * len(logits)).double(), -1)
+        return [self.stream.choose(row) for row in q.cpu()], list(q)  # one transfer, whatever the number of rows
+
+
+def free_rows(expander: HeadExpander, sequence: Sequence[int], count: int) -> Tensor:
+    """Return the logits (`count`, V) of a network whose steps do not depend on tokens, below `sequence`."""
+    logits, state = expander.start(sequence)
+    rows = [logits]
+    for depth in range(1, count):
+        logits, state = expander.grow(state, [0], depth, torch.ones(1, depth, dtype=torch.bool))
+        rows.append(logits)
+    return torch.cat(rows)

@@ -1,0 +1,108 @@
+"""Networks that predict a block of tokens in one pass, whose rows for further tokens are masks."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from harness.heads.layer import Context, DraftLayer, Shape, unit
+from harness.heads.network import Network, Recipe, TargetParts
+from harness.heads.taps import taps
+
+
+@dataclass(frozen=True)
+class BlockSettings:
+    """`block` rows, of which the first is the last token; sizes of the `layers`, 0 for the target's.
+
+    `taps` are layers of the target as in "2-5-7". With `causal`, a row does not see those behind it. Row j predicts the
+    token behind its own place with `sample_from_anchor`, else the one at its own place, and row 0 nothing. With `unit`,
+    embeddings are scaled to the size of hidden states.
+    """
+
+    block: Annotated[int, Field(ge=2, le=64)] = 8
+    layers: Annotated[int, Field(ge=1, le=32)] = 2
+    heads: Annotated[int, Field(ge=0, le=256)] = 0
+    mlp: Annotated[int, Field(ge=0, le=1 << 16)] = 0
+    taps: str = ""
+    causal: bool = False
+    sample_from_anchor: bool = False
+    unit: bool = True
+
+
+class BlockNetwork(Network):
+    """The drafter of DFlash: layers in which the rows of a block attend to each other and to the target's states.
+
+    All layers make their keys and values of the same states, norm(fc(taps)), each with its own projections; these alone
+    stay in the caches. The state of a step is the whole block of normed outputs, which the first step computes.
+    """
+
+    Settings: ClassVar[type] = BlockSettings
+    recipe: ClassVar[Recipe] = Recipe(rate=1e-3, text=0.0, target=1.0, decay=0.7788)  # e^(−1/4)
+    free: ClassVar[bool] = True
+    stride: ClassVar[int] = 8
+
+    def __init__(self, target: TargetParts, settings: Any) -> None:
+        super().__init__(target, settings)
+        shape, size = Shape.of(target.config, settings.heads, settings.mlp), target.hidden
+        self.fc = nn.Linear(len(self.reads) * size, size, bias=False)
+        self.context_norm, self.norm = nn.RMSNorm(size, shape.eps), nn.RMSNorm(size, shape.eps)
+        self.layers = nn.ModuleList(DraftLayer(shape, normed=True) for _ in range(settings.layers))
+        self.mask = nn.Parameter(torch.randn(size))
+
+    @property
+    def depth(self) -> int:
+        """One token a row; the first row predicts none unless `sample_from_anchor`."""
+        return int(self.settings.block) - (not self.settings.sample_from_anchor)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The taps."""
+        return taps(self.target.layers, self.settings.taps)
+
+    @property
+    def caches(self) -> int:
+        """One a layer."""
+        return int(self.settings.layers)
+
+    def step(self, depth: int, state: Tensor, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """The row of the block for this depth; the first step computes the block."""
+        state = state if depth else self.block(state, tokens, context)
+        return self.row(depth, state), state
+
+    def row(self, depth: int, state: Tensor) -> Tensor:
+        """Return the row (B, Q, D) of blocks (B, Q, rows · D, …) that predicts at a depth."""
+        size = self.target.hidden
+        first = (depth + (not self.settings.sample_from_anchor)) * size
+        return state[..., first:first + size]
+
+    def block(self, states: Tensor, tokens: Tensor, context: Context) -> Tensor:
+        """Return the blocks (B, Q', rows · D) behind the rows wanted, and append to the caches."""
+        known, rows = self.context_norm(self.fc(states)), int(self.settings.block)
+        words = self.embedded(self.target.embedding(tokens[:, context.wanted]))
+        x = torch.cat([words[:, :, None], self.mask.expand(*words.shape[:2], rows - 1, -1)], 2)
+        ahead = 1 + torch.arange(rows, device=tokens.device)
+        positions = (context.positions[context.wanted, None] + ahead).flatten()
+        mask, x = block_mask(context.mask[context.wanted], rows, self.settings.causal), x.flatten(1, 2)
+        for layer, cache in zip(cast(Iterable[DraftLayer], self.layers), context.caches, strict=True):
+            cache.add(*layer.attention.keys(known, context.positions))
+            x = layer.beside(x, positions, cache, mask)
+        found: Tensor = self.norm(x).unflatten(1, (-1, rows)).flatten(2)
+        return found
+
+    def embedded(self, words: Tensor) -> Tensor:
+        """Return embeddings (…, D) as the layers read them."""
+        return unit(words) if self.settings.unit else words
+
+
+def block_mask(context: Tensor, rows: int, causal: bool) -> Tensor:
+    """Return the mask (Q · rows, T + Q · rows) of Q blocks, which see those of T positions that `context` (Q, T) shows.
+
+    A row sees the rows of its own block, with `causal` those up to itself.
+    """
+    own = torch.ones(rows, rows, dtype=torch.bool, device=context.device)
+    blocks = torch.eye(len(context), dtype=torch.bool, device=context.device)
+    inside = blocks[:, None, :, None] & (own.tril() if causal else own)[None, :, None]
+    return torch.cat([context.repeat_interleave(rows, 0), inside.flatten(2).flatten(0, 1)], 1)
