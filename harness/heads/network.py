@@ -129,6 +129,10 @@ class Network(nn.Module):
         """Return the logits (…, V) of features (…, F) of a depth; by default, features are states of the target."""
         return self.target.logits(features)
 
+    def law(self, states: Tensor) -> Tensor:
+        """Return the distributions (…, V) to learn, which follow the target's last hidden states (…, D)."""
+        return self.target.logits(states).float().softmax(-1)
+
     def aligned(self, features: Tensor) -> Tensor:
         """Return the part (…, D) of features that the loss compares with the target's hidden states."""
         return features

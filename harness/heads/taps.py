@@ -10,7 +10,7 @@ FEWEST = 7  # layers that a model needs for the usual three taps to be different
 def taps(layers: int, chosen: str = "") -> tuple[str, ...]:
     """Return the names of the inputs of layers, with `layers` for the output of the last: `chosen` are like "2-5-7".
 
-    By default those of EAGLE-3: low, middle and high (layers 2, L // 2 and L − 3); of a shallow model, the outputs of
+    By default those of EAGLE-3: low, middle and high (layers 2, L // 2 and L − 3); in a shallow model, the outputs of
     the first, middle and last layer, as many as differ. Raises `UserError` for layers that the model does not have.
     """
     if not chosen:

@@ -129,8 +129,7 @@ def _first(batch: Batch) -> int:
 def _laws(network: Network, batch: Batch) -> Tensor:
     """Return the target's distributions (B, T, V) after all tokens from that before the first answer on."""
     first = _first(batch)
-    law = network.target.logits(batch.hidden[:, first:]).float().softmax(-1)
-    return functional.pad(law, (0, 0, first, 0))
+    return functional.pad(network.law(batch.hidden[:, first:]), (0, 0, first, 0))
 
 
 def _chosen(network: Network, batch: Batch, depth: int, first: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

@@ -61,10 +61,14 @@ class Head:
 
 
 def save(folder: Path, network: Network, card: Card) -> None:
-    """Write the weights of a head in bfloat16, and then its card."""
-    replace_file(folder / WEIGHTS, packed({name: weight.detach().to(torch.bfloat16).contiguous().cpu()
+    """Write the weights of a head in bfloat16 (token ids as they are), and then its card."""
+    replace_file(folder / WEIGHTS, packed({name: _rounded(weight).contiguous().cpu()
                                            for name, weight in network.state_dict().items()}))
     replace_file(folder / CARD, card.model_dump_json(indent=1) + "\n")
+
+
+def _rounded(weight: torch.Tensor) -> torch.Tensor:
+    return weight.detach().to(torch.bfloat16) if weight.is_floating_point() else weight
 
 
 def load(name: str, model: Model) -> Head:

@@ -18,7 +18,7 @@ from harness.heads.layer import Cache, Context
 from harness.heads.network import Network
 from harness.plugins.strategy import Request, knob
 from strategies.drafters.choices import Choices, best_choices
-from strategies.drafters.expanded import StaticTree
+from strategies.drafters.expanded import DynamicTree, StaticTree
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,19 @@ class Chained(Trained):
     def rule(self) -> Accept:
         """Accept with min(1, p/q)."""
         return rejection
+
+
+@dataclass(frozen=True)
+class Grown(Trained):
+    """Drafts a tree that the head grows where it is sure, anew at each step, as in EAGLE-2."""
+
+    nodes: int = knob(60, "candidates that are verified", low=1, high=512, sweep=(10, 25, 60))
+    width: int = knob(10, "nodes of a level that get children, and children of each", low=1, high=64, sweep=(4, 10))
+    depth: int = knob(6, "levels of the tree", low=1, high=32, sweep=(3, 6, 8))
+
+    def drafter(self, session: Session, request: Request) -> Drafter:
+        """The head of the target, over a tree of its own making."""
+        return DynamicTree(HeadExpander(session, self.head(session).network), self.width, self.depth, self.nodes)
 
 
 class HeadExpander:
