@@ -66,14 +66,19 @@ def _step(network: Network, optimizer: torch.optim.Optimizer, batch: Batch, rate
     """Make one step at this learning rate, and return the loss."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-    dtype = network.target.head.weight.dtype
-    with torch.autocast(batch.hidden.device.type, dtype, enabled=dtype != torch.float32):
+    with _precision(network, batch):
         value = loss(network, network.recipe, batch, phase)
     optimizer.zero_grad()
     value.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
     optimizer.step()
     return value.item()
+
+
+def _precision(network: Network, batch: Batch) -> torch.autocast:
+    """Compute products in the precision of the target."""
+    dtype = network.target.head.weight.dtype
+    return torch.autocast(batch.hidden.device.type, dtype, enabled=dtype != torch.float32)
 
 
 def _keep(path: Path, network: Network, optimizer: torch.optim.Optimizer, points: Sequence[Point]) -> None:
@@ -143,7 +148,6 @@ def _chosen(network: Network, batch: Batch, depth: int, first: int) -> tuple[tup
     return rows, (rows[0], first + network.stride * rows[1] + ahead)
 
 
-@torch.inference_mode()
 def acceptance(network: Network, data: Corpus, size: int = 64) -> list[list[float]]:
     """Return for each depth the share of tokens that are the first, second, … of its `RANKS` likeliest ones.
 
@@ -154,15 +158,21 @@ def acceptance(network: Network, data: Corpus, size: int = 64) -> list[list[floa
     device = next(network.parameters()).device
     for start in range(0, len(data), size):
         batch = data.batch(range(start, min(start + size, len(data))), device)
-        first = _first(batch)
-        right = torch.ones(batch.tokens.shape, dtype=torch.bool, device=device)  # where all earlier depths were right
-        for depth, features in enumerate(network(batch.states, batch.tokens, first)):
-            rows, places = _chosen(network, batch, depth, first)
-            best = network.logits(depth, features[rows]).topk(RANKS).indices
-            found = (best == batch.tokens[places][:, None]) & right[rows][:, None]
-            hits[depth] += found.sum(0).cpu()
-            counts[depth] += right[rows].sum().cpu()
-            right[rows] = found[:, 0]
+        with torch.no_grad(), _precision(network, batch):
+            _count(network, batch, hits, counts)
     network.train()
     shares: list[list[float]] = (hits / counts.clamp_min(1)[:, None]).tolist()
     return [[round(share, 4) for share in row] for row in shares]
+
+
+def _count(network: Network, batch: Batch, hits: Tensor, counts: Tensor) -> None:
+    """Add to `hits` (depths, ranks) and `counts` (depths,) what `acceptance` divides."""
+    first = _first(batch)
+    right = torch.ones_like(batch.answer)  # where all earlier depths were right
+    for depth, features in enumerate(network(batch.states, batch.tokens, first)):
+        rows, places = _chosen(network, batch, depth, first)
+        best = network.logits(depth, features[rows]).topk(RANKS).indices
+        found = (best == batch.tokens[places][:, None]) & right[rows][:, None]
+        hits[depth] += found.sum(0).cpu()
+        counts[depth] += right[rows].sum().cpu()
+        right[rows] = found[:, 0]
