@@ -1,8 +1,8 @@
 """Compares the speed of a run with the limits of its machine, and finds the break-even batch size of strategies.
 
 The ideal speed-up is tau / (c + v), the speed-up of Leviathan et al. 2023 (arXiv 2211.17192) with a measured v: tau is
-the tokens per step, v the cost of the target's forwards in a step and c that of the draft model's, both in units of one
-forward of the target over one token.
+the tokens per step, v the cost of the target's forwards in a step and c that of the draft model or head, both in units
+of one forward of the target over one token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from harness.measure.acceptance import ratio, tau_pooled
 from harness.measure.raw import NAN, Cell, Raw
 from harness.measure.speed import speed_table
 from harness.store.folder import Store
-from harness.store.schema import ForwardTimes, Limits
+from harness.store.schema import ForwardTimes, HeadTimes, Limits
 
 NOISE = 0.97  # v below which several tokens are faster than one by more than noise
 
@@ -63,13 +63,17 @@ def _cell(limits: Limits, cell: Cell, speed: Mapping[Any, Any], batch: float) ->
     target = _seconds(limits.target, later["forwards"], later["positions"])
     draft = 0.0
     if later["draft_forwards"].any():
-        known = limits.draft is not None and speed["strategy"] in limits.drafting
-        draft = _seconds(limits.draft, later["draft_forwards"], later["draft_positions"]) if known else NAN
+        counts = later["draft_forwards"], later["draft_positions"]
+        if head := limits.heads.get(speed["strategy"]):
+            draft = _head_seconds(head, *counts)
+        else:
+            known = limits.draft is not None and speed["strategy"] in limits.drafting
+            draft = _seconds(limits.draft, *counts) if known else NAN
     cost, tau = (target + draft) / (steps * one), tau_pooled(tokens, steps)
     drafted, deepest = later["drafted"], later["accepted"].max()
     alone = limits.texts == 1
     measured = speed["decode_speedup_totals" if alone else "speedup_totals"]
-    ideal, bound = ratio(tau, cost), _bound(limits, later, tokens, batch)
+    ideal, bound = ratio(tau, cost), _bound(limits, speed["strategy"], later, tokens, batch)
     widest = max(zip(limits.target.tokens, limits.target.seconds, strict=True), key=lambda pair: pair[0] / pair[1])
     return {
         "tau": tau, "v": target / (steps * one), "draft_cost": draft / (steps * one),
@@ -90,10 +94,21 @@ def _seconds(curve: ForwardTimes | None, forwards: "pd.Series[Any]", positions: 
     return float((forwards[some] * seconds).sum())
 
 
-def _bound(limits: Limits, later: pd.DataFrame, tokens: float, batch: float) -> float:
+def _head_seconds(head: HeadTimes, forwards: "pd.Series[Any]", positions: "pd.Series[Any]") -> float:
+    """Return the seconds of a head's steps: each draft has a first one, and later ones over about as many tokens."""
+    some = forwards > 0
+    widths = positions[some] / forwards[some]
+    later = np.interp(widths, head.tokens, head.seconds) * (forwards[some] - 1)
+    return float((head.first + later).sum())
+
+
+def _bound(limits: Limits, strategy: str, later: pd.DataFrame, tokens: float, batch: float) -> float:
     """Return tokens per second if weights (once per batch) and KV cache load at the speed of a memory copy."""
     read = 0.0
-    for curve, forwards in ((limits.target, later["forwards"]), (limits.draft, later["draft_forwards"])):
+    if head := limits.heads.get(strategy):
+        read += float(later["draft_forwards"].sum()) * head.weight_bytes / batch
+    draft = limits.draft if strategy in limits.drafting else None
+    for curve, forwards in ((limits.target, later["forwards"]), (draft, later["draft_forwards"])):
         if curve is not None:
             read += float(forwards.sum()) * (curve.weight_bytes / batch + limits.context * curve.token_bytes)
     return ratio(limits.bytes_per_second * tokens, read)

@@ -98,8 +98,8 @@ LIMITS = Kind(
     ("tau", "v", "draft_cost", "ideal", "measured", "loss"), (
         Column("tau", "τ", "Tokens per step."),
         Column("v", "v", "Cost of the forward passes of a step, in forward passes over one token."),
-        Column("draft_cost", "c", "Cost of the draft model's forward passes of a step, in forward passes of the model "
-               "over one token."),
+        Column("draft_cost", "c", "Cost of the forward passes of the draft model or head in a step, in forward passes "
+               "of the model over one token."),
         Column("ideal", "ideal", "τ / (c + v): the speed-up if only forward passes took time."),
         Column("measured", "measured", "Speed-up, all tokens over all seconds after the first steps; prefill included "
                "with a batch size above 1."),

@@ -242,10 +242,23 @@ class ForwardTimes(Stored):
     token_bytes: int
 
 
+class HeadTimes(Stored):
+    """The times of a head's steps: median seconds of the `first` one of a draft, and of later ones over `tokens` nodes.
+
+    `weight_bytes` are the weights that are its own.
+    """
+
+    first: float
+    tokens: list[int]
+    seconds: list[float]
+    weight_bytes: int
+
+
 class Limits(Stored):
     """The limits of a run's machine: times of forwards over `texts` sequences of `context` tokens, and bandwidth.
 
-    `drafting` are the strategies that use the draft model. `bytes_per_second` counts the bytes that a copy reads and
+    `drafting` are the strategies that use the draft model, and `heads` has the times of those that use a trained head,
+    by strategy. `bytes_per_second` counts the bytes that a copy reads and
     those that it writes.
     """
 
@@ -255,6 +268,7 @@ class Limits(Stored):
     target: ForwardTimes
     draft: ForwardTimes | None
     drafting: list[str]
+    heads: dict[str, HeadTimes] = Field(default_factory=dict)
     bytes_per_second: float
 
 

@@ -19,7 +19,7 @@ from harness.models.loading import Model, load
 from harness.plugins.registry import STRATEGIES
 from harness.store.environment import environment
 from harness.store.folder import Store
-from harness.store.schema import ForwardTimes, Limits, Manifest, ModelEntry
+from harness.store.schema import ForwardTimes, HeadTimes, Limits, Manifest, ModelEntry
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 8, 11, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 ROUNDS = 40
@@ -87,12 +87,13 @@ def measure(store: Store, say: Callable[[str], None], clock: Clock = time.perf_c
     context, widest = _typical(store, min(model.engine.max_len for model in models))
     widths = WIDTHS[:1 + sum(width < widest for width in WIDTHS)]
     say(f"forwards over {', '.join(map(str, widths))} tokens")
-    taken = forward_seconds([model.engine for model in models], list(islice(cycle(TOKENS), context)), widths, ROUNDS,
-                            texts, clock)
+    tokens = list(islice(cycle(TOKENS), context))
+    taken = forward_seconds([model.engine for model in models], tokens, widths, ROUNDS, texts, clock)
     curves = [_curve(model, seconds) for model, seconds in zip(models, taken, strict=True)]
+    heads = _heads(manifest, models[0], tokens, widths, say, clock)
     say("copies of the weights")
     return Limits(context=context, texts=texts, hardware=hardware, target=curves[0],
-                  draft=curves[1] if len(curves) > 1 else None, drafting=list(_drafting(manifest)),
+                  draft=curves[1] if len(curves) > 1 else None, drafting=list(_drafting(manifest)), heads=heads,
                   bytes_per_second=copied_bytes_per_second(curves[0].weight_bytes, device, clock=clock))
 
 
@@ -133,6 +134,20 @@ def _curve(model: Model, seconds: dict[int, list[float]]) -> ForwardTimes:
         size -= table.nbytes
     return ForwardTimes(tokens=list(seconds), seconds=[median(taken) for taken in seconds.values()],
                  weight_bytes=size, token_bytes=model.engine.cache.slot_bytes())
+
+
+def _heads(manifest: Manifest, target: Model, context: Sequence[int], widths: Sequence[int], say: Callable[[str], None],
+           clock: Clock) -> dict[str, HeadTimes]:
+    """Return the times of the trained heads that the strategies of a run draft with, by strategy."""
+    used, times = {entry.spec: entry.head for entry in manifest.strategies if entry.head}, dict[str, HeadTimes]()
+    for head in {head.name: head for head in used.values()}.values():
+        from harness.models.trained_head import load as load_head
+        from harness.verify.head_times import head_times
+
+        say(f"the head {head.name}")
+        target.engine.heads[head.kind] = load_head(head.name, target)
+        times[head.name] = head_times(target, target.engine.heads[head.kind], context, widths, ROUNDS, clock)
+    return {spec: times[head.name] for spec, head in used.items()}
 
 
 def _drafting(manifest: Manifest) -> list[str]:

@@ -1,34 +1,19 @@
 """Trees that a trained head grows, one forward of the head for each depth."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from harness.decoding.loop import Step
 from harness.engine.tree import ROOT, TokenTree, visible
+from harness.heads.expander import HeadExpander
 from strategies.drafters.choices import Choices
-
-
-class Expander(Protocol):
-    """Predicts the tokens below a sequence and below the nodes of a tree, depth by depth."""
-
-    def start(self, sequence: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return the logits (1, V) after `sequence` and the state (1, D) that its children continue from."""
-
-    def grow(self, states: Tensor, tokens: Sequence[int], depth: int, ancestors: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (N, V) and states (N, D) after nodes of the same `depth`, from 1.
-
-        `states` (N, D) are those that their parents returned, and `ancestors` (N, M + N) tells which of all nodes that
-        have been grown, these included, are on the way to each.
-        """
 
 
 class StaticTree:
     """Grows a tree of fixed choices: only nodes with children are read."""
 
-    def __init__(self, expander: Expander, choices: Choices) -> None:
+    def __init__(self, expander: HeadExpander, choices: Choices) -> None:
         self.expander, self.choices = expander, choices
 
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
@@ -60,7 +45,7 @@ class DynamicTree:
     path, which is near its chance of being accepted.
     """
 
-    def __init__(self, expander: Expander, width: int, depth: int, nodes: int) -> None:
+    def __init__(self, expander: HeadExpander, width: int, depth: int, nodes: int) -> None:
         self.expander, self.width, self.depth, self.nodes = expander, width, depth, nodes
 
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:

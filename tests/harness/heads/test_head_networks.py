@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness.engine.session import Session
-from strategies.drafters.headed import HeadExpander
+from harness.heads.expander import HeadExpander
 from tests.decode import engine
 from tests.heads import kinds, untrained
 from tests.models import prompts, tiny_model

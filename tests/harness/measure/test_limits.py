@@ -16,13 +16,15 @@ from harness.errors import UserError
 from harness.measure.limits import break_even, crossing, limits_table
 from harness.measure.raw import read
 from harness.measure.summary import summarise
-from harness.models.loading import load
+from harness.models import trained_head
+from harness.models.loading import fingerprint, load
 from harness.plugins.spec import Spec
 from harness.report import detail, texts
 from harness.store.folder import Store
-from harness.store.schema import ForwardTimes, Limits, Record
+from harness.store.schema import ForwardTimes, HeadTimes, Limits, Record
 from harness.verify import forwards
 from harness.verify.forwards import copied_bytes_per_second, forward_seconds, measure
+from tests.heads import untrained
 from tests.models import tiny_model
 from tests.pair import saved
 from tests.program import call
@@ -98,6 +100,39 @@ def test_drafts_that_are_not_the_draft_models_have_no_known_cost(tmp_path: Path)
     own = rows(made(tmp_path / "run"))[OWN]
     assert own["tau"] == 3
     assert all(math.isnan(own[name]) for name in ("draft_cost", "ideal", "loss", "explained", "perfect"))
+
+
+def test_the_drafts_of_a_head_have_a_first_step_and_later_ones(tmp_path: Path) -> None:
+    head = HeadTimes(first=0.05, tokens=[1, 3], seconds=[0.01, 0.03], weight_bytes=500)
+    one = with_positions(RECORDS[2])
+    steps = one.turns[0].steps.model_copy(update={"draft_forwards": [0, 3], "draft_positions": [0, 6]})
+    drafted = one.model_copy(update={"turns": [one.turns[0].model_copy(update={"steps": steps})]})
+    store = write(tmp_path / "run", manifest(STRATEGIES, [task("math")]), [RECORDS[0], drafted])
+    store.write_limits(LIMITS.model_copy(update={"heads": {OWN: head}}))
+    found, target, draft = rows(store)[OWN], 0.12, 0.05 + 2 * 0.02  # a forward over 3 tokens; later steps over 2
+    assert found["draft_cost"] == pytest.approx(draft / 0.1)
+    assert found["ideal"] == pytest.approx(3 * 0.1 / (target + draft))
+    assert found["bound"] == pytest.approx(1e6 * 3 / (10_000 + 100 * 20 + 3 * 500))
+
+
+def test_the_heads_of_a_run_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwards, "ROUNDS", 2)
+    model = load(str(saved("llama")))
+    for kind in ("medusa", "eagle"):
+        head = untrained(kind, model.engine)
+        trained_head.save(tmp_path / kind, head.network, head.card.model_copy(update={
+            "fingerprint": fingerprint(model.engine.model, rounded=True)}))
+    done = call("run", "-m", saved("llama"), "-t", "nano_math", "-s", "medusa:nodes=3,eagle:nodes=3", "--limit", 1,
+                "--max-new-tokens", 6, "--threads", 1, "--device", "cpu", "-o", tmp_path / "run",
+                *("--head", tmp_path / "medusa", "--head", tmp_path / "eagle"))
+    assert done.exit_code == 0, done.output
+    found = measure(store := Store.open(tmp_path / "run"), lambda text: None)
+    medusa, eagle = (found.heads[entry.spec] for entry in store.manifest.strategies[1:])
+    assert medusa.tokens == eagle.tokens == found.target.tokens
+    assert eagle.weight_bytes == 4 * sum(one.numel() for one in untrained("eagle", model.engine).network.parameters())
+    store.write_limits(found)
+    costs = limits_table(store, read(store)).set_index("strategy")["draft_cost"]
+    assert (costs > 0).tolist() == [False, True, True]
 
 
 def test_several_texts_are_measured_end_to_end_and_share_the_weights(tmp_path: Path) -> None:
