@@ -9,6 +9,7 @@ from harness.engine.engine import Engine
 from harness.heads.network import Network, TargetParts, settings_of
 from harness.models.trained_head import Card, Head
 from harness.plugins.registry import STRATEGIES
+from harness.plugins.spec import Stage
 
 
 @cache
@@ -16,6 +17,11 @@ def kinds() -> dict[str, type[Network]]:
     """Return the network of each kind of head."""
     found = {name: STRATEGIES.get(name) for name in sorted(STRATEGIES.built_in())}
     return {name: cls.network for name, cls in found.items() if issubclass(cls, Trained) and cls.head_kind == name}
+
+
+def variant(spec: str, engine: Engine) -> Head:
+    """Return an untrained head of a kind with settings, `hydra:prefix=true`."""
+    return untrained(Stage.parse(spec).name, engine, **Stage.parse(spec).knobs)
 
 
 def untrained(kind: str, engine: Engine, **settings: bool | int | float | str) -> Head:

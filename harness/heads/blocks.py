@@ -8,17 +8,24 @@ from harness.heads.network import TargetParts
 
 
 class Residual(nn.Module):
-    """x + SiLU(A x + b), which is x at first."""
+    """x + SiLU(A x + b), which is x at first; with other `inputs` than outputs, the first x is a linear map of it.
 
-    def __init__(self, size: int) -> None:
+    In training, inputs are dropped with probability `dropout`.
+    """
+
+    def __init__(self, size: int, inputs: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
-        self.linear = nn.Linear(size, size)
+        self.dropout = dropout
+        self.linear = nn.Linear(inputs or size, size)
+        self.around = nn.Linear(inputs, size) if inputs else nn.Identity()
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, D) → (…, D)."""
-        return x + functional.silu(self.linear(x))
+        """(…, `inputs`) → (…, D)."""
+        x = functional.dropout(x, self.dropout, self.training)
+        found: Tensor = self.around(x) + functional.silu(self.linear(x))
+        return found
 
 
 def output_like(target: TargetParts, bias: bool = False) -> nn.Linear:

@@ -73,13 +73,17 @@ class Network(nn.Module):
     """
 
     Settings: ClassVar[type]
-    recipe: ClassVar[Recipe] = Recipe()
     free: ClassVar[bool] = False
     stride: ClassVar[int] = 1
 
     def __init__(self, target: TargetParts, settings: Any) -> None:
         super().__init__()
         self.target, self.settings = target, settings
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it is trained; most networks have one recipe as an attribute of the class."""
+        return Recipe()
 
     @property
     @abstractmethod

@@ -8,15 +8,16 @@ import torch
 from harness.engine.session import Session
 from harness.heads.expander import HeadExpander
 from tests.decode import engine
-from tests.heads import kinds, untrained
+from tests.heads import kinds, variant
 from tests.models import prompts, tiny_model
 
-KINDS = sorted(kinds())
+KINDS = [*sorted(kinds()), "hydra:prefix=true,layers=3,unit=false"]
 
 
 def session(tokens: Sequence[int], kind: str) -> Session:
     """A session that has read `tokens` but the last one and remembers what the head reads."""
     owner = engine(tiny_model("llama"))
+    owner.heads[kind] = variant(kind, owner)
     found = Session(owner, remember=owner.remembered([kind]))
     found.follow(tokens[:-1])
     found.read()
@@ -26,7 +27,7 @@ def session(tokens: Sequence[int], kind: str) -> Session:
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_depth_sees_the_tokens_that_it_predicts(kind: str) -> None:
     """At depth i and place t, tokens after t + 1 + i and hidden states after t change nothing."""
-    network = untrained(kind, engine(tiny_model("llama"))).network
+    network = variant(kind, engine(tiny_model("llama"))).network
     hidden, tokens = torch.randn(1, 12, 64 * len(network.reads)), torch.randint(3, 97, (1, 12))
     for first in range(1 + network.stride):
         before = network(hidden, tokens, first)
@@ -45,7 +46,7 @@ def test_a_head_drafts_what_it_was_trained_to_predict(kind: str) -> None:
     """Siblings, chains, and a second start after three tokens were committed and others had been drafted."""
     text = [*prompts(1)[0][:6], 7, 11, 13, 17, 19, 23]
     whole = session(text, kind)
-    network, known = untrained(kind, whole.engine).network, len(text) - 4
+    network, known = whole.engine.heads[kind].network, len(text) - 4
     states, words = whole.states(network.reads)[None], torch.tensor([text[:-1]])
 
     def trained(depth: int, place: int, other: Sequence[int] = ()) -> torch.Tensor:
