@@ -1,6 +1,6 @@
 """Trees that a trained head grows, one forward of the head for each depth."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -8,6 +8,7 @@ from harness.decoding.loop import Step
 from harness.engine.tree import ROOT, TokenTree, visible
 from harness.heads.expander import HeadExpander
 from strategies.drafters.choices import Choices
+from strategies.drafters.trie import trie
 
 
 class StaticTree:
@@ -38,11 +39,67 @@ class StaticTree:
             rows = {node: row for row, node in enumerate(below)}
 
 
+class Growth:
+    """A tree that grows level by level: children below the nodes that the head has read, then some of them are read.
+
+    `values[i]` is the logarithm of the product of the head's probabilities on the way to node i.
+    """
+
+    def __init__(self, expander: HeadExpander, sequence: Sequence[int]) -> None:
+        self.expander, self.depth = expander, 0
+        self.tokens, self.parents, self.values = list[int](), list[int](), list[float]()
+        self._logits, self._states = expander.start(sequence)
+        self._frontier, self._places, self._ways = [ROOT], 0, dict[int, list[int]]({ROOT: []})
+
+    def children(self, count: int) -> list[int]:
+        """Add the `count` most probable children of each node that was read last, and return them."""
+        best = torch.log_softmax(self._logits, -1).topk(min(count, self._logits.shape[-1]))
+        both = torch.stack([best.values.double(), best.indices.double()]).tolist()  # one transfer from the device
+        first = len(self.tokens)
+        for node, chances, words in zip(self._frontier, *both, strict=True):
+            value = 0.0 if node == ROOT else self.values[node]
+            self.tokens += map(int, words)
+            self.parents += [node] * len(words)
+            self.values += [value + chance for chance in chances]
+        return list(range(first, len(self.tokens)))
+
+    def read(self, nodes: Sequence[int]) -> None:
+        """Read some of the children that were added last, so that they can get children."""
+        rows = {node: row for row, node in enumerate(self._frontier)}
+        states = self._states[[rows[self.parents[node]] for node in nodes]]
+        self._ways |= {node: [*self._ways[self.parents[node]], self._places + row] for row, node in enumerate(nodes)}
+        self._places += len(nodes)
+        ancestors = torch.zeros(len(nodes), self._places, dtype=torch.bool)
+        for row, node in enumerate(nodes):
+            ancestors[row, self._ways[node]] = True
+        self.depth, self._frontier = self.depth + 1, list(nodes)
+        self._logits, self._states = self.expander.grow(states, [self.tokens[node] for node in nodes], self.depth,
+                                                        ancestors)
+
+    def best(self, nodes: Iterable[int], count: int) -> list[int]:
+        """Return the `count` nodes of the highest values, the best first; of equal ones the earliest."""
+        return sorted(nodes, key=lambda node: (-self.values[node], node))[:count]
+
+    def path(self, node: int) -> list[int]:
+        """Return the tokens on the way to a node, its own last."""
+        tokens = list[int]()
+        while node != ROOT:
+            tokens.append(self.tokens[node])
+            node = self.parents[node]
+        return tokens[::-1]
+
+    def tree(self, nodes: Iterable[int]) -> TokenTree:
+        """Return the tree of these nodes, among which are the parents of all."""
+        kept = sorted(nodes)
+        places = {node: place for place, node in enumerate(kept)} | {ROOT: ROOT}
+        return TokenTree(tuple(self.tokens[node] for node in kept), tuple(places[self.parents[node]] for node in kept))
+
+
 class DynamicTree:
     """Grows the `width` most probable nodes of each depth by `width` children, and keeps the `nodes` best of all.
 
     EAGLE-2 (Li et al. 2024, arXiv 2406.16858), §4: a node's value is the product of the drafter's probabilities on its
-    path, which is near its chance of being accepted.
+    path, which is near its chance of being accepted. The best nodes are a tree, because none is above its parent.
     """
 
     def __init__(self, expander: HeadExpander, width: int, depth: int, nodes: int) -> None:
@@ -50,34 +107,28 @@ class DynamicTree:
 
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
         """Draft a tree of at most `limit` levels."""
-        logits, states = self.expander.start(sequence)
-        tokens, parents, values = list[int](), list[int](), list[float]()
-        frontier, before, places = [ROOT], dict[int, list[int]]({ROOT: []}), 0
-        for depth in range(1, min(self.depth, limit) + 1):
-            best = torch.log_softmax(logits, -1).topk(min(self.width, logits.shape[-1]))
-            both = torch.stack([best.values.double(), best.indices.double()]).tolist()  # one transfer from the device
-            first = len(tokens)
-            for node, chances, words in zip(frontier, *both, strict=True):
-                value = 0.0 if node == ROOT else values[node]
-                tokens += map(int, words)
-                parents += [node] * len(words)
-                values += [value + chance for chance in chances]
-            if depth == min(self.depth, limit):
-                break
-            row = {node: place for place, node in enumerate(frontier)}
-            frontier = sorted(range(first, len(tokens)), key=lambda node: (-values[node], node))[:self.width]
-            states = states[[row[parents[node]] for node in frontier]]
-            before |= {node: [*before[parents[node]], places + place] for place, node in enumerate(frontier)}
-            places += len(frontier)
-            ancestors = torch.zeros(len(frontier), places, dtype=torch.bool)
-            for place, node in enumerate(frontier):
-                ancestors[place, before[node]] = True
-            logits, states = self.expander.grow(states, [tokens[node] for node in frontier], depth, ancestors)
-        return _best(tokens, parents, values, self.nodes)
+        growth = Growth(self.expander, sequence)
+        level = growth.children(self.width)
+        for _ in range(1, min(self.depth, limit)):
+            growth.read(growth.best(level, self.width))
+            level = growth.children(self.width)
+        return growth.tree(growth.best(range(len(growth.tokens)), self.nodes))
 
 
-def _best(tokens: Sequence[int], parents: Sequence[int], values: Sequence[float], count: int) -> TokenTree:
-    """Return the `count` nodes of the highest values, which are a tree, because no value is above its parent's."""
-    kept = sorted(sorted(range(len(tokens)), key=lambda node: (-values[node], node))[:count])
-    places = {node: place for place, node in enumerate(kept)} | {ROOT: ROOT}
-    return TokenTree(tuple(tokens[node] for node in kept), tuple(places[parents[node]] for node in kept))
+class PathTree:
+    """Grows whole paths, and merges the `paths` most probable ones of the last level into a tree.
+
+    `tops` lists level by level how many children a node gets; the `width` most probable nodes of a level get some.
+    """
+
+    def __init__(self, expander: HeadExpander, tops: Sequence[int], width: int, paths: int) -> None:
+        self.expander, self.tops, self.width, self.paths = expander, tops, width, paths
+
+    def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
+        """Draft a tree of at most `limit` levels."""
+        growth = Growth(self.expander, sequence)
+        level = growth.children(self.tops[0])
+        for count in self.tops[1:limit]:
+            growth.read(growth.best(level, self.width))
+            level = growth.children(count)
+        return trie(growth.path(node) for node in growth.best(level, self.paths))

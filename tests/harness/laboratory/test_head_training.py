@@ -73,8 +73,9 @@ def test_a_head_drafts_all_of_its_depth_in_a_language_without_choices(kind: str,
     card = Card(kind=kind, target="", fingerprint="", hidden=SIZE, vocab=VOCAB, ranks=points[-1].ranks)
     engine.heads[kind] = Head("", card, network.eval().requires_grad_(False), "")
     depth = network.depth
+    size = next((f":{knob}={depth}" for knob in ("nodes", "depth") if knob in STRATEGIES.get(kind).knobs()), "")
     with torch.inference_mode():
-        tokens, work, drafting = traced(STRATEGIES.build(f"{kind}:nodes={depth}"), engine, walk(3, 2),
+        tokens, work, drafting = traced(STRATEGIES.build(kind + size), engine, walk(3, 2),
                                         new=1 + 2 * (depth + 1), eos=None)
     assert tokens == walk(3, 2 + len(tokens))[2:]
     assert work.forwards == 1 + 2
