@@ -11,7 +11,8 @@ from tests.decode import engine
 from tests.heads import kinds, variant
 from tests.models import prompts, tiny_model
 
-KINDS = [*sorted(kinds()), "hydra:prefix=true,layers=3,unit=false", "mlp_speculator:tied=true,scaled=true,inner=48"]
+KINDS = [*sorted(kinds()), "hydra:prefix=true,layers=3,unit=false", "mlp_speculator:tied=true,scaled=true,inner=48",
+         "redrafter:rnn=false,size=48,unit=false"]
 
 
 def session(tokens: Sequence[int], kind: str) -> Session:
