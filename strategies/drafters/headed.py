@@ -28,8 +28,12 @@ class Headed(Trained):
     def drafter(self, session: Session, request: Request) -> Drafter:
         """The head of the target, over the tree of the card."""
         head = self.head(session)
-        expander, choices = HeadExpander(session, head.network), best_choices(head.card.ranks, self.nodes)
+        expander, choices = HeadExpander(session, head.network), self.choices(head.card.ranks)
         return FreeTree(expander, choices) if head.network.free else StaticTree(expander, choices)
+
+    def choices(self, ranks: Sequence[Sequence[float]]) -> Choices:
+        """Return the tree for the shares of right tokens by depth and rank."""
+        return best_choices(ranks, self.nodes)
 
 
 @dataclass(frozen=True)
