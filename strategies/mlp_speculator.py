@@ -22,7 +22,6 @@ from harness.heads.layer import Context
 from harness.heads.network import Network, Recipe, TargetParts
 from harness.plugins.strategy import Request, knob
 from strategies.drafters.expanded import PathTree
-from strategies.drafters.headed import HeadExpander
 from strategies.drafters.tree import numbers
 
 NODES = 1024
@@ -112,4 +111,4 @@ class MlpSpeculator(Trained):
         """The stages of the target's head, as deep as it was trained."""
         network = self.head(session).network
         tops = numbers("mlp_speculator: top", self.top, NODES)[:network.depth]
-        return PathTree(HeadExpander(session, network), tops, NODES, self.paths)
+        return PathTree(self.steps(session), tops, NODES, self.paths)

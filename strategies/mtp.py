@@ -21,7 +21,6 @@ from harness.heads.network import Network, Recipe, TargetParts
 from harness.plugins.strategy import Request, knob
 from strategies.drafters.choices import chain
 from strategies.drafters.expanded import StaticTree
-from strategies.drafters.headed import HeadExpander
 
 
 @dataclass(frozen=True)
@@ -75,4 +74,4 @@ class Mtp(Trained):
 
     def drafter(self, session: Session, request: Request) -> Drafter:
         """The head of the target, whose likeliest tokens are a chain."""
-        return StaticTree(HeadExpander(session, self.head(session).network), chain(self.nodes))
+        return StaticTree(self.steps(session), chain(self.nodes))

@@ -23,7 +23,6 @@ from harness.heads.layer import Context, unit
 from harness.heads.network import Network, Recipe, TargetParts
 from harness.plugins.strategy import Request, knob
 from strategies.drafters.expanded import PathTree
-from strategies.drafters.headed import HeadExpander
 
 
 @dataclass(frozen=True)
@@ -91,5 +90,5 @@ class Redrafter(Trained):
 
     def drafter(self, session: Session, request: Request) -> PathTree:
         """The head of the target, over the paths of its beam."""
-        expander = HeadExpander(session, self.head(session).network)
+        expander = self.steps(session)
         return PathTree(expander, [self.width] * self.depth, self.width, self.width)

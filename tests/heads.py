@@ -6,6 +6,8 @@ import torch
 
 from harness.decoding.trained import Trained
 from harness.engine.engine import Engine
+from harness.engine.session import Session
+from harness.heads.expander import Expander
 from harness.heads.network import Network, TargetParts, settings_of
 from harness.models.trained_head import Card, Head
 from harness.plugins.registry import STRATEGIES
@@ -22,6 +24,11 @@ def kinds() -> dict[str, type[Network]]:
 def variant(spec: str, engine: Engine) -> Head:
     """Return an untrained head of a kind with settings, `hydra:prefix=true`."""
     return untrained(Stage.parse(spec).name, engine, **Stage.parse(spec).knobs)
+
+
+def expander(kind: str, session: Session, network: Network) -> Expander:
+    """Return what drafts with a network of this kind, step by step."""
+    return STRATEGIES.get(Stage.parse(kind).name).expander(session, network)
 
 
 def untrained(kind: str, engine: Engine, **settings: bool | int | float | str) -> Head:

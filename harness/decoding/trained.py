@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 from harness.decoding.verified import Verified
 from harness.engine.session import Session
 from harness.errors import Unsupported
+from harness.heads.expander import Expander, HeadExpander
 from harness.heads.network import Network
 from harness.plugins.strategy import Need
 
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 class Trained(Verified):
     """A method that drafts with a head, a `network` that was trained for the target.
 
-    A class that drafts with the head of another strategy names it as `head_kind`.
+    Its `expander` asks the network. A class that drafts with the head of another strategy names it as `head_kind`.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"hidden"})
     network: ClassVar[type[Network]]
+    expander: ClassVar[type[Expander]] = HeadExpander
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -35,3 +37,7 @@ class Trained(Verified):
             raise Unsupported(f"needs a trained head: give one with --head, or train one with 'decodebench train-head "
                               f"{self.head_kind}'")
         return head
+
+    def steps(self, session: Session) -> Expander:
+        """Return what asks the head's network for tokens."""
+        return self.expander(session, self.head(session).network)

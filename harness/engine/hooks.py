@@ -137,6 +137,24 @@ class Skip:
             yield
 
 
+@dataclass(frozen=True, eq=False)
+class Enter:
+    """Begins the forward at a layer, numbered from 0, whose input are the given states (B, W, D).
+
+    The layers below add nothing, and write no keys and values for the tokens of the forward.
+    """
+
+    layer: int
+    states: Tensor
+
+    @contextmanager
+    def applied_to(self, parts: ModelParts) -> Iterator[None]:
+        """Give the layer its input in one forward pass."""
+        below, whole = frozenset(range(self.layer)), parts.layers[self.layer].whole
+        with Skip(below, below).applied_to(parts), replaced({whole: partial(_entered, whole.forward, self.states)}):
+            yield
+
+
 def decoder_layers(model: Any) -> list[Layer]:
     """Return the decoder layers of a transformers model; raises `Unsupported` when their part names are unknown."""
     count = int(model.config.get_text_config().num_hidden_layers)
@@ -162,6 +180,11 @@ def _recorded(forward: Callable[..., Any], captured: dict[str, Tensor], name: st
     value = result if output else args[0] if args else kwargs["hidden_states"]
     captured[name] = value[0] if isinstance(value, tuple) else value
     return result
+
+
+def _entered(forward: Callable[..., Any], states: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Run `forward` with `states` in place of its hidden states."""
+    return forward(states, *args[1:], **kwargs) if args else forward(**kwargs | {"hidden_states": states})
 
 
 def _no_attention(hidden_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, None]:

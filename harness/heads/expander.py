@@ -1,6 +1,7 @@
 """Steps of a head's network below a sequence and below the nodes of a tree."""
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -9,6 +10,23 @@ from harness.engine.cached_sequence import shared_start
 from harness.engine.session import Session
 from harness.heads.layer import Cache, Context
 from harness.heads.network import Network
+
+
+class Expander(Protocol):
+    """Predicts the tokens below a sequence and below the nodes of a tree, depth by depth."""
+
+    def __init__(self, session: Session, network: Any) -> None:
+        """Draft for a session with a network."""
+
+    def start(self, sequence: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the logits (1, V) after `sequence` and the state (1, S) that its children continue from."""
+
+    def grow(self, states: Tensor, tokens: Sequence[int], depth: int, ancestors: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (N, V) and states (N, S) after nodes of the same `depth`, from 1.
+
+        `states` (N, S) are those that their parents returned, and `ancestors` (N, M + N) tells which of all nodes that
+        have been grown, these included, are on the way to each.
+        """
 
 
 class HeadExpander:
@@ -35,11 +53,7 @@ class HeadExpander:
         return self._step(0, states, self.words[done:], context)
 
     def grow(self, states: Tensor, tokens: Sequence[int], depth: int, ancestors: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (N, V) and states (N, S) after nodes of a `depth` from 1.
-
-        `states` (N, S) are those that their parents returned, and `ancestors` (N, M + N) tells which of all nodes that
-        have been grown, these included, are on the way to each.
-        """
+        """Return logits (N, V) and states (N, S) after nodes of a `depth`, which see the sequence and `ancestors`."""
         device, count = self.session.engine.device, len(self.words)
         mask = torch.cat([torch.ones(len(tokens), count, dtype=torch.bool, device=device), ancestors.to(device)], 1)
         positions = torch.full((len(tokens),), count - 1 + depth, device=device)

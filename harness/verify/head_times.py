@@ -9,9 +9,9 @@ import torch
 
 from harness.backends.trace import Clock
 from harness.engine.session import Session
-from harness.heads.expander import HeadExpander
 from harness.models.loading import Model
 from harness.models.trained_head import Head
+from harness.plugins.registry import STRATEGIES
 from harness.store.schema import HeadTimes
 
 
@@ -22,7 +22,7 @@ def head_times(model: Model, head: Head, context: Sequence[int], widths: Sequenc
     session = Session(model.engine, remember=model.engine.remembered([head.card.kind]))
     session.follow(context)
     session.read()
-    expander, sequence = HeadExpander(session, head.network), [*context, context[0]]
+    expander, sequence = STRATEGIES.get(head.card.kind).expander(session, head.network), [*context, context[0]]
     first, later = list[float](), {width: list[float]() for width in widths}
     tokens = list(islice(cycle(context), max(widths)))
     for number in range(1 + rounds):

@@ -6,7 +6,7 @@ import torch
 
 from harness.decoding.loop import Step
 from harness.engine.tree import ROOT, TokenTree, visible
-from harness.heads.expander import HeadExpander
+from harness.heads.expander import Expander
 from strategies.drafters.choices import Choices
 from strategies.drafters.trie import trie
 
@@ -14,7 +14,7 @@ from strategies.drafters.trie import trie
 class StaticTree:
     """Grows a tree of fixed choices: only nodes with children are read."""
 
-    def __init__(self, expander: HeadExpander, choices: Choices) -> None:
+    def __init__(self, expander: Expander, choices: Choices) -> None:
         self.expander, self.choices = expander, choices
 
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
@@ -45,7 +45,7 @@ class Growth:
     `values[i]` is the logarithm of the product of the head's probabilities on the way to node i.
     """
 
-    def __init__(self, expander: HeadExpander, sequence: Sequence[int]) -> None:
+    def __init__(self, expander: Expander, sequence: Sequence[int]) -> None:
         self.expander, self.depth = expander, 0
         self.tokens, self.parents, self.values = list[int](), list[int](), list[float]()
         self._logits, self._states = expander.start(sequence)
@@ -102,7 +102,7 @@ class DynamicTree:
     path, which is near its chance of being accepted. The best nodes are a tree, because none is above its parent.
     """
 
-    def __init__(self, expander: HeadExpander, width: int, depth: int, nodes: int) -> None:
+    def __init__(self, expander: Expander, width: int, depth: int, nodes: int) -> None:
         self.expander, self.width, self.depth, self.nodes = expander, width, depth, nodes
 
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
@@ -121,7 +121,7 @@ class PathTree:
     `tops` lists level by level how many children a node gets; the `width` most probable nodes of a level get some.
     """
 
-    def __init__(self, expander: HeadExpander, tops: Sequence[int], width: int, paths: int) -> None:
+    def __init__(self, expander: Expander, tops: Sequence[int], width: int, paths: int) -> None:
         self.expander, self.tops, self.width, self.paths = expander, tops, width, paths
 
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:

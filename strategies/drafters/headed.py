@@ -13,7 +13,7 @@ from harness.engine.logit_warps import Warp
 from harness.engine.random_stream import Stream
 from harness.engine.session import Session
 from harness.engine.tree import TokenTree
-from harness.heads.expander import HeadExpander
+from harness.heads.expander import Expander
 from harness.plugins.strategy import Request, knob
 from strategies.drafters.choices import Choices, best_choices
 from strategies.drafters.expanded import DynamicTree, StaticTree
@@ -28,7 +28,7 @@ class Headed(Trained):
     def drafter(self, session: Session, request: Request) -> Drafter:
         """The head of the target, over the tree of the card."""
         head = self.head(session)
-        expander, choices = HeadExpander(session, head.network), self.choices(head.card.ranks)
+        expander, choices = self.steps(session), self.choices(head.card.ranks)
         return FreeTree(expander, choices) if head.network.free else StaticTree(expander, choices)
 
     def choices(self, ranks: Sequence[Sequence[float]]) -> Choices:
@@ -46,7 +46,7 @@ class Chained(Trained):
         """The head of the target, one path of its steps."""
         network = self.head(session).network
         count = min(self.nodes, network.depth)
-        return HeadChain(HeadExpander(session, network), count, self.logit_warp(), self.draws(request))
+        return HeadChain(self.steps(session), network.free, count, self.logit_warp(), self.draws(request))
 
     def rule(self) -> Accept:
         """Accept with min(1, p/q)."""
@@ -63,13 +63,13 @@ class Grown(Trained):
 
     def drafter(self, session: Session, request: Request) -> Drafter:
         """The head of the target, over a tree of its own making."""
-        return DynamicTree(HeadExpander(session, self.head(session).network), self.width, self.depth, self.nodes)
+        return DynamicTree(self.steps(session), self.width, self.depth, self.nodes)
 
 
 class FreeTree:
     """A tree of fixed choices from a network whose steps do not depend on tokens: one path of steps serves it all."""
 
-    def __init__(self, expander: HeadExpander, choices: Choices) -> None:
+    def __init__(self, expander: Expander, choices: Choices) -> None:
         self.expander, self.choices = expander, choices
 
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
@@ -82,16 +82,16 @@ class FreeTree:
 class HeadChain:
     """Drafts a chain of `count` tokens: the likeliest when `stream` is None, else drawn from q (V,), which is kept.
 
-    A network whose steps do not depend on tokens gives all rows before any is drawn.
+    A network whose steps do not depend on tokens (`free`) gives all rows before any is drawn.
     """
 
-    def __init__(self, expander: HeadExpander, count: int, warp: Warp, stream: Stream | None) -> None:
-        self.expander, self.count, self.warp, self.stream = expander, count, warp, stream
+    def __init__(self, expander: Expander, free: bool, count: int, warp: Warp, stream: Stream | None) -> None:
+        self.expander, self.free, self.count, self.warp, self.stream = expander, count, warp, stream
 
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
         """Draft at most `limit` tokens below `sequence`."""
         count = min(self.count, limit)
-        if self.expander.network.free:
+        if self.free:
             return TokenTree.chain(*self._chosen(free_rows(self.expander, sequence, count), sequence))
         tokens, probs = list[int](), list[Tensor]()
         logits, state = self.expander.start(sequence)
@@ -110,7 +110,7 @@ class HeadChain:
         return [self.stream.choose(row) for row in q.cpu()], list(q)  # one transfer, whatever the number of rows
 
 
-def free_rows(expander: HeadExpander, sequence: Sequence[int], count: int) -> Tensor:
+def free_rows(expander: Expander, sequence: Sequence[int], count: int) -> Tensor:
     """Return the logits (`count`, V) of a network whose steps do not depend on tokens, below `sequence`."""
     logits, state = expander.start(sequence)
     rows = [logits]

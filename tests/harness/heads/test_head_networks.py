@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from harness.engine.session import Session
-from harness.heads.expander import HeadExpander
 from tests.decode import engine
+from tests.heads import expander as drafting
 from tests.heads import kinds, variant
 from tests.models import prompts, tiny_model
 
@@ -57,7 +57,7 @@ def test_a_head_drafts_what_it_was_trained_to_predict(kind: str) -> None:
         return network.logits(depth, found[0, place // network.stride])
 
     short = Session(whole.engine, remember=whole.engine.remembered([kind]))
-    expander = HeadExpander(short, network)
+    expander = drafting(kind, short, network)
     for first in (known - 3, known):
         short.follow(text[:first])
         short.read()
