@@ -83,8 +83,9 @@ class TransferMaps(Network):
         linear: dict[nn.Module, Callable[[Tensor], Tensor]] = {
             one: partial(_linear, one) for one in model.modules() if isinstance(one, nn.Linear)}
         with replaced(linear), Enter(self.layer, rows).applied_to(target.parts):
-            found = model.get_decoder()(input_ids=tokens.new_zeros(rows.shape[:2]), attention_mask=Windows(model).masks(mask),
-                                        position_ids=places.expand(batch, -1), use_cache=False).last_hidden_state
+            found = model.get_decoder()(
+                input_ids=tokens.new_zeros(rows.shape[:2]), attention_mask=Windows(model).masks(mask),
+                position_ids=places.expand(batch, -1), use_cache=False).last_hidden_state
         return list(found[:, length:].chunk(self.depth, 1))
 
 

@@ -41,11 +41,11 @@ def best_choices(ranks: Sequence[Sequence[float]], count: int) -> Choices:
     (Medusa, §2.3.3). A node's value is the product along its path; the best `count` paths are a tree. A rank that was
     never right counts a little, and none counts more than the one before it.
     """
-    return _best_choices(tuple(tuple(accumulate((max(share, RARE) for share in row), min)) for row in ranks), count)
+    return _kept(tuple(tuple(accumulate((max(share, RARE) for share in row), min)) for row in ranks), count)
 
 
-@lru_cache(maxsize=64)
-def _best_choices(ranks: tuple[tuple[float, ...], ...], count: int) -> Choices:
+def likeliest_choices(ranks: Sequence[Sequence[float]], count: int) -> Choices:
+    """Return `best_choices` for ranks of one step, all of them positive and none above the one before it."""
     chosen, waiting = list[tuple[int, ...]](), list[tuple[float, int, tuple[int, ...]]]([(-ranks[0][0], 1, (0,))])
     while waiting and len(chosen) < count:
         value, _, path = heapq.heappop(waiting)
@@ -60,3 +60,6 @@ def _best_choices(ranks: tuple[tuple[float, ...], ...], count: int) -> Choices:
     places = {path: place for place, path in enumerate(chosen)}
     return Choices(tuple((len(path) - 1, path[-1]) for path in chosen),
                    tuple(places.get(path[:-1], ROOT) for path in chosen))
+
+
+_kept = lru_cache(maxsize=64)(likeliest_choices)  # the shares of a card are the same at each step

@@ -15,8 +15,11 @@ from harness.engine.session import Session
 from harness.engine.tree import TokenTree
 from harness.heads.expander import Expander
 from harness.plugins.strategy import Request, knob
-from strategies.drafters.choices import Choices, best_choices
+from strategies.drafters.choices import Choices, best_choices, likeliest_choices
 from strategies.drafters.expanded import DynamicTree, StaticTree
+
+
+LEAST = 1e-30  # a probability that is no more than rounding
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,17 @@ class Chained(Trained):
 
 
 @dataclass(frozen=True)
+class Marginal(Trained):
+    """Drafts the likeliest tree of a head whose steps do not depend on tokens, anew at each step."""
+
+    nodes: int = knob(64, "candidates that are verified", low=1, high=512, sweep=(8, 16, 32, 64))
+
+    def drafter(self, session: Session, request: Request) -> Drafter:
+        """The head of the target, over the tree of its distributions."""
+        return LikeliestTree(self.steps(session), self.nodes)
+
+
+@dataclass(frozen=True)
 class Grown(Trained):
     """Drafts a tree that the head grows where it is sure, anew at each step, as in EAGLE-2."""
 
@@ -79,6 +93,24 @@ class FreeTree:
         return TokenTree(tuple(best[depth][rank] for depth, rank in choices.nodes), choices.parents)
 
 
+class LikeliestTree:
+    """The tree of the `nodes` paths with the highest products of probabilities.
+
+    The network's steps do not depend on tokens, so that all paths have the same distribution at a depth.
+    """
+
+    def __init__(self, expander: Expander, nodes: int) -> None:
+        self.expander, self.nodes = expander, nodes
+
+    def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
+        """Draft a tree of at most `limit` levels."""
+        rows = free_rows(self.expander, sequence, min(self.expander.network.depth, limit))
+        best = torch.softmax(rows.double(), -1).topk(min(self.nodes, rows.shape[-1]))
+        chances, words = torch.stack([best.values, best.indices.double()]).tolist()  # one transfer from the device
+        choices = likeliest_choices([[max(LEAST, chance) for chance in row] for row in chances], self.nodes)
+        return TokenTree(tuple(int(words[depth][rank]) for depth, rank in choices.nodes), choices.parents)
+
+
 class HeadChain:
     """Drafts a chain of `count` tokens: the likeliest when `stream` is None, else drawn from q (V,), which is kept.
 
@@ -86,7 +118,7 @@ class HeadChain:
     """
 
     def __init__(self, expander: Expander, free: bool, count: int, warp: Warp, stream: Stream | None) -> None:
-        self.expander, self.free, self.count, self.warp, self.stream = expander, count, warp, stream
+        self.expander, self.free, self.count, self.warp, self.stream = expander, free, count, warp, stream
 
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
         """Draft at most `limit` tokens below `sequence`."""

@@ -1,10 +1,15 @@
 """Block drafters: what a block sees, and the chains and trees that are made of its rows."""
 
+from collections.abc import Sequence
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from harness.engine.tree import ROOT
 from harness.heads.block import BlockNetwork, BlockSettings, block_mask
 from harness.heads.network import TargetParts
+from strategies.drafters.headed import LikeliestTree
 from tests.decode import engine
 from tests.models import tiny_model
 
@@ -53,3 +58,29 @@ def test_blocks_of_one_pass_equal_blocks_alone() -> None:
         alone = head(states[:, :place + 2], tokens[:, :place + 2], place)
         for rows, row in zip(together, alone, strict=True):
             torch.testing.assert_close(rows[:, number], row[:, 0])
+
+
+class Rows:
+    """An expander with the same distributions below every sequence."""
+
+    network = SimpleNamespace(free=True, depth=2)
+    chances = torch.tensor([[0.6, 0.3, 0.1], [0.4, 0.5, 0.1]])
+
+    def start(self, sequence: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.chances[:1].log(), torch.zeros(1, 1)
+
+    def grow(self, states: torch.Tensor, tokens: Sequence[int], depth: int, ancestors: torch.Tensor
+             ) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.chances[depth:depth + 1].log(), states
+
+
+@pytest.mark.parametrize(("nodes", "limit", "tokens", "parents"), [
+    (5, 9, (0, 1, 1, 0, 1), (ROOT, ROOT, 0, 0, 1)),  # of .6, .3, .3 = .6 · .5, .24 = .6 · .4 and .15 = .3 · .5
+    (3, 9, (0, 1, 1), (ROOT, ROOT, 0)),
+    (9, 1, (0, 1, 2), (ROOT, ROOT, ROOT)),
+    (99, 9, (0, 1, 2, 1, 0, 2, 1, 0, 2, 1, 0, 2), (ROOT, ROOT, ROOT, 0, 0, 0, 1, 1, 1, 2, 2, 2))])
+def test_the_tree_holds_the_likeliest_paths(nodes: int, limit: int, tokens: Sequence[int],
+                                            parents: Sequence[int]) -> None:
+    tree = LikeliestTree(Rows(), nodes).draft([1, 2], None, limit)
+    assert (tree.tokens, tree.parents) == (tuple(tokens), tuple(parents))
+    assert not tree.probs
