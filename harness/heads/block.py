@@ -92,6 +92,14 @@ class BlockNetwork(Network):
         found: Tensor = self.norm(x).unflatten(1, (-1, rows)).flatten(2)
         return found
 
+    def logits(self, depth: int, features: Tensor) -> Tensor:
+        """Those of the target's output layer."""
+        return self.target.logits(self.aligned(features))
+
+    def aligned(self, features: Tensor) -> Tensor:
+        """The row of the block, to which a subclass may append something else."""
+        return features[..., :self.target.hidden]
+
     def embedded(self, words: Tensor) -> Tensor:
         """Return embeddings (…, D) as the layers read them."""
         return unit(words) if self.settings.unit else words
