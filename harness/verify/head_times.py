@@ -8,6 +8,7 @@ from statistics import median
 import torch
 
 from harness.backends.trace import Clock
+from harness.decoding.trained import Trained
 from harness.engine.session import Session
 from harness.models.loading import Model
 from harness.models.trained_head import Head
@@ -19,10 +20,12 @@ from harness.store.schema import HeadTimes
 def head_times(model: Model, head: Head, context: Sequence[int], widths: Sequence[int], rounds: int,
                clock: Clock = time.perf_counter) -> HeadTimes:
     """Time the steps of a head behind `context` (token ids): the first one, and later ones over 1, 2, … nodes."""
+    kind = STRATEGIES.get(head.card.kind)
+    assert issubclass(kind, Trained)
     session = Session(model.engine, remember=model.engine.remembered([head.card.kind]))
     session.follow(context)
     session.read()
-    expander, sequence = STRATEGIES.get(head.card.kind).expander(session, head.network), [*context, context[0]]
+    expander, sequence = kind.expander(session, head.network), [*context, context[0]]
     first, later = list[float](), {width: list[float]() for width in widths}
     tokens = list(islice(cycle(context), max(widths)))
     for number in range(1 + rounds):

@@ -1,25 +1,17 @@
-"""Drafting with a trained head: its network is asked for the tokens below a sequence and below the nodes of a tree."""
+"""Base classes of strategies with a trained head: the shapes that their drafts may have."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from harness.decoding.accept import Accept, rejection
-from harness.decoding.loop import Drafter, Step
+from harness.decoding.loop import Drafter
 from harness.decoding.trained import Trained
-from harness.engine.logit_warps import Warp
-from harness.engine.random_stream import Stream
 from harness.engine.session import Session
-from harness.engine.tree import TokenTree
-from harness.heads.expander import Expander
 from harness.plugins.strategy import Request, knob
-from strategies.drafters.choices import Choices, best_choices, likeliest_choices
+from strategies.drafters.choices import Choices, best_choices
 from strategies.drafters.expanded import DynamicTree, StaticTree
-
-
-LEAST = 1e-30  # a probability that is no more than rounding
+from strategies.drafters.free import FreeTree, LikeliestTree
+from strategies.drafters.head_chain import HeadChain
 
 
 @dataclass(frozen=True)
@@ -64,7 +56,7 @@ class Marginal(Trained):
 
     def drafter(self, session: Session, request: Request) -> Drafter:
         """The head of the target, over the tree of its distributions."""
-        return LikeliestTree(self.steps(session), self.nodes)
+        return LikeliestTree(self.steps(session), self.head(session).network.depth, self.nodes)
 
 
 @dataclass(frozen=True)
@@ -78,75 +70,3 @@ class Grown(Trained):
     def drafter(self, session: Session, request: Request) -> Drafter:
         """The head of the target, over a tree of its own making."""
         return DynamicTree(self.steps(session), self.width, self.depth, self.nodes)
-
-
-class FreeTree:
-    """A tree of fixed choices from a network whose steps do not depend on tokens: one path of steps serves it all."""
-
-    def __init__(self, expander: Expander, choices: Choices) -> None:
-        self.expander, self.choices = expander, choices
-
-    def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
-        """Draft a tree of at most `limit` levels."""
-        choices = self.choices.within(limit)
-        best = free_rows(self.expander, sequence, 1 + choices.nodes[-1][0]).topk(choices.widest).indices.tolist()
-        return TokenTree(tuple(best[depth][rank] for depth, rank in choices.nodes), choices.parents)
-
-
-class LikeliestTree:
-    """The tree of the `nodes` paths with the highest products of probabilities.
-
-    The network's steps do not depend on tokens, so that all paths have the same distribution at a depth.
-    """
-
-    def __init__(self, expander: Expander, nodes: int) -> None:
-        self.expander, self.nodes = expander, nodes
-
-    def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
-        """Draft a tree of at most `limit` levels."""
-        rows = free_rows(self.expander, sequence, min(self.expander.network.depth, limit))
-        best = torch.softmax(rows.double(), -1).topk(min(self.nodes, rows.shape[-1]))
-        chances, words = torch.stack([best.values, best.indices.double()]).tolist()  # one transfer from the device
-        choices = likeliest_choices([[max(LEAST, chance) for chance in row] for row in chances], self.nodes)
-        return TokenTree(tuple(int(words[depth][rank]) for depth, rank in choices.nodes), choices.parents)
-
-
-class HeadChain:
-    """Drafts a chain of `count` tokens: the likeliest when `stream` is None, else drawn from q (V,), which is kept.
-
-    A network whose steps do not depend on tokens (`free`) gives all rows before any is drawn.
-    """
-
-    def __init__(self, expander: Expander, free: bool, count: int, warp: Warp, stream: Stream | None) -> None:
-        self.expander, self.free, self.count, self.warp, self.stream = expander, free, count, warp, stream
-
-    def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
-        """Draft at most `limit` tokens below `sequence`."""
-        count = min(self.count, limit)
-        if self.free:
-            return TokenTree.chain(*self._chosen(free_rows(self.expander, sequence, count), sequence))
-        tokens, probs = list[int](), list[Tensor]()
-        logits, state = self.expander.start(sequence)
-        for depth in range(1, count + 1):
-            new, q = self._chosen(logits, [*sequence, *tokens])
-            tokens, probs = tokens + new, probs + q
-            if depth < count:
-                logits, state = self.expander.grow(state, new, depth, torch.ones(1, depth, dtype=torch.bool))
-        return TokenTree.chain(tokens, probs)
-
-    def _chosen(self, logits: Tensor, sequence: Sequence[int]) -> tuple[list[int], list[Tensor]]:
-        """Return a token of each row of `logits` (N, V), which are below `sequence`, and the rows drawn from."""
-        if self.stream is None:
-            return logits.argmax(-1).tolist(), []
-        q = torch.softmax(self.warp(logits, [list(sequence)] * len(logits)).double(), -1)
-        return [self.stream.choose(row) for row in q.cpu()], list(q)  # one transfer, whatever the number of rows
-
-
-def free_rows(expander: Expander, sequence: Sequence[int], count: int) -> Tensor:
-    """Return the logits (`count`, V) of a network whose steps do not depend on tokens, below `sequence`."""
-    logits, state = expander.start(sequence)
-    rows = [logits]
-    for depth in range(1, count):
-        logits, state = expander.grow(state, [0], depth, torch.ones(1, depth, dtype=torch.bool))
-        rows.append(logits)
-    return torch.cat(rows)

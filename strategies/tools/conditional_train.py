@@ -20,7 +20,6 @@ from harness.decoding.accept import at
 from harness.decoding.loop import one_by_one
 from harness.engine.batching import run_batched
 from harness.engine.engine import Engine
-from harness.engine.hooks import HIDDEN
 from harness.engine.logit_warps import temperature
 from harness.engine.random_stream import PhiloxStream
 from harness.engine.session import Session
@@ -69,7 +68,7 @@ def sampled(made: Plan, attribute: Attribute, temperatures: Sequence[float], new
 
 
 def _continued(engine: Engine, request: Request, value: float) -> Text:
-    session, tokens = Session(engine, remember=(HIDDEN,)), list[int]()
+    session, tokens = Session(engine, remember=("hidden",)), list[int]()
     for step in one_by_one(session, at(value), request, temperature(value)):
         tokens += step
         if request.ends(tokens) or len(tokens) >= request.max_new_tokens:

@@ -1,7 +1,6 @@
 """Block drafters: what a block sees, and the chains and trees that are made of its rows."""
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ import torch
 from harness.engine.tree import ROOT
 from harness.heads.block import BlockNetwork, BlockSettings, block_mask
 from harness.heads.network import TargetParts
-from strategies.drafters.headed import LikeliestTree
+from strategies.drafters.free import LikeliestTree
 from tests.decode import engine
 from tests.models import tiny_model
 
@@ -63,7 +62,6 @@ def test_blocks_of_one_pass_equal_blocks_alone() -> None:
 class Rows:
     """An expander with the same distributions below every sequence."""
 
-    network = SimpleNamespace(free=True, depth=2)
     chances = torch.tensor([[0.6, 0.3, 0.1], [0.4, 0.5, 0.1]])
 
     def start(self, sequence: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,6 +79,6 @@ class Rows:
     (99, 9, (0, 1, 2, 1, 0, 2, 1, 0, 2, 1, 0, 2), (ROOT, ROOT, ROOT, 0, 0, 0, 1, 1, 1, 2, 2, 2))])
 def test_the_tree_holds_the_likeliest_paths(nodes: int, limit: int, tokens: Sequence[int],
                                             parents: Sequence[int]) -> None:
-    tree = LikeliestTree(Rows(), nodes).draft([1, 2], None, limit)
+    tree = LikeliestTree(Rows(), 2, nodes).draft([1, 2], None, limit)
     assert (tree.tokens, tree.parents) == (tuple(tokens), tuple(parents))
     assert not tree.probs
