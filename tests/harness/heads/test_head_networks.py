@@ -16,8 +16,8 @@ KINDS = [*sorted(kinds()), "hydra:prefix=true,layers=3,unit=false", "mlp_specula
 
 
 def session(tokens: Sequence[int], kind: str) -> Session:
-    """A session that has read `tokens` but the last one and remembers what the head reads."""
-    owner = engine(tiny_model("llama"))
+    """A session in float64 that has read `tokens` but the last one and remembers what the head reads."""
+    owner = engine(tiny_model("llama").double())
     owner.heads[kind] = variant(kind, owner)
     found = Session(owner, remember=owner.remembered([kind]))
     found.follow(tokens[:-1])
@@ -54,7 +54,7 @@ def test_a_head_drafts_what_it_was_trained_to_predict(kind: str) -> None:
         """The logits of a depth behind place t, in the text or in another that begins as it does."""
         tokens = torch.tensor([[*other, *text[len(other):-1]]]) if other else words
         found = network(states, tokens, place % network.stride)[depth]
-        return network.logits(depth, found[0, place // network.stride])
+        return network.logits(depth, found[0, place // network.stride]).float()
 
     short = Session(whole.engine, remember=whole.engine.remembered([kind]))
     expander = drafting(kind, short, network)
