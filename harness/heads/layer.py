@@ -135,18 +135,36 @@ class Mlp(nn.Module):
         return found
 
 
-class DraftLayer(nn.Module):
-    """A decoder layer; the input of its attention is normed unless `first`."""
+class Pair(nn.Module):
+    """Norms two vectors that are side by side, each by itself: (…, 2 D) → (…, 2 D)."""
 
-    def __init__(self, shape: Shape, first: bool = False, normed: bool = False) -> None:
+    def __init__(self, size: int, eps: float) -> None:
         super().__init__()
-        self.input_norm = nn.Identity() if first else nn.RMSNorm(shape.hidden, shape.eps)
-        self.attention = Attention(shape, normed=normed)
-        self.mlp_norm, self.mlp = nn.RMSNorm(shape.hidden, shape.eps), Mlp(shape)
+        self.first, self.second = nn.RMSNorm(size, eps), nn.RMSNorm(size, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Norm both halves."""
+        first, second = x.chunk(2, -1)
+        return torch.cat([self.first(first), self.second(second)], -1)
+
+
+class DraftLayer(nn.Module):
+    """A decoder layer; the input of its attention is normed unless `first`.
+
+    A `wide` one reads an embedding and a state side by side (2 D) and adds to the state, as that of EAGLE-3 does.
+    """
+
+    def __init__(self, shape: Shape, first: bool = False, normed: bool = False, wide: bool = False) -> None:
+        super().__init__()
+        size = shape.hidden
+        self.size = size
+        self.input_norm = nn.Identity() if first else Pair(size, shape.eps) if wide else nn.RMSNorm(size, shape.eps)
+        self.attention = Attention(shape, 2 * size if wide else 0, normed)
+        self.mlp_norm, self.mlp = nn.RMSNorm(size, shape.eps), Mlp(shape)
 
     def forward(self, x: Tensor, context: Context, cache: Cache) -> Tensor:
         """(B, Q, D) → (B, Q, D); the keys and values are appended to `cache`."""
-        x = x + self.attention(self.input_norm(x), context, cache)
+        x = x[..., -self.size:] + self.attention(self.input_norm(x), context, cache)
         result: Tensor = x + self.mlp(self.mlp_norm(x))
         return result
 
@@ -155,7 +173,7 @@ class DraftLayer(nn.Module):
         normed = self.input_norm(x)
         pairs = zip(cache.held, self.attention.keys(normed, positions), strict=True)
         keys, values = (torch.cat(pair, 2) for pair in pairs)
-        x = x + self.attention.attend(normed, positions, keys, values, mask)
+        x = x[..., -self.size:] + self.attention.attend(normed, positions, keys, values, mask)
         result: Tensor = x + self.mlp(self.mlp_norm(x))
         return result
 
