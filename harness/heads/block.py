@@ -49,8 +49,12 @@ class BlockNetwork(Network):
         shape, size = Shape.of(target.config, settings.heads, settings.mlp), target.hidden
         self.fc = nn.Linear(len(self.reads) * size, size, bias=False)
         self.context_norm, self.norm = nn.RMSNorm(size, shape.eps), nn.RMSNorm(size, shape.eps)
-        self.layers = nn.ModuleList(DraftLayer(shape, normed=True) for _ in range(settings.layers))
+        self.layers = nn.ModuleList(self.layer(shape) for _ in range(settings.layers))
         self.mask = nn.Parameter(torch.randn(size))
+
+    def layer(self, shape: Shape) -> DraftLayer:
+        """Return a new layer."""
+        return DraftLayer(shape, normed=True)
 
     @property
     def depth(self) -> int:

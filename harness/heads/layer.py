@@ -170,12 +170,15 @@ class DraftLayer(nn.Module):
 
     def beside(self, x: Tensor, positions: Tensor, cache: Cache, mask: Tensor) -> Tensor:
         """(B, Q, D) → (B, Q, D) for rows that are not appended to `cache`, which has T; `mask` is (Q, T + Q)."""
-        normed = self.input_norm(x)
-        pairs = zip(cache.held, self.attention.keys(normed, positions), strict=True)
-        keys, values = (torch.cat(pair, 2) for pair in pairs)
-        x = x[..., -self.size:] + self.attention.attend(normed, positions, keys, values, mask)
+        x = x[..., -self.size:] + self.attended(self.input_norm(x), positions, cache, mask)
         result: Tensor = x + self.mlp(self.mlp_norm(x))
         return result
+
+    def attended(self, x: Tensor, positions: Tensor, cache: Cache, mask: Tensor) -> Tensor:
+        """The attention of `beside`, of rows that are normed."""
+        pairs = zip(cache.held, self.attention.keys(x, positions), strict=True)
+        keys, values = (torch.cat(pair, 2) for pair in pairs)
+        return self.attention.attend(x, positions, keys, values, mask)
 
 
 def unit(x: Tensor) -> Tensor:

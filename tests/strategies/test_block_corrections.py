@@ -13,6 +13,7 @@ from harness.laboratory import corpus
 from harness.laboratory.corpus import Answer
 from harness.laboratory.training import train
 from harness.models.loading import Model
+from strategies.dflash2 import BlockConvolution, DFlash2Settings
 from tests.decode import engine
 from tests.heads import kinds, untrained
 from tests.models import tiny_model
@@ -21,17 +22,50 @@ VOCAB, SIZE, LENGTH = 24, 32, 40
 FIRST, SECOND = (random.Random(seed).sample(range(VOCAB), VOCAB) for seed in (0, 2))
 
 
-@pytest.mark.parametrize("kind", ["dspark", "domino"])
+@pytest.mark.parametrize("kind", ["dspark", "domino", "dflash2"])
 def test_an_untrained_correction_changes_nothing(kind: str) -> None:
     """A block with the same weights gives the same logits."""
     target = engine(tiny_model("llama"))
     head = untrained(kind, target).network
-    plain = kinds()["dflash"](head.target, settings_of(kinds()["dflash"], {"block": head.depth,
-                                                                           "sample_from_anchor": True}))
+    same = {name: getattr(head.settings, name) for name in ("block", "sample_from_anchor")}
+    plain = kinds()["dflash"](head.target, settings_of(kinds()["dflash"], same))
     plain.load_state_dict({name: head.state_dict()[name] for name in plain.state_dict()})
     states, tokens = torch.randn(1, 20, 64 * len(head.reads)), torch.randint(3, 97, (1, 20))
     for depth, (features, rows) in enumerate(zip(head(states, tokens), plain(states, tokens), strict=True)):
         assert torch.equal(head.logits(depth, features), plain.logits(depth, rows))
+
+
+def test_a_convolution_mixes_rows_of_the_same_block_before_and_after_a_sublayer() -> None:
+    """Computed row by row, with two channels that share their factors and two others that share theirs."""
+    settings = DFlash2Settings(block=3, kernel=2, group=2)
+    conv = BlockConvolution(4, settings)
+    x = torch.randn(1, 6, 4)
+    assert torch.equal(conv(x, lambda read: 2 * read), 2 * x)
+    with torch.no_grad():
+        torch.nn.init.normal_(conv.base)
+        torch.nn.init.normal_(conv.projection.weight)
+        shift = conv.projection(x).view(6, 2, 2, 2)  # row, before or after, rows back, group
+
+        def mixed(rows: torch.Tensor, side: int) -> torch.Tensor:
+            found = torch.zeros(6, 4)
+            for row in range(6):
+                for channel in range(4):
+                    for back in (0, 1) if row % 3 else (0,):
+                        factor = conv.base[side, back, channel] + shift[row, side, back, channel // 2]
+                        found[row, channel] += factor * rows[row - back, channel]
+            return found
+        torch.testing.assert_close(conv(x, torch.exp)[0], mixed(mixed(x[0], 0).exp(), 1))
+
+
+def test_the_selector_changes_the_logits_of_the_likeliest_tokens_only() -> None:
+    head = untrained("dflash2", engine(tiny_model("llama")), top=3, rank=8).network
+    torch.nn.init.normal_(head.markov_out.weight)
+    features = torch.randn(2, 64 + 8)
+    row, previous = features[:, :64], features[:, 64:]
+    base, found = head.target.logits(row), head.logits(1, features)
+    fit = (previous * head.selector(row)) @ head.markov_out.weight.T
+    best = torch.zeros_like(base, dtype=torch.bool).scatter(1, base.topk(3).indices, value=True)
+    torch.testing.assert_close(found, torch.where(best, base + fit, base))
 
 
 def two_ways() -> Engine:
@@ -56,7 +90,8 @@ def walk(rng: random.Random) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize(("kind", "low", "high"), [("dflash", 0.4, 0.52), ("dspark", 0.95, 1), ("domino", 0.95, 1)])
+@pytest.mark.parametrize(("kind", "low", "high"), [
+    ("dflash", 0.4, 0.52), ("dspark", 0.95, 1), ("domino", 0.95, 1), ("dflash2", 0.95, 1)])
 def test_drafts_that_see_the_one_before_follow_a_language_of_pairs(kind: str, low: float, high: float,
                                                                    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                                                                    ) -> None:
