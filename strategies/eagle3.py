@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.errors import UserError
+from harness.heads.blocks import drafted, scattered
 from harness.heads.layer import Attention, Context, Mlp, Shape
 from harness.heads.network import Network, Recipe, TargetParts
 from harness.heads.taps import taps
@@ -28,8 +29,9 @@ from strategies.drafters.headed import Grown
 class Eagle3Settings:
     """`unroll` steps of training; sizes of the layer, 0 for the target's; `draft_vocab` tokens, 0 for all.
 
-    `taps` are layers as in "2-5-7". Norms: of each tap (`fc_norm`) or of all together (`norm_before_fc`), of the states
-    that steps go on from (`norm_output`) and of those that the attention's result is added to (`norm_before_residual`).
+    `taps` are layers as in "2-5-7". Norms: of queries and keys (`normed`), of each tap (`fc_norm`) or of all together
+    (`norm_before_fc`), of the states that steps go on from (`norm_output`) and of those that the attention's result is
+    added to (`norm_before_residual`).
     """
 
     unroll: Annotated[int, Field(ge=1, le=16)] = 7
@@ -37,6 +39,7 @@ class Eagle3Settings:
     mlp: Annotated[int, Field(ge=0, le=1 << 16)] = 0
     draft_vocab: Annotated[int, Field(ge=0)] = 0
     taps: str = ""
+    normed: bool = False
     fc_norm: bool = False
     norm_before_fc: bool = False
     norm_output: bool = False
@@ -60,7 +63,7 @@ class Eagle3Network(Network):
         self.before_norm = nn.RMSNorm(count * size, shape.eps) if settings.norm_before_fc else nn.Identity()
         self.fc = nn.Linear(count * size, size, bias=False)
         self.word_norm, self.state_norm, self.mlp_norm, self.norm = (nn.RMSNorm(size, shape.eps) for _ in range(4))
-        self.attention, self.mlp = Attention(shape, 2 * size), Mlp(shape)
+        self.attention, self.mlp = Attention(shape, 2 * size, settings.normed), Mlp(shape)
         self.output = nn.Linear(size, settings.draft_vocab or target.vocab, bias=False)
         with torch.no_grad():
             self.output.weight.copy_(target.head.weight[:self.output.out_features])
@@ -97,21 +100,16 @@ class Eagle3Network(Network):
         found: Tensor = self.output(features)
         if not self.settings.draft_vocab:
             return found
-        rest = found.new_full((*found.shape[:-1], self.target.vocab), torch.finfo(found.dtype).min)
-        return rest.index_copy(-1, self._drafted(), found)
+        return scattered(found, self.get_buffer("d2t"), self.target.vocab)
 
     def law(self, states: Tensor) -> Tensor:
         """The target's distribution over the tokens that are drafted."""
         law = super().law(states)
         if not self.settings.draft_vocab:
             return law
-        kept = torch.zeros_like(law).index_copy(-1, self._drafted(), law[..., self._drafted()])
+        ids = drafted(self.get_buffer("d2t"))
+        kept = torch.zeros_like(law).index_copy(-1, ids, law[..., ids])
         return kept / kept.sum(-1, keepdim=True).clamp_min(1e-12)
-
-    def _drafted(self) -> Tensor:
-        """The target's ids (draft_vocab,) of the tokens that are drafted."""
-        offsets = self.get_buffer("d2t")
-        return offsets + torch.arange(len(offsets), device=offsets.device)
 
     def _joined(self, states: Tensor) -> Tensor:
         """(B, Q, n · D) → (B, Q, D)."""

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from harness.heads.blocks import scattered
 from harness.heads.layer import Context, DraftLayer, Shape, unit
 from harness.heads.network import Network, Recipe, TargetParts
 from harness.heads.taps import taps
@@ -19,7 +20,8 @@ class BlockSettings:
 
     `taps` are layers of the target as in "2-5-7". With `causal`, a row does not see those behind it. Row j predicts the
     token behind its own place with `sample_from_anchor`, else the one at its own place, and row 0 nothing. With `unit`,
-    embeddings are scaled to the size of hidden states.
+    embeddings are scaled to the size of hidden states. With `draft_vocab`, an output layer of its own drafts so many
+    tokens, which a loaded head lists.
     """
 
     block: Annotated[int, Field(ge=2, le=64)] = 8
@@ -27,6 +29,7 @@ class BlockSettings:
     heads: Annotated[int, Field(ge=0, le=256)] = 0
     mlp: Annotated[int, Field(ge=0, le=1 << 16)] = 0
     taps: str = ""
+    draft_vocab: Annotated[int, Field(ge=0)] = 0
     causal: bool = False
     sample_from_anchor: bool = False
     unit: bool = True
@@ -51,6 +54,9 @@ class BlockNetwork(Network):
         self.context_norm, self.norm = nn.RMSNorm(size, shape.eps), nn.RMSNorm(size, shape.eps)
         self.layers = nn.ModuleList(self.layer(shape) for _ in range(settings.layers))
         self.mask = nn.Parameter(torch.randn(size))
+        if settings.draft_vocab:
+            self.output = nn.Linear(size, settings.draft_vocab, bias=False)
+            self.register_buffer("d2t", torch.zeros(settings.draft_vocab, dtype=torch.long))
 
     def layer(self, shape: Shape) -> DraftLayer:
         """Return a new layer."""
@@ -97,8 +103,10 @@ class BlockNetwork(Network):
         return found
 
     def logits(self, depth: int, features: Tensor) -> Tensor:
-        """Those of the target's output layer."""
-        return self.target.logits(self.aligned(features))
+        """Those of the target's output layer, or of the head's own."""
+        if not self.settings.draft_vocab:
+            return self.target.logits(self.aligned(features))
+        return scattered(self.output(self.aligned(features)), self.get_buffer("d2t"), self.target.vocab)
 
     def aligned(self, features: Tensor) -> Tensor:
         """The row of the block, to which a subclass may append something else."""

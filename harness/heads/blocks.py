@@ -34,6 +34,20 @@ class Residual(nn.Module):
         return found
 
 
+def scattered(logits: Tensor, offsets: Tensor, vocab: int) -> Tensor:
+    """Return the logits (…, V) of all tokens from those of the drafted ones, of which i is token i + `offsets`[i].
+
+    Tokens that are not drafted get the lowest number.
+    """
+    rest = logits.new_full((*logits.shape[:-1], vocab), torch.finfo(logits.dtype).min)
+    return rest.index_copy(-1, drafted(offsets), logits)
+
+
+def drafted(offsets: Tensor) -> Tensor:
+    """Return the target's ids of the tokens that are drafted."""
+    return offsets + torch.arange(len(offsets), device=offsets.device)
+
+
 def output_like(target: TargetParts, bias: bool = False) -> nn.Linear:
     """Return an output layer, from states (…, D) to logits (…, V), that starts as the target's."""
     output = nn.Linear(target.hidden, target.vocab, bias=bias)

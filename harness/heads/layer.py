@@ -1,6 +1,6 @@
 """The parts of a small transformer that drafts, with KV caches of its own: for training, and for drafting a tree."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +13,10 @@ from harness.errors import UserError
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a layer: states of `hidden` numbers, `heads` of attention with `head` numbers, `mlp` numbers inside."""
+    """Sizes of a layer: states of `hidden` numbers, `heads` of attention with `head` numbers, `mlp` numbers inside.
+
+    Positions are rotated by powers of `theta`, or by `speeds` (head / 2,) and then stretched by `stretch`.
+    """
 
     hidden: int
     heads: int
@@ -22,6 +25,8 @@ class Shape:
     mlp: int
     eps: float = 1e-6
     theta: float = 10000.0
+    speeds: tuple[float, ...] = ()
+    stretch: float = 1.0
 
     @classmethod
     def of(cls, config: Any, heads: int = 0, mlp: int = 0) -> "Shape":
@@ -37,8 +42,20 @@ class Shape:
         shared = 0 if heads else getattr(config, "num_key_value_heads", None)
         rope = getattr(config, "rope_parameters", None) or {}
         inside = mlp or getattr(config, "intermediate_size", None) or 4 * size
+        speeds, stretch = _scaled(config, rope) if not heads else ((), 1.0)
         return cls(size, own, int(shared or own), head or size // own, int(inside),
-                   float(getattr(config, "rms_norm_eps", None) or 1e-6), float(rope.get("rope_theta") or 10000.0))
+                   float(getattr(config, "rms_norm_eps", None) or 1e-6), float(rope.get("rope_theta") or 10000.0),
+                   speeds, stretch)
+
+
+def _scaled(config: Any, rope: Mapping[str, Any]) -> tuple[tuple[float, ...], float]:
+    """Return the speeds and the stretch of a target whose positions are scaled for long texts."""
+    if rope.get("rope_type") not in ("linear", "llama3", "yarn"):
+        return (), 1.0
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    speeds, stretch = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, torch.device("cpu"))
+    return tuple(speeds.tolist()), float(stretch)
 
 
 class Cache:
@@ -115,10 +132,13 @@ class Attention(nn.Module):
     def _rotated(self, x: Tensor, positions: Tensor) -> Tensor:
         """Rotate (B, H, Q, head): the first half of the numbers with the second."""
         half = torch.arange(0, self.shape.head, 2, device=positions.device) / self.shape.head
-        angles = positions[:, None].float() * self.shape.theta ** -half.float()
+        speeds = positions.new_tensor(self.shape.speeds, dtype=torch.float) if self.shape.speeds else (
+            self.shape.theta ** -half.float())
+        angles = positions[:, None].float() * speeds
         angles = torch.cat([angles, angles], -1)
+        cos, sin = (self.shape.stretch * wave for wave in (angles.cos(), angles.sin()))
         first, second = x.chunk(2, -1)
-        return x * angles.cos().to(x.dtype) + torch.cat([-second, first], -1) * angles.sin().to(x.dtype)
+        return x * cos.to(x.dtype) + torch.cat([-second, first], -1) * sin.to(x.dtype)
 
 
 class Mlp(nn.Module):

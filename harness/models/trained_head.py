@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 from safetensors.torch import save as packed
 
 from harness.errors import UserError, first_sentence
+from harness.heads.layer import Shape
 from harness.heads.network import Network, TargetParts, settings_of
+from harness.models import public_heads
 from harness.models.loading import Model, fingerprint, hash_of
 from harness.plugins.registry import STRATEGIES
 from harness.store.files import replace_file
@@ -74,6 +76,8 @@ def _rounded(weight: torch.Tensor) -> torch.Tensor:
 def load(name: str, model: Model) -> Head:
     """Load a head of `model` from a folder or a hub id; raises `UserError` if it is broken or of another model."""
     folder = _place(name)
+    if not (folder / CARD).exists():
+        return _published(name, folder, model)
     try:
         card = Card.model_validate_json((folder / CARD).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -95,6 +99,22 @@ def load(name: str, model: Model) -> Head:
     return Head(name, card, network, hash_of(card.settings, weights))
 
 
+def _published(name: str, folder: Path, model: Model) -> Head:
+    """Load a head that others have published, whose ranks are assumed."""
+    layout, found = public_heads.read(folder, TargetParts.of(model.engine))
+    settings, size = layout.settings(found), int(found.target.config.hidden_size if layout.own else found.target.hidden)
+    card = Card(kind=layout.kind, target=model.name, fingerprint="", hidden=size, settings=settings,
+                vocab=found.at("vocab_size") or found.target.vocab, ranks=[list(public_heads.ASSUMED)])
+    network = build(card, model, found.target)
+    weights = public_heads.complete(network, layout, found)
+    _check(name, network, weights, f"'{model.name}'")
+    network.load_state_dict(weights)
+    network.to(model.engine.device, model.engine.dtype).eval().requires_grad_(False)
+    used = {"embedding": found.target.embedding.get_parameter("weight"), "head": found.target.head.weight}
+    identity = hash_of(settings | {"sizes": str(Shape.of(found.target.config)) if layout.own else ""}, weights | used)
+    return Head(name, card.model_copy(update={"ranks": card.ranks * network.depth}), network, identity)
+
+
 def network_of(kind: str) -> type[Network]:
     """Return the network class of a kind of head; raises `UserError` for a strategy without a head of its own."""
     found = STRATEGIES.get(kind)
@@ -105,9 +125,9 @@ def network_of(kind: str) -> type[Network]:
     return network
 
 
-def build(card: Card, model: Model) -> Network:
-    """Return the untrained network of a card for a model; raises `UserError` if they do not fit."""
-    kind, parts = network_of(card.kind), TargetParts.of(model.engine)
+def build(card: Card, model: Model, parts: TargetParts | None = None) -> Network:
+    """Return the untrained network of a card for a model or `parts`; raises `UserError` if they do not fit."""
+    kind, parts = network_of(card.kind), parts or TargetParts.of(model.engine)
     for what, wanted, found in (("hidden states of {} numbers", card.hidden, parts.hidden),
                                 ("{} logits", card.vocab, parts.vocab)):
         if wanted != found:
@@ -120,11 +140,15 @@ def _place(name: str) -> Path:
     if Path(name).is_dir():
         return Path(name)
     if Path(name).is_absolute() or name.startswith(".") or name.count("/") != 1:
-        raise UserError(f"There is no head '{name}': give a folder that 'train-head' wrote, or a hub id.")
+        raise UserError(f"There is no head '{name}': give a folder with one, or a hub id.")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[CARD, WEIGHTS]))
+        folder = Path(snapshot_download(name, allow_patterns=[CARD, WEIGHTS, public_heads.CONFIG]))
+        for kind in () if (folder / CARD).exists() else public_heads.FILES:
+            if not public_heads.files(folder):
+                snapshot_download(name, allow_patterns=list(kind))
+        return folder
     except Exception as error:  # the library raises many kinds of errors
         raise UserError(f"The head '{name}' cannot be fetched: {first_sentence(error)}.") from error
 
@@ -137,11 +161,11 @@ def _weights(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path} cannot be read as weights: it is missing or was cut off.") from error
 
 
-def _check(name: str, network: Network, weights: Mapping[str, torch.Tensor]) -> None:
+def _check(name: str, network: Network, weights: Mapping[str, torch.Tensor], other: str = "its card") -> None:
     """Raise `UserError` unless the weights have the names and shapes of the network."""
     wanted = {key: tuple(weight.shape) for key, weight in network.state_dict().items()}
     found = {key: tuple(weight.shape) for key, weight in weights.items()}
     if wanted != found:
         key = min(set(wanted.items()) ^ set(found.items()))[0]
-        raise UserError(f"The weights of the head {name} do not fit its card: {key} has the shape {found.get(key)}, "
+        raise UserError(f"The weights of the head {name} do not fit {other}: {key} has the shape {found.get(key)}, "
                         f"not {wanted.get(key)}.")

@@ -90,7 +90,7 @@ def test_what_is_wrong_with_files_is_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="missing or was cut off"):
         trained_head.load(str(folder), loaded())
     (folder / CARD).unlink()
-    with pytest.raises(UserError, match=f"holds no head: {CARD} cannot be read"):
+    with pytest.raises(UserError, match=f"holds no head: neither {CARD} nor config.json can be read"):
         trained_head.load(str(folder), loaded())
     with pytest.raises(UserError, match=r"There is no head '\./nowhere'"):
         trained_head.load("./nowhere", loaded())

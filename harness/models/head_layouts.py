@@ -1,0 +1,179 @@
+"""The file layouts of heads that others have published: how each is told, and what its tensors are called here.
+
+Facts from the code that writes or reads the files: FasterDecoding/Medusa, vLLM, SafeAILab/EAGLE, z-lab's DFlash,
+transformers, and vllm-project/speculators.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.heads.network import TargetParts
+
+EMBEDDING, HEAD = "target.embedding", "target.head"  # names here of tensors that are usually copies of the target's
+PARTS = ("transformer_layer_config", "model", "dflash_config", "eagle_config")  # of configurations
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the files of a head hold, and the target that it is for: tensors have their names here."""
+
+    config: Mapping[str, Any]
+    target: TargetParts
+    tensors: Mapping[str, Tensor]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def at(self, *names: str) -> Any:
+        """Return the first of these fields that the configuration has."""
+        return field(self.config, *names)
+
+    def count(self, pattern: str) -> int:
+        """Return how many values the group of a pattern has among the starts of names."""
+        return len({found[1] for name in self.tensors if (found := re.match(pattern, name))})
+
+    def drafted(self) -> int:
+        """Return the number of tokens that the head's own output layer knows, or 0 for all of the target."""
+        rows = len(self.tensors["output.weight"]) if "output.weight" in self else 0
+        return 0 if rows == self.target.vocab else rows
+
+
+def field(config: Mapping[str, Any], *names: str) -> Any:
+    """Return the first of the fields that a configuration or one of its parts has, else None."""
+    parts = [config, *(part for name in PARTS if isinstance(part := config.get(name), dict))]
+    return next((part[name] for name in names for part in parts if part.get(name) is not None), None)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A layout for heads of a `kind`.
+
+    It is told by a tensor whose name matches `mark`, and by a field `flag` of the configuration if that is not empty.
+    `names` maps patterns of names to names here, empty for tensors that are not used. `settings` are those of the
+    network, and `made` are tensors that no file has. With `own`, the configuration tells the sizes of the layers. The
+    network keeps what it started with where a tensor that matches `kept` is missing.
+    """
+
+    kind: str
+    mark: str
+    names: Mapping[str, str]
+    settings: Callable[[Found], dict[str, Any]]
+    made: Callable[[Found], dict[str, Tensor]] = lambda found: {}
+    flag: str = ""
+    own: bool = False
+    kept: str = ""
+
+    def fits(self, config: Mapping[str, Any], names: Iterable[str]) -> bool:
+        """Whether files with tensors of these names have this layout."""
+        marked = any(re.fullmatch(self.mark, name) for name in names)
+        return marked and (not self.flag or bool(field(config, self.flag)))
+
+    def name(self, theirs: str) -> str | None:
+        """Return the name here of a tensor, empty if it is not used, or None if the layout does not have it."""
+        return next((found.expand(ours) for pattern, ours in self.names.items()
+                     if (found := re.fullmatch(pattern, theirs))), None)
+
+
+def _joined(numbers: Iterable[int] | None, shift: int = 0) -> str:
+    return "-".join(str(int(number) + shift) for number in numbers or ())
+
+
+def _layer(theirs: str, ours: str) -> dict[str, str]:
+    """Return the names of attention, MLP, and the norm between them."""
+    return {rf"{theirs}self_attn\.(?P<part>[qkvo])_proj\.(?P<end>weight|bias)": rf"{ours}attention.\g<part>.\g<end>",
+            rf"{theirs}self_attn\.(?P<part>[qk]_norm)\.weight": rf"{ours}attention.\g<part>.weight",
+            rf"{theirs}mlp\.(?P<part>gate|up|down)_proj\.(?P<end>weight|bias)": rf"{ours}mlp.\g<part>.\g<end>",
+            rf"{theirs}post_attention_layernorm\.weight": rf"{ours}mlp_norm.weight"}
+
+
+def _tokens(found: Found) -> dict[str, Tensor]:
+    """Refuse drafted tokens that the target does not have."""
+    if "d2t" in found:
+        ids = found.tensors["d2t"].long() + torch.arange(len(found.tensors["d2t"]))
+        if not 0 <= int(ids.min()) <= int(ids.max()) < found.target.vocab:
+            raise UserError(f"The head drafts token {int(ids.max())}, but the model has {found.target.vocab} tokens.")
+    return {}
+
+
+def _medusa(found: Found) -> dict[str, Any]:
+    if "token_map" in found or found.at("truncated_vocab_size") not in (None, found.at("vocab_size")):
+        raise UserError("The head drafts a part of the vocabulary only, and so cannot be read: give another.")
+    return {"heads": found.count(r"blocks\.(\d+)\."), "layers": found.count(r"blocks\.0\.(\d+)\."),
+            "own": "outputs.0.weight" in found}
+
+
+def _medusa_outputs(found: Found) -> dict[str, Tensor]:
+    """The output layer of all heads, if it is stored once."""
+    if "outputs.0.weight" not in found or found.count(r"outputs\.(\d+)\.") > 1:
+        return {}
+    return {f"outputs.{head}.weight": found.tensors["outputs.0.weight"] for head in range(_medusa(found)["heads"])}
+
+
+def _eagle(found: Found) -> dict[str, Any]:
+    return {"unroll": 5, "unit": False, "bias": "fc.bias" in found}
+
+
+def _eagle3(found: Found) -> dict[str, Any]:
+    return {"draft_vocab": found.drafted(), "taps": _joined(found.at("eagle_aux_hidden_state_layer_ids", "layer_ids")),
+            "fc_norm": "fc_norm.0.weight" in found, "norm_before_fc": "before_norm.weight" in found,
+            "norm_output": bool(found.at("norm_output")), "normed": "attention.q_norm.weight" in found,
+            "norm_before_residual": bool(found.at("norm_before_residual"))}
+
+
+def _block(found: Found) -> dict[str, Any]:
+    """Settings of a block drafter: others number taps by the layer whose output they are, speculators by its input."""
+    if "sliding_attention" in (found.at("layer_types") or ()) or found.at("use_swa"):
+        raise UserError("The head attends to a sliding window, which is not supported: give one with full attention.")
+    taps = _joined(found.at("aux_hidden_state_layer_ids")) or _joined(found.at("target_layer_ids"), 1)
+    return {"block": int(found.at("block_size") or 16), "layers": found.count(r"layers\.(\d+)\."), "taps": taps,
+            "draft_vocab": found.drafted(), "unit": False, "causal": bool(found.at("causal_head", "causal")),
+            "sample_from_anchor": bool(found.at("sample_from_anchor", "shift_label"))}
+
+
+def _mask(found: Found) -> dict[str, Tensor]:
+    """The embedding of the token that stands for a mask."""
+    place, known = found.at("mask_token_id"), found.target.parts.embedding.weight
+    if not isinstance(place, int) or not 0 <= place < len(known):
+        raise UserError(f"The head's mask is token {place}, which the model does not have.")
+    mask: Tensor = found.target.embedding(torch.tensor([place], device=known.device))
+    return {"mask": mask[0]} | _tokens(found)
+
+
+TOP = r"(?:model\.)?"
+UNUSED = {r".*rotary_emb\.inv_freq": "", r"verifier_(?:norm|lm_head)\.weight": "", "t2d": ""}
+WORDS = {rf"{TOP}embed_tokens\.weight": EMBEDDING}
+FIRST = rf"{TOP}(?:midlayer|layers\.0)\."
+BLOCK = UNUSED | WORDS | _layer(rf"{TOP}layers\.(?P<at>\d+)\.", r"layers.\g<at>.") | {
+    rf"{TOP}layers\.(?P<at>\d+)\.input_layernorm\.weight": r"layers.\g<at>.input_norm.weight",
+    rf"(?:{TOP}|encoder\.)fc\.(weight|bias)": r"fc.\1",
+    rf"{TOP}hidden_norm\.weight|encoder\.output_norm_enc\.weight": "context_norm.weight",
+    rf"{TOP}norm\.weight": "norm.weight", r"lm_head\.weight": "output.weight", "d2t": "d2t"}
+HEADS = r"(\d+)\.(\d+)\.linear\.(weight|bias)", r"(\d+)\.\d+\.weight"
+
+LAYOUTS = (
+    Layout("medusa", r"medusa_head\.0\.0\.linear\.weight",
+           {rf"medusa_head\.{HEADS[0]}": r"blocks.\1.\2.linear.\3", rf"medusa_head\.{HEADS[1]}": r"outputs.\1.weight",
+            r"(?!medusa_head\.).*": ""}, _medusa),  # the rest is a whole model
+    Layout("medusa", r"0\.0\.linear\.weight",
+           {HEADS[0]: r"blocks.\1.\2.linear.\3", HEADS[1]: r"outputs.\1.weight"}, _medusa),
+    Layout("medusa", r"(?:medusa_heads\.)?blocks\.0\.layers\.0\.weight",
+           {r"(?:medusa_heads\.)?blocks\.(\d+)\.layers\.(\d+)\.(weight|bias)": r"blocks.\1.\2.linear.\3",
+            r"(?:medusa_heads\.)?lm_heads\.(\d+)\.weight": r"outputs.\1.weight",
+            r"(?:medusa_heads\.)?lm_head\.weight": HEAD, r"(?:medusa_heads\.)?token_map": "token_map"},
+           _medusa, _medusa_outputs),
+    Layout("eagle3", rf"{FIRST}hidden_norm\.weight", UNUSED | WORDS | _layer(FIRST, "") | {
+        rf"{FIRST}hidden_norm\.weight": "state_norm.weight", rf"{FIRST}input_layernorm\.weight": "word_norm.weight",
+        rf"{TOP}fc\.(weight|bias)": r"fc.\1", rf"{TOP}fc_norm\.(\d+)\.weight": r"fc_norm.\1.weight",
+        rf"{TOP}input_norm\.weight": "before_norm.weight", rf"{TOP}norm\.weight": "norm.weight",
+        r"lm_head\.weight": "output.weight", "d2t": "d2t"}, _eagle3, _tokens, own=True, kept=r"output\.weight"),
+    Layout("dflash", rf"{TOP}hidden_norm\.weight|encoder\.output_norm_enc\.weight", BLOCK, _block, _mask, own=True),
+    Layout("eagle", rf"{TOP}(?:fusion_)?fc\.weight",
+           UNUSED | WORDS | _layer(rf"(?:{TOP}layers\.0|transformer)\.", "layer.") | {
+               rf"{TOP}(?:fusion_)?fc\.(weight|bias)": r"fc.\1", r"lm_head\.weight": HEAD}, _eagle, own=True),
+)

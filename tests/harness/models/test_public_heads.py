@@ -1,0 +1,507 @@
+"""Heads in the layouts of others draft what a plain computation with the tensors of their files gives."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import LlamaConfig, Qwen3Config
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
+from transformers.models.muse_glimmer_assistant.configuration_muse_glimmer_assistant import MuseGlimmerAssistantConfig
+from transformers.models.muse_glimmer_assistant.modeling_muse_glimmer_assistant import MuseGlimmerAssistantModel
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+
+from harness.engine.session import Session
+from harness.errors import UserError
+from harness.heads.expander import HeadExpander
+from harness.models import public_heads, trained_head
+from harness.models.loading import Model, fingerprint
+from harness.models.trained_head import Head
+from strategies.drafters.choices import best_choices
+from tests.decode import engine
+from tests.models import HIDDEN, prompts, tiny_model
+
+D, V, TEXT = HIDDEN, 97, [*prompts(1)[0][:6], 7, 11, 13, 17]
+Tensors = dict[str, Tensor]
+SMALL = {"hidden_size": D, "vocab_size": V, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 12,
+         "intermediate_size": 40, "rms_norm_eps": 1e-3, "rope_theta": 300.0}  # unlike those of the model
+
+
+def loaded(layers: int = 2) -> Model:
+    own = engine(tiny_model("llama", layers=layers))
+    return Model("tiny", own, None, frozenset(), fingerprint(own.model))
+
+
+def written(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: str = "model.safetensors"
+            ) -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    if file.endswith(".safetensors"):
+        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, folder / file)
+    else:
+        torch.save(dict(tensors), folder / file)
+    return str(folder)
+
+
+def noise(shapes: Mapping[str, tuple[int, ...]], seed: int = 1) -> Tensors:
+    """Random tensors: matrices keep the size of vectors, and norms are around one."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(*shape, generator=generator) * (shape[-1] ** -0.5 if len(shape) > 1 else 0.3)
+            + (len(shape) == 1 and name.endswith("norm.weight")) for name, shape in shapes.items()}
+
+
+class Drafts:
+    """The logits of a loaded head along a path below a text, and what it read."""
+
+    @torch.inference_mode()
+    def __init__(self, head: Head, model: Model, path: list[int]) -> None:
+        model.engine.heads[head.card.kind] = head
+        session = Session(model.engine, remember=model.engine.remembered([head.card.kind]))
+        session.follow(TEXT[:-1])
+        session.read()
+        self.states = session.states(head.network.reads)[None].clone()
+        expander = HeadExpander(session, head.network)
+        logits, state = expander.start(TEXT)
+        self.logits, seen = [logits[0]], torch.ones(1, 0, dtype=torch.bool)
+        for depth, token in enumerate(path, 1):
+            seen = torch.cat([seen, torch.ones(1, 1, dtype=torch.bool)], 1)
+            logits, state = expander.grow(state, [token], depth, seen)
+            self.logits.append(logits[0])
+        session.close()
+
+
+def compare(found: list[Tensor], wanted: list[Tensor]) -> None:
+    assert len(found) == len(wanted)
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def embedded(model: Model, tokens: list[int]) -> Tensor:
+    return model.engine.parts.embedding.weight[tokens][None]
+
+
+# Medusa
+
+def medusa(layers: int, own: bool, block: str, output: str, bias: bool = True) -> Tensors:
+    shapes = dict[str, tuple[int, ...]]()
+    for head in range(3):
+        for layer in range(layers):
+            shapes[block.format(head, layer) + ".weight"] = D, D
+            shapes |= {block.format(head, layer) + ".bias": (D,)} if bias else {}
+        shapes |= {output.format(head): (V, D)} if own else {}
+    return noise(shapes)
+
+
+MEDUSA = {
+    "own": (medusa(2, True, "{}.{}.linear", "{}.2.weight"), "{}.{}.linear", "{}.2.weight",
+            {"medusa_num_heads": 2, "medusa_num_layers": 2}, "medusa_lm_head.pt"),
+    "shared": (medusa(1, False, "{}.{}.linear", ""), "{}.{}.linear", "", {"version": "2"},
+               "medusa_lm_head.safetensors"),
+    "whole": (medusa(1, True, "medusa_head.{}.{}.linear", "medusa_head.{}.1.weight") | noise(
+        {"model.embed_tokens.weight": (V, D), "model.layers.0.mlp.up_proj.weight": (128, D), "lm_head.weight": (V, D)}),
+              "medusa_head.{}.{}.linear", "medusa_head.{}.1.weight", SMALL, "model.safetensors"),
+    "vllm": (medusa(1, True, "blocks.{}.layers.{}", "lm_heads.{}.weight", bias=False), "blocks.{}.layers.{}",
+             "lm_heads.{}.weight", {"model_type": "medusa", "hidden_size": D, "vocab_size": V, "num_heads": 3,
+                                    "truncated_vocab_size": V}, "model.safetensors"),
+    "vllm prefix": (medusa(1, True, "medusa_heads.blocks.{}.layers.{}", "medusa_heads.lm_heads.{}.weight"),
+                    "medusa_heads.blocks.{}.layers.{}", "medusa_heads.lm_heads.{}.weight",
+                    {"model_type": "medusa", "medusa_fc_bias": True}, "pytorch_model.bin"),
+}
+
+
+@pytest.mark.parametrize("case", MEDUSA)
+def test_medusa(case: str, tmp_path: Path) -> None:
+    tensors, block, output, config, file = MEDUSA[case]
+    model = loaded()
+    head = trained_head.load(written(tmp_path / "head", tensors, config, file), model)
+    drafts = Drafts(head, model, [5, 6])
+    wanted = []
+    for number in range(3):
+        x = drafts.states[0, -1]
+        layer = 0
+        while block.format(number, layer) + ".weight" in tensors:
+            name = block.format(number, layer)
+            x = x + functional.silu(functional.linear(x, tensors[name + ".weight"], tensors.get(name + ".bias")))
+            layer += 1
+        wanted.append((tensors[output.format(number)] if output else model.engine.parts.head.weight) @ x)
+    compare(drafts.logits, wanted)
+    assert head.card.kind == "medusa"
+
+
+def test_an_output_layer_that_is_stored_once_is_that_of_all_heads(tmp_path: Path) -> None:
+    model, all_heads = loaded(), MEDUSA["vllm"][0]
+    tensors = {name: all_heads[name] for name in all_heads.keys() - {"lm_heads.1.weight", "lm_heads.2.weight"}}
+    drafts = Drafts(trained_head.load(written(tmp_path / "a", tensors, {"original_lm_head": True}), model), model, [5])
+    for own in ("lm_head.weight", "medusa_heads.lm_head.weight"):
+        alike = {own if name.startswith("lm_heads") else name: tensor for name, tensor in tensors.items()}
+        other = trained_head.load(written(tmp_path / own, alike, {"original_lm_head": True}), model)
+        compare(Drafts(other, model, [5]).logits, drafts.logits)
+    x = drafts.states[0, -1]
+    x = x + functional.silu(tensors["blocks.1.layers.0.weight"] @ x)
+    compare(drafts.logits[1:], [tensors["lm_heads.0.weight"] @ x])
+
+
+# EAGLE: the layer of transformers, and one row a step
+
+def attention(theirs: str, heads: int = 8, shared: int = 2, size: int = 12, inputs: int = D, mlp: int = 40
+              ) -> dict[str, tuple[int, ...]]:
+    """Shapes of a decoder layer without its first norm."""
+    return {f"{theirs}self_attn.q_proj.weight": (heads * size, inputs),
+            f"{theirs}self_attn.k_proj.weight": (shared * size, inputs),
+            f"{theirs}self_attn.v_proj.weight": (shared * size, inputs),
+            f"{theirs}self_attn.o_proj.weight": (D, heads * size),
+            f"{theirs}mlp.gate_proj.weight": (mlp, D), f"{theirs}mlp.up_proj.weight": (mlp, D),
+            f"{theirs}mlp.down_proj.weight": (D, mlp), f"{theirs}post_attention_layernorm.weight": (D,)}
+
+
+def below(tensors: Tensors, prefix: str) -> Tensors:
+    """The tensors whose names start so, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def llama(config: Mapping[str, Any], tensors: Tensors, prefix: str, **more: Any
+          ) -> tuple[LlamaDecoderLayer, LlamaRotaryEmbedding]:
+    """A layer of transformers with the tensors of a head, without its input norm."""
+    sizes = LlamaConfig(**config, attn_implementation="eager", **more)
+    layer = LlamaDecoderLayer(sizes, 0)
+    layer.input_layernorm = nn.Identity()
+    layer.load_state_dict(below(tensors, prefix))
+    return layer.eval(), LlamaRotaryEmbedding(sizes)
+
+
+def run(layer: nn.Module, rotary: nn.Module, x: Tensor) -> Tensor:
+    """Causal attention over all rows (1, T, …)."""
+    length = x.shape[1]
+    mask = torch.full((length, length), -torch.inf).triu(1)[None, None]
+    return layer(x, attention_mask=mask, position_embeddings=rotary(x, torch.arange(length)[None]))
+
+
+EAGLE = {
+    "authors": ("", "layers.0.", "fc", True, {}, "pytorch_model.bin"),
+    "without bias": ("", "layers.0.", "fc", False, {"bias": False}, "model.safetensors"),
+    "vllm": ("model.", "model.layers.0.", "model.fc", False, {}, "model.safetensors"),
+    "speculators": ("", "transformer.", "fusion_fc", True, {}, "model.safetensors"),
+}
+
+
+def eagle(case: str, model: Model, biases: bool = False) -> tuple[Tensors, dict[str, Any], str]:
+    top, layer, joins, bias, more, file = EAGLE[case]
+    shapes = attention(layer) | {f"{joins}.weight": (D, 2 * D)} | ({f"{joins}.bias": (D,)} if bias else {})
+    if biases:
+        shapes |= {f"{layer}self_attn.{name}_proj.bias": (size,) for name, size in (("q", 96), ("k", 24), ("v", 24))}
+    tensors = noise(shapes) | {f"{top}embed_tokens.weight": model.engine.parts.embedding.weight.half()}
+    inner = {"transformer_layer_config": {"model_type": "llama", **SMALL}, "speculators_model_type": "eagle"}
+    return tensors, (inner if case == "speculators" else {"model_type": "llama", **SMALL}) | more, file
+
+
+def eagle_logits(tensors: Tensors, model: Model, drafts: Drafts, case: str, path: list[int], head: Tensor,
+                 config: Mapping[str, Any] = SMALL, **more: Any) -> list[Tensor]:
+    """Each step reads all that came before anew, without a cache."""
+    prefix, joins = EAGLE[case][1], EAGLE[case][2]
+    layer, rotary = llama(config, tensors, prefix, **more)
+    states, tokens, found = drafts.states, TEXT[1:], list[Tensor]()
+    for token in [*path, 0]:
+        both = torch.cat([embedded(model, tokens), states], -1)
+        out = run(layer, rotary, functional.linear(both, tensors[f"{joins}.weight"], tensors.get(f"{joins}.bias")))
+        found.append(out[0, -1] @ head.T)
+        states, tokens = torch.cat([states, out[:, -1:]], 1), [*tokens, token]
+    return found
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("case", EAGLE)
+def test_eagle(case: str, tmp_path: Path) -> None:
+    model = loaded()
+    tensors, config, file = eagle(case, model)
+    head = trained_head.load(written(tmp_path / "head", tensors, config, file), model)
+    drafts = Drafts(head, model, [5, 6])
+    compare(drafts.logits, eagle_logits(tensors, model, drafts, case, [5, 6], model.engine.parts.head.weight))
+    assert (head.card.kind, head.network.target.embedding) == ("eagle", model.engine.parts.embedding)
+
+
+@torch.inference_mode()
+def test_eagle_with_biases_and_an_output_layer_of_its_own(tmp_path: Path) -> None:
+    """As for Qwen2, and in old files for vLLM."""
+    model = loaded()
+    tensors, config, file = eagle("authors", model, biases=True)
+    output = noise({"lm_head.weight": (V, D)})
+    head = trained_head.load(written(tmp_path / "head", tensors | output, config, file), model)
+    drafts = Drafts(head, model, [5])
+    compare(drafts.logits, eagle_logits(tensors | {"layers.0.self_attn.o_proj.bias": torch.zeros(D)}, model, drafts,
+                                        "authors", [5], output["lm_head.weight"], attention_bias=True))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("rope", [
+    {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+     "original_max_position_embeddings": 16}, {"rope_type": "linear", "factor": 4.0},
+    {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}])
+def test_positions_may_be_scaled(rope: dict[str, Any], tmp_path: Path) -> None:
+    model = loaded()
+    tensors, config, file = eagle("authors", model)
+    head = trained_head.load(written(tmp_path / "head", tensors, config | {"rope_scaling": rope}, file), model)
+    drafts = Drafts(head, model, [5])
+    compare(drafts.logits, eagle_logits(tensors, model, drafts, "authors", [5], model.engine.parts.head.weight,
+                                        SMALL | {"rope_scaling": rope}))
+
+
+@torch.inference_mode()
+def test_an_embedding_that_differs_from_the_models_is_used(tmp_path: Path) -> None:
+    model = loaded()
+    tensors, config, file = eagle("authors", model)
+    own = tensors | noise({"embed_tokens.weight": (V, D)}, seed=3)
+    head = trained_head.load(written(tmp_path / "head", own, config, file), model)
+    torch.testing.assert_close(head.network.target.embedding.weight, own["embed_tokens.weight"])
+    first = Drafts(head, model, []).logits[0]
+    usual = trained_head.load(written(tmp_path / "usual", tensors, config, file), model)
+    assert not torch.allclose(first, Drafts(usual, model, []).logits[0], atol=1e-2)
+    assert head.fingerprint != usual.fingerprint
+
+
+# EAGLE-3
+
+EAGLE3: dict[str, tuple[str, str, list[str], dict[str, Any]]] = {
+    "authors": ("", "midlayer.", [], {"draft_vocab_size": V}),
+    "few tokens": ("", "midlayer.", ["d2t"], {"draft_vocab_size": 20}),
+    "3.1": ("", "midlayer.", ["fc_norm", "q_norm"], {"fc_norm": True, "norm_output": True}),
+    "speculators": ("", "layers.0.", ["input_norm", "d2t"], {
+        "norm_before_residual": True, "eagle_aux_hidden_state_layer_ids": [0, 2, 1], "draft_vocab_size": 20}),
+    "without an output layer": ("model.", "model.layers.0.", ["no head"], {}),
+}
+
+
+def eagle3(case: str) -> tuple[Tensors, dict[str, Any]]:
+    top, layer, parts, more = EAGLE3[case]
+    taps = len(more.get("eagle_aux_hidden_state_layer_ids", [0, 0]))
+    rows = more.get("draft_vocab_size", V)
+    shapes = attention(layer, inputs=2 * D) | {
+        f"{top}fc.weight": (D, taps * D), f"{layer}hidden_norm.weight": (D,), f"{layer}input_layernorm.weight": (D,),
+        f"{top}norm.weight": (D,)}
+    shapes |= {} if "no head" in parts else {"lm_head.weight": (rows, D)}
+    shapes |= {f"fc_norm.{tap}.weight": (D,) for tap in range(taps if "fc_norm" in parts else 0)}
+    shapes |= {"input_norm.weight": (taps * D,)} if "input_norm" in parts else {}
+    shapes |= {f"{layer}self_attn.{name}_norm.weight": (12,) for name in "qk" if "q_norm" in parts}
+    tensors = noise(shapes)
+    if "d2t" in parts:
+        places = torch.arange(rows) * 4 + 3
+        tensors |= {"d2t": places - torch.arange(rows), "t2d": torch.isin(torch.arange(V), places)}
+    inner = {"model_type": "qwen3" if "q_norm" in parts else "llama", **SMALL}
+    return tensors, {"transformer_layer_config": inner, **more} if case == "speculators" else inner | more
+
+
+def eagle3_logits(tensors: Tensors, config: Mapping[str, Any], case: str, model: Model, drafts: Drafts, path: list[int]
+                  ) -> list[Tensor]:
+    top, prefix, parts, more = EAGLE3[case]
+
+    def normed(x: Tensor, name: str) -> Tensor:
+        return functional.rms_norm(x, x.shape[-1:], tensors[name], SMALL["rms_norm_eps"])
+
+    kind = (Qwen3Config, Qwen3DecoderLayer) if "q_norm" in parts else (LlamaConfig, LlamaDecoderLayer)
+    layer = kind[1](sizes := kind[0](**SMALL, attn_implementation="eager"), 0).eval().self_attn
+    for name in ("q_proj", "k_proj", "v_proj"):
+        setattr(layer, name, nn.Linear(2 * D, getattr(layer, name).out_features, bias=False))
+    layer.load_state_dict(below(tensors, f"{prefix}self_attn."))
+    rotary = LlamaRotaryEmbedding(LlamaConfig(**SMALL))
+    states = drafts.states
+    if "fc_norm" in parts:
+        states = torch.cat([normed(states[..., tap * D:(tap + 1) * D], f"fc_norm.{tap}.weight")
+                            for tap in range(states.shape[-1] // D)], -1)
+    states = functional.linear(normed(states, "input_norm.weight") if "input_norm" in parts else states,
+                               tensors[f"{top}fc.weight"])
+    tokens, found = TEXT[1:], list[Tensor]()
+    for token in [*path, 0]:
+        before = normed(states, f"{prefix}hidden_norm.weight")
+        read = torch.cat([normed(embedded(model, tokens), f"{prefix}input_layernorm.weight"), before], -1)
+        mask = torch.full((len(tokens), len(tokens)), -torch.inf).triu(1)[None, None]
+        x = layer(read, rotary(read, torch.arange(len(tokens))[None]), mask)[0]
+        x = x + (before if more.get("norm_before_residual") else states)
+        inside = normed(x, f"{prefix}post_attention_layernorm.weight")
+        gate, up, down = (tensors[f"{prefix}mlp.{name}_proj.weight"] for name in ("gate", "up", "down"))
+        x = x + (functional.silu(inside @ gate.T) * (inside @ up.T)) @ down.T
+        features = normed(x, f"{top}norm.weight")
+        output = model.engine.parts.head.weight if "no head" in parts else tensors["lm_head.weight"]
+        found.append(features[0, -1] @ output.T)
+        states, tokens = torch.cat([states, (features if more.get("norm_output") else x)[:, -1:]], 1), [*tokens, token]
+    assert sizes.head_dim == 12
+    return found
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("case", EAGLE3)
+def test_eagle3(case: str, tmp_path: Path) -> None:
+    model, (tensors, config) = loaded(), eagle3(case)
+    head = trained_head.load(written(tmp_path / "head", tensors, config), model)
+    drafts = Drafts(head, model, [5, 6])
+    taps = EAGLE3[case][3].get("eagle_aux_hidden_state_layer_ids", [1, 2])
+    assert (head.card.kind, head.network.reads) == ("eagle3", tuple(f"hidden:{tap}" for tap in taps))
+    wanted = eagle3_logits(tensors, config, case, model, drafts, [5, 6])
+    listed = tensors["d2t"] + torch.arange(len(tensors["d2t"])) if "d2t" in tensors else torch.arange(V)
+    compare([logits[listed] for logits in drafts.logits], wanted)
+    assert all((logits > -1e30).sum() == len(listed) for logits in drafts.logits)
+
+
+# DFlash: the model of transformers
+
+def dflash() -> tuple[MuseGlimmerAssistantModel, dict[str, Any]]:
+    sizes = SMALL | {"num_hidden_layers": 2, "block_size": 4, "mask_token_id": 9, "target_layer_ids": [1, 0],
+                     "layer_types": ["full_attention"] * 2}
+    config = MuseGlimmerAssistantConfig(**sizes | {"rope_parameters": {"rope_theta": 300.0, "rope_type": "default"}},
+                                        attn_implementation="eager")
+    theirs = MuseGlimmerAssistantModel(config).eval()
+    theirs.load_state_dict(noise({name: tuple(weight.shape) for name, weight in theirs.state_dict().items()}))
+    return theirs, sizes
+
+
+def dflash_rows(theirs: MuseGlimmerAssistantModel, model: Model, states: Tensor) -> Tensor:
+    """The normed outputs of the rows of the block."""
+    words = embedded(model, [TEXT[-1], 9, 9, 9])
+    return theirs(noise_embeds=words, context_hidden_states=states, use_cache=False).last_hidden_state[0]
+
+
+ZLAB = {"encoder.fc.": "fc.", "encoder.output_norm_enc.": "hidden_norm."}
+
+
+def renamed(tensors: Tensors, names: Mapping[str, str]) -> Tensors:
+    for theirs, ours in names.items():
+        tensors = {name.replace(theirs, ours): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("case", ["transformers", "z-lab", "speculators"])
+def test_dflash(case: str, tmp_path: Path) -> None:
+    """Tap i is the output of layer i, in speculators' files its input."""
+    model = loaded()
+    theirs, sizes = dflash()
+    tensors, output = dict(theirs.state_dict()), model.engine.parts.head.weight
+    listed = torch.arange(V)
+    config: dict[str, Any] = {"model_type": "muse_glimmer_assistant", **sizes}
+    if case != "transformers":
+        tensors = renamed(tensors, ZLAB)
+        config = {"model_type": "qwen3", **{name: value for name, value in sizes.items() if "id" not in name},
+                  "hidden_size": D, "dflash_config": {"mask_token_id": 9, "target_layer_ids": [1, 0]}}
+    if case == "speculators":
+        listed, output = torch.arange(20) * 3 + 1, noise({"lm_head.weight": (20, D)})["lm_head.weight"]
+        tensors |= {"lm_head.weight": output, "d2t": listed - torch.arange(20), "t2d": torch.ones(V, dtype=torch.bool),
+                    "embed_tokens.weight": model.engine.parts.embedding.weight}
+        config = {"speculators_model_type": "dflash", "transformer_layer_config": {"model_type": "qwen3", **sizes},
+                  "aux_hidden_state_layer_ids": [2, 1], "block_size": 4, "draft_vocab_size": 20, "mask_token_id": 9,
+                  "sample_from_anchor": False}
+    head = trained_head.load(written(tmp_path / "head", tensors, config), model)
+    assert (head.card.kind, head.network.depth, head.network.reads) == ("dflash", 3, ("hidden:2", "hidden:1"))
+    drafts = Drafts(head, model, [5, 6])
+    wanted = dflash_rows(theirs, model, drafts.states)[1:] @ output.T
+    compare([logits[listed] for logits in drafts.logits], list(wanted))
+
+
+# What cannot be read is said
+
+def refused(folder: Path, words: str) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        trained_head.load(str(folder), loaded())
+    assert str(error.value).count(". ") == 0
+    assert str(error.value).endswith(".")
+
+
+def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    folder, (tensors, *_, config, file) = tmp_path / "head", MEDUSA["own"]
+    for name in ("medusa_lm_head.pt", "pytorch_model.bin", "model.safetensors"):
+        written(folder, tensors, config, name)
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[:len(whole) // 2])
+        refused(folder, f"{name} cannot be read as weights: it was cut off")
+        (folder / name).write_bytes(b"nothing of the kind")
+        refused(folder, f"{name} cannot be read as weights")
+        (folder / name).unlink()
+    torch.save({"model": tensors}, folder / file)
+    refused(folder, "holds other things")
+    (folder / file).unlink()
+    torch.save({}, folder / "training_args.bin")
+    refused(folder, r"has no weights in files \*.safetensors, \*.bin, \*.pt")
+    for text in (None, "{", "[]"):
+        (folder / "config.json").write_text(text) if text else (folder / "config.json").unlink()
+        written(tmp_path / "other", tensors, {})
+        refused(folder, "has no weights" if text == "[]" else "neither head.json nor config.json can be read")
+
+
+def test_files_of_the_old_format_are_read(tmp_path: Path) -> None:
+    tensors, *_, config, file = MEDUSA["own"]
+    folder = tmp_path / "head"
+    written(folder, tensors, config, file)
+    torch.save(tensors, folder / file, _use_new_zipfile_serialization=False)
+    head = trained_head.load(str(folder), loaded())
+    torch.testing.assert_close(head.network.state_dict()["outputs.2.weight"], tensors["2.2.weight"])
+
+
+WRONG: dict[str, tuple[Tensors, dict[str, Any], str]] = {
+    "no head": (noise({"model.layers.0.mlp.up_proj.weight": (D, D)}), {}, "of a known layout: .* is model.layers.0"),
+    "unknown tensor": (MEDUSA["own"][0] | noise({"0.0.gate.weight": (D, D)}), {},
+                       "'medusa', but that has no tensor 0.0.gate.weight"),
+    "wide states": (noise({"0.0.linear.weight": (32, 32), "0.1.weight": (V, 32)}), {},
+                    r"do not fit 'tiny': .* has the shape \(32, 32\), not \(64, 64\)"),
+    "more tokens": (noise({"0.0.linear.weight": (D, D), "0.1.weight": (98, D)}), {}, r"\(98, 64\), not \(97, 64\)"),
+    "other states": (eagle3("authors")[0], {**SMALL, "hidden_size": 32, "head_dim": 8},
+                     "hidden states of 32 numbers, but 'tiny' has 64"),
+    "other tokens": (eagle3("authors")[0], SMALL | {"vocab_size": 98}, "for 98 logits, but 'tiny' has 97"),
+    "other embedding": (eagle3("authors")[0] | noise({"embed_tokens.weight": (98, D)}), SMALL,
+                        r"embedding has the shape \(98, 64\), and the model's \(97, 64\)"),
+    "missing tensor": ({name: tensor for name, tensor in eagle3("authors")[0].items() if name != "fc.weight"}, SMALL,
+                       "fc.weight has the shape None, not"),
+    "other sizes": (eagle3("authors")[0], SMALL | {"intermediate_size": 48}, "do not fit 'tiny': mlp"),
+    "bad sizes": (eagle3("authors")[0], SMALL | {"num_attention_heads": "many"}, "sizes of the head cannot be read"),
+    "token out of range": (eagle3("few tokens")[0] | {"d2t": torch.full((20,), 78)}, SMALL, "drafts token 97, but the"),
+    "layers that the model lacks": (eagle3("authors")[0], SMALL | {"eagle_aux_hidden_state_layer_ids": [1, 3]},
+                                    "'1-3', but the model has 2 layers"),
+    "some of the tokens": (MEDUSA["vllm"][0] | {"token_map": torch.arange(9)}, {}, "a part of the vocabulary"),
+    "fewer tokens": (MEDUSA["vllm"][0], {"truncated_vocab_size": 9, "vocab_size": V}, "a part of the vocabulary"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_heads_that_do_not_fit_are_refused(case: str, tmp_path: Path) -> None:
+    tensors, config, words = WRONG[case]
+    refused(Path(written(tmp_path / "head", tensors, config)), words)
+
+
+@pytest.mark.parametrize(("fields", "words"), [
+    ({"mask_token_id": 97}, "mask is token 97, which"), ({"mask_token_id": None}, "mask is token None, which"),
+    ({"layer_types": ["full_attention", "sliding_attention"]}, "a sliding window, which is not supported")])
+def test_blocks_that_do_not_fit_are_refused(fields: dict[str, Any], words: str, tmp_path: Path) -> None:
+    theirs, sizes = dflash()
+    refused(Path(written(tmp_path / "head", theirs.state_dict(), sizes | fields)), words)
+
+
+def test_only_the_files_of_a_head_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First those that tell what it is, then weights of the first kind that there are."""
+    asked = list[list[str]]()
+    tensors, *_, config, file = MEDUSA["own"]
+
+    def fetch(name: str, allow_patterns: list[str]) -> str:
+        asked.append(allow_patterns)
+        return written(tmp_path, tensors, config, file) if "*.pt" in allow_patterns else str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    head = trained_head.load("someone/head", loaded())
+    assert (head.name, head.card.kind) == ("someone/head", "medusa")
+    assert asked == [["head.json", "head.safetensors", "config.json"], ["*.safetensors"], ["*.bin", "*.pt"]]
+
+
+def test_the_rest_of_a_whole_model_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors, *_, config, file = MEDUSA["whole"]
+    read = list[str]()
+    one = public_heads._one
+    monkeypatch.setattr(public_heads, "_one", lambda file, name: (read.append(name), one(file, name))[1])
+    trained_head.load(written(tmp_path / "head", tensors, config, file), loaded())
+    assert sorted(read) == sorted(name for name in tensors if name.startswith("medusa_head."))
+
+
+def test_assumed_ranks_make_a_tree_of_all_depths(tmp_path: Path) -> None:
+    tensors, *_, config, file = MEDUSA["own"]
+    head = trained_head.load(written(tmp_path / "head", tensors, config, file), loaded())
+    assert len(head.card.ranks) == 3
+    assert {depth for depth, _ in best_choices(head.card.ranks, 63).nodes} == {0, 1, 2}
