@@ -22,7 +22,7 @@ from harness.errors import UserError
 from harness.heads.block import BlockSettings
 from harness.heads.layer import Cache, DraftLayer, Shape
 from harness.heads.network import Network, TargetParts
-from strategies.drafters.chained import Chained
+from strategies.drafters.headed import Chained
 from strategies.dspark import DSparkNetwork
 
 

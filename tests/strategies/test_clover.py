@@ -25,17 +25,17 @@ class Fixed:
         return torch.tensor([[0.6, 0.2, 0.11, 0.09]]).log().expand(len(tokens), 4), states
 
 
-@pytest.mark.parametrize(("top_p", "ratio", "nodes", "tokens", "parents"), [
+@pytest.mark.parametrize(("mass", "ratio", "nodes", "tokens", "parents"), [
     (1.0, 0.25, 3, (0, 1, 0), (ROOT, ROOT, 0)),                        # .12 is less than a quarter of .5
     (0.4, 0.25, 3, (0, 0, 0), (ROOT, 0, 1)),                           # one token is enough: a chain, three deep
     (1.0, 0.25, 8, (0, 1, 0, 1, 0, 1, 0, 0), (ROOT, ROOT, 0, 0, 1, 1, 2, 4)),
     (1.0, 0.2, 2, (0, 1), (ROOT, ROOT)),                               # the budget is spent at the first level
     (0.79, 0.0, 8, (0, 1, 0, 1, 0, 1, 0, 0), (ROOT, ROOT, 0, 0, 1, 1, 2, 4)),
 ])
-def test_a_budget_is_spent_level_by_level(top_p: float, ratio: float, nodes: int, tokens: tuple[int, ...],
+def test_a_budget_is_spent_level_by_level(mass: float, ratio: float, nodes: int, tokens: tuple[int, ...],
                                           parents: tuple[int, ...]) -> None:
     """The last two of eight are below the paths 0-0 (.3) and 1-0 (.18), not 0-1 (.1) or 1-1 (.06)."""
-    tree = BudgetTree(Fixed(), 3, nodes, top_p, ratio).draft([1], Step.__new__(Step), 9)
+    tree = BudgetTree(Fixed(), 3, nodes, mass, ratio).draft([1], Step.__new__(Step), 9)
     assert tree.tokens == tokens
     assert tree.parents == parents
 
