@@ -120,6 +120,8 @@ MUTATIONS = (
     Mutation("siblings of a head's tree see each other", "harness/heads/expander.py",
              "ancestors.to(device)], 1)", "ancestors.to(device) | True], 1)",
              "tests/harness/heads/test_head_networks.py"),
+    Mutation("a block of a block drafter sees the others", "harness/heads/block.py",
+             "blocks[:, None, :, None] & ", "blocks[:, None, :, None] | ", "tests/strategies/test_block_heads.py"),
     Mutation("states of earlier layers stay where a rejected draft was", "harness/engine/cached_sequence.py",
              "                memory.move(sources, self.cached)", "                pass",
              "tests/harness/engine/test_session.py"),
