@@ -27,7 +27,7 @@ def quality_table(run: str) -> str:
     rows = [[f"`{label}`", _interval(row, "quality"), f"{row['tokens_mean']:.0f}", f"{row['truncated']:.0%}",
              _interval(row, "speedup"), f"{row['same_as_baseline']:.0%}"]
             for label, (_, row) in zip(row_labels(summary), summary.iterrows(), strict=True)]
-    return _table(["strategy", "correct", "tokens", "cut off", "speed-up", "same as greedy"], rows)
+    return table(["strategy", "correct", "tokens", "cut off", "speed-up", "same as greedy"], rows)
 
 
 def speed_table(run: str) -> str:
@@ -37,7 +37,7 @@ def speed_table(run: str) -> str:
     rows = [[f"`{label}`", *([f"{row['quality']:.2f}"] if scored else []), _interval(row, "speedup"), _tau(row),
              _share(row["accept_rate"]), f"{row['forwards_per_token']:.2f}", f"{row['same_as_baseline']:.0%}"]
             for label, (_, row) in zip(row_labels(summary), summary.iterrows(), strict=True)]
-    return _table(["strategy", *(["correct"] if scored else []), "speed-up", "tau", "accepted", "forwards per token",
+    return table(["strategy", *(["correct"] if scored else []), "speed-up", "tau", "accepted", "forwards per token",
                    "same as greedy"], rows)
 
 
@@ -49,7 +49,7 @@ def sub_task_table(run: str) -> str:
     rows = [[f"`{label}`", *(f"{row['speedup']:.2f} ({_tau(row)})" for _, row in rows.iterrows())]
             for label, (_, rows) in zip(row_labels(parts.drop_duplicates("strategy")),
                                         parts.groupby("strategy", sort=False), strict=True)]
-    return _table(["strategy", *(name.replace("_", " ") for name in names)], rows)
+    return table(["strategy", *(name.replace("_", " ") for name in names)], rows)
 
 
 def text_table(run: str) -> str:
@@ -62,7 +62,7 @@ def text_table(run: str) -> str:
              f"{row['rep_4']:.3f}", f"{row['distinct_2']:.2f}", f"{row['surprise']:.2f}",
              _interval(summary.loc[row["strategy"]], "speedup")]
             for label, (_, row) in zip(row_labels(found), found.iterrows(), strict=True)]
-    return _table(["strategy", "tokens", "cut off", "loops", "rep-4", "distinct-2", "bits a token", "speed-up"], rows)
+    return table(["strategy", "tokens", "cut off", "loops", "rep-4", "distinct-2", "bits a token", "speed-up"], rows)
 
 
 def tables() -> str:
@@ -73,8 +73,8 @@ def tables() -> str:
     quality = [[f"`{name}`", *(f"{cells[name, task]['quality']:.2f}" for task in TASKS)] for name in names]
     speed = [[f"`{name}`", *(_interval(cells[name, task], "speedup") for task in TASKS),
               *(_tau(cells[name, task]) for task in TAU)] for name in names if name != "greedy"]
-    return "\n\n".join([_table(["strategy", *TASKS], quality),
-                        _table(["strategy", *TASKS, f"tau: {TAU[0]}", *TAU[1:]], speed)])
+    return "\n\n".join([table(["strategy", *TASKS], quality),
+                        table(["strategy", *TASKS, f"tau: {TAU[0]}", *TAU[1:]], speed)])
 
 
 def _interval(cell: "pd.Series[Any]", figure: str) -> str:
@@ -90,7 +90,8 @@ def _tau(cell: "pd.Series[Any]") -> str:
     return "–" if pd.isna(cell["tau_pooled"]) or cell["family"] == "search" else f"{cell['tau_pooled']:.2f}"
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Return a table in Markdown whose columns but the first are numbers."""
     rule = "|".join(["---", *["---:"] * (len(header) - 1)])
     first, *others = (f"| {' | '.join(row)} |" for row in [header, *rows])
     return "\n".join([first, f"|{rule}|", *others])

@@ -2,7 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from itertools import islice
@@ -75,10 +77,13 @@ def _step(network: Network, optimizer: torch.optim.Optimizer, batch: Batch, rate
     return value.item()
 
 
-def _precision(network: Network, batch: Batch) -> torch.autocast:
+@contextmanager
+def _precision(network: Network, batch: Batch) -> Iterator[None]:
     """Compute products in the precision of the target."""
     dtype = network.target.head.weight.dtype
-    return torch.autocast(batch.hidden.device.type, dtype, enabled=dtype != torch.float32)
+    with torch.autocast(batch.hidden.device.type, dtype, enabled=dtype != torch.float32), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # of norms
+        yield
 
 
 def _keep(path: Path, network: Network, optimizer: torch.optim.Optimizer, points: Sequence[Point]) -> None:

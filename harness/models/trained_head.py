@@ -58,7 +58,7 @@ class Head:
     @property
     def entry(self) -> HeadEntry:
         """What a run's manifest tells of it."""
-        return HeadEntry(name=self.name, kind=self.card.kind,
+        return HeadEntry(name=self.name, kind=self.card.kind, right=[row[0] for row in self.card.ranks],
                          parameters=sum(weight.numel() for weight in self.network.parameters()))
 
 

@@ -1,7 +1,9 @@
 """Generates the catalogue of strategies by family, a Markdown page, from the strategies themselves."""
 
 import re
+from dataclasses import fields
 
+from harness.decoding.trained import Trained
 from harness.plugins.plugin import Plugin, knob_rows
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Over, Strategy
@@ -51,10 +53,18 @@ def _row(name: str, cls: type[Strategy]) -> str:
 
 def _knobs(cls: type[Plugin]) -> list[str]:
     over = [f"Wraps any other strategy, by default `{cls.default_over}`.\n"] if issubclass(cls, Over) else []
+    if issubclass(cls, Trained):
+        own = ", ".join(f"`{field.name}` {_value(field.default)}" for field in fields(cls.network.Settings))
+        over.append(f"Drafts with a trained head; settings of `train-head {cls.head_kind}` and their defaults: {own}.\n"
+                    if cls.head_kind == cls.name else f"Drafts with the trained head of `{cls.head_kind}`.\n")
     if not cls.knobs():
         return [*over, "No knobs."]
     lines = [*over, "| knob | default | allowed | sweep | description |", "|---|---|---|---|---|"]
     return [*lines, *(f"| `{key}` | {' | '.join(rest)} |" for key, *rest in knob_rows(cls))]
+
+
+def _value(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value) or "–"
 
 
 if __name__ == "__main__":

@@ -56,7 +56,9 @@ def test_a_run_takes_a_head_and_is_told_apart_by_it(folder: Path, tmp_path: Path
     entries = {entry.name: entry for entry in Store.open(tmp_path / "run").manifest.strategies}
     assert entries["medusa"].unsupported is None
     assert "head" in entries["medusa"].files
-    assert entries["medusa"].head == HeadEntry(name=str(folder), kind="medusa", parameters=860544)
+    ranks = json.loads((folder / CARD).read_text())["ranks"]
+    assert entries["medusa"].head == HeadEntry(name=str(folder), kind="medusa", parameters=860544,
+                                               right=[row[0] for row in ranks])
     assert entries["eagle2"].unsupported == ("needs a trained head: give one with --head, or train one with "
                                              "'decodebench train-head eagle'")
     answers = {record.strategy: record.turns[0] for record in Store.open(tmp_path / "run").records()}
