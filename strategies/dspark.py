@@ -39,7 +39,7 @@ class DSparkNetwork(BlockNetwork):
     def __init__(self, target: TargetParts, settings: Any) -> None:
         super().__init__(target, settings)
         self.markov_in = nn.Embedding(target.vocab, settings.rank)
-        self.markov_out = nn.Linear(settings.rank, target.vocab, bias=False)
+        self.markov_out = nn.Linear(settings.rank, settings.draft_vocab or target.vocab, bias=False)
         nn.init.zeros_(self.markov_out.weight)
 
     def step(self, depth: int, state: Tensor, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor]:
@@ -48,10 +48,10 @@ class DSparkNetwork(BlockNetwork):
         previous = tokens if depth else tokens[:, context.wanted]
         return torch.cat([row, self.markov_in(previous)], -1), state
 
-    def logits(self, depth: int, features: Tensor) -> Tensor:
+    def drafted(self, features: Tensor) -> Tensor:
         """Those of the row, and the bias."""
         bias: Tensor = self.markov_out(features[..., self.target.hidden:])
-        return super().logits(depth, features) + bias
+        return super().drafted(features) + bias
 
 
 @dataclass(frozen=True)

@@ -104,9 +104,14 @@ class BlockNetwork(Network):
 
     def logits(self, depth: int, features: Tensor) -> Tensor:
         """Those of the target's output layer, or of the head's own."""
-        if not self.settings.draft_vocab:
-            return self.target.logits(self.aligned(features))
-        return scattered(self.output(self.aligned(features)), self.get_buffer("d2t"), self.target.vocab)
+        found = self.drafted(features)
+        return scattered(found, self.get_buffer("d2t"), self.target.vocab) if self.settings.draft_vocab else found
+
+    def drafted(self, features: Tensor) -> Tensor:
+        """Return the logits of the tokens that are drafted."""
+        row = self.aligned(features)
+        found: Tensor = self.output(row) if self.settings.draft_vocab else self.target.logits(row)
+        return found
 
     def aligned(self, features: Tensor) -> Tensor:
         """The row of the block, to which a subclass may append something else."""

@@ -16,6 +16,7 @@ from harness.errors import UserError
 from harness.heads.network import TargetParts
 
 EMBEDDING, HEAD = "target.embedding", "target.head"  # names here of tensors that are usually copies of the target's
+EITHER = "output.weight or target.head"  # the latter if it is for all tokens
 PARTS = ("transformer_layer_config", "model", "dflash_config", "eagle_config")  # of configurations
 
 
@@ -55,16 +56,17 @@ class Layout:
     """A layout for heads of a `kind`.
 
     It is told by a tensor whose name matches `mark`, and by a field `flag` of the configuration if that is not empty.
-    `names` maps patterns of names to names here, empty for tensors that are not used. `settings` are those of the
-    network, and `made` are tensors that no file has. With `own`, the configuration tells the sizes of the layers. The
-    network keeps what it started with where a tensor that matches `kept` is missing.
+    `names` maps patterns of names, in which LAST is the number of layers of a whole model, to names here, empty for
+    tensors that are not used. `settings` are those of the network, and `tensors` all that are put into it. With `own`,
+    the configuration tells the sizes of the layers. The network keeps what it started with where a tensor that matches
+    `kept` is missing.
     """
 
     kind: str
     mark: str
     names: Mapping[str, str]
     settings: Callable[[Found], dict[str, Any]]
-    made: Callable[[Found], dict[str, Tensor]] = lambda found: {}
+    tensors: Callable[[Found], dict[str, Tensor]] = lambda found: dict(found.tensors)
     flag: str = ""
     own: bool = False
     kept: str = ""
@@ -74,10 +76,11 @@ class Layout:
         marked = any(re.fullmatch(self.mark, name) for name in names)
         return marked and (not self.flag or bool(field(config, self.flag)))
 
-    def name(self, theirs: str) -> str | None:
+    def name(self, config: Mapping[str, Any], theirs: str) -> str | None:
         """Return the name here of a tensor, empty if it is not used, or None if the layout does not have it."""
+        last = str(field(config, "num_hidden_layers"))
         return next((found.expand(ours) for pattern, ours in self.names.items()
-                     if (found := re.fullmatch(pattern, theirs))), None)
+                     if (found := re.fullmatch(pattern.replace(LAST, last), theirs))), None)
 
 
 def _joined(numbers: Iterable[int] | None, shift: int = 0) -> str:
@@ -93,12 +96,12 @@ def _layer(theirs: str, ours: str) -> dict[str, str]:
 
 
 def _tokens(found: Found) -> dict[str, Tensor]:
-    """Refuse drafted tokens that the target does not have."""
+    """Refuse drafted tokens that the target does not have; a list of all of its tokens is not needed."""
     if "d2t" in found:
         ids = found.tensors["d2t"].long() + torch.arange(len(found.tensors["d2t"]))
         if not 0 <= int(ids.min()) <= int(ids.max()) < found.target.vocab:
             raise UserError(f"The head drafts token {int(ids.max())}, but the model has {found.target.vocab} tokens.")
-    return {}
+    return {name: tensor for name, tensor in found.tensors.items() if name != "d2t" or found.drafted()}
 
 
 def _medusa(found: Found) -> dict[str, Any]:
@@ -111,8 +114,9 @@ def _medusa(found: Found) -> dict[str, Any]:
 def _medusa_outputs(found: Found) -> dict[str, Tensor]:
     """The output layer of all heads, if it is stored once."""
     if "outputs.0.weight" not in found or found.count(r"outputs\.(\d+)\.") > 1:
-        return {}
-    return {f"outputs.{head}.weight": found.tensors["outputs.0.weight"] for head in range(_medusa(found)["heads"])}
+        return dict(found.tensors)
+    output, heads = found.tensors["outputs.0.weight"], _medusa(found)["heads"]
+    return {**found.tensors, **{f"outputs.{head}.weight": output for head in range(heads)}}
 
 
 def _eagle(found: Found) -> dict[str, Any]:
@@ -130,21 +134,75 @@ def _block(found: Found) -> dict[str, Any]:
     """Settings of a block drafter: others number taps by the layer whose output they are, speculators by its input."""
     if "sliding_attention" in (found.at("layer_types") or ()) or found.at("use_swa"):
         raise UserError("The head attends to a sliding window, which is not supported: give one with full attention.")
-    taps = _joined(found.at("aux_hidden_state_layer_ids")) or _joined(found.at("target_layer_ids"), 1)
-    return {"block": int(found.at("block_size") or 16), "layers": found.count(r"layers\.(\d+)\."), "taps": taps,
-            "draft_vocab": found.drafted(), "unit": False, "causal": bool(found.at("causal_head", "causal")),
+    taps = _joined(found.at("aux_hidden_state_layer_ids")) or _joined(
+        found.at("target_layer_ids", "dspark_target_layer_ids"), 1)
+    return {"block": int(found.at("block_size", "dspark_block_size") or 16), "layers": found.count(r"layers\.(\d+)\."),
+            "taps": taps, "draft_vocab": found.drafted(), "unit": False,
+            "causal": bool(found.at("causal_head", "causal", "is_causal")),
             "sample_from_anchor": bool(found.at("sample_from_anchor", "shift_label"))}
 
 
 def _mask(found: Found) -> dict[str, Tensor]:
     """The embedding of the token that stands for a mask."""
-    place, known = found.at("mask_token_id"), found.target.parts.embedding.weight
+    place, known = found.at("mask_token_id", "dspark_noise_token_id"), found.target.parts.embedding.weight
     if not isinstance(place, int) or not 0 <= place < len(known):
         raise UserError(f"The head's mask is token {place}, which the model does not have.")
     mask: Tensor = found.target.embedding(torch.tensor([place], device=known.device))
-    return {"mask": mask[0]} | _tokens(found)
+    return _tokens(found) | {"mask": mask[0]}
 
 
+def _dspark(found: Found) -> dict[str, Any]:
+    """Here the row of the last token drafts too, unless a field tells otherwise."""
+    anchor = found.at("sample_from_anchor")
+    return _block(found) | {"rank": found.tensors["markov_in.weight"].shape[-1],
+                            "sample_from_anchor": not found.at("dspark_bonus_anchor") if anchor is None else anchor}
+
+
+def _domino(found: Found) -> dict[str, Any]:
+    pure = found.at("pure_draft_prefix_len")
+    if found.at("shift_label") is False:
+        raise UserError("The rows of the head predict their own places, which Domino's here do not: give another.")
+    return _block(found) | {"sample_from_anchor": True, "pure": 1 if pure is None else pure,
+                            "gru": found.tensors["gru.weight_hh"].shape[-1],
+                            "inner": len(found.tensors["correction.0.weight"])}
+
+
+def _hydra(found: Found) -> dict[str, Any]:
+    if found.at("hidden_state_offset"):
+        raise UserError("The head reads an earlier layer of the model, which Hydra's heads here do not: give another.")
+    return {"heads": found.count(r"blocks\.(\d+)\."), "layers": found.count(r"blocks\.0\.(\d+)\."),
+            "prefix": "norm.weight" in found, "unit": False}
+
+
+def _hydra_tensors(found: Found) -> dict[str, Tensor]:
+    """Number the blocks of a head one by one, between which others have layers without tensors."""
+    places = sorted({int(number[1]) for name in found.tensors if (number := re.match(r"blocks\.\d+\.(\d+)\.", name))})
+    return {re.sub(r"^(blocks\.\d+)\.(\d+)", lambda found: f"{found[1]}.{places.index(int(found[2]))}", name): tensor
+            for name, tensor in found.tensors.items()}
+
+
+def _mlp_speculator(found: Found) -> dict[str, Any]:
+    return {"heads": found.at("n_predict") or found.count(r"head\.(\d+)\."), "inner": len(found.tensors["ln.0.weight"]),
+            "tied": bool(found.at("tie_weights")), "scaled": bool(found.at("scale_input"))}
+
+
+def _mlp_tensors(found: Found) -> dict[str, Tensor]:
+    """Leave out the tensors of later stages if they are those of the first one."""
+    tied = bool(found.at("tie_weights"))
+    return {name: tensor for name, tensor in found.tensors.items()
+            if not tied or re.match(r"\w+\.0\.|proj\.1\.", name)}
+
+
+def _redrafter(found: Found) -> dict[str, Any]:
+    return {"layers": found.count(r"blocks\.(\d+)\."), "size": found.tensors["output.weight"].shape[-1],
+            "rnn": "rnn_w.weight" in found, "unit": False}
+
+
+def _mtp(found: Found) -> dict[str, Any]:
+    return {"normed": "layer.attention.q_norm.weight" in found}
+
+
+LAST = "LAST"
 TOP = r"(?:model\.)?"
 UNUSED = {r".*rotary_emb\.inv_freq": "", r"verifier_(?:norm|lm_head)\.weight": "", "t2d": ""}
 WORDS = {rf"{TOP}embed_tokens\.weight": EMBEDDING}
@@ -153,7 +211,10 @@ BLOCK = UNUSED | WORDS | _layer(rf"{TOP}layers\.(?P<at>\d+)\.", r"layers.\g<at>.
     rf"{TOP}layers\.(?P<at>\d+)\.input_layernorm\.weight": r"layers.\g<at>.input_norm.weight",
     rf"(?:{TOP}|encoder\.)fc\.(weight|bias)": r"fc.\1",
     rf"{TOP}hidden_norm\.weight|encoder\.output_norm_enc\.weight": "context_norm.weight",
-    rf"{TOP}norm\.weight": "norm.weight", r"lm_head\.weight": "output.weight", "d2t": "d2t"}
+    rf"{TOP}norm\.weight": "norm.weight", r"lm_head\.weight": EITHER, "d2t": "d2t"}
+BLOCK_MARK = rf"{TOP}hidden_norm\.weight|encoder\.output_norm_enc\.weight"
+MODULE = rf"model\.layers\.{LAST}\."
+PREFIX = r"prefix_embeding_layer\.layers\.0\."
 HEADS = r"(\d+)\.(\d+)\.linear\.(weight|bias)", r"(\d+)\.\d+\.weight"
 
 LAYOUTS = (
@@ -172,8 +233,37 @@ LAYOUTS = (
         rf"{TOP}fc\.(weight|bias)": r"fc.\1", rf"{TOP}fc_norm\.(\d+)\.weight": r"fc_norm.\1.weight",
         rf"{TOP}input_norm\.weight": "before_norm.weight", rf"{TOP}norm\.weight": "norm.weight",
         r"lm_head\.weight": "output.weight", "d2t": "d2t"}, _eagle3, _tokens, own=True, kept=r"output\.weight"),
-    Layout("dflash", rf"{TOP}hidden_norm\.weight|encoder\.output_norm_enc\.weight", BLOCK, _block, _mask, own=True),
+    Layout("dspark", r".*markov_head\.markov_w1\.weight", BLOCK | {
+        rf"{TOP}markov_head\.markov_w1\.weight": "markov_in.weight", rf"{TOP}confidence_head\..*": "",
+        rf"{TOP}markov_head\.markov_w2\.weight": "markov_out.weight"}, _dspark, _mask, own=True),
+    Layout("domino", r".*prefix_gru\.weight_ih_l0", BLOCK | {
+        rf"(?:{TOP}|domino_head\.)prefix_gru\.weight_([ih]h)_l0": r"gru.weight_\1",
+        rf"(?:{TOP}|domino_head\.)embed_proj\.([02])\.weight": r"correction.\1.weight"}, _domino, _mask, own=True),
+    Layout("jetspec", BLOCK_MARK, BLOCK, _block, _mask, flag="causal_head", own=True),
+    Layout("dflash", BLOCK_MARK, BLOCK, _block, _mask, own=True),
+    Layout("fspad", r"fc\.fc\.weight", UNUSED | WORDS | _layer(rf"{TOP}layers\.0\.", "") | {
+        r"fc\.fc\.(weight|bias)": r"fc.\1", r"fc\.mlp\.(gate|up|down)_proj\.weight": r"sampler.\1.weight",
+        r"fc\.post_attention_layernorm\.weight": "sampler_norm.weight"}, _eagle, own=True),
     Layout("eagle", rf"{TOP}(?:fusion_)?fc\.weight",
            UNUSED | WORDS | _layer(rf"(?:{TOP}layers\.0|transformer)\.", "layer.") | {
                rf"{TOP}(?:fusion_)?fc\.(weight|bias)": r"fc.\1", r"lm_head\.weight": HEAD}, _eagle, own=True),
+    Layout("hydra", r"hydra_mlp\.0\.[01]\.linear\.weight", _layer(PREFIX, "prefix.") | {
+        r"hydra_mlp\.(\d+)\.(\d+)\.linear\.(weight|bias)": r"blocks.\1.\2.linear.\3",
+        r"hydra_mlp\.(\d+)\.(\d+)\.res_connection\.(weight|bias)": r"blocks.\1.\2.around.\3",
+        r"hydra_lm_head\.(\d+)\.(?:1\.)?(weight|bias)": r"outputs.\1.\2",
+        rf"{PREFIX}input_layernorm\.weight": "prefix.input_norm.weight", r"input_embed_fn\.weight": EMBEDDING,
+        r"prefix_embeding_layer\.norm\.weight": "norm.weight", r"prefix_embeding_layer\.embed_tokens\.weight": "",
+        r".*rotary_emb\.inv_freq": ""}, _hydra, _hydra_tensors),
+    Layout("mlp_speculator", r"(?:speculator\.)?ln\.0\.weight", {
+        r"(?:speculator\.)?(emb|proj|head)\.(\d+)\.weight": r"\1.\2.weight",
+        r"(?:speculator\.)?ln\.(\d+)\.(weight|bias)": r"ln.\1.\2"}, _mlp_speculator, _mlp_tensors),
+    Layout("redrafter", r"lm_head\.0\.linear\.weight", {
+        r"(rnn_u|rnn_w|input_proj)\.(weight|bias)": r"\1.\2", r"lm_head\.(\d+)\.linear\.(weight|bias)":
+        r"blocks.\1.linear.\2", r"lm_head\.\d+\.weight": "output.weight"}, _redrafter),
+    Layout("mtp", r"model\.layers\.\d+\.eh_proj\.weight", _layer(MODULE, "layer.") | {
+        rf"{MODULE}eh_proj\.weight": "fc.weight", rf"{MODULE}enorm\.weight": "word_norm.weight",
+        rf"{MODULE}hnorm\.weight": "state_norm.weight", rf"{MODULE}shared_head\.norm\.weight": "norm.weight",
+        rf"{MODULE}shared_head\.head\.weight": HEAD, rf"{MODULE}embed_tokens\.weight": EMBEDDING,
+        rf"{MODULE}input_layernorm\.weight": "layer.input_norm.weight", rf"{MODULE}.*rotary_emb\.inv_freq": "",
+        rf"(?!{MODULE}).*": ""}, _mtp),  # the rest is the model, and further modules
 )

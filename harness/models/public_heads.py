@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from harness.errors import UserError, first_sentence
 from harness.heads.network import Network, TargetParts
-from harness.models.head_layouts import EMBEDDING, HEAD, LAYOUTS, PARTS, Found, Layout
+from harness.models.head_layouts import EITHER, EMBEDDING, HEAD, LAYOUTS, PARTS, Found, Layout
 
 CONFIG = "config.json"
 FILES = (("*.safetensors",), ("*.bin", "*.pt"))  # the first kinds that a folder has are read
@@ -38,11 +38,12 @@ def read(folder: Path, target: TargetParts) -> tuple[Layout, Found]:
         raise UserError(f"{folder} holds no head of a known layout: its first tensor is {min(tensors)}.")
     found = dict[str, Tensor]()
     for theirs, tensor in tensors.items():
-        ours = layout.name(theirs)
+        ours = layout.name(config, theirs)
         if ours is None:
             raise UserError(f"{folder} looks like a head for '{layout.kind}', but that has no tensor {theirs}.")
         if ours:
-            found[ours] = tensor()
+            read = tensor()
+            found[ours if ours != EITHER else HEAD if len(read) == target.vocab else "output.weight"] = read
     target = _own_parts(replace(target, config=_sizes(config)) if layout.own else target, found)
     return layout, Found(config, target, found)
 
@@ -58,7 +59,7 @@ def complete(network: Network, layout: Layout, found: Found) -> dict[str, Tensor
 
     Biases that the files do not have are zero.
     """
-    tensors, wanted = dict(found.tensors) | layout.made(found), network.state_dict()
+    tensors, wanted = layout.tensors(found), network.state_dict()
     modules = dict(network.named_modules())
     for name in tensors.keys() - wanted.keys():
         module = modules.get(name.removesuffix(".bias"))

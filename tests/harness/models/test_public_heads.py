@@ -1,7 +1,7 @@
 """Heads in the layouts of others draft what a plain computation with the tensors of their files gives."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaConfig, Qwen3Config
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel, LlamaRotaryEmbedding
 from transformers.models.muse_glimmer_assistant.configuration_muse_glimmer_assistant import MuseGlimmerAssistantConfig
 from transformers.models.muse_glimmer_assistant.modeling_muse_glimmer_assistant import MuseGlimmerAssistantModel
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
@@ -357,10 +357,11 @@ def dflash() -> tuple[MuseGlimmerAssistantModel, dict[str, Any]]:
     return theirs, sizes
 
 
-def dflash_rows(theirs: MuseGlimmerAssistantModel, model: Model, states: Tensor) -> Tensor:
+def dflash_rows(theirs: MuseGlimmerAssistantModel, model: Model, states: Tensor, mask: Any = None) -> Tensor:
     """The normed outputs of the rows of the block."""
     words = embedded(model, [TEXT[-1], 9, 9, 9])
-    return theirs(noise_embeds=words, context_hidden_states=states, use_cache=False).last_hidden_state[0]
+    return theirs(noise_embeds=words, context_hidden_states=states, attention_mask=mask, use_cache=False
+                  ).last_hidden_state[0]
 
 
 ZLAB = {"encoder.fc.": "fc.", "encoder.output_norm_enc.": "hidden_norm."}
@@ -397,6 +398,250 @@ def test_dflash(case: str, tmp_path: Path) -> None:
     drafts = Drafts(head, model, [5, 6])
     wanted = dflash_rows(theirs, model, drafts.states)[1:] @ output.T
     compare([logits[listed] for logits in drafts.logits], list(wanted))
+
+
+@torch.inference_mode()
+def test_jetspec(tmp_path: Path) -> None:
+    """A row sees the target's states and the rows up to itself."""
+    model = loaded()
+    theirs, sizes = dflash()
+    config = {**sizes, "dflash_config": {"causal_head": True}}
+    head = trained_head.load(written(tmp_path / "head", renamed(theirs.state_dict(), ZLAB), config), model)
+    drafts = Drafts(head, model, [5, 6])
+    mask = torch.full((4, len(TEXT) - 1 + 4), -torch.inf).triu(len(TEXT))[None, None]
+    rows = dflash_rows(theirs, model, drafts.states, {"full_attention": mask})
+    assert head.card.kind == "jetspec"
+    compare(drafts.logits, list(rows[1:] @ model.engine.parts.head.weight.T))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("case", ["authors", "few tokens", "bonus anchor"])
+def test_dspark(case: str, tmp_path: Path) -> None:
+    model, path = loaded(), [5, 6]
+    theirs, sizes = dflash()
+    count, first = (20 if case == "few tokens" else V), int(case == "bonus anchor")
+    own = noise({"markov_head.markov_w1.weight": (V, 6), "markov_head.markov_w2.weight": (count, 6),
+                 "confidence_head.proj.weight": (1, D), "confidence_head.proj.bias": (1,)})
+    output, listed = model.engine.parts.head.weight[:count], torch.arange(count)
+    more = {"d2t": torch.zeros(20, dtype=torch.long)} if case == "few tokens" else {}
+    tensors = renamed(theirs.state_dict(), ZLAB) | own | more | {"lm_head.weight": output}
+    config = {**sizes, "markov_rank": 6} | ({"dspark_bonus_anchor": True} if first else {})
+    head = trained_head.load(written(tmp_path / "head", tensors, config), model)
+    assert (head.card.kind, head.network.depth) == ("dspark", 4 - first)
+    drafts = Drafts(head, model, path)
+    rows = dflash_rows(theirs, model, drafts.states)[first:first + 3]
+    bias = own["markov_head.markov_w1.weight"][[TEXT[-1], *path]] @ own["markov_head.markov_w2.weight"].T
+    compare([logits[listed] for logits in drafts.logits], list(rows @ output.T + bias))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("prefix", ["", "domino_head."])
+def test_domino(prefix: str, tmp_path: Path) -> None:
+    model, path = loaded(), [5, 6]
+    theirs, sizes = dflash()
+    gru = nn.GRU(D, 10, bias=False, batch_first=True)
+    gru.load_state_dict(noise({"weight_ih_l0": (30, D), "weight_hh_l0": (30, 10)}))
+    own = {f"prefix_gru.{name}": weight for name, weight in gru.state_dict().items()} | noise(
+        {"embed_proj.0.weight": (7, D + 10), "embed_proj.2.weight": (V, 7)})
+    tensors = renamed(theirs.state_dict(), ZLAB) | {prefix + name: weight for name, weight in own.items()}
+    config = {**sizes, "dflash_config": {"projector_type": "domino", "pure_draft_prefix_len": 2, "shift_label": True}}
+    head = trained_head.load(written(tmp_path / "head", tensors, config), model)
+    assert (head.card.kind, head.network.depth) == ("domino", 4)
+    drafts = Drafts(head, model, path)
+    rows = dflash_rows(theirs, model, drafts.states)[:3]
+    both = torch.cat([rows, gru(embedded(model, [TEXT[-1], *path]))[0][0]], -1)
+    change = functional.silu(both @ own["embed_proj.0.weight"].T) @ own["embed_proj.2.weight"].T
+    change[:2] = 0
+    compare(drafts.logits, list(rows @ model.engine.parts.head.weight.T + change))
+
+
+# Hydra, ReDrafter, MLP speculators, FSPAD and MTP
+
+@torch.inference_mode()
+@pytest.mark.parametrize("layers", [1, 3])
+def test_hydra(layers: int, tmp_path: Path) -> None:
+    shapes = dict[str, tuple[int, ...]]()
+    for head in range(2):
+        for part in ("linear", "res_connection"):
+            name = f"hydra_mlp.{head}.0.{part}"
+            shapes |= {f"{name}.weight": (D, (head + 2) * D), f"{name}.bias": (D,)}
+        for layer in range(1, layers):
+            shapes |= {f"hydra_mlp.{head}.{layer}.linear.weight": (D, D), f"hydra_mlp.{head}.{layer}.linear.bias": (D,)}
+        shapes |= {f"hydra_lm_head.{head}.weight": (V, D), f"hydra_lm_head.{head}.bias": (V,)}
+    model, tensors = loaded(), noise(shapes)
+    config = {"hydra_num_heads": 2, "hydra_num_layers": layers, "hydra_head_arch": "mlp", "grounded_heads": True}
+    more = {"input_embed_fn.weight": model.engine.parts.embedding.weight}
+    loaded_head = trained_head.load(written(tmp_path / "head", tensors | more, config, "hydra_lm_head.pt"), model)
+    drafts = Drafts(loaded_head, model, [5])
+    assert loaded_head.card.kind == "hydra"
+    compare(drafts.logits, hydra_logits(tensors, model, drafts.states[0, -1], [5], range(layers), ""))
+
+
+def hydra_logits(tensors: Tensors, model: Model, state: Tensor, path: list[int], places: Iterable[int], end: str
+                 ) -> list[Tensor]:
+    def linear(name: str, x: Tensor) -> Tensor:
+        return functional.linear(x, tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+
+    found = list[Tensor]()
+    for head in range(2):
+        x = torch.cat([state, *embedded(model, [TEXT[-1], *path][:head + 1])[0]])
+        for place in places:
+            name = f"hydra_mlp.{head}.{place}"
+            around = linear(f"{name}.res_connection", x) if f"{name}.res_connection.bias" in tensors else x
+            x = around + functional.silu(linear(f"{name}.linear", x))
+        found.append(linear(f"hydra_lm_head.{head}{end}", x))
+    return found
+
+
+@torch.inference_mode()
+def test_hydra_with_a_layer_before_the_heads(tmp_path: Path) -> None:
+    """Layers of dropout without tensors are counted in the names."""
+    model = loaded()
+    own = LlamaModel(LlamaConfig(**{**model.engine.model.config.to_dict(), "num_hidden_layers": 1},
+                                 attn_implementation="eager")).eval()
+    own.load_state_dict(noise({name: tuple(weight.shape) for name, weight in own.state_dict().items()}))
+    shapes = dict[str, tuple[int, ...]]()
+    for head in range(2):
+        for part in ("1.linear", "1.res_connection", "3.linear"):
+            inputs = D if part[0] == "3" else (head + 2) * D
+            shapes |= {f"hydra_mlp.{head}.{part}.weight": (D, inputs), f"hydra_mlp.{head}.{part}.bias": (D,)}
+        shapes |= {f"hydra_lm_head.{head}.1.weight": (V, D), f"hydra_lm_head.{head}.1.bias": (V,)}
+    tensors = noise(shapes)
+    prefix = {f"prefix_embeding_layer.{name}": weight for name, weight in own.state_dict().items()}
+    config = {"hydra_head_arch": "prefix-mlp", "hydra_num_layers": 2}
+    head = trained_head.load(written(tmp_path / "head", tensors | prefix, config, "hydra_lm_head.pt"), model)
+    drafts = Drafts(head, model, [5])
+    state = own(inputs_embeds=drafts.states).last_hidden_state[0, -1]
+    compare(drafts.logits, hydra_logits(tensors, model, state, [5], (1, 3), ".1"))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("case", ["untied", "tied", "tied copies"])
+def test_mlp_speculator(case: str, tmp_path: Path) -> None:
+    """As in vLLM: the parts are weighted, and the norm divides by the root mean square."""
+    model, tied, inner, path = loaded(), case != "untied", 20, [5, 6]
+    stages, steps = (1, 2) if tied else (3, 3)
+    shapes = {f"speculator.proj.{stage}.weight": (inner, D if not stage else inner) for stage in range(steps)}
+    for stage in range(stages):
+        shapes |= {f"speculator.emb.{stage}.weight": (V, inner), f"speculator.head.{stage}.weight": (V, inner),
+                   f"speculator.ln.{stage}.weight": (inner,), f"speculator.ln.{stage}.bias": (inner,)}
+    tensors = noise(shapes)
+    copies = {name.replace(".0.", f".{stage}."): tensor for name, tensor in tensors.items() if ".proj." not in name
+              for stage in (1, 2)} | {"speculator.proj.2.weight": tensors["speculator.proj.1.weight"]}
+    config = {"model_type": "mlp_speculator", "vocab_size": V, "emb_dim": D, "inner_dim": inner, "n_predict": 3,
+              "tie_weights": tied, "scale_input": tied}
+    all_tensors = tensors | (copies if case == "tied copies" else {})
+    head = trained_head.load(written(tmp_path / "head", all_tensors, config), model)
+    drafts = Drafts(head, model, path)
+    state = drafts.states[0, -1]
+    if tied:
+        state = functional.rms_norm(state, (D,), eps=1e-6) / 2 ** 0.5
+    of_state = 0.5 ** (1 / 6)
+    of_token, wanted = ((1 - of_state ** 2) * inner / 2) ** 0.5, list[Tensor]()
+    for stage, token in enumerate([TEXT[-1], *path]):
+        at, step = (0, min(stage, 1)) if tied else (stage, stage)
+        mixed = of_state * tensors[f"speculator.proj.{step}.weight"] @ state
+        mixed = mixed + of_token * tensors[f"speculator.emb.{at}.weight"][token]
+        mixed = mixed / mixed.pow(2).mean().sqrt()
+        state = functional.gelu(mixed * tensors[f"speculator.ln.{at}.weight"] + tensors[f"speculator.ln.{at}.bias"])
+        wanted.append(tensors[f"speculator.head.{at}.weight"] @ state)
+    compare(drafts.logits, wanted)
+    assert (head.card.kind, head.network.depth) == ("mlp_speculator", 3)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("rnn", "size"), [(True, 2 * D), (False, 2 * D), (True, 24)])
+def test_redrafter(rnn: bool, size: int, tmp_path: Path) -> None:
+    model, path = loaded(), [5, 6]
+    shapes: dict[str, tuple[int, ...]] = {"lm_head.2.weight": (V, size)}
+    for layer in range(2):
+        shapes |= {f"lm_head.{layer}.linear.weight": (size, size), f"lm_head.{layer}.linear.bias": (size,)}
+    shapes |= {"rnn_u.weight": (D, D), "rnn_u.bias": (D,), "rnn_w.weight": (D, D)} if rnn else {}
+    shapes |= {"input_proj.weight": (size, 2 * D), "input_proj.bias": (size,)} if size != 2 * D else {}
+    tensors = noise(shapes)
+    config = {"model_type": "recurrent_drafting_drafter", "vocab_size": V, "hidden_size": D, "exit_dim": size,
+              "num_draft_layers": 2, "rnn": rnn}
+    head = trained_head.load(written(tmp_path / "head", tensors, config), model)
+    drafts = Drafts(head, model, path)
+    state, wanted = torch.zeros(D), list[Tensor]()
+    for token in [TEXT[-1], *path]:
+        word = embedded(model, [token])[0, 0]
+        state = functional.silu(tensors["rnn_u.weight"] @ state + tensors["rnn_u.bias"]
+                                + tensors["rnn_w.weight"] @ word) if rnn else state + word
+        x = torch.cat([drafts.states[0, -1], state])
+        x = tensors["input_proj.weight"] @ x + tensors["input_proj.bias"] if size != 2 * D else x
+        for layer in range(2):
+            name = f"lm_head.{layer}.linear"
+            x = x + functional.silu(tensors[f"{name}.weight"] @ x + tensors[f"{name}.bias"])
+        wanted.append(tensors["lm_head.2.weight"] @ x)
+    compare(drafts.logits, wanted)
+    assert head.card.kind == "redrafter"
+
+
+@torch.inference_mode()
+def test_fspad(tmp_path: Path) -> None:
+    model, path = loaded(), [5, 6]
+    tensors = noise(attention("layers.0.") | {
+        "layers.0.mlp.down_proj.weight": (2 * D, 40), "fc.fc.weight": (D, 2 * D), "fc.fc.bias": (D,),
+        "fc.mlp.gate_proj.weight": (40, D), "fc.mlp.up_proj.weight": (40, D), "fc.mlp.down_proj.weight": (D, 40),
+        "fc.post_attention_layernorm.weight": (D,)})
+    head = trained_head.load(written(tmp_path / "head", tensors, SMALL, "pytorch_model.bin"), model)
+    drafts = Drafts(head, model, path)
+    layer = LlamaDecoderLayer(LlamaConfig(**SMALL, attn_implementation="eager"), 0).eval().self_attn
+    layer.load_state_dict(below(tensors, "layers.0.self_attn."))
+    rotary = LlamaRotaryEmbedding(LlamaConfig(**SMALL))
+
+    def gated(name: str, gate: Tensor, x: Tensor) -> Tensor:
+        gates, up, down = (tensors[f"{name}.{part}_proj.weight"] for part in ("gate", "up", "down"))
+        return (functional.silu(gate @ gates.T) * (x @ up.T)) @ down.T
+
+    def normed(x: Tensor, name: str) -> Tensor:
+        return functional.rms_norm(x, (D,), tensors[f"{name}.weight"], SMALL["rms_norm_eps"])
+
+    states, tokens, wanted = drafts.states, TEXT[1:], list[Tensor]()
+    for token in [*path, 0]:
+        word = embedded(model, tokens)
+        x = functional.linear(torch.cat([word, states], -1), tensors["fc.fc.weight"], tensors["fc.fc.bias"])
+        x = x + gated("fc.mlp", word, normed(x, "fc.post_attention_layernorm"))
+        mask = torch.full((len(tokens), len(tokens)), -torch.inf).triu(1)[None, None]
+        x = x + layer(x, rotary(x, torch.arange(len(tokens))[None]), mask)[0]
+        inside = normed(x, "layers.0.post_attention_layernorm")
+        both = torch.cat([x, x], -1) + gated("layers.0.mlp", inside, inside)
+        wanted.append(both[0, -1, :D] @ model.engine.parts.head.weight.T)
+        states, tokens = torch.cat([states, both[:, -1:, D:]], 1), [*tokens, token]
+    compare(drafts.logits, wanted)
+    assert head.card.kind == "fspad"
+
+
+@torch.inference_mode()
+def test_mtp_in_the_files_of_the_model(tmp_path: Path) -> None:
+    """The module is the layer after the last one; further ones are not used."""
+    model, path = loaded(), [5, 6]
+    sizes = model.engine.model.config
+    layer = LlamaDecoderLayer(sizes, 0).eval()
+    own = {name: tuple(weight.shape) for name, weight in layer.state_dict().items()}
+    own |= {"eh_proj.weight": (D, 2 * D), "enorm.weight": (D,), "hnorm.weight": (D,), "shared_head.norm.weight": (D,)}
+    tensors, other = noise(own), noise(own, seed=2)
+    layer.load_state_dict({name: tensors[name] for name in layer.state_dict()})
+    files = model.engine.model.state_dict() | {f"model.layers.2.{name}": tensor for name, tensor in tensors.items()} | {
+        f"model.layers.3.{name}": tensor for name, tensor in other.items()} | {
+        "model.layers.2.embed_tokens.weight": model.engine.parts.embedding.weight,
+        "model.layers.2.shared_head.head.weight": model.engine.parts.head.weight}
+    config = {**sizes.to_diff_dict(), "num_hidden_layers": 2, "num_nextn_predict_layers": 2}
+    head = trained_head.load(written(tmp_path / "head", files, config), model)
+    drafts = Drafts(head, model, path)
+
+    def normed(x: Tensor, name: str) -> Tensor:
+        return functional.rms_norm(x, (D,), tensors[f"{name}.weight"], sizes.rms_norm_eps)
+
+    states, tokens, wanted = drafts.states, TEXT[1:], list[Tensor]()
+    for token in [*path, 0]:
+        both = torch.cat([normed(embedded(model, tokens), "enorm"), normed(states, "hnorm")], -1)
+        out = run(layer, LlamaRotaryEmbedding(sizes), both @ tensors["eh_proj.weight"].T)
+        wanted.append(normed(out[0, -1], "shared_head.norm") @ model.engine.parts.head.weight.T)
+        states, tokens = torch.cat([states, out[:, -1:]], 1), [*tokens, token]
+    compare(drafts.logits, wanted)
+    assert head.card.kind == "mtp"
 
 
 # What cannot be read is said
@@ -474,6 +719,18 @@ def test_heads_that_do_not_fit_are_refused(case: str, tmp_path: Path) -> None:
 def test_blocks_that_do_not_fit_are_refused(fields: dict[str, Any], words: str, tmp_path: Path) -> None:
     theirs, sizes = dflash()
     refused(Path(written(tmp_path / "head", theirs.state_dict(), sizes | fields)), words)
+
+
+def test_variants_that_are_not_known_are_refused(tmp_path: Path) -> None:
+    theirs, sizes = dflash()
+    own = noise({"prefix_gru.weight_ih_l0": (30, D), "prefix_gru.weight_hh_l0": (30, 10),
+                 "embed_proj.0.weight": (7, D + 10), "embed_proj.2.weight": (V, 7)})
+    block = renamed(theirs.state_dict(), ZLAB)
+    refused(Path(written(tmp_path / "a", block | own, {**sizes, "shift_label": False})), "predict their own places")
+    gated = noise({"markov_head.markov_w1.weight": (V, 6), "markov_head.gate_proj.weight": (6, D + 6)})
+    refused(Path(written(tmp_path / "b", block | gated, sizes)), "no tensor markov_head.gate_proj.weight")
+    early = noise({"hydra_mlp.0.0.linear.weight": (D, 2 * D)})
+    refused(Path(written(tmp_path / "c", early, {"hidden_state_offset": 1})), "reads an earlier layer")
 
 
 def test_only_the_files_of_a_head_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
