@@ -42,7 +42,7 @@ def heads_table(store: Store) -> str:
                      f"{costs['tau'].mean():.2f}", *(_number(costs[name].mean()) for name in ("draft_cost", "v")),
                      *(_number(_geometric(costs[name])) for name in ("ideal", "measured")),
                      "–" if costs["loss"].isna().any() else f"{costs['loss'].mean():.0%}"])
-    return table(["strategy", "M parameters", "right by depth", "accepted by depth", "tau", "c", "v", "ideal", "measured",
+    return table(["strategy", "M weights", "right by depth", "accepted by depth", "tau", "c", "v", "ideal", "measured",
                   "loss"], rows)
 
 
