@@ -34,7 +34,7 @@ class BlockwiseHeads(Network):
     """State + B ReLU(A state), in parts, one a head; head i predicts token t + 2 + i."""
 
     Settings: ClassVar[type] = BlockwiseSettings
-    recipe: ClassVar[Recipe] = Recipe(rate=1e-3, text=1.0, decay=1.0)
+    recipe: ClassVar[Recipe] = Recipe(text=1.0, decay=1.0)
     free: ClassVar[bool] = True
 
     def __init__(self, target: TargetParts, settings: Any) -> None:

@@ -42,7 +42,7 @@ class ChimeraNetwork(Network):
     """
 
     Settings: ClassVar[type] = ChimeraSettings
-    recipe: ClassVar[Recipe] = Recipe(rate=1e-3, text=1.0, state=1.0, decay=0.8)
+    recipe: ClassVar[Recipe] = Recipe(text=1.0, state=1.0, decay=0.8)
 
     def __init__(self, target: TargetParts, settings: Any) -> None:
         super().__init__(target, settings)

@@ -55,7 +55,7 @@ class Clover2Network(Network):
     """A gate and layers over the sequence; then a gate and a map for each token."""
 
     Settings: ClassVar[type] = Clover2Settings
-    recipe: ClassVar[Recipe] = Recipe(rate=5e-4, text=0.0, target=1.0, state=10.0, decay=0.7)
+    recipe: ClassVar[Recipe] = Recipe(text=0.0, target=1.0, state=10.0, decay=0.7)
 
     def __init__(self, target: TargetParts, settings: Any) -> None:
         super().__init__(target, settings)

@@ -33,7 +33,7 @@ class EagleNetwork(Network):
     """fc([embedding; state]), then a decoder layer without input norm."""
 
     Settings: ClassVar[type] = EagleSettings
-    recipe: ClassVar[Recipe] = Recipe(rate=1e-3, text=0.0, target=1.0, state=1.0, decay=0.8)
+    recipe: ClassVar[Recipe] = Recipe(text=0.0, target=1.0, state=1.0, decay=0.8)
 
     def __init__(self, target: TargetParts, settings: Any) -> None:
         super().__init__(target, settings)

@@ -50,7 +50,7 @@ class Eagle3Network(Network):
     """fc(taps), then a decoder layer whose attention reads [norm(embedding); norm(state)]."""
 
     Settings: ClassVar[type] = Eagle3Settings
-    recipe: ClassVar[Recipe] = Recipe(rate=1e-3, text=0.0, target=1.0, decay=0.8)
+    recipe: ClassVar[Recipe] = Recipe(text=0.0, target=1.0, decay=0.8)
 
     def __init__(self, target: TargetParts, settings: Any) -> None:
         super().__init__(target, settings)

@@ -40,7 +40,7 @@ class FalconNetwork(Network):
     """
 
     Settings: ClassVar[type] = FalconSettings
-    recipe: ClassVar[Recipe] = Recipe(rate=1e-3, text=0.0, target=1.0, state=1.0, decay=0.8)
+    recipe: ClassVar[Recipe] = Recipe(text=0.0, target=1.0, state=1.0, decay=0.8)
     stride: ClassVar[int] = 2
 
     def __init__(self, target: TargetParts, settings: Any) -> None:

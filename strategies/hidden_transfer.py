@@ -40,7 +40,7 @@ class TransferMaps(Network):
     """The maps; the target's upper layers turn what they return into features."""
 
     Settings: ClassVar[type] = TransferSettings
-    recipe: ClassVar[Recipe] = Recipe(rate=1e-3, text=0.0, target=1.0)
+    recipe: ClassVar[Recipe] = Recipe(text=0.0, target=1.0)
     free: ClassVar[bool] = True
 
     def __init__(self, target: TargetParts, settings: Any) -> None:

@@ -26,7 +26,7 @@ class JetSpecNetwork(BlockNetwork):
     """The block, with the losses of JetSpec."""
 
     Settings: ClassVar[type] = JetSpecSettings
-    recipe: ClassVar[Recipe] = Recipe(rate=1e-3, text=0.0, target=1.0, decay=1.0)
+    recipe: ClassVar[Recipe] = Recipe(text=0.0, target=1.0, decay=1.0)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class MedusaHeads(Network):
     """The heads; head i predicts token t + 2 + i."""
 
     Settings: ClassVar[type] = MedusaSettings
-    recipe: ClassVar[Recipe] = Recipe(rate=1e-3, text=1.0, decay=0.8)
+    recipe: ClassVar[Recipe] = Recipe(text=1.0, decay=0.8)
     free: ClassVar[bool] = True
 
     def __init__(self, target: TargetParts, settings: Any) -> None:

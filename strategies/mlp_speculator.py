@@ -53,7 +53,7 @@ class MlpSpeculatorStages(Network):
     """GELU(norm(projected state + share · embedding)); stage i predicts token t + 2 + i."""
 
     Settings: ClassVar[type] = MlpSpeculatorSettings
-    recipe: ClassVar[Recipe] = Recipe(rate=2e-3, text=1.0, decay=0.8)
+    recipe: ClassVar[Recipe] = Recipe(text=1.0, decay=0.8)
 
     def __init__(self, target: TargetParts, settings: Any) -> None:
         super().__init__(target, settings)

@@ -37,7 +37,7 @@ class MtpNetwork(Network):
     """fc([norm(embedding); norm(state)]), then a decoder layer and a norm; with `normed`, also of queries and keys."""
 
     Settings: ClassVar[type] = MtpSettings
-    recipe: ClassVar[Recipe] = Recipe(rate=1e-3, text=1.0, decay=0.6)
+    recipe: ClassVar[Recipe] = Recipe(text=1.0, decay=0.6)
 
     def __init__(self, target: TargetParts, settings: Any) -> None:
         super().__init__(target, settings)

@@ -33,7 +33,7 @@ class PEagleNetwork(ParallelNetwork):
     """The first layer reads [norm(embedding); norm(fc(taps))], the others are ordinary ones."""
 
     Settings: ClassVar[type] = PEagleSettings
-    recipe: ClassVar[Recipe] = Recipe(rate=1e-3, text=0.0, target=1.0, decay=0.7)
+    recipe: ClassVar[Recipe] = Recipe(text=0.0, target=1.0, decay=0.7)
 
     def __init__(self, target: TargetParts, settings: Any) -> None:
         super().__init__(target, settings, wide=True)

@@ -38,7 +38,7 @@ class PardNetwork(ParallelNetwork):
     """A transformer of ordinary layers."""
 
     Settings: ClassVar[type] = PardSettings
-    recipe: ClassVar[Recipe] = Recipe(rate=1e-3, text=1.0, target=0.0, decay=0.7)
+    recipe: ClassVar[Recipe] = Recipe(text=1.0, target=0.0, decay=0.7)
 
     def __init__(self, target: TargetParts, settings: Any) -> None:
         super().__init__(target, settings)

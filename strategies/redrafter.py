@@ -43,7 +43,7 @@ class RedrafterNetwork(Network):
     """s ← SiLU(U s + W e), then blocks over [hidden; s]; a state of the steps is [hidden; s]."""
 
     Settings: ClassVar[type] = RedrafterSettings
-    recipe: ClassVar[Recipe] = Recipe(rate=1e-3, text=1.0, decay=0.8)
+    recipe: ClassVar[Recipe] = Recipe(text=1.0, decay=0.8)
 
     def __init__(self, target: TargetParts, settings: Any) -> None:
         super().__init__(target, settings)

@@ -26,7 +26,9 @@ def command(
     limit: Annotated[int | None, Option(metavar="N", help="first N prompts of a task [all]")] = None,
     max_new_tokens: Annotated[int, Option(metavar="N", help="maximum tokens of an answer [192]",
                                           show_default=False)] = 192,
-    steps: Annotated[int, Option(metavar="N", min=1, help="batches of 32 answers [500]", show_default=False)] = 500,
+    steps: Annotated[int, Option(metavar="N", min=1, help="batches of 16 answers [800]", show_default=False)] = 800,
+    rate: Annotated[float | None, Option(metavar="R", min=0.0, help="peak learning rate [by the model's width]")
+                    ] = None,
     budget: Annotated[float, Option(metavar="GB", min=1e-6, help="hidden states of a layer on disk [2]",
                                     show_default=False)] = 2.0,
     dtype: Annotated[str | None, Option(metavar="D", help="float32, bfloat16 or float16 [as in run]")] = None,
@@ -57,7 +59,7 @@ def command(
         typer.echo(text, err=True)
 
     try:
-        typer.echo(train_head(head, config, steps, output, int(budget * 1e9), licence, say, tell))
+        typer.echo(train_head(head, config, steps, rate or 0.0, output, int(budget * 1e9), licence, say, tell))
     except KeyboardInterrupt:
         say("Stopped: the same command goes on.")
         return 130

@@ -43,7 +43,7 @@ class BlockNetwork(Network):
     """
 
     Settings: ClassVar[type] = BlockSettings
-    recipe: ClassVar[Recipe] = Recipe(rate=1e-3, text=0.0, target=1.0, decay=0.7788)  # e^(−1/4)
+    recipe: ClassVar[Recipe] = Recipe(text=0.0, target=1.0, decay=0.7788)  # e^(−1/4)
     free: ClassVar[bool] = True
     stride: ClassVar[int] = 8
 

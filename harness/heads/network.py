@@ -48,15 +48,18 @@ class TargetParts:
         return functional.linear(states, self.head.weight, self.head.bias)  # the fast product of an engine has none
 
 
+WIDTH = 192  # numbers of a hidden state
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: peak learning rate, and the weights of the losses.
+    """How a network is trained: the peak learning rate for a model of width `WIDTH`, and the weights of the losses.
 
     The loss of depth i counts `decay`ⁱ times the sum of three: `text` · cross-entropy with the token, `target` ·
     cross-entropy with the target's distribution, and `state` · smooth L1 distance of features from the target's states.
     """
 
-    rate: float = 1e-3
+    rate: float = 3e-3
     text: float = 1.0
     target: float = 0.0
     state: float = 0.0

@@ -27,7 +27,7 @@ from harness.store.config import RunConfig
 NANO_PROBLEMS, NANO_HELD_OUT = 250, 30  # of each kind
 
 
-def train_head(head: str, config: RunConfig, steps: int, output: Path | None, budget: int, licence: str,
+def train_head(head: str, config: RunConfig, steps: int, rate: float, output: Path | None, budget: int, licence: str,
                say: Callable[[str], None], tell: Callable[[Point], None]) -> Path:
     """Train `head`, the spec of a network, and return its folder; raises `UserError` for anything that cannot be used.
 
@@ -46,8 +46,8 @@ def train_head(head: str, config: RunConfig, steps: int, output: Path | None, bu
     parameters = sum(weight.numel() for weight in network.parameters())
     say(f"{spec.name}: {parameters:,} parameters, {len(data):,} answers, {len(held_out):,} held out")
     folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / f"training-{short_hash([str(spec), steps, config.seed, origin])}.pt"
-    points = train(network, data, held_out, steps, seed=config.seed, tell=tell, kept=kept)
+    kept = folder / f"training-{short_hash([str(spec), steps, config.seed, rate, origin])}.pt"
+    points = train(network, data, held_out, steps, seed=config.seed, rate=rate, tell=tell, kept=kept)
     facts = {"steps": steps, "seed": config.seed, "tasks": list(config.tasks), "answers": len(data),
              "seconds": round(points[-1].seconds), "loss": round(points[-1].loss, 4)}
     card = Card(kind=spec.name, target=model.name, fingerprint=fingerprint(model.engine.model, rounded=True),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harness.heads.network import Network, Recipe
+from harness.heads.network import WIDTH, Network, Recipe
 from harness.laboratory.corpus import Batch, Corpus
 from harness.store.files import replace_file
 
@@ -40,20 +40,23 @@ class Point:
         return 1 + sum(math.prod(row[0] for row in self.ranks[:depth]) for depth in range(1, len(self.ranks) + 1))
 
 
-def train(network: Network, data: Corpus, held_out: Corpus, steps: int, size: int = 32, seed: int = 0,
-          tell: Callable[[Point], None] = lambda point: None, kept: Path | None = None) -> list[Point]:
+def train(network: Network, data: Corpus, held_out: Corpus, steps: int, size: int = 16, seed: int = 0,
+          rate: float = 0.0, tell: Callable[[Point], None] = lambda point: None, kept: Path | None = None
+          ) -> list[Point]:
     """Train a network in place for `steps` batches of `size` answers; returns its points, one every `REPORT` steps.
 
+    `rate` is the peak learning rate; by default it is that of the recipe, less in proportion for wider models.
     After each point, everything is written to the file `kept`, from which the same call goes on.
     """
     torch.manual_seed(seed)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=network.recipe.rate, betas=(0.9, 0.95), weight_decay=0.0)
+    peak = rate or network.recipe.rate * min(1.0, WIDTH / network.target.hidden)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.0)
     points, before = _resumed(kept, network, optimizer), time.monotonic()
     done, spent = (points[-1].step, points[-1].seconds) if points else (0, 0.0)
     recent = points[-1].loss if points else math.nan
     for step, numbers in enumerate(islice(data.batches(size, seed), done, steps), start=done + 1):
         current = _step(network, optimizer, data.batch(numbers, next(network.parameters()).device),
-                        network.recipe.rate * rate_at(step, steps), step % network.stride)
+                        peak * rate_at(step, steps), step % network.stride)
         recent = current if math.isnan(recent) else 0.95 * recent + 0.05 * current
         if step % REPORT == 0 or step == steps:
             seconds = spent + time.monotonic() - before
