@@ -5,7 +5,7 @@ are keys and values of every layer of the drafter; the rows of a block see each 
 embedding and output layer are used as they are. The chain has `nodes` tokens, each from its own row: they do not see
 each other, so above temperature 0 each is drawn from its own distribution. The network is smaller than the paper's
 (5 layers, blocks of 16 tokens), the mask is a learned vector, and it learns the target's distribution with weights
-e^(−k/4) by place (the paper: its tokens), behind every eighth token.
+e^(−k/4) by place (the paper: its tokens), behind every fourth token.
 """
 
 from dataclasses import dataclass

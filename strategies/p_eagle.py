@@ -4,7 +4,7 @@ Hui et al. 2026 (arXiv 2602.01469). As in EAGLE-3, rows hold the embedding of a 
 it, those of several layers (`taps`) joined by `fc`. Behind the last row come rows of a learned embedding and learned
 states, which attend to the sequence and to those before them; each predicts one more token. The output layer is the
 head's own, or with `own` off the target's. The chain has `nodes` tokens. The network has fewer layers than the paper's
-(4). All places of every eighth token are trained; the paper trains all tokens, and of depth i a random share of 0.7ⁱ,
+(4). All places of every fourth token are trained; the paper trains all tokens, and of depth i a random share of 0.7ⁱ,
 which is the weight of its loss here.
 """
 

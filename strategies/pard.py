@@ -6,7 +6,7 @@ them; each predicts one more token. It reads no states of the target, and learns
 PARD-2 (arXiv 2605.08632): a projection of states of several layers (`taps`), times 0.02, is added to the embeddings
 (there they are left out of one text in five while training, so that the drafter works without a target too, and it
 learns distributions). The chain has `nodes` tokens. The first token of the text is not read. All places of every
-eighth token are trained; the paper trains all tokens, and of depth i a random share of 0.7ⁱ, which is the weight of
+fourth token are trained; the paper trains all tokens, and of depth i a random share of 0.7ⁱ, which is the weight of
 its loss here. Published weights of PARD are ordinary models of other sizes than the target's.
 """
 

@@ -45,7 +45,7 @@ class BlockNetwork(Network):
     Settings: ClassVar[type] = BlockSettings
     recipe: ClassVar[Recipe] = Recipe(text=0.0, target=1.0, decay=0.7788)  # e^(−1/4)
     free: ClassVar[bool] = True
-    stride: ClassVar[int] = 8
+    stride: ClassVar[int] = 4
 
     def __init__(self, target: TargetParts, settings: Any) -> None:
         super().__init__(target, settings)

@@ -36,7 +36,7 @@ class ParallelNetwork(Network):
     """
 
     free: ClassVar[bool] = True
-    stride: ClassVar[int] = 8
+    stride: ClassVar[int] = 4
 
     def __init__(self, target: TargetParts, settings: Any, wide: bool = False) -> None:
         super().__init__(target, settings)
