@@ -87,6 +87,8 @@ class DFlash2Network(DSparkNetwork):
         if target.hidden % settings.group:
             raise UserError(f"The setting 'group' of the head is {settings.group} and must divide the hidden states' "
                             f"{target.hidden} numbers.")
+        if settings.draft_vocab:
+            raise UserError("The setting 'draft_vocab' of the head must be 0: its selector is for all tokens.")
         super().__init__(target, settings)
         self.selector = nn.Linear(target.hidden, settings.rank, bias=False)
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.errors import UserError
-from harness.heads.blocks import drafted, scattered
+from harness.heads.blocks import law_of_drafted, output_like, scattered
 from harness.heads.layer import Attention, Context, Mlp, Shape
 from harness.heads.network import Network, Recipe, TargetParts
 from harness.heads.taps import taps
@@ -64,9 +64,7 @@ class Eagle3Network(Network):
         self.fc = nn.Linear(count * size, size, bias=False)
         self.word_norm, self.state_norm, self.mlp_norm, self.norm = (nn.RMSNorm(size, shape.eps) for _ in range(4))
         self.attention, self.mlp = Attention(shape, 2 * size, settings.normed), Mlp(shape)
-        self.output = nn.Linear(size, settings.draft_vocab or target.vocab, bias=False)
-        with torch.no_grad():
-            self.output.weight.copy_(target.head.weight[:self.output.out_features])
+        self.output = output_like(target, tokens=settings.draft_vocab)
         if settings.draft_vocab:  # drafted token i is token i + d2t[i] of the target
             self.register_buffer("d2t", torch.zeros(settings.draft_vocab, dtype=torch.long))
 
@@ -98,18 +96,12 @@ class Eagle3Network(Network):
     def logits(self, depth: int, features: Tensor) -> Tensor:
         """The logits of all tokens; those that are not drafted get the lowest number."""
         found: Tensor = self.output(features)
-        if not self.settings.draft_vocab:
-            return found
-        return scattered(found, self.get_buffer("d2t"), self.target.vocab)
+        return scattered(found, self.get_buffer("d2t"), self.target.vocab) if self.settings.draft_vocab else found
 
     def law(self, states: Tensor) -> Tensor:
         """The target's distribution over the tokens that are drafted."""
         law = super().law(states)
-        if not self.settings.draft_vocab:
-            return law
-        ids = drafted(self.get_buffer("d2t"))
-        kept = torch.zeros_like(law).index_copy(-1, ids, law[..., ids])
-        return kept / kept.sum(-1, keepdim=True).clamp_min(1e-12)
+        return law_of_drafted(law, self.get_buffer("d2t")) if self.settings.draft_vocab else law
 
     def _joined(self, states: Tensor) -> Tensor:
         """(B, Q, n · D) → (B, Q, D)."""

@@ -10,12 +10,13 @@ which is the weight of its loss here.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from harness.heads.blocks import output_like
+from harness.heads.blocks import law_of_drafted, output_like, scattered
 from harness.heads.network import Network, Recipe, TargetParts
 from harness.heads.parallel import ParallelNetwork, ParallelSettings
 from harness.heads.taps import taps
@@ -24,9 +25,10 @@ from strategies.drafters.headed import Chained
 
 @dataclass(frozen=True)
 class PEagleSettings(ParallelSettings):
-    """Those of the layers; `own`: whether there is an output layer of its own."""
+    """Those of the layers; `own`: whether there is an output layer of its own, for `draft_vocab` tokens, 0 for all."""
 
     own: bool = True
+    draft_vocab: Annotated[int, Field(ge=0)] = 0
 
 
 class PEagleNetwork(ParallelNetwork):
@@ -40,7 +42,9 @@ class PEagleNetwork(ParallelNetwork):
         size, count = target.hidden, len(self.reads)
         self.fc = nn.Linear(count * size, size, bias=False)
         self.mask, self.mask_hidden = nn.Parameter(torch.randn(size)), nn.Parameter(torch.randn(count * size))
-        self.output = output_like(target) if settings.own else None
+        self.output = output_like(target, tokens=settings.draft_vocab) if settings.own else None
+        if settings.draft_vocab:  # the first tokens, or those that a loaded head lists
+            self.register_buffer("d2t", torch.zeros(settings.draft_vocab, dtype=torch.long))
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -58,7 +62,12 @@ class PEagleNetwork(ParallelNetwork):
     def logits(self, depth: int, features: Tensor) -> Tensor:
         """Those of the output layer."""
         found: Tensor = self.output(features) if self.output else self.target.logits(features)
-        return found
+        return scattered(found, self.get_buffer("d2t"), self.target.vocab) if self.settings.draft_vocab else found
+
+    def law(self, states: Tensor) -> Tensor:
+        """The target's distribution over the tokens that are drafted."""
+        law = super().law(states)
+        return law_of_drafted(law, self.get_buffer("d2t")) if self.settings.draft_vocab else law
 
 
 @dataclass(frozen=True)

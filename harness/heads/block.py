@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from harness.heads.blocks import scattered
+from harness.heads.blocks import law_of_drafted, output_like, scattered
 from harness.heads.layer import Context, DraftLayer, Shape, unit
 from harness.heads.network import Network, Recipe, TargetParts
 from harness.heads.taps import taps
@@ -21,7 +21,7 @@ class BlockSettings:
     `taps` are layers of the target as in "2-5-7". With `causal`, a row does not see those behind it. Row j predicts the
     token behind its own place with `sample_from_anchor`, else the one at its own place, and row 0 nothing. With `unit`,
     embeddings are scaled to the size of hidden states. With `draft_vocab`, an output layer of its own drafts so many
-    tokens, which a loaded head lists.
+    tokens, the first ones or those that a loaded head lists.
     """
 
     block: Annotated[int, Field(ge=2, le=64)] = 8
@@ -55,7 +55,7 @@ class BlockNetwork(Network):
         self.layers = nn.ModuleList(self.layer(shape) for _ in range(settings.layers))
         self.mask = nn.Parameter(torch.randn(size))
         if settings.draft_vocab:
-            self.output = nn.Linear(size, settings.draft_vocab, bias=False)
+            self.output = output_like(target, tokens=settings.draft_vocab)
             self.register_buffer("d2t", torch.zeros(settings.draft_vocab, dtype=torch.long))
 
     def layer(self, shape: Shape) -> DraftLayer:
@@ -106,6 +106,11 @@ class BlockNetwork(Network):
         """Those of the target's output layer, or of the head's own."""
         found = self.drafted(features)
         return scattered(found, self.get_buffer("d2t"), self.target.vocab) if self.settings.draft_vocab else found
+
+    def law(self, states: Tensor) -> Tensor:
+        """The target's distribution over the tokens that are drafted."""
+        law = super().law(states)
+        return law_of_drafted(law, self.get_buffer("d2t")) if self.settings.draft_vocab else law
 
     def drafted(self, features: Tensor) -> Tensor:
         """Return the logits of the tokens that are drafted."""

@@ -48,11 +48,18 @@ def drafted(offsets: Tensor) -> Tensor:
     return offsets + torch.arange(len(offsets), device=offsets.device)
 
 
-def output_like(target: TargetParts, bias: bool = False) -> nn.Linear:
-    """Return an output layer, from states (…, D) to logits (…, V), that starts as the target's."""
-    output = nn.Linear(target.hidden, target.vocab, bias=bias)
+def law_of_drafted(law: Tensor, offsets: Tensor) -> Tensor:
+    """Return distributions (…, V) over the tokens that are drafted."""
+    ids = drafted(offsets)
+    kept = torch.zeros_like(law).index_copy(-1, ids, law[..., ids])
+    return kept / kept.sum(-1, keepdim=True).clamp_min(1e-12)
+
+
+def output_like(target: TargetParts, bias: bool = False, tokens: int = 0) -> nn.Linear:
+    """Return an output layer from states (…, D) to logits (…, V), or those of the first `tokens`, like the target's."""
+    output = nn.Linear(target.hidden, tokens or target.vocab, bias=bias)
     with torch.no_grad():
-        output.weight.copy_(target.head.weight)
+        output.weight.copy_(target.head.weight[:output.out_features])
         if bias:
             output.bias.zero_()
     return output

@@ -17,7 +17,7 @@ from harness.heads.network import TargetParts
 
 EMBEDDING, HEAD = "target.embedding", "target.head"  # names here of tensors that are usually copies of the target's
 EITHER = "output.weight or target.head"  # the latter if it is for all tokens
-PARTS = ("transformer_layer_config", "model", "dflash_config", "eagle_config")  # of configurations
+PARTS = ("transformer_layer_config", "model", "dflash_config", "eagle_config", "clover")  # of configurations
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _block(found: Found) -> dict[str, Any]:
 
 def _mask(found: Found) -> dict[str, Tensor]:
     """The embedding of the token that stands for a mask."""
-    place, known = found.at("mask_token_id", "dspark_noise_token_id"), found.target.parts.embedding.weight
+    place, known = found.at("mask_token_id", "dspark_noise_token_id", "pard_token"), found.target.parts.embedding.weight
     if not isinstance(place, int) or not 0 <= place < len(known):
         raise UserError(f"The head's mask is token {place}, which the model does not have.")
     mask: Tensor = found.target.embedding(torch.tensor([place], device=known.device))
@@ -165,6 +165,29 @@ def _domino(found: Found) -> dict[str, Any]:
     return _block(found) | {"sample_from_anchor": True, "pure": 1 if pure is None else pure,
                             "gru": found.tensors["gru.weight_hh"].shape[-1],
                             "inner": len(found.tensors["correction.0.weight"])}
+
+
+def _dflash2(found: Found) -> dict[str, Any]:
+    kernel, size = found.tensors["layers.0.mlp_conv.base"].shape[1:]
+    groups = len(found.tensors["layers.0.mlp_conv.projection.weight"]) // (2 * kernel)
+    return _block(found) | {"kernel": kernel, "group": size // groups, "top": int(found.at("selector_top_k") or 16),
+                            "rank": len(found.tensors["selector.weight"])}
+
+
+def _p_eagle(found: Found) -> dict[str, Any]:
+    if found.at("norm_before_residual"):
+        raise UserError("The head adds to normed states, which P-EAGLE's here do not: give another.")
+    return {"block": int(found.at("num_depths", "speculative_tokens") or 8), "layers": found.count(r"layers\.(\d+)\."),
+            "taps": _joined(found.at("eagle_aux_hidden_state_layer_ids", "layer_ids")), "own": "output.weight" in found,
+            "draft_vocab": found.drafted()}
+
+
+def _p_eagle_tensors(found: Found) -> dict[str, Tensor]:
+    return _mask(found) | {"mask_hidden": found.tensors["mask_hidden"].flatten()}
+
+
+def _clover2(found: Found) -> dict[str, Any]:
+    return {"heads": int(found.at("num_heads") or 5), "layers": found.count(r"layers\.(\d+)\."), "unit": False}
 
 
 def _hydra(found: Found) -> dict[str, Any]:
@@ -228,6 +251,13 @@ LAYOUTS = (
             r"(?:medusa_heads\.)?lm_heads\.(\d+)\.weight": r"outputs.\1.weight",
             r"(?:medusa_heads\.)?lm_head\.weight": HEAD, r"(?:medusa_heads\.)?token_map": "token_map"},
            _medusa, _medusa_outputs),
+    Layout("p_eagle", "mask_hidden", UNUSED | WORDS | {"mask_hidden": "mask_hidden", "d2t": "d2t"} | {
+        rf"{FIRST}hidden_norm\.weight": "layers.0.input_norm.second.weight",
+        rf"{FIRST}input_layernorm\.weight": "layers.0.input_norm.first.weight",
+        rf"{TOP}layers\.(?P<at>\d+)\.input_layernorm\.weight": r"layers.\g<at>.input_norm.weight",
+        rf"{TOP}fc\.(weight|bias)": r"fc.\1", rf"{TOP}norm\.weight": "norm.weight", r"lm_head\.weight": "output.weight"}
+        | _layer(rf"{TOP}midlayer\.", "layers.0.") | _layer(rf"{TOP}layers\.(?P<at>\d+)\.", r"layers.\g<at>."),
+        _p_eagle, _p_eagle_tensors, own=True),
     Layout("eagle3", rf"{FIRST}hidden_norm\.weight", UNUSED | WORDS | _layer(FIRST, "") | {
         rf"{FIRST}hidden_norm\.weight": "state_norm.weight", rf"{FIRST}input_layernorm\.weight": "word_norm.weight",
         rf"{TOP}fc\.(weight|bias)": r"fc.\1", rf"{TOP}fc_norm\.(\d+)\.weight": r"fc_norm.\1.weight",
@@ -239,8 +269,24 @@ LAYOUTS = (
     Layout("domino", r".*prefix_gru\.weight_ih_l0", BLOCK | {
         rf"(?:{TOP}|domino_head\.)prefix_gru\.weight_([ih]h)_l0": r"gru.weight_\1",
         rf"(?:{TOP}|domino_head\.)embed_proj\.([02])\.weight": r"correction.\1.weight"}, _domino, _mask, own=True),
+    Layout("dflash2", r".*candidate_selector\.predecessor_codebook(?:\.weight)?", BLOCK | {
+        rf"{TOP}layers\.(\d+)\.(attention|mlp)_conv\.base_kernel": r"layers.\1.\2_conv.base",
+        rf"{TOP}layers\.(\d+)\.(attention|mlp)_conv\.kernel_projection\.weight": r"layers.\1.\2_conv.projection.weight",
+        rf"{TOP}candidate_selector\.predecessor_codebook(?:\.weight)?": "markov_in.weight",
+        rf"{TOP}candidate_selector\.successor_codebook(?:\.weight)?": "markov_out.weight",
+        rf"{TOP}candidate_selector\.hidden_projection\.weight": "selector.weight"}, _dflash2, _mask, own=True),
     Layout("jetspec", BLOCK_MARK, BLOCK, _block, _mask, flag="causal_head", own=True),
     Layout("dflash", BLOCK_MARK, BLOCK, _block, _mask, own=True),
+    Layout("clover2", r"clover_head_mlp_rnn\.q\.weight", UNUSED | {
+        r"clover_embed_tokens\.weight|lm_head\.weight": HEAD, r"clover_norm\.weight": "norm.weight",
+        r"clover_head_norm\.weight": "head_norm.weight", r"clover_head_mlp\.(weight|bias)": r"maps.0.\1",
+        r"clover_head_mlp2\.(weight|bias)": r"maps.1.\1",
+        r"clover_head_mlp_rnn\.([qkv])\.(weight|bias)": r"gates.0.\1.\2",
+        r"clover_head_mlp_rnn2\.([qkv])\.(weight|bias)": r"gates.1.\1.\2",
+        r"clover_head_mlp_rnn\.input_layernorm\.weight": "gates.0.norm.weight",
+        r"clover_head_mlp_rnn2\.input_layernorm\.weight": "gates.1.norm.weight",
+        r"layers\.(?P<at>\d+)\.input_layernorm\.weight": r"layers.\g<at>.input_norm.weight"}
+        | _layer(r"layers\.(?P<at>\d+)\.", r"layers.\g<at>."), _clover2, own=True),
     Layout("fspad", r"fc\.fc\.weight", UNUSED | WORDS | _layer(rf"{TOP}layers\.0\.", "") | {
         r"fc\.fc\.(weight|bias)": r"fc.\1", r"fc\.mlp\.(gate|up|down)_proj\.weight": r"sampler.\1.weight",
         r"fc\.post_attention_layernorm\.weight": "sampler_norm.weight"}, _eagle, own=True),

@@ -455,6 +455,138 @@ def test_domino(prefix: str, tmp_path: Path) -> None:
     compare(drafts.logits, list(rows @ model.engine.parts.head.weight.T + change))
 
 
+class Convolved(nn.Module):
+    """A sublayer between two convolutions over the rows before it, written as a sum."""
+
+    def __init__(self, inside: nn.Module, base: Tensor, projection: Tensor) -> None:
+        super().__init__()
+        self.inside, self.base, self.projection = inside, base, projection
+
+    def mixed(self, x: Tensor, factors: Tensor, side: int) -> Tensor:
+        found = torch.zeros_like(x)
+        for row in range(x.shape[1]):
+            for tap in range(min(row + 1, 3)):
+                own = self.base[side, tap] + factors[0, row, side, tap].repeat_interleave(16)
+                found[0, row] += own * x[0, row - tap]
+        return found
+
+    def forward(self, hidden_states: Tensor, **more: Any) -> Any:
+        factors = (hidden_states @ self.projection.T).view(1, -1, 2, 3, 4)
+        found = self.inside(self.mixed(hidden_states, factors, 0), **more)
+        return (self.mixed(found[0], factors, 1), None) if more else self.mixed(found, factors, 1)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("end", ["", ".weight"])
+def test_dflash2(end: str, tmp_path: Path) -> None:
+    model, path = loaded(), [5, 6]
+    theirs, sizes = dflash()
+    selector = noise({"predecessor_codebook": (V, 6), "successor_codebook": (V, 6), "hidden_projection.weight": (6, D)})
+    tensors = renamed(theirs.state_dict(), ZLAB) | {
+        f"candidate_selector.{name}{end if 'codebook' in name else ''}": tensor for name, tensor in selector.items()}
+    for place, layer in enumerate(theirs.layers):
+        for part, name in (("attention", "self_attn"), ("mlp", "mlp")):
+            own = noise({"base_kernel": (2, 3, D), "kernel_projection.weight": (2 * 3 * 4, D)}, seed=place)
+            tensors |= {f"layers.{place}.{part}_conv.{key}": tensor for key, tensor in own.items()}
+            setattr(layer, name, Convolved(getattr(layer, name), *own.values()))
+    config = {**sizes, "dflash_config": {"conv_kernel_size": 3, "conv_group_size": 16, "selector_rank": 6,
+                                         "selector_top_k": 5}}
+    head = trained_head.load(written(tmp_path / "head", tensors, config), model)
+    assert (head.card.kind, head.network.depth) == ("dflash2", 3)
+    drafts = Drafts(head, model, path)
+    wanted = list[Tensor]()
+    rows = dflash_rows(theirs, model, drafts.states)[1:]
+    for row, before in zip(rows, [TEXT[-1], *path], strict=True):
+        logits = model.engine.parts.head.weight @ row
+        for token in logits.topk(5).indices.tolist():
+            follows = selector["predecessor_codebook"][before] * (selector["hidden_projection.weight"] @ row)
+            logits[token] += follows @ selector["successor_codebook"][token]
+        wanted.append(logits)
+    compare(drafts.logits, wanted)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("first", ["midlayer.", "layers.0."])
+@pytest.mark.parametrize("count", [V, 20, 0])
+def test_p_eagle(first: str, count: int, tmp_path: Path) -> None:
+    """One causal pass over the sequence and masks, of an EAGLE-3 layer and an ordinary one."""
+    model, masks = loaded(), 7
+    tensors = noise(attention(first, inputs=2 * D) | attention("layers.1.") | {
+        f"{first}hidden_norm.weight": (D,), f"{first}input_layernorm.weight": (D,),
+        "layers.1.input_layernorm.weight": (D,), "fc.weight": (D, 3 * D), "norm.weight": (D,),
+        "mask_hidden": (1, 1, 3 * D)} | ({"lm_head.weight": (count, D)} if count else {}))
+    listed = torch.arange(count) * 2 + 1 if count == 20 else torch.arange(V)
+    more = {"d2t": listed - torch.arange(20)} if count == 20 else {}
+    config = {**SMALL, "eagle_aux_hidden_state_layer_ids": [0, 1, 2], "mask_token_id": 9, "draft_vocab_size": count}
+    head = trained_head.load(written(tmp_path / "head", tensors | more, config), model)
+    assert (head.card.kind, head.network.depth) == ("p_eagle", 8)
+    drafts = Drafts(head, model, [5] * masks)
+
+    def normed(x: Tensor, name: str) -> Tensor:
+        return functional.rms_norm(x, (D,), tensors[f"{name}.weight"], SMALL["rms_norm_eps"])
+
+    sizes = LlamaConfig(**SMALL, attn_implementation="eager")
+    wide, second = LlamaDecoderLayer(sizes, 0).eval(), LlamaDecoderLayer(sizes, 0).eval()
+    for name in ("q_proj", "k_proj", "v_proj"):
+        setattr(wide.self_attn, name, nn.Linear(2 * D, getattr(wide.self_attn, name).out_features, bias=False))
+    wide.self_attn.load_state_dict(below(tensors, f"{first}self_attn."))
+    wide.mlp.load_state_dict(below(tensors, f"{first}mlp."))
+    second.load_state_dict(below(tensors, "layers.1."))
+    words = embedded(model, [*TEXT[1:], *[9] * masks])
+    joined = torch.cat([drafts.states, tensors["mask_hidden"].expand(1, masks, -1)], 1) @ tensors["fc.weight"].T
+    read = torch.cat([normed(words, f"{first}input_layernorm"), normed(joined, f"{first}hidden_norm")], -1)
+    mask = torch.full((words.shape[1], words.shape[1]), -torch.inf).triu(1)[None, None]
+    turned = LlamaRotaryEmbedding(sizes)(read, torch.arange(words.shape[1])[None])
+    x = joined + wide.self_attn(read, turned, mask)[0]
+    x = x + wide.mlp(normed(x, f"{first}post_attention_layernorm"))
+    x = normed(run(second, LlamaRotaryEmbedding(sizes), x), "norm")[0, -masks - 1:]
+    output = tensors["lm_head.weight"] if count else model.engine.parts.head.weight
+    compare([logits[listed] for logits in drafts.logits], list(x @ output.T))
+
+
+@torch.inference_mode()
+def test_clover2(tmp_path: Path) -> None:
+    model, path = loaded(), [5, 6]
+    shapes = {name: size for layer in range(2) for name, size in attention(f"layers.{layer}.").items()} | {
+        "layers.0.input_layernorm.weight": (D,), "layers.1.input_layernorm.weight": (D,), "clover_norm.weight": (D,),
+        "clover_head_norm.weight": (D,), "clover_head_mlp.weight": (D, D), "clover_head_mlp.bias": (D,),
+        "clover_head_mlp2.weight": (D, 2 * D), "clover_head_mlp2.bias": (D,)}
+    for gate in ("clover_head_mlp_rnn", "clover_head_mlp_rnn2"):
+        shapes |= {f"{gate}.input_layernorm.weight": (D,)}
+        shapes |= {f"{gate}.{part}.weight": (D, D) for part in "qkv"} | {f"{gate}.{part}.bias": (D,) for part in "qkv"}
+    tensors, output = noise(shapes), model.engine.parts.head.weight
+    more = {"clover_embed_tokens.weight": output, "lm_head.weight": output}
+    config = {**SMALL, "clover": {"num_heads": 5, "num_layers": 2}}
+    head = trained_head.load(written(tmp_path / "head", tensors | more, config, "pytorch_model.bin"), model)
+    drafts = Drafts(head, model, path)
+
+    def normed(x: Tensor, name: str) -> Tensor:
+        return functional.rms_norm(x, (D,), tensors[f"{name}.weight"], SMALL["rms_norm_eps"])
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return functional.linear(x, tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+
+    def gated(x: Tensor, y: Tensor, name: str) -> Tensor:
+        parts = zip(linear(normed(x, f"{name}.input_layernorm"), f"{name}.q").chunk(8, -1),
+                    linear(y, f"{name}.k").chunk(8, -1), linear(y, f"{name}.v").chunk(8, -1), strict=True)
+        return x + torch.cat([functional.cosine_similarity(q, k, dim=-1)[..., None] * v for q, k, v in parts], -1)
+
+    sizes = LlamaConfig(**SMALL, attn_implementation="eager")
+    x = gated(drafts.states, output[TEXT[1:]][None], "clover_head_mlp_rnn")
+    for number in range(2):
+        layer = LlamaDecoderLayer(sizes, 0).eval()
+        layer.load_state_dict(below(tensors, f"layers.{number}."))
+        x = run(layer, LlamaRotaryEmbedding(sizes), x)
+    state = normed(x[0, -1], "clover_norm")
+    wanted = [output @ normed(linear(state, "clover_head_mlp"), "clover_head_norm")]
+    for token in path:
+        state = gated(state, output[token], "clover_head_mlp_rnn2")
+        both = torch.cat([state, output[token]])
+        wanted.append(output @ normed(linear(both, "clover_head_mlp2"), "clover_head_norm"))
+    compare(drafts.logits, wanted)
+    assert (head.card.kind, head.network.depth, head.network.reads) == ("clover2", 5, ("hidden:2",))
+
+
 # Hydra, ReDrafter, MLP speculators, FSPAD and MTP
 
 @torch.inference_mode()
