@@ -19,7 +19,7 @@ from harness.heads.network import Network, TargetParts
 from harness.models.head_layouts import EITHER, EMBEDDING, HEAD, LAYOUTS, PARTS, Found, Layout
 
 CONFIG = "config.json"
-FILES = (("*.safetensors",), ("*.bin", "*.pt"))  # the first kinds that a folder has are read
+FILES = (("*_lm_head.safetensors", "*_lm_head.pt"), ("*.safetensors",), ("*.bin", "*.pt"))  # the first found are read
 OTHER = ("training_args", "optimizer", "scheduler", "rng_state")  # beginnings of names of files without weights
 SIZES = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size", "rms_norm_eps",
          "rope_theta", "rope_scaling", "rope_parameters", "max_position_embeddings", "partial_rotary_factor")
@@ -104,7 +104,7 @@ def _tensors(folder: Path) -> dict[str, Callable[[], Tensor]]:
         except (*BROKEN, UnpicklingError) as error:
             raise UserError(f"{file} cannot be read as weights: it was cut off, or holds other things.") from error
     if not found:
-        raise UserError(f"{folder} has no weights in files {', '.join(end for kind in FILES for end in kind)}.")
+        raise UserError(f"{folder} has no weights in files {', '.join(end for kind in FILES[1:] for end in kind)}.")
     return found
 
 

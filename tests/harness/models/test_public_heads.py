@@ -868,16 +868,23 @@ def test_variants_that_are_not_known_are_refused(tmp_path: Path) -> None:
 def test_only_the_files_of_a_head_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """First those that tell what it is, then weights of the first kind that there are."""
     asked = list[list[str]]()
-    tensors, *_, config, file = MEDUSA["own"]
+    tensors, *_, config, _ = MEDUSA["own"]
 
     def fetch(name: str, allow_patterns: list[str]) -> str:
         asked.append(allow_patterns)
-        return written(tmp_path, tensors, config, file) if "*.pt" in allow_patterns else str(tmp_path)
+        return written(tmp_path, tensors, config, "pytorch_model.bin") if "*.pt" in allow_patterns else str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     head = trained_head.load("someone/head", loaded())
     assert (head.name, head.card.kind) == ("someone/head", "medusa")
-    assert asked == [["head.json", "head.safetensors", "config.json"], ["*.safetensors"], ["*.bin", "*.pt"]]
+    assert asked == [["head.json", "head.safetensors", "config.json"], ["*_lm_head.safetensors", "*_lm_head.pt"],
+                     ["*.safetensors"], ["*.bin", "*.pt"]]
+
+
+def test_a_file_of_a_head_beside_those_of_a_model_is_read_alone(tmp_path: Path) -> None:
+    tensors, *_, config, file = MEDUSA["own"]
+    written(tmp_path / "head", {"model.embed_tokens.weight": torch.zeros(V, D)}, config)
+    assert trained_head.load(written(tmp_path / "head", tensors, config, file), loaded()).card.kind == "medusa"
 
 
 def test_the_rest_of_a_whole_model_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
