@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from harness.errors import UserError
 from harness.heads.blocks import law_of_drafted, output_like, scattered
 from harness.heads.layer import Context, DraftLayer, Shape, unit
 from harness.heads.network import Network, Recipe, TargetParts
@@ -19,9 +20,10 @@ class BlockSettings:
     """`block` rows, of which the first is the last token; sizes of the `layers`, 0 for the target's.
 
     `taps` are layers of the target as in "2-5-7". With `causal`, a row does not see those behind it. Row j predicts the
-    token behind its own place with `sample_from_anchor`, else the one at its own place, and row 0 nothing. With `unit`,
-    embeddings are scaled to the size of hidden states. With `draft_vocab`, an output layer of its own drafts so many
-    tokens, the first ones or those that a loaded head lists.
+    token behind its own place with `sample_from_anchor`, else the one at its own place, and row 0 nothing. `windows`
+    are how many positions each layer sees, as in "64-64-0", 0 for all; with `causal_windows`, the layers that do not
+    see all are causal. With `unit`, embeddings are scaled to the size of hidden states. With `draft_vocab`, an output
+    layer of its own drafts so many tokens, the first ones or those that a loaded head lists.
     """
 
     block: Annotated[int, Field(ge=2, le=64)] = 8
@@ -31,6 +33,8 @@ class BlockSettings:
     taps: str = ""
     draft_vocab: Annotated[int, Field(ge=0)] = 0
     causal: bool = False
+    windows: Annotated[str, Field(pattern=r"^(\d+(-\d+)*)?$")] = ""
+    causal_windows: bool = False
     sample_from_anchor: bool = False
     unit: bool = True
 
@@ -54,6 +58,10 @@ class BlockNetwork(Network):
         self.context_norm, self.norm = nn.RMSNorm(size, shape.eps), nn.RMSNorm(size, shape.eps)
         self.layers = nn.ModuleList(self.layer(shape) for _ in range(settings.layers))
         self.mask = nn.Parameter(torch.randn(size))
+        self.windows = [int(number) for number in settings.windows.split("-") if number] or [0] * settings.layers
+        if len(self.windows) != settings.layers:
+            raise UserError(f"The setting 'windows' of the head is '{settings.windows}', but it has {settings.layers} "
+                            "layers.")
         if settings.draft_vocab:
             self.output = output_like(target, tokens=settings.draft_vocab)
             self.register_buffer("d2t", torch.zeros(settings.draft_vocab, dtype=torch.long))
@@ -95,12 +103,24 @@ class BlockNetwork(Network):
         x = torch.cat([words[:, :, None], self.mask.expand(*words.shape[:2], rows - 1, -1)], 2)
         ahead = 1 + torch.arange(rows, device=tokens.device)
         positions = (context.positions[context.wanted, None] + ahead).flatten()
-        mask, x = block_mask(context.mask[context.wanted], rows, self.settings.causal), x.flatten(1, 2)
-        for layer, cache in zip(cast(Iterable[DraftLayer], self.layers), context.caches, strict=True):
+        masks, x = self._masks(context.mask[context.wanted], positions), x.flatten(1, 2)
+        layers = cast(Iterable[DraftLayer], self.layers)
+        for layer, cache, window in zip(layers, context.caches, self.windows, strict=True):
             cache.add(*layer.attention.keys(known, context.positions))
-            x = layer.beside(x, positions, cache, mask)
+            x = layer.beside(x, positions, cache, masks[window])
         found: Tensor = self.norm(x).unflatten(1, (-1, rows)).flatten(2)
         return found
+
+    def _masks(self, seen: Tensor, positions: Tensor) -> dict[int, Tensor]:
+        """Return the mask of each window for rows at `positions` of blocks that see T positions by `seen` (Q, T)."""
+        masks, rows = dict[int, Tensor](), int(self.settings.block)
+        for window in set(self.windows):
+            causal = self.settings.causal or bool(window and self.settings.causal_windows)
+            masks[window] = block_mask(seen, rows, causal)
+            if window:
+                places = torch.cat([torch.arange(seen.shape[1], device=seen.device), positions])
+                masks[window] &= (positions[:, None] - places).abs() < window
+        return masks
 
     def logits(self, depth: int, features: Tensor) -> Tensor:
         """Those of the target's output layer, or of the head's own."""

@@ -132,14 +132,36 @@ def _eagle3(found: Found) -> dict[str, Any]:
 
 def _block(found: Found) -> dict[str, Any]:
     """Settings of a block drafter: others number taps by the layer whose output they are, speculators by its input."""
-    if "sliding_attention" in (found.at("layer_types") or ()) or found.at("use_swa"):
-        raise UserError("The head attends to a sliding window, which is not supported: give one with full attention.")
+    windows = _windows(found)
     taps = _joined(found.at("aux_hidden_state_layer_ids")) or _joined(
         found.at("target_layer_ids", "dspark_target_layer_ids"), 1)
     return {"block": int(found.at("block_size", "dspark_block_size") or 16), "layers": found.count(r"layers\.(\d+)\."),
             "taps": taps, "draft_vocab": found.drafted(), "unit": False,
-            "causal": bool(found.at("causal_head", "causal", "is_causal")),
+            "causal": bool(found.at("causal_head", "causal", "is_causal")), "windows": _joined(windows),
+            "causal_windows": any(windows) and _causal_windows(found),
             "sample_from_anchor": bool(found.at("sample_from_anchor", "shift_label"))}
+
+
+def _windows(found: Found) -> list[int]:
+    """Return how many positions each layer sees, 0 for all, or nothing if all layers see all."""
+    layers, kinds = found.count(r"layers\.(\d+)\."), list(found.at("layer_types") or ())
+    sliding = [kind == SLIDING for kind in kinds] if SLIDING in kinds else [bool(found.at("use_swa"))] * layers
+    if not any(sliding):
+        return []
+    window = found.at("swa_window_size", "sliding_window")
+    if not isinstance(window, int) or window < 1:
+        raise UserError(f"The head attends to a sliding window of {window} positions, which cannot be.")
+    return [window + _transformers(found) if slides else 0 for slides in sliding]  # they count the distance
+
+
+def _causal_windows(found: Found) -> bool:
+    """Whether layers with windows are causal where no field tells that all layers are, or are not: as vLLM has it."""
+    told = found.at("causal_head", "causal", "is_causal"), found.at("sliding_window_non_causal"), found.at("use_swa")
+    return told[0] is None and not told[1] and not told[2] and not _transformers(found)
+
+
+def _transformers(found: Found) -> bool:
+    return str(found.at("model_type")).endswith("_assistant")
 
 
 def _mask(found: Found) -> dict[str, Tensor]:
@@ -225,7 +247,7 @@ def _mtp(found: Found) -> dict[str, Any]:
     return {"normed": "layer.attention.q_norm.weight" in found}
 
 
-LAST = "LAST"
+LAST, SLIDING = "LAST", "sliding_attention"
 TOP = r"(?:model\.)?"
 UNUSED = {r".*rotary_emb\.inv_freq": "", r"verifier_(?:norm|lm_head)\.weight": "", "t2d": ""}
 WORDS = {rf"{TOP}embed_tokens\.weight": EMBEDDING}

@@ -1,7 +1,7 @@
 """Heads in the layouts of others draft what a plain computation with the tensors of their files gives."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaConfig, Qwen3Config
+from transformers.cache_utils import DFlashCache
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel, LlamaRotaryEmbedding
 from transformers.models.muse_glimmer_assistant.configuration_muse_glimmer_assistant import MuseGlimmerAssistantConfig
 from transformers.models.muse_glimmer_assistant.modeling_muse_glimmer_assistant import MuseGlimmerAssistantModel
@@ -347,9 +348,9 @@ def test_eagle3(case: str, tmp_path: Path) -> None:
 
 # DFlash: the model of transformers
 
-def dflash() -> tuple[MuseGlimmerAssistantModel, dict[str, Any]]:
+def dflash(kinds: Sequence[str] = ("full_attention",) * 2) -> tuple[MuseGlimmerAssistantModel, dict[str, Any]]:
     sizes = SMALL | {"num_hidden_layers": 2, "block_size": 4, "mask_token_id": 9, "target_layer_ids": [1, 0],
-                     "layer_types": ["full_attention"] * 2}
+                     "layer_types": list(kinds), "sliding_window": 3}
     config = MuseGlimmerAssistantConfig(**sizes | {"rope_parameters": {"rope_theta": 300.0, "rope_type": "default"}},
                                         attn_implementation="eager")
     theirs = MuseGlimmerAssistantModel(config).eval()
@@ -398,6 +399,44 @@ def test_dflash(case: str, tmp_path: Path) -> None:
     drafts = Drafts(head, model, [5, 6])
     wanted = dflash_rows(theirs, model, drafts.states)[1:] @ output.T
     compare([logits[listed] for logits in drafts.logits], list(wanted))
+
+
+@torch.inference_mode()
+def test_windows_of_transformers_count_the_distance(tmp_path: Path) -> None:
+    model = loaded()
+    theirs, sizes = dflash(["sliding_attention", "full_attention"])
+    config = {"model_type": "muse_glimmer_assistant", **sizes}
+    head = trained_head.load(written(tmp_path / "head", theirs.state_dict(), config), model)
+    drafts, cache = Drafts(head, model, [5, 6]), DFlashCache(config=theirs.config)
+    cache.activate_past_recording()
+    cache.set_previous_accepted_tokens(len(TEXT) - 1)
+    rows = theirs(noise_embeds=embedded(model, [TEXT[-1], 9, 9, 9]), context_hidden_states=drafts.states, cache=cache,
+                  position_ids=torch.arange(len(TEXT) + 3)[None]).last_hidden_state[0, 1:]
+    compare(drafts.logits, list(rows @ model.engine.parts.head.weight.T))
+    assert head.card.settings["windows"] == "4-0"
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("fields", "causal"), [
+    ({}, (True, False)), ({"sliding_window_non_causal": True}, (False, False)), ({"is_causal": False}, (False, False)),
+    ({"dflash_config": {"causal": True}}, (True, True)),
+    ({"layer_types": None, "dflash_config": {"use_swa": True, "swa_window_size": 3}}, (False, False))])
+def test_windows_of_others(fields: dict[str, Any], causal: tuple[bool, bool], tmp_path: Path) -> None:
+    """A row sees 3 positions, itself included, in layer 0, and also in layer 1 if all have windows."""
+    model = loaded()
+    theirs, sizes = dflash(["sliding_attention", "full_attention"])
+    config = {"model_type": "qwen3", **sizes, **fields}
+    head = trained_head.load(written(tmp_path / "head", renamed(theirs.state_dict(), ZLAB), config), model)
+    drafts = Drafts(head, model, [5, 6])
+    count, rows = len(TEXT) - 1 + 4, torch.arange(len(TEXT) - 1, len(TEXT) + 3)[:, None]
+    near = (rows - torch.arange(count)).abs() < 3
+    before = torch.arange(count) <= rows
+    seen = [near & before if causal[0] else near, before | ~before]
+    seen[1] = before if causal[1] else near if "layer_types" in fields else seen[1]
+    masks = {name: torch.where(mask, 0.0, -torch.inf)[None, None]
+             for name, mask in zip(sizes["layer_types"], seen, strict=True)}
+    found = dflash_rows(theirs, model, drafts.states, masks)[1:] @ model.engine.parts.head.weight.T
+    compare(drafts.logits, list(found))
 
 
 @torch.inference_mode()
@@ -847,7 +886,8 @@ def test_heads_that_do_not_fit_are_refused(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("fields", "words"), [
     ({"mask_token_id": 97}, "mask is token 97, which"), ({"mask_token_id": None}, "mask is token None, which"),
-    ({"layer_types": ["full_attention", "sliding_attention"]}, "a sliding window, which is not supported")])
+    ({"layer_types": ["full_attention", "sliding_attention"], "sliding_window": None}, "window of None positions"),
+    ({"layer_types": ["sliding_attention"]}, "'windows' of the head is '3', but it has 2 layers")])
 def test_blocks_that_do_not_fit_are_refused(fields: dict[str, Any], words: str, tmp_path: Path) -> None:
     theirs, sizes = dflash()
     refused(Path(written(tmp_path / "head", theirs.state_dict(), sizes | fields)), words)
