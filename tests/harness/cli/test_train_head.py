@@ -49,18 +49,20 @@ def test_heads_are_listed_with_their_licence(folder: Path, tmp_path: Path, monke
 
 
 def test_a_run_takes_a_head_and_is_told_apart_by_it(folder: Path, tmp_path: Path) -> None:
-    run = ("run", "-s", "medusa:nodes=4", "-s", "eagle2", "-t", "nano_math", "--limit", "1", "--max-new-tokens", "8",
-           "--quiet", "-o", str(tmp_path / "run"))
+    run = ("run", "-s", "medusa:nodes=4,chimera,typical_acceptance:over=medusa", "-t", "nano_math", "--limit", "1",
+           "--max-new-tokens", "8", "--quiet", "-o", str(tmp_path / "run"))
     code, _, err = call(*run, "--head", str(folder))
     assert code == 0, err
     entries = {entry.name: entry for entry in Store.open(tmp_path / "run").manifest.strategies}
     assert entries["medusa"].unsupported is None
+    assert entries["typical_acceptance"].unsupported is None
+    assert entries["typical_acceptance"].head == entries["medusa"].head
     assert "head" in entries["medusa"].files
     ranks = json.loads((folder / CARD).read_text())["ranks"]
     assert entries["medusa"].head == HeadEntry(name=str(folder), kind="medusa", parameters=860544,
                                                right=[row[0] for row in ranks])
-    assert entries["eagle2"].unsupported == ("needs a trained head: give one with --head, or train one with "
-                                             "'decodebench train-head eagle'")
+    assert entries["chimera"].unsupported == ("needs a trained head: give one with --head, or train one with "
+                                              "'decodebench train-head chimera'")
     answers = {record.strategy: record.turns[0] for record in Store.open(tmp_path / "run").records()}
     greedy, medusa = answers["greedy"], answers[entries["medusa"].spec]
     assert greedy.tokens == medusa.tokens
