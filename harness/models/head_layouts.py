@@ -212,6 +212,10 @@ def _clover2(found: Found) -> dict[str, Any]:
     return {"heads": int(found.at("num_heads") or 5), "layers": found.count(r"layers\.(\d+)\."), "unit": False}
 
 
+def _chimera(found: Found) -> dict[str, Any]:
+    return {"heads": found.count(r"outputs\.(\d+)\."), "unit": False}
+
+
 def _hydra(found: Found) -> dict[str, Any]:
     if found.at("hidden_state_offset"):
         raise UserError("The head reads an earlier layer of the model, which Hydra's heads here do not: give another.")
@@ -322,6 +326,10 @@ LAYOUTS = (
         rf"{PREFIX}input_layernorm\.weight": "prefix.input_norm.weight", r"input_embed_fn\.weight": EMBEDDING,
         r"prefix_embeding_layer\.norm\.weight": "norm.weight", r"prefix_embeding_layer\.embed_tokens\.weight": "",
         r".*rotary_emb\.inv_freq": ""}, _hydra, _hydra_tensors),
+    Layout("chimera", r"0\.linear\.weight", _layer(r"0\.", "layer.") | {
+        r"0\.linear\.(weight|bias)": r"encoder.0.linear.\1", r"1\.weight": "encoder.1.weight",
+        r"0\.input_layernorm\.weight": "layer.input_norm.weight", r"(\d+)\.0\.weight": r"outputs.\1.weight",
+        r".*rotary_emb\.inv_freq": ""}, _chimera),
     Layout("mlp_speculator", r"(?:speculator\.)?ln\.0\.weight", {
         r"(?:speculator\.)?(emb|proj|head)\.(\d+)\.weight": r"\1.\2.weight",
         r"(?:speculator\.)?ln\.(\d+)\.(weight|bias)": r"ln.\1.\2"}, _mlp_speculator, _mlp_tensors),

@@ -785,6 +785,38 @@ def test_fspad(tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
+def test_chimera(tmp_path: Path) -> None:
+    """Its tensors are in three files; the layer reads states, then codes, each of which sees those at its place."""
+    model, path = loaded(), [5, 6]
+    sizes = model.engine.model.config
+    layer = LlamaDecoderLayer(sizes, 0).eval()
+    layer.load_state_dict(noise({name: tuple(weight.shape) for name, weight in layer.state_dict().items()}))
+    code = noise({"0.linear.weight": (3 * D, 3 * D), "0.linear.bias": (3 * D,), "1.weight": (D, 3 * D)})
+    outputs = noise({f"{head}.0.weight": (V, 2 * D) for head in range(3)})
+    written(tmp_path / "head", code, {"chimera_num_heads": 3}, "trimlp.pt")
+    inside = {f"0.{name}": weight for name, weight in layer.state_dict().items()}
+    written(tmp_path / "head", inside, {}, "fast_layer1.pt")
+    head = trained_head.load(written(tmp_path / "head", outputs, {}, "chimera_head.pt"), model)
+    drafts = Drafts(head, model, path)
+    count, tokens, wanted = drafts.states.shape[1], TEXT[1:], list[Tensor]()
+    for depth, token in enumerate([*path, 0]):
+        places = torch.arange(len(tokens))
+        three = embedded(model, [tokens[0]] * 2 + tokens)[0]
+        three = torch.cat([three[:-2], three[1:-1], three[2:]], -1)
+        three = three + functional.silu(functional.linear(three, code["0.linear.weight"], code["0.linear.bias"]))
+        x = torch.cat([drafts.states, (three @ code["1.weight"].T)[None]], 1)
+        rows, columns = torch.cat([places[:count], places]), torch.cat([places[:count], places])
+        mask = torch.where(columns <= rows[:, None], 0.0, -torch.inf)
+        mask[:count, count:] = -torch.inf  # no state sees a code
+        turned = LlamaRotaryEmbedding(sizes)(x, torch.cat([places[:count], places + 1])[None])
+        out = layer(x, attention_mask=mask[None, None], position_embeddings=turned)[0, -1]
+        wanted.append(outputs[f"{depth}.0.weight"] @ torch.cat([drafts.states[0, -1], out]))
+        tokens = [*tokens, token]
+    compare(drafts.logits, wanted)
+    assert head.card.kind == "chimera"
+
+
+@torch.inference_mode()
 def test_mtp_in_the_files_of_the_model(tmp_path: Path) -> None:
     """The module is the layer after the last one; further ones are not used."""
     model, path = loaded(), [5, 6]
