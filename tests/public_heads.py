@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers.models.muse_glimmer_assistant.configuration_muse_glimmer_assistant import MuseGlimmerAssistantConfig
-from transformers.models.muse_glimmer_assistant.modeling_muse_glimmer_assistant import MuseGlimmerAssistantModel
 
 from harness.engine.session import Session
 from harness.heads.expander import HeadExpander
@@ -159,17 +158,19 @@ def eagle3(case: str) -> tuple[Tensors, dict[str, Any]]:
 ZLAB = {"encoder.fc.": "fc.", "encoder.output_norm_enc.": "hidden_norm."}
 
 
-def dflash(kinds: Sequence[str] = ("full_attention",) * 2) -> tuple[MuseGlimmerAssistantModel, dict[str, Any]]:
+def dflash(kinds: Sequence[str] = ("full_attention",) * 2) -> tuple[Any, dict[str, Any]]:
+    """The drafter of transformers with random weights, which older versions do not have, and its sizes."""
+    library = pytest.importorskip("transformers.models.muse_glimmer_assistant")
     sizes = SMALL | {"num_hidden_layers": 2, "block_size": 4, "mask_token_id": 9, "target_layer_ids": [1, 0],
                      "layer_types": list(kinds), "sliding_window": 3}
-    config = MuseGlimmerAssistantConfig(**sizes | {"rope_parameters": {"rope_theta": 300.0, "rope_type": "default"}},
-                                        attn_implementation="eager")
-    theirs = MuseGlimmerAssistantModel(config).eval()
+    config = library.MuseGlimmerAssistantConfig(
+        **sizes | {"rope_parameters": {"rope_theta": 300.0, "rope_type": "default"}}, attn_implementation="eager")
+    theirs = library.MuseGlimmerAssistantModel(config).eval()
     theirs.load_state_dict(noise({name: tuple(weight.shape) for name, weight in theirs.state_dict().items()}))
     return theirs, sizes
 
 
-def dflash_rows(theirs: MuseGlimmerAssistantModel, model: Model, states: Tensor, mask: Any = None) -> Tensor:
+def dflash_rows(theirs: Any, model: Model, states: Tensor, mask: Any = None) -> Tensor:
     """The normed outputs of the rows of the block."""
     words = embedded(model, [TEXT[-1], 9, 9, 9])
     return theirs(noise_embeds=words, context_hidden_states=states, attention_mask=mask, use_cache=False

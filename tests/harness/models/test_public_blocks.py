@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.cache_utils import DFlashCache
+from transformers import cache_utils
 
 from harness.models import trained_head
 from tests.public_heads import (
@@ -60,7 +60,7 @@ def test_windows_of_transformers_count_the_distance(tmp_path: Path) -> None:
     theirs, sizes = dflash(["sliding_attention", "full_attention"])
     config = {"model_type": "muse_glimmer_assistant", **sizes}
     head = trained_head.load(written(tmp_path / "head", theirs.state_dict(), config), model)
-    drafts, cache = Drafts(head, model, [5, 6]), DFlashCache(config=theirs.config)
+    drafts, cache = Drafts(head, model, [5, 6]), cache_utils.DFlashCache(config=theirs.config)
     cache.activate_past_recording()
     cache.set_previous_accepted_tokens(len(TEXT) - 1)
     rows = theirs(noise_embeds=embedded(model, [TEXT[-1], 9, 9, 9]), context_hidden_states=drafts.states, cache=cache,
