@@ -10,6 +10,7 @@ import torch
 from harness.backends.trace import Clock
 from harness.decoding.trained import Trained
 from harness.engine.session import Session
+from harness.engine.tree import TokenTree
 from harness.models.loading import Model
 from harness.models.trained_head import Head
 from harness.plugins.registry import STRATEGIES
@@ -19,7 +20,11 @@ from harness.store.schema import HeadTimes
 @torch.inference_mode()
 def head_times(model: Model, head: Head, context: Sequence[int], widths: Sequence[int], rounds: int,
                clock: Clock = time.perf_counter) -> HeadTimes:
-    """Time the steps of a head behind `context` (token ids): the first one, and later ones over 1, 2, … nodes."""
+    """Time the steps of a head behind `context` (token ids): the first one, and later ones over 1, 2, … nodes.
+
+    A forward of the model comes before each first step, as in decoding, so that the head's weights are not in a cache.
+    The first step of a head whose steps do not depend on tokens is that of all depths.
+    """
     kind = STRATEGIES.get(head.card.kind)
     assert issubclass(kind, Trained)
     session = Session(model.engine, remember=model.engine.remembered([head.card.kind]))
@@ -30,9 +35,12 @@ def head_times(model: Model, head: Head, context: Sequence[int], widths: Sequenc
     tokens = list(islice(cycle(context), max(widths)))
     for number in range(1 + rounds):
         expander.start(sequence[:-2])  # two tokens are then new, as after a step that accepted a draft
+        _ = session.read(TokenTree.chain(tokens)).best  # waits for the forward, on a GPU too
         began = clock()
         logits, state = expander.start(sequence)
-        _ = logits.argmax().item()  # waits for the step, on a GPU too
+        for depth in range(1, head.network.depth if head.network.free else 1):
+            logits, state = expander.grow(state, [0], depth, torch.ones(1, depth, dtype=torch.bool))
+        _ = logits.argmax().item()
         first += [clock() - began] if number else []  # the first round is a warm-up
         for width in widths:
             own = torch.eye(width, dtype=torch.bool)
