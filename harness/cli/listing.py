@@ -59,9 +59,9 @@ def _models() -> Rows:
 
 def _heads() -> Rows:
     """The heads of nano, and those in the folder `heads`, where `train-head` writes them."""
-    found = [(card.parent.name if folder == nano.HEADS else str(card.parent), json.loads(card.read_text("utf-8")))
-             for folder in (nano.HEADS, Path("heads")) for card in sorted(folder.glob("*/head.json"))]
-    return [{"name": name, "idea": _about(card), "origin": card.get("licence", "")} for name, card in found]
+    folders = nano.heads() | {str(card.parent): card.parent for card in sorted(Path("heads").glob("*/head.json"))}
+    cards = {name: json.loads((folder / "head.json").read_text("utf-8")) for name, folder in folders.items()}
+    return [{"name": name, "idea": _about(card), "origin": card.get("licence", "")} for name, card in cards.items()]
 
 
 def _about(card: dict[str, Any]) -> str:

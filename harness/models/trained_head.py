@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as packed
 
+from harness import nano
 from harness.errors import UserError, first_sentence
 from harness.heads.layer import Shape
 from harness.heads.network import Network, TargetParts, settings_of
@@ -137,8 +138,8 @@ def build(card: Card, model: Model, parts: TargetParts | None = None) -> Network
 
 def _place(name: str) -> Path:
     """Return the folder of a head, after fetching it from the hub if there is no such folder."""
-    if Path(name).is_dir():
-        return Path(name)
+    if Path(name).is_dir() or name in nano.heads():
+        return nano.heads().get(name, Path(name))
     if Path(name).is_absolute() or name.startswith(".") or name.count("/") != 1:
         raise UserError(f"There is no head '{name}': give a folder with one, or a hub id.")
     from huggingface_hub import snapshot_download

@@ -12,5 +12,7 @@ def weights(name: str) -> Path:
     return Path(__file__).parent / "weights" / name
 
 
-HEADS = Path(__file__).parent / "heads"
-"""The folder of the shipped heads of nano, one for each kind."""
+def heads() -> dict[str, Path]:
+    """Return the folders of the heads that ship for `nano`, by names as `nano/eagle3`."""
+    folders = sorted(card.parent for card in (Path(__file__).parent / "heads").glob("*/head.json"))
+    return {f"{NAMES[0]}/{folder.name}": folder for folder in folders}

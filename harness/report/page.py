@@ -12,6 +12,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from harness import nano
 from harness.measure.leaderboard import leaderboard, rule
 from harness.measure.summary import manifests_of, run_labels
 from harness.plugins.task_names import task_names
@@ -80,6 +81,8 @@ def _run(manifest: Manifest, label: str) -> dict[str, Any]:
     facts = {"model": f"{model.name} ({', '.join(filter(None, details)) or 'no details'})"}
     if manifest.draft:
         facts["draft model"] = f"{manifest.draft.name} ({manifest.draft.parameters:,} parameters)"
+    for head in {entry.head.name: entry.head for entry in manifest.strategies if entry.head}.values():
+        facts[f"head of {head.kind}"] = f"{head.name} ({head.parameters:,} parameters)"
     facts |= {"baseline": manifest.baseline, "started": manifest.created, **_flat(manifest.environment)}
     names = task_names(task.spec for task in manifest.tasks)
     for task in manifest.tasks:
@@ -159,6 +162,9 @@ def _command(manifest: Manifest, row: "pd.Series[Any]", marks: Marks) -> str:
     arguments = ["decodebench", "run", "-m", manifest.model.name]
     if manifest.draft and marks.drafts[str(row.get("run", "")), str(row["strategy"])]:
         arguments += ["--draft", manifest.draft.name]
+    head = next((entry.head for entry in manifest.strategies if entry.spec == row["strategy"]), None)
+    if head and head.name not in nano.heads():
+        arguments += ["--head", head.name]
     return shlex.join([*arguments, "-s", row["strategy"], "-t", row["task"]])
 
 

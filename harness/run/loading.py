@@ -86,7 +86,8 @@ def load_heads(config: RunConfig, target: Model, strategies: Sequence[Strategy])
         if config.heads:
             raise UserError(f"Heads draft on transformers only: leave --head or --backend {config.backend} out.")
         return
-    shipped = {strategy.head_kind: nano.HEADS / strategy.head_kind for strategy in strategies if strategy.head_kind}
+    kinds = {strategy.head_kind for strategy in strategies} if config.model == nano.NAMES[0] else set[str]()
+    shipped = {folder.name: name for name, folder in nano.heads().items() if folder.name in kinds}
     if not config.heads and not shipped:
         return
     from harness.models.trained_head import load as load_head
@@ -96,9 +97,8 @@ def load_heads(config: RunConfig, target: Model, strategies: Sequence[Strategy])
         if other := target.engine.heads.get(head.card.kind):
             raise UserError(f"{other.name} and {name} are both heads of the kind '{head.card.kind}': give one of them.")
         target.engine.heads[head.card.kind] = head
-    for kind, folder in shipped.items():
-        if config.model == nano.NAMES[0] and kind not in target.engine.heads and folder.exists():
-            target.engine.heads[kind] = load_head(str(folder), target)
+    for kind in shipped.keys() - target.engine.heads.keys():
+        target.engine.heads[kind] = load_head(shipped[kind], target)
 
 
 def limit_caches(config: RunConfig, engines: Sequence[Engine]) -> None:

@@ -11,19 +11,19 @@ from harness.nano.documents import prompt_text
 from harness.plugins.registry import STRATEGIES
 from tests.decode import traced
 
-SHIPPED = sorted(folder.parent.name for folder in nano.HEADS.glob("*/head.json"))
+SHIPPED = {folder.name: folder for folder in nano.heads().values()}
 
 
 @pytest.fixture(scope="module")
 def model() -> Model:
     found = load("nano")
     for kind in SHIPPED:
-        found.engine.heads[kind] = trained_head.load(str(nano.HEADS / kind), found)
+        found.engine.heads[kind] = trained_head.load(f"nano/{kind}", found)
     return found
 
 
 def test_they_are_small_and_free(model: Model) -> None:
-    assert sum((nano.HEADS / kind / WEIGHTS).stat().st_size for kind in SHIPPED) <= 16_000_000
+    assert sum((folder / WEIGHTS).stat().st_size for folder in SHIPPED.values()) <= 16_000_000
     for kind in SHIPPED:
         head = model.engine.heads[kind]
         assert (head.card.kind, head.card.target, head.card.licence) == (kind, "nano", "Apache-2.0")
