@@ -64,7 +64,7 @@ def test_a_run_takes_a_head_and_is_told_apart_by_it(folder: Path, tmp_path: Path
     assert entries["chimera"].unsupported == ("needs a trained head: give one with --head, or train one with "
                                               "'decodebench train-head chimera'")
     page = (tmp_path / "run" / "report" / "index.html").read_text()
-    assert f'"head of medusa":"{folder} (860,544 parameters)"' in page
+    assert f"{folder} (860,544 parameters)" in page
     assert f"-m nano --head {folder} -s medusa" in page
     answers = {record.strategy: record.turns[0] for record in Store.open(tmp_path / "run").records()}
     greedy, medusa = answers["greedy"], answers[entries["medusa"].spec]
