@@ -32,10 +32,10 @@ def test_they_are_small_and_free(model: Model) -> None:
 
 @pytest.mark.parametrize("kind", SHIPPED)
 def test_each_drafts_most_of_a_word_problem(kind: str, model: Model) -> None:
-    """Greedy's tokens, two or more a step after the first."""
+    """Greedy's tokens, more than one a step."""
     (problem,) = problems("math", "test", 1)
     prompt = list(model.tokenizer(prompt_text(problem.turns[0], "math")).input_ids)
     wanted = traced(STRATEGIES.build("greedy"), model.engine, prompt, new=40, eos=None)[0]
     tokens, work, _ = traced(STRATEGIES.build(kind), model.engine, prompt, new=40, eos=None)
     assert tokens == wanted
-    assert work.forwards <= 1 + 39 / 2
+    assert work.forwards <= 1 + 39 / 1.3
