@@ -68,7 +68,7 @@ def test_a_head_drafts_all_of_its_depth_in_a_language_without_choices(kind: str,
     engine = model()
     network = fresh(kind, engine)
     walks = read(data, network)
-    points = train(network, walks, walks, 400, size=8)
+    points = train(network, walks, walks, 200 * network.stride, size=8)
     assert [row[0] for row in points[-1].ranks] == [1] * network.depth
     card = Card(kind=kind, target="", fingerprint="", hidden=SIZE, vocab=VOCAB, ranks=points[-1].ranks)
     engine.heads[kind] = Head("", card, network.eval().requires_grad_(False), "")
