@@ -1,8 +1,9 @@
 """Print the tables of docs/heads.md: trained drafters at equal data and training, from a run and its limits.
 
-    python -m benchmarks.heads [RUN]
+    python -m benchmarks.heads [RUN [MORE]]
 
-RUN is results/heads by default; `limits RUN` must have measured it.
+RUN is results/heads by default; `limits RUN` must have measured it. MORE has more problems, for the comparison with
+`speculative`: results/heads-50 by default.
 """
 
 import sys
@@ -18,10 +19,11 @@ from harness.measure.limits import limits_table
 from harness.measure.raw import read
 from harness.measure.summary import summarise
 from harness.report.tables import row_labels
+from harness.stats.bootstrap import ratio_interval
 from harness.store.folder import Store
 from harness.store.schema import Manifest
 
-RUN = Path(__file__).resolve().parents[1] / "results" / "heads"
+RUN, MORE = (Path(__file__).resolve().parents[1] / "results" / name for name in ("heads", "heads-50"))
 SHOWN = 4  # depths
 
 
@@ -56,6 +58,25 @@ def speeds_table(store: Store) -> str:
     return table(["strategy", *(task.removeprefix("nano_") for task in tasks)], rows)
 
 
+def faster_table(store: Store) -> str:
+    """Return a row for each strategy proven faster than `speculative` on a task, with the ratio of times there.
+
+    It is the geometric mean over problems, with a 95 % interval.
+    """
+    samples = read(store).samples
+    times = samples.pivot_table("seconds", ["task", "example"], "strategy")
+    drafting = next(entry.spec for entry in store.manifest.strategies if entry.name == "speculative")
+    summary, rows = summarise(store), []
+    for label, spec in _labels(summary, store.manifest).items():
+        for task, group in times.groupby("task"):
+            logs = np.log(group[drafting] / group[spec])
+            found = ratio_interval(logs, np.arange(len(logs)))
+            if found.low > 1:
+                rows.append([f"`{label}`", str(task).removeprefix("nano_"),
+                             f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"])
+    return table(["strategy", "task", "times as fast as `speculative`"], rows)
+
+
 def _labels(summary: pd.DataFrame, manifest: Manifest) -> dict[str, str]:
     """Return the strategies other than the baseline by their short names."""
     each = summary.drop_duplicates("strategy")
@@ -83,5 +104,5 @@ def _speed(cell: "pd.Series[Any]") -> str:
 
 
 if __name__ == "__main__":
-    run = Store.open(Path(sys.argv[1]) if sys.argv[1:] else RUN)
-    print(heads_table(run), speeds_table(run), sep="\n\n")
+    run, more = (Store.open(Path(place)) for place in [*sys.argv[1:], RUN, MORE][:2])
+    print(heads_table(run), speeds_table(run), faster_table(more), sep="\n\n")
