@@ -33,8 +33,8 @@ def connect(config: RunConfig, target: Model, draft: Model | None) -> "Transform
 
 
 def open_session(strategy: Strategy, engines: Sequence[Engine]) -> Session:
-    """Open a session for `strategy` on the engine of the target and, if needed, on that of the draft model."""
-    draft = Session(engines[1]) if "draft" in strategy.needs else None
+    """Open a session for `strategy` on the engine of the target and, if there is one and it needs it, of the draft."""
+    draft = Session(engines[1]) if "draft" in strategy.needs and len(engines) > 1 else None
     remember = engines[0].remembered([strategy.head_kind]) if "hidden" in strategy.needs else ()
     return Session(engines[0], draft, remember)
 

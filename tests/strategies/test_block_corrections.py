@@ -112,5 +112,5 @@ def test_drafts_that_see_the_one_before_follow_a_language_of_pairs(kind: str, lo
     batch = walks.batch(range(len(walks)), torch.device("cpu"))
     with torch.no_grad():
         q = network.logits(1, network(batch.states, batch.tokens)[1])[:, :4].softmax(-1)
-        p = network.target.logits(batch.hidden[:, 2::8][:, :4]).softmax(-1)
+        p = network.target.logits(batch.hidden[:, 2::network.stride][:, :4]).softmax(-1)
     assert low < float(torch.minimum(p, q).sum(-1).mean()) <= high
