@@ -104,6 +104,6 @@ def _speed(cell: "pd.Series[Any]") -> str:
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:3]
-    run, more = (Store.open(Path(place)) for place in [*given, *(RUN, MORE)[len(given):]])
+    given = [Path(place) for place in sys.argv[1:3]]
+    run, more = (Store.open(place) for place in [*given, *(RUN, MORE)[len(given):]])
     print(heads_table(run), speeds_table(run), faster_table(more), sep="\n\n")
