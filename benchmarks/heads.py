@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.readme import table
+from harness.errors import UserError
 from harness.measure.acceptance import acceptance_table
 from harness.measure.limits import limits_table
 from harness.measure.raw import read
@@ -105,5 +106,8 @@ def _speed(cell: "pd.Series[Any]") -> str:
 
 if __name__ == "__main__":
     given = [Path(place) for place in sys.argv[1:3]]
-    run, more = (Store.open(place) for place in [*given, *(RUN, MORE)[len(given):]])
+    try:
+        run, more = (Store.open(place) for place in [*given, *(RUN, MORE)[len(given):]])
+    except UserError as error:
+        sys.exit(str(error))
     print(heads_table(run), speeds_table(run), faster_table(more), sep="\n\n")
