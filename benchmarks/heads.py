@@ -108,6 +108,8 @@ if __name__ == "__main__":
     given = [Path(place) for place in sys.argv[1:3]]
     try:
         run, more = (Store.open(place) for place in [*given, *(RUN, MORE)[len(given):]])
+        if run.limits() is None:
+            raise UserError(f"The limits of {run.folder} were not measured: run 'decodebench limits {run.folder}'.")
     except UserError as error:
         sys.exit(str(error))
     print(heads_table(run), speeds_table(run), faster_table(more), sep="\n\n")

@@ -13,14 +13,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from harness.decoding.loop import Drafter
-from harness.decoding.trained import Trained
-from harness.engine.session import Session
 from harness.heads.layer import Context, DraftLayer, Shape
 from harness.heads.network import Network, Recipe, TargetParts
-from harness.plugins.strategy import Request, knob
-from strategies.drafters.choices import chain
-from strategies.drafters.expanded import StaticTree
+from harness.plugins.strategy import knob
+from strategies.drafters.headed import Chained
 
 
 @dataclass(frozen=True)
@@ -64,14 +60,11 @@ class MtpNetwork(Network):
 
 
 @dataclass(frozen=True)
-class Mtp(Trained):
+class Mtp(Chained):
     """Lossless at temperature 0; above it the output distribution is that of `top_p` with the same knobs."""
 
     nodes: int = knob(3, "tokens drafted, one after the other", low=1, high=64, sweep=(1, 2, 3, 5))
 
     paper: ClassVar[str] = "DeepSeek-AI 2024, arXiv 2412.19437"
     network: ClassVar[type[Network]] = MtpNetwork
-
-    def drafter(self, session: Session, request: Request) -> Drafter:
-        """The head of the target, whose likeliest tokens are a chain."""
-        return StaticTree(self.steps(session), chain(self.nodes))
+    recurrent: ClassVar[bool] = True

@@ -60,14 +60,17 @@ def _models() -> Rows:
 def _heads() -> Rows:
     """The heads of nano, and those in the folder `heads`, where `train-head` writes them."""
     folders = nano.heads() | {str(card.parent): card.parent for card in sorted(Path("heads").glob("*/head.json"))}
-    cards = {name: json.loads((folder / "head.json").read_text("utf-8")) for name, folder in folders.items()}
-    return [{"name": name, "idea": _about(card), "origin": card.get("licence", "")} for name, card in cards.items()]
+    return [{"name": name} | _about(folder / "head.json") for name, folder in folders.items()]
 
 
-def _about(card: dict[str, Any]) -> str:
-    right = " ".join(f"{row[0]:.2f}" for row in card["ranks"])
-    size = card.get("parameters", 0) / 1e6
-    return f"{card['kind']} for {card['target']}, {size:.1f} M parameters, right by depth {right}"
+def _about(file: Path) -> dict[str, str]:
+    try:
+        card = json.loads(file.read_text("utf-8"))
+        right, size = " ".join(f"{row[0]:.2f}" for row in card["ranks"]), card["parameters"] / 1e6
+        about = f"{card['kind']} for {card['target']}, {size:.1f} M parameters, right by depth {right}"
+        return {"idea": about, "origin": card["licence"]}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {"idea": f"broken: {file.name} is no card of a head", "origin": ""}
 
 
 def _backends() -> Rows:

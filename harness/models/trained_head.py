@@ -140,7 +140,7 @@ def _place(name: str) -> Path:
     """Return the folder of a head, after fetching it from the hub if there is no such folder."""
     if Path(name).is_dir() or name in nano.heads():
         return nano.heads().get(name, Path(name))
-    if Path(name).is_absolute() or name.startswith(".") or name.count("/") != 1:
+    if Path(name).is_absolute() or name.startswith((".", f"{nano.NAMES[0]}/")) or name.count("/") != 1:
         raise UserError(f"There is no head '{name}': give a folder with one, or a hub id.")
     from huggingface_hub import snapshot_download
 

@@ -258,8 +258,7 @@ class Limits(Stored):
     """The limits of a run's machine: times of forwards over `texts` sequences of `context` tokens, and bandwidth.
 
     `drafting` are the strategies that use the draft model, and `heads` has the times of those that use a trained head,
-    by strategy. `bytes_per_second` counts the bytes that a copy reads and
-    those that it writes.
+    by strategy. `bytes_per_second` counts the bytes that a copy reads and those that it writes.
     """
 
     context: int

@@ -34,7 +34,7 @@ def head_times(model: Model, head: Head, context: Sequence[int], widths: Sequenc
     first, later = list[float](), {width: list[float]() for width in widths}
     tokens = list(islice(cycle(context), max(widths)))
     for number in range(1 + rounds):
-        expander.start(sequence[:-2])  # two tokens are then new, as after a step that accepted a draft
+        expander.start(sequence[:max(2, len(context) - 1)])  # two tokens are then new, as after an accepted draft
         _ = session.read(TokenTree.chain(tokens)).best  # waits for the forward, on a GPU too
         began = clock()
         logits, state = expander.start(sequence)

@@ -29,11 +29,6 @@ class Choices:
         return self if count == len(self.nodes) else Choices(self.nodes[:count], self.parents[:count])
 
 
-def chain(count: int) -> Choices:
-    """Return the likeliest token of each of `count` depths."""
-    return Choices(tuple((depth, 0) for depth in range(count)), tuple(range(ROOT, count - 1)))
-
-
 def best_choices(ranks: Sequence[Sequence[float]], count: int) -> Choices:
     """Return the tree of `count` nodes with the most accepted tokens, if depths are independent.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from harness.decoding.accept import Accept, rejection
 from harness.decoding.loop import Drafter
@@ -33,14 +34,19 @@ class Headed(Trained):
 
 @dataclass(frozen=True)
 class Chained(Trained):
-    """Drafts a chain; above temperature 0 each token is drawn from the head's distribution, under the same warp."""
+    """Drafts a chain; above temperature 0 each token is drawn from the head's distribution, under the same warp.
+
+    A `recurrent` head may draft deeper than it was trained.
+    """
 
     nodes: int = knob(16, "drafted tokens, at most as many as the head predicts", low=1, high=64, sweep=(3, 7, 15))
+
+    recurrent: ClassVar[bool] = False
 
     def drafter(self, session: Session, request: Request) -> Drafter:
         """The head of the target, one path of its steps."""
         network = self.head(session).network
-        count = min(self.nodes, network.depth)
+        count = self.nodes if self.recurrent else min(self.nodes, network.depth)
         return HeadChain(self.steps(session), network.free, count, self.logit_warp(), self.draws(request))
 
     def rule(self) -> Accept:

@@ -1,13 +1,17 @@
 """The module for multi-token prediction: its chain, and steps that go on from outputs before their norm."""
 
+import pytest
 import torch
 
-from harness.engine.tree import ROOT
+from harness.backends.transformers import open_session
+from harness.decoding.loop import Step
+from harness.engine.random_stream import PhiloxStream
+from harness.engine.tree import EMPTY, ROOT
 from harness.heads.network import TargetParts
-from strategies.drafters.choices import chain
-from strategies.mtp import MtpNetwork, MtpSettings
+from harness.plugins.strategy import Request
+from strategies.mtp import Mtp, MtpNetwork, MtpSettings
 from tests.decode import engine
-from tests.models import tiny_model
+from tests.models import prompts, tiny_model
 
 
 def network() -> MtpNetwork:
@@ -15,9 +19,19 @@ def network() -> MtpNetwork:
     return MtpNetwork(TargetParts.of(engine(tiny_model("llama"))), MtpSettings())
 
 
-def test_a_chain_has_one_candidate_a_depth() -> None:
-    assert chain(3).nodes == ((0, 0), (1, 0), (2, 0))
-    assert chain(3).parents == (ROOT, 0, 1)
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_chain_is_as_long_as_asked_and_is_drawn_above_temperature_0(temperature: float) -> None:
+    """Also deeper than the module was trained, and never longer than what is left of the answer."""
+    strategy, prompt = Mtp(nodes=5, temperature=temperature), prompts(1)[0]
+    session = open_session(strategy, [engine(tiny_model("llama"))])
+    session.follow(prompt[:-1])
+    last = Step(EMPTY, session.read(), (), 0)
+    drafter = strategy.drafter(session, Request(tuple(prompt), 20, PhiloxStream(0)))
+    for limit, count in ((9, 5), (2, 2)):
+        tree = drafter.draft(prompt, last, limit)
+        assert tree.parents == tuple(range(ROOT, count - 1))
+        assert len(tree.probs) == (count if temperature else 0)
+    session.close()
 
 
 def test_the_final_norm_is_no_part_of_the_state_that_steps_go_on_from() -> None:
