@@ -115,7 +115,7 @@ def rate_at(step: int, steps: int) -> float:
 def loss(network: Network, recipe: Recipe, batch: Batch, phase: int = 0) -> Tensor:
     """Return the mean loss of the answers' tokens, summed over depths; a block network starts `phase` tokens later."""
     total, first = torch.zeros((), device=batch.hidden.device), _first(batch) + phase
-    laws = _laws(network, batch) if recipe.target else None
+    laws, numbers = _laws(network, batch) if recipe.target else (None, batch.tokens)
     for depth, features in enumerate(network(batch.states, batch.tokens, first)):
         rows, places = _chosen(network, batch, depth, first)
         if not len(places[0]):  # the answers are too short for this depth
@@ -126,7 +126,7 @@ def loss(network: Network, recipe: Recipe, batch: Batch, phase: int = 0) -> Tens
             value = value + recipe.text * functional.cross_entropy(logits, batch.tokens[places])
         before = places[0], places[1] - 1  # the target's state that predicts the token
         if laws is not None:
-            value = value + recipe.target * functional.cross_entropy(logits, laws[before])
+            value = value + recipe.target * functional.cross_entropy(logits, laws[numbers[before]])
         if recipe.state:
             value = value + recipe.state * functional.smooth_l1_loss(network.aligned(found), batch.hidden[before])
         total = total + recipe.decay ** depth * value
@@ -139,10 +139,11 @@ def _first(batch: Batch) -> int:
 
 
 @torch.no_grad()
-def _laws(network: Network, batch: Batch) -> Tensor:
-    """Return the target's distributions (B, T, V) after all tokens from that before the first answer on."""
-    first = _first(batch)
-    return functional.pad(network.law(batch.hidden[:, first:]), (0, 0, first, 0))
+def _laws(network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the target's distributions (N, V) of all tokens of answers, and which is after each token (B, T)."""
+    before = functional.pad(batch.answer[:, 1:], (0, 1))
+    numbers = torch.zeros_like(batch.tokens).masked_scatter(before, torch.arange(int(before.sum()), device=before.device))
+    return network.law(batch.hidden[before]), numbers
 
 
 def _chosen(network: Network, batch: Batch, depth: int, first: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

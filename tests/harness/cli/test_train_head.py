@@ -38,7 +38,10 @@ def test_a_trained_head_is_a_card_and_weights(folder: Path) -> None:
 
 def test_heads_are_listed_with_their_licence(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                                              ) -> None:
-    (tmp_path / "heads").symlink_to(folder.parent)
+    for kind, card in (("empty", ""), ("other", "[1]")):
+        (tmp_path / "heads" / kind).mkdir(parents=True)
+        (tmp_path / "heads" / kind / CARD).write_text(card)
+    (tmp_path / "heads" / "medusa").symlink_to(folder)
     monkeypatch.chdir(tmp_path)
     code, out, _ = call("list", "heads", "--json")
     found = {row["name"]: row for row in json.loads(out)}
@@ -46,6 +49,7 @@ def test_heads_are_listed_with_their_licence(folder: Path, tmp_path: Path, monke
     assert code == 0
     assert found["heads/medusa"] == {"name": "heads/medusa", "origin": "Apache-2.0",
                                      "idea": f"medusa for nano, 0.9 M parameters, right by depth {right}"}
+    assert {found[f"heads/{kind}"]["idea"] for kind in ("empty", "other")} == {"broken: head.json is no card of a head"}
 
 
 def test_a_run_takes_a_head_and_is_told_apart_by_it(folder: Path, tmp_path: Path) -> None:
