@@ -142,8 +142,9 @@ def _first(batch: Batch) -> int:
 def _laws(network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the target's distributions (N, V) of all tokens of answers, and which is after each token (B, T)."""
     before = functional.pad(batch.answer[:, 1:], (0, 1))
-    numbers = torch.zeros_like(batch.tokens).masked_scatter(before, torch.arange(int(before.sum()), device=before.device))
-    return network.law(batch.hidden[before]), numbers
+    law = network.law(batch.hidden[before])
+    numbers = torch.zeros_like(batch.tokens).masked_scatter(before, torch.arange(len(law), device=law.device))
+    return law, numbers
 
 
 def _chosen(network: Network, batch: Batch, depth: int, first: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
