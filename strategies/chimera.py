@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.heads.blocks import Residual, output_like
-from harness.heads.layer import Context, DraftLayer, Shape, unit
+from harness.heads.layer import Context, DraftLayer, Shape
 from harness.heads.network import Network, Recipe, TargetParts
 from strategies.drafters.headed import Headed
 
@@ -81,8 +81,7 @@ class ChimeraNetwork(Network):
 
     def _codes(self, tokens: Tensor, context: Context) -> Tensor:
         """Return the codes (B, Q, D) of `tokens` (B, Q), each with the two before it that its row can see."""
-        words = self.target.embedding(tokens)
-        words = unit(words) if self.settings.unit else words
+        words = self.words(tokens)
         seen, _ = context.caches[2].add(words[:, None], words[:, None, :, :0])
         last = last_seen(context.mask, TOKENS)
         codes: Tensor = self.encoder(seen[:, 0][:, last].flatten(2))

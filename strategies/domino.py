@@ -49,7 +49,7 @@ class DominoNetwork(BlockNetwork):
         read, blocks = (tokens, state[..., :-size]) if depth else (
             tokens[:, context.wanted], self.block(state, tokens, context))
         memory = state[..., -size:] if depth else blocks.new_zeros(*read.shape, size)
-        words = self.embedded(self.target.embedding(read))
+        words = self.words(read)
         memory = self.gru(words.flatten(0, 1), memory.flatten(0, 1)).view_as(memory)
         return torch.cat([self.row(depth, blocks), memory], -1), torch.cat([blocks, memory], -1)
 

@@ -7,29 +7,26 @@ to the size of hidden states (`unit`), without which a small model's are too sma
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from harness.heads.layer import Context, DraftLayer, Shape, unit
+from harness.heads.layer import Context, DraftLayer, Shape
 from harness.heads.network import Network, Recipe, TargetParts
+from harness.heads.unrolled import Unrolled, UnrolledSettings
 from strategies.drafters.headed import Headed
 
 
 @dataclass(frozen=True)
-class EagleSettings:
-    """`unroll` steps are predicted from predicted states while training; sizes of the layer, 0 for the target's."""
+class EagleSettings(UnrolledSettings):
+    """Those of the layer; `unit` and `bias`, of `fc`."""
 
-    unroll: Annotated[int, Field(ge=1, le=16)] = 4
-    heads: Annotated[int, Field(ge=0, le=256)] = 0
-    mlp: Annotated[int, Field(ge=0, le=1 << 16)] = 0
     unit: bool = True
     bias: bool = True
 
 
-class EagleNetwork(Network):
+class EagleNetwork(Unrolled):
     """fc([embedding; state]), then a decoder layer without input norm."""
 
     Settings: ClassVar[type] = EagleSettings
@@ -40,21 +37,9 @@ class EagleNetwork(Network):
         self.fc = nn.Linear(2 * target.hidden, target.hidden, bias=settings.bias)
         self.layer = DraftLayer(Shape.of(target.config, settings.heads, settings.mlp), first=True)
 
-    @property
-    def depth(self) -> int:
-        """The depth of the training; drafts may be deeper."""
-        return int(self.settings.unroll)
-
-    @property
-    def caches(self) -> int:
-        """That of the layer."""
-        return 1
-
     def step(self, depth: int, state: Tensor, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Predict the states after `tokens`."""
-        words = self.target.embedding(tokens)
-        both = torch.cat([unit(words) if self.settings.unit else words, state], -1)
-        predicted = self.layer(self.fc(both), context, context.caches[0])
+        predicted = self.layer(self.fc(torch.cat([self.words(tokens), state], -1)), context, context.caches[0])
         return predicted, predicted
 
 

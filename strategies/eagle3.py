@@ -17,17 +17,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.errors import UserError
-from harness.heads.blocks import law_of_drafted, output_like, scattered
 from harness.heads.layer import Attention, Context, Mlp, Shape
 from harness.heads.network import Network, Recipe, TargetParts
+from harness.heads.own_output import OwnOutput
 from harness.heads.taps import taps
+from harness.heads.unrolled import Unrolled, UnrolledSettings
 from harness.plugins.strategy import knob
 from strategies.drafters.headed import Grown
 
 
 @dataclass(frozen=True)
-class Eagle3Settings:
-    """`unroll` steps of training; sizes of the layer, 0 for the target's; `draft_vocab` tokens, 0 for all.
+class Eagle3Settings(UnrolledSettings):
+    """Those of the layer; `draft_vocab` tokens, 0 for all.
 
     `taps` are layers as in "2-5-7". Norms: of queries and keys (`normed`), of each tap (`fc_norm`) or of all together
     (`norm_before_fc`), of the states that steps go on from (`norm_output`) and of those that the attention's result is
@@ -35,8 +36,6 @@ class Eagle3Settings:
     """
 
     unroll: Annotated[int, Field(ge=1, le=16)] = 7
-    heads: Annotated[int, Field(ge=0, le=256)] = 0
-    mlp: Annotated[int, Field(ge=0, le=1 << 16)] = 0
     draft_vocab: Annotated[int, Field(ge=0)] = 0
     taps: str = ""
     normed: bool = False
@@ -46,7 +45,7 @@ class Eagle3Settings:
     norm_before_residual: bool = False
 
 
-class Eagle3Network(Network):
+class Eagle3Network(OwnOutput, Unrolled):
     """fc(taps), then a decoder layer whose attention reads [norm(embedding); norm(state)]."""
 
     Settings: ClassVar[type] = Eagle3Settings
@@ -56,32 +55,18 @@ class Eagle3Network(Network):
         super().__init__(target, settings)
         if settings.fc_norm and settings.norm_before_fc:
             raise UserError("The settings 'fc_norm' and 'norm_before_fc' of the head exclude each other.")
-        if settings.draft_vocab > target.vocab:
-            raise UserError(f"The setting 'draft_vocab' of the head is above the model's {target.vocab} tokens.")
         shape, size, count = Shape.of(target.config, settings.heads, settings.mlp), target.hidden, len(self.reads)
         self.fc_norm = nn.ModuleList(nn.RMSNorm(size, shape.eps) for _ in range(count if settings.fc_norm else 0))
         self.before_norm = nn.RMSNorm(count * size, shape.eps) if settings.norm_before_fc else nn.Identity()
         self.fc = nn.Linear(count * size, size, bias=False)
         self.word_norm, self.state_norm, self.mlp_norm, self.norm = (nn.RMSNorm(size, shape.eps) for _ in range(4))
         self.attention, self.mlp = Attention(shape, 2 * size, settings.normed), Mlp(shape)
-        self.output = output_like(target, tokens=settings.draft_vocab)
-        if settings.draft_vocab:  # drafted token i is token i + d2t[i] of the target
-            self.register_buffer("d2t", torch.zeros(settings.draft_vocab, dtype=torch.long))
-
-    @property
-    def depth(self) -> int:
-        """The depth of the training; drafts may be deeper."""
-        return int(self.settings.unroll)
+        self.output = self.own_output()
 
     @property
     def reads(self) -> tuple[str, ...]:
         """The taps."""
         return taps(self.target.layers, self.settings.taps)
-
-    @property
-    def caches(self) -> int:
-        """That of the layer."""
-        return 1
 
     def step(self, depth: int, state: Tensor, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Predict the normed states after `tokens`."""
@@ -95,13 +80,7 @@ class Eagle3Network(Network):
 
     def logits(self, depth: int, features: Tensor) -> Tensor:
         """The logits of all tokens; those that are not drafted get the lowest number."""
-        found: Tensor = self.output(features)
-        return scattered(found, self.get_buffer("d2t"), self.target.vocab) if self.settings.draft_vocab else found
-
-    def law(self, states: Tensor) -> Tensor:
-        """The target's distribution over the tokens that are drafted."""
-        law = super().law(states)
-        return law_of_drafted(law, self.get_buffer("d2t")) if self.settings.draft_vocab else law
+        return self.spread(self.output(features))
 
     def _joined(self, states: Tensor) -> Tensor:
         """(B, Q, n · D) → (B, Q, D)."""

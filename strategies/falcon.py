@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.heads.layer import Attention, Context, Mlp, Shape, unit
+from harness.heads.layer import Attention, Context, Mlp, Shape
 from harness.heads.network import Network, Recipe, TargetParts
 from strategies.drafters.headed import Headed
 
@@ -62,8 +62,7 @@ class FalconNetwork(Network):
 
     def step(self, depth: int, state: Tensor, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Read one more token, and predict a block at every k-th step."""
-        words, place = self.target.embedding(tokens), depth % self.stride
-        words = unit(words) if self.settings.unit else words
+        words, place = self.words(tokens), depth % self.stride
         if depth:
             outputs, recent, memory = self._parts(state)
             before = outputs[:, :, (depth - 1) % self.stride]

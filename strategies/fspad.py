@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.heads.layer import Attention, Context, Mlp, Shape, unit
+from harness.heads.layer import Attention, Context, Mlp, Shape
 from harness.heads.network import Network, Recipe, TargetParts
+from harness.heads.unrolled import Unrolled
 from strategies.drafters.headed import Grown
 from strategies.eagle import EagleSettings
 
 
-class FspadNetwork(Network):
+class FspadNetwork(Unrolled):
     """Features are [for tokens; next state]."""
 
     Settings: ClassVar[type] = EagleSettings
@@ -34,20 +35,9 @@ class FspadNetwork(Network):
         self.attention = Attention(shape)
         self.mlp_norm, self.mlp = nn.RMSNorm(target.hidden, shape.eps), Mlp(shape, 2 * target.hidden)
 
-    @property
-    def depth(self) -> int:
-        """The depth of the training; drafts may be deeper."""
-        return int(self.settings.unroll)
-
-    @property
-    def caches(self) -> int:
-        """That of the layer."""
-        return 1
-
     def step(self, depth: int, state: Tensor, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Predict the tokens after `tokens` and the states there."""
-        words = self.target.embedding(tokens)
-        words = unit(words) if self.settings.unit else words
+        words = self.words(tokens)
         x = self.fc(torch.cat([words, state], -1))
         x = x + self.sampler.down(functional.silu(self.sampler.gate(words)) * self.sampler.up(self.sampler_norm(x)))
         x = x + self.attention(x, context, context.caches[0])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.heads.blocks import Residual, output_like
-from harness.heads.layer import Context, DraftLayer, Shape, unit
+from harness.heads.layer import Context, DraftLayer, Shape
 from harness.heads.network import Network, Recipe, TargetParts
 from harness.plugins.strategy import knob
 from strategies.drafters.headed import Headed
@@ -69,8 +69,7 @@ class HydraHeads(Network):
         """The output of the blocks of a head; the state holds the vectors that the next one reads beside its token."""
         if self.prefix is not None and not depth:
             state = self.norm(self.prefix(state, context, context.caches[0]))
-        words = self.target.embedding(tokens)
-        state = torch.cat([state, unit(words) if self.settings.unit else words], -1)
+        state = torch.cat([state, self.words(tokens)], -1)
         return functional.dropout(self.blocks[depth](state), self.settings.dropout, self.training), state
 
     def logits(self, depth: int, features: Tensor) -> Tensor:

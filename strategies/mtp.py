@@ -15,21 +15,20 @@ from torch import Tensor, nn
 
 from harness.heads.layer import Context, DraftLayer, Shape
 from harness.heads.network import Network, Recipe, TargetParts
+from harness.heads.unrolled import Unrolled, UnrolledSettings
 from harness.plugins.strategy import knob
 from strategies.drafters.headed import Chained
 
 
 @dataclass(frozen=True)
-class MtpSettings:
-    """`unroll` steps are predicted from predicted states while training; sizes of the layer, 0 for the target's."""
+class MtpSettings(UnrolledSettings):
+    """Those of the layer; `normed` is of its queries and keys."""
 
     unroll: Annotated[int, Field(ge=1, le=16)] = 3
-    heads: Annotated[int, Field(ge=0, le=256)] = 0
-    mlp: Annotated[int, Field(ge=0, le=1 << 16)] = 0
     normed: bool = False
 
 
-class MtpNetwork(Network):
+class MtpNetwork(Unrolled):
     """fc([norm(embedding); norm(state)]), then a decoder layer and a norm; with `normed`, also of queries and keys."""
 
     Settings: ClassVar[type] = MtpSettings
@@ -41,16 +40,6 @@ class MtpNetwork(Network):
         self.word_norm, self.state_norm, self.norm = (nn.RMSNorm(target.hidden, shape.eps) for _ in range(3))
         self.fc = nn.Linear(2 * target.hidden, target.hidden, bias=False)
         self.layer = DraftLayer(shape, normed=settings.normed)
-
-    @property
-    def depth(self) -> int:
-        """The depth of the training; drafts may be deeper."""
-        return int(self.settings.unroll)
-
-    @property
-    def caches(self) -> int:
-        """That of the layer."""
-        return 1
 
     def step(self, depth: int, state: Tensor, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Predict the normed states after `tokens`."""

@@ -16,8 +16,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from harness.heads.blocks import law_of_drafted, output_like, scattered
 from harness.heads.network import Network, Recipe, TargetParts
+from harness.heads.own_output import OwnOutput
 from harness.heads.parallel import ParallelNetwork, ParallelSettings
 from harness.heads.taps import taps
 from strategies.drafters.headed import Chained
@@ -31,7 +31,7 @@ class PEagleSettings(ParallelSettings):
     draft_vocab: Annotated[int, Field(ge=0)] = 0
 
 
-class PEagleNetwork(ParallelNetwork):
+class PEagleNetwork(OwnOutput, ParallelNetwork):
     """The first layer reads [norm(embedding); norm(fc(taps))], the others are ordinary ones."""
 
     Settings: ClassVar[type] = PEagleSettings
@@ -42,9 +42,7 @@ class PEagleNetwork(ParallelNetwork):
         size, count = target.hidden, len(self.reads)
         self.fc = nn.Linear(count * size, size, bias=False)
         self.mask, self.mask_hidden = nn.Parameter(torch.randn(size)), nn.Parameter(torch.randn(count * size))
-        self.output = output_like(target, tokens=settings.draft_vocab) if settings.own else None
-        if settings.draft_vocab:  # the first tokens, or those that a loaded head lists
-            self.register_buffer("d2t", torch.zeros(settings.draft_vocab, dtype=torch.long))
+        self.output = self.own_output() if settings.own or settings.draft_vocab else None
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -61,13 +59,7 @@ class PEagleNetwork(ParallelNetwork):
 
     def logits(self, depth: int, features: Tensor) -> Tensor:
         """Those of the output layer."""
-        found: Tensor = self.output(features) if self.output else self.target.logits(features)
-        return scattered(found, self.get_buffer("d2t"), self.target.vocab) if self.settings.draft_vocab else found
-
-    def law(self, states: Tensor) -> Tensor:
-        """The target's distribution over the tokens that are drafted."""
-        law = super().law(states)
-        return law_of_drafted(law, self.get_buffer("d2t")) if self.settings.draft_vocab else law
+        return self.spread(self.output(features) if self.output else self.target.logits(features))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch.nn import functional
 from harness.decoding.trained import Trained
 from harness.engine.session import Session
 from harness.heads.blocks import Residual
-from harness.heads.layer import Context, unit
+from harness.heads.layer import Context
 from harness.heads.network import Network, Recipe, TargetParts
 from harness.plugins.strategy import Request, knob
 from strategies.drafters.expanded import PathTree
@@ -66,8 +66,7 @@ class RedrafterNetwork(Network):
     def step(self, depth: int, state: Tensor, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """The output of the blocks after `tokens`."""
         hidden, before = state.chunk(2, -1) if depth else (state, torch.zeros_like(state))
-        words = self.target.embedding(tokens)
-        words = unit(words) if self.settings.unit else words
+        words = self.words(tokens)
         after = before + words if self.rnn_u is None else functional.silu(self.rnn_u(before) + self.rnn_w(words))
         state = torch.cat([hidden, after], -1)
         return self.blocks(self.input_proj(state)), state

@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.errors import UserError
-from harness.heads.blocks import law_of_drafted, output_like, scattered
-from harness.heads.layer import Context, DraftLayer, Shape, unit
-from harness.heads.network import Network, Recipe, TargetParts
+from harness.heads.layer import Context, DraftLayer, Shape
+from harness.heads.network import Recipe, TargetParts
+from harness.heads.own_output import OwnOutput
 from harness.heads.taps import taps
 
 
@@ -39,7 +39,7 @@ class BlockSettings:
     unit: bool = True
 
 
-class BlockNetwork(Network):
+class BlockNetwork(OwnOutput):
     """The drafter of DFlash: layers in which the rows of a block attend to each other and to the target's states.
 
     All layers make their keys and values of the same states, norm(fc(taps)), each with its own projections; these alone
@@ -63,8 +63,7 @@ class BlockNetwork(Network):
             raise UserError(f"The setting 'windows' of the head is '{settings.windows}', but it has {settings.layers} "
                             "layers.")
         if settings.draft_vocab:
-            self.output = output_like(target, tokens=settings.draft_vocab)
-            self.register_buffer("d2t", torch.zeros(settings.draft_vocab, dtype=torch.long))
+            self.output = self.own_output()
 
     def layer(self, shape: Shape) -> DraftLayer:
         """Return a new layer."""
@@ -99,7 +98,7 @@ class BlockNetwork(Network):
     def block(self, states: Tensor, tokens: Tensor, context: Context) -> Tensor:
         """Return the blocks (B, Q', rows · D) behind the rows wanted, and append to the caches."""
         known, rows = self.context_norm(self.fc(states)), int(self.settings.block)
-        words = self.embedded(self.target.embedding(tokens[:, context.wanted]))
+        words = self.words(tokens[:, context.wanted])
         x = torch.cat([words[:, :, None], self.mask.expand(*words.shape[:2], rows - 1, -1)], 2)
         ahead = 1 + torch.arange(rows, device=tokens.device)
         positions = (context.positions[context.wanted, None] + ahead).flatten()
@@ -124,13 +123,7 @@ class BlockNetwork(Network):
 
     def logits(self, depth: int, features: Tensor) -> Tensor:
         """Those of the target's output layer, or of the head's own."""
-        found = self.drafted(features)
-        return scattered(found, self.get_buffer("d2t"), self.target.vocab) if self.settings.draft_vocab else found
-
-    def law(self, states: Tensor) -> Tensor:
-        """The target's distribution over the tokens that are drafted."""
-        law = super().law(states)
-        return law_of_drafted(law, self.get_buffer("d2t")) if self.settings.draft_vocab else law
+        return self.spread(self.drafted(features))
 
     def drafted(self, features: Tensor) -> Tensor:
         """Return the logits of the tokens that are drafted."""
@@ -141,10 +134,6 @@ class BlockNetwork(Network):
     def aligned(self, features: Tensor) -> Tensor:
         """The row of the block, to which a subclass may append something else."""
         return features[..., :self.target.hidden]
-
-    def embedded(self, words: Tensor) -> Tensor:
-        """Return embeddings (…, D) as the layers read them."""
-        return unit(words) if self.settings.unit else words
 
 
 def block_mask(context: Tensor, rows: int, causal: bool) -> Tensor:

@@ -34,27 +34,6 @@ class Residual(nn.Module):
         return found
 
 
-def scattered(logits: Tensor, offsets: Tensor, vocab: int) -> Tensor:
-    """Return the logits (…, V) of all tokens from those of the drafted ones, of which i is token i + `offsets`[i].
-
-    Tokens that are not drafted get the lowest number.
-    """
-    rest = logits.new_full((*logits.shape[:-1], vocab), torch.finfo(logits.dtype).min)
-    return rest.index_copy(-1, drafted(offsets), logits)
-
-
-def drafted(offsets: Tensor) -> Tensor:
-    """Return the target's ids of the tokens that are drafted."""
-    return offsets + torch.arange(len(offsets), device=offsets.device)
-
-
-def law_of_drafted(law: Tensor, offsets: Tensor) -> Tensor:
-    """Return distributions (…, V) over the tokens that are drafted."""
-    ids = drafted(offsets)
-    kept = torch.zeros_like(law).index_copy(-1, ids, law[..., ids])
-    return kept / kept.sum(-1, keepdim=True).clamp_min(1e-12)
-
-
 def output_like(target: TargetParts, bias: bool = False, tokens: int = 0) -> nn.Linear:
     """Return an output layer from states (…, D) to logits (…, V), or those of the first `tokens`, like the target's."""
     output = nn.Linear(target.hidden, tokens or target.vocab, bias=bias)

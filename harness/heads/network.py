@@ -13,7 +13,7 @@ from torch.nn import functional
 from harness.engine.engine import Engine
 from harness.engine.hooks import HIDDEN, ModelParts
 from harness.errors import Unsupported, UserError
-from harness.heads.layer import Cache, Context
+from harness.heads.layer import Cache, Context, unit
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,11 @@ class Network(nn.Module):
             features, state = self.step(depth, state, following, Context(positions + depth, mask, caches))
             found.append(features)
         return found
+
+    def words(self, tokens: Tensor) -> Tensor:
+        """Return the target's embeddings (…, D) of tokens; with a setting `unit`, as large as its hidden states."""
+        found: Tensor = self.target.embedding(tokens)
+        return unit(found) if self.settings.unit else found
 
     def logits(self, depth: int, features: Tensor) -> Tensor:
         """Return the logits (…, V) of features (…, F) of a depth; by default, features are states of the target."""

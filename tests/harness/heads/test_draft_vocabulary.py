@@ -25,6 +25,12 @@ def test_a_selector_of_likely_tokens_has_all() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_more_tokens_than_the_model_has_are_refused(kind: str) -> None:
+    with pytest.raises(UserError, match="'draft_vocab' of the head is above the model's 97 tokens"):
+        untrained(kind, engine(tiny_model("llama", layers=2)), draft_vocab=98)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_only_listed_tokens_are_drafted_and_learnt(kind: str) -> None:
     torch.manual_seed(0)
     network = untrained(kind, engine(tiny_model("llama", layers=2)), draft_vocab=4).network.requires_grad_()
