@@ -118,21 +118,24 @@ def test_the_drafts_of_a_head_have_a_first_step_and_later_ones(tmp_path: Path) -
 def test_the_heads_of_a_run_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forwards, "ROUNDS", 2)
     model = load(str(saved("llama")))
-    for kind in ("medusa", "eagle"):
+    kinds = ("medusa", "eagle", "hidden_transfer")
+    for kind in kinds:
         head = untrained(kind, model.engine)
         trained_head.save(tmp_path / kind, head.network, head.card.model_copy(update={
             "fingerprint": fingerprint(model.engine.model, rounded=True)}))
-    done = call("run", "-m", saved("llama"), "-t", "nano_math", "-s", "medusa:nodes=3,eagle:nodes=3", "--limit", 1,
-                "--max-new-tokens", 6, "--threads", 1, "--device", "cpu", "-o", tmp_path / "run",
-                *("--head", tmp_path / "medusa", "--head", tmp_path / "eagle"))
+    done = call("run", "-m", saved("llama"), "-t", "nano_math", "-s", "medusa:nodes=3,eagle:nodes=3,hidden_transfer:nodes=3",
+                "--limit", 1, "--max-new-tokens", 6, "--threads", 1, "--device", "cpu", "-o", tmp_path / "run",
+                *(option for kind in kinds for option in ("--head", tmp_path / kind)))
     assert done.exit_code == 0, done.output
     found = measure(store := Store.open(tmp_path / "run"), lambda text: None)
-    medusa, eagle = (found.heads[entry.spec] for entry in store.manifest.strategies[1:])
-    assert medusa.tokens == eagle.tokens == found.target.tokens
+    medusa, eagle, transfer = (found.heads[entry.spec] for entry in store.manifest.strategies[1:])
+    assert eagle.tokens == found.target.tokens
+    assert medusa.tokens == transfer.tokens == [1]
+    assert medusa.seconds == transfer.seconds == [0]
     assert eagle.weight_bytes == 4 * sum(one.numel() for one in untrained("eagle", model.engine).network.parameters())
     store.write_limits(found)
     costs = limits_table(store, read(store)).set_index("strategy")["draft_cost"]
-    assert (costs > 0).tolist() == [False, True, True]
+    assert (costs > 0).tolist() == [False, True, True, True]
 
 
 def test_several_texts_are_measured_end_to_end_and_share_the_weights(tmp_path: Path) -> None:
