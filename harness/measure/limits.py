@@ -63,12 +63,11 @@ def _cell(limits: Limits, cell: Cell, speed: Mapping[Any, Any], batch: float) ->
     target = _seconds(limits.target, later["forwards"], later["positions"])
     draft = 0.0
     if later["draft_forwards"].any():
-        counts = later["draft_forwards"], later["draft_positions"]
         if head := limits.heads.get(speed["strategy"]):
-            draft = _head_seconds(head, *counts)
+            draft = _head_seconds(head, later)
         else:
             known = limits.draft is not None and speed["strategy"] in limits.drafting
-            draft = _seconds(limits.draft, *counts) if known else NAN
+            draft = _seconds(limits.draft, later["draft_forwards"], later["draft_positions"]) if known else NAN
     cost, tau = (target + draft) / (steps * one), tau_pooled(tokens, steps)
     drafted, deepest = later["drafted"], later["accepted"].max()
     alone = limits.texts == 1
@@ -94,12 +93,17 @@ def _seconds(curve: ForwardTimes | None, forwards: "pd.Series[Any]", positions: 
     return float((forwards[some] * seconds).sum())
 
 
-def _head_seconds(head: HeadTimes, forwards: "pd.Series[Any]", positions: "pd.Series[Any]") -> float:
-    """Return the seconds of a head's steps: each draft has a first one, and later ones over about as many tokens."""
-    some = forwards > 0
-    widths = positions[some] / forwards[some]
-    later = np.interp(widths, head.tokens, head.seconds) * (forwards[some] - 1)
-    return float((head.first + later).sum())
+def _head_seconds(head: HeadTimes, later: pd.DataFrame) -> float:
+    """Return the seconds of a head's steps: each draft has a first one, and later ones over about as many tokens.
+
+    Those of a sequence's first draft are taken to be as wide as others, because its positions also count the sequence.
+    """
+    drafts = later[later["draft_forwards"] > 0]
+    forwards, begins = drafts["draft_forwards"], drafts["place"] == 1
+    widths = drafts["draft_positions"] / forwards
+    usual = widths.mask(begins, widths[~begins].median()).fillna(widths)
+    grown = np.interp(usual, head.tokens, head.seconds) * (forwards - 1)
+    return float((grown + np.where(begins, head.prompt, head.first)).sum())
 
 
 def _bound(limits: Limits, strategy: str, later: pd.DataFrame, tokens: float, batch: float) -> float:

@@ -103,7 +103,7 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: s
     identity = fingerprint(model)
     torch.set_num_threads(threads or usual_threads(model))
     use_fast_attention(model)
-    products = use_fast_products(model, compiled=compiled)
+    products = use_fast_products(model, both=compiled)
     engine = Engine(model, _max_len(model))
     check(engine)
     if compiled:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -81,29 +81,30 @@ class FastLinear(nn.Linear):
         return self.forward(input)
 
 
-def use_fast_products(model: Any, *, compiled: bool = False) -> dict[str, str]:
-    """Replace the linear layers of a model on a CPU, and return what multiplies each shape, in words.
+def use_fast_products(model: nn.Module, *, both: bool = False) -> dict[str, str]:
+    """Replace the linear layers of a model or head on a CPU, and return what multiplies each shape, in words.
 
     The products are timed with torch's present number of threads; a small model follows a fixed rule instead, and
-    nothing is returned. A model above `DOUBLED` bytes keeps one copy of its weights, unless it will be `compiled`.
+    nothing is returned. A model above `DOUBLED` bytes keeps one copy of its weights, unless it needs `both`.
     """
+    first = next(model.parameters())
     layers = {name: layer for name, layer in model.named_modules()
-              if type(layer) is nn.Linear and layer.weight.dtype == model.dtype}
-    if model.device.type != "cpu" or not layers or not _packs(model.dtype):
+              if type(layer) is nn.Linear and layer.weight.dtype == first.dtype}
+    if first.device.type != "cpu" or not layers or not _packs(first.dtype):
         return {}
     shapes = dict[tuple[int, int], list[nn.Linear]]()
     for layer in layers.values():
         shapes.setdefault((layer.out_features, layer.in_features), []).append(layer)
     small = sum(weight.numel() for weight in model.parameters()) < SMALL
-    single = not compiled and sum(layer.weight.nbytes for layer in layers.values()) > DOUBLED
-    choices = {shape: _by_rule(*shape, model.dtype) if small else _by_time(same, single)
+    single = not both and sum(layer.weight.nbytes for layer in layers.values()) > DOUBLED
+    choices = {shape: _by_rule(*shape, first.dtype) if small else _by_time(same, single)
                for shape, same in shapes.items()}
-    table = model.get_input_embeddings().weight
+    tables = {id(table.weight) for table in model.modules() if isinstance(table, nn.Embedding)}
     shapes.clear()
     while layers:  # a layer is freed before the next is copied: a large model fits in memory once
         name, layer = layers.popitem()
         choice = choices[layer.out_features, layer.in_features]
-        model.set_submodule(name, FastLinear(layer, choice, single=single, shared=layer.weight is table))
+        model.set_submodule(name, FastLinear(layer, choice, single=single, shared=id(layer.weight) in tables))
     return {} if small else {f"{n} × {m}": str(choice) for (m, n), choice in sorted(choices.items())}
 
 

@@ -17,6 +17,7 @@ from harness.heads.layer import Shape
 from harness.heads.network import Network, TargetParts, settings_of
 from harness.models import public_heads
 from harness.models.loading import Model, fingerprint, hash_of
+from harness.models.products import use_fast_products
 from harness.plugins.registry import STRATEGIES
 from harness.store.files import replace_file
 from harness.store.jsonl import first
@@ -95,8 +96,7 @@ def load(name: str, model: Model) -> Head:
     if len(card.ranks) != network.depth:
         raise UserError(f"The card of the head {name} has ranks of {len(card.ranks)} depths, and its network "
                         f"{network.depth}.")
-    network.load_state_dict(weights)
-    network.to(model.engine.device, model.engine.dtype).eval().requires_grad_(False)
+    _fill(network, weights, model)
     return Head(name, card, network, hash_of(card.settings, weights))
 
 
@@ -109,11 +109,16 @@ def _published(name: str, folder: Path, model: Model) -> Head:
     network = build(card, model, found.target)
     weights = public_heads.complete(network, layout, found)
     _check(name, network, weights, f"'{model.name}'")
-    network.load_state_dict(weights)
-    network.to(model.engine.device, model.engine.dtype).eval().requires_grad_(False)
+    _fill(network, weights, model)
     used = {"embedding": found.target.embedding.get_parameter("weight"), "head": found.target.head.weight}
     identity = hash_of(settings | {"sizes": str(Shape.of(found.target.config)) if layout.own else ""}, weights | used)
     return Head(name, card.model_copy(update={"ranks": card.ranks * network.depth}), network, identity)
+
+
+def _fill(network: Network, weights: Mapping[str, torch.Tensor], model: Model) -> None:
+    network.load_state_dict(weights)
+    network.to(model.engine.device, model.engine.dtype).eval().requires_grad_(False)
+    use_fast_products(network, both=True)  # some networks look up rows of their layers
 
 
 def network_of(kind: str) -> type[Network]:

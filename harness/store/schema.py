@@ -245,9 +245,10 @@ class ForwardTimes(Stored):
 class HeadTimes(Stored):
     """The times of a head's steps: median seconds of the `first` one of a draft, and of later ones over `tokens` nodes.
 
-    `weight_bytes` are the weights that are its own.
+    `prompt` are those of the first step of a sequence. `weight_bytes` are the weights that are its own.
     """
 
+    prompt: float
     first: float
     tokens: list[int]
     seconds: list[float]

@@ -70,15 +70,15 @@ class Growth:
         self._ways |= {node: [*self._ways[self.parents[node]], self._places + row] for row, node in enumerate(nodes)}
         self._places += len(nodes)
         ancestors = torch.zeros(len(nodes), self._places, dtype=torch.bool)
-        for row, node in enumerate(nodes):
-            ancestors[row, self._ways[node]] = True
+        ways = [self._ways[node] for node in nodes]  # all of the same length
+        ancestors.scatter_(1, torch.tensor(ways), True)
         self.depth, self._frontier = self.depth + 1, list(nodes)
         self._logits, self._states = self.expander.grow(states, [self.tokens[node] for node in nodes], self.depth,
                                                         ancestors)
 
     def best(self, nodes: Iterable[int], count: int) -> list[int]:
-        """Return the `count` nodes of the highest values, the best first; of equal ones the earliest."""
-        return sorted(nodes, key=lambda node: (-self.values[node], node))[:count]
+        """Return the `count` nodes of the highest values, the best first; of equal ones the first of `nodes`."""
+        return sorted(nodes, key=self.values.__getitem__, reverse=True)[:count]
 
     def path(self, node: int) -> list[int]:
         """Return the tokens on the way to a node, its own last."""

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from harness.engine.engine import Engine
 from harness.errors import UserError
-from harness.measure.limits import break_even, crossing, limits_table
+from harness.measure.limits import _head_seconds, break_even, crossing, limits_table
 from harness.measure.raw import read
 from harness.measure.summary import summarise
 from harness.models import trained_head
@@ -103,16 +104,22 @@ def test_drafts_that_are_not_the_draft_models_have_no_known_cost(tmp_path: Path)
 
 
 def test_the_drafts_of_a_head_have_a_first_step_and_later_ones(tmp_path: Path) -> None:
-    head = HeadTimes(first=0.05, tokens=[1, 3], seconds=[0.01, 0.03], weight_bytes=500)
+    head = HeadTimes(prompt=0.09, first=0.05, tokens=[1, 3], seconds=[0.01, 0.03], weight_bytes=500)
     one = with_positions(RECORDS[2])
     steps = one.turns[0].steps.model_copy(update={"draft_forwards": [0, 3], "draft_positions": [0, 6]})
     drafted = one.model_copy(update={"turns": [one.turns[0].model_copy(update={"steps": steps})]})
     store = write(tmp_path / "run", manifest(STRATEGIES, [task("math")]), [RECORDS[0], drafted])
     store.write_limits(LIMITS.model_copy(update={"heads": {OWN: head}}))
-    found, target, draft = rows(store)[OWN], 0.12, 0.05 + 2 * 0.02  # a forward over 3 tokens; later steps over 2
+    found, target, draft = rows(store)[OWN], 0.12, 0.09 + 2 * 0.02  # a forward over 3 tokens; later steps over 2
     assert found["draft_cost"] == pytest.approx(draft / 0.1)
     assert found["ideal"] == pytest.approx(3 * 0.1 / (target + draft))
     assert found["bound"] == pytest.approx(1e6 * 3 / (10_000 + 100 * 20 + 3 * 500))
+
+
+def test_the_first_draft_of_a_sequence_reads_it_and_is_as_wide_as_others() -> None:
+    head = HeadTimes(prompt=0.09, first=0.05, tokens=[1, 3], seconds=[0.01, 0.03], weight_bytes=500)
+    steps = pd.DataFrame({"place": [1, 2, 3, 4], "draft_forwards": [3, 3, 3, 0], "draft_positions": [300, 6, 6, 0]})
+    assert _head_seconds(head, steps) == pytest.approx(0.09 + 2 * 0.05 + 6 * 0.02)
 
 
 def test_the_heads_of_a_run_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +130,7 @@ def test_the_heads_of_a_run_are_timed(tmp_path: Path, monkeypatch: pytest.Monkey
         head = untrained(kind, model.engine)
         trained_head.save(tmp_path / kind, head.network, head.card.model_copy(update={
             "fingerprint": fingerprint(model.engine.model, rounded=True)}))
-    done = call("run", "-m", saved("llama"), "-t", "nano_math", "-s", "medusa:nodes=3,eagle:nodes=3,hidden_transfer:nodes=3",
+    done = call("run", "-m", saved("llama"), "-t", "nano_math", "-s", ",".join(f"{kind}:nodes=3" for kind in kinds),
                 "--limit", 1, "--max-new-tokens", 6, "--threads", 1, "--device", "cpu", "-o", tmp_path / "run",
                 *(option for kind in kinds for option in ("--head", tmp_path / kind)))
     assert done.exit_code == 0, done.output

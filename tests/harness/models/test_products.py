@@ -133,7 +133,7 @@ def test_a_large_model_keeps_one_copy_of_its_weights(name: str, choice: Choice, 
     assert sum(one.numel() for one in quick.parameters()) == sum(one.numel() for one in plain.parameters())
     torch.testing.assert_close(decoded(quick, 20), decoded(plain, 20), atol=2e-5, rtol=1e-4)
     compiled = model(name)
-    use_fast_products(compiled, compiled=True)
+    use_fast_products(compiled, both=True)
     assert not any(one.is_meta for one in compiled.parameters())
 
 
