@@ -81,7 +81,7 @@ test-newest: .venv-newest/ready
 nano: setup
 	$(BIN)/python -m harness.nano.train --out harness/nano/weights
 
-# The heads of nano, in heads/: those in harness/nano/heads are copies. About two hours on one core.
+# The heads of nano, in heads/: those in harness/nano/heads are copies. About two and a half hours on one core.
 HEADS = blockwise chimera clover2 dflash dflash2 domino dspark eagle eagle3 falcon fspad hidden_transfer hydra jetspec medusa \
 	mlp_speculator mtp p_eagle pard redrafter
 
