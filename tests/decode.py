@@ -23,12 +23,12 @@ from tests.models import EOS, HEADS, LAYERS, MAX_POSITIONS, prompts, tiny_model
 
 torch.set_num_threads(1)
 FEWER = {"best_of_n": "n=4", "mbr": "n=4", "self_consistency": "n=4", "trlm_rerank": "n=4",
-         "neurologic": "width=8", "neurologic_astar": "width=4"}
+         "neurologic": "width=8", "neurologic_astar": "width=4", "ngram_pool": "n=2,n_min=1"}
 
 
 @cache
 def built(name: str, vocab: int = 97, more: str = "") -> Strategy:
-    """Build the strategy at its defaults, with fewer samples and beams, and with the files that it needs."""
+    """Build the strategy at its defaults, with fewer samples and beams or shorter n-grams, and the files that it needs."""
     more = ",".join(filter(None, (FEWER.get(name, ""), more)))
     path = Path(mkdtemp(prefix="decodebench-store-")) / "store"
     if name == "rest":
