@@ -31,7 +31,11 @@ class SourceCopy:
 
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
         """Draft a chain of at most `limit` tokens of the source."""
-        return TokenTree.chain(self.copy(sequence[len(self.source):])[:limit])
+        return self.extend(sequence, (), limit)
+
+    def extend(self, sequence: Sequence[int], drafted: Sequence[int], limit: int) -> TokenTree:
+        """Draft below `sequence` and the tokens `drafted` below it."""
+        return TokenTree.chain(self.copy([*sequence[len(self.source):], *drafted])[:limit])
 
     def copy(self, output: Sequence[int]) -> Sequence[int]:
         """Return the source after the only match of the last tokens of `output`; empty for none or several."""

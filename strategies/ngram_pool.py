@@ -74,8 +74,12 @@ class Pooled:
         """Draft a chain of at most `limit` tokens; empty when the table knows too little."""
         if len(last.tree):
             self.judge(len(last.path) / len(last.tree))
+        return self.extend(sequence, (), limit)
+
+    def extend(self, sequence: Sequence[int], drafted: Sequence[int], limit: int) -> TokenTree:
+        """Draft below `sequence` and the tokens `drafted` below it, which are not written."""
         self.write(sequence)
-        tokens = self.follow(sequence)
+        tokens = self.follow([*sequence, *drafted])
         return TokenTree.chain(tokens[:limit]) if len(tokens) >= self.knobs.n_min else EMPTY
 
     def write(self, sequence: Sequence[int]) -> None:

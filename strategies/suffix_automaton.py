@@ -46,6 +46,7 @@ class Continuation:
 
     def __init__(self, length: int, threshold: int, other: Recycler | None, corpus: Corpus | None = None) -> None:
         self.length, self.threshold, self.other, self.corpus = length, threshold, other, corpus
+        self.likeliest = other.likeliest if other else 0
         self.automaton = SuffixAutomaton()
 
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:

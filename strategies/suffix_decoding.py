@@ -8,14 +8,13 @@ follows the most frequent token, "tree" takes the likeliest nodes. Defaults are 
 distribution, which is exact.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 from typing import ClassVar
 
-from harness.decoding.accept import at
-from harness.decoding.loop import Step, draft_and_verify
+from harness.decoding.loop import Step
 from harness.decoding.verified import Verified
 from harness.engine.session import Session
 from harness.engine.tree import EMPTY, ROOT, TokenTree
@@ -43,14 +42,6 @@ class SuffixDecoding(Verified):
         earlier = session.engine.learnt.setdefault(self.spec(), SuffixTree(self.max_depth)) if self.warm else None
         return Counted(self, len(request.prompt), earlier)
 
-    def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
-        """Yield the accepted drafts and one more token at each step; finally, add the output to the earlier ones."""
-        drafter = self.drafter(session, request)
-        try:
-            yield from draft_and_verify(session, drafter, at(self.temperature, self.rule()), request, self.logit_warp())
-        finally:
-            drafter.learn()
-
     def budget(self, match: int) -> int:
         """Return the maximum number of tokens drafted after a match of `match` tokens."""
         return min(self.max_spec, int(self.factor * match + self.offset))
@@ -74,7 +65,7 @@ class Counted:
             best = max(best, self.best(self.earlier, self._matches, limit), key=lambda draft: draft[0])
         return best[1]
 
-    def learn(self) -> None:
+    def end(self) -> None:
         """Add the output to the tree of earlier ones."""
         if self.earlier and len(self.own.sequence) > self.start:
             self.earlier.feed(self.own.sequence[self.start:])

@@ -28,7 +28,7 @@ FEWER = {"best_of_n": "n=4", "mbr": "n=4", "self_consistency": "n=4", "trlm_rera
 
 @cache
 def built(name: str, vocab: int = 97, more: str = "") -> Strategy:
-    """Build the strategy at its defaults, with fewer samples and beams or shorter n-grams, and the files that it needs."""
+    """Build the strategy at its defaults, with fewer samples and beams, short n-grams, and the files that it needs."""
     more = ",".join(filter(None, (FEWER.get(name, ""), more)))
     path = Path(mkdtemp(prefix="decodebench-store-")) / "store"
     if name == "rest":

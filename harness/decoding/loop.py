@@ -37,7 +37,7 @@ class Step:
         if rows is not None and not rows:
             return []
         if self.copied is not None:
-            return [list(each) for each in (self.copied if rows is None else [self.copied[row] for row in rows])]
+            return [list(each[:k]) for each in (self.copied if rows is None else [self.copied[row] for row in rows])]
         best: list[list[int]] = _top(self.reading.logits if rows is None else self.reading.logits[rows], k).tolist()
         return best
 
@@ -62,6 +62,15 @@ class Predicting(Protocol):
     likeliest: int
 
 
+@runtime_checkable
+class Ending(Protocol):
+    """A drafter that learns from a sequence when it has ended."""
+
+    def end(self) -> None:
+        """End the sequence; called once, also when its decoding is broken off."""
+        ...
+
+
 def draft_and_verify(session: Session, drafter: Drafter, accept: Accept, request: Request,
                      warp: Warp = identity) -> Iterator[list[int]]:
     """Yield the tokens committed at each step.
@@ -70,6 +79,14 @@ def draft_and_verify(session: Session, drafter: Drafter, accept: Accept, request
     Drafts never exceed `request.max_new_tokens`. If the session keeps ranks, those of all tokens are added, except with
     `greedy`, which takes the first of each distribution.
     """
+    try:
+        yield from _steps(session, drafter, accept, request, warp)
+    finally:
+        if isinstance(drafter, Ending):
+            drafter.end()
+
+
+def _steps(session: Session, drafter: Drafter, accept: Accept, request: Request, warp: Warp) -> Iterator[list[int]]:
     sequence, last, tree = list(request.prompt), None, EMPTY
     likeliest = drafter.likeliest if isinstance(drafter, Predicting) else 0
     end = len(sequence) + request.max_new_tokens

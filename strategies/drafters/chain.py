@@ -27,9 +27,13 @@ class ModelChain:
         """Draft a chain of at most `limit` tokens below `sequence`."""
         if len(last.tree):
             self.length.observe(len(last.tree), len(last.path))
+        return self.extend(sequence, (), limit)
+
+    def extend(self, sequence: Sequence[int], drafted: Sequence[int], limit: int) -> TokenTree:
+        """Draft below `sequence` and the tokens `drafted` below it."""
         tokens, probs = list[int](), list[Tensor]()
         for _ in range(min(self.length.gamma, limit)):
-            prefix = [*sequence, *tokens]
+            prefix = [*sequence, *drafted, *tokens]
             self.session.follow(prefix)
             reading = self.session.read()
             if self.stream is None:

@@ -21,7 +21,11 @@ class NgramLookup:
 
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
         """Draft a chain of at most `limit` tokens; empty when nothing matches and there is no filler."""
-        return TokenTree.chain(self.lookup(sequence)[:limit])
+        return self.extend(sequence, (), limit)
+
+    def extend(self, sequence: Sequence[int], drafted: Sequence[int], limit: int) -> TokenTree:
+        """Draft below `sequence` and the tokens `drafted` below it."""
+        return TokenTree.chain(self.lookup([*sequence, *drafted])[:limit])
 
     def lookup(self, sequence: Sequence[int]) -> list[int]:
         """Return the continuation (token ids) of the best earlier match; the filler when there is none."""
