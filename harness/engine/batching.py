@@ -66,6 +66,11 @@ class BatchedExecutor(Generic[T]):
         self.waiting = dict[greenlet, _Waiting]()
         self.scheduler = getcurrent()
 
+    @property
+    def in_flight(self) -> int:
+        """The number of sequences that are being decoded; a task that waits for jobs of its own does not count."""
+        return len(self.tasks) + sum(len(group.running) - 1 for group in self.groups)
+
     def forward(self, engine: "Engine", request: ForwardRequest) -> ForwardRows:
         """Called in a task: wait until the request has been run in a merged forward."""
         output: ForwardRows = self.scheduler.switch(_Waiting(engine, request))

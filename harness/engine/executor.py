@@ -18,6 +18,11 @@ class Executor(Protocol):
 
     merges: bool
 
+    @property
+    def in_flight(self) -> int:
+        """The number of sequences that are being decoded."""
+        ...
+
     def forward(self, engine: "Engine", request: ForwardRequest) -> ForwardRows:
         """Run one request on `engine` and return its output."""
         ...
@@ -30,7 +35,7 @@ class Executor(Protocol):
 class SerialExecutor:
     """Runs every request immediately in a forward of its own."""
 
-    merges = False
+    merges, in_flight = False, 1
 
     def forward(self, engine: "Engine", request: ForwardRequest) -> ForwardRows:
         """Run one request on `engine` and return its output."""

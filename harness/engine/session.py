@@ -76,6 +76,11 @@ class Session:
         return self.states((HIDDEN,))
 
     @property
+    def in_flight(self) -> int:
+        """The number of sequences that are being decoded in the same batch, this one included."""
+        return self.engine.executor.in_flight
+
+    @property
     def nodes(self) -> int:
         """The number of nodes computed below the current sequence, which is the number of the next one."""
         return len(self._candidates.tokens)

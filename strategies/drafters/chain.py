@@ -32,7 +32,7 @@ class ModelChain:
     def extend(self, sequence: Sequence[int], drafted: Sequence[int], limit: int) -> TokenTree:
         """Draft below `sequence` and the tokens `drafted` below it."""
         tokens, probs = list[int](), list[Tensor]()
-        for _ in range(min(self.length.gamma, limit)):
+        for _ in range(min(self.length.most(len(sequence)), limit)):
             prefix = [*sequence, *drafted, *tokens]
             self.session.follow(prefix)
             reading = self.session.read()
