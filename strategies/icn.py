@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from harness.decoding.samples import elected, nth, whole
+from harness.decoding.samples import completed, elected
 from harness.engine.session import Session
 from harness.plugins.strategy import Over, Request, knob
 
@@ -62,19 +62,12 @@ class Icn(Over):
                 fresh = order[logits[order] > -math.inf].tolist()
                 if not fresh:
                     break
-                answers += [self.finished(session, request, token, len(answers) + i) for i, token in enumerate(fresh)]
+                own = request if self.gives == "vote" else replace(request, sample=0)
+                answers += [completed(session, own, self.over, [token], len(answers) + i)
+                            for i, token in enumerate(fresh)]
             return answers
         finally:
             shown.close()
-
-    def finished(self, session: Session, request: Request, token: int, number: int) -> list[int]:
-        """Return answer `number`: `token`, continued by the other strategy."""
-        if request.max_new_tokens == 1 or request.ends([token]):
-            return [token]
-        own = replace(nth(request, number, request.sample if self.gives == "vote" else 0),
-                      prompt=(*request.prompt, token), max_new_tokens=request.max_new_tokens - 1,
-                      stopped=lambda new: request.stopped([token, *new]))
-        return [token, *whole(session, own, self.over)]
 
     def shown(self, request: Request, answers: Sequence[list[int]], room: int) -> list[int]:
         """Return the token ids of the list of `answers`, fewer than `room`."""

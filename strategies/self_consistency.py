@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from harness.decoding.samples import Chosen, elected, first_best, log_p
+from harness.decoding.samples import Chosen, voted
 from harness.engine.session import Session
 from harness.plugins.strategy import Request, knob
 
@@ -29,12 +27,4 @@ class SelfConsistency(Chosen):
     def choose(self, session: Session, request: Request, answers: Sequence[list[int]]) -> int:
         """Return the index of the first text with the elected answer."""
         votes = [request.as_text.answer(request.as_text.decode(answer)) for answer in answers]
-        best = elected(votes)
-        if len(best) == 1:
-            return votes.index(best[0])
-        scores = {i: log_p(session, request.prompt, answer).sum() for i, answer in enumerate(answers)
-                  if votes[i] in best or not best}
-        if not best:
-            return max(scores, key=lambda i: float(scores[i]))
-        sums = [float(torch.logsumexp(torch.stack([scores[i] for i in scores if votes[i] == a]), 0)) for a in best]
-        return votes.index(best[first_best(sums)])
+        return voted(session, request, answers, votes, [1.0] * len(answers))
