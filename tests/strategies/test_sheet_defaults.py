@@ -58,6 +58,11 @@ KNOWN: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "neurologic_astar": {"alpha": (0.25, (0.0, 0.05, 0.175, 0.25, 0.45)), "lookahead": (5, (1, 3, 5, 10)),
                          "rollout": ("greedy", ("greedy", "beam", "sample")), "rollouts": (4, ())},
     "self_consistency": {"n": (40, (5, 10, 20, 40))},
+    "weighted_vote": {"n": (40, (5, 10, 20, 40)), "power": (0.5, (0.5,)), "keep": (100.0, (10.0, 90.0)),
+                      "top": (20, ()), "window": (16, (16, 2048))},
+    "deepconf": {"n": (256, (256,)), "warmup": (16, (16,)), "keep": (90.0, (10.0, 90.0)), "top": (20, ()),
+                 "window": (16, (16, 2048))},
+    "cot_decoding": {"k": (10, (10,)), "skip": (0, ())},
     "trlm_rerank": {"n": (16, (16,)), "mix": (0.0, (0.0, 1.0))},
 }
 VARIANTS = {  # where papers and their code part
