@@ -63,13 +63,18 @@ KNOWN: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "deepconf": {"n": (256, (256,)), "warmup": (16, (16,)), "keep": (90.0, (10.0, 90.0)), "top": (20, ()),
                  "window": (16, (16, 2048))},
     "cot_decoding": {"k": (10, (10,)), "skip": (0, ())},
+    "power_sampling": {"alpha": (4.0, (1.0, 2.0, 4.0)), "moves": (10, (0, 2, 10)), "block": (192, (32, 192)),
+                       "variant": ("paper", ("paper", "official"))},
+    "power_rollouts": {"alpha": (4.0, (1.0, 2.0, 4.0)), "candidates": (8, (8, 32)), "rollouts": (8, (8,)),
+                       "horizon": (192, (192,))},
     "trlm_rerank": {"n": (16, (16,)), "mix": (0.0, (0.0, 1.0))},
 }
 VARIANTS = {  # where papers and their code part
     "constrained_beam": ("repaired", "official"), "contrastive_decoding": ("paper", "official", "cd2"),
     "diverse_beam": ("paper", "official"),
     "dola": ("paper", "official"), "fsd": ("paper", "official"), "grid_beam": ("official", "counted"),
-    "neurologic": ("paper", "official"), "neurologic_astar": ("paper", "official")}
+    "neurologic": ("paper", "official"), "neurologic_astar": ("paper", "official"),
+    "power_sampling": ("paper", "official")}
 OTHERS = {"momentum": ("resistance", ("linear", "blocking")), "decore": ("mask", ("uniform", "zero"))}
 
 
