@@ -20,8 +20,10 @@ from strategies.drafters.store import Store
 from strategies.tools.knn_datastore import made
 from tests.heads import attach
 from tests.models import EOS, HEADS, LAYERS, MAX_POSITIONS, prompts, tiny_model
+from tests.pair import tokenizer
 
 torch.set_num_threads(1)
+spelled = cache(tokenizer)
 FEWER = {"best_of_n": "n=4", "mbr": "n=4", "self_consistency": "n=4", "trlm_rerank": "n=4", "weighted_vote": "n=4",
          "deepconf": "n=6,warmup=3,window=4", "cot_decoding": "k=3", "ngram_pool": "n=2,n_min=1",
          "power_sampling": "moves=3,block=8", "power_rollouts": "candidates=3,rollouts=2,horizon=4",
@@ -42,6 +44,8 @@ def built(name: str, vocab: int = 97, more: str = "") -> Strategy:
     if name == "decore":
         path.write_text(dumps({f"{layer}-{head}": 1 + head for layer in range(LAYERS) for head in range(HEADS)}))
         more = f"heads=3,scores={path},{more}"
+    if name == "grammar":
+        more = f"regex=([a-z][0-9])*,{more}"
     return STRATEGIES.build(f"{name}:{more}")
 
 
@@ -51,7 +55,10 @@ def engine(model: Any) -> Engine:
 
 
 def words(prompt: Sequence[int], vocab: int) -> RequestText:
-    """Return a prompt without a tokenizer as text: token 5 is `t5`, any other word is hashed to a token."""
+    """Return a prompt as text: token 5 is `t5`, any other word is hashed to a token.
+
+    To grammars, which need the bytes of tokens, each is one byte.
+    """
     def ids(text: str) -> list[int]:
         return [int(word[1:]) if word[1:].isdigit() else 3 + crc32(word.encode()) % (vocab - 3)
                 for word in text.split()]
@@ -59,7 +66,7 @@ def words(prompt: Sequence[int], vocab: int) -> RequestText:
     def text(tokens: Sequence[int]) -> str:
         return " ".join(f"t{token}" for token in tokens if token != EOS)
     return RequestText(text(prompt), ids, ids, text, lambda answer: answer[-1:] or None,
-                       wanted=(("t9", "t11 t12"), ("t20",)), banned=("t7",))
+                       wanted=(("t9", "t11 t12"), ("t20",)), banned=("t7",), tokenizer=spelled())
 
 
 def decode(strategy: Strategy, target: Engine, prompt: list[int], *, draft: Engine | None = None, new: int = 30,

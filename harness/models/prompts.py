@@ -37,14 +37,15 @@ def encode(model: Model, prompt: str | list[Message]) -> list[int]:
 
 
 def request_text(model: Model, prompt: str | list[Message], rule: StopRule, answer: Callable[[str], str | None],
-                 wanted: tuple[tuple[str, ...], ...] = (), banned: tuple[str, ...] = ()) -> RequestText:
+                 wanted: tuple[tuple[str, ...], ...] = (), banned: tuple[str, ...] = (), schema: str = ""
+                 ) -> RequestText:
     """Return the text view of a request; `rule` decodes the generated tokens, `answer` extracts the task's answer."""
     special = _special(model, prompt)
 
     def plain_tokens(text: str) -> list[int]:
         return list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
     return RequestText(rendered(model, prompt), lambda text: _ids(model, text, special), plain_tokens,
-                       rule.answer, answer, wanted, banned)
+                       rule.answer, answer, wanted, banned, schema, model.tokenizer)
 
 
 def warm_up(model: Model) -> tuple[Request, StopRule]:

@@ -22,7 +22,8 @@ TEXTS = list[str] | list[list[str]]
 ANSWER = str | int | float | list[str | int | float]
 NAMES: dict[Any, str] = {str: "text", int: "a whole number", bool: "true or false", list: "a list",
                          list[str]: "a list of texts", TEXTS: "a list of texts, or of lists of texts",
-                         ANSWER: "a text, a number, or a list of these"}
+                         ANSWER: "a text, a number, or a list of these", dict: "an object",
+                         dict | list: "an object or a list"}
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,15 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path}, line {number}: this is not UTF-8 text.") from None
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def read_text(path: str) -> str:
+    """Return the text of a UTF-8 file; raises `UserError` if it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"{path} cannot be read: {reason}.") from None
 
 
 def _fetch(name: str, file: str, hub: Hub | Download | None) -> Iterator[tuple[int, Any]]:

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from harness.errors import Unsupported
 from harness.plugins.native import NativeCall, NativeOptions
@@ -24,6 +24,10 @@ def _never(sequence: Sequence[int]) -> bool:
     return False
 
 
+def _none(new: Sequence[int]) -> list[int]:
+    return []
+
+
 @dataclass(frozen=True)
 class RequestText:
     """A request as text, for the few strategies that need more than token ids.
@@ -31,7 +35,8 @@ class RequestText:
     `prompt` is the prompt of the model. `encode` tokenizes a whole prompt, `tokens` a piece of text inside a sequence;
     `decode` returns the text of tokens that follow the prompt. `answer` extracts the final answer that the task scores
     (equal strings are equal answers), None if there is none. The output must contain at least one phrase of every
-    clause of `wanted`, and none of `banned`.
+    clause of `wanted`, and none of `banned`. `schema` is the JSON schema of the answer, empty if the task has none, and
+    `tokenizer` that of the model, for methods that need the bytes of every token.
     """
 
     prompt: str
@@ -41,6 +46,8 @@ class RequestText:
     answer: Callable[[str], str | None]
     wanted: tuple[tuple[str, ...], ...] = ()
     banned: tuple[str, ...] = ()
+    schema: str = ""
+    tokenizer: Any = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,8 @@ class Request:
     """A prompt to continue, as token ids, with its limits and random streams.
 
     `stream` is the random stream of this sample, `shared` one for all samples of the prompt. The runner cuts off what
-    a strategy yields after the end, so only searches, which must know where a hypothesis ends, call `ends`.
+    a strategy yields after the end, so only searches, which must know where a hypothesis ends, call `ends`. `forced`
+    returns the tokens that must follow a continuation because a grammar leaves no choice; none without a grammar.
     """
 
     prompt: tuple[int, ...]
@@ -59,6 +67,7 @@ class Request:
     stopped: Callable[[Sequence[int]], bool] = field(default=_never)
     text: RequestText | None = None
     shared: "Stream | None" = None
+    forced: Callable[[Sequence[int]], list[int]] = field(default=_none)
 
     @property
     def common(self) -> "Stream":

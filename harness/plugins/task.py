@@ -104,6 +104,10 @@ class Task(Plugin):
         """Return phrases that the answer must not contain, for constrained strategies."""
         return ()
 
+    def schema(self, example: Example) -> str:
+        """Return the JSON schema of the answer, for strategies that obey one; empty if there is none."""
+        return ""
+
     def metric(self) -> "evaluate.Metric | None":
         """Return the metric that scores a sample, None if the task is `unscored`."""
         return None
