@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from harness.errors import Unsupported
+from harness.plugins.data import read_text
 from harness.plugins.native import NativeCall
 from harness.plugins.strategy import Strategy
 
@@ -113,10 +114,26 @@ def _suffix(knobs: Knobs, draft: str | None) -> dict[str, Any]:
             "suffix_decoding_max_cached_requests": 10_000 if knobs["warm"] else 0}
 
 
+def _grammar(knobs: Knobs, draft: str | None) -> NativeCall:
+    if not knobs["regex"] and not knobs["file"]:
+        raise Unsupported("needs a grammar: give regex=… or file=…")
+    grammar = {"regex": knobs["regex"]} if knobs["regex"] else {"grammar": read_text(knobs["file"])}
+    return NativeCall({"structured_outputs": grammar})
+
+
+def _json_schema(knobs: Knobs, draft: str | None) -> NativeCall:
+    if not knobs["file"]:
+        raise Unsupported("vLLM is given the schema of a file here, not that of each example: give file=…")
+    if not knobs["spaces"]:
+        raise Unsupported("vLLM allows or forbids white space in JSON for a whole engine: leave spaces=False out")
+    return NativeCall({"structured_outputs": {"json": read_text(knobs["file"])}})
+
+
 OPTIONS: dict[str, Options] = {
     "greedy": _sampled({}), "temperature": _sampled({}), "top_p": _sampled({"p": "top_p"}),
     "top_k": _sampled({"k": "top_k"}), "min_p": _sampled({"share": "min_p"}),
     "repetition_penalty": _repetition, "frequency_penalty": _frequency, "beam": _beam,
     "speculative": _drafted(_model), "prompt_lookup": _drafted(_ngram), "suffix_decoding": _drafted(_suffix),
+    "grammar": _grammar, "json_schema": _json_schema,
 }
 """vLLM's options by the name of the strategy; strategies combine them in `Strategy.native`."""

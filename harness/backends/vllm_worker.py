@@ -189,7 +189,10 @@ class Engine:
 
 def _sampling(text: Text, options: dict[str, Any]) -> Any:
     from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
 
+    if grammar := options.get("structured_outputs"):
+        options = {**options, "structured_outputs": StructuredOutputsParams(**grammar)}
     return SamplingParams(max_tokens=text.max_tokens, seed=text.seed, stop_token_ids=list(text.eos), ignore_eos=True,
                           stop=list(text.stops) or None, include_stop_str_in_output=True,
                           detokenize=bool(text.stops), **options)

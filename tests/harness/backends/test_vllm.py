@@ -57,6 +57,9 @@ SAME = [
     ("prompt_lookup", NativeCall({"temperature": 0.0}, NGRAM)),
     ("beam:width=3,length_rule=gnmt", NativeCall(beam={"width": 3, "length_rule": "gnmt", "length_penalty": 1.0,
                                                  "offset": 0.0})),
+    ("top_p:p=0.9+grammar:regex=[0-9]*", NativeCall({"temperature": 1.0, "top_p": 0.9,
+                                                    "structured_outputs": {"regex": "[0-9]*"}})),
+    ("prompt_lookup+grammar:regex=x", NativeCall({**COLD, "structured_outputs": {"regex": "x"}}, NGRAM)),
 ]
 REFUSED = [
     ("contrastive_search", "no equivalent"), ("lookahead", "no equivalent"), ("diverse_beam", "no equivalent"),
@@ -64,6 +67,9 @@ REFUSED = [
     ("speculative:verify=block", "verifies token by token"), ("speculative:policy=ema", "policy=ema"),
     ("prompt_lookup:latest=true", "latest=True"), ("prompt_lookup:variant=original", "variant=original"),
     ("suffix_decoding:offset=2", "no offset"), ("temperature:temperature=0.005", "below 0.01"),
+    ("json_schema", "give file="), ("json_schema:file=s,spaces=false", "leave spaces=False out"),
+    ("beam+grammar:regex=x", "its own samplers"), ("typical+grammar:regex=x", "its own samplers"),
+    ("grammar", "give regex="),
     ("beam+repetition_penalty", "drafts or searches"), ("prompt_lookup+repetition_penalty", "drafts or searches"),
 ]
 
