@@ -23,7 +23,6 @@ from harness.plugins.data import DataSource, Row, checked, read_jsonl
 from harness.plugins.plugin import per_instance
 from harness.plugins.task import Example, Message, Task, knob
 from harness.plugins.task_file import own_name
-from harness.scoring.json_schema import fits, problem
 
 if TYPE_CHECKING:
     from harness.scoring.json_answers import JsonAnswer
@@ -87,6 +86,8 @@ def _counted(rows: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
 
 def _wrong(row: Row) -> str | None:
     """Return the error of a row, else None."""
+    from harness.scoring.json_schema import fits, problem  # here, because not every command needs the library
+
     if ("prompt" in row) == ("question" in row):
         return "give one of 'prompt' and 'question'"
     if not (row.get("prompt") or row.get("question") or "").strip():
