@@ -68,9 +68,12 @@ INPUTS = {
                           lambda i: {"text": f"Text {i}"}),
     "task_file": Input("task_file:file=data/my/rows.jsonl", "my/rows.jsonl", lambda i: {"prompt": "?", "answer": i,
                                                                                        "id": str(i)}, "id"),
+    "json_file": Input("json_file:file=data/my/rows.jsonl", "my/rows.jsonl", lambda i: {"prompt": "?", "id": str(i)},
+                       "id"),
 }
 READERS = ("gsm8k", "humaneval", "continuation", "task_file")  # plain, gzip, texts, a user's own; the others read alike
-FREE = {"task_file": {"prompt", "answer", "id"}}  # fields whose lack or kind is told in the task's own words
+FREE = {"task_file": {"prompt", "answer", "id"}, "json_file": {"prompt", "id"}}
+"""Fields whose lack or kind is told in the task's own words."""
 
 
 def line(row: Row) -> bytes:
@@ -142,7 +145,7 @@ def test_fields_that_are_missing_empty_or_of_another_kind(name: str, field: str)
     missing = {key: value for key, value in row(2).items() if key != field}
     own = field in FREE.get(name, ())
     damages: list[tuple[Any, str]] = [({}, f"the field '{field}' must be"), (True, f"the field '{field}' must be")]
-    if name != "task_file" or field == "prompt":  # a count stands in for an id, and answers may be missing
+    if name not in FREE or field == "prompt":  # a count stands in for an id, and answers may be missing
         damages.append((None, "" if own else f"the field '{field}' must be"))
         refused(name, write(name, line(row(1)), line(missing)), "" if own else f"the field '{field}' is missing", 2)
     if text:
