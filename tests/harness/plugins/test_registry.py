@@ -99,7 +99,7 @@ def test_every_built_in_can_be_built_and_names_itself(strategies: Registry[Strat
 def test_an_unknown_name_gets_the_nearest(strategies: Registry[Strategy]) -> None:
     with pytest.raises(UserError, match=r"There is no strategy 'gredy'\. Did you mean 'greedy'\?"):
         strategies.get("gredy")
-    with pytest.raises(UserError, match=r"There is no strategy ''\. Known: aded, "):
+    with pytest.raises(UserError, match=r"There is no strategy ''\. Known: adaptive_p, aded, "):
         strategies.build(":p=1")
 
 
