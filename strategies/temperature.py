@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from harness.decoding.sampled import Sampler, temperature_knob
-from harness.engine import logit_warps
 
 
 @dataclass(frozen=True)
@@ -17,10 +16,6 @@ class Temperature(Sampler):
     temperature: float = temperature_knob()
 
     paper: ClassVar[str] = "Ackley et al. 1985"
-
-    def kept(self) -> logit_warps.Warp:
-        """Keep every token."""
-        return logit_warps.identity
 
     def at(self, temperature: float) -> "Temperature":
         """Return the strategy at the task's temperature, unless the knob was set."""

@@ -18,4 +18,4 @@ class Warps(AdapterLogitsProcessor):  # type: ignore[misc]
     def new_req_logits_processor(self, params: Any) -> Any:
         """Return the logits processor of a request, or None."""
         spec = (params.extra_args or {}).get("decodebench")
-        return logits_processor(STRATEGIES.build(spec)) if spec else None
+        return logits_processor(STRATEGIES.build(spec), params.seed, params.stop_token_ids or ()) if spec else None

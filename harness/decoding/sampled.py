@@ -1,6 +1,5 @@
 """Sampling: one token per step, sampled after temperature and a method's mask."""
 
-from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -20,7 +19,8 @@ def temperature_knob() -> Any:
 class Sampler(Strategy):
     """Applies temperature, then the mask `kept`, then samples, as transformers and vLLM do; greedy at temperature 0.
 
-    A sampler ends its knobs with `temperature: float = temperature_knob()`.
+    A sampler ends its knobs with `temperature: float = temperature_knob()`, and defines `kept`, or `warp` if it changes
+    the logits in another way.
     """
 
     temperature: float
@@ -28,9 +28,13 @@ class Sampler(Strategy):
     family: ClassVar[str] = "sampling"
     guarantee: ClassVar[Guarantee] = "changes-output"
 
-    @abstractmethod
     def kept(self) -> logit_warps.Warp:
-        """Return the logit warp that masks the tokens that cannot be sampled."""
+        """Return the logit warp that masks the tokens that cannot be sampled; by default there are none."""
+        return logit_warps.identity
+
+    def warp(self, request: Request) -> logit_warps.Warp:
+        """Return the logit warp of one request, temperature included."""
+        return logit_warps.drawn_at(self.temperature, self.kept())
 
     def native(self, options: NativeOptions) -> NativeCall:
         """Use the engine's own sampler, or its plain sampling of logits after this strategy's warps."""
@@ -39,5 +43,4 @@ class Sampler(Strategy):
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
         """Yield one sampled token a step."""
-        warp = logit_warps.drawn_at(self.temperature, self.kept())
-        return one_by_one(session, at(self.temperature), request, warp)
+        return one_by_one(session, at(self.temperature), request, self.warp(request))

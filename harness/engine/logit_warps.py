@@ -1,12 +1,14 @@
 """Logit warps change the logits before sampling; a strategy applies the same warps to draft model and target."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
 
 FEW = (256, 4096)  # numbers of highest scores that are sorted before the whole vocabulary is
+ROUNDING = 1e-6    # of log-probabilities in float32: equal ones count as equal
+COLDEST = 1e-6     # a lower temperature divides as this one, which leaves the likeliest token alone
 Warp = Callable[[Tensor, Sequence[Sequence[int]]], Tensor]
 """`(logits, sequences) → logits`, both (N, V) float32; `sequences[i]` are the token ids before row i."""
 
@@ -88,6 +90,97 @@ def top_h(share: float, limit: int = 100) -> Warp:
     return lambda logits, sequences: _highest(logits, logits, count)
 
 
+def p_less(norm: bool = False) -> Warp:
+    """Keep tokens of at least the probability with which two draws agree, L = Σ p² (Tan 2025, 2509.23234, §3).
+
+    With `norm` the threshold is (V·L − 1)/(V − 1), where V counts the tokens that are possible.
+    """
+    def threshold(surprise: Tensor) -> Tensor:
+        agree = torch.logsumexp(-2 * surprise, -1, keepdim=True)
+        if norm:
+            size = surprise.isfinite().sum(-1, keepdim=True)
+            agree = ((size * agree.exp() - 1) / (size - 1).clamp(min=1)).clamp(min=0).log()
+        return agree - ROUNDING
+    return _above(threshold)
+
+
+def top_a(share: float) -> Warp:
+    """Keep tokens of at least `share` times the square of the highest probability (BlinkDL, RWKV-LM)."""
+    return identity if share == 0 else _above(
+        lambda surprise: math.log(share) - 2 * surprise.amin(-1, keepdim=True))
+
+
+def min_k(tau: float) -> Warp:
+    """Keep the tokens before the steepest fall of the sorted logits, or ⌊`tau`/R⌋ if that is more (2604.11012, alg. 1).
+
+    R is the range of the finite logits, and the fall after rank i is its part of R divided by i; ties stay together.
+    """
+    def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
+        least = logits.where(logits.isfinite(), math.inf).amin(-1, keepdim=True)
+        span = logits.amax(-1, keepdim=True) - least + 1e-8
+
+        def count(values: Tensor, order: Tensor) -> Tensor:
+            size, known = values.shape[-1], torch.maximum(values, least)
+            falls = -known.diff() / (torch.arange(1, size, device=values.device) * span)
+            number = torch.maximum(falls.argmax(-1, keepdim=True) + 1, (tau / span).long()).clamp(1, size)
+            number = (known >= known.gather(-1, number - 1)).sum(-1)
+            beyond = (known[..., -1] - least[..., 0]) / (size * span[..., 0])  # no fall among the others is steeper
+            return number.where(falls.amax(-1) >= beyond, size)
+        return _highest(logits, logits, count)
+    return warp
+
+
+def tail_free(mass: float) -> Warp:
+    """Keep ranks until the second differences of the sorted probabilities add up to more than `mass` of their sum.
+
+    The first rank always stays and the last one never does (Bricken).
+    """
+    def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
+        probs, order = torch.softmax(logits, -1).sort(dim=-1, descending=True, stable=True)
+        curvature = probs.diff().diff().abs()
+        reached = curvature.cumsum(-1) / curvature.sum(-1, keepdim=True).clamp(min=torch.finfo(probs.dtype).tiny)
+        return _first(logits, order, 1 + (reached <= mass).sum(-1))
+    return identity if mass >= 1 else warp
+
+
+def quadratic(factor: float, curve: float) -> Warp:
+    """Lower each logit by a square, and above `curve` 1 also a cube, of its distance from the largest (kalomaze)."""
+    def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
+        largest = logits.amax(-1, keepdim=True)
+        below = (largest - logits).where(logits.isfinite(), 0)
+        bent = largest - factor * below.square() * ((3 - curve) + (curve - 1) * below) / 2
+        return bent.where(logits.isfinite(), logits)
+    return identity if factor == 0 else warp
+
+
+def xtc(threshold: float, protected: Collection[int] = ()) -> Warp:
+    """Mask all tokens of probability `threshold` or more but the least likely of them (p-e-w 2024).
+
+    A row in which one of the `protected` tokens would be masked stays unchanged.
+    """
+    def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
+        probs = torch.softmax(logits, -1)
+        top = probs >= threshold
+        last = probs.where(top, math.inf).argmin(-1, keepdim=True)
+        out = top.scatter(-1, last, False)
+        if ids := sorted(token for token in protected if token < logits.shape[-1]):
+            out = out & ~out[..., ids].any(-1, keepdim=True)
+        return logits.masked_fill(out, -math.inf)
+    return warp
+
+
+def by_entropy(temperature: Callable[[Tensor, Tensor], Tensor]) -> Warp:
+    """Divide each row by a temperature of its own: `temperature(entropy, size)`, all (N, 1).
+
+    The entropy is in nats, and the size counts the tokens that are possible. At 0 the likeliest token remains.
+    """
+    def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
+        entropy = _entropy(-torch.log_softmax(logits, -1))[..., None].clamp(min=0)
+        heat = temperature(entropy, logits.isfinite().sum(-1, keepdim=True))
+        return (logits - logits.amax(-1, keepdim=True)) / heat.clamp(min=COLDEST)
+    return warp
+
+
 def _highest(logits: Tensor, scores: Tensor, count: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Mask all logits (N, V) but those with the highest `scores` (N, V), at least one; ties go to the lower id.
 
@@ -104,7 +197,12 @@ def _highest(logits: Tensor, scores: Tensor, count: Callable[[Tensor, Tensor], T
                 if bool((kept.sum(-1) == numbers).all()):  # no tie with one that is not kept
                     return logits.masked_fill(~kept, -math.inf)
     values, order = scores.sort(dim=-1, descending=True, stable=True)
-    first = torch.arange(size, device=scores.device) < count(values, order).clamp(min=1)[..., None]
+    return _first(logits, order, count(values, order).clamp(min=1))
+
+
+def _first(logits: Tensor, order: Tensor, numbers: Tensor) -> Tensor:
+    """Mask all logits (N, V) but those of the first `numbers` (N,) token ids in `order` (N, V)."""
+    first = torch.arange(order.shape[-1], device=order.device) < numbers[..., None]
     return logits.masked_fill(~torch.zeros_like(first).scatter(-1, order, first), -math.inf)
 
 

@@ -29,7 +29,7 @@ ABOVE = {
     "uid_beam": 10,
 }
 """Syncs a step beyond draft forwards where they are more than USUAL; a forward, where an answer comes whole."""
-FIXED = {"contrastive_decoding": (0.0,), "stochastic_beam": (0.8,), "superposed": (0.8,)}
+FIXED = {"contrastive_decoding": (0.0,), "stochastic_beam": (0.8,), "superposed": (0.8,), "xtc": (0.8,)}
 """The temperatures of strategies that do not take both."""
 
 

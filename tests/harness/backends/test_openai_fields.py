@@ -39,6 +39,19 @@ def test_neutral_values_change_nothing_in_any_server() -> None:
     assert order.index("temperature") < min(order.index(name) for name in ("top_k", "top_p", "min_p"))
 
 
+@pytest.mark.parametrize(("spec", "changed"), [
+    ("xtc:protect=false,temperature=0.7", {"temperature": 0.7, "xtc_probability": 0.5, "xtc_threshold": 0.1,
+                                           "samplers": ["xtc", "temperature"]}),
+    ("dynamic_temperature:temperature=0.8", {"temperature": 0.8, "dynatemp_range": 0.5, "dynatemp_exponent": 1.0}),
+    ("dynamic_temperature:temperature=0", {"temperature": 0.0, "dynatemp_range": 0.0, "dynatemp_exponent": 1.0}),
+])
+def test_llama_cpp_is_sent_the_samplers_that_vllm_does_not_have(spec: str, changed: dict[str, Any]) -> None:
+    strategy = STRATEGIES.build(spec)
+    assert dict(fields(strategy, "llama.cpp")) == {**NEUTRAL["llama.cpp"], **changed}
+    with pytest.raises(Unsupported, match="cannot warp logits"):
+        fields(STRATEGIES.build(f"{strategy.name}:temperature=0.7"), "SGLang")
+
+
 @pytest.mark.parametrize(("spec", "kind", "reason"), [
     ("speculative", "vLLM", "drafts are a setting of the server"),
     ("prompt_lookup:temperature=0.7", "", "drafts are a setting of the server"),
@@ -51,6 +64,10 @@ def test_neutral_values_change_nothing_in_any_server() -> None:
     ("greedy+repetition_penalty", "", "has no repetition_penalty"),
     ("greedy+repetition_penalty", "llama.cpp", "llama.cpp has no repetition_penalty"),
     ("greedy+frequency_penalty", "llama.cpp", "llama.cpp has no presence_penalty"),
+    ("xtc", "llama.cpp", "leaves out EOS like any other token: take protect=false"),
+    ("min_k", "llama.cpp", "a request to llama.cpp cannot warp logits"),
+    ("adaptive_p", "llama.cpp", "no equivalent"),
+    ("temperature+arithmetic_sampling", "vLLM", "no equivalent"),
     ("beam:length_rule=none", "SGLang", "SGLang has no beam search"),
     ("beam:length_rule=none", "", "an OpenAI-compatible server has no beam search"),
     ("beam", "vLLM", "take length_rule=full or none"),

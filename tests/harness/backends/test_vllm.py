@@ -44,6 +44,9 @@ SAME = [
     ("typical", NativeCall({"temperature": 1.0}, warps=True)),
     ("top_nsigma:temperature=0.3", NativeCall({"temperature": 1.0}, warps=True)),
     ("eta:temperature=0", NativeCall(COLD)),
+    ("min_k:temperature=0.3", NativeCall({"temperature": 1.0}, warps=True)),
+    ("xtc", NativeCall({"temperature": 1.0}, warps=True)),
+    ("xtc:probability=1,temperature=0", NativeCall(COLD, warps=True)),
     ("greedy+repetition_penalty:penalty=1.3", NativeCall({"temperature": 0.0, "repetition_penalty": 1.3})),
     ("top_p:p=0.9+frequency_penalty:presence=0.5", NativeCall(
         {"temperature": 1.0, "top_p": 0.9, "presence_penalty": 0.5, "frequency_penalty": 0.5})),
@@ -63,6 +66,7 @@ SAME = [
 ]
 REFUSED = [
     ("contrastive_search", "no equivalent"), ("lookahead", "no equivalent"), ("diverse_beam", "no equivalent"),
+    ("adaptive_p", "no equivalent"), ("top_p+arithmetic_sampling", "no equivalent"),
     ("beam:early_stopping=true", "would have no effect"), ("beam:finished=kept", "finished=kept"),
     ("speculative:verify=block", "verifies token by token"), ("speculative:policy=ema", "policy=ema"),
     ("prompt_lookup:latest=true", "latest=True"), ("prompt_lookup:variant=original", "variant=original"),
@@ -249,7 +253,22 @@ def test_logits_are_warped_in_the_order_of_the_reference() -> None:
     assert logits_processor(new)(prompt, answer, logits).tolist() == [2.0, 0.5, -2.0, 0.0]
     drawn = STRATEGIES.build("top_k:k=2,temperature=0.5+repetition_penalty:penalty=2")
     assert logits_processor(drawn)(prompt, answer, logits).tolist() == [2.0, 1.0, -math.inf, -math.inf]
+    early = STRATEGIES.build("min_k:tau=0,temperature=0.5")
+    assert logits_processor(early)(prompt, answer, logits).tolist() == [4.0, -math.inf, -math.inf, -math.inf]
     assert logits.tolist() == [2.0, 1.0, -1.0, 0.0]
+
+
+def test_coins_are_those_of_the_request_and_of_the_position() -> None:
+    logits, strategy = torch.tensor([2.0, 1.0, -1.0, 0.0]), STRATEGIES.build("xtc")
+    answers = [[1] * n for n in range(40)]
+
+    def left_out(seed: int, eos: tuple[int, ...] = ()) -> list[bool]:
+        process = logits_processor(strategy, seed, eos)
+        return [math.isinf(float(process([0], answer, logits)[0])) for answer in answers]
+    first = left_out(1)
+    assert left_out(1) == first != left_out(2)
+    assert 8 < sum(first) < 32
+    assert not any(left_out(1, eos=(0,)))
 
 
 class Scripted:
