@@ -1,10 +1,10 @@
 """Logit warps that penalise tokens of the sequence so far, and strategies that apply them to another strategy."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
-from typing import ClassVar
+from math import inf, log
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from harness.errors import Unsupported
 from harness.plugins.native import NativeCall, NativeOptions
 from harness.plugins.strategy import Over, Request
 
+EXPONENT = 88.7228  # natural logarithm of the largest float32
 
 def repetition(penalty: float, start: int = 0) -> Warp:
     """Divide the positive logits of tokens that occur in the sequence by `penalty`, and multiply the negative ones.
@@ -51,11 +52,77 @@ def no_repeat_ngram(size: int, start: int = 0) -> Warp:
     A row in which every token would be masked stays unchanged (transformers masks it).
     """
     def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
-        masked = logits.clone()
-        for row in range(len(logits)):
-            masked[row, torch.from_numpy(completing(sequences[row][start:], size)).to(logits.device)] = -inf
-        return masked.where(masked.amax(-1, keepdim=True) > -inf, logits)
+        return without(logits, {row: completing(sequences[row][start:], size) for row in range(len(logits))})
     return identity if size == 0 else warp
+
+
+def without(logits: Tensor, banned: "Mapping[int, np.ndarray[tuple[int], np.dtype[np.int64]]]") -> Tensor:
+    """Mask the `banned` token ids of each row; a row in which no token would be left stays unchanged."""
+    masked = logits.clone()
+    for row, tokens in banned.items():
+        masked[row, torch.from_numpy(tokens).to(logits.device)] = -inf
+    return masked.where(masked.amax(-1, keepdim=True) > -inf, logits)
+
+
+class Breakers(Protocol):
+    """Tokens that end a repeat."""
+
+    def spares(self, token: int) -> bool:
+        """Return whether the token alone ends a repeat, and so is never penalised."""
+        ...
+
+    def after(self, tokens: Sequence[int]) -> int:
+        """Return the number of tokens after the last breaker; all of them if there is none."""
+        ...
+
+
+def dry(multiplier: float, base: float, allowed: int, last: int = 0, breakers: Breakers | None = None) -> Warp:
+    """Subtract `multiplier` · `base`^(ℓ − `allowed`) from tokens that extend a repeat of ℓ ≥ `allowed` tokens (DRY).
+
+    ℓ counts tokens of the sequence, or of its `last` tokens unless 0, none before the last of the `breakers`. The
+    exponent is bounded so that the power is a finite float32.
+    """
+    most = EXPONENT / log(base) if base > 1 else inf
+
+    def warp(logits: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
+        warped = logits.clone()
+        for row in range(len(logits)):
+            tokens = list(sequences[row][-last:])
+            limit = breakers.after(tokens) if breakers else len(tokens)
+            lengths = repeats(tokens, limit) if limit >= allowed else {}
+            taken = {token: multiplier * base ** min(length - allowed, most) for token, length in lengths.items()
+                     if length >= allowed and token < logits.shape[-1] and not (breakers and breakers.spares(token))}
+            values = torch.tensor(list(taken.values()), dtype=torch.float64).clamp_max(torch.finfo(logits.dtype).max)
+            warped[row, torch.tensor(list(taken), dtype=torch.int64).to(logits.device)] -= values.to(logits)
+        return warped
+    return identity if multiplier == 0 else warp
+
+
+def repeats(tokens: Sequence[int], limit: int) -> dict[int, int]:
+    """Return each token that followed an earlier occurrence of the end of `tokens`, with the length of that end.
+
+    Of several occurrences before a token the longest counts, up to `limit`; those of length 0 are left out. Linear in
+    the length of `tokens`.
+    """
+    back, lengths = tokens[::-1], dict[int, int]()
+    for place, length in enumerate(prefixes(back)[1:]):
+        if length:
+            lengths[back[place]] = max(lengths.get(back[place], 0), min(length, limit))
+    return lengths
+
+
+def prefixes(tokens: Sequence[int]) -> list[int]:
+    """Return for each place the length of the longest run from there that also begins `tokens` (Z-function)."""
+    size, left, right = len(tokens), 0, 0  # of the runs found so far the one that ends last is left … right
+    lengths = [size] * min(size, 1)
+    for place in range(1, size):
+        length = min(right - place, lengths[place - left]) if place < right else 0
+        while place + length < size and tokens[length] == tokens[place + length]:
+            length += 1
+        if place + length > right:
+            left, right = place, place + length
+        lengths.append(length)
+    return lengths
 
 
 def completing(sequence: Sequence[int], size: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
@@ -93,6 +160,10 @@ class Penalty(Over):
     def warp(self, start: int) -> Warp:
         """Return the logit warp for a sequence whose new tokens start at `start`; `identity` changes nothing."""
 
+    def request_warp(self, request: Request) -> Warp:
+        """Return the logit warp for a request; a penalty that needs its text overrides this, and refuses `native`."""
+        return self.warp(request.start)
+
     def native(self, options: NativeOptions) -> NativeCall:
         """Use the engine's own penalty for one penalty over a sampler if it has it, else this project's logit warps."""
         inner, own = self.over.native(options), options(self)
@@ -104,7 +175,7 @@ class Penalty(Over):
 
     def generate(self, session: Session, request: Request) -> Iterator[Sequence[int]]:
         """Yield the steps of the other strategy."""
-        warp = self.warp(len(request.prompt))
+        warp = self.request_warp(request)
         if warp is identity:
             yield from self.over.generate(session, request)
         else:

@@ -45,7 +45,7 @@ def request_text(model: Model, prompt: str | list[Message], rule: StopRule, answ
     def plain_tokens(text: str) -> list[int]:
         return list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
     return RequestText(rendered(model, prompt), lambda text: _ids(model, text, special), plain_tokens,
-                       rule.answer, answer, wanted, banned, schema, model.tokenizer)
+                       rule.answer, answer, wanted, banned, schema, model.tokenizer, rule.text)
 
 
 def warm_up(model: Model) -> tuple[Request, StopRule]:

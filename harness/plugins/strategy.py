@@ -36,7 +36,8 @@ class RequestText:
     `decode` returns the text of tokens that follow the prompt. `answer` extracts the final answer that the task scores
     (equal strings are equal answers), None if there is none. The output must contain at least one phrase of every
     clause of `wanted`, and none of `banned`. `schema` is the JSON schema of the answer, empty if the task has none, and
-    `tokenizer` that of the model, for methods that need the bytes of every token.
+    `tokenizer` that of the model, for methods that need the bytes of every token. `spelled` is `decode` that does not
+    end at a stop string.
     """
 
     prompt: str
@@ -48,6 +49,11 @@ class RequestText:
     banned: tuple[str, ...] = ()
     schema: str = ""
     tokenizer: Any = None
+    spelled: Callable[[Sequence[int]], str] | None = None
+
+    def spell(self, tokens: Sequence[int]) -> str:
+        """Return the text of any tokens, stop strings included."""
+        return (self.spelled or self.decode)(tokens)
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,8 @@ class Request:
 
     `stream` is the random stream of this sample, `shared` one for all samples of the prompt. The runner cuts off what
     a strategy yields after the end, so only searches, which must know where a hypothesis ends, call `ends`. `forced`
-    returns the tokens that must follow a continuation because a grammar leaves no choice; none without a grammar.
+    returns the tokens that must follow a continuation because a grammar leaves no choice; none without a grammar. The
+    last `kept` tokens of `prompt` already belong to the answer, where a strategy lets another one go on behind them.
     """
 
     prompt: tuple[int, ...]
@@ -68,6 +75,12 @@ class Request:
     text: RequestText | None = None
     shared: "Stream | None" = None
     forced: Callable[[Sequence[int]], list[int]] = field(default=_none)
+    kept: int = 0
+
+    @property
+    def start(self) -> int:
+        """Return the index at which the answer begins in the sequence."""
+        return len(self.prompt) - self.kept
 
     @property
     def common(self) -> "Stream":
