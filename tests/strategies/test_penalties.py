@@ -26,7 +26,8 @@ from tests.scale import scaled
 ARCHS = ("llama", "gpt2")  # a penalty sees no positions
 INNER = ("greedy", "beam:width=3", "top_p:p=0.9", "momentum", "speculative", "speculative:temperature=1",
          "contrastive_search", "fsd", "fsd_vec", "prompt_lookup")
-PENALTIES = ("repetition_penalty", "frequency_penalty:presence=0.5,frequency=0.5", "no_repeat_ngram:n=2")
+PENALTIES = ("repetition_penalty", "frequency_penalty:presence=0.5,frequency=0.5", "no_repeat_ngram:n=2",
+             "dry:multiplier=3,allowed=1")
 
 
 @cache
@@ -109,7 +110,8 @@ def test_a_penalty_of_nothing_is_the_other_strategy(inner: str) -> None:
     for sample, prompt in enumerate(prompts(scaled(1, 2), 97, 2)):
         expected = run(inner, prompt, sample=sample, new=new)
         for outer in ("no_repeat_ngram:n=0+repetition_penalty:penalty=1", "no_repeat_ngram:n=64",
-                      "frequency_penalty:presence=0,frequency=0"):
+                      "frequency_penalty:presence=0,frequency=0", "dry:multiplier=0", "dry:allowed=64",
+                      "thinking_budget:tokens=none", "thinking_budget"):
             assert run(f"{inner}+{outer}", prompt, sample=sample, new=new) == expected, outer
 
 
@@ -213,7 +215,8 @@ def test_penalties_add_up() -> None:
 
 
 @pytest.mark.parametrize("spec", [f"{inner}+{outer}" for inner, outer in zip(
-    ("greedy", "speculative", "beam", "top_p", "contrastive_search", "momentum"), PENALTIES * 2, strict=True)])
+    ("greedy", "speculative", "beam", "top_p", "contrastive_search", "momentum", "fsd", "prompt_lookup"), PENALTIES * 2,
+    strict=True)])
 @torch.inference_mode()
 @pytest.mark.slow  # tests/law runs every strategy so at its defaults
 def test_texts_side_by_side_get_the_tokens_they_have_alone(spec: str) -> None:
