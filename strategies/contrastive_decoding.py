@@ -61,7 +61,7 @@ class ContrastiveDecoding(Contrast):
 
     def seen(self, sequence: Sequence[int], request: Request) -> Sequence[int]:
         """Return the part of a sequence that the amateur sees."""
-        return sequence if self.context == "all" else sequence[len(request.prompt) - 1:]
+        return sequence if self.context == "all" else sequence[request.start - 1:]
 
     def scorer(self, session: Session, request: Request) -> Scorer:
         """Return the scores of one sequence after a forward pass of both models."""

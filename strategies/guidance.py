@@ -33,6 +33,6 @@ class Guidance(Contrast):
 
     def scorer(self, session: Session, request: Request) -> Scorer:
         """Return the scorer of one sequence after both prompts."""
-        prompt = request.prompt[-1:] if self.negative == "last" else \
+        prompt = request.prompt[:request.start][-1:] if self.negative == "last" else \
             second(request, self.negative, self.dropped, session.engine.max_len)
         return against(session, request, prompt, self.scores)

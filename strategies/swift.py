@@ -67,7 +67,7 @@ class Search:
 
     def step(self, sequence: Sequence[int]) -> None:
         """Score one more set on `sequence`, all of which but the last token is in the cache."""
-        knobs, generated = self.knobs, len(sequence) - len(self.request.prompt)
+        knobs, generated = self.knobs, len(sequence) - self.request.start
         if (generated < knobs.window or self.best_score >= knobs.enough or self.without_gain >= knobs.patience
                 or len(self.tried) >= knobs.most):
             return

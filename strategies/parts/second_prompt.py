@@ -56,7 +56,7 @@ def second(request: Request, noise: str, dropped: float, room: int) -> list[int]
 def against(session: Session, request: Request, prompt: Sequence[int], scores: Callable[[Tensor, Tensor], Tensor]
             ) -> Scorer:
     """Return a scorer over the logits (V,) after the sequence and after `prompt` followed by the same output."""
-    other, start = session.new_sequence(), len(request.prompt)
+    other, start = session.new_sequence(), request.start
 
     def scored(sequence: Sequence[int]) -> Scored:
         other.follow([*prompt, *sequence[start:]])
