@@ -46,6 +46,8 @@ def built(name: str, vocab: int = 97, more: str = "") -> Strategy:
         more = f"heads=3,scores={path},{more}"
     if name == "grammar":
         more = f"regex=([a-z][0-9])*,{more}"
+    if name == "banned_strings":
+        more = f"strings=t7;t9 t1,{more}"
     return STRATEGIES.build(f"{name}:{more}")
 
 
