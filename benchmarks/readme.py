@@ -24,8 +24,8 @@ TAU = ("math", "story", "edit")
 def quality_table(run: str) -> str:
     """Return a real run's table in Markdown: for each strategy quality, length of the answers and speed."""
     summary = summarise(Store.open(RESULTS / run))
-    rows = [[f"`{label}`", _interval(row, "quality"), f"{row['tokens_mean']:.0f}", f"{row['truncated']:.0%}",
-             _interval(row, "speedup"), f"{row['same_as_baseline']:.0%}"]
+    rows = [[f"`{label}`", interval(row, "quality"), f"{row['tokens_mean']:.0f}", f"{row['truncated']:.0%}",
+             interval(row, "speedup"), f"{row['same_as_baseline']:.0%}"]
             for label, (_, row) in zip(row_labels(summary), summary.iterrows(), strict=True)]
     return table(["strategy", "correct", "tokens", "cut off", "speed-up", "same as greedy"], rows)
 
@@ -34,8 +34,8 @@ def speed_table(run: str) -> str:
     """Return a real run's table in Markdown: for each strategy speed, tau, accepted drafts and forwards per token."""
     summary = summarise(Store.open(RESULTS / run))
     scored = summary["quality"].notna().any()
-    rows = [[f"`{label}`", *([f"{row['quality']:.2f}"] if scored else []), _interval(row, "speedup"), _tau(row),
-             _share(row["accept_rate"]), f"{row['forwards_per_token']:.2f}", f"{row['same_as_baseline']:.0%}"]
+    rows = [[f"`{label}`", *([f"{row['quality']:.2f}"] if scored else []), interval(row, "speedup"), _tau(row),
+             share(row["accept_rate"]), f"{row['forwards_per_token']:.2f}", f"{row['same_as_baseline']:.0%}"]
             for label, (_, row) in zip(row_labels(summary), summary.iterrows(), strict=True)]
     return table(["strategy", *(["correct"] if scored else []), "speed-up", "tau", "accepted", "forwards per token",
                    "same as greedy"], rows)
@@ -58,9 +58,9 @@ def text_table(run: str) -> str:
     summary = summarise(store).set_index("strategy")
     found = texts.text_table(store, texts.answers_of(store))
     found = found[found["strategy"] != texts.REFERENCE]
-    rows = [[f"`{label}`", f"{row['tokens']:.0f}", f"{row['truncated']:.0%}", _share(row["loops"]),
+    rows = [[f"`{label}`", f"{row['tokens']:.0f}", f"{row['truncated']:.0%}", share(row["loops"]),
              f"{row['rep_4']:.3f}", f"{row['distinct_2']:.2f}", f"{row['surprise']:.2f}",
-             _interval(summary.loc[row["strategy"]], "speedup")]
+             interval(summary.loc[row["strategy"]], "speedup")]
             for label, (_, row) in zip(row_labels(found), found.iterrows(), strict=True)]
     return table(["strategy", "tokens", "cut off", "loops", "rep-4", "distinct-2", "bits a token", "speed-up"], rows)
 
@@ -71,19 +71,23 @@ def tables() -> str:
     cells = {(row["name"], row["task"].removeprefix("nano_")): row for _, row in summary.iterrows()}
     names = list(dict.fromkeys(summary["name"]))
     quality = [[f"`{name}`", *(f"{cells[name, task]['quality']:.2f}" for task in TASKS)] for name in names]
-    speed = [[f"`{name}`", *(_interval(cells[name, task], "speedup") for task in TASKS),
+    speed = [[f"`{name}`", *(interval(cells[name, task], "speedup") for task in TASKS),
               *(_tau(cells[name, task]) for task in TAU)] for name in names if name != "greedy"]
     return "\n\n".join([table(["strategy", *TASKS], quality),
                         table(["strategy", *TASKS, f"tau: {TAU[0]}", *TAU[1:]], speed)])
 
 
-def _interval(cell: "pd.Series[Any]", figure: str) -> str:
+def interval(cell: "pd.Series[Any]", figure: str) -> str:
+    """Return a figure of a cell with its interval if it has one; a dash if it is unknown."""
+    if pd.isna(cell[figure]):
+        return "–"
     low, high = cell[f"{figure}_low"], cell[f"{figure}_high"]
     return f"{cell[figure]:.2f}" if pd.isna(low) else f"{cell[figure]:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _share(value: float) -> str:
-    return "–" if pd.isna(value) else f"{value:.0%}"
+def share(value: float | None) -> str:
+    """Return a share in percent; a dash if it is unknown."""
+    return "–" if value is None or pd.isna(value) else f"{value:.0%}"
 
 
 def _tau(cell: "pd.Series[Any]") -> str:
