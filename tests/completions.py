@@ -43,6 +43,8 @@ class Script:
 
     `ids` is whether it returns token ids, `reads_ids` whether prompts may be ids, `fields` are the supported fields
     (None: all), `usage` is whether it counts. `counters` is the page of its counters, `late` seconds between chunks.
+    `tops` returns the log-probs of the likeliest tokens at each place of an answer, None if it has none; `as_chat` is
+    whether they come as llama.cpp's do. `extra` are more fields of the last choice.
     """
 
     say: Callable[[Body], list[list[int]]] = counting
@@ -57,6 +59,9 @@ class Script:
     metrics: Callable[[Body], Mapping[str, Any] | None] = lambda body: None
     late: float = 0.0
     tokenizer: Any = None
+    tops: Callable[[Body, Sequence[int]], list[dict[int, float]]] | None = None
+    as_chat: bool = False
+    extra: Callable[[Body], Mapping[str, Any]] = lambda body: {}
 
 
 class Server(ThreadingHTTPServer):
@@ -164,6 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.close_connection = True
         chunks, sent = self.server.script.say(body), 0
+        whole = [token for chunk in chunks for token in chunk]
         for index, chunk in enumerate(chunks):
             if wrong == "cut" and index == 2:
                 return
@@ -172,7 +178,8 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(self.server.script.late)
             sent += len(chunk)
             reason = None if index + 1 < len(chunks) else "length" if sent >= body["max_tokens"] else "stop"
-            self._event({"choices": [self._choice(body, chunk, reason, 0)]})
+            choice = self._choice(body, chunk, reason, 0) | self._logprobs(body, whole[:sent], len(chunk))
+            self._event({"choices": [choice | (dict(self.server.script.extra(body)) if reason else {})]})
         if self.server.script.usage and body.get("stream_options", {}).get("include_usage"):
             more = self.server.script.metrics(body)
             counted = self._usage(body, sent + (5 if wrong == "miscounted" else 0))
@@ -183,6 +190,27 @@ class _Handler(BaseHTTPRequestHandler):
         text = self.server.tokenizer.decode([token for token in ids if token != EOS])
         extra = {"token_ids": list(ids)} if self.server.script.ids and body.get("return_token_ids") else {}
         return {"index": index, "text": text, "finish_reason": reason, "stop_reason": None, **extra}
+
+    def _logprobs(self, body: Body, ids: Sequence[int], new: int) -> dict[str, Any]:
+        """Return the log-probs of the last `new` ids, if they are wanted and the server has them."""
+        script = self.server.script
+        if script.tops is None or not body.get("logprobs"):
+            return {"logprobs": None}
+        by_id = body.get("return_tokens_as_token_ids")
+        tops, tokens = script.tops(body, ids)[len(ids) - new:], ids[len(ids) - new:]
+
+        def name(token: int) -> str:
+            return f"token_id:{token}" if by_id else str(self.server.tokenizer.decode([token]))
+        best = [dict(sorted(top.items(), key=lambda pair: -pair[1])[:body["logprobs"]]) for top in tops]
+        if script.as_chat:
+            return {"logprobs": {"content": [
+                {"id": token, "token": "?", "logprob": top[token], "top_logprobs": [
+                    {"id": other, "token": "?", "logprob": value} for other, value in few.items()]}
+                for token, top, few in zip(tokens, tops, best, strict=True)]}}
+        return {"logprobs": {
+            "tokens": [name(token) for token in tokens], "text_offset": [0] * new,
+            "token_logprobs": [top[token] for token, top in zip(tokens, tops, strict=True)],
+            "top_logprobs": [{name(token): value for token, value in few.items()} for few in best]}}
 
     def _usage(self, body: Body, written: int) -> dict[str, int]:
         prompt = body["prompt"]

@@ -37,11 +37,16 @@ DRAFTS = ("The server drafts by itself, whatever the strategy: the counters in t
 
 def connect(config: RunConfig, target: Model, draft: Model | None) -> "Served":
     """Connect to the server at --base-url; raises `UserError` if it does not answer or does not serve the model."""
+    return Served(*reached(config), config, target)
+
+
+def reached(config: RunConfig) -> tuple[Connection, Server]:
+    """Return a connection to the server at --base-url, and what it tells about itself; raises `UserError`."""
     if not config.base_url:
         raise UserError("--backend openai needs the address of a server: --base-url http://localhost:8000/v1.")
     connection = Connection(config.base_url, key_for(config.base_url, config.key_variable), **_settings(config.engine))
     folder = str(nano.weights(config.model)) if config.model in nano.NAMES else config.model
-    return Served(connection, inspect_server(connection, config.model, folder), config, target)
+    return connection, inspect_server(connection, config.model, folder)
 
 
 class Served(ExternalBackend):

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pydantic import Field
 
 from harness.backends.backend import Generated
-from harness.store.completion import Choice, Metrics, Usage, stop_of
+from harness.store.completion import Choice, Metrics, TokenLogprob, Usage, logprobs_of, stop_of
 from harness.store.foreign import Row
 from harness.store.schema import Steps
 from harness.store.steps import spread, steps, verified
@@ -35,7 +35,7 @@ class Reply:
     """A completion as it arrives; of several choices only number `wanted` is used.
 
     `end` is the arrival time of the finish reason, `counted` the server's usage of prompt and answer tokens, `has_ids`
-    whether token ids arrived, `alone` whether there is no other choice.
+    whether token ids arrived, `alone` whether there is no other choice. `logprobs` are those of its tokens, if wanted.
     """
 
     wanted: int = 0
@@ -48,6 +48,7 @@ class Reply:
     end: float = 0.0
     counted: Usage | None = None
     metrics: Metrics | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def add(self, event: Event, at: float) -> None:
         """Add an event that arrived `at` seconds after the request was sent."""
@@ -59,6 +60,7 @@ class Reply:
             ids, text = choice.token_ids, choice.text or ""
             self.text, self.has_ids = self.text + text, self.has_ids or ids is not None
             self.ids += ids or []
+            self.logprobs += logprobs_of(choice)
             if text or ids:
                 self.bursts.append(Burst(at, None if ids is None else len(ids)))
             if choice.finish_reason:

@@ -10,7 +10,7 @@ from harness.report.names import of_strategy
 from harness.report.page import css, template
 from harness.report.tables import DASH
 from harness.report.terminal import FittedTable, Head, figures
-from harness.verify.checker import Report, StrategyResult
+from harness.verify.results import Report, StrategyResult
 
 TITLES = {
     "temperature": "0 is greedy decoding; above 0 tokens are sampled, from a nucleus if p is given.",
@@ -24,10 +24,10 @@ TITLES = {
 
 
 def result_labels(findings: Sequence[StrategyResult]) -> list[str]:
-    """Return a short label for each result: the strategy, with the knobs that distinguish it."""
+    """Return a short label for each result: its name, or the strategy with the knobs that distinguish it."""
     specs = [_without_temperature(finding.strategy) for finding in findings]
     short = labels(specs)
-    return [short[spec] for spec in specs]
+    return [finding.name or short[spec] for finding, spec in zip(findings, specs, strict=True)]
 
 
 def _without_temperature(spec: str) -> str:
@@ -52,7 +52,7 @@ def cells(finding: StrategyResult) -> list[str]:
 
 def details(finding: StrategyResult) -> list[str]:
     """Return remarks on a result, one sentence each."""
-    lines = []
+    lines = list(finding.remarks)
     if finding.error:
         lines.append(f"{finding.failed} failed: {finding.error}")
     if finding.again:
@@ -64,6 +64,9 @@ def details(finding: StrategyResult) -> list[str]:
         lines.append(f"the test '{worst}' is the most significant (p = {finding.tests[worst]:.0e})")
     for parting in finding.partings:
         where = f"{parting.example} of {parting.task}, turn {parting.turn + 1}, token {parting.at + 1}"
+        if parting.said:
+            lines.append(f"{where}: {parting.said}")
+            continue
         gap = "one answer ends there" if parting.margin is None else f"logits {parting.margin:.3g} apart"
         below = "" if parting.off is None else \
             f"; a token is {parting.off:.2g} below the likeliest in a plain forward pass"
@@ -91,8 +94,9 @@ def terminal(report: Report) -> FittedTable:
 def notes(report: Report, limit: int = 3) -> list[str]:
     """Return the notes below the table, at most `limit` sentences per result."""
     named = list(zip(result_labels(report.findings), report.findings, strict=True))
-    lines = [f"batch size {report.concurrency}, compared with greedy at batch size 1 ({report.tokens:,} tokens); a tie "
-             f"is at most {report.tie:g}; a distribution is rejected when Holm's p is below {report.alpha:g}"]
+    compared = report.about or f"batch size {report.concurrency}, compared with greedy at batch size 1"
+    lines = [f"{compared} ({report.tokens:,} tokens); a tie is at most {report.tie:g}; a distribution is rejected when "
+             f"Holm's p is below {report.alpha:g}"]
     for label, finding in named:
         remarks = details(finding)
         lines += [f"{label} at {finding.temperature}: {line}" for line in remarks[:limit]]

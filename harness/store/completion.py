@@ -1,5 +1,9 @@
 """The fields of a completion from an OpenAI-compatible server, with those that vLLM adds."""
 
+from typing import Any, NamedTuple
+
+from pydantic import Field, ValidationError
+
 from harness.store.foreign import Count, Row, Seconds, equally_long
 from harness.store.schema import Stop
 from harness.store.steps import expanded, spread
@@ -60,6 +64,62 @@ class Choice(Row):
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     token_ids: list[int] | None = None
+    logprobs: Any = None
+
+
+class TokenLogprob(NamedTuple):
+    """A token of an answer with its log-prob in nats, and those of the likeliest tokens at its place by name.
+
+    A token is named by its text, or `token_id:7` if the server tells its id.
+    """
+
+    token: str
+    logprob: float
+    top: dict[str, float]
+
+
+class Alternative(Row):
+    """A token with its log-prob in a chat's `logprobs.content`; llama.cpp adds its id."""
+
+    token: str
+    logprob: float
+    id: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the token."""
+        return self.token if self.id is None else f"token_id:{self.id}"
+
+
+class Entry(Alternative):
+    """An entry of `logprobs.content`."""
+
+    top_logprobs: list[Alternative] = Field(default_factory=list)
+
+
+class Logprobs(Row):
+    """`logprobs` of a choice: parallel lists in completions, `content` in chats and in llama.cpp's completions."""
+
+    tokens: list[str] = Field(default_factory=list)
+    token_logprobs: list[float | None] = Field(default_factory=list)
+    top_logprobs: list[dict[str, float] | None] | None = None
+    content: list[Entry] | None = None
+
+
+def logprobs_of(choice: Choice) -> list[TokenLogprob]:
+    """Return the log-probs of a choice's tokens; empty if it has none, or has them in a form that is not known."""
+    try:
+        found = Logprobs.model_validate(choice.logprobs)
+    except ValidationError:
+        return []
+    if found.content is not None:
+        return [TokenLogprob(one.name, one.logprob, {other.name: other.logprob for other in one.top_logprobs})
+                for one in found.content]
+    tops = found.top_logprobs or [None] * len(found.tokens)
+    if not len(found.tokens) == len(found.token_logprobs) == len(tops) or None in found.token_logprobs:
+        return []
+    return [TokenLogprob(token, logprob or 0.0, top or {})
+            for token, logprob, top in zip(found.tokens, found.token_logprobs, tops, strict=True)]
 
 
 def stop_of(choice: Choice) -> Stop:

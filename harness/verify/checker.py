@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from pydantic import Field
 
 from harness.backends.backend import Generated, Sample, TurnRequest, single
 from harness.decoding.accept import rejection
@@ -28,13 +27,11 @@ from harness.run.loading import model_dtype
 from harness.run.plan import COPIED, Plan, in_float32, make
 from harness.run.prepared_prompt import end_of, recorded_ids
 from harness.run.runner import Runner
-from harness.stats.multiple import holm
 from harness.store.config import RunConfig
-from harness.store.schema import Record, Stored
+from harness.store.schema import Record
 from harness.verify.distribution import Distribution, Evidence, uncached_logits
+from harness.verify.results import TIE, FirstDifference, Report, StrategyResult, adjusted
 
-TIE = 1e-3       # maximum difference of logits whose order float32 rounding may change
-ALPHA = 1e-3     # probability that a report without errors rejects any distribution
 DISTRIBUTIONS = (Distribution(1.0), Distribution(0.7, 0.9))
 PROMPTS = 3      # prompts to sample after
 LENGTH = 12      # tokens of a sampled sequence
@@ -44,71 +41,6 @@ SAMPLERS = ("temperature", "top_p")
 NO_GUARANTEE = "guarantees neither greedy's tokens nor the target's distribution"
 NO_COPY = (f"the models have more than {COPIED:,} parameters, so no float32 copy was loaded: no distribution was "
            "tested, and a tie is what the rounding of {dtype} explains; --dtype float32 tests everything")
-
-
-class FirstDifference(Stored):
-    """The first token of an answer that differs from greedy's, at index `at` of its turn, and the cause.
-
-    `margin` is the difference of the two tokens' logits, None if one answer had ended. `off` is the logit gap of the
-    first wrong token to the likeliest in a float32 forward pass without cache, None if no token is wrong.
-    """
-
-    task: str
-    example: str
-    turn: int
-    at: int
-    margin: float | None
-    off: float | None
-    cause: str
-
-
-class StrategyResult(Stored):
-    """The result of one strategy at one temperature: a verdict, whether it passes, and the evidence.
-
-    `same` of `total` answers equal greedy's; `prefix` is the shortest matching prefix (tokens) of the others. `tau` is
-    tokens per step after the first. `p_value` tests the distribution, `adjusted` is Holm's for the whole report.
-    """
-
-    strategy: str
-    temperature: str
-    verdict: str
-    ok: bool
-    total: int
-    same: int | None = None
-    prefix: int | None = None
-    tau: float | None = None
-    partings: list[FirstDifference] = Field(default_factory=list)
-    again: str | None = None
-    p_value: float | None = None
-    adjusted: float | None = None
-    tests: dict[str, float] = Field(default_factory=dict)
-    shares: dict[str, dict[str, tuple[float, float]]] = Field(default_factory=dict)
-    impossible: int = 0
-    edge: int = 0
-    failed: int = 0
-    error: str | None = None
-
-
-class Report(Stored):
-    """All results, the set-up they hold for, and the strategies that could not be tested, with the reason."""
-
-    model: str
-    draft: str | None
-    dtype: str
-    backend: str = "transformers"
-    warnings: list[str] = Field(default_factory=list)
-    concurrency: int
-    seed: int
-    tie: float = TIE
-    alpha: float = ALPHA
-    tokens: int
-    findings: list[StrategyResult]
-    skipped: dict[str, str]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every tested guarantee holds."""
-        return all(finding.ok for finding in self.findings)
 
 
 @dataclass(frozen=True)
@@ -158,18 +90,6 @@ def _verified(plan: Plan, checks: list[StrategyChecks], skipped: dict[str, str],
                   findings=adjusted(findings), skipped=skipped,
                   warnings=[*plan.backend.warnings, *([] if precise else [NO_COPY.format(dtype=config.dtype)])],
                   tokens=sum(len(turn.tokens) for record in checker.base.values() for turn in record.turns))
-
-
-def adjusted(findings: Sequence[StrategyResult]) -> list[StrategyResult]:
-    """Add Holm's p-values to the results, and reject distributions whose p-value is below `ALPHA`."""
-    tested = [i for i, finding in enumerate(findings) if finding.p_value is not None]
-    done = list(findings)
-    for i, value in zip(tested, holm([findings[i].p_value or 0.0 for i in tested]), strict=True):
-        bad = value < ALPHA
-        verdict = "impossible tokens" if bad and findings[i].impossible else "distribution rejected"
-        done[i] = findings[i].model_copy(update={"adjusted": value, "ok": findings[i].ok and not bad,
-                                                 **({"verdict": verdict} if bad else {})})
-    return done
 
 
 def _strategies_to_test(config: RunConfig, distributions: Sequence[Distribution] | None

@@ -21,7 +21,7 @@ from harness.report.detail import collect
 from harness.report.names import narrowest, of_strategy, wrapped
 from harness.store.folder import Store
 from harness.store.schema import Stop
-from harness.verify.checker import Report, StrategyResult
+from harness.verify.results import Report, StrategyResult
 from tests.runs import manifest, record, strategy, task, turn, write
 
 FILE = "task_file:file=deep/prompts.jsonl"

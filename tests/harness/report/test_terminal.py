@@ -15,7 +15,7 @@ from harness.report.detail import SPEED, section_of
 from harness.report.terminal import FittedTable, Head, figures
 from harness.store.folder import Store
 from harness.sweep.sweep import Choice, Knob, StrategySweep, Sweep
-from harness.verify.checker import Report, StrategyResult
+from harness.verify.results import Report, StrategyResult
 from tests.runs import realistic
 
 NAMES = ("greedy", "diverse_beam", "contrastive_search", "momentum", "prompt_lookup")

@@ -26,8 +26,9 @@ from harness.stats.multiple import holm
 from harness.store.config import RunConfig
 from harness.verify import checker as module
 from harness.verify import distribution
-from harness.verify.checker import Checker, Report, StrategyResult, adjusted, verify
+from harness.verify.checker import Checker, verify
 from harness.verify.distribution import Distribution, Evidence, uncached_logits
+from harness.verify.results import Report, StrategyResult, adjusted
 from strategies.prompt_lookup import PromptLookup
 from strategies.speculative import Speculative
 from tests import planted
@@ -331,7 +332,8 @@ def test_the_command_fails_what_is_not(words: Path, tmp_path: Path, name: str, t
 @pytest.mark.parametrize(("arguments", "said"), [
     (["--draws", 0], "--draws must be at least 1, not 0."),
     (["--limit", 0], "--limit must be at least 1, not 0."),
-    (["--backend", "openai"], "verify cannot test a server: use --backend transformers or vllm."),
+    (["--backend", "openai", "--plain-url", "http://x/v1"],
+     "--backend openai needs the address of a server: --base-url http://localhost:8000/v1."),
     (["--temperature", "warm"], "Write --temperature as T or T,p=P, such as 0.7,p=0.9, not 'warm'."),
     (["--temperature", "-1"], "--temperature must be from 0 to 10, and p above 0 and at most 1, not '-1'."),
     (["-s", "speculativ"], "There is no strategy 'speculativ'. Did you mean 'speculative'?"),
