@@ -3,17 +3,20 @@
 docs/measuring.md lists the names of these figures in other tools.
 """
 
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from harness.measure.loops import loop_figures
 from harness.measure.raw import NAN, Cell, Raw
 from harness.store.folder import Store
 from harness.store.schema import StrategyEntry
 
 DEEPEST = 32  # draft positions with a column of their own
+SHOWN = 0.005  # difference of two means that two decimals show
 
 
 def drafts(strategy: StrategyEntry) -> bool:
@@ -26,7 +29,8 @@ def acceptance_table(store: Store, raw: Raw) -> pd.DataFrame:
 
     The first step of a turn is the prefill without a draft; only columns that end in `_first` include it. The tokens of
     a step are counted after the stop rule, `accepted` before it. `drafts` is the number of steps with a draft.
-    `drafted_mean` and `drafted_max` are tokens per draft: the length K of a chain, or the size of a tree.
+    `drafted_mean` and `drafted_max` are tokens per draft: the length K of a chain, or the size of a tree. `loops` is
+    the share of answers that end in a loop, `tau_unlooped` is over the others.
     """
     rows = []
     for task in store.manifest.tasks:
@@ -35,7 +39,7 @@ def acceptance_table(store: Store, raw: Raw) -> pd.DataFrame:
             if (cell.steps["drafted"] > 0).any():
                 questions = raw.samples["example"].iloc[cell.turns["sample"]]
                 rows.append({"task": task.spec, "strategy": strategy.spec, **_lengths(cell, questions),
-                             **_drafts(cell)})
+                             **loop_figures(cell, raw), **_drafts(cell)})
     return pd.DataFrame(rows)
 
 
@@ -71,6 +75,20 @@ def _drafts(cell: Cell) -> dict[str, float]:
         figures[f"accept_pos_uncond_{position}"] = reached / len(steps)
         figures[f"accept_pos_cond_{position}"] = ratio(reached, tried)
     return figures
+
+
+def flips(summary: pd.DataFrame) -> list[tuple["pd.Series[Any]", "pd.Series[Any]"]]:
+    """Return the pairs of rows of a task and run of which the first has the higher `tau_pooled`, and the second the
+    higher `tau_answer_mean`; only strategies that draft are compared.
+    """
+    found = []
+    for _, rows in summary[summary["accept_rate"].notna()].groupby(
+            [name for name in ("run", "task") if name in summary], sort=False):
+        ordered = [row for _, row in rows.sort_values("tau_pooled", ascending=False, kind="stable").iterrows()]
+        found += [(one, other) for one, other in combinations(ordered, 2)
+                  if one["tau_pooled"] - other["tau_pooled"] > SHOWN
+                  and other["tau_answer_mean"] - one["tau_answer_mean"] > SHOWN]
+    return found
 
 
 def tau_pooled(tokens: float, steps: float) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.measure.acceptance import drafts, tau_drafts, tau_pooled
+from harness.measure.acceptance import drafts, mean_ratio, tau_drafts, tau_pooled
 from harness.measure.judged import BEST, SCORE, score_interval, tasks
 from harness.measure.raw import END_OF_TURN, NAN, NUMBERS, Raw, read
 from harness.measure.significance import against_baseline, corrected, steadiness, unknown
@@ -218,6 +218,7 @@ def _cost(ok: pd.DataFrame, strategy: StrategyEntry) -> dict[str, float]:
         "draft_forwards_per_token": _ratio(total["draft_forwards"], total["tokens"]),
         "positions_per_token": _ratio(total["positions"], total["tokens"]),
         "tau_pooled": tau_pooled(total["decode_tokens"], total["decode_steps"]),
+        "tau_answer_mean": mean_ratio(ok["decode_tokens"].to_numpy(), ok["decode_steps"].to_numpy()),
         "accept_rate": _ratio(total["accepted"], total["drafted"]) if drafts(strategy) else NAN,
     }
 

@@ -1,7 +1,7 @@
 """The tables below the main one: acceptance, speed, limits and break-even of one or several runs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -12,13 +12,15 @@ from harness.measure.parts import part_table
 from harness.measure.raw import read
 from harness.measure.speed import speed_table
 from harness.measure.summary import concat_runs, run_labels, summarise
+from harness.measure.tau_bins import CONTEXTS, ENTROPIES, names, tau_bins
 from harness.report import judge, tables, texts
-from harness.report.tables import QUALITY, SPEEDUP, TAU, Column, row_labels
+from harness.report.tables import QUALITY, SPEEDUP, TAU, Column, row_labels, with_short_tasks
 from harness.report.texts import Kind, Section
 from harness.report.verdict import verdicts
 from harness.store.folder import Store
 
 BREAK_EVEN = "break-even"
+MANY_LOOPS = 0.1  # share of answers that end in a loop, from which a note says so
 SHOWN = 4  # positions of a draft with a column; the CSV has all
 
 
@@ -29,13 +31,24 @@ def _spread(key: str, title: str, help: str) -> list[Column]:
             for end, (short, word) in ends.items()]
 
 
+def _bins(what: str, ends: Sequence[float], unit: str, of: str) -> list[Column]:
+    """Return the columns of tokens per step in bins with these upper ends, and in the open one after them."""
+    heads = [*(f"≤{end:,g} {unit}" for end in ends), f">{ends[-1]:,g} {unit}"]
+    said = [*(f"{of} of up to {end:,g} {unit}, and more than in the column before." for end in ends),
+            f"{of} of more than that."]
+    return [Column(f"tau_{name}", head, help) for name, head, help in zip(names(what, ends), heads, said, strict=True)]
+
+
 ACCEPTANCE = Kind(
     "acceptance", "Acceptance", "How many drafted tokens were accepted. The first step of an answer, the prefill, "
     "drafts nothing and is left out unless the title includes it. All figures depend on K, the number of drafted "
     "tokens.",
     acceptance_table,
-    ("tau_pooled", "tau_question_mean", "tau_drafts", "draft_accept_rate", "drafted_mean", "accept_pos_uncond_1"), (
+    ("tau_pooled", "loops", "tau_question_mean", "tau_drafts", "draft_accept_rate", "drafted_mean",
+     "accept_pos_uncond_1"), (
         Column("tau_pooled", "τ", "Tokens per step, over all steps: Spec-Bench's mean accepted tokens."),
+        Column("loops", "loops", "Answers whose tokens end in a loop. A loop drafts itself, so it raises τ.", "share"),
+        Column("tau_unlooped", "τ, no loops", "The same over the answers that do not end in a loop."),
         Column("tau_turn_mean", "τ by turn", "Mean over turns of the tokens per step."),
         Column("tau_question_mean", "τ by question", "Mean over questions of the tokens per step."),
         Column("tau_turn_mean_first", "τ by turn, first", "Mean over turns, the first step included: "
@@ -55,6 +68,13 @@ ACCEPTANCE = Kind(
         *(Column(f"accept_pos_cond_{i}", f"pos {i} | {i - 1}", f"The same among the steps that drafted {i} and "
                  f"accepted {i - 1} (conditional).", "share") for i in range(2, SHOWN + 1)),
     ))
+BINS = Kind(
+    "tau", "Tokens per step by context and entropy", "Tokens per step after the first, by the length of the context "
+    "(prompt and answer so far), and by the mean entropy of the model's distributions in the answer, which only a run "
+    "with text metrics has.", tau_bins,
+    ("tau_context_256", "tau_context_1024", "tau_context_4096", "tau_entropy_0.25", "tau_entropy_1",
+     "tau_entropy_more"), (*_bins("context", CONTEXTS, "tok", "Steps with a context"),
+                           *_bins("entropy", ENTROPIES, "nats", "Answers with a mean entropy")))
 SPEED = Kind(
     "speed", "Speed in detail", "A turn is a request; decode figures leave out its first step, the prefill. TTFT, TPOT "
     "and ITL are in milliseconds.", speed_table,
@@ -122,7 +142,7 @@ PARTS = Kind(
         Column("accept_rate", "accepted", "Drafted tokens that the model accepted.", "share"),
         Column("tokens_mean", "tokens", "Mean number of tokens of an answer.", "count"),
     ))
-ON_REQUEST = (ACCEPTANCE, SPEED)  # tables that are too long for a terminal, unless --details is given
+ON_REQUEST = (ACCEPTANCE, BINS, SPEED)  # tables that are too long for a terminal, unless --details is given
 
 
 @dataclass(frozen=True)
@@ -168,7 +188,17 @@ def _tables(stores: Sequence[Store], kinds: Sequence[Kind]
     sections = [section for index, kind in enumerate(kinds)
                 for section in section_of(kind, stores, [tables[index] for tables in frames],
                                           _inflated(stores) if kind is LIMITS else ())]
+    sections = [replace(one, notes=(*one.notes, *_loops(one.rows))) if one.kind is ACCEPTANCE else one
+                for one in sections]
     return summaries, [*sections, *_break_even(stores, summaries)], keys
+
+
+def _loops(rows: pd.DataFrame) -> list[str]:
+    """Return a note for each cell in which many answers end in a loop, with the tokens per step of the others."""
+    many = with_short_tasks(rows[rows["loops"] >= MANY_LOOPS])
+    return [f"{row['label']} on {row['task']}: {100 * row['loops']:.0f} % of the answers end in a loop, which drafts "
+            f"itself; τ of the others is " + (f"{row['tau_unlooped']:.2f}" if row["tau_unlooped"] > 0 else "unknown")
+            for _, row in many.iterrows()]
 
 
 def _inflated(stores: Sequence[Store]) -> list[str]:

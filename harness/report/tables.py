@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 from rich.text import Text
 
+from harness.measure.acceptance import flips
 from harness.measure.leaderboard import RULE, rule
 from harness.plugins.registry import TASKS
 from harness.plugins.spec import Spec, labels
@@ -84,7 +85,10 @@ FORWARDS = Column("forwards_per_token", "fwd/tok", "Forward passes of the model 
 COLUMNS = (
     QUALITY,
     Column("truncated", "truncated", "Answers that reached the token or context limit.", "share"),
-    SPEED, SPEEDUP, TAU, FORWARDS,
+    SPEED, SPEEDUP, TAU,
+    Column("tau_answer_mean", "τ by answer", "Mean over answers of the tokens per decode step: a short answer counts "
+           "as much as a long one."),
+    FORWARDS,
     Column("quality_p_holm", "p quality, Holm", "Probability of a difference in quality at least this large if the "
            "strategy were as good as the baseline, after Holm's correction over the strategies. It decides: below 0.05 "
            "the difference is significant.", "p"),
@@ -173,6 +177,7 @@ def notes(summary: pd.DataFrame) -> list[str]:
         *(f"{row['label']} on {row['task']}: {row['parted']} of {row['samples']} answers differ from the "
           f"baseline's although they must be equal; the two tokens' logits are at most {row['margin']:.3g} apart"
           for _, row in different.iterrows()),
+        *_flip_notes(named),
         *_limit_notes(named),
         *_server_notes(named),
         *_time_notes(named),
@@ -202,6 +207,20 @@ def _limit_notes(named: pd.DataFrame) -> list[str]:
         whose = "every strategy" if len(cut) == len(rows) > 1 else ", ".join(cut)
         lines += [f"{task}: every answer of {whose} ended at the token or context limit; raise --max-new-tokens to see "
                   "whole answers"] if len(cut) else []
+    return lines
+
+
+def _flip_notes(named: pd.DataFrame) -> list[str]:
+    """Return a note on strategies whose order depends on how tokens per step are averaged; the first pair stands for
+    all of a task.
+    """
+    lines, pairs = list[str](), flips(named)
+    for task in dict.fromkeys(one["task"] for one, _ in pairs):
+        (one, other), *more = (pair for pair in pairs if pair[0]["task"] == task)
+        pooled, mean = ([f"{row[key]:.2f}" for row in (one, other)] for key in ("tau_pooled", "tau_answer_mean"))
+        lines.append(f"{task}: τ of {one['label']} is above that of {other['label']} over all steps "
+                     f"({' and '.join(pooled)}) and below it as the mean over answers ({' and '.join(mean)}), in which "
+                     "long answers weigh less" + (f"; so it is for {len(more)} more pairs" if more else ""))
     return lines
 
 

@@ -23,16 +23,16 @@ MARKDOWN = """\
 
 Quality: accuracy
 
-| strategy | samples | quality | truncated | tok/s | speed-up | τ | fwd/tok | p quality, Holm | p speed, Holm | \
-MDE speed | decode tok/s | TTFT ms | draft fwd/tok | pos/tok | accepted | tokens | same |
+| strategy | samples | quality | truncated | tok/s | speed-up | τ | τ by answer | fwd/tok | p quality, Holm | \
+p speed, Holm | MDE speed | decode tok/s | TTFT ms | draft fwd/tok | pos/tok | accepted | tokens | same |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | \
----: | ---: |
-| `greedy` | 2 | 0.500 [0.000, 1.000] | 0 % | 10.0 | 1.00 | 1.00 | 1.000 | – | – | – | 10.0 | 100 | 0.00 | 1.00 | – | \
+---: | ---: | ---: |
+| `greedy` | 2 | 0.500 [0.000, 1.000] | 0 % | 10.0 | 1.00 | 1.00 | 1.00 | 1.000 | – | – | – | 10.0 | 100 | 0.00 | 1.00 | – | \
 3 | 100 % |
-| `speculative:k=4` | 2 | 0.500 [0.000, 1.000] | 0 % | 13.3 | 2.00 [0.00, >999] | 2.00 | 0.667 | 1.00 | 0.70 | \
->999 % | 12.3 | 62.5 | 1.33 | 2.00 | 25 % | 3 | 100 % |
-| `speculative:k=8` | 0 (2 of 2 failed) | – | – | – | – | – | – | – | – | – | – | – | – | – | – | – | – |
-| `medusa` | 0 (not supported) | – | – | – | – | – | – | – | – | – | – | – | – | – | – | – | – |
+| `speculative:k=4` | 2 | 0.500 [0.000, 1.000] | 0 % | 13.3 | 2.00 [0.00, >999] | 2.00 | 2.00 | 0.667 | 1.00 | \
+0.70 | >999 % | 12.3 | 62.5 | 1.33 | 2.00 | 25 % | 3 | 100 % |
+| `speculative:k=8` | 0 (2 of 2 failed) | – | – | – | – | – | – | – | – | – | – | – | – | – | – | – | – | – |
+| `medusa` | 0 (not supported) | – | – | – | – | – | – | – | – | – | – | – | – | – | – | – | – | – |
 
 ### chat
 
@@ -182,7 +182,7 @@ def test_a_report_is_complete_and_the_same_every_time(store: Store, tmp_path: Pa
         "acceptance.csv", "index.html",
         *(f"plots/{name}.{kind}" for name in (
             "chat.speedup", "math.pareto", "math.positions", "math.prompts", "math.speedup")
-          for kind in ("pdf", "png", "svg")), "speed.csv", "summary.csv", "summary.md"]
+          for kind in ("pdf", "png", "svg")), "speed.csv", "summary.csv", "summary.md", "tau.csv"]
     shutil.rmtree(index.parent)
     report.write([store], index.parent)
     assert all((index.parent / path).read_bytes() == content for path, content in files.items())
