@@ -193,6 +193,8 @@ def _apply(rule: AnyRule, cell: CellPair) -> Check | None:
         return _lossless(rule, cell)
     if isinstance(rule, Speed) and rule.worse_by is None:
         return _speed(rule, cell)
+    if isinstance(rule, Tau) and rule.bounded:
+        return _bounded_tau(rule, cell)
     if cell.was.empty:
         return None
     checks: dict[type[AnyRule], Callable[[Any, CellPair], Check | None]] = {
@@ -322,9 +324,24 @@ def _logs(own: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
 
 
 def _tau(rule: Tau, cell: CellPair) -> Check | None:
+    if rule.allowed is None or cell.was.empty:
+        return None
     now, was = (tau_pooled(cell.pairs[f"decode_tokens{end}"].sum(), cell.pairs[f"decode_steps{end}"].sum())
                 for end in ("", "_was"))
-    return _fallen("tau", now, was, rule.tolerance * was)
+    return _fallen("tau", now, was, rule.allowed * was)
+
+
+def _bounded_tau(rule: Tau, cell: CellPair) -> Check | None:
+    """Check the bounds of a rule on all samples of a strategy that drafts, then the fall from the baseline's."""
+    ok = _ok(cell.now)
+    if cell.strategy.family != "speculative" and not ok["drafted"].sum():
+        return None
+    tau = tau_pooled(ok["decode_tokens"].sum(), ok["decode_steps"].sum())
+    for bound, sign, word in ((rule.at_least, 1, "minimum"), (rule.at_most, -1, "maximum")):
+        if bound is not None and sign * (bound - tau) > ROUNDING:
+            return Check(f"tau {tau:.3f}; the {word} is {bound:g}", by=tau - bound)
+    fallen = _tau(rule, cell)
+    return fallen or (Check(by=0) if tau == tau else None)
 
 
 def _acceptance(rule: Acceptance, cell: CellPair) -> Check | None:

@@ -14,6 +14,8 @@ from harness.plugins.spec import Spec
 Count = Literal["tokens", "forwards", "positions", "drafted", "accepted", "draft_forwards", "draft_positions"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Level = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+TAU = 0.02  # share by which tokens per step may fall if a rule says nothing else
 
 
 class Rule(BaseModel):
@@ -88,16 +90,32 @@ class Speed(Rule):
 
     kind: Literal["speed"] = "speed"
     worse_by: Annotated[float, Field(ge=0, lt=1)] | None = None
-    at_least: Annotated[float, Field(gt=0)] | None = None
+    at_least: Positive | None = None
     level: Level = 0.05
     other_hardware: bool = False
 
 
 class Tau(Rule):
-    """Tokens per decode step do not fall below the baseline's by more than the share `tolerance`."""
+    """Tokens per decode step are within bounds, and do not fall below the baseline's by more than a share `tolerance`.
+
+    `at_least` and `at_most` are bounds that need no baseline: too many tokens per step may be answers that loop, or
+    drafts that are accepted too easily. Without any setting the tolerance is `TAU`.
+    """
 
     kind: Literal["tau"] = "tau"
-    tolerance: Share = 0.02
+    tolerance: Share | None = None
+    at_least: Positive | None = None
+    at_most: Positive | None = None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it has a bound."""
+        return self.at_least is not None or self.at_most is not None
+
+    @property
+    def allowed(self) -> float | None:
+        """The share that the tokens per step may fall by, None if they are not compared with the baseline's."""
+        return self.tolerance if self.tolerance is not None or self.bounded else TAU
 
 
 class Acceptance(Rule):

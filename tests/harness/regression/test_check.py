@@ -227,6 +227,32 @@ def test_tau_acceptance_and_truncation_have_tolerances(tmp_path: Path) -> None:
     assert not checked(tmp_path / "d", cut, [TruncatedRule(tolerance=0.25)]).broken
 
 
+def test_tau_may_have_bounds(tmp_path: Path) -> None:
+    """The tau of both tasks is 2.667 in the run and in the baseline."""
+    def told(name: str, **bounds: float) -> dict[tuple[str, str, str], str]:
+        rule = Tau(strategies=["speculative"], tasks=["maths"], **bounds)  # type: ignore[arg-type]
+        return broken(checked(tmp_path / name, lambda record: record, [rule]))
+    key = "tau", "maths", DRAFTING
+    assert told("a", at_least=2.6, at_most=2.7) == {}
+    assert told("b", at_least=2.7) == {key: "tau 2.667; the minimum is 2.7"}
+    assert told("c", at_most=2.6) == {key: "tau 2.667; the maximum is 2.6"}
+    worse = at("maths", DRAFTING, lambda record: steps(record, tokens=[1, 2, 2, 2, 2], accepted=[0, 1, 1, 1, 1],
+                                                       drafted=[0, 2, 2, 2, 2]), ())
+    assert not checked(tmp_path / "d", worse, [Tau(at_least=1.9)]).broken  # greedy does not draft
+    assert broken(checked(tmp_path / "e", worse, [Tau(at_least=1.9, tolerance=0.1)])) == {
+        key: "tau 2.000 instead of 2.667 (-0.667)"}
+
+
+def test_bounds_of_tau_need_no_baseline(tmp_path: Path) -> None:
+    run, base = made(tmp_path / "run"), made(tmp_path / "base")
+    less = runs.write(tmp_path / "less", runs.manifest(base.manifest.strategies[:1], base.manifest.tasks),
+                      [record for record in base.records() if record.strategy == GREEDY])
+    rules = [Tau(strategies=["speculative"], at_least=9)]
+    report = check(Snapshot.of(run), Snapshot.of(less), rules, ("run", "less"))
+    assert {one.status for one in report.findings} == {"broken"}
+    assert {one.strategy for one in report.findings} == {DRAFTING}
+
+
 def timed(tmp_path: Path, change: Change, rule: Speed, seeds: tuple[int, ...] = (1, 2), examples: int = 40) -> Report:
     """A run against a baseline with other noise, and a second one that confirms when there are three seeds."""
     base, *others = (made(tmp_path / str(seed), change if place else lambda record: record, examples, seed)
