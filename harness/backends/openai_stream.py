@@ -4,11 +4,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from pydantic import Field
 
 from harness.backends.backend import Generated
-from harness.store.completion import Choice, Metrics, TokenLogprob, Usage, logprobs_of, stop_of
+from harness.store.completion import (
+    Choice,
+    Metrics,
+    TokenLogprob,
+    Usage,
+    Verified,
+    logprobs_of,
+    stop_of,
+    verified_of,
+)
 from harness.store.foreign import Row
 from harness.store.schema import Steps
 from harness.store.steps import spread, steps, verified
@@ -20,6 +30,8 @@ class Event(Row):
     choices: list[Choice] = Field(default_factory=list)
     usage: Usage | None = None
     metrics: Metrics | None = None
+    meta_info: Any = None
+    sglext: Any = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +47,8 @@ class Reply:
     """A completion as it arrives; of several choices only number `wanted` is used.
 
     `end` is the arrival time of the finish reason, `counted` the server's usage of prompt and answer tokens, `has_ids`
-    whether token ids arrived, `alone` whether there is no other choice. `logprobs` are those of its tokens, if wanted.
+    whether token ids arrived, `alone` whether there is no other choice. `sglang` are the counts of drafts that SGLang
+    adds, `logprobs` those of the tokens, if wanted.
     """
 
     wanted: int = 0
@@ -48,11 +61,13 @@ class Reply:
     end: float = 0.0
     counted: Usage | None = None
     metrics: Metrics | None = None
+    sglang: Verified | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def add(self, event: Event, at: float) -> None:
         """Add an event that arrived `at` seconds after the request was sent."""
         self.counted, self.metrics = event.usage or self.counted, event.metrics or self.metrics
+        self.sglang = verified_of(event.meta_info, event.sglext) or self.sglang
         for choice in event.choices:
             if choice.index != self.wanted:
                 self.alone = False
@@ -63,6 +78,7 @@ class Reply:
             self.logprobs += logprobs_of(choice)
             if text or ids:
                 self.bursts.append(Burst(at, None if ids is None else len(ids)))
+            self.sglang = verified_of(choice.meta_info) or self.sglang
             if choice.finish_reason:
                 self.last, self.end = choice, at
 
@@ -89,9 +105,12 @@ class Reply:
         counts, seconds = self._counts(tokens), [0.0, *(burst.at for burst in self._timed(tokens))]
         gaps = [late - early for early, late in pairwise(seconds)]
         drafts = self.metrics.speculative_decoding if self.metrics else None
-        if drafts is None or not tokens:
+        if tokens and drafts:
+            accepted, drafted = drafts.by_step("metrics of the answer")
+        elif tokens and self.sglang:
+            accepted, drafted = self.sglang.by_step(tokens)
+        else:
             return steps(counts, gaps)
-        accepted, drafted = drafts.by_step("metrics of the answer")
         result = verified(tokens, accepted, drafted, (gaps[0], sum(gaps[1:])))
         return result.model_copy(update={"seconds": gaps}) if result.tokens == counts else result
 

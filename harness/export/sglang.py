@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from pydantic import AliasChoices, Field
+from pydantic import Field
 
 from harness.errors import UserError
 from harness.export import serving
 from harness.export.imported import ImportedRun, Source, record, rows
+from harness.store.completion import Verified
 from harness.store.foreign import Count, Row, Seconds, checked
 from harness.store.schema import Record, Steps, Stop
-from harness.store.steps import expanded, spread, verified
+from harness.store.steps import verified
 
 UNORDERED = "SGLang reports a histogram of accepted tokens per step, not their order; times of steps are unknown."
 
@@ -26,21 +27,14 @@ class Reason(Row):
     matched: int | str | list[int] | None = None
 
 
-class Info(Row):
-    """`meta_info` of a response; counts of drafts were renamed in 2026."""
+class Info(Verified):
+    """`meta_info` of a response."""
 
     id: str = ""
     prompt_tokens: Count
     completion_tokens: Count
     finish_reason: Reason | None = None
     e2e_latency: Seconds | None = None
-    spec_verify_ct: Count = 0
-    histogram: list[Count] | None = Field(None, validation_alias=AliasChoices("spec_correct_drafts_histogram",
-                                                                              "spec_accept_histogram"))
-    accepted: Count | None = Field(None, validation_alias=AliasChoices("spec_num_correct_drafts",
-                                                                       "spec_accept_token_num"))
-    drafted: Count | None = Field(None, validation_alias=AliasChoices("spec_num_proposed_drafts",
-                                                                      "spec_draft_token_num"))
 
 
 class Response(Row):
@@ -87,13 +81,7 @@ def _record(row: Response, example: str) -> Record:
 
 def _steps(info: Info) -> Steps:
     """Return the steps by the histogram of accepted tokens; without one, with tokens spread evenly."""
-    if info.histogram is not None:
-        accepted = expanded(info.histogram)
-    else:
-        total = max(0, info.completion_tokens - 1 - info.spec_verify_ct)
-        accepted = spread(total if info.accepted is None else info.accepted, info.spec_verify_ct)
-    drafted = spread(info.drafted, len(accepted)) if info.drafted and accepted else []
-    return verified(info.completion_tokens, accepted, drafted)
+    return verified(info.completion_tokens, *info.by_step(info.completion_tokens))
 
 
 def _stop(reason: Reason | None) -> Stop:

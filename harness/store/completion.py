@@ -1,8 +1,9 @@
-"""The fields of a completion from an OpenAI-compatible server, with those that vLLM adds."""
+"""The fields of a completion from an OpenAI-compatible server, with those that vLLM and SGLang add."""
 
+from contextlib import suppress
 from typing import Any, NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 
 from harness.store.foreign import Count, Row, Seconds, equally_long
 from harness.store.schema import Stop
@@ -25,6 +26,39 @@ class Drafts(Row):
         drafted = self.per_step_drafted or []
         equally_long({"per_step_accepted": self.per_step_accepted, "per_step_drafted": drafted}, where)
         return self.per_step_accepted, drafted
+
+
+class Verified(Row):
+    """SGLang's counts of drafts for one request; those of drafted and accepted tokens were renamed in 2026."""
+
+    spec_verify_ct: Count = 0
+    histogram: list[Count] | None = Field(None, validation_alias=AliasChoices("spec_correct_drafts_histogram",
+                                                                              "spec_accept_histogram"))
+    accepted: Count | None = Field(None, validation_alias=AliasChoices("spec_num_correct_drafts",
+                                                                       "spec_accept_token_num"))
+    drafted: Count | None = Field(None, validation_alias=AliasChoices("spec_num_proposed_drafts",
+                                                                      "spec_draft_token_num"))
+
+    def by_step(self, tokens: int) -> tuple[list[int], list[int]]:
+        """Return the accepted and drafted tokens of each step of an answer of `tokens`.
+
+        Without a histogram the accepted tokens are spread evenly over the steps.
+        """
+        if self.histogram is not None:
+            accepted = expanded(self.histogram)
+        else:
+            total = max(0, tokens - 1 - self.spec_verify_ct) if self.accepted is None else self.accepted
+            accepted = spread(total, self.spec_verify_ct)
+        return accepted, spread(self.drafted, len(accepted)) if self.drafted and accepted else []
+
+
+def verified_of(*values: Any) -> Verified | None:
+    """Return the first of these values with counts of drafts in the form that is known, None if there is none."""
+    for value in values:
+        if isinstance(value, dict) and value.get("spec_verify_ct"):
+            with suppress(ValidationError):
+                return Verified.model_validate(value)
+    return None
 
 
 class Metrics(Row):
@@ -63,8 +97,10 @@ class Choice(Row):
     message: Message | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    matched_stop: Any = None
     token_ids: list[int] | None = None
     logprobs: Any = None
+    meta_info: Any = None
 
 
 class TokenLogprob(NamedTuple):
@@ -123,6 +159,7 @@ def logprobs_of(choice: Choice) -> list[TokenLogprob]:
 
 
 def stop_of(choice: Choice) -> Stop:
-    """Return why a choice ended; a stop without a `stop_reason` is the EOS token."""
-    known: dict[str | None, Stop] = {"length": "length", "stop": "stop" if choice.stop_reason else "eos"}
+    """Return why a choice ended; a stop without a `stop_reason` (SGLang: a string `matched_stop`) is the EOS token."""
+    string = choice.stop_reason or isinstance(choice.matched_stop, str)
+    known: dict[str | None, Stop] = {"length": "length", "stop": "stop" if string else "eos"}
     return known.get(choice.finish_reason, "unknown")

@@ -122,6 +122,41 @@ def test_where_chunks_are_not_its_steps_later_times_are_shared() -> None:
     assert (found.tokens, found.accepted, found.seconds) == ([1, 3, 1], [0, 2, 0], near([0.1, 0.2, 0.2]))
 
 
+COUNTS = {"spec_verify_ct": 2, "spec_num_proposed_drafts": 6}
+
+
+@pytest.mark.parametrize(("counts", "accepted"), [
+    ({**COUNTS, "spec_correct_drafts_histogram": [1, 0, 1]}, [0, 0, 2]),
+    ({"spec_verify_ct": 2, "spec_draft_token_num": 6, "spec_accept_token_num": 2}, [0, 1, 1]), (COUNTS, [0, 1, 1])])
+@pytest.mark.parametrize("place", ["choice", "event", "end"])
+def test_drafts_are_those_that_sglang_counts_for_the_request(counts: dict[str, Any], accepted: list[int], place: str
+                                                             ) -> None:
+    last, end = event("e", [9], "length"), usage(5)
+    if place == "choice":
+        last["choices"][0]["meta_info"] = counts
+    else:
+        (last if place == "event" else end)["sglext"] = counts
+    found = answer((0.1, event("a", [5])), (0.3, event("bcd", [6, 7, 8])), (0.4, last), (0.4, end)).steps
+    assert (found.accepted, found.drafted) == (accepted, [0, 3, 3])
+    assert found.tokens == [1, *(count + 1 for count in accepted[1:])]
+
+
+@pytest.mark.parametrize("counts", ["none", {}, {"spec_verify_ct": 0}, {"spec_verify_ct": "many"},
+                                    {"spec_verify_ct": 2, "spec_accept_histogram": 7}])
+def test_counts_in_an_unknown_form_are_left_out(counts: Any) -> None:
+    last = event("b", [6], "length")
+    last["choices"][0]["meta_info"] = counts
+    found = answer((0.1, event("a", [5])), (0.4, last), (0.4, usage(2))).steps
+    assert (found.tokens, found.drafted, found.accepted) == ([1, 1], [], [])
+
+
+def test_a_stop_string_of_sglang_is_told_from_the_end_token() -> None:
+    for matched, stop in (("zz", "stop"), (2, "eos"), (None, "eos")):
+        last = event("a", [5], "stop")
+        last["choices"][0]["matched_stop"] = matched
+        assert answer((0.1, last)).stop == stop
+
+
 @pytest.mark.parametrize(("parts", "words"), [
     (stream((0.1, event("a", [5]))), "ended before the answer did"),
     ([], "ended before the answer did"),
