@@ -28,6 +28,8 @@ from harness.store.schema import Stored
 from harness.sweep.grid import Grid, Settings, changes, knob_values, settings
 
 Aim = Literal["quality", "speed", "forwards"]
+SERVER = ("With a server, a sweep tries the settings that a request can have, by quality or speed; that a knob has no "
+          "effect is known only if the server returns token ids, and the same ones every time.")
 NAN = float("nan")
 
 
@@ -120,6 +122,10 @@ def sweep(config: RunConfig, options: SweepOptions, watcher: Watcher, command: s
     Settings are selected by `options.aim`, by default quality, or speed for strategies that do not change the output.
     Raises `UserError` before anything is written.
     """
+    if config.backend == "openai":
+        if options.aim == "forwards":
+            raise UserError("A server does not tell its forward passes: use --by quality or --by speed.")
+        say(SERVER)
     for path in config.plugins:
         add_plugin(path)
     per_strategy = [settings(spec, options.grid, options.budget, config.seed)
