@@ -21,7 +21,8 @@ from harness.decoding.verified import Verified
 from harness.engine.session import Session
 from harness.plugins.strategy import Need, Request, knob
 from strategies.drafters.chain import ModelChain
-from strategies.drafters.length import POLICIES, TABLE, Load, entries, length
+from strategies.drafters.load import TABLE, Load, entries
+from strategies.drafters.policies import POLICIES, length
 
 
 @dataclass(frozen=True)

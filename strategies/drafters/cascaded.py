@@ -11,6 +11,7 @@ from harness.decoding.loop import Drafter, Ending, Predicting, Step
 from harness.engine.random_stream import Stream
 from harness.engine.session import Session
 from harness.engine.tree import EMPTY, ROOT, TokenTree, depths
+from strategies.drafters.trie import joined, levels
 
 
 @runtime_checkable
@@ -26,8 +27,7 @@ class Extending(Protocol):
 class Member:
     """A drafter and the rule for what it drafts; `accepted` of `tested` drafted levels were right.
 
-    The share starts at one half, with the weight of two levels. `usual` is the mean number of levels of its drafts, of
-    which there were `drafts`.
+    The share starts at one half, with the weight of two levels. `usual` is the mean number of levels of its `drafts`.
     """
 
     drafter: Drafter
@@ -73,8 +73,8 @@ class Cascaded:
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
         """Draft a tree of at most `limit` levels below `sequence`."""
         self._count(last)
-        draft = {"first": self._first, "best": self._best, "extend": self._extended}[self.mode]
-        self.tree, self.parts = draft(sequence, last, limit)
+        modes = {"first": self._first, "best": self._best, "extend": self._extended}
+        self.tree, self.parts = modes[self.mode](sequence, last, limit)
         return self.tree
 
     def rule(self, tree: TokenTree, logits: Tensor, stream: Stream) -> tuple[list[int], int]:
@@ -127,9 +127,7 @@ class Cascaded:
     def _seen(self, number: int, last: Step) -> Step:
         if _likeliest(self.members[number].drafter):
             return last
-        own = next((part for part in self._tested(last) if part.member == number), None)
-        if own is None:
-            return Step(EMPTY, last.reading, (), last.token)
+        own = next((part for part in self._tested(last) if part.member == number), Part(number, EMPTY))
         return last if own.tree is last.tree else Step(own.tree, last.reading, _accepted(own, last), last.token)
 
     def _tested(self, last: Step) -> list[Part]:
@@ -140,19 +138,6 @@ class Cascaded:
         for part in self._tested(last):
             self.members[part.member].tested += levels(part.tree)
             self.members[part.member].accepted += len(_accepted(part, last))
-
-
-def levels(tree: TokenTree) -> int:
-    """Return the number of levels of a tree."""
-    return max(depths(tree.parents), default=0)
-
-
-def joined(above: TokenTree, below: TokenTree, root: int) -> TokenTree:
-    """Return the tree `above` with another one below its node `root`."""
-    def node(own: int) -> int:
-        return root if own == ROOT else len(above) + own
-    return TokenTree((*above.tokens, *below.tokens), (*above.parents, *map(node, below.parents)),
-                     {**above.probs, **{node(own): q for own, q in below.probs.items()}})
 
 
 def _accepted(part: Part, last: Step) -> list[int]:

@@ -14,7 +14,8 @@ from harness.engine.tree import EMPTY, TokenTree
 from harness.plugins.strategy import Request
 from strategies import speculative
 from strategies.drafters.chain import ModelChain
-from strategies.drafters.length import POLICIES, Adaptive, Confidence, Cost, Heuristic, best_gamma
+from strategies.drafters.length import Adaptive, Confidence, Cost, Heuristic, best_gamma
+from strategies.drafters.policies import POLICIES
 from strategies.greedy import Greedy
 from strategies.pearl import Pearl
 from strategies.speculative import Speculative

@@ -11,7 +11,8 @@ import torch
 from harness.engine.batching import run_batched
 from harness.engine.session import Session
 from harness.errors import UserError
-from strategies.drafters.length import TABLE, Goodput, Load, Table, best_gamma, entries
+from strategies.drafters.length import best_gamma
+from strategies.drafters.load import TABLE, Goodput, Load, Table, entries
 from strategies.greedy import Greedy
 from strategies.self_consistency import SelfConsistency
 from strategies.speculative import Speculative

@@ -14,7 +14,7 @@ from harness.engine.tree import TokenTree, depths
 from harness.errors import UserError
 from strategies import rsd_c
 from strategies.drafters import tree as growing
-from strategies.drafters.length import POLICIES
+from strategies.drafters.policies import POLICIES
 from strategies.drafters.sequoia_plan import Shape, most_tokens, plan
 from strategies.drafters.tree import distinct, numbers
 from strategies.dyspec import DySpec
