@@ -10,7 +10,8 @@ where nothing else is possible, the string stays.
 The text is not distributed as the model's without these strings: first and all ban what a token might have led to.
 last leaves the rest of the distribution of each token as it is. Each rewind costs the forwards of what is dropped.
 The end of the text is held back as long as a string may begin in it. koboldcpp has other limits on tries, and antislop
-lowers probabilities instead. Written `top_p+banned_strings:strings=tapestry;testament to`; alone it is over greedy.
+lowers probabilities instead. Written `top_p+banned_strings:strings=tapestry;testament to`; alone it is over greedy. A
+grammar comes after it, `banned_strings:…+grammar:…`: the other way round, it may be left without a token.
 """
 
 from collections import Counter

@@ -41,4 +41,4 @@ class Forced(Verified):
 
     def drafter(self, session: Session, request: Request) -> Known:
         """Return the drafter of the request's grammar."""
-        return Known(request.forced, len(request.prompt), self.length)
+        return Known(request.forced, request.start, self.length)

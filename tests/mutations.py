@@ -179,6 +179,16 @@ MUTATIONS = (
     Mutation("check gates on quality although the fall may be chance", "harness/regression/check.py",
              "return two_sided / 2 if fall > 0", "return two_sided / 200 if fall > 0",
              "tests/harness/regression/test_check.py"),
+    Mutation("a repeat reaches back over a breaker", "harness/decoding/penalty.py",
+             "max(lengths.get(back[place], 0), min(length, limit))", "max(lengths.get(back[place], 0), length)",
+             "tests/strategies/test_dry.py"),
+    Mutation("after a rewind a text may begin again that was yielded", "harness/decoding/rewind.py",
+             "*(self.free[place] for place in places)", "*places", "tests/strategies/test_loop_breaker.py"),
+    Mutation("a ban of a later place holds after a rewind to an earlier one", "harness/decoding/rewind.py",
+             "for place, old in self.bans if place <= kept), ", "for place, old in self.bans), ",
+             "tests/strategies/test_banned_strings.py"),
+    Mutation("a new thinking section has only what the last one left of its budget", "strategies/thinking_budget.py",
+             "if end - len(self.start) >= closed]", "]", "tests/strategies/test_thinking_budget.py"),
 )
 
 

@@ -58,7 +58,7 @@ class Matching:
     """
 
     def __init__(self, grammar: str, request: Request) -> None:
-        self.prompt, tokenizer = list(request.prompt), request.as_text.tokenizer
+        self.prompt, tokenizer = list(request.prompt[:request.start]), request.as_text.tokenizer
         own = getattr(tokenizer, "eos_token_id", None)
         self.ends = tuple(sorted(request.eos)) or (() if own is None else (own,))
         self.vocabulary = vocabulary(tokenizer, self.ends)
@@ -162,7 +162,7 @@ class Structured(Over):
 
     def generate(self, session: Session, request: Request) -> Iterator[Sequence[int]]:
         """Yield the steps of the other strategy."""
-        matching, answer = Matching(self.grammar(request), request), list[int]()
+        matching, answer = Matching(self.grammar(request), request), list(request.prompt[request.start:])
         with session.with_logit_warp(matching.warp):
             for block in self.over.generate(session, replace(request, forced=matching.forced)):
                 yield matching.checked(answer, block)

@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -114,7 +113,7 @@ class Watched(Over):
         with ExitStack() as stack:
             if any(place >= len(answer.tokens) for _, bans in answer.bans for place in bans):
                 stack.enter_context(session.with_logit_warp(_banned(request, answer)))
-            steps = self.over.generate(session, going_on(request, answer.tokens))
+            steps = self.over.generate(session, request.behind(answer.tokens[request.kept:]))
             if isinstance(steps, Generator):
                 stack.callback(steps.close)  # before the warp ends, as it may have entered contexts of its own
             for block in steps:
@@ -128,18 +127,6 @@ class Watched(Over):
                         return None
                 yield answer.take()
         return None
-
-
-def going_on(request: Request, answer: Sequence[int]) -> Request:
-    """Return the request that goes on after the tokens `answer`, of which `request` may have the first ones."""
-    new = tuple(answer[request.kept:])
-    if not new:
-        return request
-    text = request.text and replace(
-        request.text, decode=lambda tokens: request.as_text.decode([*new, *tokens]), spelled=request.text.spell)
-    return replace(request, prompt=(*request.prompt, *new), kept=request.kept + len(new), text=text,
-                   max_new_tokens=request.max_new_tokens - len(new),
-                   stopped=lambda tokens: request.stopped([*new, *tokens]))
 
 
 def _banned(request: Request, answer: Answer) -> Warp:

@@ -138,10 +138,7 @@ def completed(session: Session, request: Request, over: Strategy, start: Sequenc
     """Return answer `number`: the tokens `start`, continued by `over` unless they already end the answer."""
     if len(start) == request.max_new_tokens or request.ends(start):
         return list(start)
-    own = replace(nth(request, number, request.sample), prompt=(*request.prompt, *start),
-                  max_new_tokens=request.max_new_tokens - len(start),
-                  stopped=lambda new: request.stopped([*start, *new]))
-    return [*start, *whole(session, own, over)]
+    return [*start, *whole(session, nth(request, number, request.sample).behind(start), over)]
 
 
 def log_p(session: Session, sequence: Sequence[int], tokens: Sequence[int]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -62,8 +62,8 @@ class Request:
 
     `stream` is the random stream of this sample, `shared` one for all samples of the prompt. The runner cuts off what
     a strategy yields after the end, so only searches, which must know where a hypothesis ends, call `ends`. `forced`
-    returns the tokens that must follow a continuation because a grammar leaves no choice; none without a grammar. The
-    last `kept` tokens of `prompt` already belong to the answer, where a strategy lets another one go on behind them.
+    returns the tokens that must follow an answer because a grammar leaves no choice; none without a grammar. The last
+    `kept` tokens of `prompt` already belong to the answer, if a strategy lets another one go on behind them.
     """
 
     prompt: tuple[int, ...]
@@ -97,6 +97,18 @@ class Request:
     def ends(self, new: Sequence[int]) -> bool:
         """Return whether the continuation `new` (token ids after the prompt) ends with EOS or a stop string."""
         return new[-1] in self.eos or self.stopped(new)
+
+    def behind(self, new: Sequence[int]) -> "Request":
+        """Return the request for the rest of the answer behind the tokens `new`, which then count as kept."""
+        if not new:
+            return self
+        before, text = tuple(new), self.text
+        if text is not None:
+            decode = text.decode
+            text = replace(text, decode=lambda tokens: decode([*before, *tokens]), spelled=text.spell)
+        return replace(self, prompt=(*self.prompt, *before), kept=self.kept + len(before), text=text,
+                       max_new_tokens=self.max_new_tokens - len(before),
+                       stopped=lambda tokens: self.stopped([*before, *tokens]))
 
 
 @dataclass(frozen=True)

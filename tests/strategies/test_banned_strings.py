@@ -41,6 +41,12 @@ def test_a_ban_of_all_tokens_holds_at_all_places() -> None:
     assert MODEL.written("greedy+banned_strings:strings=abc,cut=all", "^", 3) == "dab", "no b may come second"
 
 
+def test_a_ban_ends_with_a_rewind_to_an_earlier_place() -> None:
+    """`abc` after x bans b at the third place; then `xd` goes back to the first, and after y that b is free again."""
+    model = Letters("^xyzabcd", {"^": "xy", "x": "ad", "a": "b", "b": "c", "c": "a", "y": "z", "z": "ba", "d": "a"})
+    assert model.written("greedy+banned_strings:strings=abc;xd,cut=all", "^", 4) == "yzbc"
+
+
 def test_strings_of_a_search_are_banned() -> None:
     assert "bc" not in MODEL.written("beam:width=3+banned_strings:strings=bc", "^", 12)
     assert "bc" in MODEL.written("beam:width=3", "^", 12)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from harness.decoding.rewind import Verdict, Watched, going_on
+from harness.decoding.rewind import Verdict, Watched
 from harness.engine.random_stream import PhiloxStream
 from harness.engine.session import Session
 from harness.plugins.registry import STRATEGIES
@@ -21,7 +21,8 @@ from tests.scale import scaled
 INNER = ("greedy", "speculative:gamma=3", "prompt_lookup", "lookahead", "momentum", "fsd", "fsd_vec",
          "contrastive_search", "contrastive_decoding:width=1", "guidance", "instructive", "swift",
          "greedy+frequency_penalty", "greedy+repetition_penalty:penalty=1.5,prompt=false",
-         "prompt_lookup+no_repeat_ngram:n=2,prompt=false", "dola", "suffix_decoding:warm=true")
+         "prompt_lookup+no_repeat_ngram:n=2,prompt=false", "dola", "suffix_decoding:warm=true",
+         "greedy+grammar:regex=([a-z][0-9])*", "forced+grammar:regex=([a-z]abc[0-9])*")
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,9 @@ def test_steps_free_what_is_not_held_and_count_when_they_free_nothing() -> None:
 def test_a_request_that_goes_on_knows_its_answer() -> None:
     text = RequestText("p", lambda text: [], lambda text: [], lambda tokens: "".join(map(str, tokens)), str)
     whole = Request((7, 8), 10, PhiloxStream(0), frozenset({9}), stopped=lambda new: list(new) == [1, 2, 3], text=text)
-    one = going_on(whole, [1])
-    two = going_on(one, [1, 2])
-    assert going_on(whole, []) is whole
-    assert going_on(two, [1, 2]) is two
+    one = whole.behind([1])
+    two = one.behind([2])
+    assert two.behind([]) is two
     for request, kept in ((one, 1), (two, 2)):
         assert (request.start, request.kept, request.max_new_tokens) == (2, kept, 10 - kept)
         assert request.prompt == (7, 8, 1, 2)[:2 + kept]
