@@ -9,56 +9,15 @@ exact: drafts are drawn under the same warps and accepted with min(1, p/q).
 Drafts read the keys and values that the whole model wrote, so there is no second cache and no second prompt to read.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from harness.decoding.accept import Accept, rejection
-from harness.decoding.loop import Step
 from harness.decoding.verified import Verified
-from harness.engine.hooks import ForwardHook
-from harness.engine.logit_warps import Warp
-from harness.engine.random_stream import Stream
 from harness.engine.session import Session
-from harness.engine.tree import TokenTree
 from harness.plugins.strategy import Request, knob
+from strategies.drafters.self_chain import SelfChain
 from strategies.drafters.sublayers import spread
-
-WANTED, RATE, MOVE, KEPT = 0.9, 0.5, 0.01, 0.9  # the authors' code: how theta follows acceptance
-
-
-class SelfChain:
-    """Drafts a chain with `hook`: the argmax each time when `stream` is None, else draws and keeps q (V,)."""
-
-    def __init__(self, session: Session, hook: ForwardHook, gamma: int, theta: float, adapt: bool, warp: Warp,
-                 stream: Stream | None) -> None:
-        self.session, self.hook, self.warp, self.stream = session, hook, warp, stream
-        self.gamma, self.theta, self.adapt, self.match = gamma, theta, adapt, WANTED
-
-    def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
-        """A chain of at most `limit` tokens, which ends with the first one less probable than `theta`."""
-        if self.adapt and len(last.tree):
-            self._learn(len(last.path), len(last.tree))
-        tokens, probs, newest = list[int](), list[Tensor](), text[-1]
-        while len(tokens) < min(self.gamma, limit):
-            logits = self.session.draft_read([newest], self.hook).logits
-            probs.append(torch.softmax(self.warp(logits, [[*text, *tokens]])[0].double(), -1))
-            q = probs[-1].cpu()  # one transfer for the token and its probability
-            newest = int(q.argmax()) if self.stream is None else self.stream.choose(q)
-            tokens.append(newest)
-            if q[newest] < self.theta:
-                break
-        return TokenTree.chain(tokens, probs if self.stream else ())
-
-    def _learn(self, accepted: int, drafted: int) -> None:
-        self.match = RATE * self.match + (1 - RATE) * accepted / drafted
-        if self.match < WANTED:
-            self.theta += (1 - KEPT) * MOVE
-        elif drafted < self.gamma:
-            self.theta -= (1 - KEPT) * MOVE
 
 
 @dataclass(frozen=True)
@@ -78,7 +37,7 @@ class LayerSkip(Verified):
     def drafter(self, session: Session, request: Request) -> SelfChain:
         """The model without some of its sublayers."""
         hook = spread(len(session.engine.parts.layers), self.share)
-        return SelfChain(session, hook, self.gamma, self.theta, self.adapt, self.logit_warp(), self.draws(request))
+        return SelfChain(session, hook, self.gamma, self.logit_warp(), self.draws(request), self.theta, self.adapt)
 
     def rule(self) -> Accept:
         """min(1, p/q)."""

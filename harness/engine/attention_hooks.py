@@ -4,9 +4,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from harness.engine.hooks import Captured, ModelParts, replaced
@@ -58,6 +59,25 @@ class WatchAttention:
         captured = dict[str, Tensor]()
         with _attending(parts, {layer: partial(_recorded, captured, f"attention:{layer}") for layer in self.layers}):
             yield captured
+
+
+@dataclass(frozen=True)
+class AttendToEnds:
+    """Lets every layer attend to the `first` tokens of the sequence and to its `last` ones, the current one among them.
+
+    The keys and values between them are not read; those that are keep the positions that they were written with. Only
+    for forwards of one token per sequence, without trees; raises `ValueError` for others.
+    """
+
+    first: int
+    last: int
+
+    @contextmanager
+    def applied_to(self, parts: ModelParts) -> Iterator[None]:
+        """Leave out the keys and values in one forward pass."""
+        slots = cache(partial(_end_slots, self.first, self.last))  # layers of one kind get the same mask
+        with _attending(parts, dict.fromkeys(range(len(parts.layers)), partial(_between_left_out, slots))):
+            yield
 
 
 def head_counts(parts: ModelParts) -> tuple[int, int]:
@@ -137,3 +157,30 @@ def _recorded(captured: dict[str, Tensor], name: str, attend: Attend, module: An
     assert isinstance(weights, Tensor)
     captured[name] = weights.transpose(1, 2)
     return output, weights
+
+
+def _between_left_out(slots: Callable[[Tensor], tuple[Tensor, Tensor] | None], attend: Attend, module: Any,
+                      query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *args: Any, **kwargs: Any
+                      ) -> tuple[Tensor, Tensor | None]:
+    if query.shape[2] > 1:
+        raise ValueError("leaving out keys between the ends of a sequence needs forwards of one token per sequence")
+    if ends := slots(mask):
+        rows = torch.arange(len(key), device=key.device)[:, None]
+        key, value, mask = key[rows, :, ends[0]].transpose(1, 2), value[rows, :, ends[0]].transpose(1, 2), ends[1]
+    return attend(module, query, key, value, mask, *args, **kwargs)
+
+
+def _end_slots(first: int, last: int, mask: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return the slots (B, first + last) at the ends of each sequence, and what an additive mask (B, 1, 1, S) is there.
+
+    A slot that a short sequence has at both of its ends is masked once. None if no sequence has more slots.
+    """
+    if mask.shape[-1] <= first + last:
+        return None
+    lowest, order = torch.finfo(mask.dtype).min, torch.arange(mask.shape[-1], device=mask.device)
+    ends = ((mask[:, 0, 0] > lowest / 2) * (order + 1)).amax(-1, keepdim=True)
+    number = order[:first + last]
+    slots = torch.where(number < first, number, ends - (first + last) + number)
+    twice = (number >= first) & (slots < first)
+    slots = slots.clamp_min(0)
+    return slots, mask[:, 0, 0].gather(1, slots).masked_fill(twice, lowest)[:, None, None]
