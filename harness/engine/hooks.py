@@ -28,10 +28,13 @@ class Layer(NamedTuple):
 
 
 class ModelParts:
-    """The parts of a transformers model by function; raises `Unsupported` when their names are unknown."""
+    """The parts of a transformers model by function; raises `Unsupported` when their names are unknown.
+
+    `prepared` is what hooks have computed once from the weights, by hook.
+    """
 
     def __init__(self, model: Any) -> None:
-        self.model = model
+        self.model, self.prepared = model, dict[ForwardHook, Any]()
 
     @cached_property
     def layers(self) -> list[Layer]:
