@@ -64,7 +64,7 @@ MUTATIONS = (
              "harness/engine/attention_hooks.py", ".masked_fill(twice, lowest)", "",
              "tests/strategies/test_windowed_self.py"),
     Mutation("the steps of a group of weights are those of its row", "harness/engine/rounded_weights.py",
-             "weight.float().split(group, 1)", "weight.float().split(weight.shape[1], 1)",
+             "torch.split(weight.float(), group, 1)", "torch.split(weight.float(), weight.shape[1], 1)",
              "tests/strategies/test_quantised_self.py"),
     Mutation("after an accepted path the model's answer after its first node is used", "harness/engine/session.py",
              "output_of(path[-1])", "output_of(path[0])",
@@ -195,6 +195,15 @@ MUTATIONS = (
              "tests/strategies/test_banned_strings.py"),
     Mutation("a new thinking section has only what the last one left of its budget", "strategies/thinking_budget.py",
              "if end - len(self.start) >= closed]", "]", "tests/strategies/test_thinking_budget.py"),
+    Mutation("a maximum of tokens a step is taken for a minimum", "harness/regression/check.py",
+             "sign * (bound - tau) > ROUNDING", "bound - tau > ROUNDING", "tests/harness/regression/test_check.py"),
+    Mutation("a server's wrong token is taken for a tie", "harness/verify/answers.py",
+             "    elif close:", "    elif gap.margin:", "tests/harness/verify/test_verify_server.py"),
+    Mutation("the smallest of several p-values is taken without correction", "harness/stats/two_samples.py",
+             "float((scores.max(1) >= scores[0].max() - 1e-9).mean())", "float(reached.min())",
+             "tests/harness/verify/test_verify_server.py -k two_samples"),
+    Mutation("EOS hides the loop before it", "harness/measure/loops.py",
+             'repetitive(ids[:-1] if stop == "eos" else ids)', "repetitive(ids)", "tests/harness/measure/test_tau.py"),
 )
 
 

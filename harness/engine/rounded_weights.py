@@ -1,6 +1,6 @@
 """A hook that rounds the weights of the linear layers to a few bits in one forward pass."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -68,7 +68,7 @@ class RoundedWeights:
 def rounded(weight: Tensor, bits: int, group: int) -> Rounded:
     """Round weights (M, N) to 2 ** `bits` values for each `group` of neighbours in a row, or with 0 for each row."""
     group, highest = min(group or weight.shape[1], weight.shape[1]), 2 ** bits - 1
-    parts = weight.float().split(group, 1)
+    parts: Sequence[Tensor] = torch.split(weight.float(), group, 1)
     low = torch.stack([part.amin(1) for part in parts], 1)
     step = (torch.stack([part.amax(1) for part in parts], 1) - low) / highest
     step = step.where(step > 0, 1.0)
@@ -79,10 +79,8 @@ def rounded(weight: Tensor, bits: int, group: int) -> Rounded:
 
 def _weight(layer: Any) -> Tensor:
     """Return the weights (M, N) of a linear layer from N to M numbers."""
-    if isinstance(layer, Conv1D):
-        return layer.weight.t()
     weight: Tensor = layer.tensors[2] if layer.weight.is_meta else layer.weight  # packed only: `FastLinear`
-    return weight.to_dense()
+    return weight.t() if isinstance(layer, Conv1D) else weight.to_dense()
 
 
 def _product(layer: Any, weight: Rounded, bits: int) -> Callable[[Tensor], Tensor]:

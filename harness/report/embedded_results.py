@@ -21,8 +21,8 @@ MEASURED = """
 
 Each cell: tau (tokens committed per step after the first) and forward passes of the target per 100 tokens, for nano at
 temperature 0, without state between prompts, default knobs, {limit} problems per task (`decodebench run --config
-speculative.toml`; the same on every machine). The last column is the share of answers that equal greedy's: 100 % for
-lossless strategies.
+speculative.toml`, and `drafts.toml`; the same on every machine). The last column is the share of answers that equal
+greedy's: 100 % for lossless strategies.
 
 """
 
@@ -43,6 +43,10 @@ Why this order differs from the literature:
 - Acceptance rules that accept more than greedy's token gain at most a tenth over `speculative`, a fifth on chat: a
   wrong token of nano-draft is rarely among nano's likely ones. `fly` drafts longer chains.
   `synthetic_acceptance` accepts at random, to measure an engine's speed at a given tau.
+- `cascade` asks `prompt_lookup` first and takes whatever it finds, also where nano-draft would draft better (math,
+  code). `mode=best` mostly avoids that, and `mode=extend`, where nano-draft goes on below the lookup, drafts more than
+  either where answers copy. `ngram_pool` needs n-grams of three tokens here; `ssd` accepts what `speculative` does,
+  and what it foresees saves time on two devices only (`python -m benchmarks.ssd`).
 - `speculative_contrastive` preserves the contrastive distribution, which is not greedy's; no sequence here is longer
   than the window of `streaming`.
 - `swift` and `layer_skip` draft up to 25 and 8 tokens, each of which costs more than half a forward pass of the
@@ -84,9 +88,10 @@ def embedded_results() -> str:
 
 def measured() -> list[str]:
     """Return the table of tau and forward passes of the committed run, fewest forward passes first."""
-    store = Store.open(RESULTS / "speculative")
-    table = summarise(store)
-    tasks, order = list(table["task"].unique()), table.groupby("strategy")["forwards_per_token"].mean().sort_values()
+    table, more = (summarise(Store.open(RESULTS / name)) for name in ("speculative", "drafts"))
+    table = pd.concat([table, more[more["name"] != "greedy"]])
+    tasks, forwards = list(table["task"].unique()), table.groupby("strategy")["forwards_per_token"].mean()
+    order = forwards.sort_values(kind="stable")
     cells = table.set_index(["strategy", "task"])
     names = [task.removeprefix("nano_") for task in tasks]
     lines = [MEASURED.format(limit=int(table["samples"].max())).rstrip("\n"), "",

@@ -9,7 +9,7 @@ from rich.text import Text
 from harness.report.families import look
 
 WORD = re.compile(r"\S*\s+|\S+")
-PART = re.compile(r"[^\s,:_=+/-]*[\s,:_=+/-]|[^\s,:_=+/-]+")  # long words may end a line after each of these signs
+PART = re.compile(r"[^\s,:;>_=+/-]*[\s,:;>_=+/-]|[^\s,:;>_=+/-]+")  # long words may end a line after these signs
 LONGEST = 18  # characters of a word that stays whole wherever the table has room for it
 
 
