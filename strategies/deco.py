@@ -6,18 +6,15 @@ a candidate the highest probability is chosen; its logits, times `alpha` and tha
 candidates may follow. Early layers go through the final norm, as in the authors' code. Each sequence chooses alone.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
 
 from torch import Tensor
 
-from harness.decoding.contrast import Contrast, Scored, Scorer
+from harness.decoding.contrast import Contrast, Scorer, from_exits
 from harness.engine import logit_warps
-from harness.engine.hooks import Watch
 from harness.engine.session import Session
-from harness.engine.tree import EMPTY
 from harness.errors import UserError
 from harness.plugins.strategy import Request, knob
 
@@ -43,15 +40,7 @@ class Deco(Contrast):
 
     def scorer(self, session: Session, request: Request) -> Scorer:
         """Return the scorer of one sequence."""
-        parts = session.engine.parts
-        names = [f"hidden:{layer}" for layer in self.layers(len(parts.layers))]
-        watch = Watch(tuple(names))
-
-        def scored(sequence: Sequence[int]) -> Scored:
-            session.follow(sequence)
-            reading = session.read(EMPTY, watch)
-            return Scored(self.scores(reading.logits[0], reading.exits(names, parts, norm=True)), reading.logits[0])
-        return scored
+        return from_exits(session, self.layers(len(session.engine.parts.layers)), True, self.scores)
 
     def layers(self, count: int) -> range:
         """Return the candidate layers of a model with `count` layers; 0 is the embeddings."""

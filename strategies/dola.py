@@ -10,7 +10,6 @@ both Kullback-Leibler terms swapped; "paper" uses the correct one. Exits skip th
 `norm`. Each sequence chooses its own layer; their code chooses one for a batch.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
@@ -18,10 +17,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from harness.decoding.contrast import Contrast, Scored, Scorer, away, plausible
-from harness.engine.hooks import ModelParts, Watch
+from harness.decoding.contrast import Contrast, Scorer, away, exit_layers, from_exits, plausible
+from harness.engine.hooks import ModelParts
 from harness.engine.session import Session
-from harness.engine.tree import EMPTY
 from harness.errors import Unsupported, UserError
 from harness.plugins.strategy import Request, knob
 
@@ -47,19 +45,13 @@ class Dola(Contrast):
 
     def scorer(self, session: Session, request: Request) -> Scorer:
         """Return the scorer of one sequence."""
-        parts = session.engine.parts
-        bucket = self.bucket(parts)
-        early = [layer for layer in bucket if layer < len(parts.layers)]
-        names = [f"hidden:{layer}" for layer in early]
-        watch = Watch(tuple(names)) if early else None
+        bucket = self.bucket(session.engine.parts)
+        early = [layer for layer in bucket if layer < len(session.engine.parts.layers)]
 
-        def scored(sequence: Sequence[int]) -> Scored:
-            session.follow(sequence)
-            reading = session.read(EMPTY, watch)
-            last = reading.logits[0]
-            exits = dict(zip(early, reading.exits(names, parts, self.norm) if early else (), strict=True))
-            return Scored(self.scores(last, torch.stack([exits.get(layer, last) for layer in bucket])), last)
-        return scored
+        def scores(last: Tensor, exits: Tensor) -> Tensor:
+            known = dict(zip(early, exits, strict=True))
+            return self.scores(last, torch.stack([known.get(layer, last) for layer in bucket]))
+        return from_exits(session, early, self.norm, scores)
 
     def scores(self, last: Tensor, exits: Tensor) -> Tensor:
         """Compute scores (V,) from the logits (V,) of the last layer and (J, V) of the exits; ties go to the first."""
@@ -69,15 +61,10 @@ class Dola(Contrast):
 
     def bucket(self, parts: ModelParts) -> list[int]:
         """Return the layers of the early exits; raises `Unsupported` for one that the model does not have."""
-        count = len(parts.layers)
-        tied = getattr(parts.head, "weight", None) is parts.embedding.weight
-        first = min(2, count - 1) if tied else 0  # with tied weights layer 0 predicts the input token
-        if self.layers == "low":
-            return list(range(first, count // 2 if count <= 40 else 20, 2)) or [first]
-        if self.layers == "high":
-            return list(range(count // 2 if count <= 40 else count - 20, count, 2))
+        if self.layers in ("low", "high"):
+            return exit_layers(parts, self.layers)
         chosen = [int(part) for part in self.layers.split("-")]
-        if max(chosen) > count:
+        if max(chosen) > (count := len(parts.layers)):
             raise Unsupported(f"has {count} layers, so it has no layer {max(chosen)} for an early exit")
         return chosen
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from harness.decoding.accept import at
 from harness.engine import logit_warps
+from harness.engine.hooks import ModelParts, Watch
 from harness.engine.session import Session
 from harness.engine.tree import EMPTY
 from harness.plugins.strategy import Guarantee, Request, Strategy, knob
@@ -56,6 +57,40 @@ def contrast(expert: Tensor, amateur: Tensor, alpha: float, beta: float) -> Tens
     """
     p, q = expert.double().log_softmax(-1), amateur.double().log_softmax(-1)
     return away(p, q, beta, 1 + beta).masked_fill(~plausible(p, alpha), -inf)
+
+
+def exit_layers(parts: ModelParts, which: str) -> list[int]:
+    """Return the layers of early exits: "all", or every second one of the "low" or "high" half; 0 is the embeddings.
+
+    As in DoLa (2309.03883), a half is 20 layers in a model of more than 40. With tied weights layers 0 and 1 are left
+    out, as far as others are there: layer 0 then predicts the input token.
+    """
+    count = len(parts.layers)
+    tied = getattr(parts.head, "weight", None) is parts.embedding.weight
+    first = min(2, count - 1) if tied else 0
+    if which == "high":
+        return list(range(count // 2 if count <= 40 else count - 20, count, 2))
+    if which == "low":
+        return list(range(first, count // 2 if count <= 40 else 20, 2)) or [first]
+    return list(range(first, count))
+
+
+def from_exits(session: Session, layers: Sequence[int], norm: bool, scores: Callable[[Tensor, Tensor], Tensor]
+               ) -> Scorer:
+    """Return the scorer with `scores(last, exits)`: the model's logits (V,), and those (J, V) of J early exits.
+
+    Exits are the outputs of `layers`, through the final norm if `norm`. All sequences of a batch share one product. A
+    logit warp of the session changes the model's logits, not those of the exits.
+    """
+    parts, names = session.engine.parts, [f"hidden:{layer}" for layer in layers]
+    watch = Watch(tuple(names)) if names else None
+
+    def scored(sequence: Sequence[int]) -> Scored:
+        session.follow(sequence)
+        reading = session.read(EMPTY, watch)
+        last = reading.logits[0]
+        return Scored(scores(last, reading.exits(names, parts, norm) if names else last.new_empty(0, len(last))), last)
+    return scored
 
 
 @dataclass(frozen=True)
