@@ -2,7 +2,7 @@
 
 SpecReason, Pan et al. 2025 (arXiv 2504.07891). A step ends with a blank line (with a line break if `unit` is line), and
 after `longest` tokens. It stands if the judge's value of it is at least `threshold`, by default the number in brackets:
-- logp (-0.5): mean log p of its tokens by the target, in nats, from one forward. This is not in the paper.
+- logp (-0.25): mean log p of its tokens by the target, in nats, from one forward. This is not in the paper.
 - score (7): the paper's. Asked to rate the step, the target answers with a digit; the value is the expected digit. The
   authors' code by default takes the likeliest token, and asks in a new chat turn; here the question follows the step.
 - entropy (-1): minus the entropy in nats of the draft model's distribution before the step. The target writes the steps
@@ -31,7 +31,7 @@ from harness.engine.tree import TokenTree
 from harness.errors import Unsupported
 from harness.plugins.strategy import Guarantee, Need, Request, Strategy, knob
 
-THRESHOLDS = {"logp": -0.5, "score": 7.0, "entropy": -1.0, "keywords": 0.0}
+THRESHOLDS = {"logp": -0.25, "score": 7.0, "entropy": -1.0, "keywords": 0.0}
 ENDS = {"paragraph": "\n\n", "line": "\n"}
 DRAWS = 2**41  # the branch of the random stream that the draft model draws from
 AHEAD = 20     # tokens of a step that are searched for keywords
