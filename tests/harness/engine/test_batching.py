@@ -132,8 +132,8 @@ def test_a_soak_of_mixed_samples_leaks_no_row_and_keeps_the_cache_flat() -> None
         return run
     sizes = []
     for batch in range(scaled(4, 5)):
-        mixed = [failing(go, random.randrange(1, 4)) if random.random() < 0.2 else go
-                 for go in jobs(pair, scaled(50, len(ALL)), seed=batch)]
+        mixed = [failing(go, random.randrange(1, 4)) if batch and random.random() < 0.2 else go
+                 for go in jobs(pair, scaled(50, len(ALL)))]  # the same lengths in each batch: a longer one needs more
         found = run_batched(pair, mixed, 8)
         assert all(said == "failed" or isinstance(said, list) for said in found)
         assert [engine.open_rows for engine in pair] == [0, 0]
