@@ -60,6 +60,8 @@ def main() -> None:
     parser.add_argument("--cost", type=float, default=0.1)
     parser.add_argument("--prompts", type=int, default=6)
     options = parser.parse_args()
+    if options.prompts < 1:
+        parser.error("--prompts must be at least 1")
     target, draft = load("nano"), load("nano-draft")
     prompts = [target.tokenizer(problem.turns[0])["input_ids"] for problem in problems("math", "dev", options.prompts)]
     table = Table("temperature", "fan", "c", "hits by accepted tokens", "hits", "tokens/step", "two devices",

@@ -30,9 +30,9 @@ class JsonSchema(Structured):
 
     def grammar(self, request: Request) -> str:
         """Return the grammar of the schema; raises `UserError` if it is not JSON."""
-        text = read_text(self.file) if self.file else request.as_text.schema
+        text = read_text(self.file) if self.file else request.as_text.schema or "{}"
         try:
-            schema: Any = json.loads(text or "{}")
+            schema: Any = json.loads(text)
         except ValueError as error:
             raise UserError(f"{self.file or 'The schema of the example'} is not JSON ({error}).") from None
         grammar: str = library().LLMatcher.grammar_from_json_schema(json.dumps(schema),

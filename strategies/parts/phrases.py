@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from harness.errors import UserError
+from harness.plugins.data import read_text
 
 ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.?)", re.DOTALL)
 NAMED = {"n": "\n", "t": "\t", "s": " ", "\\": "\\", ";": ";"}
@@ -21,13 +21,12 @@ def inline(text: str | None) -> list[str]:
 def from_file(path: str) -> list[str]:
     """Return the strings of a file, one a line, with the same escapes; empty lines do not count.
 
-    Raises `UserError` if it cannot be read.
+    Raises `UserError` if it cannot be read or has none.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The list of strings {path} cannot be read as UTF-8 text: {error}.") from None
-    return [_plain(line) for line in lines if line.strip()]
+    strings = [_plain(line) for line in read_text(path).splitlines() if line.strip()]
+    if not strings:
+        raise UserError(f"{path} has no strings: write one a line.")
+    return strings
 
 
 def _plain(text: str) -> str:

@@ -1,6 +1,7 @@
 """DRY: goldens, brute force over all repeats, breakers in the text, and its law under drafts."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -144,7 +145,7 @@ def test_the_breakers_come_from_the_text_of_the_request() -> None:
         assert float(free(logits, texts)[0, 3]) == pytest.approx(-0.8)
 
 
-def test_lists_of_strings() -> None:
+def test_lists_of_strings(tmp_path: Path) -> None:
     assert inline('\\n;:;";*') == ["\n", ":", '"', "*"]
     assert inline(r"a\;b;\x2c;\u00e9\s;;\\") == ["a;b", ",", "é ", "\\"]
     assert inline(None) == inline("") == []
@@ -152,6 +153,9 @@ def test_lists_of_strings() -> None:
         Dry(over=Greedy(), breakers="\\q")
     with pytest.raises(UserError, match="cannot be read"):
         from_file("/nowhere/strings.txt")
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(UserError, match="has no strings"):
+        from_file(str(tmp_path / "empty"))
 
 
 def test_an_engine_without_text_refuses_breakers() -> None:

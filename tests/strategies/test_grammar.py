@@ -269,6 +269,7 @@ def first_step(spec: str, asked: Request) -> None:
     ("grammar:file=missing", "", "missing cannot be read: No such file"), ("grammar", "", "give regex"),
     ("grammar:regex=a(", "", "The grammar cannot be used"),
     ("grammar:file={}", "start: x", "unknown name"), ("json_schema:file={}", "{", "is not JSON"),
+    ("json_schema:file={}", "", "is not JSON"),
     ("json_schema:file={}", '{"uniqueItems": true}', "Unimplemented keys"),
     ("json_schema:file={}", '{"enum": []}', "Unsatisfiable schema")])
 def test_wrong_grammars_are_refused_in_a_sentence(spec: str, content: str, reason: str, tmp_path: Path) -> None:
