@@ -44,6 +44,8 @@ class Cascade(Verified):
         *(member.needs for member in self.built())))
     stateful: ClassVar[bool] = per_instance(False, lambda self: any(member.stateful for member in self.built()))
     head_kind: ClassVar[str] = per_instance("", lambda self: max(member.head_kind for member in self.built()))
+    translates: ClassVar[bool] = per_instance(False, lambda self: all(
+        member.translates for member in self.built() if "draft" in member.needs))
 
     def __post_init__(self) -> None:
         """Refuse members that do not draft, or that cannot be combined."""

@@ -67,6 +67,7 @@ class Lossy(Verified):
     needs: ClassVar[frozenset[Need]] = per_instance(frozenset({"draft"}), lambda self: self._exact().needs)
     stateful: ClassVar[bool] = per_instance(False, lambda self: self._exact().stateful)
     head_kind: ClassVar[str] = per_instance("", lambda self: self._exact().head_kind)
+    translates: ClassVar[bool] = per_instance(False, lambda self: self._exact().translates)
     compares: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

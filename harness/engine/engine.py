@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from functools import cached_property, partial
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from harness.engine.forward import ForwardOutput, ForwardRequest, ForwardRows, R
 from harness.engine.grouping import costs_of
 from harness.engine.hooks import HIDDEN, Captured, ForwardHook, ModelParts
 from harness.engine.windows import Masks, Windows
+
+if TYPE_CHECKING:
+    from harness.models.translation import Translation
 
 PREFILL = 512  # tokens of a prompt prefilled in one forward; the same on every device, because forwards are counted
 
@@ -29,8 +32,8 @@ class Engine:
 
     `forwards` counts forward passes, `positions` the tokens in them and `padding` the padded positions; none of them
     counts what the model drafts for itself. `vocab` is the number of logits, `max_len` the maximum length of a sequence
-    in tokens. `executor` runs requests one at a time or merges them. Raises `UserError` for a model whose state is more
-    than a KV cache.
+    in tokens. `executor` runs requests one at a time or merges them. A draft model with another vocabulary than the
+    target has a `translation`. Raises `UserError` for a model whose state is more than a KV cache.
     """
 
     def __init__(self, model: Any, max_len: int) -> None:
@@ -43,6 +46,7 @@ class Engine:
         self.cache_argument = cache_argument(model)
         self.executor: Executor = SerialExecutor()
         self.prefixes = list[SharedPrefix]()
+        self.translation: Translation | None = None
         self.learnt = dict[str, Any]()  # state of strategies that learn across prompts, by spec
         self.heads = dict[str, Any]()   # trained heads of the model, by the name of their strategy
         self._rows = list[Row]()

@@ -11,8 +11,9 @@ from harness.engine.session import pin
 
 
 class Kept(NamedTuple):
-    """The keys and values of a prefix in every layer, (heads, T, dim) each, and its hidden states by name."""
+    """A prefix: its token ids, its keys and values in every layer, (heads, T, dim) each, its hidden states by name."""
 
+    tokens: Sequence[int]
     layers: list[tuple[Tensor, Tensor]]
     states: Mapping[str, Tensor]
 
@@ -26,17 +27,18 @@ class KeptPrefixes:
     def pin(self, tokens: Sequence[int]) -> None:
         """Put a prefix in the cache in place of others: computed the first time, copied every other time.
 
-        Raises `CacheFull` when the cache has no room for it.
+        `tokens` are the target's, also for a draft model with another vocabulary. Raises `CacheFull` when the cache has
+        no room for it.
         """
         engine, kept = self.engine, self._kept.get(tuple(tokens))
         engine.unpin()
         if kept is None:
             prefix = pin(engine, tokens)
-            contents = engine.cache.contents(prefix.row.index, len(tokens))
-            self._kept[tuple(tokens)] = Kept(contents, prefix.states)
+            contents = engine.cache.contents(prefix.row.index, len(prefix.tokens))
+            self._kept[tuple(tokens)] = Kept(prefix.tokens, contents, prefix.states)
             return
-        engine.cache.reserve(engine.open_rows + 1, len(tokens))
+        engine.cache.reserve(engine.open_rows + 1, len(kept.tokens))
         row = engine.open_row()
         engine.cache.fill(row.index, kept.layers)
-        row.end = len(tokens)
-        engine.prefixes.append(SharedPrefix(list(tokens), row, kept.states))
+        row.end = len(kept.tokens)
+        engine.prefixes.append(SharedPrefix(kept.tokens, row, kept.states))

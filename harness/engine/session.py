@@ -81,6 +81,11 @@ class Session:
         return self.engine.executor.in_flight
 
     @property
+    def logit_warp(self) -> Warp:
+        """The warp of all logits of this session; a draft model with another vocabulary has none."""
+        return self._warp
+
+    @property
     def nodes(self) -> int:
         """The number of nodes computed below the current sequence, which is the number of the next one."""
         return len(self._candidates.tokens)
@@ -159,8 +164,11 @@ class Session:
 
     @contextmanager
     def with_logit_warp(self, warp: Warp) -> Iterator[None]:
-        """Apply `warp` to all logits of this session and of its draft model until the end of the context."""
-        sessions = [self, *([self._draft] if self._draft else [])]
+        """Apply `warp` to all logits of this session until the end of the context.
+
+        It is applied to those of the draft model too, unless that has another vocabulary.
+        """
+        sessions = [self, *([self._draft] if self._draft and not self._draft.engine.translation else [])]
         before = [session._warp for session in sessions]
         for session in sessions:
             session._warp = compose(session._warp, warp)
@@ -311,9 +319,9 @@ class Session:
 
 
 def pin(engine: Engine, tokens: Sequence[int]) -> SharedPrefix:
-    """Prefill a prefix that many sequences share; sessions copy it until `engine.unpin`."""
+    """Prefill a prefix that many sequences share, `tokens` of the target; sessions copy it until `engine.unpin`."""
     session = Session(engine, remember=engine.remembered(engine.heads))
-    session.follow(tokens)
+    session.follow(engine.translation.to_draft(tokens)[:engine.max_len] if engine.translation else tokens)
     session.read()
-    engine.prefixes.append(SharedPrefix(list(tokens), session.row, session.remembered))
+    engine.prefixes.append(SharedPrefix(session.tokens, session.row, session.remembered))
     return engine.prefixes[-1]

@@ -24,10 +24,15 @@ def check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
     rows = int(model.get_input_embeddings().weight.shape[0])
     if len(tokenizer) <= rows:
         return
-    special = {*tokenizer.all_special_ids, *(id for id, one in tokenizer.added_tokens_decoder.items() if one.special)}
+    special = special_ids(tokenizer)
     if beyond := sum(token >= rows and token not in special for token in tokenizer.get_vocab().values()):
         raise UserError(f"The tokenizer has {beyond} token ids that '{name}' lacks, which has {rows} embeddings; give "
                         "the tokenizer of the model with --tokenizer.")
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Return the ids of all special tokens, which stand for no text."""
+    return {*tokenizer.all_special_ids, *(id for id, one in tokenizer.added_tokens_decoder.items() if one.special)}
 
 
 def eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:

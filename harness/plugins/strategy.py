@@ -117,7 +117,7 @@ class Strategy(Plugin):
 
     `paper` is its source, `family` its group in reports, and `guarantee` what holds for its output. `needs` lists what
     the set-up must provide. A `stateful` strategy learns across prompts. `head_kind` is the kind of the trained head
-    that it drafts with, if it does.
+    that it drafts with, if it does. A strategy that `translates` can draft with a model of another vocabulary.
     """
 
     paper: ClassVar[str]
@@ -126,6 +126,7 @@ class Strategy(Plugin):
     needs: ClassVar[frozenset[Need]] = frozenset()
     stateful: ClassVar[bool] = False
     head_kind: ClassVar[str] = ""
+    translates: ClassVar[bool] = False
 
     @abstractmethod
     def generate(self, session: "Session", request: Request) -> Iterator[Sequence[int]]:
@@ -164,6 +165,7 @@ class Over(Strategy):
         cls.needs = per_instance(needs, lambda self: needs | self.over.needs)
         cls.stateful = per_instance(stateful, lambda self: stateful or self.over.stateful)
         cls.head_kind = per_instance(kind, lambda self: kind or self.over.head_kind)
+        cls.translates = per_instance(False, lambda self: self.over.translates)
 
     @classmethod
     def knobs(cls) -> dict[str, Knob]:

@@ -10,6 +10,7 @@ from harness.engine.cache import free_bytes
 from harness.engine.engine import Engine
 from harness.errors import UserError
 from harness.models.loading import Model, find, load, outline
+from harness.models.translation import Translation
 from harness.models.vocabulary import share
 from harness.plugins.strategy import Strategy
 from harness.store.config import RunConfig, named_value
@@ -62,18 +63,29 @@ def draft_name(config: RunConfig) -> str | None:
 
 
 def load_draft(config: RunConfig, target: Model, strategies: Sequence[Strategy]) -> Model | None:
-    """Load the draft model if a strategy needs it and one is given; raises `UserError` for another vocabulary."""
-    if config.backend == "openai" or not any("draft" in strategy.needs for strategy in strategies):
+    """Load the draft model if a strategy needs it and one is given.
+
+    Raises `UserError` for one with another vocabulary, unless all of these strategies translate; then it has its own
+    tokenizer, whatever `config.tokenizer` is.
+    """
+    drafting = [strategy for strategy in strategies if "draft" in strategy.needs]
+    if config.backend == "openai" or not drafting:
         return None
     name = draft_name(config)
     if name is None:
         return None
-    draft = load(name, dtype=model_dtype(config), device=reference_device(config), tokenizer=config.tokenizer,
-                 compiled=config.compile, threads=torch.get_num_threads())
-    if draft.tokenizer.get_vocab() != target.tokenizer.get_vocab():
+    translates = all(strategy.translates for strategy in drafting)
+    draft = load(name, dtype=model_dtype(config), device=reference_device(config),
+                 tokenizer=None if translates else config.tokenizer, compiled=config.compile,
+                 threads=torch.get_num_threads())
+    if draft.tokenizer.get_vocab() == target.tokenizer.get_vocab():
+        share(target.engine, draft.engine)
+    elif translates:
+        draft.engine.translation = Translation(target.tokenizer, draft.tokenizer, (target.vocab, draft.vocab),
+                                               target.engine.device)
+    else:
         raise UserError(f"The draft model '{name}' and '{target.name}' do not share a vocabulary; "
                         "give a draft model of the same family.")
-    share(target.engine, draft.engine)
     return draft
 
 

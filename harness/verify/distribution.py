@@ -71,7 +71,11 @@ class Evidence:
 
     def add(self, target: Engine, draft: Engine | None, prompt: Sequence[int], texts: Sequence[Sequence[int]],
             seed: int) -> None:
-        """Add `texts`, equally long continuations of `prompt` (token ids); `seed` fixes v and the order."""
+        """Add `texts`, equally long continuations of `prompt` (token ids); `seed` fixes v and the order.
+
+        The probabilities of a draft model with another vocabulary are those of other tokens, and left out.
+        """
+        draft = None if draft and draft.translation else draft
         length, vocab = len(texts[0]), target.vocab
         rng, size = np.random.default_rng([seed, len(self.u)]), max(1, NUMBERS // (length * vocab))
         for start in range(0, len(texts), size):

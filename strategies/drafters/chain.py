@@ -1,6 +1,7 @@
 """A small model drafts a chain of tokens, one forward each."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -8,9 +9,34 @@ from torch import Tensor
 from harness.decoding.loop import Step
 from harness.engine.logit_warps import Warp
 from harness.engine.random_stream import Stream
-from harness.engine.session import Session
 from harness.engine.tree import TokenTree
 from strategies.drafters.length import Fixed, Length
+
+
+class Rows(Protocol):
+    """The output after a sequence: its logits (1, V), and the likeliest token."""
+
+    @property
+    def logits(self) -> Tensor:
+        """The logits (1, V) in float32."""
+        ...
+
+    @property
+    def best(self) -> list[int]:
+        """The likeliest token."""
+        ...
+
+
+class Reader(Protocol):
+    """A session of a draft model, or one that translates."""
+
+    def follow(self, tokens: Sequence[int]) -> None:
+        """Set the sequence to `tokens`."""
+        ...
+
+    def read(self) -> Rows:
+        """Compute the sequence."""
+        ...
 
 
 class ModelChain:
@@ -19,7 +45,7 @@ class ModelChain:
     `length` is the number of tokens, or the policy that sets it.
     """
 
-    def __init__(self, session: Session, length: int | Length, warp: Warp, stream: Stream | None) -> None:
+    def __init__(self, session: Reader, length: int | Length, warp: Warp, stream: Stream | None) -> None:
         self.session, self.warp, self.stream = session, warp, stream
         self.length = Fixed(length) if isinstance(length, int) else length
 
