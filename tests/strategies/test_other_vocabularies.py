@@ -1,20 +1,24 @@
 """Draft models of other vocabularies: identities, greedy tokens, distributions, batches and limits."""
 
 from functools import cache, partial
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
+from harness.decoding.loop import Step
 from harness.decoding.verified import Verified
 from harness.engine.batching import run_batched
 from harness.engine.engine import Engine
-from harness.engine.session import Work
+from harness.engine.session import Session, Work
 from harness.errors import Unsupported
+from harness.models.translation import ids_of, split, token_texts
 from harness.plugins.registry import STRATEGIES
 from strategies.greedy import Greedy
 from strategies.speculative import Speculative
 from strategies.tli import Tli
+from strategies.uag import TextChain
 from tests import pair, vocabularies
 from tests.chances import MASS, TEMPERATURE, VOCAB, PValue
 from tests.chances import target as small_target
@@ -23,7 +27,8 @@ from tests.models import MAX_POSITIONS, PAD_BIAS, tiny_model
 from tests.scale import scaled
 from tests.vocabularies import model_of, translated
 
-NAMES = ["tli"]
+NAMES = ["tli", "uag"]
+EXACT = [("tli", 0.0), ("tli", 1.0), ("uag", 0.0)]  # where each is speculative, draw for draw
 
 
 def made(name: str, knobs: str) -> Verified:
@@ -60,11 +65,8 @@ def texts(count: int = 3) -> list[list[int]]:
     return [pair.tokenizer()(text)["input_ids"] for text in (" a small cat.", "12 mice, 3 cats", "The end")[:count]]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "temperature"), EXACT)
 def test_the_same_vocabulary_is_plain_speculation(name: str, temperature: float) -> None:
-    if name == "uag" and temperature:
-        pytest.skip("uag keeps no probabilities")
     target, draft, _ = renumbered()
     accepted = drafted = 0
     for prompt in texts():
@@ -75,12 +77,9 @@ def test_the_same_vocabulary_is_plain_speculation(name: str, temperature: float)
     assert 0 < accepted < drafted
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "temperature"), EXACT)
 def test_other_numbers_of_the_same_tokens_change_nothing(name: str, temperature: float) -> None:
     """Tokens, drafts and forwards are those of a draft model that needs no translation."""
-    if name == "uag" and temperature:
-        pytest.skip("uag keeps no probabilities")
     target, draft, other = renumbered()
     for prompt in texts():
         plain = traced(Speculative(gamma=3, temperature=temperature), target, prompt, draft=draft, new=24, eos=None)
@@ -170,3 +169,64 @@ def test_models_without_a_common_token_are_refused() -> None:
                        vocabularies.letters("uvwxyz"))
     with pytest.raises(Unsupported, match="tokens in common"):
         decode(Tli(), target, [3, 4], draft=draft)
+
+
+class Says:
+    """A draft model that writes given tokens, one a forward, and keeps what it read."""
+
+    def __init__(self, tokens: list[int], max_len: int = MAX_POSITIONS) -> None:
+        self.engine, self.tokens, self.read_tokens = SimpleNamespace(max_len=max_len), list(tokens), list[list[int]]()
+
+    def follow(self, tokens: list[int]) -> None:
+        self.read_tokens.append(list(tokens))
+
+    def read(self) -> SimpleNamespace:
+        return SimpleNamespace(best=[self.tokens[len(self.read_tokens) - 1]])
+
+
+def drafted(number: int, prompt: str, says: str, gamma: int = 8, ends: bool = False) -> tuple[list[int], Says, Any]:
+    """The draft below `prompt` of a draft model that writes `says` after it, and then EOS if it `ends`."""
+    translation = trained(number)[1].translation
+    assert translation
+    tokens = split(says.encode(), ids_of(token_texts(translation.draft), len(translation.draft)))
+    model = Says([*tokens, *[translation.draft.eos_token_id] * ends, *[5] * gamma])
+    chain = TextChain(cast(Session, model), translation, gamma)
+    size = len(tokens) + ends
+    tree = chain.draft(translation.target(prompt)["input_ids"], cast(Step, None), 20 if gamma > size else gamma)
+    return list(tree.tokens), model, translation
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize(("prompt", "says"), [("The smallest", " cat sat"), ("The small", "est cat"), ("A cat ", "sat"),
+                                              ("A café", ", naïve: 12 😀 mice")])
+def test_the_draft_is_the_text_in_tokens_of_the_target(number: int, prompt: str, says: str) -> None:
+    """Blanks at its start, words that go on, and characters of several tokens; EOS is the target's."""
+    tokens, model, translation = drafted(number, prompt, says, 40, ends=True)
+    assert tokens[-1] == translation.target.eos_token_id
+    assert b"".join(translation.texts[token] for token in tokens[:-1]).decode() == says
+    assert all(read[0] == translation.draft.bos_token_id for read in model.read_tokens), "BOS is passed on, or added"
+    assert model.read_tokens[-1][-1] != translation.draft.eos_token_id, "nothing is read after EOS"
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_draft_that_ends_within_a_character_loses_its_end(number: int) -> None:
+    for gamma in range(1, 6):
+        tokens, _, translation = drafted(number, "The cat", " 😀", gamma)
+        text = b"".join(translation.texts[token] for token in tokens).decode()
+        assert " 😀".startswith(text)
+    assert text == " 😀"
+
+
+def test_a_sequence_that_ends_within_a_character_is_not_drafted_for() -> None:
+    translation = trained(0)[1].translation
+    assert translation
+    model, prompt = Says([5] * 9), translation.target("a 😀")["input_ids"][:-1]
+    tree = TextChain(cast(Session, model), translation, 4).draft(prompt, cast(Step, None), 9)
+    assert not tree.tokens
+    assert not model.read_tokens
+
+
+def test_uag_writes_the_same_text_from_few_tokens_in_common() -> None:
+    """Tokens that only the target has are drafted, which tli never does."""
+    tokens, _, translation = drafted(1, "The", " smallest mice")
+    assert set(tokens) - set(translation.pairs)

@@ -23,7 +23,7 @@ from tests.models import tiny_model
 from tests.pair import saved
 from tests.plugins import TASK
 
-BOTH = ("tli",)
+BOTH = ("tli", "uag")
 
 
 @cache
