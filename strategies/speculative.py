@@ -6,11 +6,13 @@ same warps and accepted with min(1, p/q). `verify` "block" verifies the drafts o
 same distribution, and more are accepted (Sun et al. 2024, arXiv 2403.10444). `policy` sets the length of each
 draft: "confidence" stops where the draft model is unsure and "ema" moves that `threshold` (Zhang et al. 2023, arXiv
 2309.08168); "heuristic" goes up by two and down by one as in transformers; "cost" weighs acceptance so far against
-`cost`. Two more go by the load, the number of sequences in the batch and of tokens in this one: "table" looks it up in
-`table`, whose entries BATCH:LENGTH hold from that batch size on and BATCH@TOKENS:LENGTH from that many tokens on too
+`cost`. Three more go by the load, the number of sequences in the batch and of tokens in this one: "table" looks it up
+in `table`, whose entries BATCH:LENGTH hold from that batch size on and BATCH@TOKENS:LENGTH from that many tokens on too
 (the last one that fits counts; vLLM has such a table of batch sizes); "goodput" is "cost" with the time of a forward
-under that load (Liu et al. 2024, arXiv 2406.14066). A length of 0 drafts nothing. With these two, counts and draws
-repeat only with the same `--concurrency`, as what is drafted depends on how many sequences are in the batch.
+under that load (Liu et al. 2024, arXiv 2406.14066). "tetris" drafts `gamma` tokens of each sequence, and the whole
+batch verifies as many as by "table", those likeliest to be accepted (Wu et al. 2025, arXiv 2502.15197); choose a larger
+`gamma`. A length of 0 drafts nothing. With these three, counts and draws repeat only with the same `--concurrency`, as
+what is drafted depends on the other sequences in the batch.
 """
 
 from dataclasses import dataclass
@@ -38,7 +40,7 @@ class Speculative(Verified):
                             sweep=(0.0, 0.2, 0.4, 0.6, 0.8), also="assistant_confidence_threshold")
     cost: float = knob(0.1, "for cost and goodput: time of a draft forward / time of a target forward", low=0, high=10,
                        sweep=(0.01, 0.05, 0.1, 0.2))
-    table: str = knob("", f"for policy table: draft lengths by load; {TABLE} if none is given",
+    table: str = knob("", f"for policies table and tetris: draft lengths by load; {TABLE} if none is given",
                       sweep=("1:4;32:3;64:1;128:0", "1:4;8:2;16:1;32:0"))
 
     paper: ClassVar[str] = "Leviathan et al. 2022, arXiv 2211.17192"

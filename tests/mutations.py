@@ -223,6 +223,21 @@ MUTATIONS = (
              "tests/harness/verify/test_verify_server.py -k two_samples"),
     Mutation("EOS hides the loop before it", "harness/measure/loops.py",
              'repetitive(ids[:-1] if stop == "eos" else ids)', "repetitive(ids)", "tests/harness/measure/test_tau.py"),
+    Mutation("a short draft is dropped although its tokens were sampled", "strategies/drafters/cascaded.py",
+             "(tree.probs or levels(tree) >= min(self.least, limit))", "levels(tree) >= min(self.least, limit)",
+             "tests/strategies/test_cascade.py -k preserve"),
+    Mutation("a draft that nothing verified counts against its drafter", "strategies/drafters/cascaded.py",
+             "part.root in (ROOT, *last.path)", "True",
+             "tests/strategies/test_cascade.py -k extends"),
+    Mutation("the batch verifies the first drafts, not the likeliest ones", "strategies/drafters/load.py",
+             "sorted(scores)[:capacity]", "scores[:capacity]",
+             "tests/strategies/test_load_lengths.py -k likeliest"),
+    Mutation("drafted tokens are written to the pool before they are verified", "strategies/ngram_pool.py",
+             "        self.write(sequence)\n        t", "        self.write([*sequence, *drafted])\n        t",
+             "tests/strategies/test_ngram_pool.py"),
+    Mutation("a draft made ahead is used after another token", "strategies/ssd.py",
+             "self.branches.get((accepted, last.token))", "next(iter(self.branches.values()))",
+             "tests/strategies/test_ssd.py"),
 )
 
 

@@ -44,6 +44,12 @@ class _Waiting(NamedTuple):
     request: ForwardRequest
 
 
+class _Drafted(NamedTuple):
+    """What a sequence tells the others before its draft is verified."""
+
+    value: Any
+
+
 @dataclass
 class _JobGroup:
     """Jobs that one task waits for: the running ones with their numbers, and the results of the finished ones."""
@@ -64,6 +70,7 @@ class BatchedExecutor(Generic[T]):
         self.tasks = dict[greenlet, int]()  # the numbers of their jobs, in the order in which they started
         self.groups = list[_JobGroup]()
         self.waiting = dict[greenlet, _Waiting]()
+        self.drafted = dict[greenlet, _Drafted]()
         self.scheduler = getcurrent()
 
     @property
@@ -75,6 +82,11 @@ class BatchedExecutor(Generic[T]):
         """Called in a task: wait until the request has been run in a merged forward."""
         output: ForwardRows = self.scheduler.switch(_Waiting(engine, request))
         return output
+
+    def gather(self, value: Any) -> tuple[list[Any], int]:
+        """Called in a task: wait until no draft model has requests waiting; return what all that wait here gave."""
+        values: tuple[list[Any], int] = self.scheduler.switch(_Drafted(value))
+        return values
 
     def run_jobs(self, engines: Sequence["Engine"], jobs: Sequence[Callable[[], Any]]) -> list[Any]:
         """Called in a task: run jobs in the same batch as all others and wait for their results."""
@@ -114,6 +126,12 @@ class BatchedExecutor(Generic[T]):
         """Run the waiting requests of the last engine that has any, and resume their tasks with the outputs."""
         engine = next((engine for engine in self.engines[::-1]
                        if any(engine is wait.engine for wait in self.waiting.values())), None)
+        if self.drafted and engine in (None, self.engines[0]):
+            tasks, values = list(self.drafted), [each.value for each in self.drafted.values()]
+            for place, task in enumerate(tasks):
+                if task in self.drafted:  # one that fails ends others
+                    self._resume(task, task.switch, (values, place))
+            return
         if engine is None:
             return
         ready = [(task, wait.request) for task, wait in self.waiting.items() if wait.engine is engine]
@@ -147,6 +165,7 @@ class BatchedExecutor(Generic[T]):
     def _resume(self, task: greenlet, switch: Callable[..., Any], *values: object) -> None:
         """Let a task run until it requests a forward, starts jobs or ends."""
         self.waiting.pop(task, None)
+        self.drafted.pop(task, None)
         group = next((group for group in self.groups if task in group.running), None)
         try:
             value = switch(*values)
@@ -162,6 +181,8 @@ class BatchedExecutor(Generic[T]):
             return
         if not task.dead and isinstance(value, _Waiting):
             self.waiting[task] = value
+        elif not task.dead and isinstance(value, _Drafted):
+            self.drafted[task] = value
         elif not task.dead:
             self._start_children(task, value)
         elif group:
@@ -196,5 +217,6 @@ class BatchedExecutor(Generic[T]):
             for child in group.running:
                 self._end_children(child)
                 self.waiting.pop(child, None)
+                self.drafted.pop(child, None)
                 child.throw()
             group.running.clear()

@@ -27,6 +27,10 @@ class Executor(Protocol):
         """Run one request on `engine` and return its output."""
         ...
 
+    def gather(self, value: Any) -> tuple[list[Any], int]:
+        """Return the values of all sequences that have drafted, and the place of this one's."""
+        ...
+
     def run_jobs(self, engines: Sequence["Engine"], jobs: Sequence[Callable[[], Any]]) -> list[Any]:
         """Run jobs that use `engines` in one batch and return their results in order."""
         ...
@@ -40,6 +44,10 @@ class SerialExecutor:
     def forward(self, engine: "Engine", request: ForwardRequest) -> ForwardRows:
         """Run one request on `engine` and return its output."""
         return engine.run([request])[0]
+
+    def gather(self, value: Any) -> tuple[list[Any], int]:
+        """Return the value alone."""
+        return [value], 0
 
     def run_jobs(self, engines: Sequence["Engine"], jobs: Sequence[Callable[[], Any]]) -> list[Any]:
         """Run jobs under a batched executor of their own and return their results in order."""

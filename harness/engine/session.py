@@ -80,6 +80,13 @@ class Session:
         """The number of sequences that are being decoded in the same batch, this one included."""
         return self.engine.executor.in_flight
 
+    def gather(self, value: T) -> tuple[list[T], int]:
+        """Return the values that all sequences of the batch gave after drafting, and the place of this one's.
+
+        Called at most once before each forward; waits until no sequence drafts any more.
+        """
+        return self.engine.executor.gather(value)
+
     @property
     def logit_warp(self) -> Warp:
         """The warp of all logits of this session; a draft model with another vocabulary has none."""

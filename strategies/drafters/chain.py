@@ -57,7 +57,7 @@ class ModelChain:
 
     def extend(self, sequence: Sequence[int], drafted: Sequence[int], limit: int) -> TokenTree:
         """Draft below `sequence` and the tokens `drafted` below it."""
-        tokens, probs = list[int](), list[Tensor]()
+        tokens, probs, likeliest = list[int](), list[Tensor](), list[float]()
         for _ in range(min(self.length.most(len(sequence)), limit)):
             prefix = [*sequence, *drafted, *tokens]
             self.session.follow(prefix)
@@ -69,6 +69,8 @@ class ModelChain:
                 tokens.append(self.stream.choose(probs[-1]))
             if self.length.watches:
                 q = probs[-1] if probs else torch.softmax(reading.logits[0].double(), -1)
-                if self.length.stop(float(q.max())):
+                likeliest.append(float(q.max()))
+                if self.length.stop(likeliest[-1]):
                     break
-        return TokenTree.chain(tokens, probs)
+        kept = self.length.kept(likeliest, len(sequence)) if self.length.watches else len(tokens)
+        return TokenTree.chain(tokens[:kept], probs[:kept])

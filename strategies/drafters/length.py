@@ -1,6 +1,6 @@
 """Policies for the length of a draft, by the confidence of the draft model and the acceptance so far."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 
@@ -20,6 +20,13 @@ class Length(Protocol):
         """Decide whether a draft ends after a token whose distribution has the largest probability `likeliest`.
 
         The token itself is kept, and its id must not matter: either would change the distribution.
+        """
+        ...
+
+    def kept(self, likeliest: Sequence[float], context: int) -> int:
+        """Return how many tokens of a draft are verified, given the largest probability of each one's distribution.
+
+        The tokens' ids must not matter here either. Called only if the policy `watches`.
         """
         ...
 
@@ -43,6 +50,10 @@ class Fixed:
     def stop(self, likeliest: float) -> bool:
         """Return False."""
         return False
+
+    def kept(self, likeliest: Sequence[float], context: int) -> int:
+        """Return the number of all tokens."""
+        return len(likeliest)
 
     def observe(self, drafted: int, accepted: int) -> None:
         """Do nothing."""

@@ -1,8 +1,11 @@
 """Policies for the length of a draft by the load: how many sequences are decoded at once, and how long they are."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import accumulate
+from operator import mul
 from typing import NamedTuple
 
 from harness.engine.session import Session
@@ -45,6 +48,40 @@ def entries(owner: str, text: str) -> list[Entry]:
         raise UserError(f"{owner}: table must list a draft length for a batch size of 1 and any larger ones, such as "
                         f"1:4;32:2;64:0, not '{text}'.")
     return table
+
+
+class Tetris(Table):
+    """Drafts `gamma` tokens; the batch verifies as many as `Table` would, those most likely to be accepted.
+
+    The likelihood of a token is the product of the largest probabilities up to it (TETRIS, 2502.15197, uses those of
+    the drafted tokens: they are the same at temperature 0, and above it would change the distribution).
+    """
+
+    watches = True
+
+    def __init__(self, gamma: int, entries: Sequence[Entry], load: "Load") -> None:
+        super().__init__(gamma, entries, load.sequences)
+        self.load = load
+
+    def most(self, context: int) -> int:
+        """Return `gamma`, as more is drafted than verified; 0 where the table has no draft."""
+        return self.gamma if super().most(context) else 0
+
+    def kept(self, likeliest: Sequence[float], context: int) -> int:
+        """Return this sequence's share of the tokens that the batch verifies."""
+        drafts, place = self.load.session.gather((list(likeliest), super().most(context)))
+        return selected([draft for draft, _ in drafts], sum(length for _, length in drafts))[place]
+
+
+def selected(drafts: Sequence[Sequence[float]], capacity: int) -> list[int]:
+    """Return how many tokens of each draft are among the `capacity` ones of the highest cumulative probability.
+
+    Of equal ones, the shallower count first.
+    """
+    scores = [(-score, depth, place) for place, draft in enumerate(drafts)
+              for depth, score in enumerate(accumulate(draft, mul))]
+    counts = Counter(place for _, _, place in sorted(scores)[:capacity])
+    return [counts[place] for place in range(len(drafts))]
 
 
 class Load:

@@ -61,6 +61,14 @@ def test_an_empty_table_and_a_short_draft() -> None:
     assert Pooled(SHORT, {}).draft(text, NOTHING, 9).tokens == (3, 9, 8, 1, 2, 3, 9, 8)
 
 
+def test_tokens_that_nothing_has_verified_are_read_but_not_written() -> None:
+    drafter = Pooled(SHORT, {})
+    assert drafter.extend([1, 2, 3, 9, 2], [3], 1).tokens == (9,)
+    assert slot((9, 2), SHORT.slots) not in drafter.table
+    assert drafter.extend([1, 2, 3, 9, 2, 8], [3], 9) is EMPTY
+    assert drafter.table[slot((9, 2), SHORT.slots)] == 8
+
+
 def test_a_collision_drafts_a_wrong_token() -> None:
     everything_collides = NgramPool(n=2, n_min=1, n_max=3, slots=1)
     assert Pooled(everything_collides, {}).draft([1, 2, 3, 4, 5], NOTHING, 9).tokens == (5, 5, 5)
