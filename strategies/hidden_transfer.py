@@ -15,7 +15,6 @@ from typing import Annotated, Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from harness.engine.hooks import Enter, replaced
 from harness.engine.session import Session
@@ -24,7 +23,7 @@ from harness.engine.windows import Windows
 from harness.errors import UserError
 from harness.heads.expander import Expander
 from harness.heads.layer import Context
-from harness.heads.network import Network, Recipe, TargetParts
+from harness.heads.network import Network, Recipe, TargetParts, product
 from strategies.drafters.headed import Headed
 
 
@@ -81,17 +80,12 @@ class TransferMaps(Network):
         places = places.clamp(max=target.config.max_position_embeddings - 1)  # the end of the longest sequences
         model = target.parts.model
         linear: dict[nn.Module, Callable[[Tensor], Tensor]] = {
-            one: partial(_linear, one) for one in model.modules() if isinstance(one, nn.Linear)}
+            one: partial(product, one) for one in model.modules() if isinstance(one, nn.Linear)}
         with replaced(linear), Enter(self.layer, rows).applied_to(target.parts):
             found = model.get_decoder()(
                 input_ids=tokens.new_zeros(rows.shape[:2]), attention_mask=Windows(model).masks(mask),
                 position_ids=places.expand(batch, -1), use_cache=False).last_hidden_state
         return list(found[:, length:].chunk(self.depth, 1))
-
-
-def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """The product of a frozen layer, through which gradients flow; the fast one of an engine has none."""
-    return functional.linear(x, layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
 
 
 class TransferExpander:

@@ -1,5 +1,6 @@
 """`decodebench train-head`: train the head of a drafting method for a model."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,13 @@ from harness.store.config import RunConfig
 
 if TYPE_CHECKING:
     from harness.laboratory.training import Point
+
+
+class Schedule(StrEnum):
+    """How a model is trained together with its head; the names of `harness.laboratory.tuning`."""
+
+    two_stage = "two-stage"
+    sine = "sine"
 
 
 def command(
@@ -37,6 +45,10 @@ def command(
     data: Annotated[Path | None, Option(metavar="DIR", help="data sets [$DECODEBENCH_DATA, then the hub]")] = None,
     licence: Annotated[str, Option(metavar="TEXT", help="licence of the weights, for the card [none]",
                                    show_default=False)] = "",
+    tune: Annotated[Path | None, Option(metavar="DIR", help="train the model, too, and write it to DIR (Medusa-2)")
+                    ] = None,
+    schedule: Annotated[Schedule, Option(help="of --tune: the head alone first, or its weight rises",
+                                         show_default=False)] = Schedule.two_stage,
     output: Annotated[Path | None, Option("-o", "--output", metavar="DIR", help="folder of the head [heads/HEAD]")
                       ] = None,
 ) -> int:
@@ -50,6 +62,7 @@ def command(
                        device=device, seed=seed, data=data)
     check_names(config)
     from harness.laboratory.train_head import train_head
+    from harness.laboratory.tuning import Tuning
 
     def tell(point: "Point") -> None:
         right = " ".join(f"{row[0]:.2f}" for row in point.ranks)
@@ -59,7 +72,8 @@ def command(
         typer.echo(text, err=True)
 
     try:
-        typer.echo(train_head(head, config, steps, rate or 0.0, output, int(budget * 1e9), licence, say, tell))
+        typer.echo(train_head(head, config, steps, rate or 0.0, output, int(budget * 1e9), licence, say, tell,
+                              Tuning(tune, schedule.value) if tune else None))
     except KeyboardInterrupt:
         say("Stopped: the same command goes on.")
         return 130

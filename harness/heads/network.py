@@ -45,7 +45,12 @@ class TargetParts:
         if torch.is_inference_mode_enabled():
             found: Tensor = self.head(states)
             return found
-        return functional.linear(states, self.head.weight, self.head.bias)  # the fast product of an engine has none
+        return product(self.head, states)
+
+
+def product(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Return the product of a frozen layer, through which gradients flow to `x`; the fast one of an engine has none."""
+    return functional.linear(x, layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
 
 
 WIDTH = 192  # numbers of a hidden state
@@ -87,6 +92,10 @@ class Network(nn.Module):
     def recipe(self) -> Recipe:
         """How it is trained; most networks have one recipe as an attribute of the class."""
         return Recipe()
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the weights to train, with their share of the learning rate."""
+        return [{"params": list(self.parameters()), "share": 1.0}]
 
     @property
     @abstractmethod

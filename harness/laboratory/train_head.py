@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from harness.heads.network import Network, TargetParts, settings_of
 from harness.laboratory import corpus, prompts
 from harness.laboratory.corpus import Corpus
 from harness.laboratory.training import Point, train
+from harness.laboratory.tuning import TWO_STAGE, Tuned, Tuning
 from harness.models import trained_head
 from harness.models.loading import Model, fingerprint
 from harness.models.trained_head import Card
@@ -28,10 +30,11 @@ NANO_PROBLEMS, NANO_HELD_OUT = 250, 30  # of each kind
 
 
 def train_head(head: str, config: RunConfig, steps: int, rate: float, output: Path | None, budget: int, licence: str,
-               say: Callable[[str], None], tell: Callable[[Point], None]) -> Path:
+               say: Callable[[str], None], tell: Callable[[Point], None], tuning: Tuning | None = None) -> Path:
     """Train `head`, the spec of a network, and return its folder; raises `UserError` for anything that cannot be used.
 
-    `budget` is the number of bytes that the hidden states of one layer may take.
+    `budget` is the number of bytes that the hidden states of one layer may take. With `tuning`, the model is trained,
+    too, and the head belongs to the tuned one.
     """
     spec = Spec.parse(head)
     kind = trained_head.network_of(spec.name)
@@ -47,15 +50,38 @@ def train_head(head: str, config: RunConfig, steps: int, rate: float, output: Pa
     say(f"{spec.name}: {parameters:,} parameters, {len(data):,} answers, {len(held_out):,} held out")
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / f"training-{short_hash([str(spec), steps, config.seed, rate, origin])}.pt"
-    points = train(network, data, held_out, steps, seed=config.seed, rate=rate, tell=tell, kept=kept)
+    learn = partial(train, data=data, held_out=held_out, steps=steps, seed=config.seed, rate=rate, tell=tell)
+    if tuning:
+        points, model, tuned = tune(model, network, learn, held_out, kept, tuning, config)
+    else:
+        points, tuned = learn(network, kept=kept), {}
     facts = {"steps": steps, "seed": config.seed, "tasks": list(config.tasks), "answers": len(data),
-             "seconds": round(points[-1].seconds), "loss": round(points[-1].loss, 4)}
+             "seconds": round(points[-1].seconds), "loss": round(points[-1].loss, 4)} | tuned
     card = Card(kind=spec.name, target=model.name, fingerprint=fingerprint(model.engine.model, rounded=True),
                 hidden=network.target.hidden, vocab=network.target.vocab, settings=vars(settings),
                 parameters=parameters, licence=licence, ranks=points[-1].ranks, trained=facts)
     trained_head.save(folder, network, card)
-    kept.unlink()
+    for file in folder.glob(f"{kept.stem}*.pt"):
+        file.unlink()
     return folder
+
+
+def tune(model: Model, network: Network, learn: Callable[..., list[Point]], held_out: Corpus, kept: Path,
+         tuning: Tuning, config: RunConfig) -> tuple[list[Point], Model, dict[str, Any]]:
+    """Train a head and its model, write the model, and return the points, the model as read back, and what changed."""
+    joint = Tuned(network)
+    before = joint.perplexity(held_out)
+    if tuning.schedule == TWO_STAGE:
+        learn(network, kept=kept)
+    points = learn(joint, kept=kept.with_stem(f"{kept.stem}-{tuning.schedule}"),
+                   objective=partial(joint.objective, tuning.schedule))
+    after = joint.perplexity(held_out)
+    joint.adapters.merge()
+    model.engine.model.save_pretrained(tuning.folder)
+    model.tokenizer.save_pretrained(tuning.folder)
+    facts = {"tuned": model.name, "schedule": tuning.schedule,
+             "perplexity before and after": [round(before, 4), round(after, 4)]}
+    return points, load_target(replace(config, model=str(tuning.folder))), facts
 
 
 def answers(config: RunConfig, model: Model, network: Network, folder: Path, budget: int, say: Callable[[str], None]

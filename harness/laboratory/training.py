@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harness.heads.network import WIDTH, Network, Recipe
+from harness.heads.network import WIDTH, Network
 from harness.laboratory.corpus import Batch, Corpus
 from harness.store.files import replace_file
 
@@ -23,6 +23,8 @@ WARM_UP = 30    # steps
 LAST = 0.1      # of the peak rate, at the end
 CLIP = 0.5      # norm of the gradient
 REPORT = 100    # steps
+
+Objective = Callable[[Batch, float], Tensor]  # the loss of a batch after a share of all steps
 
 
 @dataclass(frozen=True)
@@ -41,22 +43,25 @@ class Point:
 
 
 def train(network: Network, data: Corpus, held_out: Corpus, steps: int, size: int = 16, seed: int = 0,
-          rate: float = 0.0, tell: Callable[[Point], None] = lambda point: None, kept: Path | None = None
-          ) -> list[Point]:
+          rate: float = 0.0, tell: Callable[[Point], None] = lambda point: None, kept: Path | None = None,
+          objective: Objective | None = None) -> list[Point]:
     """Train a network in place for `steps` batches of `size` answers; returns its points, one every `REPORT` steps.
 
     `rate` is the peak learning rate; by default it is that of the recipe, less in proportion for wider models.
-    After each point, everything is written to the file `kept`, from which the same call goes on.
+    After each point, everything is written to the file `kept`, from which the same call goes on. `objective` takes the
+    place of `loss`.
     """
     torch.manual_seed(seed)
     peak = rate or network.recipe.rate * min(1.0, WIDTH / network.target.hidden)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(network.groups(), lr=peak, betas=(0.9, 0.95), weight_decay=0.0)
     points, before = _resumed(kept, network, optimizer), time.monotonic()
     done, spent = (points[-1].step, points[-1].seconds) if points else (0, 0.0)
     recent = points[-1].loss if points else math.nan
     for step, numbers in enumerate(islice(data.batches(size, seed), done, steps), start=done + 1):
-        current = _step(network, optimizer, data.batch(numbers, next(network.parameters()).device),
-                        peak * rate_at(step, steps), step % network.stride)
+        batch = data.batch(numbers, next(network.parameters()).device)
+        with _precision(network, batch):
+            value = objective(batch, step / steps) if objective else loss(network, batch, step % network.stride)
+        current = _step(network, optimizer, value, peak * rate_at(step, steps))
         recent = current if math.isnan(recent) else 0.95 * recent + 0.05 * current
         if step % REPORT == 0 or step == steps:
             seconds = spent + time.monotonic() - before
@@ -67,12 +72,10 @@ def train(network: Network, data: Corpus, held_out: Corpus, steps: int, size: in
     return points
 
 
-def _step(network: Network, optimizer: torch.optim.Optimizer, batch: Batch, rate: float, phase: int) -> float:
-    """Make one step at this learning rate, and return the loss."""
+def _step(network: Network, optimizer: torch.optim.Optimizer, value: Tensor, rate: float) -> float:
+    """Make one step down from the loss `value` at this learning rate, and return the loss."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
-    with _precision(network, batch):
-        value = loss(network, network.recipe, batch, phase)
+        group["lr"] = rate * group["share"]
     optimizer.zero_grad()
     value.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
@@ -112,8 +115,9 @@ def rate_at(step: int, steps: int) -> float:
     return warm * (LAST + (1 - LAST) * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def loss(network: Network, recipe: Recipe, batch: Batch, phase: int = 0) -> Tensor:
+def loss(network: Network, batch: Batch, phase: int = 0) -> Tensor:
     """Return the mean loss of the answers' tokens, summed over depths; a block network starts `phase` tokens later."""
+    recipe = network.recipe
     total, first = torch.zeros((), device=batch.hidden.device), _first(batch) + phase
     laws, numbers = _laws(network, batch) if recipe.target else (None, batch.tokens)
     for depth, features in enumerate(network(batch.states, batch.tokens, first)):
