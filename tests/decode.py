@@ -26,6 +26,7 @@ torch.set_num_threads(1)
 spelled = cache(tokenizer)
 FEWER = {"best_of_n": "n=4", "mbr": "n=4", "self_consistency": "n=4", "trlm_rerank": "n=4", "weighted_vote": "n=4",
          "deepconf": "n=6,warmup=3,window=4", "cot_decoding": "k=3", "ngram_pool": "n=2,n_min=1",
+         "streaming": "sinks=2,window=9", "window": "window=9", "recomputed_window": "sinks=2,window=9,chunk=4",
          "power_sampling": "moves=3,block=8", "power_rollouts": "candidates=3,rollouts=2,horizon=4",
          "neurologic": "width=8", "neurologic_astar": "width=4"}
 if LAYERS == 1:  # a line through the embeddings leads to PAD

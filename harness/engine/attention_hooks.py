@@ -40,7 +40,7 @@ class MaskedHeads:
         for layer, head in sorted(self.heads):
             by_layer.setdefault(layer, []).append(head)
         masked = _without_query if self.mode == "uniform" else _without_output
-        with _attending(parts, {layer: partial(masked, heads) for layer, heads in by_layer.items()}):
+        with attending(parts, {layer: partial(masked, heads) for layer, heads in by_layer.items()}):
             yield
 
 
@@ -57,7 +57,7 @@ class WatchAttention:
     def applied_to(self, parts: ModelParts) -> Iterator[Captured]:
         """Record the weights in one forward pass."""
         captured = dict[str, Tensor]()
-        with _attending(parts, {layer: partial(_recorded, captured, f"attention:{layer}") for layer in self.layers}):
+        with attending(parts, {layer: partial(_recorded, captured, f"attention:{layer}") for layer in self.layers}):
             yield captured
 
 
@@ -76,7 +76,7 @@ class AttendToEnds:
     def applied_to(self, parts: ModelParts) -> Iterator[None]:
         """Leave out the keys and values in one forward pass."""
         slots = cache(partial(_end_slots, self.first, self.last))  # layers of one kind get the same mask
-        with _attending(parts, dict.fromkeys(range(len(parts.layers)), partial(_between_left_out, slots))):
+        with attending(parts, dict.fromkeys(range(len(parts.layers)), partial(_between_left_out, slots))):
             yield
 
 
@@ -85,7 +85,7 @@ def head_counts(parts: ModelParts) -> tuple[int, int]:
     return len(parts.layers), int(parts.model.config.get_text_config().num_attention_heads)
 
 
-def _attending(parts: ModelParts, functions: Mapping[int, Callable[..., tuple[Tensor, Tensor | None]]]
+def attending(parts: ModelParts, functions: Mapping[int, Callable[..., tuple[Tensor, Tensor | None]]]
                ) -> AbstractContextManager[None]:
     """Replace the attention function `attend` of layer i by `functions[i](attend, module, …)`."""
     forwards = dict[nn.Module, Callable[..., Any]]()

@@ -1,6 +1,6 @@
 """The KV cache: rows of slots that are written in place, never concatenated."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import psutil
@@ -197,6 +197,13 @@ class SlotCache(Cache):  # type: ignore[misc]
         for layer in self._allocated():
             for tensor in (layer.keys, layer.values):
                 tensor[row, :, target] = tensor[row, :, source]
+
+    @torch.inference_mode()
+    def change_keys(self, row: int, first: int, last: int, change: Callable[[int, Tensor], Tensor]) -> None:
+        """Replace the keys (1, heads, N, dim) of N slots of `row` by what `change` returns for each layer and them."""
+        self.apply_moves()
+        for number, layer in enumerate(self._allocated()):
+            layer.keys[row, :, first:last] = change(number, layer.keys[row:row + 1, :, first:last])[0]
 
     @torch.inference_mode()
     def contents(self, row: int, count: int) -> list[tuple[Tensor, Tensor]]:

@@ -1,24 +1,31 @@
 """A committed sequence with its row of the KV cache and, on request, its hidden states."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 
+import torch
 from torch import Tensor
 
+from harness.engine.cache_policy import CachePolicy, Governed
 from harness.engine.engine import Engine
 from harness.engine.forward import ForwardRequest, ForwardRows
 from harness.engine.hidden_memory import HiddenMemory
-from harness.engine.hooks import HIDDEN, Watch
+from harness.engine.hooks import HIDDEN, Both, Watch
 
 
 class CachedSequence:
     """The token ids of a sequence, of which the first `cached` are in its row of the KV cache.
 
     Candidates are in the slots behind them. The hidden states named by `remember` are kept too: `HIDDEN`, or a name of
-    `Watch`. Raises `CacheFull` when the cache has no room for one more row.
+    `Watch`. Under a cache `policy`, `gone` of the cached tokens are no longer in the row, so that the slot of a token
+    is its index less `gone`, and its position its index less `shift`. Raises `CacheFull` when the cache has no room
+    for one more row.
     """
 
     def __init__(self, engine: Engine, remember: Sequence[str]) -> None:
         self.engine, self.tokens, self.cached = engine, list[int](), 0
+        self.policy: CachePolicy | None = None
+        self.gone = self.shift = self._settled = 0
         self.memory = {name: HiddenMemory() for name in remember}
         self._watch = Watch(taps) if (taps := tuple(name for name in remember if name != HIDDEN)) else None
         self.row = engine.open_row()
@@ -27,8 +34,37 @@ class CachedSequence:
         """Set the sequence to `tokens`, roll the cache back to the common prefix, and return if nothing changed."""
         shared = shared_start(self.tokens[:self.cached], tokens)
         unchanged = shared == self.cached == len(tokens)
+        if not unchanged and 0 < shared <= self._settled:  # what the policy dropped cannot be taken back
+            shared = self.gone = self.shift = self._settled = 0
+            self.row.state = None
         self.tokens, self.cached = list(tokens), shared
         return unchanged
+
+    @property
+    def start(self) -> int:
+        """The slot of the first token that is not cached."""
+        return self.cached - self.gone
+
+    def positions(self, first: int, count: int) -> range:
+        """Return the positions of `count` tokens from index `first` on."""
+        return range(first - self.shift, first - self.shift + count)
+
+    def settle(self, *, whole: bool) -> None:
+        """Let the policy drop or change what the row holds; `whole` tells whether all earlier tokens are cached."""
+        if self.policy and self.cached and (whole or not self.policy.whole):
+            self.policy.settle(self)
+
+    def drop(self, first: int, last: int) -> None:
+        """Take the slots `first` … `last` − 1 out of the row; what is behind them moves up."""
+        self.engine.cache.move(self.row.index, range(last, self.start), first)
+        self.gone, self._settled = self.gone + last - first, self.cached
+
+    def turn(self, first: int, by: int) -> None:
+        """Lower the positions of all slots from `first` on, and of all later tokens, by `by`."""
+        back = torch.full((1, self.start - first), -by, device=self.engine.device)
+        turned = self.engine.rotary.turned
+        self.engine.cache.change_keys(self.row.index, first, self.start, lambda layer, keys: turned(layer, keys, back))
+        self.shift += by
 
     def copy_prefix(self) -> int:
         """Copy the start of the sequence, without its last token, from a shared prefix; returns the tokens copied."""
@@ -45,8 +81,9 @@ class CachedSequence:
     def copy_from(self, other: "CachedSequence") -> None:
         """Copy another sequence of the same engine, without its candidates, into this one."""
         self.tokens, self.cached = list(other.tokens), other.cached
-        self.engine.cache.copy(other.row.index, self.row.index, other.cached)
-        self.row.end = other.cached
+        self.policy, self.gone, self.shift, self._settled = other.policy, other.gone, other.shift, other._settled
+        self.engine.cache.copy(other.row.index, self.row.index, other.start)
+        self.row.end, self.row.state = other.start, deepcopy(other.row.state)
         for name, memory in self.memory.items():
             if name in other.memory and other.cached:
                 memory.write(other.memory[name].first(other.cached), 0)
@@ -57,19 +94,21 @@ class CachedSequence:
             if request.hook:
                 raise ValueError("a session that remembers states of earlier layers takes no other hook")
             request = request._replace(hook=self._watch)
+        if self.policy:
+            governed = Governed(self.policy)
+            request = request._replace(hook=Both(governed, request.hook) if request.hook else governed)
         output = self.engine.executor.forward(self.engine, request)
         if not request.draft:
             for name, memory in self.memory.items():
-                memory.write(output.hidden if name == HIDDEN else output.captured(name), request.start)
+                memory.write(output.hidden if name == HIDDEN else output.captured(name), request.start + self.gone)
         return output
 
     def gather(self, candidates: Sequence[int]) -> None:
         """Move candidates, given by their slots behind the cached tokens, to the first slots behind them."""
         if candidates:
-            sources = [self.cached + slot for slot in candidates]
-            self.engine.cache.move(self.row.index, sources, self.cached)
+            self.engine.cache.move(self.row.index, [self.start + slot for slot in candidates], self.start)
             for memory in self.memory.values():
-                memory.move(sources, self.cached)
+                memory.move([self.cached + slot for slot in candidates], self.cached)
 
     def states(self) -> dict[str, Tensor]:
         """Return what is remembered of the cached tokens: (T, D) for each name."""

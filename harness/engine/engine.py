@@ -13,7 +13,8 @@ from harness.engine.cache import SlotCache
 from harness.engine.executor import Executor, SerialExecutor
 from harness.engine.forward import ForwardOutput, ForwardRequest, ForwardRows, Row, SharedPrefix
 from harness.engine.grouping import costs_of
-from harness.engine.hooks import HIDDEN, Captured, ForwardHook, ModelParts
+from harness.engine.hooks import HIDDEN, Captured, ForwardHook, ModelParts, View
+from harness.engine.rotary import Rotary
 from harness.engine.windows import Masks, Windows
 
 if TYPE_CHECKING:
@@ -73,6 +74,11 @@ class Engine:
     def parts(self) -> ModelParts:
         """The model's layers, embedding, norm and output layer."""
         return ModelParts(self.model)
+
+    @cached_property
+    def rotary(self) -> Rotary:
+        """The rotation of the model's queries and keys; raises `Unsupported` if it has none."""
+        return Rotary(self.parts, self.cache_argument)
 
     def remembered(self, kinds: Iterable[str]) -> tuple[str, ...]:
         """Return the names of the hidden states that heads of these kinds read, and that of the last ones."""
@@ -137,6 +143,8 @@ class Engine:
         hook = requests[0].hook
         plain = hook is None and (width > 1 or all(request.mask is None for request in requests))
         forward: Callable[..., Any] = self._forward if plain else partial(self._hooked, hook)
+        self.parts.view = View(rows, slots, positions, 1 + max(max(request.positions) for request in requests),
+                               lambda: self.rotary)
         masks = self.windows.masks(self._mask(requests, first, slots, end))
         output = ForwardOutput(*forward(tokens, positions, masks, kept))
         if not requests[0].draft:

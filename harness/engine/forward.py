@@ -1,7 +1,7 @@
 """The data of one forward pass: the request of each sequence, the output of the batch, and each sequence's part."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,13 +12,15 @@ from harness.engine.hooks import Captured, ForwardHook, ModelParts
 class Row:
     """The row of the KV cache that one sequence holds.
 
-    `index` changes when other rows are closed; `end` is the first slot that has never been written.
+    `index` changes when other rows are closed; `end` is the first slot that has never been written. `state` is what the
+    cache policy of the sequence knows of it, None while the prompt is read as without a policy.
     """
 
-    __slots__ = ("end", "index")
+    __slots__ = ("end", "index", "state")
 
     def __init__(self, index: int) -> None:
         self.index, self.end = index, 0
+        self.state: Any = None
 
 
 class SharedPrefix(NamedTuple):

@@ -1,15 +1,20 @@
 """The parts of a model by their function, and hooks that change, skip or record them in one forward pass."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from harness.errors import Unsupported
+
+if TYPE_CHECKING:
+    from harness.engine.forward import Row
+    from harness.engine.rotary import Rotary
 
 ATTENTION = ("self_attn", "attn", "self_attention", "attention")
 MLP = (("mlp",), ("feed_forward",), ("fc1", "fc2"))
@@ -27,14 +32,29 @@ class Layer(NamedTuple):
     mlp: tuple[nn.Module, ...]
 
 
+class View(NamedTuple):
+    """What a forward computes: the rows of B sequences, and the slots and positions (B, Q) of their new tokens.
+
+    `longest` is one more than the largest position. `rotary` returns the rotation of queries and keys, or raises
+    `Unsupported`.
+    """
+
+    rows: "Sequence[Row]"
+    slots: Tensor
+    positions: Tensor
+    longest: int
+    rotary: "Callable[[], Rotary]"
+
+
 class ModelParts:
     """The parts of a transformers model by function; raises `Unsupported` when their names are unknown.
 
-    `prepared` is what hooks have computed once from the weights, by hook.
+    `prepared` is what hooks have computed once from the weights, by hook, and `view` what the present forward computes.
     """
 
     def __init__(self, model: Any) -> None:
         self.model, self.prepared = model, dict[ForwardHook, Any]()
+        self.view: View | None = None
 
     @cached_property
     def layers(self) -> list[Layer]:
@@ -88,6 +108,20 @@ def replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]
                 del module.__dict__["forward"]
             else:
                 module.__dict__["forward"] = forward_before
+
+
+@dataclass(frozen=True)
+class Both:
+    """Two hooks in one forward, whose recordings have different names."""
+
+    outer: ForwardHook
+    inner: ForwardHook
+
+    @contextmanager
+    def applied_to(self, parts: ModelParts) -> Iterator[Captured]:
+        """Apply both hooks, and yield the recordings of both."""
+        with self.outer.applied_to(parts) as first, self.inner.applied_to(parts) as second:
+            yield ChainMap(first or {}, second or {})  # type: ignore[arg-type]  # neither is written to
 
 
 @dataclass(frozen=True)

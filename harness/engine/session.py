@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.engine.cache import CacheFull
+from harness.engine.cache_policy import CachePolicy
 from harness.engine.cached_sequence import CachedSequence
 from harness.engine.candidates import Candidates
 from harness.engine.engine import PREFILL, Engine
@@ -142,6 +143,7 @@ class Session:
         """Open another, empty sequence on the same models; its cost is added to that of this one."""
         other = Session(self.engine, self._draft and self._draft.new_sequence(), tuple(self._sequence.memory))
         other.work, other.draft_work, other._warp = self.work, self.draft_work, self._warp
+        other.shares_prefixes, other._sequence.policy = self.shares_prefixes, self._sequence.policy
         other._opener, other._undefined = self, self._undefined
         self._others = [*(session for session in self._others if not session._closed), other]
         return other
@@ -185,9 +187,25 @@ class Session:
             for session, old in zip(sessions, before, strict=True):
                 session._warp = old
 
+    @contextmanager
+    def with_cache_policy(self, policy: CachePolicy) -> Iterator[None]:
+        """Let `policy` govern the KV cache of this session, from an empty sequence on, until the end of the context.
+
+        Raises `Unsupported` if another policy does, or the model cannot be governed by this one.
+        """
+        if self._sequence.policy:
+            raise Unsupported("cannot be combined with another strategy that governs the KV cache")
+        if policy.rotates:
+            _ = self.engine.rotary
+        shared, self.shares_prefixes, self._sequence.policy = self.shares_prefixes, False, policy
+        try:
+            yield
+        finally:
+            self.shares_prefixes, self._sequence.policy = shared, None
+
     def follow(self, tokens: Sequence[int]) -> None:
         """Set the committed sequence to `tokens`; the KV cache is rolled back to the common prefix."""
-        if len(tokens) > self.engine.max_len:
+        if len(tokens) - self._sequence.shift > self.engine.max_len:
             raise UserError(f"the sequence has {len(tokens)} tokens but the context of the model is "
                             f"{self.engine.max_len}.")
         if not self._sequence.replace(tokens):
@@ -205,8 +223,10 @@ class Session:
         self._candidates, self._drafted = Candidates(), 0
         if self._last is None and sequence.cached == len(sequence.tokens):
             sequence.cached -= 1
+        sequence.settle(whole=True)
         while len(sequence.tokens) - sequence.cached > PREFILL:
             self._extend(sequence.tokens[sequence.cached:sequence.cached + PREFILL], EMPTY, hook)
+            sequence.settle(whole=False)
         new = sequence.tokens[sequence.cached:]
         if not new and not len(tree):
             assert self._last is not None
@@ -223,13 +243,13 @@ class Session:
         sequence = self._sequence
         if sequence.cached < len(sequence.tokens):
             raise ValueError("draft_read needs a sequence that has been computed: call read first")
-        self._candidates, start, mask = Candidates(), sequence.cached + self._drafted, None
+        self._candidates, start, mask = Candidates(), sequence.start + self._drafted, None
         if back:
-            start, size = sequence.cached, len(tokens)
+            start, size = sequence.start, len(tokens)
             mask = additive(torch.ones(size, back + size, dtype=torch.bool).tril_(back), self.engine.dtype,
                             self.engine.device)
             mask[:, :back] = torch.finfo(self.engine.dtype).min
-        positions = range(start - back, start - back + len(tokens))
+        positions = sequence.positions(start + sequence.gone - back, len(tokens))
         output = sequence.forward(ForwardRequest(sequence.row, start, tokens, positions, mask, len(tokens), hook,
                                                  draft=True))
         self._drafted = 0 if back else self._drafted + len(tokens)
@@ -243,10 +263,10 @@ class Session:
         A parent is a node below the current sequence that `retain` has not dropped, or −1 for the sequence itself.
         Returns row 0 for the sequence and a row for each new node.
         """
-        candidates, last = self._candidates, len(self.tokens) - 1
+        candidates, last = self._candidates, len(self.tokens) - 1 - self._sequence.shift
         visible = candidates.visible_to(parents)
         positions = [last + int(depth) for depth in visible.sum(1).tolist()]
-        start = self._sequence.cached + len(candidates.slots)
+        start = self._sequence.start + len(candidates.slots)
         output = self._forward(ForwardRequest(self.row, start, tokens, positions, additive(
             visible, self.engine.dtype, self.engine.device), len(tokens)))
         self.work.drafted += len(tokens)
@@ -290,10 +310,10 @@ class Session:
     def _extend(self, new: Sequence[int], tree: TokenTree, hook: ForwardHook | None) -> Reading:
         """Compute the next tokens of the sequence, `new`, and `tree` below them."""
         sequence, count = self._sequence, len(new)
-        start, last = sequence.cached, len(sequence.tokens) - 1
-        positions = [*range(start, start + count), *[last + depth for depth in depths(tree.parents)]]
+        last = len(sequence.tokens) - 1 - sequence.shift
+        positions = [*sequence.positions(sequence.cached, count), *[last + depth for depth in depths(tree.parents)]]
         mask = tree_mask(count, tree.parents, self.engine.dtype, self.engine.device)
-        output = self._forward(ForwardRequest(sequence.row, start, [*new, *tree.tokens], positions, mask,
+        output = self._forward(ForwardRequest(sequence.row, sequence.start, [*new, *tree.tokens], positions, mask,
                                               len(tree) + bool(new), hook))
         sequence.cached += count
         if new:

@@ -38,11 +38,7 @@ class Windows:
         """
         if self.kinds == {FULL}:
             return full
-        narrow = full
-        if full.shape[-1] > self.size:
-            attended = full == 0
-            after = attended.flip(-1).cumsum(-1, dtype=torch.int32).flip(-1)  # slots from here on, for each slot
-            narrow = full.masked_fill(attended & (after > self.size), torch.finfo(full.dtype).min)
+        narrow = narrowed(full, self.size)
         return narrow if self.kinds == {SLIDING} else {FULL: full, SLIDING: narrow}
 
     @contextmanager
@@ -56,3 +52,17 @@ class Windows:
         finally:
             if before:
                 self.size = self._config.sliding_window = before
+
+
+def narrowed(mask: Tensor, size: int, first: int = 0) -> Tensor:
+    """Return what an additive mask (B, 1, Q, S) leaves of the last `size` slots that a token attends to.
+
+    The `first` slots stay as they are.
+    """
+    if mask.shape[-1] <= size + first:
+        return mask
+    attended = mask == 0
+    after = attended.flip(-1).cumsum(-1, dtype=torch.int32).flip(-1)  # slots from here on, for each slot
+    left_out = attended & (after > size)
+    left_out[..., :first] = False
+    return mask.masked_fill(left_out, torch.finfo(mask.dtype).min)

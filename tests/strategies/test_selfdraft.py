@@ -23,7 +23,7 @@ from strategies.drafters.sublayers import spread
 from strategies.ffn_skip import FfnSkip, SkipAlike
 from strategies.greedy import Greedy
 from strategies.layer_skip import LayerSkip
-from strategies.streaming import Streaming
+from strategies.recomputed_window import RecomputedWindow
 from strategies.swift import Search, Swift, comb
 from tests import models
 from tests.chances import MASS, TEMPERATURE, VOCAB, PValue
@@ -347,21 +347,21 @@ def test_every_token_decides_for_itself() -> None:
 
 def test_sinks_and_window_that_stay() -> None:
     """Golden 20: of ten tokens 0 to 3 and 6 to 9 stay, in positions 0 to 7; larger chunks leave more room."""
-    four = Streaming(sinks=4, window=4, chunk=1)
+    four = RecomputedWindow(sinks=4, window=4, chunk=1)
     assert [four.dropped(length) for length in (3, 8, 9, 10)] == [0, 0, 1, 2]
-    chunks = Streaming(sinks=2, window=10, chunk=4)
+    chunks = RecomputedWindow(sinks=2, window=10, chunk=4)
     assert [chunks.dropped(length) for length in (12, 13, 16, 17, 40)] == [0, 4, 4, 8, 28]
     with pytest.raises(UserError, match="larger than the window"):
-        Streaming(window=8, chunk=9)
+        RecomputedWindow(window=8, chunk=9)
 
 
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])
-def test_streaming_is_greedy_on_the_shortened_text(arch: str) -> None:
+def test_a_recomputed_window_is_greedy_on_the_shortened_text(arch: str) -> None:
     on, prompt = target(arch), [*PROMPTS[0], *PROMPTS[1]]
-    exact = Streaming(sinks=4, window=len(prompt) + 16, chunk=5)
+    exact = RecomputedWindow(sinks=4, window=len(prompt) + 16, chunk=5)
     _, blocks = steps(exact, prompt, 20, on)
     assert [t for block in blocks for t in block] == greedy(prompt, 20, on)
-    strategy = Streaming(sinks=3, window=9, chunk=4)
+    strategy = RecomputedWindow(sinks=3, window=9, chunk=4)
     session, blocks = steps(strategy, prompt, 30, on)
     text = list(prompt)
     for block in blocks:
@@ -375,4 +375,4 @@ def test_streaming_is_greedy_on_the_shortened_text(arch: str) -> None:
 
 
 def test_the_distribution_of_a_sequence_that_fits_is_preserved(p_value: PValue) -> None:
-    assert p_value(Streaming(temperature=TEMPERATURE, p=MASS), None) > 1e-3
+    assert p_value(RecomputedWindow(temperature=TEMPERATURE, p=MASS), None) > 1e-3
