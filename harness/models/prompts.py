@@ -44,8 +44,15 @@ def request_text(model: Model, prompt: str | list[Message], rule: StopRule, answ
 
     def plain_tokens(text: str) -> list[int]:
         return list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def render(edit: Callable[[str], str]) -> str:
+        if isinstance(prompt, str):
+            return edit(prompt)
+        last = max((i for i, one in enumerate(prompt) if one["role"] == "user"), default=None)
+        return rendered(model, [Message(role=one["role"], content=edit(one["content"])) if i == last else one
+                                for i, one in enumerate(prompt)])
     return RequestText(rendered(model, prompt), lambda text: _ids(model, text, special), plain_tokens,
-                       rule.answer, answer, wanted, banned, schema, model.tokenizer, rule.text)
+                       rule.answer, answer, wanted, banned, schema, model.tokenizer, rule.text, render)
 
 
 def warm_up(model: Model) -> tuple[Request, StopRule]:

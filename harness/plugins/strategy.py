@@ -37,7 +37,8 @@ class RequestText:
     (equal strings are equal answers), None if there is none. The output must contain at least one phrase of every
     clause of `wanted`, and none of `banned`. `schema` is the JSON schema of the answer, empty if the task has none, and
     `tokenizer` that of the model, for methods that need the bytes of every token. `spelled` is `decode` that does not
-    end at a stop string.
+    end at a stop string. `render` returns the prompt with another last message of the user, given what changes it;
+    without it the prompt is no chat.
     """
 
     prompt: str
@@ -50,10 +51,17 @@ class RequestText:
     schema: str = ""
     tokenizer: Any = None
     spelled: Callable[[Sequence[int]], str] | None = None
+    render: Callable[[Callable[[str], str]], str] | None = None
 
     def spell(self, tokens: Sequence[int]) -> str:
         """Return the text of any tokens, stop strings included."""
         return (self.spelled or self.decode)(tokens)
+
+    def edited(self, edit: Callable[[str], str]) -> "RequestText":
+        """Return the request with the prompt, or in a chat the last message of the user, replaced by `edit` of it."""
+        if render := self.render:
+            return replace(self, prompt=render(edit), render=lambda more: render(lambda text: more(edit(text))))
+        return replace(self, prompt=edit(self.prompt))
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,7 @@ KNOWN: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "power_rollouts": {"alpha": (4.0, (1.0, 2.0, 4.0)), "candidates": (8, (8, 32)), "rollouts": (8, (8,)),
                        "horizon": (192, (192,))},
     "trlm_rerank": {"n": (16, (16,)), "mix": (0.0, (0.0, 1.0))},
+    "read_twice": {"copies": (2, (1, 2, 3)), "question_first": (True, (True, False))},
 }
 VARIANTS = {  # where papers and their code part
     "constrained_beam": ("repaired", "official"), "contrastive_decoding": ("paper", "official", "cd2"),
