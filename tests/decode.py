@@ -19,7 +19,7 @@ from harness.plugins.strategy import Request, RequestText, Strategy
 from strategies.drafters.store import Store
 from strategies.tools.knn_datastore import made
 from tests.heads import attach
-from tests.models import EOS, HEADS, LAYERS, MAX_POSITIONS, prompts, tiny_model
+from tests.models import EOS, HEADS, HIDDEN, LAYERS, MAX_POSITIONS, prompts, tiny_model
 from tests.pair import tokenizer
 
 torch.set_num_threads(1)
@@ -47,6 +47,9 @@ def built(name: str, vocab: int = 97, more: str = "") -> Strategy:
     if name == "decore":
         path.write_text(dumps({f"{layer}-{head}": 1 + head for layer in range(LAYERS) for head in range(HEADS)}))
         more = f"heads=3,scores={path},{more}"
+    if name == "clamp":
+        path.write_text(dumps([{"site": "hidden:1", "vector": [(-1) ** i for i in range(HIDDEN)]}]))
+        more = f"file={path},{more}"
     if name == "grammar":
         more = f"regex=([a-z][0-9])*,{more}"
     if name == "banned_strings":

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ATTENTION = ("self_attn", "attn", "self_attention", "attention")
 MLP = (("mlp",), ("feed_forward",), ("fc1", "fc2"))
+DOWN = ("down_proj", "c_proj", "fc2", "dense_4h_to_h", "w2", "output_linear")  # the last product of an MLP
 NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 HIDDEN = "hidden"  # the name of the last states, after the final norm, which are recorded without a hook
 Captured = Mapping[str, Tensor]
@@ -192,6 +193,25 @@ class Enter:
             yield
 
 
+@contextmanager
+def changed(parts: ModelParts, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Replace states (…, D) in one forward pass by what these functions return for them.
+
+    The names are `hidden:i`, the output of the i-th layer as in `Watch`, and `neurons:i`, the input of the last product
+    in the MLP of layer i (from 0). Raises `Unsupported` for a layer that the model does not have.
+    """
+    forwards, layers = dict[nn.Module, Callable[..., Any]](), parts.layers
+    for name, change in changes.items():
+        part, _, number = name.partition(":")
+        index = int(number) - (part == "hidden")
+        if not 0 <= index < len(layers):
+            raise Unsupported(f"there is no {name} in a model of {len(layers)} layers")
+        module = layers[index].whole if part == "hidden" else _last_product(layers[index])
+        forwards[module] = partial(_output_changed if part == "hidden" else _input_changed, module.forward, change)
+    with replaced(forwards):
+        yield
+
+
 def decoder_layers(model: Any) -> list[Layer]:
     """Return the decoder layers of a transformers model; raises `Unsupported` when their part names are unknown."""
     count = int(model.config.get_text_config().num_hidden_layers)
@@ -217,6 +237,24 @@ def _recorded(forward: Callable[..., Any], captured: dict[str, Tensor], name: st
     value = result if output else args[0] if args else kwargs["hidden_states"]
     captured[name] = value[0] if isinstance(value, tuple) else value
     return result
+
+
+def _last_product(layer: Layer) -> nn.Module:
+    *_, last = layer.mlp
+    children = dict(last.named_children())
+    found = next((children[name] for name in DOWN if name in children), last)
+    if not isinstance(getattr(found, "weight", None), Tensor):
+        raise Unsupported(f"cannot find the neurons of {type(last).__name__}")
+    return found
+
+
+def _output_changed(forward: Callable[..., Any], change: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
+    result = forward(*args, **kwargs)
+    return (change(result[0]), *result[1:]) if isinstance(result, tuple) else change(result)
+
+
+def _input_changed(forward: Callable[..., Any], change: Callable[[Tensor], Tensor], states: Tensor) -> Any:
+    return forward(change(states))
 
 
 def _entered(forward: Callable[..., Any], states: Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -91,6 +91,8 @@ KNOWN: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "power_rollouts": {"alpha": (4.0, (1.0, 2.0, 4.0)), "candidates": (8, (8, 32)), "rollouts": (8, (8,)),
                        "horizon": (192, (192,))},
     "trlm_rerank": {"n": (16, (16,)), "mix": (0.0, (0.0, 1.0))},
+    "clamp": {"alpha": (0.25, (0.0, 0.1, 0.25, 0.5, 1.0)), "mode": ("add", ("add", "project")),
+              "layer": (None, (2, 5, 8)), "since": ("answer", ("prompt", "answer"))},
     "read_twice": {"copies": (2, (1, 2, 3)), "question_first": (True, (True, False))},
 }
 VARIANTS = {  # where papers and their code part
