@@ -1,4 +1,4 @@
-"""Steering vectors and neurons: what changes at their site and nowhere else, and answers by plain hooks on the model."""
+"""Steering vectors and neurons: what changes at their site and nowhere else, and answers by plain hooks of torch."""
 
 import json
 from collections.abc import Callable, Iterator

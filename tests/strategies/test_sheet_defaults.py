@@ -93,6 +93,9 @@ KNOWN: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "trlm_rerank": {"n": (16, (16,)), "mix": (0.0, (0.0, 1.0))},
     "clamp": {"alpha": (0.25, (0.0, 0.1, 0.25, 0.5, 1.0)), "mode": ("add", ("add", "project")),
               "layer": (None, (2, 5, 8)), "since": ("answer", ("prompt", "answer"))},
+    "dynamic_evaluation": {"rate": (0.01, (0.0, 1e-3, 1e-2, 3e-2)), "decay": (0.0, (0.0, 0.02)),
+                           "segment": (64, (16, 32, 64)), "own": (0, (0, 16)),
+                           "parts": ("all", ("all", "last", "norms"))},
     "read_twice": {"copies": (2, (1, 2, 3)), "question_first": (True, (True, False))},
 }
 VARIANTS = {  # where papers and their code part
