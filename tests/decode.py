@@ -50,6 +50,9 @@ def built(name: str, vocab: int = 97, more: str = "") -> Strategy:
     if name == "clamp":
         path.write_text(dumps([{"site": "hidden:1", "vector": [(-1) ** i for i in range(HIDDEN)]}]))
         more = f"file={path},{more}"
+    if name == "seal":
+        path.write_text("\n".join(" ".join(f"t{token}" for token in prompt * 2) for prompt in prompts(8, vocab, 1)))
+        more = f"corpus={path},width=4,length=5,{more}"
     if name == "grammar":
         more = f"regex=([a-z][0-9])*,{more}"
     if name == "banned_strings":

@@ -50,8 +50,27 @@ class Store:
 
     def positions(self, tail: Sequence[int]) -> Ids:
         """Return the index after every occurrence of `tail` (at most SORTED tokens), sorted by the next tokens."""
+        low, high = self.range(tail)
+        return self.order[low:high] + np.int32(len(tail))
+
+    def range(self, tail: Sequence[int]) -> tuple[int, int]:
+        """Return the first suffix in order that begins with `tail` (at most SORTED tokens), and that after the last."""
+        if not tail:
+            return 0, len(self.order)
         low = self._search(list(tail), 0)
-        return self.order[low:self._search([*tail[:-1], tail[-1] + 1], low)] + np.int32(len(tail))
+        return low, self._search([*tail[:-1], tail[-1] + 1], low)
+
+    def continuations(self, tail: Sequence[int]) -> list[int]:
+        """Return the distinct tokens that follow `tail` (fewer than SORTED tokens), in order; no end of a text.
+
+        One search for each of them: the time does not grow with the number of occurrences.
+        """
+        found, (low, high) = list[int](), self.range(tail)
+        low = self._search([*tail, 0], low)
+        while low < high:
+            found.append(int(self.tokens[int(self.order[low]) + len(tail)]))
+            low = self._search([*tail, found[-1] + 1], low)
+        return found
 
     def following(self, positions: Ids, length: int) -> Ids:
         """Return (P, length) the tokens from each index on, END after the end of the text."""

@@ -96,6 +96,7 @@ KNOWN: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "dynamic_evaluation": {"rate": (0.01, (0.0, 1e-3, 1e-2, 3e-2)), "decay": (0.0, (0.0, 0.02)),
                            "segment": (64, (16, 32, 64)), "own": (0, (0, 16)),
                            "parts": ("all", ("all", "last", "norms"))},
+    "seal": {"width": (15, (1, 5, 15)), "length": (10, (5, 10)), "alpha": (2.0, (1.0, 2.0)), "beta": (0.8, (0.0, 0.8))},
     "read_twice": {"copies": (2, (1, 2, 3)), "question_first": (True, (True, False))},
 }
 VARIANTS = {  # where papers and their code part
