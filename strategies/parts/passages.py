@@ -64,7 +64,8 @@ class Passages:
         """Return passages by number with their scores, best first, given the log p of each key.
 
         Keys of at most `FREQUENT` occurrences propose passages, by the sum of their scores; the best `SCORED` are then
-        scored with all keys.
+        scored with all keys. Of equal scores the larger sum comes first: keys that overlap a better one still tell
+        passages with the same beginning apart.
         """
         scores = {key: key_score(log_p, self.count(key), self.size, alpha) for key, log_p in keys.items()}
         useful = sorted((key for key in keys if scores[key] > 0), key=lambda key: (-scores[key], key))
@@ -76,7 +77,7 @@ class Passages:
         proposed = sorted(sums, key=lambda number: (-sums[number], number))[:SCORED]
         whole = [(number, passage_score([(key, scores[key], places[key][number]) for key in useful
                                          if number in places[key]], beta)) for number in proposed]
-        return sorted(whole, key=lambda pair: (-pair[1], pair[0]))
+        return sorted(whole, key=lambda pair: -pair[1])
 
 
 def key_score(log_p: float, count: int, size: int, alpha: float) -> float:
