@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from harness.engine.logit_warps import identity
 from harness.engine.session import Session
-from harness.errors import Unsupported, UserError
+from harness.errors import UserError
 from harness.plugins.strategy import Over, Request, knob
+from strategies.parts.own_prompt import check_last
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class ReadTwice(Over):
         Raises `Unsupported` under a strategy that warps the logits of sequences after the prompt as it was.
         """
         if self.copies > 1:
-            if session.logit_warp is not identity:
-                raise Unsupported("replaces the prompt, so it must come last: write OTHER+…+read_twice")
+            check_last(session, self.name)
             request = self.repeated(request)
             limit = min(one.engine.max_len for one in [session, *([session.draft] if "draft" in self.needs else [])])
             if len(request.prompt) + request.max_new_tokens > limit:

@@ -24,9 +24,9 @@ from tests.strict_device import DEVICE, MixedDevices, OnDevice, moved, strict
 USUAL, NEW = 2, scaled(6, 12)
 ABOVE = {
     "beam": 5, "beam_sample": 7, "conditional_beam": 13, "constrained_beam": 12, "contrastive_decoding": 4,
-    "contrastive_search": 3, "dba": 12, "diverse_beam": 10, "fsd": 3, "fsd_vec": 3, "grid_beam": 6, "momentum": 3,
-    "neurologic": 51, "neurologic_astar": 23, "power_rollouts": 9, "seal": 5, "stochastic_beam": 9, "superposed": 3,
-    "uid_beam": 10,
+    "contrastive_search": 3, "dba": 12, "diverse_beam": 10, "extended_decoding": 8, "fsd": 3, "fsd_vec": 3,
+    "grid_beam": 6, "momentum": 3, "neurologic": 51, "neurologic_astar": 23, "power_rollouts": 9, "seal": 5,
+    "stochastic_beam": 9, "superposed": 3, "uid_beam": 10,
 }
 """Syncs a step beyond draft forwards where they are more than USUAL; a forward, where an answer comes whole."""
 FIXED = {"contrastive_decoding": (0.0,), "stochastic_beam": (0.8,), "superposed": (0.8,), "xtc": (0.8,)}

@@ -97,6 +97,7 @@ KNOWN: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
                            "segment": (64, (16, 32, 64)), "own": (0, (0, 16)),
                            "parts": ("all", ("all", "last", "norms"))},
     "seal": {"width": (15, (1, 5, 15)), "length": (10, (5, 10)), "alpha": (2.0, (1.0, 2.0)), "beta": (0.8, (0.0, 0.8))},
+    "extended_decoding": {"window": (2, (0, 2)), "advance": (1, (0, 1))},
     "read_twice": {"copies": (2, (1, 2, 3)), "question_first": (True, (True, False))},
 }
 VARIANTS = {  # where papers and their code part
