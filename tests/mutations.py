@@ -241,6 +241,22 @@ MUTATIONS = (
     Mutation("a draft made ahead is used after another token", "strategies/ssd.py",
              "self.branches.get((accepted, last.token))", "next(iter(self.branches.values()))",
              "tests/strategies/test_ssd.py"),
+    Mutation("a state is changed one layer too early", "harness/engine/hooks.py",
+             'int(number) - (part == "hidden")', 'int(number) - 2 * (part == "hidden")',
+             "tests/strategies/test_clamp.py"),
+    Mutation("weights learnt for a sequence stay in the model", "harness/engine/gradients.py",
+             "owner[key] = weight", "pass", "tests/strategies/test_dynamic_evaluation.py"),
+    Mutation("keys of the weights before a step are kept", "strategies/dynamic_evaluation.py",
+             "adapted.follow([])", "pass", "tests/strategies/test_dynamic_evaluation.py"),
+    Mutation("log p of the tokens that a corpus allows is renormalised", "strategies/seal.py",
+             "super().scored(log_p).masked_fill", "super().scored(log_p.masked_fill(~possible, -torch.inf)"
+             ".log_softmax(-1)).masked_fill", "tests/strategies/test_seal.py"),
+    Mutation("members of a set see each other", "strategies/parts/places.py",
+             "own[:, None] != own", "False", "tests/strategies/test_set_based_prompting.py"),
+    Mutation("a queue is read at its end", "strategies/extended_decoding.py",
+             "*(queue[:self.window]", "*(queue[-self.window:]", "tests/strategies/test_extended_decoding.py"),
+    Mutation("the context of a prompt is not repeated", "strategies/read_twice.py",
+             "[context or question] * self.copies", "[context or question]", "tests/strategies/test_read_twice.py"),
 )
 
 

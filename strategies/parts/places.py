@@ -42,7 +42,7 @@ class Layout:
         They are sorted by their tokens: the order of keys would still change sums of attention in the last digits.
         """
         start, first, number = self.next, len(self.tokens), max(self.segments, default=0)
-        for index, member in enumerate(sorted(members), number + 1):
+        for index, member in enumerate(sorted(map(list, members)), number + 1):
             self.tokens += member
             self.places += range(start, start + len(member))
             self.segments += [index] * len(member)

@@ -185,16 +185,17 @@ def test_tokens_that_belong_to_the_answer_are_learnt_like_those_just_written() -
     assert found == whole[6:]
 
 
-def test_every_forward_is_counted() -> None:
-    prompt = TEXT[:11]
-    session = Session(target())
-    steps = iter(DynamicEvaluation(rate=0.3, segment=5, context=4).generate(session, Request(
-        tuple(prompt), 9, PhiloxStream(0))))
-    before = target().positions
+@pytest.mark.parametrize(("own", "forwards", "positions"), [
+    (0, 2 + 3, (1 + 5) + (4 + 5) + 11 + 2), (2, 2 + 2 + 1 + 1, (1 + 5) + (4 + 5) + 11 + 1 + (4 + 2) + 13)])
+def test_every_forward_is_counted(own: int, forwards: int, positions: int) -> None:
+    """Those of gradient steps with their context, and after a step on the answer a new prefill of everything."""
+    session, before = Session(target()), target().positions
+    method = DynamicEvaluation(rate=0.3, segment=5, context=4, own=own)
+    steps = iter(method.generate(session, Request(tuple(TEXT[:11]), 9, PhiloxStream(0))))
     for _ in range(3):
         next(steps)
-    assert session.work.forwards == 2 + 3
-    assert session.work.positions == (1 + 5) + (4 + 5) + 11 + 2 == target().positions - before
+    assert session.work.forwards == forwards
+    assert session.work.positions == positions == target().positions - before
     session.close()
 
 

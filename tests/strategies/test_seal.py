@@ -124,6 +124,7 @@ def test_a_wide_search_finds_every_n_gram_with_the_log_p_of_the_model(tmp_path: 
         own = sum(float(law[len(ids) - len(key) - 1 + i, token]) for i, token in enumerate(key))
         assert front.keys[key] == pytest.approx(own, abs=1e-4), "of the whole vocabulary"
     scores = [h.score for h in front.found()]
+    assert scores == pytest.approx([h.log_p for h in front.found()])
     assert scores == sorted(scores, reverse=True)
 
 
