@@ -24,7 +24,7 @@ from tests.models import EOS, prompts, tiny_model
 
 @cache
 def target() -> Engine:
-    return engine(tiny_model("llama"))
+    return engine(tiny_model("llama", layers=2))
 
 
 def random_texts(count: int, vocab: int, seed: int) -> list[list[int]]:
