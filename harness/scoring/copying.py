@@ -5,8 +5,10 @@ Importing this module imports `evaluate` (seconds), so tasks import it when they
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from difflib import SequenceMatcher
 
+from harness.nano.needles import word_recall
 from harness.scoring.metrics import Gold, SampleMetric
 
 
@@ -36,6 +38,35 @@ class SentencesKept(SampleMetric):
         answer_counts, reference_counts = Counter(sentences(answer)), Counter(sentences(wanted))
         shared = (answer_counts & reference_counts).total()
         return {"exact": float(answer == wanted), "f1": 2 * shared / (answer_counts + reference_counts).total()}
+
+
+class NeedlesFound(SampleMetric):
+    """Looks for hidden sentences in an answer: `found` and `exact`, 0 or 1, and `recall`, 0 to 1.
+
+    `recall` is the share of the words of all needles that the answer has, and `found` says whether that is more than
+    half. With several needles, `needles` is the share of them that the answer has word for word, and `ordered` the
+    share that it has in the order of the text: the longest such part of them. Gold is `{"text": ..., "needles": [...]}`
+    with both in the order of the text.
+    """
+
+    def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
+        """Return all scores."""
+        answer, needles = answers[-1].strip(), gold["needles"]
+        recall = word_recall(answer, gold["text"])
+        scores = {"found": float(recall > 0.5), "recall": recall, "exact": float(answer == gold["text"])}
+        if len(needles) > 1:
+            places = [answer.find(needle) for needle in needles]
+            scores |= {"needles": sum(place >= 0 for place in places) / len(needles),
+                       "ordered": longest_rise([place for place in places if place >= 0]) / len(needles)}
+        return scores
+
+
+def longest_rise(numbers: Sequence[int]) -> int:
+    """Return the length of the longest part of `numbers`, not necessarily adjacent, that increases."""
+    ends: list[int] = []
+    for number in numbers:
+        ends.append(1 + max((end for end, earlier in zip(ends, numbers, strict=False) if earlier < number), default=0))
+    return max(ends, default=0)
 
 
 def sentences(text: str) -> list[str]:

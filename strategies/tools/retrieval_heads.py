@@ -12,7 +12,6 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +22,8 @@ from harness.engine.engine import Engine
 from harness.engine.session import Session
 from harness.engine.tree import EMPTY
 from harness.errors import UserError
-from harness.nano.corpus import problems
+from harness.nano.needles import haystacks as needles_hidden
+from harness.nano.needles import word_recall
 from harness.run.plan import make
 from harness.store.config import RunConfig
 from strategies.drafters.sequoia_rates import longest
@@ -42,28 +42,10 @@ class Hidden(NamedTuple):
 def haystacks(encode: Callable[[str], list[int]], lengths: Sequence[int], depths: int, needles: int
               ) -> Iterator[Hidden]:
     """Yield a prompt for each needle, length in tokens and depth; depths are evenly spaced from start to end."""
-    known = problems("summary", "dev", needles + max(lengths) // 12)
-    for about in known[:needles]:
-        _, _, question = about.turns[0].partition("\n")
-        needle, subject = about.answers[0].strip(), question.split()[-1].rstrip(":")
-        hay = (line for other in known if other is not about for line in _sentences(other.turns[0])
-               if subject.lower() not in line.lower())
-        lines = list(islice(hay, max(lengths) // 6))  # no sentence has fewer tokens
-        sizes = [len(encode(line)) for line in lines]
-        for length in lengths:
-            count = next((i for i in range(len(sizes)) if sum(sizes[:i]) >= length), len(sizes))
-            for depth in range(depths):
-                split = round(count * depth / max(1, depths - 1))
-                before = " ".join(["Text:", *lines[:split]])
-                upto_needle = f"{before} {needle}"
-                tokens = encode(" ".join([upto_needle, *lines[split:count]]) + "\n" + question)
-                yield Hidden(tokens, range(len(encode(before)), len(encode(upto_needle))))
-
-
-def _sentences(prompt: str) -> list[str]:
-    """Return the sentences of the text of a summary problem."""
-    text = prompt.partition("\n")[0].removeprefix("Text: ")
-    return [f"{line.strip().rstrip('.')}." for line in text.split(". ")]
+    for one in needles_hidden(lambda text: len(encode(text)), lengths, depths, needles, "dev"):
+        place, text = one.needles[0], ["Text:", *one.pieces]
+        tokens = encode(" ".join(text) + "\n" + one.question)
+        yield Hidden(tokens, range(len(encode(" ".join(text[:place + 1]))), len(encode(" ".join(text[:place + 2])))))
 
 
 def scored(engine: Engine, prompt: Hidden, eos: frozenset[int]) -> tuple[list[int], dict[tuple[int, int], float]]:
@@ -86,8 +68,7 @@ def scored(engine: Engine, prompt: Hidden, eos: frozenset[int]) -> tuple[list[in
 
 def retrieved(answer: str, needle: str) -> bool:
     """Return whether more than half of the words of `needle` are in `answer`."""
-    words = Counter(needle.lower().split())
-    return (words & Counter(answer.lower().split())).total() > words.total() / 2
+    return word_recall(answer, needle) > 0.5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
