@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["Example", "Message", "Task", "data_hash", "knob"]
 
 Message = dict[str, str]
-COMPARED = ("answer", "text", "reference", "test")  # what `gold` may call the text that answers are compared with
+# What `gold` may call the text that answers are compared with.
+COMPARED = ("answer", "text", "reference", "test", "values", "answers")
 NO_JUDGE = "no judge"  # `unscored` of a task whose answers `decodebench judge` can rate
 
 
@@ -84,6 +85,12 @@ class Task(Plugin):
         for user, answer in zip(example.turns, answers, strict=False):
             messages += [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]
         return [*messages, {"role": "user", "content": example.turns[len(answers)]}]
+
+    def begun(self, question: str, start: str) -> str | list[Message]:
+        """Return a prompt whose answer begins with `start`: one text, or a question and a begun answer if `chat`."""
+        if not self.chat:
+            return question + start
+        return [{"role": "user", "content": question}, {"role": "assistant", "content": start.lstrip()}]
 
     def exemplars(self, example: Example) -> Sequence[str]:
         """Return the worked examples with which a text prompt starts; those that do not fit are left out, first first.

@@ -1,5 +1,6 @@
 """Needles in nano's haystacks: where they lie, that only they answer the question, and how answers are scored."""
 
+import itertools
 import re
 
 import pytest
@@ -65,7 +66,7 @@ def test_several_needles_lie_apart_and_their_answer_fits(count: int) -> None:
         where = [said.index(needle) for needle in needles]
         assert len(set(needles)) == count
         assert where == sorted(where)
-        assert all(after - before > 1 for before, after in zip(where, where[1:], strict=False))
+        assert all(after - before > 1 for before, after in itertools.pairwise(where))
         assert size(one.gold["text"]) < TASKS.get("nano_needle").max_new_tokens
         places.add(tuple(where))
     assert len(places) > 10
