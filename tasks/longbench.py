@@ -83,7 +83,7 @@ class LongBench(Task):
                          optional={"input": str, "length": int, "all_classes": list[str]}, key="_id", check=self._wrong)
         template = self._template(data)
         return [Example(id=f"{name}/{row['_id']}", category=_range(row.get("length", 0)),
-                        turns=(FIELD.sub(lambda field, row=row: row.get(field[1], ""), template),),
+                        turns=(_put(template, row),),
                         gold={"answers": row["answers"], "classes": row.get("all_classes", []), "rule": part.rule,
                               "first_line": self.part in FIRST_LINE}) for row in rows]
 
@@ -126,6 +126,11 @@ class LongBench(Task):
         if rule == "number" and not all(any(map(str.isdigit, one)) for one in row["answers"]):
             return "an answer has no number"
         return None
+
+
+def _put(template: str, row: Row) -> str:
+    """Put both fields into the prompt at once, as either may contain the other's name in braces."""
+    return FIELD.sub(lambda field: row.get(field[1], ""), template)
 
 
 def _range(length: int) -> str:

@@ -18,8 +18,8 @@ length; `length=512` is beyond what it can find without a method that extends th
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.nano import weights
 from harness.nano.needles import Haystack, haystacks
+from harness.nano.sizes import tokens
 from harness.plugins.data import DataSource
 from harness.plugins.task import Example, Task, knob
 
@@ -50,11 +50,8 @@ class NanoNeedle(Task):
 
     def examples(self, data: DataSource) -> list[Example]:
         """Return the texts of the first subject at each length and depth, then those of the next one."""
-        from tokenizers import Tokenizer  # here, because not every command needs the library
-
-        tokenizer = Tokenizer.from_file(str(weights("nano") / "tokenizer.json"))
-        made = haystacks(lambda text: len(tokenizer.encode(text).ids), (self.length,) if self.length else LENGTHS,
-                         self.depths, self.needles, "test", self.sentences, pronouns=False)
+        made = haystacks(tokens, (self.length,) if self.length else LENGTHS, self.depths, self.needles, "test",
+                         self.sentences, pronouns=False)
         return [self._example(number, one) for number, one in enumerate(made)]
 
     def _example(self, number: int, one: Haystack) -> Example:

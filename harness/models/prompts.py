@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from harness.engine.random_stream import PhiloxStream
 from harness.models.loading import Model
 from harness.models.stop_rule import StopRule
+from harness.plugins.prompt_parts import PLAIN, PromptParts
 from harness.plugins.strategy import Request, RequestText
 from harness.plugins.task import Message
 
@@ -37,8 +38,8 @@ def encode(model: Model, prompt: str | list[Message]) -> list[int]:
 
 
 def request_text(model: Model, prompt: str | list[Message], rule: StopRule, answer: Callable[[str], str | None],
-                 wanted: tuple[tuple[str, ...], ...] = (), banned: tuple[str, ...] = (), schema: str = ""
-                 ) -> RequestText:
+                 wanted: tuple[tuple[str, ...], ...] = (), banned: tuple[str, ...] = (), schema: str = "",
+                 parts: PromptParts = PLAIN) -> RequestText:
     """Return the text view of a request; `rule` decodes the generated tokens, `answer` extracts the task's answer."""
     special = _special(model, prompt)
 
@@ -52,7 +53,7 @@ def request_text(model: Model, prompt: str | list[Message], rule: StopRule, answ
         return rendered(model, [Message(role=one["role"], content=edit(one["content"])) if i == last else one
                                 for i, one in enumerate(prompt)])
     return RequestText(rendered(model, prompt), lambda text: _ids(model, text, special), plain_tokens,
-                       rule.answer, answer, wanted, banned, schema, model.tokenizer, rule.text, render)
+                       rule.answer, answer, wanted, banned, schema, model.tokenizer, rule.text, render, parts)
 
 
 def warm_up(model: Model) -> tuple[Request, StopRule]:

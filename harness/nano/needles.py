@@ -9,8 +9,7 @@ from typing import NamedTuple
 from harness.nano.corpus import problems
 from harness.nano.passages import sentence, topics
 from harness.nano.problem import Problem
-
-PRONOUNS = ("He", "She", "It")
+from harness.nano.summaries import PRONOUNS
 
 
 class Haystack(NamedTuple):

@@ -2,11 +2,14 @@
 
 import itertools
 import random
+import re
+from collections.abc import Sequence
 
 from harness.nano.passages import Topic, sentence, topics
 from harness.nano.problem import Problem
 
 OTHERS = (1, 3)
+PRONOUNS = ("He", "She", "It")
 # The blocks of sentences about the topic, and about each other one.
 ASKED = ([1], [1], [2], [2], [1, 1], [2, 1])
 OTHER = ([1], [1], [2])
@@ -38,3 +41,19 @@ def _blocks(rng: random.Random, chosen: list[Topic]) -> list[tuple[Topic, int]]:
         rng.shuffle(sizes)
         if all(one is not other for (one, _), (other, _) in itertools.pairwise(sizes)):
             return sizes
+
+
+def summary(sentences: Sequence[str], name: str) -> list[str]:
+    """Return the sentences about `name` ("Tom", "the bear"): those that start with it, and the pronouns after them."""
+    kept, inside = list[str](), False
+    for one in sentences:
+        if one.split()[0] not in PRONOUNS:
+            inside = one.lower().startswith(f"{name.lower()} ")
+        kept += [one] if inside else []
+    return kept
+
+
+def sentences_of(prompt: str) -> tuple[list[str], str]:
+    """Return the sentences of the text of a problem, and the name that it asks about."""
+    text, _, question = prompt.removeprefix("Text: ").partition("\nSummary of ")
+    return re.split(r"(?<=\.) ", text), question.removesuffix(":")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from harness.errors import Unsupported
 from harness.plugins.native import NativeCall, NativeOptions
 from harness.plugins.plugin import Knob, Plugin, knob, per_instance
+from harness.plugins.prompt_parts import PLAIN, PromptParts
 
 if TYPE_CHECKING:
     from harness.engine.random_stream import Stream
@@ -38,7 +39,7 @@ class RequestText:
     clause of `wanted`, and none of `banned`. `schema` is the JSON schema of the answer, empty if the task has none, and
     `tokenizer` that of the model, for methods that need the bytes of every token. `spelled` is `decode` that does not
     end at a stop string. `render` returns the prompt with another last message of the user, given what changes it;
-    without it the prompt is no chat.
+    without it the prompt is no chat. `parts` is what the task knows about the make-up of the prompt.
     """
 
     prompt: str
@@ -52,6 +53,7 @@ class RequestText:
     tokenizer: Any = None
     spelled: Callable[[Sequence[int]], str] | None = None
     render: Callable[[Callable[[str], str]], str] | None = None
+    parts: PromptParts = PLAIN
 
     def spell(self, tokens: Sequence[int]) -> str:
         """Return the text of any tokens, stop strings included."""

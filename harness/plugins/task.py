@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.plugins.plugin import Plugin, knob
+from harness.plugins.prompt_parts import PLAIN, PromptParts
 
 if TYPE_CHECKING:
     import evaluate
@@ -114,6 +115,10 @@ class Task(Plugin):
     def schema(self, example: Example) -> str:
         """Return the JSON schema of the answer, for strategies that obey one; empty if there is none."""
         return ""
+
+    def parts(self, example: Example, answers: Sequence[str]) -> PromptParts:
+        """Return what is known about the make-up of the prompt after `answers`, for strategies that use it."""
+        return PLAIN
 
     def metric(self) -> "evaluate.Metric | None":
         """Return the metric that scores a sample, None if the task is `unscored`."""

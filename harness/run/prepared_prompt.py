@@ -70,7 +70,7 @@ def prepare(config: RunConfig, target: Model, longest: int, task: Task, example:
     room = longest - len(prompt)
     rule = StopRule(target.tokenizer, prompt, target.eos, task.stop)
     text = request_text(target, rendered, rule, partial(task.answer, example),
-                        task.wanted(example), task.banned(example), task.schema(example))
+                        task.wanted(example), task.banned(example), task.schema(example), task.parts(example, answers))
     return PreparedPrompt(tuple(prompt), whole - len(prompt), min(limit, room), room < limit, rule, text)
 
 

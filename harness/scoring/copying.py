@@ -40,6 +40,35 @@ class SentencesKept(SampleMetric):
         return {"exact": float(answer == wanted), "f1": 2 * shared / (answer_counts + reference_counts).total()}
 
 
+class NewText(SampleMetric):
+    """Compares an answer about an edited text with the references of the new and the old text.
+
+    `exact` is 1 for the answer of the new text. `stale` is 1 for the answer of the old one, or for an answer with all
+    that the edits took `gone` from it. Gold is `{"text": ..., "old": ..., "gone": [...]}`.
+    """
+
+    def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
+        """Return `exact` and `stale`."""
+        answer, gone = answers[-1].strip(), gold["gone"]
+        kept = bool(gone) and all(re.search(rf"(?<!\w){re.escape(one)}(?!\w)", answer) for one in gone)
+        return {"exact": float(answer == gold["text"]), "stale": float(kept or answer == gold["old"])}
+
+
+class SameAnswers(SampleMetric):
+    """Compares the answers to prompts that say the same in different orders, one order a turn.
+
+    `exact` is the share of right answers, `best` and `worst` are 1 if any or all are right, `distinct` is the number of
+    different answers, and `same` is 1 if there is one only. Gold is `{"text": ...}`.
+    """
+
+    def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
+        """Return all scores."""
+        texts = [answer.strip() for answer in answers]
+        right, distinct = [text == gold["text"] for text in texts], len(set(texts))
+        return {"exact": sum(right) / len(right), "best": float(any(right)), "worst": float(all(right)),
+                "distinct": float(distinct), "same": float(distinct == 1)}
+
+
 class NeedlesFound(SampleMetric):
     """Looks for hidden sentences in an answer: `found` and `exact`, 0 or 1, and `recall`, 0 to 1.
 
