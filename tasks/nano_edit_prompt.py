@@ -42,15 +42,15 @@ HEAD = "Text: "
 
 @dataclass(frozen=True)
 class NanoEditPrompt(Task):
-    """200 edited texts; the headline is the share of answers that are exactly right, `stale` the share of old ones."""
+    """200 edited texts; the headline is the share of answers that say what is in the new text, `stale` of old ones."""
 
     kind: str = knob("all", "the kind of edit", choices=("all", *KINDS), sweep=KINDS)
-    filler: int = knob(4, "sentences about others behind the text, which lie between the edit and the question", low=0,
-                       high=40, sweep=(0, 4, 8))
+    filler: int = knob(2, "sentences about others behind the text, which lie between the edit and the question", low=0,
+                       high=40, sweep=(0, 2, 4, 8))
 
     version = 1
     source = "decodebench, harness/nano/corpus.py"
-    headline = "exact"
+    headline = "current"
     max_new_tokens = 128
     stop = ("\n",)
     sub_tasks: ClassVar[dict[str, str] | None] = {}  # each range of distances is one
@@ -98,9 +98,10 @@ def _example(problem: Problem, kind: str) -> Example | None:
         return None
     earlier = problem.turns[0]
     now = edited(earlier, edits)
-    gone = [edit.span.of(earlier).strip() for edit in edits if edit.span.start < edit.span.end]
-    gold = {"text": " ".join(summary(*sentences_of(now))), "old": " ".join(wanted), "gone": gone, "kind": kind,
-            "earlier": earlier, "edits": [[*edit.span, edit.text] for edit in edits]}
+    came, gone = ([one.strip() for one in texts if one] for texts in zip(*(
+        (edit.text, edit.span.of(earlier)) for edit in edits), strict=True))
+    gold = {"text": " ".join(summary(*sentences_of(now))), "old": " ".join(wanted), "came": came,
+            "gone": gone, "kind": kind, "earlier": earlier, "edits": [[*edit.span, edit.text] for edit in edits]}
     return Example(id=f"edited/{problem.id.rpartition('/')[2]}/{kind}", turns=(now,), gold=gold,
                    category=_distance(tokens(earlier[edits[-1].span.end:])))
 

@@ -43,15 +43,22 @@ class SentencesKept(SampleMetric):
 class NewText(SampleMetric):
     """Compares an answer about an edited text with the references of the new and the old text.
 
-    `exact` is 1 for the answer of the new text. `stale` is 1 for the answer of the old one, or for an answer with all
-    that the edits took `gone` from it. Gold is `{"text": ..., "old": ..., "gone": [...]}`.
+    `current` is 1 for an answer with all that the edits put in (`came`), nothing that they took out (`gone`), and more
+    than half of the words of the new reference; `exact` is 1 for that reference. `stale` is 1 for an answer with all
+    that is gone, or for the old reference. Gold is `{"text": ..., "old": ..., "came": [...], "gone": [...]}`.
     """
 
     def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
-        """Return `exact` and `stale`."""
-        answer, gone = answers[-1].strip(), gold["gone"]
-        kept = bool(gone) and all(re.search(rf"(?<!\w){re.escape(one)}(?!\w)", answer) for one in gone)
-        return {"exact": float(answer == gold["text"]), "stale": float(kept or answer == gold["old"])}
+        """Return all scores."""
+        answer = answers[-1].strip()
+        came, gone = ([_has(answer, one) for one in gold[name]] for name in ("came", "gone"))
+        current = all(came) and not any(gone) and word_recall(answer, gold["text"]) > 0.5
+        return {"current": float(current), "exact": float(answer == gold["text"]),
+                "stale": float((bool(gone) and all(gone)) or answer == gold["old"])}
+
+
+def _has(text: str, words: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
 
 
 class SameAnswers(SampleMetric):

@@ -54,9 +54,12 @@ def test_each_kind_changes_what_it_says(examples: list[Example]) -> None:
         assert after[0].split()[0] not in PRONOUNS
         if gold["kind"] in ("replace", "both"):
             (word,) = gold["gone"]
+            assert len(gold["came"]) == (2 if gold["kind"] == "both" else 1)
             assert word in gold["old"].split() or re.search(rf"\b{word}\b", gold["old"])
             assert not re.search(rf"\b{word}\b", gold["text"])
+        assert all(one in gold["text"] and one not in gold["old"] for one in gold["came"])
         if gold["kind"] == "delete":
+            assert gold["came"] == []
             assert gold["gone"][0] in before
             assert gold["gone"][0] not in after
         others = [said for said in before if said not in gold["old"]]
@@ -65,18 +68,19 @@ def test_each_kind_changes_what_it_says(examples: list[Example]) -> None:
 
 def test_the_new_answer_scores_and_the_old_one_is_stale(examples: list[Example]) -> None:
     for one in examples[::7]:
-        assert TASK.score(one, [f" {one.gold['text']}"]) == {"exact": 1, "stale": 0}
-        assert TASK.score(one, [one.gold["old"]]) == {"exact": 0, "stale": 1}
-        assert TASK.score(one, [""]) == {"exact": 0, "stale": 0}
+        assert TASK.score(one, [f" {one.gold['text']}"]) == {"current": 1, "exact": 1, "stale": 0}
+        assert TASK.score(one, [one.gold["old"]]) == {"current": 0, "exact": 0, "stale": 1}
+        assert TASK.score(one, [""]) == {"current": 0, "exact": 0, "stale": 0}
         assert TASK.expected(one) == one.gold["text"]
 
 
-@pytest.mark.parametrize(("answer", "exact", "stale"), [
-    ("Tom has five toys.", 1, 0), ("Tom has nine toys.", 0, 1), ("Tom has nine hats. He left.", 0, 1),
-    ("Tom has ninety toys.", 0, 0)])
-def test_scores(answer: str, exact: float, stale: float) -> None:
-    gold = {"text": "Tom has five toys.", "old": "Tom has nine toys.", "gone": ["nine"]}
-    assert NewText().sample([answer], gold) == {"exact": exact, "stale": stale}
+@pytest.mark.parametrize(("answer", "current", "exact", "stale"), [
+    ("Tom has five toys.", 1, 1, 0), ("Tom has five toys. He left.", 1, 0, 0), ("Tom has nine toys.", 0, 0, 1),
+    ("Tom has nine hats. He left.", 0, 0, 1), ("Tom has ninety toys.", 0, 0, 0), ("five", 0, 0, 0),
+    ("Tom has five toys. Tom has nine toys.", 0, 0, 1)])
+def test_scores(answer: str, current: float, exact: float, stale: float) -> None:
+    gold = {"text": "Tom has five toys.", "old": "Tom has nine toys.", "came": ["five"], "gone": ["nine"]}
+    assert NewText().sample([answer], gold) == {"current": current, "exact": exact, "stale": stale}
 
 
 def test_knobs() -> None:
