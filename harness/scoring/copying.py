@@ -7,9 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from difflib import SequenceMatcher
+from functools import cache
 
+from harness.nano.closed_set import passages
 from harness.nano.needles import word_recall
 from harness.scoring.metrics import Gold, SampleMetric
+from harness.scoring.ranking import Bm25
 
 
 class ExactText(SampleMetric):
@@ -74,6 +77,30 @@ class SameAnswers(SampleMetric):
         right, distinct = [text == gold["text"] for text in texts], len(set(texts))
         return {"exact": sum(right) / len(right), "best": float(any(right)), "worst": float(all(right)),
                 "distinct": float(distinct), "same": float(distinct == 1)}
+
+
+class PassageFound(SampleMetric):
+    """Looks for an answer in a closed set of passages: `hit`, `inside`, `mrr` and `mrr_query`, each 0 to 1.
+
+    `hit` is 1 for the right passage, `inside` for any passage of the set. `mrr` is one over the rank of the right
+    passage by BM25 of the answer, 0 without a word, and `mrr_query` that of the query. Gold is `{"text": ..., "query":
+    ..., "passages": count, "near": ...}` with the arguments of `harness.nano.closed_set.passages`.
+    """
+
+    def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
+        """Return all scores."""
+        answer, (known, index) = answers[-1].strip(), _indexed(gold["passages"], gold["near"])
+        right = known[gold["text"]]
+        return {"hit": float(answer == gold["text"]), "inside": float(answer in known),
+                "mrr": 1 / index.rank(answer, right) if answer else 0.0,
+                "mrr_query": 1 / index.rank(gold["query"], right)}
+
+
+@cache
+def _indexed(count: int, near: bool) -> tuple[dict[str, int], Bm25]:
+    """Return the numbers of the passages of a closed set, and their index."""
+    found = passages(count, near)
+    return {one: number for number, one in enumerate(found)}, Bm25(found)
 
 
 class NeedlesFound(SampleMetric):
