@@ -2,10 +2,14 @@
 
 import pytest
 
+from harness.models.loading import load
 from harness.nano.summaries import sentences_of, summary
 from harness.plugins.data import DataSource
+from harness.plugins.prompt_parts import PLAIN
 from harness.plugins.registry import TASKS
+from harness.run.prepared_prompt import prepare
 from harness.scoring.copying import SameAnswers
+from harness.store.config import RunConfig
 
 TASK = TASKS.build("nano_sets")
 
@@ -33,6 +37,18 @@ def test_parts_are_the_sentences_of_each_turn() -> None:
             assert prompt[:spans[0].start] == "Text:"
             assert [span.end for span in spans[:-1]] == [span.start for span in spans[1:]]
             assert prompt[spans[-1].end:].startswith("\nSummary of ")
+
+
+@pytest.mark.parametrize("name", ["nano_sets", "nano_edit_prompt", "nano_closed_set:passages=200"])
+def test_a_strategy_gets_the_parts_of_the_turn(name: str) -> None:
+    task, model, config = TASKS.build(name), load("nano"), RunConfig(model="nano")
+    one = task.examples(DataSource())[0]
+    for turn in range(len(one.turns)):
+        text = prepare(config, model, 2048, task, one, [""] * turn).text
+        assert text.parts == task.parts(one, [""] * turn) != PLAIN
+        assert text.prompt == one.turns[turn]
+    other = TASKS.build("nano_math")
+    assert prepare(config, model, 2048, other, other.examples(DataSource())[0], []).text.parts == PLAIN
 
 
 def test_scores_of_the_answers() -> None:
