@@ -14,6 +14,7 @@ from harness.models.loading import Model
 from harness.models.prompts import warm_up
 from harness.models.stop_rule import StopRule
 from harness.plugins.strategy import Request, Strategy
+from harness.store.computed import Computed
 from harness.store.config import RunConfig
 from harness.store.schema import Steps, StepTree, Stop
 
@@ -36,7 +37,7 @@ class Generated:
     Values that a backend does not report are unknown, as in `Steps`, never zero and never guessed. A server without
     token ids gives `text` in place of `tokens`. `shared` counts the prompt tokens that came from a cache. `sent` is the
     time when the request was sent, in seconds after the batch began. `trees` are those of the steps and
-    `ranks` those of the tokens, if wanted.
+    `ranks` those of the tokens, if wanted; `computed` is what the steps computed, if known.
     """
 
     tokens: list[int]
@@ -47,6 +48,7 @@ class Generated:
     sent: float = 0.0
     trees: Sequence[StepTree] = ()
     ranks: Sequence[int] = ()
+    computed: Computed | None = None
 
 
 @dataclass(frozen=True)

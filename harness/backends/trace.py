@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
+from harness.engine.compute import difference
 from harness.engine.session import Session
 from harness.models.stop_rule import Cut, StopRule
 from harness.plugins.strategy import Request, Strategy
+from harness.store.computed import Computed
 from harness.store.schema import Steps, StepTree, Stop
 
 Clock = Callable[[], float]
@@ -15,13 +18,18 @@ NAN = "the model's logits are NaN; check its weights, or use another --dtype"
 
 @dataclass
 class Trace:
-    """The token ids of an answer, the reason of its end, its steps; if wanted, their trees and ranks of tokens."""
+    """The token ids of an answer, the reason of its end, its steps, and what they computed.
+
+    If wanted, also the trees of the steps and the ranks of the tokens.
+    """
 
     tokens: list[int] = field(default_factory=list)
     stop: Stop = "ended"
     steps: Steps = field(default_factory=Steps)
+    computed: Computed | None = None
     trees: list[StepTree] = field(default_factory=list)
     ranks: list[int] = field(default_factory=list)
+    first: dict[str, float] | None = None  # the sums of what had been computed after the first step
 
 
 def trace(strategy: Strategy, session: Session, request: Request, rule: StopRule, clock: Clock, full: bool = False
@@ -33,6 +41,7 @@ def trace(strategy: Strategy, session: Session, request: Request, rule: StopRule
     are NaN: argmax would choose tokens from them all the same.
     """
     session.kept_trees, session.kept_ranks = ([], []) if full else (None, None)
+    before = session.work.compute.numbers()
     try:
         result = _trace(strategy, session, request, rule, clock)
     except Exception as error:
@@ -42,7 +51,14 @@ def trace(strategy: Strategy, session: Session, request: Request, rule: StopRule
     if session.has_nan:
         raise FloatingPointError(NAN)
     result.ranks = _ranks(session, result.tokens)
+    result.computed = _computed(before, result.first or before, session.work.compute.numbers())
     return result
+
+
+def _computed(*numbers: dict[str, float]) -> Computed:
+    """Return what the first step and all later ones computed, from the sums before, between and after them."""
+    first, later = (difference(after, before) for before, after in pairwise(numbers))
+    return Computed(**{name: (first[name], later[name]) for name in first})
 
 
 def _trace(strategy: Strategy, session: Session, request: Request, rule: StopRule, clock: Clock) -> Trace:
@@ -65,6 +81,7 @@ def _trace(strategy: Strategy, session: Session, request: Request, rule: StopRul
             cut = Cut(request.max_new_tokens, "length")
         over = len(result.tokens) - cut.kept if cut else 0
         counts = _note(result.steps, len(block) - over, seconds, counts, _counts(session))
+        result.first = result.first or session.work.compute.numbers()
         if cut:
             del result.tokens[cut.kept:]
             result.stop = cut.reason

@@ -133,7 +133,7 @@ class Transformers(Backend):
                 forwards += sum(answer.steps.forwards)
                 turn = turns.send(Generated(answer.tokens, answer.steps, answer.stop,
                                             shared=session.work.shared - shared, trees=answer.trees,
-                                            ranks=answer.ranks))
+                                            ranks=answer.ranks, computed=answer.computed))
         except StopIteration as end:
             done.append(forwards)
             result: T = end.value

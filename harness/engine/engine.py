@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.engine.cache import SlotCache
+from harness.engine.compute import Depth
 from harness.engine.executor import Executor, SerialExecutor
 from harness.engine.forward import ForwardOutput, ForwardRequest, ForwardRows, Row, SharedPrefix
 from harness.engine.grouping import costs_of
@@ -79,6 +80,11 @@ class Engine:
     def rotary(self) -> Rotary:
         """The rotation of the model's queries and keys; raises `Unsupported` if it has none."""
         return Rotary(self.parts, self.cache_argument)
+
+    @property
+    def depth(self) -> Depth:
+        """The model's layers, by what they attend to."""
+        return Depth.of(len(self.cache.layers), self.windows)
 
     def remembered(self, kinds: Iterable[str]) -> tuple[str, ...]:
         """Return the names of the hidden states that heads of these kinds read, and that of the last ones."""

@@ -119,6 +119,10 @@ class ForwardRows:
         """Return the tensor (N, …) that the hook recorded under `name`; raises `KeyError` if there is none."""
         return self._output.recorded(name)[self._row, self._first:self._last]
 
+    def recorded(self, name: str) -> Tensor | None:
+        """Return the tensor (N, …) that the hook recorded under `name`, None if there is none."""
+        return self.captured(name) if name in self._output.captured else None
+
     def exits(self, names: Sequence[str], parts: ModelParts, norm: bool) -> Tensor:
         """Return the logits (J, V) in float32 of J recorded hidden states after the sequence's last token."""
         return self._output.exits(names, parts, norm)[self._row].float()

@@ -1,12 +1,13 @@
 """The output of a session's forward pass, and the cost of its forward passes."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from harness.engine.compute import Compute
 from harness.engine.forward import ForwardRows
 from harness.engine.hooks import ModelParts
 
@@ -16,7 +17,7 @@ class Work:
     """The cost of one sequence: its forward passes, their tokens, and the tree nodes computed and accepted.
 
     `whole` counts the accepted paths that ended at a leaf of the tree, `shared` the tokens of the prompt that were
-    copied from a shared prefix instead of computed.
+    copied from a shared prefix instead of computed. `compute` is what the forwards computed.
     """
 
     forwards: int = 0
@@ -25,6 +26,7 @@ class Work:
     accepted: int = 0
     whole: int = 0
     shared: int = 0
+    compute: Compute = field(default_factory=Compute)
 
 
 class Reading:

@@ -250,8 +250,9 @@ class Session:
                             self.engine.device)
             mask[:, :back] = torch.finfo(self.engine.dtype).min
         positions = sequence.positions(start + sequence.gone - back, len(tokens))
-        output = sequence.forward(ForwardRequest(sequence.row, start, tokens, positions, mask, len(tokens), hook,
-                                                 draft=True))
+        request = ForwardRequest(sequence.row, start, tokens, positions, mask, len(tokens), hook, draft=True)
+        output = sequence.forward(request)
+        self.draft_work.compute.add(self.engine.depth, request, output)
         self._drafted = 0 if back else self._drafted + len(tokens)
         self.draft_work.forwards += 1
         self.draft_work.positions += len(tokens)
@@ -334,6 +335,7 @@ class Session:
         output = self._sequence.forward(request)
         self.work.forwards += 1
         self.work.positions += len(request.tokens)
+        self.work.compute.add(self.engine.depth, request, output)
         return output
 
     def _reading(self, parts: Sequence[ForwardRows], tree: TokenTree | Candidates, nodes: Sequence[int]) -> Reading:

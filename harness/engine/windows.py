@@ -24,12 +24,17 @@ class Windows:
         self._config = model.config.get_text_config()
         size = getattr(self._config, "sliding_window", None) or 0
         slides = size and getattr(self._config, "use_sliding_window", True)
-        self.kinds = set(getattr(self._config, "layer_types", None) or [SLIDING if slides else FULL])
+        self._layers = list(getattr(self._config, "layer_types", None) or [SLIDING if slides else FULL])
+        self.kinds = set(self._layers)
         if others := self.kinds - {FULL, SLIDING}:
             raise UserError(f"{type(model).__name__} has layers that cannot be rolled back "
                             f"({', '.join(sorted(others))}); give a model whose layers all use full or sliding "
                             "attention.")
         self.size = int(size) if SLIDING in self.kinds else 0
+
+    def sliding(self, layers: int) -> int:
+        """Return how many of the model's `layers` have a window."""
+        return layers * (self.kinds == {SLIDING}) if len(self.kinds) == 1 else self._layers.count(SLIDING)
 
     def masks(self, full: Tensor) -> Masks:
         """Return what the model takes as its mask: `full`, additive (B, 1, Q, S), and what is left of it in a window.

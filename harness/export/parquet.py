@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.export import ExportedFiles
+from harness.measure.computation import COLUMNS
 from harness.measure.raw import COUNTS
 from harness.measure.summary import samples
 from harness.store.files import replace_file
@@ -21,7 +22,7 @@ STEPS = pa.schema([("task", NAME), ("example", NAME), ("strategy", NAME), ("samp
                    ("seconds", pa.float64()), *((count, pa.int32()) for count in COUNTS)])
 TEXTS = pa.schema([("prompts", pa.list_(pa.string())), ("texts", pa.list_(pa.string())),
                    ("stops", pa.list_(pa.string())), ("token_ids", pa.list_(pa.list_(pa.int32())))])
-REAL = {"seconds", "batch", "padding", "started", "ttft", "log_speed", "decode_seconds"}
+REAL = {"seconds", "batch", "padding", "started", "ttft", "log_speed", "decode_seconds", *COLUMNS}
 ROWS = 200_000  # steps of a row group
 
 

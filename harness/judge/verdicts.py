@@ -10,7 +10,7 @@ from pydantic import Field
 
 from harness.store import jsonl
 from harness.store.files import cannot_write
-from harness.store.schema import Stored
+from harness.store.stored import Stored
 
 Mode = Literal["single", "pairwise"]
 MODES: tuple[Mode, ...] = get_args(Mode)

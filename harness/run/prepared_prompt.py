@@ -46,7 +46,7 @@ class PreparedPrompt:
         return Turn(prompt=self.text.prompt, prompt_tokens=len(self.prompt), prompt_cut=self.cut,
                     prompt_shared=answer.shared, raw=raw, text=text, tokens=answer.tokens,
                     stop=stop, steps=answer.steps, trees=list(answer.trees),
-                    ranks=list(answer.ranks))
+                    ranks=list(answer.ranks), computed=answer.computed)
 
 
 def prepare(config: RunConfig, target: Model, longest: int, task: Task, example: Example,

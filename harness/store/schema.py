@@ -2,7 +2,10 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
+
+from harness.store.computed import Computed, Sizes
+from harness.store.stored import Stored
 
 SCHEMA = 1
 Stop = Literal["eos", "stop", "length", "context", "ended", "unknown"]
@@ -14,12 +17,6 @@ def shared_key(key: Key, names: dict[str, str]) -> Key:
     """Return the key with its names interned in `names`, so that many keys fit in memory."""
     task, example, strategy = (names.setdefault(name, name) for name in key[:3])
     return (task, example, strategy, key[3], key[4])
-
-
-class Stored(BaseModel):
-    """Base of everything written to disk: unknown fields are errors, and NaN is written as a JSON string."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class Steps(Stored):
@@ -64,7 +61,7 @@ class Turn(Stored):
     were copied from the common prefix of the task's prompts instead of computed. `ends` is the number of characters of
     `raw` after each token; of a character of several tokens, the last one has all. It is empty if unknown. `ranks` are
     those of sampled tokens in the model's distributions before any warp, 1 for the likeliest; empty if unknown. `trees`
-    are written to a file of their own.
+    are written to a file of their own. Older runs do not tell what was `computed`.
     """
 
     prompt: str
@@ -78,6 +75,7 @@ class Turn(Stored):
     stop: Stop
     steps: Steps
     ranks: list[int] = Field(default_factory=list)
+    computed: Computed | None = None
     trees: list[StepTree] = Field(default_factory=list, exclude=True)
 
 
@@ -329,7 +327,8 @@ class StrategyEntry(Stored):
 class ModelEntry(Stored):
     """A model of a run: its source, the hash of its weights, and that of what turns text to tokens.
 
-    `tokenizer` is the hash of the tokenizer, the chat template and EOS, "" if unknown.
+    `tokenizer` is the hash of the tokenizer, the chat template and EOS, "" if unknown. Older runs have no `sizes`, nor
+    have models whose layers differ in size.
     """
 
     name: str
@@ -338,6 +337,7 @@ class ModelEntry(Stored):
     dtype: str
     fingerprint: str
     tokenizer: str = ""
+    sizes: Sizes | None = None
 
 
 class Manifest(Stored):
@@ -362,6 +362,9 @@ class Manifest(Stored):
         """
         kept = {"schema_version", "baseline", "config", "strategies", "tasks", "model", "draft"}
         identity = self.model_dump(mode="json", include=kept)
+        for model in (identity["model"], identity["draft"]):
+            if model:
+                del model["sizes"]
         for strategy in identity["strategies"]:
             del strategy["needs"]
         for task in identity["tasks"]:

@@ -24,7 +24,7 @@ from harness.stats.bootstrap import Interval, t_interval
 from harness.stats.paired import difference_interval
 from harness.store.config import RunConfig
 from harness.store.folder import Store
-from harness.store.schema import Stored
+from harness.store.stored import Stored
 from harness.sweep.grid import Grid, Settings, changes, knob_values, settings
 
 Aim = Literal["quality", "speed", "forwards"]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from harness.stats.multiple import holm
-from harness.store.schema import Stored
+from harness.store.stored import Stored
 
 TIE = 1e-3       # maximum difference of logits whose order float32 rounding may change
 ALPHA = 1e-3     # probability that a report without errors rejects any distribution

@@ -1,0 +1,105 @@
+"""Counts of what the forward passes of a sequence compute: sublayers, keys, rows of logits, and weights that they read.
+
+A sublayer is the attention or the MLP of one layer for one token. They depend on the method alone, not on the machine.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from harness.engine.forward import ForwardRequest, ForwardRows
+from harness.engine.windows import Windows
+
+SPARED, ADDED = "spared:", "added:"  # a hook records under these names what it leaves out and adds, for each token
+Count = float | Tensor
+"""A sum, which stays on the device until it is read."""
+
+
+class Depth(NamedTuple):
+    """The number of layers of a model, how many of them have a sliding window, and its size."""
+
+    layers: int
+    sliding: int
+    window: int
+
+    @classmethod
+    def of(cls, layers: int, windows: Windows) -> "Depth":
+        """Return the layers of a model with these windows."""
+        return cls(layers, windows.sliding(layers), windows.size)
+
+    def keys(self, visible: Sequence[int]) -> float:
+        """Return the keys that all layers read for tokens of which each may attend to so many slots."""
+        beyond = sum(max(0, slots - self.window) for slots in visible) if self.sliding else 0
+        return float(self.layers * sum(visible) - self.sliding * beyond)
+
+
+@dataclass
+class Compute:
+    """Sums over the tokens that a sequence computes, without drafts.
+
+    `attention` and `mlp` are sublayers; `fills` are layers that compute only the keys and values of a token; `logits`
+    are rows of logits, probes included. `keys` are the keys that tokens attend to in all layers, where a key of all
+    heads is one, and `all_keys` those of attention to the whole sequence. `…_read` count how often the weights of a
+    part are loaded: once a forward, for the token that needs most of it.
+    """
+
+    attention: Count = 0
+    mlp: Count = 0
+    fills: Count = 0
+    logits: Count = 0
+    keys: Count = 0
+    all_keys: Count = 0
+    attention_read: Count = 0
+    mlp_read: Count = 0
+    fills_read: Count = 0
+    logits_read: Count = 0
+
+    def add(self, depth: Depth, request: ForwardRequest, output: ForwardRows) -> None:
+        """Add a forward, less what its hook spared and with what it added; there is no wait for the device."""
+        size, rows = len(request.tokens), request.logits_to_keep
+        for name, per_token, whole, read in (("attention", depth.layers, depth.layers * size, depth.layers),
+                                             ("mlp", depth.layers, depth.layers * size, depth.layers),
+                                             ("fills", 0, 0, 0), ("logits", 0, rows, min(rows, 1))):
+            total, most = float(whole), float(read)
+            if (spared := output.recorded(SPARED + name)) is not None:
+                self._grow(name, total - spared.sum(), per_token - spared.amin())
+            elif (added := output.recorded(ADDED + name)) is not None:
+                self._grow(name, total + added.sum(), most + added.amax())
+            else:
+                self._grow(name, total, most)
+        keys, all_keys = _keys(depth, request)
+        spared = output.recorded(SPARED + "keys")
+        self.keys = self.keys + (keys if spared is None else keys - spared.sum())
+        self.all_keys = self.all_keys + all_keys
+
+    def numbers(self) -> dict[str, float]:
+        """Return all sums; waits for the device if some are there."""
+        sums = {field.name: getattr(self, field.name) for field in fields(self)}
+        there = {name: value for name, value in sums.items() if isinstance(value, Tensor)}
+        known = torch.stack([value.double() for value in there.values()]).tolist() if there else []
+        return {name: float(value) for name, value in sums.items() if name not in there} | dict(
+            zip(there, known, strict=True))
+
+    def _grow(self, name: str, total: Count, most: Count) -> None:
+        setattr(self, name, getattr(self, name) + total)
+        setattr(self, f"{name}_read", getattr(self, f"{name}_read") + most)
+
+
+def difference(later: Mapping[str, float], earlier: Mapping[str, float]) -> dict[str, float]:
+    """Return what was counted between two calls of `numbers`."""
+    return {name: later[name] - earlier[name] for name in later}
+
+
+def _keys(depth: Depth, request: ForwardRequest) -> tuple[Count, float]:
+    """Return the keys that the tokens of a forward attend to, and those that they would in the whole sequence."""
+    end, mask = request.start + len(request.tokens), request.mask
+    every = depth.keys([position + 1 for position in request.positions])
+    causal = range(request.start + 1, end + 1)
+    if mask is None:
+        return depth.keys(causal), every
+    slots = end - mask.shape[1] + (mask == 0).sum(-1)
+    beyond = depth.sliding * (slots - depth.window).clamp_min(0).sum() if depth.sliding else 0
+    return depth.layers * slots.sum() - beyond + depth.keys(causal[mask.shape[0]:]), every
