@@ -30,10 +30,9 @@ class Depth(NamedTuple):
         """Return the layers of a model with these windows."""
         return cls(layers, windows.sliding(layers), windows.size)
 
-    def keys(self, visible: Sequence[int]) -> float:
-        """Return the keys that all layers read for tokens of which each may attend to so many slots."""
-        beyond = sum(max(0, slots - self.window) for slots in visible) if self.sliding else 0
-        return float(self.layers * sum(visible) - self.sliding * beyond)
+    def keys(self, visible: Sequence[int]) -> list[int]:
+        """Return the keys that all layers read for each of the tokens, which may attend to so many slots."""
+        return [self.layers * slots - self.sliding * max(0, slots - self.window) for slots in visible]
 
 
 @dataclass
@@ -70,10 +69,15 @@ class Compute:
                 self._grow(name, total + added.sum(), most + added.amax())
             else:
                 self._grow(name, total, most)
-        keys, all_keys = _keys(depth, request)
+        keys, whole = _keys(depth, request), depth.keys([position + 1 for position in request.positions])
+        spared = output.recorded(SPARED + "attention")
+        if spared is not None:  # the keys of these layers; where only some layers slide, of layers on average
+            keys = torch.as_tensor(keys, device=spared.device)
+            keys = keys * (1 - spared.view(size) / depth.layers)
+        total = keys.sum() if isinstance(keys, Tensor) else float(sum(keys))
         spared = output.recorded(SPARED + "keys")
-        self.keys = self.keys + (keys if spared is None else keys - spared.sum())
-        self.all_keys = self.all_keys + all_keys
+        self.keys = self.keys + (total if spared is None else total - spared.sum())
+        self.all_keys = self.all_keys + float(sum(whole))
 
     def numbers(self) -> dict[str, float]:
         """Return all sums; waits for the device if some are there."""
@@ -93,13 +97,10 @@ def difference(later: Mapping[str, float], earlier: Mapping[str, float]) -> dict
     return {name: later[name] - earlier[name] for name in later}
 
 
-def _keys(depth: Depth, request: ForwardRequest) -> tuple[Count, float]:
-    """Return the keys that the tokens of a forward attend to, and those that they would in the whole sequence."""
+def _keys(depth: Depth, request: ForwardRequest) -> list[int] | Tensor:
+    """Return the keys that each token of a forward attends to in all layers."""
     end, mask = request.start + len(request.tokens), request.mask
-    every = depth.keys([position + 1 for position in request.positions])
-    causal = range(request.start + 1, end + 1)
     if mask is None:
-        return depth.keys(causal), every
+        return depth.keys(range(request.start + 1, end + 1))
     slots = end - mask.shape[1] + (mask == 0).sum(-1)
-    beyond = depth.sliding * (slots - depth.window).clamp_min(0).sum() if depth.sliding else 0
-    return depth.layers * slots.sum() - beyond + depth.keys(causal[mask.shape[0]:]), every
+    return depth.layers * slots - depth.sliding * (slots - depth.window).clamp_min(0)

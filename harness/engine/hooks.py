@@ -159,20 +159,23 @@ class Skip:
     """Skips sublayers, given by their layer numbers: they add nothing to the residual stream.
 
     A layer whose attention is skipped writes no keys and values for the tokens of the forward, so a forward of the
-    whole model must compute these tokens again before they are committed.
+    whole model must compute these tokens again before they are committed. `spared:attention` and `spared:mlp` are
+    recorded.
     """
 
     attention: frozenset[int] = frozenset()
     mlp: frozenset[int] = frozenset()
 
     @contextmanager
-    def applied_to(self, parts: ModelParts) -> Iterator[None]:
+    def applied_to(self, parts: ModelParts) -> Iterator[Captured]:
         """Skip the sublayers in one forward pass."""
-        layers = parts.layers
+        layers, captured = parts.layers, dict[str, Tensor]()
         skipped: dict[nn.Module, Callable[..., Any]] = {layers[i].attention: _no_attention for i in self.attention}
         skipped |= dict.fromkeys((module for i in self.mlp for module in layers[i].mlp), torch.zeros_like)
-        with replaced(skipped):
-            yield
+        spared = {"spared:attention": len(self.attention), "spared:mlp": len(self.mlp)}
+        first = layers[0].whole
+        with replaced(skipped | {first: partial(_noted, first.forward, captured, spared)}):
+            yield captured
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,11 +189,12 @@ class Enter:
     states: Tensor
 
     @contextmanager
-    def applied_to(self, parts: ModelParts) -> Iterator[None]:
+    def applied_to(self, parts: ModelParts) -> Iterator[Captured]:
         """Give the layer its input in one forward pass."""
         below, whole = frozenset(range(self.layer)), parts.layers[self.layer].whole
-        with Skip(below, below).applied_to(parts), replaced({whole: partial(_entered, whole.forward, self.states)}):
-            yield
+        with (Skip(below, below).applied_to(parts) as captured,
+              replaced({whole: partial(_entered, whole.forward, self.states)})):
+            yield captured
 
 
 @contextmanager
@@ -255,6 +259,15 @@ def _output_changed(forward: Callable[..., Any], change: Callable[[Tensor], Tens
 
 def _input_changed(forward: Callable[..., Any], change: Callable[[Tensor], Tensor], states: Tensor) -> Any:
     return forward(change(states))
+
+
+def _noted(forward: Callable[..., Any], captured: dict[str, Tensor], numbers: Mapping[str, int], *args: Any,
+           **kwargs: Any) -> Any:
+    """Run the first layer and record the same number for each of its tokens under each name."""
+    states: Tensor = args[0] if args else kwargs["hidden_states"]
+    captured.update({name: states.new_full(states.shape[:2], number, dtype=torch.long)
+                     for name, number in numbers.items()})
+    return forward(*args, **kwargs)
 
 
 def _entered(forward: Callable[..., Any], states: Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -310,7 +310,7 @@ def test_a_comb_has_more_teeth_where_the_model_is_unsure() -> None:
 @pytest.mark.parametrize("arch", ["llama", "gpt2", "opt"])
 def test_no_mlp_is_left_out_above_a_cosine_of_one(arch: str) -> None:
     for strategy in (FfnSkip(threshold=1.01, cold=0, warm_up=0), FfnSkip(threshold=-1.0, share=0.0, cold=0, warm_up=0),
-                     FfnSkip(threshold=-1.0, share=1.0, cold=3, warm_up=0), FfnSkip(threshold=-1.0, cold=0)):
+                     FfnSkip(threshold=-1.0, share=1.0, cold=0.5, warm_up=0), FfnSkip(threshold=-1.0, cold=0)):
         session, blocks = steps(strategy, PROMPTS[0], 26, deep(arch))
         assert [t for block in blocks for t in block] == greedy(PROMPTS[0], 26, deep(arch))
         assert (session.work.forwards, session.work.positions) == (26, len(PROMPTS[0]) + 25)
@@ -319,7 +319,7 @@ def test_no_mlp_is_left_out_above_a_cosine_of_one(arch: str) -> None:
 @pytest.mark.parametrize("arch", ["llama", "gpt2", "opt"])
 def test_a_low_threshold_leaves_out_the_layers_after_the_first(arch: str) -> None:
     """With every cosine good enough, the first middle layer triggers and the next two of six MLPs are skipped."""
-    hook, session, text = SkipAlike(-1.0, 0.4, 1), Session(deep(arch)), PROMPTS[0]
+    hook, session, text = SkipAlike(-1.0, 0.4, 1 / 6), Session(deep(arch)), PROMPTS[0]
     tree = TokenTree((5, 6, 7), (-1, -1, 0))
     found = []
     for each in (hook, Skip(mlp=frozenset({2, 3}))):

@@ -90,6 +90,7 @@ KNOWN: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
                        "variant": ("paper", ("paper", "official"))},
     "power_rollouts": {"alpha": (4.0, (1.0, 2.0, 4.0)), "candidates": (8, (8, 32)), "rollouts": (8, (8,)),
                        "horizon": (192, (192,))},
+    "ffn_skip": {"threshold": (0.98, ()), "share": (0.25, (0.1, 0.25, 0.35, 0.5)), "order": ("alike", ())},
     "trlm_rerank": {"n": (16, (16,)), "mix": (0.0, (0.0, 1.0))},
     "clamp": {"alpha": (0.25, (0.0, 0.1, 0.25, 0.5, 1.0)), "mode": ("add", ("add", "project")),
               "layer": (None, (2, 5, 8)), "since": ("answer", ("prompt", "answer"))},
