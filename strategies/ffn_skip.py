@@ -15,16 +15,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from harness.engine.hooks import Captured, ModelParts, Skip, replaced
+from harness.decoding.hooked import greedily
+from harness.engine.hooks import Captured, ForwardHook, ModelParts, Skip, replaced
 from harness.engine.session import Session
-from harness.engine.tree import EMPTY
 from harness.plugins.strategy import Guarantee, Request, Strategy, knob
 
 
@@ -107,7 +106,7 @@ class FfnSkip(Strategy):
     warm_up: int = knob(25, "tokens generated before any MLP is skipped", low=0, high=100000, sweep=(10, 25, 50))
 
     order: str = knob("alike", "alike: after an MLP that changed little; random: any of the middle, a control",
-                      choices=("alike", "random"))
+                      choices=("alike", "random"), sweep=("alike", "random"))
 
     paper: ClassVar[str] = "Jaiswal et al. 2024, arXiv 2404.03865"
     family: ClassVar[str] = "adaptive-compute"
@@ -115,12 +114,14 @@ class FfnSkip(Strategy):
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
         """Yield one token a step."""
-        sequence, rule = list(request.prompt), SkipAlike(self.threshold, self.share, self.cold)
-        for step in count():
-            session.follow(sequence)
-            hook = rule if self.order == "alike" else drawn(*rule.middle(len(session.engine.parts.layers)), request)
-            sequence += session.read(EMPTY, hook if step > self.warm_up else None).best
-            yield sequence[-1:]
+        rule = SkipAlike(self.threshold, self.share, self.cold)
+        middle, size = rule.middle(len(session.engine.parts.layers))
+
+        def hook(step: int) -> ForwardHook | None:
+            if step <= self.warm_up:
+                return None
+            return rule if self.order == "alike" else drawn(middle, size, request)
+        return greedily(session, request, hook)
 
 
 def drawn(middle: range, size: int, request: Request) -> Skip:

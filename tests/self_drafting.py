@@ -8,6 +8,7 @@ import pytest
 from harness.engine.engine import Engine
 from harness.engine.random_stream import PhiloxStream
 from harness.engine.session import Session
+from harness.models.loading import load
 from harness.plugins.strategy import Request, Strategy
 from strategies.greedy import Greedy
 from tests import models
@@ -16,6 +17,14 @@ from tests.models import prompts, tiny_model
 from tests.scale import scaled
 
 PROMPTS, NEW = prompts(3, 97, 1), scaled(20, 40)
+TEXT = "Once upon a time there was a little girl called Lily. She liked to"
+
+
+@cache
+def nano() -> tuple[Engine, list[int]]:
+    """The engine of nano and a prompt for it."""
+    model = load("nano")
+    return model.engine, model.tokenizer(TEXT)["input_ids"]
 
 
 @cache

@@ -69,15 +69,7 @@ class Compute:
                 self._grow(name, total + added.sum(), most + added.amax())
             else:
                 self._grow(name, total, most)
-        keys, whole = _keys(depth, request), depth.keys([position + 1 for position in request.positions])
-        spared = output.recorded(SPARED + "attention")
-        if spared is not None:  # the keys of these layers; where only some layers slide, of layers on average
-            keys = torch.as_tensor(keys, device=spared.device)
-            keys = keys * (1 - spared.view(size) / depth.layers)
-        total = keys.sum() if isinstance(keys, Tensor) else float(sum(keys))
-        spared = output.recorded(SPARED + "keys")
-        self.keys = self.keys + (total if spared is None else total - spared.sum())
-        self.all_keys = self.all_keys + float(sum(whole))
+        self._add_keys(depth, request, output)
 
     def numbers(self) -> dict[str, float]:
         """Return all sums; waits for the device if some are there."""
@@ -86,6 +78,15 @@ class Compute:
         known = torch.stack([value.double() for value in there.values()]).tolist() if there else []
         return {name: float(value) for name, value in sums.items() if name not in there} | dict(
             zip(there, known, strict=True))
+
+    def _add_keys(self, depth: Depth, request: ForwardRequest, output: ForwardRows) -> None:
+        keys, spared = _keys(depth, request), output.recorded(SPARED + "attention")
+        if spared is not None:  # the keys of these layers; where only some layers slide, of layers on average
+            keys = torch.as_tensor(keys, device=spared.device) * (1 - spared.view(-1) / depth.layers)
+        self.keys = self.keys + (keys.sum() if isinstance(keys, Tensor) else float(sum(keys)))
+        if (fewer := output.recorded(SPARED + "keys")) is not None:
+            self.keys = self.keys - fewer.sum()
+        self.all_keys = self.all_keys + float(sum(depth.keys([position + 1 for position in request.positions])))
 
     def _grow(self, name: str, total: Count, most: Count) -> None:
         setattr(self, name, getattr(self, name) + total)

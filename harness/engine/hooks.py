@@ -173,8 +173,7 @@ class Skip:
         skipped: dict[nn.Module, Callable[..., Any]] = {layers[i].attention: _no_attention for i in self.attention}
         skipped |= dict.fromkeys((module for i in self.mlp for module in layers[i].mlp), torch.zeros_like)
         spared = {"spared:attention": len(self.attention), "spared:mlp": len(self.mlp)}
-        first = layers[0].whole
-        with replaced(skipped | {first: partial(_noted, first.forward, captured, spared)}):
+        with replaced(skipped), recording(parts, captured, spared):
             yield captured
 
 
@@ -216,6 +215,30 @@ def changed(parts: ModelParts, changes: Mapping[str, Callable[[Tensor], Tensor]]
         yield
 
 
+def recording(parts: ModelParts, captured: dict[str, Tensor], numbers: Mapping[str, float]
+              ) -> AbstractContextManager[None]:
+    """Record the same number for each token of a forward, under each name."""
+    first = parts.layers[0].whole
+    return replaced({first: partial(_noted, first.forward, captured, numbers)})
+
+
+def states_in(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    """Return the hidden states (B, W, D) among the arguments of a layer."""
+    states: Tensor = args[0] if args else kwargs["hidden_states"]
+    return states
+
+
+def states_of(result: Any) -> Tensor:
+    """Return the hidden states (B, W, D) in what a layer returns."""
+    states: Tensor = result[0] if isinstance(result, tuple) else result
+    return states
+
+
+def with_states(result: Any, states: Tensor) -> Any:
+    """Return what a layer returns with other hidden states."""
+    return (states, *result[1:]) if isinstance(result, tuple) else states
+
+
 def decoder_layers(model: Any) -> list[Layer]:
     """Return the decoder layers of a transformers model; raises `Unsupported` when their part names are unknown."""
     count = int(model.config.get_text_config().num_hidden_layers)
@@ -238,8 +261,7 @@ def _recorded(forward: Callable[..., Any], captured: dict[str, Tensor], name: st
               **kwargs: Any) -> Any:
     """Run `forward` and record its output or, if `output` is false, its input."""
     result = forward(*args, **kwargs)
-    value = result if output else args[0] if args else kwargs["hidden_states"]
-    captured[name] = value[0] if isinstance(value, tuple) else value
+    captured[name] = states_of(result) if output else states_in(args, kwargs)
     return result
 
 
@@ -254,18 +276,17 @@ def _last_product(layer: Layer) -> nn.Module:
 
 def _output_changed(forward: Callable[..., Any], change: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
     result = forward(*args, **kwargs)
-    return (change(result[0]), *result[1:]) if isinstance(result, tuple) else change(result)
+    return with_states(result, change(states_of(result)))
 
 
 def _input_changed(forward: Callable[..., Any], change: Callable[[Tensor], Tensor], states: Tensor) -> Any:
     return forward(change(states))
 
 
-def _noted(forward: Callable[..., Any], captured: dict[str, Tensor], numbers: Mapping[str, int], *args: Any,
-           **kwargs: Any) -> Any:
-    """Run the first layer and record the same number for each of its tokens under each name."""
-    states: Tensor = args[0] if args else kwargs["hidden_states"]
-    captured.update({name: states.new_full(states.shape[:2], number, dtype=torch.long)
+def _noted(forward: Callable[..., Any], captured: dict[str, Tensor], numbers: Mapping[str, float],
+           *args: Any, **kwargs: Any) -> Any:
+    states = states_in(args, kwargs)
+    captured.update({name: states.new_full(states.shape[:2], number, dtype=torch.float64)
                      for name, number in numbers.items()})
     return forward(*args, **kwargs)
 

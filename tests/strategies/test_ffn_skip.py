@@ -1,23 +1,11 @@
 """MLPs that are skipped, counted, on nano and on tiny models; tests/strategies/test_selfdraft.py has their logits."""
 
-from functools import cache
-
 import pytest
 
-from harness.engine.engine import Engine
 from harness.engine.random_stream import PhiloxStream
-from harness.models.loading import load
 from harness.plugins.strategy import Request
 from strategies.ffn_skip import FfnSkip, SkipAlike, drawn, rounded
-from tests.self_drafting import PROMPTS, deep, greedy, steps
-
-TEXT = "Once upon a time there was a little girl called Lily. She liked to"
-
-
-@cache
-def nano() -> tuple[Engine, list[int]]:
-    model = load("nano")
-    return model.engine, model.tokenizer(TEXT)["input_ids"]
+from tests.self_drafting import PROMPTS, deep, greedy, nano, steps
 
 
 def skipped(strategy: FfnSkip, new: int = 12) -> float:
