@@ -90,8 +90,8 @@ class _Tokens:
     def _confidence(self, before: Tensor, states: Tensor) -> Tensor:
         if self.rule.probe == "state":
             return cosine_similarity(before.float(), states.float(), dim=-1)
-        best = self.parts.head(self.parts.norm(states)).float().softmax(-1).topk(2).values
-        return best[..., 0] if self.rule.probe == "softmax" else best[..., 0] - best[..., 1]
+        best: Tensor = self.parts.head(self.parts.norm(states)).float().softmax(-1).topk(2).values
+        return best[..., 0] - best[..., 1] * (self.rule.probe == "gap")
 
     def _record(self, last: int) -> None:
         """Record what was spared and added: the last probe of a token that exits has its logits."""

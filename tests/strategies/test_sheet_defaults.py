@@ -96,6 +96,8 @@ KNOWN: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
                    "first": (1, (1, 2)), "every": (1, (1, 2, 4)), "decay": (0.0, (0.0, 4.0)),
                    "keys": ("fill", ("fill", "full"))},
     "lac_skip": {"alpha": (0.8, (0.0, 0.05, 0.1, 0.2, 0.8)), "mode": ("exit", ("exit", "prompt"))},
+    "core_neurons": {"alpha": (0.4, (0.2, 0.4, 0.6)), "beta": (0.25, (0.1, 0.25, 0.5, 0.75, 1.0)),
+                     "first": (1, (1, 2))},
     "skip_decode": {"least": (6, (4, 6, 8)), "warm": (1, (1, 2)), "horizon": (64, (64,))},
     "trlm_rerank": {"n": (16, (16,)), "mix": (0.0, (0.0, 1.0))},
     "clamp": {"alpha": (0.25, (0.0, 0.1, 0.25, 0.5, 1.0)), "mode": ("add", ("add", "project")),
