@@ -3,17 +3,19 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from harness.engine.attention_hooks import attending
-from harness.engine.hooks import ModelParts, View
+from harness.engine.attention_hooks import Attend, attending
+from harness.engine.compute import SPARED
+from harness.engine.hooks import Captured, ModelParts, View
 
 if TYPE_CHECKING:
     from harness.engine.cached_sequence import CachedSequence
 
+KEYS = SPARED + "keys"
 LayerAttention = Callable[..., tuple[Tensor, Tensor | None]]
 """`(layer, attend, module, query (B, H, Q, D), key (B, G, S, D), value, mask, …) → (output (B, Q, H, D), weights)`."""
 
@@ -38,15 +40,32 @@ class CachePolicy:
 
 @dataclass(frozen=True)
 class Governed:
-    """Lets a policy attend in place of the model."""
+    """Lets a policy attend in place of the model, and counts the keys that it spares."""
 
     policy: CachePolicy
 
     @contextmanager
-    def applied_to(self, parts: ModelParts) -> Iterator[None]:
+    def applied_to(self, parts: ModelParts) -> Iterator[Captured]:
         """Replace the attention of all layers in one forward pass."""
         assert parts.view is not None
-        attention = self.policy.attention(parts.view)
-        layers = range(len(parts.layers)) if attention else ()
-        with attending(parts, {layer: partial(attention, layer) for layer in layers if attention}):
-            yield
+        attention, count = self.policy.attention(parts.view), cache(_count)  # many layers have the same mask
+        layers, captured = range(len(parts.layers)) if attention else (), dict[str, Tensor]()
+        with attending(parts, {layer: partial(_counted, captured, count, partial(attention, layer))
+                               for layer in layers if attention}):
+            yield captured
+
+
+def _counted(captured: dict[str, Tensor], count: Callable[[Tensor], Tensor], attention: LayerAttention, own: Attend,
+             module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *args: Any, **kwargs: Any
+             ) -> tuple[Tensor, Tensor | None]:
+    """Add the keys that the policy does not let the layer attend to."""
+    def counting(module: Any, query: Tensor, key: Tensor, value: Tensor, seen: Tensor, *args: Any, **kwargs: Any
+                 ) -> tuple[Tensor, Tensor | None]:
+        captured[KEYS] = captured.get(KEYS, 0) + count(mask) - count(seen)
+        return own(module, query, key, value, seen, *args, **kwargs)
+    return attention(counting, module, query, key, value, mask, *args, **kwargs)
+
+
+def _count(mask: Tensor) -> Tensor:
+    """Return how many keys each token (B, Q) attends to by an additive mask (B, 1 or H, Q, S), a mean over heads."""
+    return (mask == 0).sum(-1).float().mean(1)

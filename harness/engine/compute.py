@@ -56,8 +56,11 @@ class Compute:
     fills_read: Count = 0
     logits_read: Count = 0
 
-    def add(self, depth: Depth, request: ForwardRequest, output: ForwardRows) -> None:
-        """Add a forward, less what its hook spared and with what it added; there is no wait for the device."""
+    def add(self, depth: Depth, request: ForwardRequest, output: ForwardRows, shift: int = 0) -> None:
+        """Add a forward, less what its hook spared and with what it added; there is no wait for the device.
+
+        The tokens' numbers in the text are `shift` higher than their positions.
+        """
         size, rows = len(request.tokens), request.logits_to_keep
         for name, per_token, whole, read in (("attention", depth.layers, depth.layers * size, depth.layers),
                                              ("mlp", depth.layers, depth.layers * size, depth.layers),
@@ -69,7 +72,7 @@ class Compute:
                 self._grow(name, total + added.sum(), most + added.amax())
             else:
                 self._grow(name, total, most)
-        self._add_keys(depth, request, output)
+        self._add_keys(depth, request, output, shift)
 
     def numbers(self) -> dict[str, float]:
         """Return all sums; waits for the device if some are there."""
@@ -79,14 +82,14 @@ class Compute:
         return {name: float(value) for name, value in sums.items() if name not in there} | dict(
             zip(there, known, strict=True))
 
-    def _add_keys(self, depth: Depth, request: ForwardRequest, output: ForwardRows) -> None:
+    def _add_keys(self, depth: Depth, request: ForwardRequest, output: ForwardRows, shift: int) -> None:
         keys, spared = _keys(depth, request), output.recorded(SPARED + "attention")
         if spared is not None:  # the keys of these layers; where only some layers slide, of layers on average
             keys = torch.as_tensor(keys, device=spared.device) * (1 - spared.view(-1) / depth.layers)
         self.keys = self.keys + (keys.sum() if isinstance(keys, Tensor) else float(sum(keys)))
         if (fewer := output.recorded(SPARED + "keys")) is not None:
             self.keys = self.keys - fewer.sum()
-        self.all_keys = self.all_keys + float(sum(depth.keys([position + 1 for position in request.positions])))
+        self.all_keys = self.all_keys + float(sum(depth.keys([position + shift + 1 for position in request.positions])))
 
     def _grow(self, name: str, total: Count, most: Count) -> None:
         setattr(self, name, getattr(self, name) + total)

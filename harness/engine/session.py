@@ -335,7 +335,7 @@ class Session:
         output = self._sequence.forward(request)
         self.work.forwards += 1
         self.work.positions += len(request.tokens)
-        self.work.compute.add(self.engine.depth, request, output)
+        self.work.compute.add(self.engine.depth, request, output, self._sequence.shift)
         return output
 
     def _reading(self, parts: Sequence[ForwardRows], tree: TokenTree | Candidates, nodes: Sequence[int]) -> Reading:

@@ -57,7 +57,8 @@ QUALITY = """
 
 The task's own score on nano, {limit} problems per task, then diversity and tokens of the stories, and forward
 passes per 100 tokens over all tasks, counted for each sequence of a batch (`decodebench run --config quality.toml`,
-and `modern.toml`; the same on every machine). Half the width of a 95 % interval is about 0.15: compare families, not neighbours.
+and `modern.toml`; the same on every machine). Half the width of a 95 % interval is about 0.15: compare families, not
+neighbours.
 
 """
 
@@ -71,13 +72,14 @@ sampling is right, and `knn_lm` does not improve accuracy. `superposed` continue
 ended.
 
 Of the methods that users of other servers ask for, `dry` ends loops in stories but cannot copy: it penalises what the
-prompt said, and edits and summaries repeat it. `min_k`, `top_a`, `tail_free` and the dynamic temperatures lose less on
-tasks with one answer than plain sampling, at its diversity; `p_less` cuts most, and is as accurate as greedy. `xtc`,
-`adaptive_p` and `quadratic` at a factor of 0.2 buy diversity with wrong answers. Votes (`weighted_vote`, `deepconf`) and
-`power_sampling` do on stories and code what they claim, at the cost of eight texts. `cot_decoding` is made for models that
-do not reason by themselves; nano always does, and after a wrong first token, such as the end of a comment once more, it
-is as sure of what follows as after the right one. `thinking_budget` of 16 tokens cuts off half of the reasoning on math, and with it a third of the right answers.
-`sled` and `delta_layers` change little: nano knows no facts that its layers could disagree on.
+prompt said, and edits and summaries repeat it. `min_k`, `top_a`, `tail_free` and the dynamic temperatures lose less
+on tasks with one answer than plain sampling, at its diversity; `p_less` cuts most, and is as accurate as greedy.
+`xtc`, `adaptive_p` and `quadratic` at a factor of 0.2 buy diversity with wrong answers. Votes (`weighted_vote`,
+`deepconf`) and `power_sampling` do on stories and code what they claim, at the cost of eight texts. `cot_decoding` is
+made for models that do not reason by themselves; nano always does, and after a wrong first token, such as the end of
+a comment once more, it is as sure of what follows as after the right one. `thinking_budget` of 16 tokens cuts off
+half of the reasoning on math, and with it a third of the right answers. `sled` and `delta_layers` change little: nano
+knows no facts that its layers could disagree on.
 """
 
 CONSTRAINED = """

@@ -44,7 +44,7 @@ def test_a_head_of_few_tokens_learns_the_distribution_over_them() -> None:
     head = network(draft_vocab=20, unroll=1)
     tokens, states = torch.randint(3, VOCAB, (2, 8)), torch.randn(2, 8, 64)
     batch = Batch(tokens, states, torch.cat([states, states], -1), torch.ones(2, 8, dtype=torch.bool))
-    value = loss(head, head.recipe, batch)
+    value = loss(head, batch)
     features = head(batch.states, tokens)[0][:, :6]
     known = states[:, 1:7] @ head.target.head.weight[:20].T
     expected = -(known.softmax(-1) * head.get_submodule("output")(features).log_softmax(-1)).sum(-1).mean()

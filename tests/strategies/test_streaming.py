@@ -18,6 +18,7 @@ from harness.errors import Unsupported
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Request
 from strategies.streaming import Streaming
+from strategies.window import Window
 from tests.decode import decode, engine
 from tests.models import prompts, tiny_model
 
@@ -143,6 +144,17 @@ def test_a_text_may_be_longer_than_the_context_of_the_model() -> None:
             break
     assert on.cache.slots <= 256
     session.close()
+
+
+def test_the_keys_that_tokens_attend_to_are_counted() -> None:
+    on = target()
+    for policy, sinks in ((Streaming(over=STRATEGIES.build("greedy"), sinks=2, window=6, whole=False), 2),
+                          (Window(over=STRATEGIES.build("greedy"), window=6, whole=False), 0)):
+        _, session = forced(policy, TEXT[:60], 1, on, at_once=1)
+        counts = session.work.compute.numbers()
+        assert counts["keys"] == 2 * sum(len(ends(step, sinks, 6)) for step in range(60)), "in two layers"
+        assert counts["all_keys"] == 2 * sum(range(1, 61))
+        session.close()
 
 
 def test_what_was_dropped_is_read_again_if_the_sequence_goes_back() -> None:

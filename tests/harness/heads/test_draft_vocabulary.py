@@ -43,5 +43,5 @@ def test_only_listed_tokens_are_drafted_and_learnt(kind: str) -> None:
     law = network.law(last)
     torch.testing.assert_close(law.sum(-1), torch.ones(1, 12))
     assert law.count_nonzero() == 12 * 4
-    value = loss(network, network.recipe, Batch(tokens, last, states, torch.ones(1, 12, dtype=torch.bool)))
+    value = loss(network, Batch(tokens, last, states, torch.ones(1, 12, dtype=torch.bool)))
     assert 0 < value.item() < 100
