@@ -87,23 +87,26 @@ def head_counts(parts: ModelParts) -> tuple[int, int]:
 
 def attending(parts: ModelParts, functions: Mapping[int, Callable[..., tuple[Tensor, Tensor | None]]]
                ) -> AbstractContextManager[None]:
-    """Replace the attention function `attend` of layer i by `functions[i](attend, module, …)`."""
+    """Replace the attention function `attend` of layer i by `functions[i](attend, module, …)`.
+
+    Contexts may be nested: the function of the outer one gets that of the inner one as `attend`.
+    """
     forwards = dict[nn.Module, Callable[..., Any]]()
     for layer, function in functions.items():
         attention: Any = parts.layers[layer].attention
-        attend = partial(function, _current(attention))
-        forwards[attention] = partial(_with_function, attention.forward, attention, attend)
+        forwards[attention] = partial(_with_function, attention.forward, attention, function)
     return replaced(forwards)
 
 
-def _with_function(forward: Callable[..., Any], attention: Any, attend: Attend, *args: Any, **kwargs: Any) -> Any:
-    """Run an attention module's forward with `attend` as its attention function.
+def _with_function(forward: Callable[..., Any], attention: Any, function: Callable[..., Any], *args: Any,
+                   **kwargs: Any) -> Any:
+    """Run an attention module's forward with `function`, which gets its current one first, as attention function.
 
     transformers looks the function up by the name in the module's configuration, so it gets a name for this call only.
     """
     config, functions = attention.config, _functions(attention)
-    before, name = config._attn_implementation, f"decodebench_{id(attention)}"
-    functions[name], config._attn_implementation = attend, name
+    before, name = config._attn_implementation, f"decodebench_{id(function)}"
+    functions[name], config._attn_implementation = partial(function, _current(attention)), name
     try:
         return forward(*args, **kwargs)
     finally:

@@ -206,6 +206,20 @@ class SlotCache(Cache):  # type: ignore[misc]
             layer.keys[row, :, first:last] = change(number, layer.keys[row:row + 1, :, first:last])[0]
 
     @torch.inference_mode()
+    def select(self, row: int, slots: Tensor) -> None:
+        """Keep of `row` the slots (layers, heads, N), those of each layer and head, in its first N slots."""
+        self.apply_moves()
+        count = slots.shape[-1]
+        for layer, kept in zip(self._allocated(), slots, strict=True):
+            for tensor in (layer.keys, layer.values):
+                tensor[row, :, :count] = tensor[row].gather(1, kept[:, :, None].expand(-1, -1, tensor.shape[-1]))
+
+    def keys(self, row: int, count: int) -> list[Tensor]:
+        """Return the keys (heads, `count`, dim) in the first slots of `row`, layer by layer."""
+        self.apply_moves()
+        return [layer.keys[row, :, :count] for layer in self._allocated()]
+
+    @torch.inference_mode()
     def contents(self, row: int, count: int) -> list[tuple[Tensor, Tensor]]:
         """Return copies of the keys and values in the first `count` slots of `row`, layer by layer."""
         self.apply_moves()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from harness.engine.attention_hooks import Attend, attending
@@ -15,7 +16,7 @@ from harness.engine.hooks import Captured, ModelParts, View
 if TYPE_CHECKING:
     from harness.engine.cached_sequence import CachedSequence
 
-KEYS = SPARED + "keys"
+KEYS, QUERIES = SPARED + "keys", "queries"
 LayerAttention = Callable[..., tuple[Tensor, Tensor | None]]
 """`(layer, attend, module, query (B, H, Q, D), key (B, G, S, D), value, mask, …) → (output (B, Q, H, D), weights)`."""
 
@@ -24,11 +25,16 @@ class CachePolicy:
     """A policy of one or more sequences; those with equal policies may share a forward.
 
     With `whole`, a prompt is read as without a policy, and the policy begins after it. If it `rotates` keys or queries,
-    the model needs rotary position embeddings. By default, nothing changes.
+    the model needs rotary position embeddings. If it `heeds` attention, sequences keep the queries of new tokens for
+    it, and all layers of the model must attend to all tokens. By default, nothing changes.
     """
 
     whole: bool = True
     rotates: ClassVar[bool] = False
+    heeds: ClassVar[bool] = False
+
+    def learn(self, sequence: "CachedSequence") -> None:
+        """Learn of the tokens committed since the last call, before each forward, also within a `whole` prompt."""
 
     def settle(self, sequence: "CachedSequence") -> None:
         """Drop or change what the row holds, before a forward; all that it holds is committed."""
@@ -46,13 +52,16 @@ class Governed:
 
     @contextmanager
     def applied_to(self, parts: ModelParts) -> Iterator[Captured]:
-        """Replace the attention of all layers in one forward pass."""
+        """Replace the attention of all layers in one forward pass; record `QUERIES` (B, W, layers, H, D) if heeded."""
         assert parts.view is not None
         attention, count = self.policy.attention(parts.view), cache(_count)  # many layers have the same mask
-        layers, captured = range(len(parts.layers)) if attention else (), dict[str, Tensor]()
-        with attending(parts, {layer: partial(_counted, captured, count, partial(attention, layer))
-                               for layer in layers if attention}):
+        captured, layers, queries = dict[str, Tensor](), range(len(parts.layers)), dict[int, Tensor]()
+        with (attending(parts, {layer: partial(_counted, captured, count, partial(attention, layer))
+                                for layer in layers if attention}),
+              attending(parts, {layer: partial(_heard, queries, layer) for layer in layers if self.policy.heeds})):
             yield captured
+        if queries and len(queries) == len(layers):
+            captured[QUERIES] = torch.stack([queries[layer] for layer in layers], 2)
 
 
 def _counted(captured: dict[str, Tensor], count: Callable[[Tensor], Tensor], attention: LayerAttention, own: Attend,
@@ -69,3 +78,10 @@ def _counted(captured: dict[str, Tensor], count: Callable[[Tensor], Tensor], att
 def _count(mask: Tensor) -> Tensor:
     """Return how many keys each token (B, Q) attends to by an additive mask (B, 1 or H, Q, S), a mean over heads."""
     return (mask == 0).sum(-1).float().mean(1)
+
+
+def _heard(queries: dict[int, Tensor], layer: int, attend: Attend, module: Any, query: Tensor, *args: Any,
+           scaling: float, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    """Record the queries, scaled so that a product with a key is a score."""
+    queries[layer] = query.transpose(1, 2) * scaling
+    return attend(module, query, *args, scaling=scaling, **kwargs)

@@ -6,11 +6,12 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from harness.engine.cache_policy import CachePolicy, Governed
+from harness.engine.cache_policy import QUERIES, CachePolicy, Governed
 from harness.engine.engine import Engine
 from harness.engine.forward import ForwardRequest, ForwardRows
 from harness.engine.hidden_memory import HiddenMemory
 from harness.engine.hooks import HIDDEN, Both, Watch
+from harness.errors import Unsupported
 
 
 class CachedSequence:
@@ -18,14 +19,16 @@ class CachedSequence:
 
     Candidates are in the slots behind them. The hidden states named by `remember` are kept too: `HIDDEN`, or a name of
     `Watch`. Under a cache `policy`, `gone` of the cached tokens are no longer in the row, so that the slot of a token
-    is its index less `gone`, and its position its index less `shift`. Raises `CacheFull` when the cache has no room
-    for one more row.
+    is its index less `gone`, and its position its index less `shift`; what it knows or dropped of the first `settled`
+    tokens cannot be taken back. Raises `CacheFull` when the cache has no room for one more row.
     """
 
     def __init__(self, engine: Engine, remember: Sequence[str]) -> None:
         self.engine, self.tokens, self.cached = engine, list[int](), 0
         self.policy: CachePolicy | None = None
-        self.gone = self.shift = self._settled = 0
+        self.gone = self.shift = self.settled = 0
+        self._heard, self._queries = 0, HiddenMemory()
+        self._query_shape: tuple[int, ...] = (0, 0, 0)
         self.memory = {name: HiddenMemory() for name in remember}
         self._watch = Watch(taps) if (taps := tuple(name for name in remember if name != HIDDEN)) else None
         self.row = engine.open_row()
@@ -34,9 +37,12 @@ class CachedSequence:
         """Set the sequence to `tokens`, roll the cache back to the common prefix, and return if nothing changed."""
         shared = shared_start(self.tokens[:self.cached], tokens)
         unchanged = shared == self.cached == len(tokens)
-        if not unchanged and 0 < shared <= self._settled:  # what the policy dropped cannot be taken back
-            shared = self.gone = self.shift = self._settled = 0
-            self.row.state = None
+        if not unchanged:
+            known = max(0, min(shared, len(tokens) - 1))  # a last token is computed again
+            if not shared or known < self.settled:
+                shared = known = self.gone = self.shift = self.settled = 0
+                self.row.state = None
+            self._heard = min(self._heard, known)
         self.tokens, self.cached = list(tokens), shared
         return unchanged
 
@@ -49,15 +55,30 @@ class CachedSequence:
         """Return the positions of `count` tokens from index `first` on."""
         return range(first - self.shift, first - self.shift + count)
 
+    @property
+    def queries(self) -> Tensor:
+        """The scaled queries (N, layers, H, D) of the N tokens that were committed since the policy learnt last."""
+        count = max(0, self.cached - self._heard)
+        return self._queries.first(count).view(count, *self._query_shape)
+
+    @torch.inference_mode()
     def settle(self, *, whole: bool) -> None:
         """Let the policy drop or change what the row holds; `whole` tells whether all earlier tokens are cached."""
-        if self.policy and self.cached and (whole or not self.policy.whole):
-            self.policy.settle(self)
+        if self.policy and self.cached:
+            self.policy.learn(self)
+            if whole or not self.policy.whole:
+                self.policy.settle(self)
+            self._heard = max(self._heard, self.cached)
 
     def drop(self, first: int, last: int) -> None:
         """Take the slots `first` … `last` − 1 out of the row; what is behind them moves up."""
         self.engine.cache.move(self.row.index, range(last, self.start), first)
-        self.gone, self._settled = self.gone + last - first, self.cached
+        self.gone, self.settled = self.gone + last - first, self.cached
+
+    def select(self, slots: Tensor) -> None:
+        """Keep only the slots (layers, KV heads, N), in this order; each layer and head keeps its own."""
+        self.engine.cache.select(self.row.index, slots)
+        self.gone, self.settled = self.cached - slots.shape[-1], self.cached
 
     def turn(self, first: int, by: int) -> None:
         """Lower the positions of all slots from `first` on, and of all later tokens, by `by`."""
@@ -81,7 +102,10 @@ class CachedSequence:
     def copy_from(self, other: "CachedSequence") -> None:
         """Copy another sequence of the same engine, without its candidates, into this one."""
         self.tokens, self.cached = list(other.tokens), other.cached
-        self.policy, self.gone, self.shift, self._settled = other.policy, other.gone, other.shift, other._settled
+        self.policy, self.gone, self.shift, self.settled = other.policy, other.gone, other.shift, other.settled
+        self._heard, self._query_shape = other._heard, other._query_shape
+        if other.cached > other._heard:
+            self._queries.write(other._queries.first(other.cached - other._heard), 0)
         self.engine.cache.copy(other.row.index, self.row.index, other.start)
         self.row.end, self.row.state = other.start, deepcopy(other.row.state)
         for name, memory in self.memory.items():
@@ -99,9 +123,20 @@ class CachedSequence:
             request = request._replace(hook=Both(governed, request.hook) if request.hook else governed)
         output = self.engine.executor.forward(self.engine, request)
         if not request.draft:
+            if self.policy and self.policy.heeds:
+                self._hear(output, request.start + self.gone)
             for name, memory in self.memory.items():
                 memory.write(output.hidden if name == HIDDEN else output.captured(name), request.start + self.gone)
         return output
+
+    def _hear(self, output: ForwardRows, first: int) -> None:
+        """Keep the queries of the tokens from index `first` on until it is known which of them are committed."""
+        try:
+            queries = output.captured(QUERIES)
+        except KeyError as error:
+            raise Unsupported("cannot be combined with a strategy that leaves out the attention of a layer") from error
+        self._query_shape = tuple(queries.shape[1:])
+        self._queries.write(queries.flatten(1), first - self._heard)
 
     def gather(self, candidates: Sequence[int]) -> None:
         """Move candidates, given by their slots behind the cached tokens, to the first slots behind them."""
@@ -109,6 +144,9 @@ class CachedSequence:
             self.engine.cache.move(self.row.index, [self.start + slot for slot in candidates], self.start)
             for memory in self.memory.values():
                 memory.move([self.cached + slot for slot in candidates], self.cached)
+            if self.policy and self.policy.heeds:
+                first = self.cached - self._heard
+                self._queries.move([first + slot for slot in candidates], first)
 
     def states(self) -> dict[str, Tensor]:
         """Return what is remembered of the cached tokens: (T, D) for each name."""

@@ -122,7 +122,8 @@ class Both:
     def applied_to(self, parts: ModelParts) -> Iterator[Captured]:
         """Apply both hooks, and yield the recordings of both."""
         with self.outer.applied_to(parts) as first, self.inner.applied_to(parts) as second:
-            yield ChainMap(first or {}, second or {})  # type: ignore[arg-type]  # neither is written to
+            recorded = [each for each in (first, second) if each is not None]  # which are empty as yet
+            yield ChainMap(*recorded)  # type: ignore[arg-type]  # neither is written to
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,8 @@ class Session:
             raise Unsupported("cannot be combined with another strategy that governs the KV cache")
         if policy.rotates:
             _ = self.engine.rotary
+        if policy.heeds and self.engine.windows.size:
+            raise Unsupported("needs a model whose layers all attend to all tokens")
         shared, self.shares_prefixes, self._sequence.policy = self.shares_prefixes, False, policy
         try:
             yield
@@ -264,7 +266,10 @@ class Session:
         A parent is a node below the current sequence that `retain` has not dropped, or −1 for the sequence itself.
         Returns row 0 for the sequence and a row for each new node.
         """
-        candidates, last = self._candidates, len(self.tokens) - 1 - self._sequence.shift
+        candidates = self._candidates
+        if not candidates.slots:  # all that the row holds is committed
+            self._sequence.settle(whole=True)
+        last = len(self.tokens) - 1 - self._sequence.shift
         visible = candidates.visible_to(parents)
         positions = [last + int(depth) for depth in visible.sum(1).tolist()]
         start = self._sequence.start + len(candidates.slots)
