@@ -108,13 +108,20 @@ KNOWN: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "seal": {"width": (15, (1, 5, 15)), "length": (10, (5, 10)), "alpha": (2.0, (1.0, 2.0)), "beta": (0.8, (0.0, 0.8))},
     "extended_decoding": {"window": (2, (0, 2)), "advance": (1, (0, 1))},
     "read_twice": {"copies": (2, (1, 2, 3)), "question_first": (True, (True, False))},
+    "h2o": {"heavy": (0.1, (0.05, 0.1, 0.2, 0.4)), "recent": (0.1, (0.05, 0.1, 0.2, 0.4)),
+            "norm": ("sum", ("sum", "mean")), "share": ("sum", ())},
+    "tova": {"budget": (512, (64, 128, 256, 1024))},
+    "snapkv": {"cap": (320, (64, 128, 256, 1024)), "win": (64, (8, 16, 32, 64)), "kernel": (5, (1, 5, 7, 21)),
+               "pool": ("avg", ()), "shape": ("flat", ("flat", "pyramid")), "beta": (20, ())},
+    "quest": {"budget": (256, (64, 128, 256, 1024)), "page": (16, (4, 8, 16, 32)), "dense": (2, (0, 2)),
+              "variant": ("paper", ("paper", "frontier"))},
 }
 VARIANTS = {  # where papers and their code part
     "constrained_beam": ("repaired", "official"), "contrastive_decoding": ("paper", "official", "cd2"),
     "diverse_beam": ("paper", "official"),
     "dola": ("paper", "official"), "fsd": ("paper", "official"), "grid_beam": ("official", "counted"),
     "neurologic": ("paper", "official"), "neurologic_astar": ("paper", "official"),
-    "power_sampling": ("paper", "official")}
+    "power_sampling": ("paper", "official"), "quest": ("paper", "frontier")}
 OTHERS = {"momentum": ("resistance", ("linear", "blocking")), "decore": ("mask", ("uniform", "zero"))}
 
 
