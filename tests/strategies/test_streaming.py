@@ -133,6 +133,16 @@ def test_drafts_are_verified_as_if_they_were_decoded_one_by_one() -> None:
             assert decode(STRATEGIES.build(f"{over}+{knobs}"), target(), prompt, new=60, eos=None) == alone
 
 
+def test_the_branches_of_a_search_leave_out_what_has_left_the_window() -> None:
+    prompt = TEXT[:40]
+    plain = decode(STRATEGIES.build("beam:width=3"), target(), prompt, new=20, eos=None)
+    for knobs in ("streaming:sinks=2,window=5", "window:window=5"):
+        assert decode(STRATEGIES.build(f"beam:width=3+{knobs}"), target(), prompt, new=20, eos=None) != plain
+    alone = decode(STRATEGIES.build("greedy+streaming:sinks=2,window=5"), target(), prompt, new=20, eos=None)
+    assert decode(STRATEGIES.build("beam:width=1+streaming:sinks=2,window=5"), target(), prompt, new=20,
+                  eos=None) == alone
+
+
 def test_a_text_may_be_longer_than_the_context_of_the_model() -> None:
     on = Engine(tiny_model("llama"), 64)
     session, tokens = Session(on), list[int]()
