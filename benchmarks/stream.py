@@ -4,8 +4,8 @@
 
 First, `streaming` writes `--tokens` tokens: for each tenth of them the median time of a token, then the slots of its
 row and the tokens that were read. Then the text (stories of nano's corpus by default) is read by each method in pieces
-of `PIECE` tokens, and the perplexity of each block is printed: with all keys (`dense`), with a window, and with a window
-and four sinks (`streaming`). Policies decide for each token, however many are read together.
+of `PIECE` tokens, and the perplexity of each block is printed: with all keys (`dense`), with a window, and with a
+window and four sinks (`streaming`). Policies decide for each token, however many are read together.
 """
 
 import argparse

@@ -14,6 +14,7 @@ from harness.backends.transformers import open_session
 from harness.engine.engine import Engine
 from harness.engine.random_stream import PhiloxStream, Stream
 from harness.engine.session import Work
+from harness.plugins.prompt_parts import PLAIN, Edit, PromptParts, Span
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Request, RequestText, Strategy
 from strategies.drafters.store import Store
@@ -27,6 +28,7 @@ spelled = cache(tokenizer)
 FEWER = {"best_of_n": "n=4", "mbr": "n=4", "self_consistency": "n=4", "trlm_rerank": "n=4", "weighted_vote": "n=4",
          "deepconf": "n=6,warmup=3,window=4", "cot_decoding": "k=3", "ngram_pool": "n=2,n_min=1",
          "streaming": "sinks=2,window=9", "window": "window=9", "recomputed_window": "sinks=2,window=9,chunk=4",
+         "kv_quant": "bits=2,group=4,residual=4", "extended_mind": "k=3,last=6,context=16,stride=8",
          "h2o": "heavy=0.3,recent=0.2", "tova": "budget=9", "snapkv": "win=2,cap=6,kernel=3,shape=pyramid",
          "quest": "budget=8,page=2,dense=0",
          "power_sampling": "moves=3,block=8", "power_rollouts": "candidates=3,rollouts=2,horizon=4",
@@ -70,7 +72,7 @@ def engine(model: Any) -> Engine:
 def words(prompt: Sequence[int], vocab: int) -> RequestText:
     """Return a prompt as text: token 5 is `t5`, any other word is hashed to a token.
 
-    To grammars, which need the bytes of tokens, each is one byte.
+    To grammars, which need the bytes of tokens, each is one byte. The first word is an edit.
     """
     def ids(text: str) -> list[int]:
         return [int(word[1:]) if word[1:].isdigit() else 3 + crc32(word.encode()) % (vocab - 3)
@@ -78,8 +80,10 @@ def words(prompt: Sequence[int], vocab: int) -> RequestText:
 
     def text(tokens: Sequence[int]) -> str:
         return " ".join(f"t{token}" for token in tokens if token != EOS)
+    first, _, rest = text(prompt).partition(" ")
+    parts = PromptParts(rest, (Edit(Span(0, 0), f"{first} "),)) if rest else PLAIN
     return RequestText(text(prompt), ids, ids, text, lambda answer: answer[-1:] or None,
-                       wanted=(("t9", "t11 t12"), ("t20",)), banned=("t7",), tokenizer=spelled())
+                       wanted=(("t9", "t11 t12"), ("t20",)), banned=("t7",), tokenizer=spelled(), parts=parts)
 
 
 def decode(strategy: Strategy, target: Engine, prompt: list[int], *, draft: Engine | None = None, new: int = 30,

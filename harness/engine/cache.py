@@ -206,6 +206,13 @@ class SlotCache(Cache):  # type: ignore[misc]
             layer.keys[row, :, first:last] = change(number, layer.keys[row:row + 1, :, first:last])[0]
 
     @torch.inference_mode()
+    def change_values(self, row: int, first: int, last: int, change: Callable[[int, Tensor], Tensor]) -> None:
+        """Replace the values of slots as `change_keys` replaces keys."""
+        self.apply_moves()
+        for number, layer in enumerate(self._allocated()):
+            layer.values[row, :, first:last] = change(number, layer.values[row:row + 1, :, first:last])[0]
+
+    @torch.inference_mode()
     def select(self, row: int, slots: Tensor) -> None:
         """Keep of `row` the slots (layers, heads, N), those of each layer and head, in its first N slots."""
         self.apply_moves()

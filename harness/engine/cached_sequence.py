@@ -1,6 +1,6 @@
 """A committed sequence with its row of the KV cache and, on request, its hidden states."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 
 import torch
@@ -12,6 +12,8 @@ from harness.engine.forward import ForwardRequest, ForwardRows
 from harness.engine.hidden_memory import HiddenMemory
 from harness.engine.hooks import HIDDEN, Both, Watch
 from harness.errors import Unsupported
+
+Change = Callable[[int, Tensor], Tensor]
 
 
 class CachedSequence:
@@ -82,10 +84,41 @@ class CachedSequence:
 
     def turn(self, first: int, by: int) -> None:
         """Lower the positions of all slots from `first` on, and of all later tokens, by `by`."""
-        back = torch.full((1, self.start - first), -by, device=self.engine.device)
-        turned = self.engine.rotary.turned
-        self.engine.cache.change_keys(self.row.index, first, self.start, lambda layer, keys: turned(layer, keys, back))
+        self._rotate(first, -by)
         self.shift += by
+
+    def _rotate(self, first: int, by: int) -> None:
+        """Rotate the keys of all slots from `first` on to positions that are higher by `by`."""
+        more, turned = torch.full((1, self.start - first), by, device=self.engine.device), self.engine.rotary.turned
+        self.engine.cache.change_keys(self.row.index, first, self.start, lambda layer, keys: turned(layer, keys, more))
+
+    def change(self, first: int, last: int, *, keys: Change | None = None, values: Change | None = None) -> None:
+        """Replace keys or values (1, heads, N, dim) of slots `first` … `last` − 1 by what is returned for each layer.
+
+        A sequence that goes back behind its present end is read again.
+        """
+        if last > first:
+            cache, row = self.engine.cache, self.row.index
+            if keys:
+                cache.change_keys(row, first, last, keys)
+            if values:
+                cache.change_values(row, first, last, values)
+            self.settled = self.cached
+
+    def splice(self, first: int, last: int, tokens: Sequence[int], *, turned: bool) -> None:
+        """Replace tokens `first` … `last` − 1 by `tokens`, which are computed in the slots behind the sequence.
+
+        If `turned`, the keys of later tokens are rotated to their new positions.
+        """
+        count, by = len(tokens), len(tokens) - (last - first)
+        sources = [*range(self.cached, self.cached + count), *range(last, self.cached)]
+        self.engine.cache.move(self.row.index, sources, first)
+        for memory in self.memory.values():
+            memory.move(sources, first)
+        self.tokens[first:last] = tokens
+        self.cached += by
+        if turned and by and first + count < self.cached:
+            self._rotate(first + count, by)
 
     def copy_prefix(self) -> int:
         """Copy the start of the sequence, without its last token, from a shared prefix; returns the tokens copied."""

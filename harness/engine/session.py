@@ -300,6 +300,29 @@ class Session:
         self.work.accepted += len(path)
         self._candidates, self._drafted = Candidates(), 0
 
+    def edit(self, first: int, last: int, tokens: Sequence[int], *, turned: bool = True) -> None:
+        """Replace tokens `first` … `last` − 1 of the sequence by `tokens`, and compute only these.
+
+        The keys and values of later tokens stay as they are, but for the keys' rotation to their new positions if
+        `turned`: they still know the old text. The next `read` computes the last token again. The whole sequence must
+        have been computed.
+        """
+        sequence, count = self._sequence, len(tokens)
+        if sequence.cached < len(sequence.tokens):
+            raise ValueError("edit needs a sequence that has been computed: call read first")
+        if sequence.policy:
+            raise Unsupported("cannot be combined with another strategy that governs the KV cache")
+        if turned and count != last - first:
+            _ = self.engine.rotary
+        if count:
+            before = sequence.cached - first
+            seen = torch.cat([torch.zeros(count, before, dtype=torch.bool),
+                              torch.ones(count, count, dtype=torch.bool).tril()], 1)
+            self._forward(ForwardRequest(sequence.row, sequence.cached, tokens, sequence.positions(first, count),
+                                         additive(seen, self.engine.dtype, self.engine.device), 1))
+        sequence.splice(first, last, tokens, turned=turned)
+        self._candidates, self._drafted, self._last = Candidates(), 0, None
+
     def commit_draft(self, tokens: Sequence[int], drafted: Sequence[int], accepted: bool) -> None:
         """Set the committed sequence to `tokens` and, if `accepted`, the draft model's tokens `drafted` after them.
 

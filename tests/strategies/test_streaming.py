@@ -3,12 +3,10 @@
 from collections.abc import Callable, Sequence
 from functools import cache
 from math import pi
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, DynamicCache
 
 from harness.decoding.governed import GovernedCache
 from harness.engine.engine import Engine
@@ -19,6 +17,7 @@ from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Request
 from strategies.streaming import Streaming
 from strategies.window import Window
+from tests.by_hand import by_hand, rotated, weighted
 from tests.decode import decode, engine
 from tests.models import prompts, tiny_model
 
@@ -30,40 +29,14 @@ def target(arch: str = "llama") -> Engine:
     return engine(tiny_model(arch, layers=2))
 
 
-def rotated(states: Tensor, places: Tensor, base: float = 10000.0) -> Tensor:
-    """Rotate (…, N, D) by `places` (N,): numbers i and i + D/2 turn together, by a rate of base^(−2i/D)."""
-    half = states.shape[-1] // 2
-    angles = places[:, None].double() * base ** (-torch.arange(half, dtype=torch.float64) / half)
-    cos, sin = angles.cos().float(), angles.sin().float()
-    first, second = states[..., :half], states[..., half:]
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
-
-
 def reference(text: Sequence[int], seen: Callable[[int], list[int]], on: Engine) -> Tensor:
     """The logits after each token of `text`, which sees the keys of tokens `seen` in these places."""
-    step = -1
+    def attend(layer: int, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        kept = seen(keys.shape[1] - 1)
+        places = torch.arange(len(kept))
+        return weighted(rotated(query, places[-1:]), rotated(keys[:, kept], places), values[:, kept])
 
-    def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float,
-               **kwargs: Any) -> tuple[Tensor, None]:
-        kept = seen(step)
-        places, groups = torch.arange(len(kept)), query.shape[1] // key.shape[1]
-        keys = rotated(key[:, :, kept], places).repeat_interleave(groups, 1)
-        scores = rotated(query, places[-1:]) @ keys.transpose(2, 3) * scaling
-        found = scores.softmax(-1) @ value[:, :, kept].repeat_interleave(groups, 1)
-        return found.transpose(1, 2), None
-
-    AttentionInterface.register("by_hand", attend)
-    model, before, memory, found = on.model, on.model.config._attn_implementation, DynamicCache(), list[Tensor]()
-    model.config._attn_implementation = "by_hand"
-    try:
-        for token in text:
-            step += 1
-            with torch.inference_mode():
-                found.append(model(input_ids=torch.tensor([[token]]), position_ids=torch.zeros(1, 1, dtype=torch.long),
-                                   **{on.cache_argument: memory}).logits[0, -1])
-    finally:
-        model.config._attn_implementation = before
-    return torch.stack(found)
+    return by_hand(text, attend, on)[0]
 
 
 def forced(policy: GovernedCache, text: Sequence[int], first: int, on: Engine, at_once: int = 1
