@@ -1,13 +1,11 @@
 """Policies that choose keys by attention, against plain computations that never drop a key but mask it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, DynamicCache
 
 from harness.engine.batching import run_batched
 from harness.engine.cache_policy import CachePolicy
@@ -16,174 +14,35 @@ from harness.engine.heed import highest
 from harness.engine.session import Session
 from harness.engine.tree import TokenTree
 from harness.errors import Unsupported, UserError
+from harness.models.attention import FEW, use_fast_attention
 from harness.plugins.registry import STRATEGIES
+from strategies.alisa import SparseWindow
 from strategies.h2o import HeavyHitters
 from strategies.quest import Pages, bounds, upper
 from strategies.snapkv import Observed, capacities, smoothed
 from strategies.tova import LastAttention
+from tests.attention_by_hand import (
+    PROMPT,
+    TEXT,
+    HeavyByHand,
+    LastByHand,
+    PagesByHand,
+    Reference,
+    SnapByHand,
+    StepsByHand,
+    forced,
+)
 from tests.decode import decode, engine
 from tests.models import prompts, tiny_model
 
-TEXT = [token for prompt in prompts(20, 97, 1) for token in prompt]
-PROMPT = 30
 SMALL = ("h2o:heavy=0.2,recent=0.1", "tova:budget=9", "snapkv:win=4,cap=9,kernel=3",
          "snapkv:win=4,cap=9,kernel=3,shape=pyramid,beta=5", "quest:budget=8,page=2,dense=0",
-         "quest:budget=8,page=2,dense=0,variant=frontier")
-Choose = Callable[[int, int, Tensor, Tensor, Tensor], Tensor]
-"""`(layer, step, dense scores (H, Q, S), earlier choice (H, S), weights (H, Q, S)) → which keys are seen next`."""
+         "quest:budget=8,page=2,dense=0,variant=frontier", "alisa:budget=8,steps=3")
 
 
 @cache
 def target(arch: str = "llama") -> Engine:
     return engine(tiny_model(arch, layers=2))
-
-
-class Reference:
-    """A model that reads a prompt, then one token at a time, and masks keys as a rule says."""
-
-    def __init__(self, on: Engine) -> None:
-        self.on, self.seen, self.sums = on, dict[int, Tensor](), dict[int, Tensor]()
-        self.mates = 1  # query heads that share keys
-
-    def see(self, layer: int, scores: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        """Return which keys (H, Q, S) the queries see, before they are masked causally."""
-        return self.seen[layer][:, None] if layer in self.seen else torch.ones_like(scores, dtype=torch.bool)
-
-    def learn(self, layer: int, weights: Tensor) -> None:
-        """Choose the keys (H, S) that the next token sees, given the weights (H, Q, S) of this forward."""
-
-    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float,
-               **kwargs: Any) -> tuple[Tensor, None]:
-        layer, self.mates = module.layer_idx, query.shape[1] // key.shape[1]
-        keys, values = (each[0].repeat_interleave(self.mates, 0) for each in (key, value))
-        scores = query[0] @ keys.mT * scaling                                           # (H, Q, S)
-        if layer in self.seen:
-            new = torch.ones(len(scores), keys.shape[1] - self.seen[layer].shape[1], dtype=torch.bool)
-            self.seen[layer] = torch.cat([self.seen[layer], new], 1)
-        seen = self.see(layer, scores, query[0], keys) & torch.ones_like(scores, dtype=torch.bool).tril(
-            keys.shape[1] - query.shape[2])
-        weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
-        self.learn(layer, weights)
-        return (weights @ values).transpose(0, 1)[None], None
-
-    @torch.inference_mode()
-    def __call__(self, text: Sequence[int], first: int, at_once: int = 1) -> Tensor:
-        AttentionInterface.register("by_rule", self.attend)
-        config, memory, found, start = self.on.model.config, DynamicCache(), list[Tensor](), 0
-        before, config._attn_implementation = config._attn_implementation, "by_rule"
-        try:
-            for end in range(first, len(text) + 1, at_once):
-                found.append(self.on.model(input_ids=torch.tensor([text[start:end]]), use_cache=True,
-                                           **{self.on.cache_argument: memory}).logits[0, -1])
-                start = end
-        finally:
-            config._attn_implementation = before
-        return torch.stack(found)
-
-
-class HeavyByHand(Reference):
-    """Adds up weights key by key."""
-
-    def __init__(self, on: Engine, heavy: int, recent: int, norm: str = "sum") -> None:
-        super().__init__(on)
-        self.heavy, self.recent, self.norm = heavy, recent, norm
-
-    def learn(self, layer: int, weights: Tensor) -> None:
-        heads, _, slots = weights.shape
-        given = weights.sum(1).view(-1, self.mates, slots).sum(1).repeat_interleave(self.mates, 0)
-        sums = torch.zeros(heads, slots)
-        before = self.sums.get(layer, torch.zeros(heads, 0))
-        sums[:, :before.shape[1]] = before
-        self.sums[layer] = sums = sums + given
-        seen = self.seen.get(layer, torch.ones(heads, slots, dtype=torch.bool)).clone()
-        for head in range(heads):
-            held = [slot for slot in range(slots) if seen[head, slot]]
-            age = {slot: slots - slot if self.norm == "mean" else 1 for slot in held}
-            ranked = sorted(held[:len(held) - self.recent], key=lambda slot: -float(sums[head, slot]) / age[slot])
-            if len(held) > self.heavy + self.recent:
-                for slot in ranked[self.heavy:]:
-                    seen[head, slot] = False
-        self.seen[layer] = seen
-
-
-class LastByHand(Reference):
-    """Keeps what the last token attends to."""
-
-    def __init__(self, on: Engine, budget: int) -> None:
-        super().__init__(on)
-        self.budget = budget
-
-    def learn(self, layer: int, weights: Tensor) -> None:
-        heads, _, slots = weights.shape
-        seen = self.seen.get(layer, torch.ones(heads, slots, dtype=torch.bool)).clone()
-        mean = weights[:, -1].mean(0)
-        held = [slot for slot in range(slots) if seen[0, slot]]
-        if len(held) > self.budget:
-            for slot in sorted(held, key=lambda slot: -float(mean[slot]))[self.budget:]:
-                seen[:, slot] = False
-        self.seen[layer] = seen
-
-
-class SnapByHand(Reference):
-    """Chooses once, after the prompt."""
-
-    def __init__(self, on: Engine, win: int, caps: Sequence[int], kernel: int) -> None:
-        super().__init__(on)
-        self.win, self.caps, self.kernel = win, caps, kernel
-
-    def learn(self, layer: int, weights: Tensor) -> None:
-        if layer in self.seen:
-            return
-        heads, _, slots = weights.shape
-        before, half = slots - self.win, self.kernel // 2
-        given = weights[:, -self.win:, :before].sum(1).view(-1, self.mates, before).sum(1)
-        seen = torch.ones(heads, slots, dtype=torch.bool)
-        for group in range(heads // self.mates):
-            smooth = [float(given[group, max(0, slot - half):slot + half + 1].sum()) for slot in range(before)]
-            for slot in sorted(range(before), key=lambda slot: -smooth[slot])[self.caps[layer] - self.win:]:
-                seen[group * self.mates:(group + 1) * self.mates, slot] = False
-        self.seen[layer] = seen
-
-
-class PagesByHand(Reference):
-    """Bounds each page by its keys, channel by channel."""
-
-    def __init__(self, on: Engine, size: int, count: int, dense: int, shared: bool) -> None:
-        super().__init__(on)
-        self.size, self.count, self.dense, self.shared = size, count, dense, shared
-
-    def see(self, layer: int, scores: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        heads, slots = len(key), key.shape[1]
-        seen = torch.ones_like(scores, dtype=torch.bool)
-        if query.shape[1] > 1 or layer < self.dense:
-            return seen
-        pages = [range(start, min(slots, start + self.size)) for start in range(0, slots, self.size)]
-        value = [[float(torch.maximum(query[head, 0] * key[head, page].amin(0),
-                                      query[head, 0] * key[head, page].amax(0)).sum()) for page in pages]
-                 for head in range(heads)]
-        for head in range(heads):
-            mates = [other for other in range(heads) if other // self.mates == head // self.mates]
-            rank = {number: sum(value[mate][number] for mate in (mates if self.shared else [head]))
-                    for number in range(len(pages))}
-            if self.shared:
-                rank[len(pages) - 1] = 1e9
-            for number in sorted(rank, key=lambda number: -rank[number])[self.count:]:
-                seen[head, 0, pages[number]] = False
-        return seen
-
-
-def forced(policy: CachePolicy, on: Engine, text: Sequence[int] = TEXT[:70], first: int = PROMPT, at_once: int = 1,
-           most: int = 1000) -> Tensor:
-    """The logits after the prompt, the first `first` tokens, and after each `at_once` tokens that follow."""
-    session, found = Session(on), list[Tensor]()
-    with session.with_cache_policy(policy), torch.inference_mode():
-        for end in range(first, len(text) + 1, at_once):
-            session.follow(text[:end])
-            found.append(session.read().logits[0])
-            assert end == first or session.row.end <= most + at_once, "held between two forwards, and the new tokens"
-    assert session.work.positions == len(text) - (len(text) - first) % at_once, "no token is read twice"
-    session.close()
-    return torch.stack(found)
 
 
 def rule(name: str, on: Engine) -> tuple[CachePolicy, Reference, int]:
@@ -197,11 +56,13 @@ def rule(name: str, on: Engine) -> tuple[CachePolicy, Reference, int]:
         return Observed(4, 10, 3, "avg", 1), SnapByHand(on, 4, (10, 10), 3), 50
     if name == "pyramid":
         return Observed(4, 14, 5, "avg", 5), SnapByHand(on, 4, (22, 6), 5), 62
+    if name == "alisa":
+        return SparseWindow(3, 4, 3), StepsByHand(on, 3, 4, 3), 1000
     shared = name == "frontier"
     return Pages(4, 3, 1 - shared, shared), PagesByHand(on, 4, 3, 1 - shared, shared), 1000
 
 
-NAMES = ("h2o sum", "h2o mean", "tova", "snapkv", "pyramid", "quest", "frontier")
+NAMES = ("h2o sum", "h2o mean", "tova", "snapkv", "pyramid", "quest", "frontier", "alisa")
 
 
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])
@@ -216,7 +77,7 @@ def test_policies_are_masks_that_are_computed_by_hand(name: str, arch: str) -> N
     assert not torch.allclose(found, dense, atol=0.05), "the policy changes what is read"
 
 
-@pytest.mark.parametrize("name", ["h2o sum", "h2o mean", "tova"])
+@pytest.mark.parametrize("name", ["h2o sum", "h2o mean", "tova", "alisa"])
 def test_keys_are_dropped_between_forwards(name: str) -> None:
     """Tokens that are read together see each other's keys and those that were kept before."""
     policy, reference, most = rule(name, target())
@@ -272,7 +133,7 @@ def test_a_fork_goes_on_as_the_original_does(name: str) -> None:
     session.close()
 
 
-@pytest.mark.parametrize("name", ["h2o sum", "tova", "pyramid"])
+@pytest.mark.parametrize("name", ["h2o sum", "tova", "pyramid", "alisa"])
 @torch.inference_mode()
 def test_a_sequence_that_goes_back_or_begins_anew_is_a_prompt_again(name: str) -> None:
     policy, fresh = rule(name, target())[0], Session(target())
@@ -308,7 +169,8 @@ def written(spec: str, new: int = 30) -> list[int]:
 
 def test_with_room_for_the_whole_text_a_policy_is_the_other_strategy() -> None:
     large = ("h2o:heavy=1,recent=1.5", "h2o:heavy=3,recent=0,norm=mean,share=max", "tova:budget=50",
-             "snapkv:cap=21,win=4", "quest:budget=50,page=5,dense=0", "quest:budget=1,page=1,dense=2")
+             "snapkv:cap=21,win=4", "alisa:budget=50", "quest:budget=50,page=5,dense=0",
+             "quest:budget=1,page=1,dense=2")
     for over in ("greedy", "temperature", "beam:width=3", "prompt_lookup"):
         plain = written(over)
         for spec in large:
@@ -317,8 +179,10 @@ def test_with_room_for_the_whole_text_a_policy_is_the_other_strategy() -> None:
         assert written(f"greedy+{spec}") != written("greedy"), spec
 
 
-def test_heavy_hitters_without_heavy_ones_are_a_window() -> None:
-    assert written("h2o:heavy=0,recent=0.3", 60) == written("window:window=6", 60) != written("window:window=9", 60)
+def test_last_keys_alone_are_a_window() -> None:
+    window = written("window:window=6", 60)
+    assert window != written("window:window=9", 60)
+    assert written("h2o:heavy=0,recent=0.3", 60) == written("alisa:budget=6,local=1", 60) == window
 
 
 def test_a_flat_pyramid_is_snapkv() -> None:
@@ -326,15 +190,15 @@ def test_a_flat_pyramid_is_snapkv() -> None:
     assert flat == pyramid
 
 
-def test_only_policies_that_drop_keys_after_the_prompt_see_drafts() -> None:
-    drafting = ("prompt_lookup", "token_recycling", "suffix_decoding")
+def test_only_policies_that_choose_after_each_forward_see_drafts() -> None:
     for spec in SMALL:
-        same = [written(f"{over}+{spec}", 80) == written(f"greedy+{spec}", 80) for over in drafting]
-        assert all(same) == (spec[:3] not in ("h2o", "tov")), spec
+        plain = written(f"greedy+{spec}", 40)
+        same = [written(f"{over}+{spec}", 40) == plain for over in ("prompt_lookup", "token_recycling")]
+        assert all(same) == spec.startswith(("snapkv", "quest")), spec
 
 
 def test_a_search_keeps_to_what_is_left_of_the_prompt() -> None:
-    for spec in (*SMALL[2:], "window:window=5", "streaming:sinks=2,window=5"):
+    for spec in (*SMALL[2:6], "window:window=5", "streaming:sinks=2,window=5"):
         assert written(f"beam:width=1+{spec}") == written(f"greedy+{spec}"), spec
     for spec in SMALL:
         assert written(f"beam:width=3+{spec}") != written("beam:width=3"), spec
@@ -346,6 +210,18 @@ def test_texts_decoded_together_get_the_tokens_that_they_get_alone() -> None:
         jobs = [partial(decode, STRATEGIES.build(f"prompt_lookup+{spec}"), target(), text * 2, new=16)
                 for text in prompts(5, 97, 5)]
         assert run_batched([target()], jobs, 4) == [job() for job in jobs], spec
+
+
+@torch.inference_mode()
+def test_the_fast_attention_of_large_batches_obeys_policies() -> None:
+    model = tiny_model("llama", layers=2)
+    model.set_attn_implementation("sdpa")
+    use_fast_attention(model)
+    fast, texts = engine(model), [text * 2 for text in prompts(FEW + 1, 97, 5)]
+    for spec in SMALL:
+        strategy = STRATEGIES.build(f"greedy+{spec}")
+        jobs = [partial(decode, strategy, fast, text, new=8) for text in texts]
+        assert run_batched([fast], jobs) == [decode(strategy, target(), text, new=8) for text in texts], spec
 
 
 def test_the_scores_of_heavy_hitters() -> None:

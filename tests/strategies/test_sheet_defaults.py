@@ -115,6 +115,7 @@ KNOWN: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
                       "stride": (512, ()), "layers": ("all", ("all", "upper", "last"))},
     "h2o": {"heavy": (0.1, (0.05, 0.1, 0.2, 0.4)), "recent": (0.1, (0.05, 0.1, 0.2, 0.4)),
             "norm": ("sum", ("sum", "mean")), "share": ("sum", ())},
+    "alisa": {"budget": (256, (64, 128, 256, 1024)), "local": (0.5, (0.5,))},
     "tova": {"budget": (512, (64, 128, 256, 1024))},
     "snapkv": {"cap": (320, (64, 128, 256, 1024)), "win": (64, (8, 16, 32, 64)), "kernel": (5, (1, 5, 7, 21)),
                "pool": ("avg", ()), "shape": ("flat", ("flat", "pyramid")), "beta": (20, ())},
