@@ -31,6 +31,7 @@ FEWER = {"best_of_n": "n=4", "mbr": "n=4", "self_consistency": "n=4", "trlm_rera
          "kv_quant": "bits=2,group=4,residual=4", "extended_mind": "k=3,last=6,context=16,stride=8",
          "h2o": "heavy=0.3,recent=0.2", "tova": "budget=9", "snapkv": "win=2,cap=6,kernel=3,shape=pyramid",
          "quest": "budget=8,page=2,dense=0", "alisa": "budget=6,steps=2",
+         "infllm": "sinks=2,window=6,unit=3,reps=2,top=2,block=4",
          "power_sampling": "moves=3,block=8", "power_rollouts": "candidates=3,rollouts=2,horizon=4",
          "neurologic": "width=8", "neurologic_astar": "width=4"}
 if LAYERS == 1:  # a line through the embeddings leads to PAD

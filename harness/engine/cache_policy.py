@@ -56,9 +56,9 @@ class Governed:
         assert parts.view is not None
         attention, count = self.policy.attention(parts.view), cache(_count)  # many layers have the same mask
         captured, layers, queries = dict[str, Tensor](), range(len(parts.layers)), dict[int, Tensor]()
-        with (attending(parts, {layer: partial(_counted, captured, count, partial(attention, layer))
-                                for layer in layers if attention}),
-              attending(parts, {layer: partial(_heard, queries, layer) for layer in layers if self.policy.heeds})):
+        with (attending(parts, {layer: partial(_heard, queries, layer) for layer in layers if self.policy.heeds}),
+              attending(parts, {layer: partial(_counted, captured, count, partial(attention, layer))
+                                for layer in layers if attention})):
             yield captured
         if queries and len(queries) == len(layers):
             captured[QUERIES] = torch.stack([queries[layer] for layer in layers], 2)
