@@ -22,7 +22,7 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor
 
 from harness.decoding.confidence import CONFIDENCES, least, surprise
-from harness.decoding.samples import ManySamples, drawn, each, in_copies, prefill, voted, whole
+from harness.decoding.samples import ManySamples, afresh, drawn, each, in_copies, prefill, voted, whole
 from harness.decoding.search import Search
 from harness.engine.session import Session
 from harness.plugins.strategy import Request, knob
@@ -113,10 +113,10 @@ class Deepconf(ManySamples):
     def written(self, request: Request, session: Session, low: float | None = None) -> Text:
         """Write a text, and stop it at the first group below `low`."""
         if low is None:
-            return self.judged(session, request, whole(session, request, self.over))
+            return self.judged(session, request, whole(session, afresh(request), self.over))
         watch = Watch(request.prompt, self.top, self.window, low)
         with session.with_logit_warp(watch.warp):
-            text = whole(session, request, self.over, watch.unsure)
+            text = whole(session, afresh(request), self.over, watch.unsure)
         return Text(text, None) if watch.stopped else self.judged(session, request, text)
 
     def judged(self, session: Session, request: Request, text: list[int]) -> Text:

@@ -80,7 +80,7 @@ def drawn(session: Session, request: Request, over: Strategy, n: int) -> list[li
     if n == 1:
         return [whole(session, requests[0], over)]
     prefill(session, request, over)
-    return in_copies(session, [partial(whole, request=one, over=over) for one in requests])
+    return in_copies(session, [partial(_sample, request=one, over=over) for one in requests])
 
 
 def prefill(session: Session, request: Request, over: Strategy) -> None:
@@ -92,7 +92,10 @@ def prefill(session: Session, request: Request, over: Strategy) -> None:
 
 
 def in_copies(session: Session, jobs: Sequence[Callable[[Session], T]]) -> list[T]:
-    """Run `jobs` in one batch, each on a copy of the sequence of its own, and return their results in order."""
+    """Run `jobs` in one batch, each on a copy of the sequence of its own, and return their results in order.
+
+    A job runs again if the KV cache had no room for all of them, so it must not use up a random stream: see `afresh`.
+    """
     return session.run_batched([partial(_in_copy, session, job) for job in jobs])
 
 
@@ -102,6 +105,15 @@ def _in_copy(session: Session, job: Callable[[Session], T]) -> T:
         return job(copy)
     finally:
         copy.close()
+
+
+def _sample(session: Session, request: Request, over: Strategy) -> list[int]:
+    return whole(session, afresh(request), over)
+
+
+def afresh(request: Request) -> Request:
+    """Return the request with copies of its random streams."""
+    return replace(request, stream=deepcopy(request.stream), shared=deepcopy(request.shared))
 
 
 def each(request: Request, n: int) -> list[Request]:
@@ -138,7 +150,7 @@ def completed(session: Session, request: Request, over: Strategy, start: Sequenc
     """Return answer `number`: the tokens `start`, continued by `over` unless they already end the answer."""
     if len(start) == request.max_new_tokens or request.ends(start):
         return list(start)
-    return [*start, *whole(session, nth(request, number, request.sample).behind(start), over)]
+    return [*start, *whole(session, afresh(nth(request, number, request.sample)).behind(start), over)]
 
 
 def log_p(session: Session, sequence: Sequence[int], tokens: Sequence[int]) -> Tensor:

@@ -4,7 +4,7 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -329,3 +329,19 @@ def test_answers_share_their_forwards_and_a_search_is_run_once() -> None:
         assert len({tuple(answer) for answer in answers}) == 6
         session.close()
     assert target.open_rows == 0
+
+
+@pytest.mark.parametrize("spec", ["best_of_n:n=4", "self_consistency:n=4", "deepconf:n=6,warmup=3,window=4",
+                                  "cot_decoding:k=3"])
+def test_answers_that_are_drawn_again_are_the_same(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without room in the KV cache for all of them, they are drawn anew, one after the other."""
+    target = engine(tiny_model("llama"))
+    tasks = [(STRATEGIES.build(f"temperature:temperature=1.5+{spec}"), target, prompt) for prompt in prompts(3, 97, 4)]
+    wanted = [decode(*task, new=12) for task in tasks]
+
+    def twice(session: Session, jobs: Sequence[Callable[[], object]]) -> list[object]:
+        for job in jobs[:2]:
+            job()
+        return [job() for job in jobs]
+    monkeypatch.setattr(Session, "run_batched", twice)
+    assert [decode(*task, new=12) for task in tasks] == wanted
