@@ -1,0 +1,34 @@
+"""Print the table of docs/long-context.md: what bounded caches and adaptive compute spare, and what they cost.
+
+    python -m benchmarks.memory [RUN]
+
+RUN is results/memory by default. A row for each strategy: its score on each task, then means over all tasks of the
+layers run, keys read, and multiply-adds a token, and of speed against the baseline. Sequences are decoded in batches.
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.readme import table
+from harness.report.tables import row_labels
+
+RUN = Path(__file__).resolve().parents[1] / "results" / "memory"
+
+
+def memory_table(summary: pd.DataFrame) -> str:
+    """Return the table in Markdown."""
+    tasks, rows = list(summary["task"].unique()), []
+    labels = dict(zip(summary["strategy"], row_labels(summary), strict=True))
+    for spec, cells in summary.groupby("strategy", sort=False):
+        by_task = cells.set_index("task")
+        means = cells[["layers_run", "kv_read", "flops_per_token", "speedup"]].mean()
+        rows.append([f"`{labels[spec]}`", *(f"{by_task.loc[task, 'quality']:.2f}" for task in tasks),
+                     f"{means['layers_run']:.0%}", f"{means['keys_read']:.0%}", f"{means['flops_per_token'] / 1e6:.1f}",
+                     f"{means['speedup']:.2f}"])
+    return table(["strategy", *(task.removeprefix("nano_") for task in tasks), "layers", "keys", "MFLOP", "speed"], rows)
+
+
+if __name__ == "__main__":
+    print(memory_table(pd.read_csv((Path(sys.argv[1]) if len(sys.argv) > 1 else RUN) / "summary.csv")))
