@@ -15,6 +15,7 @@ import pandas as pd
 from benchmarks.readme import table
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "medusa2"
+SHOWN = ("quality", "tau_pooled", "speedup")
 
 
 def medusa2_table(folder: Path) -> str:
@@ -22,11 +23,11 @@ def medusa2_table(folder: Path) -> str:
     rows = []
     for place in sorted(path.parent for path in folder.glob("*/head.json")):
         card, summary = json.loads((place / "head.json").read_text()), pd.read_csv(place / "summary.csv")
-        means = summary.groupby("name")[["quality", "tau_pooled", "speedup"]].mean()
+        means = summary.groupby("name")[list(SHOWN)].mean().to_dict("index")
         before, after = card["trained"].get("perplexity before and after", [None, None])
         rows.append([place.name, f"{before:.2f} → {after:.2f}" if after else "–",
-                     " ".join(f"{ranks[0]:.2f}" for ranks in card["ranks"]), f"{means.loc['greedy', 'quality']:.2f}",
-                     *(f"{means.loc[name, figure]:.2f}" for name, figure in (
+                     " ".join(f"{ranks[0]:.2f}" for ranks in card["ranks"]), f"{means['greedy']['quality']:.2f}",
+                     *(f"{means[name][figure]:.2f}" for name, figure in (
                          ("medusa", "tau_pooled"), ("medusa", "speedup"), ("typical_acceptance", "tau_pooled"),
                          ("typical_acceptance", "quality")))])
     return table(["training", "perplexity", "right by depth", "greedy's score", "tau", "speed-up", "tau, typical",

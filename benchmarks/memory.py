@@ -27,7 +27,8 @@ def memory_table(summary: pd.DataFrame) -> str:
         rows.append([f"`{labels[spec]}`", *(f"{by_task.loc[task, 'quality']:.2f}" for task in tasks),
                      f"{means['layers_run']:.0%}", f"{means['keys_read']:.0%}", f"{means['flops_per_token'] / 1e6:.1f}",
                      f"{means['speedup']:.2f}"])
-    return table(["strategy", *(task.removeprefix("nano_") for task in tasks), "layers", "keys", "MFLOP", "speed"], rows)
+    names = [task.removeprefix("nano_") for task in tasks]
+    return table(["strategy", *names, "layers", "keys", "MFLOP", "speed"], rows)
 
 
 if __name__ == "__main__":
