@@ -172,9 +172,11 @@ def _task(now: TaskEntry, before: TaskEntry) -> str:
 
 
 def _comparable(entry: ModelEntry | None, other: ModelEntry | None) -> ModelEntry | None:
-    """Return the entry without its tokenizer if that of the other one is unknown, as in older baselines."""
-    unknown = entry and other and not other.tokenizer
-    return entry.model_copy(update={"tokenizer": ""}) if entry and unknown else entry
+    """Return what identifies a model: older baselines have no sizes of its parts, and some no tokenizer."""
+    if entry is None:
+        return None
+    known = other is None or other.tokenizer
+    return entry.model_copy(update={"sizes": None} if known else {"sizes": None, "tokenizer": ""})
 
 
 def _model(entry: ModelEntry | None) -> str:

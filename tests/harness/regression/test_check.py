@@ -26,6 +26,7 @@ from harness.regression.rules import (
 )
 from harness.regression.rules import Truncated as TruncatedRule
 from harness.regression.snapshot import Snapshot, difference
+from harness.store.computed import Sizes
 from harness.store.folder import Store
 from harness.store.schema import Divergence, Record
 from tests import runs
@@ -307,6 +308,12 @@ def test_times_of_other_hardware_are_not_compared_unless_told_to(tmp_path: Path)
     assert {one.status for one in report.findings} == {"unchecked"}
     assert "other hardware" in report.findings[0].message
     assert len(check(run, other, [Speed(worse_by=0.05, other_hardware=True)], ("run", "base")).broken) == 2
+
+
+def test_a_baseline_without_the_sizes_of_the_model_can_be_compared() -> None:
+    about, sizes = unchanged().about, Sizes(**dict.fromkeys(Sizes.model_fields, 1))
+    sized = about.model_copy(update={"model": runs.MODEL.model_copy(update={"sizes": sizes})})
+    assert [difference(sized, about), difference(about, sized)] == ["", ""]
 
 
 def test_an_unknown_tokenizer_is_that_of_any_run() -> None:
