@@ -47,9 +47,9 @@ Why this order differs from the literature:
   code). `mode=best` mostly avoids that, and `mode=extend`, where nano-draft goes on below the lookup, drafts more than
   either where answers copy. `ngram_pool` needs n-grams of three tokens here; `ssd` accepts what `speculative` does,
   and what it foresees saves time on two devices only (`python -m benchmarks.ssd`).
-- `windowed_self` and `quantised_self` draft with all layers of the model: a drafted token costs a forward over one token,
-  less keys or coarser weights, which saves time only where these are most of the cost. `tli` and `uag` are
-  `speculative` here, as both models have one vocabulary.
+- `windowed_self` and `quantised_self` draft with all layers of the model: a drafted token costs a forward over one
+  token with fewer keys or coarser weights, which saves time only where these are most of the cost. `tli` and `uag`
+  are `speculative` here, as both models have one vocabulary.
 - `speculative_contrastive` preserves the contrastive distribution, which is not greedy's.
 - `swift` and `layer_skip` draft up to 25 and 8 tokens, each of which costs more than half a forward pass of the
   target: the highest tau is not the highest speed.
