@@ -25,9 +25,9 @@ def memory_table(summary: pd.DataFrame) -> str:
         by_task = cells.set_index("task")
         means = cells[["layers_run", "kv_read", "flops_per_token", "speedup"]].mean()
         rows.append([f"`{labels[spec]}`", *(f"{by_task.loc[task, 'quality']:.2f}" for task in tasks),
-                     f"{means['layers_run']:.0%}", f"{means['keys_read']:.0%}", f"{means['flops_per_token'] / 1e6:.1f}",
+                     f"{means['layers_run']:.0%}", f"{means['kv_read']:.0%}", f"{means['flops_per_token'] / 1e6:.1f}",
                      f"{means['speedup']:.2f}"])
-    names = [task.removeprefix("nano_") for task in tasks]
+    names = [task.removeprefix("nano_").partition(":")[0] for task in tasks]
     return table(["strategy", *names, "layers", "keys", "MFLOP", "speed"], rows)
 
 
