@@ -44,6 +44,7 @@ def train_head(head: str, config: RunConfig, steps: int, rate: float, output: Pa
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         network = kind(TargetParts.of(model.engine), settings).to(model.engine.device)
+        joint = Tuned(network) if tuning else None
     folder = output or Path("heads") / spec.name
     data, held_out, origin = answers(config, model, network, folder.parent / "answers", budget, say)
     parameters = sum(weight.numel() for weight in network.parameters())
@@ -51,8 +52,8 @@ def train_head(head: str, config: RunConfig, steps: int, rate: float, output: Pa
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / f"training-{short_hash([str(spec), steps, config.seed, rate, origin])}.pt"
     learn = partial(train, data=data, held_out=held_out, steps=steps, seed=config.seed, rate=rate, tell=tell)
-    if tuning:
-        points, model, tuned = tune(model, network, learn, held_out, kept, tuning, config)
+    if tuning and joint:
+        points, model, tuned = tune(model, joint, learn, held_out, kept, tuning, config)
     else:
         points, tuned = learn(network, kept=kept), {}
     facts = {"steps": steps, "seed": config.seed, "tasks": list(config.tasks), "answers": len(data),
@@ -66,13 +67,12 @@ def train_head(head: str, config: RunConfig, steps: int, rate: float, output: Pa
     return folder
 
 
-def tune(model: Model, network: Network, learn: Callable[..., list[Point]], held_out: Corpus, kept: Path,
+def tune(model: Model, joint: Tuned, learn: Callable[..., list[Point]], held_out: Corpus, kept: Path,
          tuning: Tuning, config: RunConfig) -> tuple[list[Point], Model, dict[str, Any]]:
     """Train a head and its model, write the model, and return the points, the model as read back, and what changed."""
-    joint = Tuned(network)
     before = joint.perplexity(held_out)
     if tuning.schedule == TWO_STAGE:
-        learn(network, kept=kept)
+        learn(joint.network, kept=kept)
     points = learn(joint, kept=kept.with_stem(f"{kept.stem}-{tuning.schedule}"),
                    objective=partial(joint.objective, tuning.schedule))
     after = joint.perplexity(held_out)

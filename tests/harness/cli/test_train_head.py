@@ -124,3 +124,10 @@ def test_a_head_drafts_on_transformers_only(folder: Path, tmp_path: Path) -> Non
                         "http://localhost:1/v1", "--head", str(folder), "-o", str(tmp_path / "run"))
     assert code == 2
     assert "leave --head or --backend openai out" in err
+
+
+def test_a_head_that_cannot_be_tuned_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    code, _, err = call("train-head", "eagle3", *SMALL, "--tune", str(tmp_path / "model"), "-o", str(tmp_path / "head"))
+    assert code == 2
+    assert "leave --tune out" in err
+    assert list(tmp_path.iterdir()) == []

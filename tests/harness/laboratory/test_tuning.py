@@ -112,8 +112,10 @@ def test_heads_that_read_other_layers_are_refused() -> None:
 def test_a_tuned_model_and_its_head_belong_together(tmp_path: Path) -> None:
     model, head = tmp_path / "model", tmp_path / "head"
     small = ("-t", "nano_math", "--limit", "20", "--max-new-tokens", "8", "--steps", "2")
-    result = call("train-head", "medusa:heads=2", *small, "--tune", str(model), "-o", str(head))
-    assert result.exit_code == 0, result.stderr
+    for folder in (tmp_path / "again", model):
+        result = call("train-head", "medusa:heads=2", *small, "--tune", str(folder), "-o", str(head))
+        assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
     assert [file.name for file in head.glob("*.pt")] == []
     trained = json.loads((head / CARD).read_text())["trained"]
     assert (trained["tuned"], trained["schedule"]) == ("nano", "two-stage")
