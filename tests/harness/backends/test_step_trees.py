@@ -25,7 +25,7 @@ from tests.watch import Quiet
 
 def traced(spec: str, trees: bool = True, seed: int = 1) -> Trace:
     strategy, prompt = STRATEGIES.build(spec), prompts(1)[0]
-    session = open_session(strategy, [engine(tiny_model("llama")), engine(tiny_model("llama", seed=seed))])
+    session = open_session(strategy, [engine(tiny_model("llama", layers=2, seed=each)) for each in (0, seed)])
     rule = StopRule(tokenizer(), prompt, frozenset({EOS}), ())
     return trace(strategy, session, Request(tuple(prompt), 20, PhiloxStream(0), frozenset({EOS})), rule,
                  lambda: 0.0, trees)
