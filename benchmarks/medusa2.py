@@ -35,4 +35,7 @@ def medusa2_table(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    print(medusa2_table(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS))
+    place = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
+    if not any(place.glob("*/head.json")):
+        sys.exit(f"{place} has no folder with head.json and summary.csv.")
+    print(medusa2_table(place))

@@ -2,8 +2,9 @@
 
     python -m benchmarks.memory [RUN]
 
-RUN is results/memory by default. A row for each strategy: its score on each task, then means over all tasks of the
-layers run, keys read, and multiply-adds a token, and of speed against the baseline. Sequences are decoded in batches.
+RUN is a folder with summary.csv, such as the report of a run, and results/memory by default. A row for each strategy:
+its score on each task, then means over all tasks of the layers run, keys read, and multiply-adds a token, and of speed
+against the baseline. Sequences are decoded in batches.
 """
 
 import sys
@@ -32,4 +33,7 @@ def memory_table(summary: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    print(memory_table(pd.read_csv((Path(sys.argv[1]) if len(sys.argv) > 1 else RUN) / "summary.csv")))
+    place = (Path(sys.argv[1]) if len(sys.argv) > 1 else RUN) / "summary.csv"
+    if not place.is_file():
+        sys.exit(f"There is no {place}: give the report of a run.")
+    print(memory_table(pd.read_csv(place)))

@@ -10,6 +10,7 @@ window and four sinks (`streaming`). Policies decide for each token, however man
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -26,8 +27,10 @@ from transformers.utils.logging import set_verbosity_error
 from harness.engine.random_stream import PhiloxStream
 from harness.engine.session import Session
 from harness.engine.tree import TokenTree
+from harness.errors import UserError
 from harness.models.loading import Model, load
 from harness.nano.corpus import problems
+from harness.plugins.data import read_text
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Request
 from strategies.streaming import Ends
@@ -91,9 +94,14 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     set_verbosity_error()  # the text is longer than the context on purpose
-    model, console = load(given.model), Console(width=100)
-    texts = "\n".join(file.read_text(encoding="utf-8") for file in given.text or ())
-    tokens = list(model.tokenizer(texts)["input_ids"]) if texts else stories(model)
+    try:
+        model, texts = load(given.model), "\n".join(map(read_text, map(str, given.text or ())))
+    except UserError as error:
+        sys.exit(str(error))
+    console = Console(width=100)
+    tokens = stories(model) if given.text is None else list(model.tokenizer(texts)["input_ids"])
+    if len(tokens) < 2:
+        sys.exit("The text is empty.")
     if given.tokens:
         times, session = written(model, tokens[:64], given.window, given.tokens)
         tenth = -(-len(times) // 10)

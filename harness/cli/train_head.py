@@ -9,6 +9,7 @@ from typer import Argument, Option
 
 from harness.cli import complete
 from harness.cli.options import check_names
+from harness.errors import UserError
 from harness.plugins.spec import separated
 from harness.store.config import RunConfig
 
@@ -61,6 +62,8 @@ def command(
     config = RunConfig(model=model, tasks=tuple(tasks or ()), limit=limit, max_new_tokens=max_new_tokens, dtype=dtype,
                        device=device, seed=seed, data=data)
     check_names(config)
+    if schedule is Schedule.sine and not tune:
+        raise UserError("--schedule is about training the model, too: give --tune DIR.")
     from harness.laboratory.train_head import train_head
     from harness.laboratory.tuning import Tuning
 

@@ -149,8 +149,9 @@ class Engine:
         hook = requests[0].hook
         plain = hook is None and (width > 1 or all(request.mask is None for request in requests))
         forward: Callable[..., Any] = self._forward if plain else partial(self._hooked, hook)
-        self.parts.view = View(rows, slots, positions, 1 + max(max(request.positions) for request in requests),
-                               lambda: self.rotary)
+        if hook is not None:
+            self.parts.view = View(rows, slots, positions, 1 + max(max(request.positions) for request in requests),
+                                   lambda: self.rotary)
         masks = self.windows.masks(self._mask(requests, first, slots, end))
         output = ForwardOutput(*forward(tokens, positions, masks, kept))
         if not requests[0].draft:

@@ -50,7 +50,8 @@ class View(NamedTuple):
 class ModelParts:
     """The parts of a transformers model by function; raises `Unsupported` when their names are unknown.
 
-    `prepared` is what hooks have computed once from the weights, by hook, and `view` what the present forward computes.
+    `prepared` is what hooks have computed once from the weights, by hook. `view` is what the present forward computes;
+    only a forward with a hook has one.
     """
 
     def __init__(self, model: Any) -> None:

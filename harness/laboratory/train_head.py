@@ -36,6 +36,8 @@ def train_head(head: str, config: RunConfig, steps: int, rate: float, output: Pa
     `budget` is the number of bytes that the hidden states of one layer may take. With `tuning`, the model is trained,
     too, and the head belongs to the tuned one.
     """
+    if tuning and tuning.folder.exists():
+        raise UserError(f"{tuning.folder} exists: give --tune a new folder for the model.")
     spec = Spec.parse(head)
     kind = trained_head.network_of(spec.name)
     settings = settings_of(kind, spec.stages[-1].knobs)

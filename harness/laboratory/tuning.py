@@ -22,7 +22,7 @@ from harness.engine.tree import additive
 from harness.engine.windows import Windows
 from harness.errors import UserError
 from harness.heads.layer import Context
-from harness.heads.network import Network, TargetParts, product
+from harness.heads.network import Network, Recipe, TargetParts, product
 from harness.laboratory.corpus import Batch, Corpus
 from harness.laboratory.training import loss
 
@@ -44,8 +44,8 @@ class Adapters(nn.Module):
 
     def __init__(self, target: TargetParts) -> None:
         super().__init__()
-        self.decoder = [target.parts.model.get_decoder()]  # in a list: its weights are not to be trained
-        self.layers = [layer for layer in self.decoder[0].modules() if isinstance(layer, nn.Linear)]
+        decoder = target.parts.model.get_decoder()
+        self.layers = [layer for layer in decoder.modules() if isinstance(layer, nn.Linear)]
         if not all(isinstance(getattr(layer, "weight", None), Tensor) for layer in self.layers):
             raise UserError("A model of this size keeps no plain weights on a CPU: tune it with --device cuda.")
         self.down = nn.ParameterList(torch.randn(RANK, layer.in_features) / math.sqrt(layer.in_features)
@@ -87,7 +87,7 @@ class Tuned(Network):
         return [*self.network.groups(), {"params": list(self.adapters.parameters()), "share": SHARE}]
 
     @property
-    def recipe(self) -> Any:
+    def recipe(self) -> Recipe:
         """That of the head."""
         return self.network.recipe
 

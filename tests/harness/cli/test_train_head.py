@@ -131,3 +131,12 @@ def test_a_head_that_cannot_be_tuned_is_refused_before_anything_is_written(tmp_p
     assert code == 2
     assert "leave --tune out" in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_of_a_tuned_model_is_new(tmp_path: Path) -> None:
+    code, _, err = call("train-head", "medusa", *SMALL, "--tune", str(tmp_path), "-o", str(tmp_path / "head"))
+    assert (code, err.strip()) == (2, f"Error: {tmp_path} exists: give --tune a new folder for the model.")
+    code, _, err = call("train-head", "medusa", *SMALL, "--schedule", "sine", "-o", str(tmp_path / "head"))
+    assert code == 2
+    assert "give --tune DIR" in err
+    assert list(tmp_path.iterdir()) == []
