@@ -22,6 +22,7 @@ from harness.cli import (
     report,
     run,
     show,
+    study,
     sweep,
     train_head,
     verify,
@@ -56,8 +57,8 @@ app = typer.Typer(cls=Program, rich_markup_mode=None, pretty_exceptions_enable=F
 COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run.command, "report": report.command, "view": view.command, "compare": compare.command,
     "judge": judge.command, "limits": limits.command, "verify": verify.command, "check": check.command,
-    "sweep": sweep.command, "train-head": train_head.command, "list": listing.command, "show": show.command,
-    "export": export.command, "import": export.import_command, "doctor": doctor.command,
+    "sweep": sweep.command, "study": study.command, "train-head": train_head.command, "list": listing.command,
+    "show": show.command, "export": export.command, "import": export.import_command, "doctor": doctor.command,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

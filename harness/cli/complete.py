@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from harness.plugins.registry import STRATEGIES, TASKS
+from harness.plugins.registry import STRATEGIES, STUDIES, TASKS
 
 
 def strategies(incomplete: str) -> list[str]:
@@ -13,6 +13,11 @@ def strategies(incomplete: str) -> list[str]:
 def tasks(incomplete: str) -> list[str]:
     """Return the tasks that begin as typed, after others that commas separate."""
     return _last_of_several(incomplete, TASKS.names())
+
+
+def studies(incomplete: str) -> list[str]:
+    """Return the studies that begin as typed."""
+    return [name for name in STUDIES.names() if name.startswith(incomplete)]
 
 
 def presets(incomplete: str) -> list[str]:
@@ -29,7 +34,8 @@ def plugins(incomplete: str) -> list[str]:
 
 def kinds(incomplete: str) -> list[str]:
     """Return what `list` lists and begins as typed."""
-    return [name for name in ("strategies", "tasks", "models", "heads", "backends") if name.startswith(incomplete)]
+    known = ("strategies", "tasks", "studies", "models", "heads", "backends")
+    return [name for name in known if name.startswith(incomplete)]
 
 
 def _last_of_several(incomplete: str, names: Iterable[str]) -> list[str]:

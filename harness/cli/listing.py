@@ -1,4 +1,4 @@
-"""`decodebench list`: list strategies, tasks, models, heads and backends without importing them."""
+"""`decodebench list`: list strategies, tasks, studies, models, heads and backends without importing them."""
 
 import ast
 import json
@@ -14,19 +14,19 @@ from typer import Argument, Option
 from harness import nano
 from harness.cli import complete
 from harness.errors import UserError, suggestion
-from harness.plugins.registry import STRATEGIES, TASKS, Registry, add_plugin
+from harness.plugins.registry import STRATEGIES, STUDIES, TASKS, Registry, add_plugin
 from harness.store.config import BACKENDS
 
 Rows = list[dict[str, str]]
 
 
 def command(
-    kind: Annotated[str, Argument(metavar="KIND", help="strategies, tasks, models, heads or backends",
+    kind: Annotated[str, Argument(metavar="KIND", help="strategies, tasks, studies, models, heads or backends",
                                   show_default=False, autocompletion=complete.kinds)],
     as_json: Annotated[bool, Option("--json", help="print JSON")] = False,
     plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py", help="include this plugin")] = None,
 ) -> None:
-    """List strategies, tasks, models, trained heads or backends."""
+    """List strategies, tasks, studies, models, heads or backends."""
     for path in plugins or ():
         add_plugin(path)
     if kind not in KINDS:
@@ -80,4 +80,5 @@ def _backends() -> Rows:
 
 
 KINDS: dict[str, Callable[[], Rows]] = {"strategies": lambda: _plugins(STRATEGIES), "tasks": lambda: _plugins(TASKS),
+                                        "studies": lambda: _plugins(STUDIES),
                                         "models": _models, "heads": _heads, "backends": _backends}

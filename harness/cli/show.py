@@ -1,4 +1,4 @@
-"""`decodebench show`: describe one strategy or task, its knobs and how to call it."""
+"""`decodebench show`: describe one strategy, task or study, its knobs and how to call it."""
 
 import inspect
 import sys
@@ -11,20 +11,23 @@ from typer import Argument, Option
 from harness.cli import complete
 from harness.errors import UserError, suggestion
 from harness.plugins.plugin import Plugin, knob_rows
-from harness.plugins.registry import STRATEGIES, TASKS, Registry, add_plugin
+from harness.plugins.registry import STRATEGIES, STUDIES, TASKS, Registry, add_plugin
 from harness.plugins.spec import Spec
-from harness.plugins.strategy import Over, Strategy
+from harness.plugins.strategy import Over
 
-KINDS: dict[str, Registry[Any]] = {"strategy": STRATEGIES, "task": TASKS}
+KINDS: dict[str, Registry[Any]] = {"strategy": STRATEGIES, "task": TASKS, "study": STUDIES}
+CALLS = {"strategy": "run -s", "task": "run -t", "study": "study"}
+FACTS = {"strategy": ("paper", "family", "guarantee", "needs", "stateful"), "study": ("paper",),
+         "task": ("source", "version", "headline", "unscored", "max_new_tokens", "stop", "executes_code", "open_ended")}
 
 
 def command(
     words: Annotated[list[str], Argument(metavar="NAME", show_default=False, autocompletion=complete.plugins,
-                                         help="a strategy or a task; the word 'strategy' or 'task' may stand before "
-                                              "its name")],
+                                         help="a strategy, task or study; the word 'strategy', 'task' or 'study' may "
+                                              "stand before its name")],
     plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py", help="include this plugin")] = None,
 ) -> None:
-    """Describe a strategy or task: knobs, paper, example call."""
+    """Describe a strategy, task or study: knobs, paper, example call."""
     from rich.console import Console
 
     for path in plugins or ():
@@ -41,27 +44,27 @@ def command(
 
 
 def _named(words: list[str]) -> list[type[Plugin]]:
-    """Return the strategy and the task of a name, or only one of them if the kind stands before the name."""
+    """Return what has this name, of the kind that stands before it if there is one."""
     *kind, name = [*words[:-1], Spec.parse(words[-1]).name]
     if kind and (len(kind) > 1 or kind[0] not in KINDS):
-        raise UserError(f"show describes one strategy or task: write show NAME, show strategy NAME or show task NAME, "
+        raise UserError(f"show describes one strategy, task or study: write show NAME, or its kind before the name, "
                         f"not 'show {' '.join(words)}'.")
     registries = [KINDS[kind[0]]] if kind else list(KINDS.values())
     if not (found := [registry.get(name) for registry in registries if name in registry.names()]):
         known = {known for registry in registries for known in registry.names()}
-        raise UserError(f"There is no {kind[0] if kind else 'strategy or task'} '{name}'.{suggestion(name, known)}")
+        wanted = kind[0] if kind else "strategy, task or study"
+        raise UserError(f"There is no {wanted} '{name}'.{suggestion(name, known)}")
     return found
 
 
 def _facts(plugin: type[Any], files: str) -> str:
     """Return the plugin's declarations that are not empty, an example call and its file, one per line."""
-    strategy = issubclass(plugin, Strategy)
-    names = ("paper", "family", "guarantee", "needs", "stateful") if strategy else (
-        "source", "version", "headline", "unscored", "max_new_tokens", "stop", "executes_code", "open_ended")
+    kind = next(kind for kind, registry in KINDS.items() if issubclass(plugin, registry.base))
+    names = FACTS[kind]
     facts = {name.replace("_", " "): value for name in names if (value := getattr(plugin, name))}
     if issubclass(plugin, Over):
         facts["over"] = f"any strategy [{plugin.default_over}]"
-    facts["call"] = f"decodebench run {'-s' if strategy else '-t'} {_example(plugin)}{files}"
+    facts["call"] = f"decodebench {CALLS[kind]} {_example(plugin)}{files}"
     facts["file"] = inspect.getsourcefile(plugin)
     lines = []
     for name, value in facts.items():

@@ -1,4 +1,4 @@
-"""Finds strategies and tasks: built-in ones by file name, third parties' by entry point, a user's by path."""
+"""Finds strategies, tasks and studies: built-in ones by file name, third parties' by entry point, a user's by path."""
 
 import ast
 import dataclasses
@@ -18,6 +18,7 @@ from harness.errors import UserError, suggestion
 from harness.plugins.plugin import Plugin
 from harness.plugins.spec import Spec
 from harness.plugins.strategy import Over, Strategy
+from harness.plugins.study import Study
 from harness.plugins.task import Task
 
 P = TypeVar("P", bound=Plugin)
@@ -197,3 +198,4 @@ def _describe(point: EntryPoint | None) -> str:
 
 STRATEGIES = Registry("strategy", "strategies", Strategy)  # type: ignore[type-abstract]
 TASKS = Registry("task", "tasks", Task)  # type: ignore[type-abstract]
+STUDIES = Registry("study", "studies", Study)  # type: ignore[type-abstract]

@@ -1,4 +1,4 @@
-"""`show` takes a name, and the word strategy or task before it."""
+"""`show` takes a name, and its kind before it."""
 
 from tests.program import call
 
@@ -7,6 +7,6 @@ def test_the_kind_may_stand_before_the_name() -> None:
     for kind, name in (("task", "mbpp"), ("strategy", "greedy")):
         assert call("show", kind, name).stdout == call("show", name).stdout
     for words, sentence in ((["strategy", "gsm8k"], "There is no strategy 'gsm8k'."), (["tsak", "mbpp"],
-                            "show describes one strategy or task: write show NAME, show strategy NAME or show task ")):
+                            "show describes one strategy, task or study: write show NAME, or its kind before ")):
         done = call("show", *words)
         assert (done.exit_code, done.stderr.startswith(f"Error: {sentence}")) == (2, True)
