@@ -19,9 +19,11 @@ from harness.cli import (
     judge,
     limits,
     listing,
+    merge,
     report,
     run,
     show,
+    status,
     study,
     sweep,
     train_head,
@@ -56,9 +58,10 @@ app = typer.Typer(cls=Program, rich_markup_mode=None, pretty_exceptions_enable=F
                                                           "token_normalize_func": our_name})
 COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run.command, "report": report.command, "view": view.command, "compare": compare.command,
-    "judge": judge.command, "limits": limits.command, "verify": verify.command, "check": check.command,
-    "sweep": sweep.command, "study": study.command, "train-head": train_head.command, "list": listing.command,
-    "show": show.command, "export": export.command, "import": export.import_command, "doctor": doctor.command,
+    "judge": judge.command, "status": status.command, "merge": merge.command, "limits": limits.command,
+    "verify": verify.command, "check": check.command, "sweep": sweep.command, "study": study.command,
+    "train-head": train_head.command, "list": listing.command, "show": show.command,
+    "export": export.command, "import": export.import_command, "doctor": doctor.command,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

@@ -50,11 +50,13 @@ def _planned(plan: "Plan") -> list[str]:
     lines += [f"{'':12}not {entry.name}: {entry.unsupported}" for entry in plan.manifest.strategies
               if entry.unsupported]
     several = f"{len(plan.strategies)} {'strategies' if len(plan.strategies) > 1 else 'strategy'}"
-    for number, (task, examples) in enumerate(plan.tasks):
+    for number, (task, _) in enumerate(plan.tasks):
         spec = task.spec()
-        lines.append(f"{'' if number else 'tasks':12}{names[spec]}: {several} × {len(examples)} examples{answers} = "
+        examples = counts[spec] // (len(plan.strategies) * config.samples * config.repeats)
+        lines.append(f"{'' if number else 'tasks':12}{names[spec]}: {several} × {examples} examples{answers} = "
                      f"{counts[spec]} samples")
-    return [*lines, f"samples     {sum(counts.values())}"]
+    share = f", those of shard {config.shard}" if config.shard else ""
+    return [*lines, f"samples     {sum(counts.values())}{share}"]
 
 
 def _time(plan: "Plan") -> str:

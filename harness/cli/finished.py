@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from harness.store.environment import PACKAGES, version_of
 from harness.store.files import replace_file
 from harness.store.lock import HOLDER, LOCK
+from harness.store.shard import Shard
 
 if TYPE_CHECKING:
     from harness.run.runner import Outcome
@@ -46,7 +47,9 @@ class Finished(BaseModel):
 
 def find(settings: "RunConfig") -> Finished | None:
     """Return the answer of a finished run with these settings whose files are unchanged, None if there is none."""
-    folders = [settings.output] if settings.output else sorted(Path("runs").glob("*"))
+    folders, own = [settings.output] if settings.output else sorted(Path("runs").glob("*")), settings.shard
+    if own:
+        folders = [folder / Shard.parse(own).folder for folder in folders]
     key = _key(settings)
     for path in (folder / FILE for folder in folders):
         try:

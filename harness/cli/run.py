@@ -1,6 +1,7 @@
 """`decodebench run`: run or resume, write the report, print the table."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from harness.cli.options import BatchSize, Heads, Tasks, TemplateArgs, Tokenizer
 from harness.cli.report import show, tables_of, written
 from harness.errors import UserError
 from harness.plugins.spec import Spec, separated
+from harness.store.shard import of_array_job
 
 if TYPE_CHECKING:
     from harness.cli.early_page import EarlyPage
@@ -77,6 +79,8 @@ def command(
     texts: Annotated[Flag, Option("--texts/--no-texts", help="text metrics [if open-ended or several samples]")] = None,
     scorer: Annotated[Text, Option(metavar="MODEL", help="model that scores texts [the model itself]")] = None,
     trace: Annotated[Text, Option(metavar="full", help="also keep trees of steps, and ranks of sampled tokens")] = None,
+    shard: Annotated[Text, Option(metavar="I/N", help="share of the examples, one of N machines [of a Slurm array]")
+                     ] = None,
     output: Annotated[Path | None, Option("-o", "--output", metavar="DIR", help="folder of the run [runs/…]")] = None,
     force: Annotated[bool, Option("--force", help="start over; an earlier run in the folder is moved aside")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="only say what would run and how long it may take")] = False,
@@ -192,6 +196,10 @@ def _settings(options: dict[str, Any]) -> "RunConfig":
     config, files, prompts = given.pop("config", None), given.pop("task_files", ()), given.pop("prompts", None)
     if prompts:
         files = (*files, prompts)
+    if "shard" not in given and (shard := of_array_job(os.environ)):
+        typer.echo(f"This Slurm array job runs shard {shard.number}/{shard.shards}; --shard 1/1 runs everything.",
+                   err=True)
+        given["shard"] = f"{shard.number}/{shard.shards}"
     if files:
         given["tasks"] = (*given.get("tasks", ()), *map(_task_of, files))
     return RunConfig.from_toml(config, **given) if config else RunConfig(**given)

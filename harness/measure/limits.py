@@ -58,7 +58,7 @@ def _batch(raw: Raw, row: Mapping[Any, Any]) -> float:
 
 
 def _cell(limits: Limits, cell: Cell, speed: Mapping[Any, Any], batch: float) -> dict[str, float]:
-    later, one = cell.later, limits.target.seconds[0]
+    later, one = cell.later[cell.later["seconds"].notna()], limits.target.seconds[0]
     tokens, steps = float(later["tokens"].sum()), len(later)
     target = _seconds(limits.target, later["forwards"], later["positions"])
     draft = 0.0

@@ -47,8 +47,9 @@ def speed_table(store: Store, raw: Raw) -> pd.DataFrame:
 
 
 def _latency(cell: Cell) -> dict[str, float]:
-    first = cell.bursts["first"].to_numpy()
-    turn, tokens, seconds = (cell.bursts[name].to_numpy() for name in ("turn", "tokens", "seconds"))
+    bursts = cell.bursts[cell.bursts["seconds"].notna()]  # a merged run has times of machines of one kind
+    first = bursts["first"].to_numpy()
+    turn, tokens, seconds = (bursts[name].to_numpy() for name in ("turn", "tokens", "seconds"))
     count = np.bincount(turn, tokens, len(cell.turns))
     wait = np.bincount(turn[~first], seconds[~first], len(cell.turns))
     later = np.bincount(turn[~first], minlength=len(cell.turns)) > 0
@@ -71,7 +72,8 @@ def _percentiles(values: NDArray[Any]) -> dict[int, float]:
 
 def _rates(ok: pd.DataFrame) -> dict[str, float]:
     """Return tokens per second of all answers together, and the mean over answers."""
-    sums = ok[["tokens", "seconds", "decode_tokens", "decode_seconds"]].to_numpy(dtype=float)
+    timed = ok[ok["seconds"].notna()]
+    sums = timed[["tokens", "seconds", "decode_tokens", "decode_seconds"]].to_numpy(dtype=float)
     tokens, seconds, decode_tokens, decode_seconds = sums.T
     return {
         "tokens_per_second": ratio(tokens.sum(), seconds.sum()),
@@ -125,7 +127,7 @@ class _Arrivals:
     """The arrival time of each token of a cell, in seconds from the start of its turn."""
 
     def __init__(self, cell: Cell) -> None:
-        bursts, turns = cell.bursts, len(cell.turns)
+        bursts, turns = cell.bursts.fillna({"seconds": 0.0}), len(cell.turns)
         self.turns = cell.turns
         self.tokens = np.append(np.bincount(bursts["turn"], bursts["tokens"], turns), 0).astype(int)
         waits = np.bincount(bursts["turn"], bursts["seconds"], turns)

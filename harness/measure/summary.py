@@ -182,8 +182,9 @@ def _others(task: TaskEntry, ok: pd.DataFrame) -> dict[str, float]:
 
 
 def _speed(ok: pd.DataFrame) -> dict[str, float]:
-    return {"tokens_per_second": _ratio(ok["tokens"].sum(), ok["seconds"].sum()),
-            "decode_tokens_per_second": _ratio(ok["decode_tokens"].sum(), ok["decode_seconds"].sum())}
+    timed = ok[ok["seconds"].notna()]
+    return {"tokens_per_second": _ratio(timed["tokens"].sum(), timed["seconds"].sum()),
+            "decode_tokens_per_second": _ratio(timed["decode_tokens"].sum(), timed["decode_seconds"].sum())}
 
 
 def _scored(cell: pd.DataFrame, task: TaskEntry) -> pd.DataFrame:

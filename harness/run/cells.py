@@ -1,5 +1,6 @@
 """The order of a run: cells of samples that are decoded together, strategies interleaved in each block of examples."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, zip_longest
@@ -8,9 +9,12 @@ from harness.engine.random_stream import shuffled
 from harness.plugins.strategy import Strategy
 from harness.plugins.task import Example, Task
 from harness.store.config import RunConfig
+from harness.store.shard import Shard
 
 BLOCK = 4  # examples of a block per sequence of a batch, so that rows are refilled and few blocks end half empty
 Tasks = tuple[tuple[Task, tuple[Example, ...]], ...]
+Block = tuple[Task, tuple[Example, ...], int]
+"""A task, examples that all strategies decode on one machine, and the number of the block in the run."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,30 @@ def _blocks(config: RunConfig, tasks: Tasks, strategies: Sequence[Strategy]) -> 
     """Yield the cells of the first block of each task, then those of the second block of each, and so on.
 
     Blocks are numbered task by task, so that a run resumes with the same numbers whatever the order of its blocks was.
+    A shard of a run has some of its blocks, with the same numbers.
     """
     numbers = count()
+    shard = Shard.parse(config.shard or "1/1")
     for repeat in range(config.repeats):
         blocks = [[(task, group, next(numbers)) for group in _groups(config, examples)] for task, examples in tasks]
+        blocks = _of_shard(blocks, shard)
         for task, group, block in filter(None, chain.from_iterable(zip_longest(*blocks))):
             order = shuffled(range(len(strategies)), config.seed, repeat, task.spec(), group[0].id)
             for rank, index in enumerate(order):
                 for sample in range(config.samples):
                     yield Cell(task, group, strategies[index], sample, repeat, block, rank)
+
+
+def _of_shard(blocks: list[list[Block]], shard: Shard) -> list[list[Block]]:
+    """Return the blocks of a shard, by task: in the order of a hash of their first examples, they are dealt in turn."""
+    order = {block[2]: place for place, block in enumerate(chain.from_iterable(
+        sorted(of_task, key=_hash) for of_task in blocks))}
+    return [[block for block in of_task if order[block[2]] % shard.shards == shard.number - 1] for of_task in blocks]
+
+
+def _hash(block: Block) -> str:
+    task, examples, _ = block
+    return hashlib.sha256(f"{task.spec()}\0{examples[0].id}".encode()).hexdigest()
 
 
 def _groups(config: RunConfig, examples: tuple[Example, ...]) -> list[tuple[Example, ...]]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ import torch
 from harness.backends.backend import BackendLost, Generated, Sample, TurnRequest
 from harness.backends.trace import Clock
 from harness.engine.random_stream import PhiloxStream
+from harness.errors import UserError
 from harness.models.prompts import common_prefix
 from harness.models.token_ends import token_ends
 from harness.plugins.spec import labels
@@ -34,6 +35,7 @@ from harness.run.presets import with_defaults
 from harness.store.config import RunConfig
 from harness.store.folder import Store, set_aside
 from harness.store.schema import Expected, Manifest, Record, Turn
+from harness.store.shard import Shard
 
 
 class Watcher(Protocol):
@@ -81,7 +83,13 @@ def carry_out(plan: Plan, watcher: Watcher, clock: Clock = time.perf_counter, to
     `tolerant` a strategy that keeps failing does not stop the others. The watcher is told the `notes` besides the
     plan's warnings.
     """
-    with Store.begin(folder_of(plan), plan.manifest) as store:
+    planned = sum(len(cell.examples) for cell in plan.cells())
+    if not planned:
+        blocks = len({cell.block for cell in replace(plan, config=replace(plan.config, shard=None)).cells()})
+        raise UserError(f"Shard {plan.config.shard} has no examples, because they are {blocks} blocks: give at most "
+                        f"{blocks} shards.")
+    manifest = plan.manifest.model_copy(update={"planned": planned})
+    with Store.begin(folder_of(plan), manifest) as store:
         return _carry_out(plan, store, watcher, Runner(plan, clock, tolerant), notes)
 
 
@@ -245,11 +253,15 @@ def _left(cell: Cell, done: set[tuple[str, str, str, int, int]]) -> list[Example
 
 
 def folder_of(plan: Plan) -> Path:
-    """Return the folder of a plan's run."""
-    return plan.config.output or folder(plan.manifest, plan.config.model)
+    """Return the folder of a plan's run; that of a shard lies in the folder of the whole run."""
+    config = plan.config
+    whole = config.output or folder(plan.manifest, config.model)
+    return whole / Shard.parse(config.shard).folder if config.shard else whole
 
 
 def folder(manifest: Manifest, model: str) -> Path:
-    """Return `runs/MODEL-HASH`, the same folder for the same command."""
-    digest = hashlib.sha256(json.dumps(manifest.identity(), sort_keys=True).encode()).hexdigest()
+    """Return `runs/MODEL-HASH`, the same folder for the same command, and for all shards of a run."""
+    identity = manifest.identity()
+    identity["config"] = {key: value for key, value in identity["config"].items() if key != "shard"}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return Path("runs") / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', model).strip('-')}-{digest[:8]}"

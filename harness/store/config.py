@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_
 from pydantic.dataclasses import dataclass
 
 from harness.errors import UserError, suggestion
+from harness.store.shard import Shard
 
 BACKENDS = ("transformers", "vllm", "openai")
 ALIASES = {"batch_size": "concurrency", "max_tokens": "max_new_tokens", "draft_model": "draft",
@@ -57,7 +58,8 @@ class RunConfig:
     requests are sent to it at random times, at this average rate per second, without waiting for answers. `texts`
     computes text metrics in all tasks or in none; when None, in open-ended tasks or with several samples. `scorer`
     is the model that computes them, the evaluated one when None. `trace` "full" keeps the draft or search tree of
-    each step, and the ranks of sampled tokens. Raises `UserError` for an invalid value.
+    each step, and the ranks of sampled tokens. `shard` is the share of the blocks to run, as 2/8.
+    Raises `UserError` for an invalid value.
     """
 
     model: str = "nano"
@@ -93,6 +95,7 @@ class RunConfig:
     texts: bool | None = None
     scorer: str | None = None
     trace: str | None = None
+    shard: str | None = None
     output: Place | None = None
 
     @model_validator(mode="wrap")
@@ -102,6 +105,14 @@ class RunConfig:
             return validate(values)
         except ValidationError as error:
             raise _rejected(error) from None
+
+    @field_validator("shard")
+    @classmethod
+    def _share(cls, shard: str | None) -> str | None:
+        try:
+            return None if shard is None or Shard.parse(shard).shards == 1 else shard
+        except UserError as error:
+            raise Rejected("shard", str(error)) from None
 
     @field_validator("backend")
     @classmethod

@@ -52,7 +52,7 @@ class Store:
 
         Raises `UserError` when the folder has other contents, cannot be written, or is locked by another process.
         """
-        _refuse_other(folder)
+        refuse_other(folder)
         with locked(folder):
             store = cls.resumed(folder, manifest)
             if store is None:
@@ -71,12 +71,12 @@ class Store:
 
         Nothing is written.
         """
-        _refuse_other(folder)
+        refuse_other(folder)
         if not (folder / "manifest.json").exists():
             return None
         store = cls.open(folder)
-        if difference := _difference(store.manifest.identity(), manifest.identity()):
-            raise UserError(f"{folder} holds another run ({difference} differs); choose another folder with -o, or "
+        if differs := difference(store.manifest.identity(), manifest.identity()):
+            raise UserError(f"{folder} holds another run ({differs} differs); choose another folder with -o, or "
                             "start over with --force.")
         return store
 
@@ -110,7 +110,7 @@ class Store:
 
     def replace_records(self, change: Callable[[Iterator[Record]], Iterator[Record]]) -> None:
         """Replace the records by what `change` makes of them; a process killed meanwhile leaves them as they were."""
-        for path in self._files():
+        for path in self.record_files():
             records = self._rows(path, Record, count())
             replace_file(path, (record.model_dump_json() + "\n" for record in change(records)))
 
@@ -129,10 +129,11 @@ class Store:
     def parts_of_records(self, kind: type[M], wanted: Container[int] | None = None) -> Iterator[M]:
         """Yield the records as `records` does, parsed as `kind` with only its fields, which is faster."""
         numbers = count()
-        for path in self._files():
+        for path in self.record_files():
             yield from self._rows(path, kind, numbers, wanted)
 
-    def _files(self) -> list[Path]:
+    def record_files(self) -> list[Path]:
+        """Return the files with the records, in order."""
         return sorted((self.folder / "records").glob("*.jsonl"))
 
     def _rows(self, path: Path, kind: type[M], numbers: Iterator[int], wanted: Container[int] | None = None
@@ -214,7 +215,7 @@ def set_aside(folder: Path) -> Path | None:
 
     Raises `UserError` when the folder has other contents, cannot be renamed, or is locked by another process.
     """
-    _refuse_other(folder)
+    refuse_other(folder)
     if not (folder / "manifest.json").exists():
         return None
     names = (folder.resolve().with_name(f"{folder.resolve().name}.old-{number}") for number in count(1))
@@ -228,21 +229,22 @@ def set_aside(folder: Path) -> Path | None:
     return folder.with_name(aside.name)
 
 
-def _refuse_other(folder: Path) -> None:
+def refuse_other(folder: Path) -> None:
     """Raise `UserError` for a folder whose contents are not a run's."""
     if folder.exists() and not _may_hold_run(folder):
         raise UserError(f"{folder} exists and is not a run of decodebench; choose another folder with -o.")
 
 
 def _may_hold_run(folder: Path) -> bool:
-    """Return whether an existing folder is a run, or empty except for lock and temporary files."""
+    """Return whether an existing folder is a run, or empty except for its shards, lock and temporary files."""
     if not folder.is_dir():
         return False
     names = [path.name for path in folder.iterdir()]
-    return "manifest.json" in names or all(name in (LOCK, HOLDER) or name.endswith(".part") for name in names)
+    return "manifest.json" in names or all(
+        name in (LOCK, HOLDER) or name.endswith(".part") or name.startswith("shard-") for name in names)
 
 
-def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     """Return the key of the first difference between two identities, or an empty string; None equals missing."""
     for key in old:
         if isinstance(old[key], dict) and isinstance(new[key], dict):

@@ -42,6 +42,17 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def held_by(folder: Path) -> str:
+    """Return a description of the process that holds the lock of a run folder; empty if none does."""
+    if not (folder / HOLDER).exists():
+        return ""
+    try:
+        with FileLock(folder / LOCK).acquire(timeout=0):
+            return ""
+    except (Timeout, OSError):
+        return _holder(folder)
+
+
 def _holder(folder: Path) -> str:
     """Return a description of the process that holds the lock."""
     for _ in range(20):  # the process writes its name just after taking the lock

@@ -341,7 +341,11 @@ class ModelEntry(Stored):
 
 
 class Manifest(Stored):
-    """The description of a run; a run is resumed only if its `identity` is unchanged."""
+    """The description of a run; a run is resumed only if its `identity` is unchanged.
+
+    `planned` is the number of its samples, None in older runs. `config["shard"]` names its share of a run, and
+    `merged` the shards of a merged run.
+    """
 
     schema_version: int = SCHEMA
     created: str
@@ -354,6 +358,8 @@ class Manifest(Stored):
     draft: ModelEntry | None
     environment: dict[str, Any]
     warnings: list[str] = Field(default_factory=list)
+    planned: int | None = None
+    merged: list[str] = Field(default_factory=list)
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that identify a run.
