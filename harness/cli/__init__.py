@@ -20,6 +20,7 @@ from harness.cli import (
     limits,
     listing,
     merge,
+    plan_jobs,
     report,
     run,
     show,
@@ -58,13 +59,13 @@ app = typer.Typer(cls=Program, rich_markup_mode=None, pretty_exceptions_enable=F
                                                           "token_normalize_func": our_name})
 COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run.command, "report": report.command, "view": view.command, "compare": compare.command,
-    "judge": judge.command, "status": status.command, "merge": merge.command, "limits": limits.command,
-    "verify": verify.command, "check": check.command, "sweep": sweep.command, "study": study.command,
-    "train-head": train_head.command, "list": listing.command, "show": show.command,
-    "export": export.command, "import": export.import_command, "doctor": doctor.command,
+    "judge": judge.command, "plan-jobs": plan_jobs.command, "status": status.command,
+    "merge": merge.command, "limits": limits.command, "verify": verify.command, "check": check.command,
+    "sweep": sweep.command, "study": study.command, "train-head": train_head.command, "list": listing.command,
+    "show": show.command, "export": export.command, "import": export.import_command, "doctor": doctor.command,
 }
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name, context_settings=plan_jobs.SETTINGS if command is plan_jobs.command else None)(command)
 
 
 def _version(wanted: bool) -> None:
