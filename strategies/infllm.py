@@ -8,8 +8,9 @@ these are as if they were exactly `window` tokens away, in no order. One softmax
 
 A prompt is read `block` tokens at a time, and units form between two forwards. Each token looks up units of its own;
 the authors look up once for all tokens of a block. They also move units out of the device's memory; here all keys stay
-in the cache, so this shows what the text becomes and not the memory that is saved. Drafts can change the text where a
-unit becomes complete while they are verified, and the branches of a search form no units.
+in the cache, so this shows what the text becomes and not the memory that is saved. Counts of keys include the means of
+units that a token compares itself with, half a key each. Drafts can change the text where a unit becomes complete while
+they are verified, and the branches of a search form no units.
 """
 
 from collections.abc import Iterator, Sequence

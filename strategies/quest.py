@@ -11,7 +11,9 @@ keys choose together, by the sum of their bounds, and the page of the token itse
 rule a token may leave out its own page.
 
 Bounds are computed anew from the keys that a token may attend to, so drafts are verified as if they were decoded one by
-one. That reads all keys: it shows what the text becomes, not the time that pages save.
+one. That reads all keys: it shows what the text becomes, not the time that pages save. Counts are those of a kernel
+that keeps the bounds: the keys of the chosen pages and, where there is something to choose, two bounds of every page,
+which weigh as much as a key and its value.
 """
 
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from harness.decoding.governed import GovernedCache
 from harness.engine.attention_hooks import Attend
-from harness.engine.cache_policy import CachePolicy, LayerAttention
+from harness.engine.cache_policy import CachePolicy, Compared, LayerAttention
 from harness.engine.cached_sequence import CachedSequence
 from harness.engine.hooks import View
 from harness.plugins.strategy import knob
@@ -53,10 +55,16 @@ class Pages(CachePolicy):
                    *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
             if layer >= self.dense and mask.shape[-1] > self.size * self.count:
                 chosen = [self._chosen(query[:, :, i], key, mask[:, 0, i] == 0) for i in range(query.shape[2])]
+                kwargs["compared"] = Compared(self._bounds(mask).masked_fill(prompt[:, 0], 0), key.shape[1])
                 mask = torch.where(torch.stack(chosen, 2) | prompt, mask, torch.finfo(mask.dtype).min)
             return own(module, query, key, value, mask, *args, **kwargs)
 
         return attend
+
+    def _bounds(self, mask: Tensor) -> Tensor:
+        """Return the bounds (B, Q) that a query is compared with: two of each page, if there are pages to leave out."""
+        pages = (mask[:, 0] == 0).sum(-1).add(self.size - 1).div(self.size, rounding_mode="floor")
+        return 2 * pages * (pages > self.count)
 
     def _chosen(self, query: Tensor, key: Tensor, seen: Tensor) -> Tensor:
         """Return which slots (B, H, S) are in the pages of a query (B, H, D), given those (B, S) that it may see."""

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from harness.engine.attention_hooks import Attend, attending
-from harness.engine.compute import SPARED
+from harness.engine.compute import ADDED, KV, SPARED
 from harness.engine.hooks import Captured, ModelParts, View
 
 if TYPE_CHECKING:
@@ -18,7 +18,17 @@ if TYPE_CHECKING:
 
 KEYS, QUERIES = SPARED + "keys", "queries"
 LayerAttention = Callable[..., tuple[Tensor, Tensor | None]]
-"""`(layer, attend, module, query (B, H, Q, D), key (B, G, S, D), value, mask, …) → (output (B, Q, H, D), weights)`."""
+"""`(layer, attend, module, query (B, H, Q, D), key (B, G, S, D), value, mask, …) → (output (B, Q, H, D), weights)`.
+
+`attend` also takes `compared`, the `Compared` of tokens that choose their keys by more than the keys themselves.
+"""
+
+
+class Compared(NamedTuple):
+    """How many vectors each token (B, Q) is compared with before it attends; each has a part for `heads` heads."""
+
+    vectors: Tensor
+    heads: int
 
 
 class CachePolicy:
@@ -43,10 +53,17 @@ class CachePolicy:
         """Return the attention of all layers in one forward over the rows of `view`; None changes nothing."""
         return None
 
+    def shorter(self, view: View) -> Tensor | None:
+        """Return the bytes that rounded keys and values spare in one forward, for each token (B, Q) over all layers.
+
+        The unit is a key and its value in full precision. None if nothing is rounded.
+        """
+        return None
+
 
 @dataclass(frozen=True)
 class Governed:
-    """Lets a policy attend in place of the model, and counts the keys that it spares."""
+    """Lets a policy attend in place of the model, and counts what it spares and adds."""
 
     policy: CachePolicy
 
@@ -60,6 +77,8 @@ class Governed:
               attending(parts, {layer: partial(_counted, captured, count, partial(attention, layer))
                                 for layer in layers if attention})):
             yield captured
+        if (shorter := self.policy.shorter(parts.view)) is not None:
+            captured[SPARED + KV] = shorter
         if queries and len(queries) == len(layers):
             captured[QUERIES] = torch.stack([queries[layer] for layer in layers], 2)
 
@@ -67,10 +86,13 @@ class Governed:
 def _counted(captured: dict[str, Tensor], count: Callable[[Tensor], Tensor], attention: LayerAttention, own: Attend,
              module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *args: Any, **kwargs: Any
              ) -> tuple[Tensor, Tensor | None]:
-    """Add the keys that the policy does not let the layer attend to."""
-    def counting(module: Any, query: Tensor, key: Tensor, value: Tensor, seen: Tensor, *args: Any, **kwargs: Any
-                 ) -> tuple[Tensor, Tensor | None]:
+    """Add the keys that the policy does not let the layer attend to, and what it compares queries with."""
+    def counting(module: Any, query: Tensor, key: Tensor, value: Tensor, seen: Tensor, *args: Any,
+                 compared: Compared | None = None, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         captured[KEYS] = captured.get(KEYS, 0) + count(mask) - count(seen)
+        if compared:  # each takes half of the products and bytes of a key and its value
+            for name, each in ((ADDED + "keys", 0.5), (ADDED + KV, 0.5 * compared.heads / key.shape[1])):
+                captured[name] = captured.get(name, 0) + each * compared.vectors
         return own(module, query, key, value, seen, *args, **kwargs)
     return attention(counting, module, query, key, value, mask, *args, **kwargs)
 

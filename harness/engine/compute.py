@@ -14,6 +14,7 @@ from harness.engine.forward import ForwardRequest, ForwardRows
 from harness.engine.windows import Windows
 
 SPARED, ADDED = "spared:", "added:"  # a hook records under these names what it leaves out and adds, for each token
+KV = "kv"                            # keys and values by their bytes
 Count = float | Tensor
 """A sum, which stays on the device until it is read."""
 
@@ -34,6 +35,11 @@ class Depth(NamedTuple):
         """Return the keys that all layers read for each of the tokens, which may attend to so many slots."""
         return [self.layers * slots - self.sliding * max(0, slots - self.window) for slots in visible]
 
+    def of_first(self, count: Tensor, visible: Tensor) -> Tensor:
+        """Return how many of these keys are of the first `count` slots; windows are over the last of the visible ones.
+        """
+        return self.layers * count - self.sliding * torch.minimum(count, (visible - self.window).clamp_min(0))
+
 
 @dataclass
 class Compute:
@@ -41,8 +47,10 @@ class Compute:
 
     `attention` and `mlp` are sublayers; `fills` are layers that compute only the keys and values of a token; `logits`
     are rows of logits, probes included. `keys` are the keys that tokens attend to in all layers, where a key of all
-    heads is one, and `all_keys` those of attention to the whole sequence. `…_read` count how often the weights of a
-    part are loaded: once a forward, for the token that needs most of it.
+    heads is one, and `all_keys` those of attention to the whole sequence. A vector with which a token is only compared,
+    such as a bound of a page of keys, is half a key. `kv` are the same keys by the bytes of what is read, in units of a
+    key and its value in full precision. `…_read` count how often the weights of a part are loaded: once a forward, for
+    the token that needs most of it.
     """
 
     attention: Count = 0
@@ -51,6 +59,7 @@ class Compute:
     logits: Count = 0
     keys: Count = 0
     all_keys: Count = 0
+    kv: Count = 0
     attention_read: Count = 0
     mlp_read: Count = 0
     fills_read: Count = 0
@@ -84,11 +93,16 @@ class Compute:
 
     def _add_keys(self, depth: Depth, request: ForwardRequest, output: ForwardRows, shift: int) -> None:
         keys, spared = _keys(depth, request), output.recorded(SPARED + "attention")
+        shorter: Count = 0 if (found := output.recorded(SPARED + KV)) is None else found.view(-1)
         if spared is not None:  # the keys of these layers; where only some layers slide, of layers on average
-            keys = torch.as_tensor(keys, device=spared.device) * (1 - spared.view(-1) / depth.layers)
-        self.keys = self.keys + (keys.sum() if isinstance(keys, Tensor) else float(sum(keys)))
+            run = 1 - spared.view(-1) / depth.layers
+            keys, shorter = torch.as_tensor(keys, device=spared.device) * run, shorter * run
+        read = keys.sum() if isinstance(keys, Tensor) else float(sum(keys))
         if (fewer := output.recorded(SPARED + "keys")) is not None:
-            self.keys = self.keys - fewer.sum()
+            read = read - fewer.sum()
+        self.keys, self.kv = self.keys + read, self.kv + read - _sum(shorter)
+        if (more := output.recorded(ADDED + "keys")) is not None:
+            self.keys, self.kv = self.keys + more.sum(), self.kv + output.captured(ADDED + KV).sum()
         self.all_keys = self.all_keys + float(sum(depth.keys([position + shift + 1 for position in request.positions])))
 
     def _grow(self, name: str, total: Count, most: Count) -> None:
@@ -99,6 +113,10 @@ class Compute:
 def difference(later: Mapping[str, float], earlier: Mapping[str, float]) -> dict[str, float]:
     """Return what was counted between two calls of `numbers`."""
     return {name: later[name] - earlier[name] for name in later}
+
+
+def _sum(count: Count) -> Count:
+    return count.sum() if isinstance(count, Tensor) else count
 
 
 def _keys(depth: Depth, request: ForwardRequest) -> list[int] | Tensor:

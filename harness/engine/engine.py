@@ -151,7 +151,7 @@ class Engine:
         forward: Callable[..., Any] = self._forward if plain else partial(self._hooked, hook)
         if hook is not None:
             self.parts.view = View(rows, slots, positions, 1 + max(max(request.positions) for request in requests),
-                                   lambda: self.rotary)
+                                   lambda: self.rotary, self.depth)
         masks = self.windows.masks(self._mask(requests, first, slots, end))
         output = ForwardOutput(*forward(tokens, positions, masks, kept))
         if not requests[0].draft:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from harness.errors import Unsupported
 
 if TYPE_CHECKING:
+    from harness.engine.compute import Depth
     from harness.engine.forward import Row
     from harness.engine.rotary import Rotary
 
@@ -37,7 +38,7 @@ class View(NamedTuple):
     """What a forward computes: the rows of B sequences, and the slots and positions (B, Q) of their new tokens.
 
     `longest` is one more than the largest position. `rotary` returns the rotation of queries and keys, or raises
-    `Unsupported`.
+    `Unsupported`. `depth` are the layers of the model, by what they attend to.
     """
 
     rows: "Sequence[Row]"
@@ -45,6 +46,7 @@ class View(NamedTuple):
     positions: Tensor
     longest: int
     rotary: "Callable[[], Rotary]"
+    depth: "Depth"
 
 
 class ModelParts:

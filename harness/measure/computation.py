@@ -5,7 +5,7 @@ from harness.store.schema import Record
 
 NAN = float("nan")
 PARTS = ("attention", "mlp", "fills", "logits")
-COLUMNS = ("sublayers", "all_sublayers", "flops", "weight_bytes", "kv_bytes", "keys", "all_keys")
+COLUMNS = ("sublayers", "all_sublayers", "flops", "weight_bytes", "kv_bytes", "keys", "all_keys", "kv")
 """Sums of a sample over the steps after the first of each turn, in the table of samples."""
 
 
@@ -24,10 +24,11 @@ def sums(record: Record, sizes: Sizes | None) -> dict[str, float]:
 
 def _sums(computed: Computed, positions: int, sizes: Sizes) -> dict[str, float]:
     weights = (sizes.attention, sizes.mlp, sizes.fill, sizes.head)
-    later = {name: values[1] for name, values in computed}
+    later = {name: values[1] for name, values in computed if values}
+    kv = later.get("kv", later["keys"])
     used = sum(size * later[name] for name, size in zip(PARTS, weights, strict=True))
     loaded = sum(size * later[f"{name}_read"] for name, size in zip(PARTS, weights, strict=True))
     return {"sublayers": later["attention"] + later["mlp"], "all_sublayers": 2.0 * sizes.layers * positions,
             "flops": 2 * used + 4 * sizes.query * later["keys"], "weight_bytes": loaded * sizes.number_bytes,
-            "kv_bytes": 2 * sizes.key * sizes.number_bytes * later["keys"],
-            "keys": later["keys"], "all_keys": later["all_keys"]}
+            "kv_bytes": 2 * sizes.key * sizes.number_bytes * kv,
+            "keys": later["keys"], "all_keys": later["all_keys"], "kv": kv}

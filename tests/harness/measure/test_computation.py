@@ -11,7 +11,7 @@ from harness.engine.compute import Compute
 from harness.engine.engine import Engine
 from harness.engine.session import Session
 from harness.measure.computation import sums
-from harness.measure.summary import FIGURES, samples, summarise
+from harness.measure.summary import BYTES_READ, FIGURES, samples, summarise
 from harness.models.loading import load
 from harness.models.size import meta_model
 from harness.report.tables import all_columns, computation_columns, csv
@@ -85,10 +85,11 @@ def test_a_decoded_token_has_the_figures_of_the_formula() -> None:
 SIZES = Sizes(layers=4, attention=100, mlp=200, fill=50, head=1000, query=8, key=4, number_bytes=2)
 
 
-def answer(mlp: float, keys: float) -> Turn:
+def answer(mlp: float, keys: float, kv: float | None = None) -> Turn:
     """Three tokens, two of them after the prefill."""
     values = vars(Compute()) | {"attention": 8, "mlp": mlp, "logits": 2, "keys": keys, "all_keys": 80,
-                                "attention_read": 8, "mlp_read": mlp, "logits_read": 2}
+                                "kv": keys if kv is None else kv, "attention_read": 8, "mlp_read": mlp,
+                                "logits_read": 2}
     return turn([1, 1, 1], [0.1] * 3).model_copy(update={"computed": Computed(**{
         name: (1000, value) for name, value in values.items()})})
 
@@ -123,6 +124,17 @@ def test_a_run_of_whole_models_has_no_such_columns(tmp_path: Path, sizes: Sizes 
                            record("math", "a", "ffn_skip", [turn([1, 1], [0.1, 0.1])])], sizes)
     assert not set(FIGURES) & set(summarise(store))
     assert math.isnan(samples(store)["flops"].iloc[1])
+
+
+def test_fewer_bytes_of_all_keys_are_shown(tmp_path: Path) -> None:
+    """A rounded cache leaves out no layer and no key."""
+    store = run(tmp_path, [record("math", "a", "greedy", [answer(8, 80)]),
+                           record("math", "a", "ffn_skip", [answer(8, 80, 20)])])
+    summary = summarise(store)
+    base, less = row(summary, "greedy"), row(summary, "ffn_skip")
+    assert less[FIGURES].tolist() == [1, 1, base["flops_per_token"], base["weight_bytes_per_token"], 8 * 20]
+    assert base["kv_bytes_per_token"] == 8 * 80
+    assert BYTES_READ not in summary
 
 
 def test_older_records_are_read_and_sizes_do_not_keep_a_run_from_its_end(tmp_path: Path) -> None:
