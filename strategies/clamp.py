@@ -1,13 +1,16 @@
-"""Clamp: add a steering vector to the residual stream, project it onto a value, or set single neurons.
+"""Clamp: add a steering vector to the residual stream, project it onto a value, move it to a code, or set neurons.
 
-Interventions on hidden states as in codebook features (Tamkin et al. 2023, arXiv 2310.17230), with vectors and neurons
-of a file instead of learned codes. A vector v changes a state h after a layer to h + `alpha`·v (`mode=add`), or
-replaces the part of h along v by `alpha`·v (`mode=project`; with `alpha=0` that part is removed). A neuron, a number at
-the input of an MLP's last product, is set to the value in the file.
+Interventions on hidden states as in codebook features (Tamkin et al. 2023, arXiv 2310.17230), with vectors, neurons or
+codes of a file. The authors train models whose states are sums of codes; here the model stays as it is, and codes are
+the means of clusters of its states. A vector v changes a state h after a layer to h + `alpha`·v (`mode=add`), or
+replaces the part of h along v by `alpha`·v (`mode=project`; with `alpha=0` that part is removed). With `mode=code`, h
+becomes h + `alpha`·(c − c_h), where c is the code number `code`, and c_h the code that is nearest to h: with `alpha=1`
+one code replaces the other. A neuron, a number at the input of an MLP's last product, is set to the value in the file.
 
-`file` is JSON, a list of edits or two sets of texts: see `strategies/parts/steering.py`. Of texts the vector is the
-difference of their mean states after the last token, taken after `layer` layers and scaled to their mean norm, because
-states grow from layer to layer: `alpha` is then in units of that norm.
+`file` is JSON: a list of edits or two sets of texts (see `strategies/parts/steering.py`), or codes, which
+`python -m strategies.tools.codebook` writes. Of texts the vector is the difference of their mean states after the
+last token, taken after `layer` layers and scaled to their mean norm, because states grow from layer to layer: `alpha`
+is then in units of that norm.
 
 With `since=prompt` all tokens are changed, so that no part of the prompt can be shared with other sequences; with
 `since=answer` only those from which the answer is predicted, the last token of the prompt among them. `temperature`
@@ -26,16 +29,22 @@ from harness.engine.session import Session
 from harness.engine.tree import EMPTY
 from harness.errors import Unsupported, UserError
 from harness.plugins.strategy import Guarantee, Request, Strategy, knob
+from strategies.parts.codes import Codebook, moved
 from strategies.parts.steering import Contrast, Steered, changes, direction, read
 
 
 @dataclass(frozen=True)
 class Clamp(Strategy):
-    """Identities: `mode=add,alpha=0` with vectors or texts, and an empty list, are `top_p` with the same knobs."""
+    """Identities: `alpha=0` in the modes add and code, and an empty list, are `top_p` with the same knobs.
+
+    So is a codebook whose codes are all the same.
+    """
 
     file: str = knob("", "JSON file of edits or of two sets of texts", file=True)
     alpha: float = knob(0.25, "factor of the vectors", low=-1000, high=1000, sweep=(0.0, 0.1, 0.25, 0.5, 1.0))
-    mode: str = knob("add", "what a vector does to a state", choices=("add", "project"), sweep=("add", "project"))
+    mode: str = knob("add", "what a vector or a code does to a state", choices=("add", "project", "code"),
+                     sweep=("add", "project"))
+    code: int | None = knob(None, "number of the code that states are moved to, with mode=code", low=0, high=100000)
     layer: int | None = knob(None, "layers before the vector of two sets of texts; none for half of them", low=1,
                              high=1000, sweep=(2, 5, 8))
     since: str = knob("answer", "where the change begins", choices=("prompt", "answer"), sweep=("prompt", "answer"))
@@ -47,10 +56,10 @@ class Clamp(Strategy):
     guarantee: ClassVar[Guarantee] = "changes-output"
 
     def __post_init__(self) -> None:
-        """Refuse a file that holds neither edits nor texts."""
+        """Refuse a file that holds neither edits, texts nor codes, or not those of this mode."""
         super().__post_init__()
-        if self.file:
-            read(Path(self.file))
+        if self.file and isinstance(read(Path(self.file)), Codebook) != (self.mode == "code"):
+            raise UserError("clamp:mode=code takes a file of codes, and a file of codes takes mode=code.")
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
         """Yield one token a step."""
@@ -77,10 +86,12 @@ class Clamp(Strategy):
     def hook(self, session: Session, request: Request) -> Steered:
         """Return the hook; raises `UserError` without a file, and `Unsupported` for one of another model."""
         if not self.file:
-            raise UserError("clamp needs edits: give file=…, a JSON file of vectors, neurons or texts.")
+            raise UserError("clamp needs edits: give file=…, a JSON file of vectors, neurons, texts or codes.")
         engine, given = session.engine, read(Path(self.file))
-        key = Steered(("clamp", self.file, self.alpha, self.mode, self.layer), {})
-        if key not in engine.parts.prepared:
+        key = Steered(("clamp", self.file, self.alpha, self.mode, self.layer, self.code), {})
+        if key not in engine.parts.prepared and isinstance(given, Codebook):
+            engine.parts.prepared[key] = moved(given, self.code, self.alpha, engine)
+        elif key not in engine.parts.prepared:
             if isinstance(given, Contrast):
                 layers = len(engine.parts.layers)
                 layer = max(1, layers // 2) if self.layer is None else self.layer

@@ -1,4 +1,4 @@
-"""The keys of datastores: the input of the last MLP at every position of many texts."""
+"""States at every position of many texts, such as the keys of datastores, the input of the last MLP."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -38,18 +38,18 @@ def passages(tokens: Sequence[int], size: int) -> Iterator[Passage]:
 
 
 @torch.inference_mode()
-def keys(engine: Engine, pieces: Sequence[Passage]) -> Iterator[tuple[Passage, Tensor]]:
-    """Yield each passage with its keys (positions, D) in float32; passages of similar length share a batch.
+def keys(engine: Engine, pieces: Sequence[Passage], name: str = NAME) -> Iterator[tuple[Passage, Tensor]]:
+    """Yield each passage with its states (positions, D) in float32; passages of similar length share a batch.
 
-    These forwards are not part of a run, so the engine does not count them.
+    The `name` of the states is one of `Watch`. These forwards are not part of a run, so the engine does not count them.
     """
     decoder, device = engine.model.get_decoder(), engine.device
     for group in _groups(pieces):
         width = max(len(piece.tokens) for piece in group)
         tokens = [[*piece.tokens, *[0] * (width - len(piece.tokens))] for piece in group]
-        with WATCH.applied_to(engine.parts) as seen:
+        with Watch((name,)).applied_to(engine.parts) as seen:
             decoder(input_ids=torch.tensor(tokens, device=device), use_cache=False)
-        rows = seen[NAME].view(len(group), width, -1)  # some MLPs get the positions of all texts in one row
+        rows = seen[name].view(len(group), width, -1)  # some MLPs get the positions of all texts in one row
         for piece, row in zip(group, rows, strict=True):
             yield piece, row[piece.skipped:len(piece.tokens) - 1].float().cpu()
 

@@ -2,7 +2,7 @@
 
 The file is JSON. Either a list of edits, `{"site": "hidden:5", "vector": [0.1, …]}` after layer 5 and
 `{"site": "neurons:3", "index": 17, "value": 4.0}` in the MLP of layer 3 (counted from 0); or two sets of texts,
-`{"toward": ["…"], "away": ["…"]}`, from which `direction` makes a vector.
+`{"toward": ["…"], "away": ["…"]}`, from which `direction` makes a vector; or a codebook of `strategies/parts/codes.py`.
 """
 
 from collections import defaultdict
@@ -23,8 +23,7 @@ from harness.engine.session import Session
 from harness.engine.tree import EMPTY
 from harness.errors import Unsupported, UserError
 from harness.plugins.data import read_text
-
-Number = Annotated[float, Field(allow_inf_nan=False)]
+from strategies.parts.codes import Codebook, Number
 
 
 class _Strict(BaseModel):
@@ -57,14 +56,16 @@ Edits = tuple[Vector | Neuron, ...]
 
 
 @cache
-def read(path: Path) -> Edits | Contrast:
+def read(path: Path) -> Edits | Contrast | Codebook:
     """Return what a file holds; raises `UserError` for any other file."""
     try:
-        found: Edits | Contrast = TypeAdapter(Edits | Contrast).validate_json(read_text(str(path)))
+        found: Edits | Contrast | Codebook = TypeAdapter(Edits | Contrast | Codebook).validate_json(
+            read_text(str(path)))
         return found
     except ValidationError:
         raise UserError(f"{path} holds neither a list of edits, such as [{{\"site\": \"hidden:5\", \"vector\": [0.1, "
-                        "…]}], nor the texts {\"toward\": [\"…\"], \"away\": [\"…\"]}.") from None
+                        "…]}], nor the texts {\"toward\": [\"…\"], \"away\": [\"…\"]}, nor codes of "
+                        "python -m strategies.tools.codebook.") from None
 
 
 @dataclass(frozen=True)
