@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from harness.decoding.accept import Accept, follow, greedy
+from harness.engine.hooks import ForwardHook
 from harness.engine.logit_warps import Warp, identity
 from harness.engine.random_stream import CopyingStream, PhiloxStream, Stream
 from harness.engine.session import Reading, Session
@@ -71,6 +72,16 @@ class Ending(Protocol):
         ...
 
 
+@runtime_checkable
+class Resuming(Protocol):
+    """A drafter that has computed a part of the forward that verifies its draft.
+
+    `verifying` is the hook that leaves this part out, None where the whole model verifies.
+    """
+
+    verifying: ForwardHook | None
+
+
 def draft_and_verify(session: Session, drafter: Drafter, accept: Accept, request: Request,
                      warp: Warp = identity) -> Iterator[list[int]]:
     """Yield the tokens committed at each step.
@@ -94,7 +105,8 @@ def _steps(session: Session, drafter: Drafter, accept: Accept, request: Request,
         if last is not None and (limit := end - len(sequence) - 1) > 0:
             tree = drafter.draft(sequence, last, limit)
         session.follow(sequence)
-        reading, copied = session.read(tree), None
+        hook = drafter.verifying if len(tree) and isinstance(drafter, Resuming) else None
+        reading, copied = session.read(tree, hook), None
         if accept is greedy and warp is identity:
             path, token = follow(tree, reading.best)
         else:

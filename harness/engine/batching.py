@@ -22,8 +22,9 @@ def run_batched(engines: Sequence["Engine"], jobs: Sequence[Callable[[], T]], li
     """Run `jobs` in one batch, at most `limit` at a time (0: all), and return their results in order.
 
     Each round merges the waiting requests of one engine into as few forwards as padding allows. An engine runs only
-    when no later one in `engines` has requests waiting, and the unchanged model only when no request has a hook, so
-    drafts are complete before the target verifies all of them together. The order depends on the jobs alone.
+    when no later one in `engines` has requests waiting, requests with a hook only when none is a draft, and the
+    unchanged model only when none has a hook, so drafts are complete before the target verifies all of them together.
+    The order depends on the jobs alone.
 
     A failing forward raises in the jobs that requested it, and an error that a job raises ends the others too. When
     the KV cache is full, the youngest job gets `CacheFull`; if it does not catch it, it starts again after another
@@ -135,8 +136,8 @@ class BatchedExecutor(Generic[T]):
         if engine is None:
             return
         ready = [(task, wait.request) for task, wait in self.waiting.items() if wait.engine is engine]
-        kind = next(((request.hook, request.draft) for _, request in ready
-                     if request.hook is not None or request.draft), (None, False))
+        kind = max(((request.hook, request.draft) for _, request in ready if request.hook is not None or request.draft),
+                   key=lambda kind: kind[1], default=(None, False))
         ready = [(task, request) for task, request in ready if (request.hook, request.draft) == kind]
         outputs = dict[greenlet, ForwardRows | Exception]()
         for group in grouped([(request.row.index, len(request.tokens)) for _, request in ready], engine.costs):

@@ -89,6 +89,11 @@ class Session:
         return self.engine.executor.gather(value)
 
     @property
+    def governed(self) -> bool:
+        """Whether a policy governs the KV cache, which may move what is not committed yet."""
+        return self._sequence.policy is not None
+
+    @property
     def logit_warp(self) -> Warp:
         """The warp of all logits of this session; a draft model with another vocabulary has none."""
         return self._warp

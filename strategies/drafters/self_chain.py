@@ -9,7 +9,7 @@ from harness.decoding.loop import Step
 from harness.engine.hooks import ForwardHook
 from harness.engine.logit_warps import Warp
 from harness.engine.random_stream import Stream
-from harness.engine.session import Session
+from harness.engine.session import Reading, Session
 from harness.engine.tree import TokenTree
 
 WANTED, RATE, MOVE, KEPT = 0.9, 0.5, 0.01, 0.9  # the authors' code: how theta follows acceptance
@@ -33,7 +33,7 @@ class SelfChain:
             self._learn(len(last.path), len(last.tree))
         tokens, probs, newest = list[int](), list[Tensor](), text[-1]
         while len(tokens) < min(self.gamma, limit):
-            logits = self.session.draft_read([newest], self.hook).logits
+            logits = self.read(newest).logits
             probs.append(torch.softmax(self.warp(logits, [[*text, *tokens]])[0].double(), -1))
             q = probs[-1].cpu()  # one transfer for the token and its probability
             newest = int(q.argmax()) if self.stream is None else self.stream.choose(q)
@@ -41,6 +41,10 @@ class SelfChain:
             if q[newest] < self.theta:
                 break
         return TokenTree.chain(tokens, probs if self.stream else ())
+
+    def read(self, token: int) -> Reading:
+        """Compute the next token with the hook."""
+        return self.session.draft_read([token], self.hook)
 
     def _learn(self, accepted: int, drafted: int) -> None:
         self.match = RATE * self.match + (1 - RATE) * accepted / drafted

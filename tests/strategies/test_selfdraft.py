@@ -20,6 +20,7 @@ from harness.errors import UserError
 from harness.plugins.strategy import Request, Strategy
 from strategies.drafters import proposal
 from strategies.drafters.sublayers import spread
+from strategies.exit_draft import ExitDraft
 from strategies.ffn_skip import FfnSkip, SkipAlike
 from strategies.greedy import Greedy
 from strategies.layer_skip import LayerSkip
@@ -139,7 +140,7 @@ def test_sublayers_left_out_are_spread_between_the_ends() -> None:
 
 
 SELF = [Swift(window=8), Swift(window=4, theta=0.0, gamma=6, share=1.0), LayerSkip(theta=0.3),
-        LayerSkip(share=1.0, gamma=4, theta=0.0, adapt=False)]
+        LayerSkip(share=1.0, gamma=4, theta=0.0, adapt=False), ExitDraft(), ExitDraft(exit=0.8, gamma=3)]
 
 
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])  # tests/law has more, at the defaults
@@ -168,6 +169,7 @@ def test_drafts_of_many_texts_are_read_together(strategy: Strategy) -> None:
 @pytest.mark.parametrize("strategy", [
     LayerSkip(share=0.5, gamma=2, theta=0.3, temperature=TEMPERATURE, p=MASS),
     Swift(share=0.5, gamma=2, theta=0.3, window=1, temperature=TEMPERATURE, p=MASS),
+    ExitDraft(exit=0.5, gamma=2, temperature=TEMPERATURE, p=MASS),
 ], ids=lambda s: s.name)
 def test_the_distribution_of_a_deep_model_is_preserved(strategy: Strategy, p_value: PValue) -> None:
     assert p_value(strategy, None, deep("llama", VOCAB, 0.8, 4)) > 1e-3
