@@ -47,6 +47,7 @@ class DynamicEvaluation(Strategy):
     paper: ClassVar[str] = "Krause et al. 2017, arXiv 1709.07432"
     family: ClassVar[str] = "memory"
     guarantee: ClassVar[Guarantee] = "changes-output"
+    scores_given: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse `rule=rms` without text for its statistics."""

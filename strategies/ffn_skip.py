@@ -111,6 +111,7 @@ class FfnSkip(Strategy):
     paper: ClassVar[str] = "Jaiswal et al. 2024, arXiv 2404.03865"
     family: ClassVar[str] = "adaptive-compute"
     guarantee: ClassVar[Guarantee] = "changes-output"
+    scores_given: ClassVar[bool] = True
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
         """Yield one token a step."""

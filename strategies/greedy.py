@@ -20,6 +20,7 @@ class Greedy(Strategy):
     paper: ClassVar[str] = "folklore"
     family: ClassVar[str] = "baseline"
     guarantee: ClassVar[Guarantee] = "lossless"
+    scores_given: ClassVar[bool] = True
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
         """Yield one token a step."""

@@ -23,11 +23,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TurnRequest:
-    """One prompt to continue: the strategy's request, the stop rule of the answer, and a seed."""
+    """One prompt to continue: the strategy's request, the stop rule of the answer, and a seed.
+
+    If the answer is `given` (token ids), the strategy scores it in place of choosing one.
+    """
 
     request: Request
     rule: StopRule
     seed: int
+    given: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Generated:
     Values that a backend does not report are unknown, as in `Steps`, never zero and never guessed. A server without
     token ids gives `text` in place of `tokens`. `shared` counts the prompt tokens that came from a cache. `sent` is the
     time when the request was sent, in seconds after the batch began. `trees` are those of the steps and
-    `ranks` those of the tokens, if wanted; `computed` is what the steps computed, if known.
+    `ranks` those of the tokens, if wanted; `computed` is what the steps computed, if known, and `surprisal` is that of
+    the tokens if they were given.
     """
 
     tokens: list[int]
@@ -48,6 +53,7 @@ class Generated:
     sent: float = 0.0
     trees: Sequence[StepTree] = ()
     ranks: Sequence[int] = ()
+    surprisal: Sequence[float] = ()
     computed: Computed | None = None
 
 

@@ -1,9 +1,11 @@
 """Runs a strategy on one prompt until its stop rule ends it, and records counts and time of every step."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from harness.decoding.given_text import GivenText
 from harness.engine.compute import difference
 from harness.engine.session import Session
 from harness.models.stop_rule import Cut, StopRule
@@ -20,7 +22,7 @@ NAN = "the model's logits are NaN; check its weights, or use another --dtype"
 class Trace:
     """The token ids of an answer, the reason of its end, its steps, and what they computed.
 
-    If wanted, also the trees of the steps and the ranks of the tokens.
+    If wanted, also the trees of the steps and the ranks of the tokens; of a given answer, the surprisal of its tokens.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -29,21 +31,25 @@ class Trace:
     computed: Computed | None = None
     trees: list[StepTree] = field(default_factory=list)
     ranks: list[int] = field(default_factory=list)
+    surprisal: list[float] = field(default_factory=list)
     first: dict[str, float] | None = None  # the sums of what had been computed after the first step
 
 
-def trace(strategy: Strategy, session: Session, request: Request, rule: StopRule, clock: Clock, full: bool = False
-          ) -> Trace:
+def trace(strategy: Strategy, session: Session, request: Request, rule: StopRule, clock: Clock, full: bool = False,
+          given: Sequence[int] = ()) -> Trace:
     """Decode until EOS, a stop string, `request.max_new_tokens` or the strategy's end, and cut the last step there.
 
     If `full`, keep the tree of each step, `NODES` nodes at most, and the rank of each token that was sampled in the
-    loop of `draft_and_verify`; those of other strategies are unknown. Raises `FloatingPointError` if the model's logits
+    loop of `draft_and_verify`; those of other strategies are unknown. If the answer is `given`, the strategy has to
+    choose its tokens, and what is recorded is how likely they were. Raises `FloatingPointError` if the model's logits
     are NaN: argmax would choose tokens from them all the same.
     """
     session.kept_trees, session.kept_ranks = ([], []) if full else (None, None)
     before = session.work.compute.numbers()
     try:
-        result = _trace(strategy, session, request, rule, clock)
+        text = GivenText(request.start, given)
+        with session.with_logit_warp(text.warp) if given else nullcontext():
+            result = _trace(strategy, session, request, rule, clock)
     except Exception as error:
         if session.has_nan:
             raise FloatingPointError(NAN) from error
@@ -51,6 +57,7 @@ def trace(strategy: Strategy, session: Session, request: Request, rule: StopRule
     if session.has_nan:
         raise FloatingPointError(NAN)
     result.ranks = _ranks(session, result.tokens)
+    result.surprisal = text.surprisal(result.tokens) if given else []
     result.computed = _computed(before, result.first or before, session.work.compute.numbers())
     return result
 

@@ -129,11 +129,13 @@ class Transformers(Backend):
             turn = next(turns)
             while True:
                 shared = session.work.shared
-                answer = trace(sample.strategy, session, turn.request, turn.rule, clock, self.full)
+                answer = trace(sample.strategy, session, turn.request, turn.rule, clock, self.full,
+                               turn.given)
                 forwards += sum(answer.steps.forwards)
                 turn = turns.send(Generated(answer.tokens, answer.steps, answer.stop,
                                             shared=session.work.shared - shared, trees=answer.trees,
-                                            ranks=answer.ranks, computed=answer.computed))
+                                            ranks=answer.ranks, computed=answer.computed,
+                                            surprisal=answer.surprisal))
         except StopIteration as end:
             done.append(forwards)
             result: T = end.value

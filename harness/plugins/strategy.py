@@ -127,7 +127,9 @@ class Strategy(Plugin):
 
     `paper` is its source, `family` its group in reports, and `guarantee` what holds for its output. `needs` lists what
     the set-up must provide. A `stateful` strategy learns across prompts. `head_kind` is the kind of the trained head
-    that it drafts with, if it does. A strategy that `translates` can draft with a model of another vocabulary.
+    that it drafts with, if it does. A strategy that `translates` can draft with a model of another vocabulary. One that
+    `scores_given` chooses each token by the distribution after the tokens before it, without drafts, so that a given
+    text can take the place of its choices.
     """
 
     paper: ClassVar[str]
@@ -137,6 +139,7 @@ class Strategy(Plugin):
     stateful: ClassVar[bool] = False
     head_kind: ClassVar[str] = ""
     translates: ClassVar[bool] = False
+    scores_given: ClassVar[bool] = False
 
     @abstractmethod
     def generate(self, session: "Session", request: Request) -> Iterator[Sequence[int]]:

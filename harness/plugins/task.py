@@ -54,7 +54,8 @@ class Task(Plugin):
     `executes_code` tasks run the generated program. Answers to `endless` tasks are meant to reach the limit. The output
     of `open_ended` tasks is measured as text: diversity, likelihood, and similarity to the references. `sub_tasks` maps
     categories to the sub-tasks that reports show separately; a category that is not in it is its own sub-task.
-    `as_chat` is the name of the task that asks the same in the chat template, if there is one.
+    `as_chat` is the name of the task that asks the same in the chat template, if there is one. The answer to a `given`
+    task is the example's `reference`: strategies do not choose it, they compute how likely it is.
     """
 
     version: ClassVar[int]
@@ -69,6 +70,7 @@ class Task(Plugin):
     open_ended: ClassVar[bool] = False
     sub_tasks: ClassVar[dict[str, str] | None] = None
     unscored: ClassVar[str | None] = None
+    given: ClassVar[bool] = False
 
     @abstractmethod
     def examples(self, data: "DataSource") -> list[Example]:
@@ -140,6 +142,10 @@ class Task(Plugin):
         """
         own = type(self).score is not Task.score
         return (self.score(example, answers), "") if own else self._measured(example, answers)
+
+    def score_given(self, example: Example, surprisal: Sequence[float]) -> dict[str, float]:
+        """Return the scores of a `given` text by -log p of its tokens, in nats."""
+        return {}
 
     def _measured(self, example: Example, answers: Sequence[str]) -> tuple[dict[str, float], str]:
         metric = self.metric()

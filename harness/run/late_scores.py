@@ -18,7 +18,10 @@ TOGETHER = 64  # records held in memory while their programs run
 def scored(record: Record, task: Task, example: Example) -> tuple[Record, Exception | None]:
     """Return an answered record with its scores, or as a failed one and the error if the task cannot score it."""
     try:
-        scores, reason = task.score_and_reason(example, [turn.text for turn in record.turns])
+        if task.given:
+            scores, reason = task.score_given(example, record.turns[-1].surprisal), ""
+        else:
+            scores, reason = task.score_and_reason(example, [turn.text for turn in record.turns])
     except Exception as error:  # scoring runs foreign code: its errors belong to the sample
         return record.model_copy(update={"status": "failed", "error": error_text(error), "turns": []}), error
     return record.model_copy(update={"scores": scores, "reason": reason}), None

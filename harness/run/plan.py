@@ -26,6 +26,7 @@ from harness.run.loading import (
 from harness.run.manifest import describe, prompt_warnings, strategy_entry
 from harness.run.presets import preset
 from harness.run.selection import (
+    check_given,
     choose_strategies,
     choose_tasks,
     first_examples,
@@ -72,6 +73,7 @@ def make(config: RunConfig, command: str) -> Plan:
     strategies = choose_strategies(config)
     check_models(config)
     chosen = choose_tasks(config)
+    check_given(config, strategies, chosen)
     torch.set_num_threads(1)  # until the size of the model is known
     target = load_target(config)
     chosen = [first_examples(task, target, config.limit) for task in chosen]

@@ -28,7 +28,7 @@ class PreparedPrompt:
     """A prompt as token ids, without `cut` tokens of its start, which did not fit into the context.
 
     The answer has at most `max_tokens` tokens, which are `limited` if the context allows fewer than configured. `rule`
-    ends the answer, and `text` is the request as text.
+    ends the answer, and `text` is the request as text. `given` are the tokens of an answer that is not to be chosen.
     """
 
     prompt: tuple[int, ...]
@@ -37,6 +37,7 @@ class PreparedPrompt:
     limited: bool
     rule: StopRule
     text: RequestText
+    given: tuple[int, ...] = ()
 
     def turn(self, answer: Generated) -> Turn:
         """Return the turn to record for an answer."""
@@ -46,7 +47,7 @@ class PreparedPrompt:
         return Turn(prompt=self.text.prompt, prompt_tokens=len(self.prompt), prompt_cut=self.cut,
                     prompt_shared=answer.shared, raw=raw, text=text, tokens=answer.tokens,
                     stop=stop, steps=answer.steps, trees=list(answer.trees),
-                    ranks=list(answer.ranks), computed=answer.computed)
+                    ranks=list(answer.ranks), computed=answer.computed, surprisal=list(answer.surprisal))
 
 
 def prepare(config: RunConfig, target: Model, longest: int, task: Task, example: Example,
@@ -71,7 +72,9 @@ def prepare(config: RunConfig, target: Model, longest: int, task: Task, example:
     rule = StopRule(target.tokenizer, prompt, target.eos, task.stop)
     text = request_text(target, rendered, rule, partial(task.answer, example),
                         task.wanted(example), task.banned(example), task.schema(example), task.parts(example, answers))
-    return PreparedPrompt(tuple(prompt), whole - len(prompt), min(limit, room), room < limit, rule, text)
+    given = tuple(text.tokens(example.reference))[:limit] if task.given else ()
+    limit = len(given) or limit
+    return PreparedPrompt(tuple(prompt), whole - len(prompt), min(limit, room), room < limit, rule, text, given)
 
 
 def recorded_ids(target: Model, task: Task, example: Example, turns: Sequence[RecordedTurn], number: int

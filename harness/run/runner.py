@@ -204,7 +204,7 @@ class Runner:
                            for stream in (cell.sample, "all"))
             request = Request(prepared.prompt, prepared.max_tokens, own, target.eos, cell.sample,
                               prepared.rule.stopped, prepared.text, common)
-            generated = yield TurnRequest(request, prepared.rule, own.number)
+            generated = yield TurnRequest(request, prepared.rule, own.number, prepared.given)
             turns.append(prepared.turn(generated))
         return turns
 

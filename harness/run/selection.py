@@ -46,6 +46,16 @@ def choose_tasks(config: RunConfig) -> list[ChosenTask]:
     return chosen
 
 
+def check_given(config: RunConfig, strategies: Sequence[Strategy], tasks: Sequence[ChosenTask]) -> None:
+    """Raise `UserError` if a task gives its texts and the backend or one of the strategies cannot score these."""
+    names = [chosen.task.name for chosen in tasks if chosen.task.given]
+    if names and config.backend != "transformers":
+        raise UserError(f"The task '{names[0]}' scores a given text, which only --backend transformers can.")
+    if names and (others := [strategy.spec() for strategy in strategies if not strategy.scores_given]):
+        raise UserError(f"The task '{names[0]}' scores a given text, which {', '.join(others)} cannot; give strategies "
+                        "that can with -s, such as greedy and the cache policies over it (greedy+window).")
+
+
 def first_examples(chosen: ChosenTask, target: Model, limit: int | None) -> ChosenTask:
     """Return the first `limit` examples after `task.cut`; a warning counts those that are too short.
 

@@ -60,8 +60,9 @@ class Turn(Stored):
     counts the tokens cut from the start of a prompt that exceeded the context; `prompt_shared` the prompt tokens that
     were copied from the common prefix of the task's prompts instead of computed. `ends` is the number of characters of
     `raw` after each token; of a character of several tokens, the last one has all. It is empty if unknown. `ranks` are
-    those of sampled tokens in the model's distributions before any warp, 1 for the likeliest; empty if unknown. `trees`
-    are written to a file of their own. Older runs do not tell what was `computed`.
+    those of sampled tokens in the model's distributions before any warp, 1 for the likeliest; empty if unknown.
+    `surprisal` is -log p of each token of a given text, in nats; empty for a text that the strategy chose. `trees` are
+    written to a file of their own. Older runs do not tell what was `computed`.
     """
 
     prompt: str
@@ -75,6 +76,7 @@ class Turn(Stored):
     stop: Stop
     steps: Steps
     ranks: list[int] = Field(default_factory=list)
+    surprisal: list[float] = Field(default_factory=list)
     computed: Computed | None = None
     trees: list[StepTree] = Field(default_factory=list, exclude=True)
 

@@ -74,6 +74,7 @@ INPUTS = {
     "spec_bench": Input("spec_bench", "spec_bench/question.jsonl", question, "question_id"),
     "continuation": Input("continuation:file=my/rows.jsonl,prefix=3,target=2", "my/rows.jsonl",
                           lambda i: {"text": f"Text {i}"}),
+    "stream": Input("stream:file=my/rows.jsonl,tokens=3,after=1", "my/rows.jsonl", lambda i: {"text": f"Text {i}"}),
     "task_file": Input("task_file:file=data/my/rows.jsonl", "my/rows.jsonl", lambda i: {"prompt": "?", "answer": i,
                                                                                        "id": str(i)}, "id"),
     "json_file": Input("json_file:file=data/my/rows.jsonl", "my/rows.jsonl", lambda i: {"prompt": "?", "id": str(i)},
