@@ -19,10 +19,14 @@ Heads = Annotated[list[str] | None, Option("--head", metavar="DIR", help="traine
 TemplateArgs = Annotated[list[str] | None, Option("--template-arg", metavar="NAME=VALUE",
                                                   help="variable of the chat template; repeatable")]
 
+Rope = Annotated[str | None, Option("--rope", metavar="RULE:FACTOR[:LENGTH]",
+                                    help="scale the model's rotary positions, such as yarn:4")]
+
 
 def check_names(config: "RunConfig") -> None:
     """Raise `UserError` for a misspelt strategy, knob, task, preset, model or dtype, before anything slow is imported.
     """
+    from harness.models.rope import Scaling
     from harness.models.source import check_dtype, located, split_dtype
     from harness.plugins.declared import check_specs
     from harness.plugins.registry import add_plugin
@@ -30,6 +34,8 @@ def check_names(config: "RunConfig") -> None:
 
     for path in config.plugins:
         add_plugin(path)
+    if config.rope:
+        Scaling.parse(config.rope)
     if config.preset:
         preset(config.preset, draft=False)
     check_specs((*config.strategies, config.baseline), config.tasks)

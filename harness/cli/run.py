@@ -14,7 +14,7 @@ from typer import Option
 
 from harness.cli import complete
 from harness.cli import dry_run as planned
-from harness.cli.options import BatchSize, Heads, Tasks, TemplateArgs, Tokenizer, check_names
+from harness.cli.options import BatchSize, Heads, Rope, Tasks, TemplateArgs, Tokenizer, check_names
 from harness.cli.report import show, tables_of, written
 from harness.errors import UserError
 from harness.plugins.spec import Spec, separated
@@ -41,6 +41,7 @@ def command(
     heads: Heads = None,
     tokenizer: Tokenizer = None,
     template_args: TemplateArgs = None,
+    rope: Rope = None,
     strategies: Annotated[Texts, Option("-s", "--strategy", metavar="NAME[:k=v,…]", callback=separated,
                                         autocompletion=complete.strategies,
                                         help="strategy and knobs; repeatable [--preset all]")] = None,

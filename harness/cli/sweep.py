@@ -9,7 +9,7 @@ import typer
 from typer import Option
 
 from harness.cli import complete
-from harness.cli.options import BatchSize, Heads, Tasks, TemplateArgs, Tokenizer, check_names
+from harness.cli.options import BatchSize, Heads, Rope, Tasks, TemplateArgs, Tokenizer, check_names
 from harness.errors import UserError, suggestion
 from harness.plugins.spec import separated
 
@@ -40,6 +40,7 @@ def command(
     heads: Heads = None,
     tokenizer: Tokenizer = None,
     template_args: TemplateArgs = None,
+    rope: Rope = None,
     backend: Annotated[Text, Option(metavar="NAME", help="transformers, vllm or openai [transformers]")] = None,
     base_url: Annotated[Text, Option(metavar="URL", help="the server of --backend openai")] = None,
     key_variable: Annotated[Text, Option(metavar="NAME", help="environment variable with the server's API key")] = None,

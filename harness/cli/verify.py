@@ -8,7 +8,7 @@ import typer
 from typer import Option
 
 from harness.cli import complete
-from harness.cli.options import Heads, Tasks, TemplateArgs, Tokenizer, check_names
+from harness.cli.options import Heads, Rope, Tasks, TemplateArgs, Tokenizer, check_names
 from harness.errors import UserError
 from harness.plugins.spec import separated
 from harness.store.config import RunConfig
@@ -39,6 +39,7 @@ def command(
     heads: Heads = None,
     tokenizer: Tokenizer = None,
     template_args: TemplateArgs = None,
+    rope: Rope = None,
     tasks: Tasks = None,
     limit: Annotated[Number, Option(metavar="N", help="first N examples of a task [2; of a server 20]")] = None,
     max_new_tokens: Annotated[Number, Option(metavar="N", help="maximum tokens of an answer [48; of a server the "

@@ -20,6 +20,7 @@ from harness.errors import UserError, first_sentence
 from harness.models import gguf
 from harness.models.attention import use_fast_attention
 from harness.models.products import SMALL, use_fast_products
+from harness.models.rope import Scaling
 from harness.models.size import check_memory, meta_model
 from harness.models.source import Source, check_dtype, source, split_dtype
 from harness.models.tokenizer import check_vocabulary, eos_ids, load_tokenizer, text_identity
@@ -71,19 +72,19 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: str | None = None,
-         compiled: bool = False, threads: int = 0) -> Model:
+         compiled: bool = False, threads: int = 0, rope: str = "") -> Model:
     """Load an embedded model, a folder, a .gguf file or a hub id; raises `UserError` if it cannot be found or used.
 
     `name` may end in its precision, such as `:bfloat16`, which then goes before `dtype`. `compiled` runs its forwards
     through `torch.compile`, which is slow at the first forward of each shape. Torch uses `threads` from then on; 0
-    means one for a small model and torch's default for others.
+    means one for a small model and torch's default for others. `rope` scales its positions (`harness.models.rope`).
     """
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the error below summarises its retries
     name, own = split_dtype(name)
-    precision = torch_dtype(own or dtype)
+    precision, scaling = torch_dtype(own or dtype), Scaling.parse(rope) if rope else None
     if compiled and not (device.startswith("cuda") or any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++")))):
         raise UserError("--compile needs a C++ compiler; install one such as g++, or leave --compile out.")
     place, config = find(name)
@@ -100,11 +101,13 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: s
     if place.gguf and not tokenizer:
         gguf.keep(place, model, words)
     model = model.to(device)
-    identity = fingerprint(model)
+    identity, longest = fingerprint(model), _max_len(model)
+    if scaling:
+        identity, longest = hash_of({"weights": identity, "rope": str(scaling)}, {}), scaling.apply(model)
     torch.set_num_threads(threads or usual_threads(model))
     use_fast_attention(model)
     products = use_fast_products(model, both=compiled)
-    engine = Engine(model, _max_len(model))
+    engine = Engine(model, longest)
     check(engine)
     if compiled:
         engine.compile()

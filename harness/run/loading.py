@@ -50,7 +50,8 @@ def load_target(config: RunConfig) -> Model:
     arguments = dict(named_value("--template-arg", text) for text in config.template_args)
     if config.backend != "openai":
         model = load(config.model, dtype=model_dtype(config), device=reference_device(config),
-                    tokenizer=config.tokenizer, compiled=config.compile, threads=config.threads or 0)
+                    tokenizer=config.tokenizer, compiled=config.compile, threads=config.threads or 0,
+                     rope=config.rope)
         return replace(model, template_args=arguments)
     name = config.tokenizer or config.model
     model = load(name, device="cpu") if name in nano.NAMES else outline(name)

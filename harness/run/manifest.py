@@ -144,4 +144,4 @@ def _sandbox_warnings(sandbox: dict[str, Any]) -> list[str]:
 
 
 def _identity(config: RunConfig) -> dict[str, Any]:
-    return {key: value for key, value in vars(config).items() if key not in NOT_IN_IDENTITY and value != ()}
+    return {key: value for key, value in vars(config).items() if key not in NOT_IN_IDENTITY and value not in ((), "")}

@@ -53,7 +53,8 @@ class RunConfig:
     "auto", `heads` are trained heads of the model; `dtype` None is float32 on a CPU and bfloat16 on a GPU.
     `share_prefix` prefills the common prefix of a task's prompts only once, `cache_gb` limits the KV cache (half of
     the free memory when None), `compile` runs the forward pass through `torch.compile`. `engine` holds options of
-    another backend's engine, and `template_args` variables of the chat template, each as NAME=VALUE. `base_url` is
+    another backend's engine, and `template_args` variables of the chat template, each as NAME=VALUE. `rope` scales the
+    model's rotary positions (`harness.models.rope`). `base_url` is
     the address of a server, and `key_variable` the environment variable that holds its key. With `request_rate`,
     requests are sent to it at random times, at this average rate per second, without waiting for answers. `texts`
     computes text metrics in all tasks or in none; when None, in open-ended tasks or with several samples. `scorer`
@@ -67,6 +68,7 @@ class RunConfig:
     heads: Strings = ()
     tokenizer: str | None = None
     template_args: Strings = ()
+    rope: str = ""
     strategies: Strings = ()
     preset: str | None = None
     tasks: Strings = ()
@@ -134,6 +136,9 @@ class RunConfig:
             raise Rejected("trace", f"--trace must be full, or be left out, not '{self.trace}'.")
         if self.trace and self.backend != "transformers":
             raise Rejected("trace", "--trace full needs --backend transformers, which alone has the trees of steps.")
+        if self.rope and self.backend != "transformers":
+            raise Rejected("rope", "--rope needs --backend transformers: leave it out, or give the engine its "
+                                   "own option.")
         if self.preset and self.strategies:
             raise Rejected("preset", "--preset chooses the strategies: leave it out, or leave out --strategy.")
         if self.backend == "transformers" and self.engine:

@@ -106,8 +106,9 @@ def _same_machine(store: Store, hardware: dict[str, Any]) -> None:
 
 def _loaded(entry: ModelEntry, manifest: Manifest, device: str) -> Model:
     config = manifest.config
+    rope = config.get("rope", "") if entry is manifest.model else ""
     model = load(entry.name, dtype=entry.dtype, device=device, tokenizer=config.get("tokenizer"),
-                 compiled=bool(config.get("compile")), threads=int(manifest.environment.get("threads", 1)))
+                 compiled=bool(config.get("compile")), threads=int(manifest.environment.get("threads", 1)), rope=rope)
     if model.fingerprint != entry.fingerprint:
         raise UserError(f"'{entry.name}' is no longer the model of the run: its weights have changed.")
     return model

@@ -244,16 +244,16 @@ def test_options_override_the_file(asked: list[RunConfig], tmp_path: Path) -> No
 def test_every_option_reaches_the_run(asked: list[RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     plugin(tmp_path, "p", BROKEN)
-    call("run", "-m", "a/m", "--draft", "a/d", "--tokenizer", "a/t", "--template-arg", "a=1", "-s", "greedy",
-         "-t", "gsm8k", "--limit", 1, "--concurrency", 2, "--samples", 3, "--repeats", 4, "--max-new-tokens", 5,
-         "--seed", 6, "--backend", "transformers", "--dtype", "float16", "--device", "cpu", "--threads", 7,
-         "--data", "data", "--plugin", "p.py", "--allow-code-execution", "--truncate-prompts", "--no-texts",
-         "--scorer", "a/s", "--trace", "full", "--output", "o")
+    call("run", "-m", "a/m", "--draft", "a/d", "--tokenizer", "a/t", "--template-arg", "a=1", "--rope", "yarn:4",
+         "-s", "greedy", "-t", "gsm8k", "--limit", 1, "--concurrency", 2, "--samples", 3, "--repeats", 4,
+         "--max-new-tokens", 5, "--seed", 6, "--backend", "transformers", "--dtype", "float16", "--device", "cpu",
+         "--threads", 7, "--data", "data", "--plugin", "p.py", "--allow-code-execution", "--truncate-prompts",
+         "--no-texts", "--scorer", "a/s", "--trace", "full", "--output", "o")
     assert asked == [RunConfig(
-        model="a/m", draft="a/d", tokenizer="a/t", template_args=("a=1",), strategies=("greedy",), tasks=("gsm8k",),
-        limit=1, concurrency=2, samples=3, repeats=4, max_new_tokens=5, seed=6, backend="transformers", dtype="float16",
-        device="cpu", threads=7, data=Path("data"), plugins=(Path("p.py"),), allow_code_execution=True,
-        truncate_prompts=True, texts=False, scorer="a/s", trace="full", output=Path("o"))]
+        model="a/m", draft="a/d", tokenizer="a/t", template_args=("a=1",), rope="yarn:4", strategies=("greedy",),
+        tasks=("gsm8k",), limit=1, concurrency=2, samples=3, repeats=4, max_new_tokens=5, seed=6,
+        backend="transformers", dtype="float16", device="cpu", threads=7, data=Path("data"), plugins=(Path("p.py"),),
+        allow_code_execution=True, truncate_prompts=True, texts=False, scorer="a/s", trace="full", output=Path("o"))]
     call("run")
     assert asked[1] == RunConfig()
 
@@ -281,8 +281,9 @@ def test_the_tokenizer_and_its_template_reach_every_command(command: str, module
         asked.append(config)
         raise KeyboardInterrupt
     monkeypatch.setattr(f"{module}.{command}", interrupted)
-    assert call(command, "-s", "top_p", "--tokenizer", "a/t", "--template-arg", "a=1").exit_code == 130
-    assert [(one.tokenizer, one.template_args) for one in asked] == [("a/t", ("a=1",))]
+    given = ["--tokenizer", "a/t", "--template-arg", "a=1", "--rope", "yarn:4"]
+    assert call(command, "-s", "top_p", *given).exit_code == 130
+    assert [(one.tokenizer, one.template_args, one.rope) for one in asked] == [("a/t", ("a=1",), "yarn:4")]
 
 
 def test_an_interrupted_run_says_how_to_go_on(asked: list[RunConfig]) -> None:
