@@ -237,7 +237,9 @@ class SlotCache(Cache):  # type: ignore[misc]
     def fill(self, row: int, contents: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Write `contents` to the first slots of `row`, which must exist."""
         self.apply_moves()
-        for layer, (keys, values) in zip(self._allocated(), contents, strict=True):
+        for layer, (keys, values) in zip(self.layers, contents, strict=True):
+            if not layer.is_initialized:
+                layer.lazy_initialization(keys[None], values[None])
             layer.keys[row, :, :keys.shape[1]], layer.values[row, :, :values.shape[1]] = keys, values
 
     @torch.inference_mode()

@@ -63,6 +63,11 @@ class CachedSequence:
         count = max(0, self.cached - self._heard)
         return self._queries.first(count).view(count, *self._query_shape)
 
+    @property
+    def unheard(self) -> bool:
+        """Whether there are cached tokens, and of none of them a policy could know the queries."""
+        return bool(self.cached) and not any(self._query_shape)
+
     @torch.inference_mode()
     def settle(self, *, whole: bool) -> None:
         """Let the policy drop or change what the row holds; `whole` tells whether all earlier tokens are cached."""
@@ -119,6 +124,12 @@ class CachedSequence:
         self.cached += by
         if turned and by and first + count < self.cached:
             self._rotate(first + count, by)
+
+    def fill(self, tokens: Sequence[int], contents: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Set the sequence to `tokens`, with these keys and values (heads, T, dim) of each layer."""
+        self.engine.fill_row(self.row, contents)
+        self.tokens, self.cached = list(tokens), len(tokens)
+        self.gone = self.shift = self.settled = self._heard = 0
 
     def copy_prefix(self) -> int:
         """Copy the start of the sequence, without its last token, from a shared prefix; returns the tokens copied."""

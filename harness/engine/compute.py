@@ -83,6 +83,10 @@ class Compute:
                 self._grow(name, total, most)
         self._add_keys(depth, request, output, shift)
 
+    def fill(self, depth: Depth, tokens: int) -> None:
+        """Add tokens of which only the keys and values of all layers are made, from one reading of the weights."""
+        self._grow("fills", depth.layers * tokens, depth.layers)
+
     def numbers(self) -> dict[str, float]:
         """Return all sums; waits for the device if some are there."""
         sums = {field.name: getattr(self, field.name) for field in fields(self)}

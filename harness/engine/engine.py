@@ -119,6 +119,16 @@ class Engine:
         self.cache.copy(prefix.row.index, row.index, count)
         row.end = count
 
+    def fill_row(self, row: Row, contents: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Write the keys and values (heads, T, dim) of each layer to the first T slots of `row`.
+
+        Raises `CacheFull` when there is no room for them.
+        """
+        count = contents[0][0].shape[1]
+        self.cache.reserve(len(self._rows), max([count, *[other.end for other in self._rows]]))
+        self.cache.fill(row.index, contents)
+        row.end = count
+
     def unpin(self) -> None:
         """Release the rows of all shared prefixes."""
         while self.prefixes:

@@ -39,6 +39,5 @@ class KeptPrefixes:
             return
         engine.cache.reserve(engine.open_rows + 1, len(kept.tokens))
         row = engine.open_row()
-        engine.cache.fill(row.index, kept.layers)
-        row.end = len(kept.tokens)
+        engine.fill_row(row, kept.layers)
         engine.prefixes.append(SharedPrefix(kept.tokens, row, kept.states))

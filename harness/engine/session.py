@@ -204,6 +204,8 @@ class Session:
             _ = self.engine.rotary
         if policy.heeds and self.engine.windows.size:
             raise Unsupported("needs a model whose layers all attend to all tokens")
+        if policy.heeds and self._sequence.unheard:
+            raise Unsupported("must see the attention of the whole prompt: write it behind all other strategies")
         shared, self.shares_prefixes, self._sequence.policy = self.shares_prefixes, False, policy
         try:
             yield
@@ -327,6 +329,18 @@ class Session:
                                          additive(seen, self.engine.dtype, self.engine.device), 1))
         sequence.splice(first, last, tokens, turned=turned)
         self._candidates, self._drafted, self._last = Candidates(), 0, None
+
+    def fill(self, tokens: Sequence[int], contents: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Set the sequence to `tokens`, with these keys and values (heads, T, dim) of each layer; nothing is computed.
+
+        Counts them as filled. Raises `Unsupported` when hidden states of the tokens are remembered.
+        """
+        if self._sequence.policy or self._sequence.memory:
+            raise Unsupported("gives keys and values that no forward computed: it cannot be combined with a strategy "
+                              "that reads hidden states or governs the KV cache")
+        self._sequence.fill(tokens, contents)
+        self._candidates, self._drafted, self._last = Candidates(), 0, None
+        self.work.compute.fill(self.engine.depth, len(tokens))
 
     def commit_draft(self, tokens: Sequence[int], drafted: Sequence[int], accepted: bool) -> None:
         """Set the committed sequence to `tokens` and, if `accepted`, the draft model's tokens `drafted` after them.

@@ -113,6 +113,7 @@ KNOWN: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
                  "keys": ("channel", ("channel", "token"))},
     "infllm": {"sinks": (128, (4, 128)), "window": (4096, (128, 4096)), "unit": (128, (16, 32, 128)),
                "reps": (4, (1, 4)), "top": (16, (2, 4, 8, 16)), "block": (512, (512,))},
+    "kv_prediction": {"inputs": ("own", ("own", "all"))},
     "pie": {"mode": ("turned", ("turned", "conflict", "stale"))},
     "extended_mind": {"k": (12, (0, 1, 3, 12)), "floor": (-1.0, (0.0, 0.25)), "context": (3072, ()),
                       "stride": (512, ()), "layers": ("all", ("all", "upper", "last"))},

@@ -11,6 +11,7 @@ from harness.engine.batching import run_batched
 from harness.engine.engine import Engine
 from harness.engine.hooks import HIDDEN
 from harness.engine.session import Session
+from harness.engine.tree import TokenTree
 from harness.errors import Unsupported
 from strategies.streaming import Ends
 from tests.decode import engine
@@ -147,3 +148,29 @@ def test_what_an_edit_needs() -> None:
     learnt.edit(3, 4, [5])
     with pytest.raises(Unsupported, match="rotary"):
         learnt.edit(3, 4, [5, 6])
+
+
+@torch.inference_mode()
+def test_a_filled_sequence_is_like_one_that_was_read() -> None:
+    """In a new cache and beside another sequence, whose padding may not be written over it; long ones make room."""
+    for text in (TEXT, TEXT * 8):
+        known = opened(text)
+        states = target().cache.contents(known.row.index, len(text))
+        on = engine(tiny_model("llama", layers=2))
+        filled, beside = Session(on), Session(on)
+        beside.follow(TEXT[:3])
+        filled.follow(TEXT[5:9])
+        filled.read()
+        filled.fill(text, states)
+        assert run_batched([on], [lambda s=beside: s.read().best, lambda s=filled: s.read(TokenTree.chain([5])).best],
+                           2)[1] == known.read(TokenTree.chain([5])).best
+        filled.keep([0])
+        assert filled.tokens == [*text, 5]
+        wanted = opened([*text, 5])
+        for found, read in zip(contents(filled), contents(wanted), strict=True):
+            assert torch.allclose(found, read, atol=1e-4)
+        for session in (known, wanted):
+            session.close()
+        assert (filled.work.compute.fills, filled.work.compute.fills_read) == (2 * len(text), 2)
+    with pytest.raises(Unsupported, match="hidden states"):
+        opened().fill(TEXT, states)
