@@ -17,14 +17,17 @@ With `since=prompt` all tokens are changed, so that no part of the prompt can be
 and `p` set the distribution.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from torch import Tensor
+
 from harness.decoding.accept import at
 from harness.decoding.loop import one_by_one
 from harness.engine import logit_warps
+from harness.engine.engine import Engine
 from harness.engine.session import Session
 from harness.engine.tree import EMPTY
 from harness.errors import Unsupported, UserError
@@ -87,17 +90,22 @@ class Clamp(Strategy):
         """Return the hook; raises `UserError` without a file, and `Unsupported` for one of another model."""
         if not self.file:
             raise UserError("clamp needs edits: give file=…, a JSON file of vectors, neurons, texts or codes.")
-        engine, given = session.engine, read(Path(self.file))
+        prepared = session.engine.parts.prepared
         key = Steered(("clamp", self.file, self.alpha, self.mode, self.layer, self.code), {})
-        if key not in engine.parts.prepared and isinstance(given, Codebook):
-            engine.parts.prepared[key] = moved(given, self.code, self.alpha, engine)
-        elif key not in engine.parts.prepared:
-            if isinstance(given, Contrast):
-                layers = len(engine.parts.layers)
-                layer = max(1, layers // 2) if self.layer is None else self.layer
-                if layer > layers:
-                    raise Unsupported(f"there is no layer {layer} in a model of {layers} layers: lower layer")
-                idle = not self.alpha and self.mode == "add"
-                given = () if idle else (direction(given, layer, request.as_text.encode, engine),)
-            engine.parts.prepared[key] = changes(given, self.alpha, self.mode, engine)
-        return Steered(key.key, engine.parts.prepared[key])
+        if key not in prepared:
+            prepared[key] = self._changes(session.engine, request)
+        return Steered(key.key, prepared[key])
+
+    def _changes(self, engine: Engine, request: Request) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Return the change of states at each site."""
+        given = read(Path(self.file))
+        if isinstance(given, Codebook):
+            return moved(given, self.code, self.alpha, engine)
+        if isinstance(given, Contrast):
+            layers = len(engine.parts.layers)
+            layer = max(1, layers // 2) if self.layer is None else self.layer
+            if layer > layers:
+                raise Unsupported(f"there is no layer {layer} in a model of {layers} layers: lower layer")
+            idle = not self.alpha and self.mode == "add"
+            given = () if idle else (direction(given, layer, request.as_text.encode, engine),)
+        return changes(given, self.alpha, self.mode, engine)

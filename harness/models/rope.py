@@ -59,7 +59,8 @@ class Scaling:
 
         Raises `UserError` for a model without rotary positions, or whose positions are already scaled.
         """
-        config, module = model.config.get_text_config(), getattr(model.get_decoder(), "rotary_emb", None)
+        config = model.config.get_text_config()
+        module: Any = getattr(model.get_decoder(), "rotary_emb", None)
         rules = getattr(config, "rope_parameters", None) or {}
         if not hasattr(module, "inv_freq") or "rope_theta" not in rules:
             raise UserError(f"--rope needs a model with the same rotary positions in all layers, and "

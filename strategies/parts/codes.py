@@ -63,7 +63,7 @@ def fitted(states: Tensor, count: int, seed: int = 0) -> Tensor:
 
 def assigned(states: Tensor, codes: Tensor) -> Tensor:
     """Return the nearest code of each of many states (N, D)."""
-    return torch.cat([nearest(part, codes) for part in states.split(AT_ONCE)])
+    return torch.cat([nearest(part, codes) for part in torch.split(states, AT_ONCE)])
 
 
 def codebook(site: str, states: Mapping[str, Tensor], count: int, seed: int = 0) -> Codebook:
@@ -109,4 +109,3 @@ def _begun(states: Tensor, count: int, generator: torch.Generator) -> Tensor:
 def _at(sums: Tensor, share: float) -> int:
     """Return the first place at which the running sums exceed this share of the last one."""
     return min(int(torch.searchsorted(sums, share * sums[-1:], right=True)), len(sums) - 1)
-
