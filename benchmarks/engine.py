@@ -20,7 +20,7 @@ from transformers.utils import logging
 from benchmarks.contenders import assisted, bare, bare_batch, generated, library, ours
 from benchmarks.timing import Row, compare
 from benchmarks.whole import whole_task
-from harness.engine.session import pin
+from harness.engine.kept_prefix import pin
 from harness.models.loading import Model, load
 from harness.nano.corpus import problems
 from harness.store.environment import environment

@@ -14,8 +14,8 @@ from harness.backends.trace import Clock, trace
 from harness.engine.batching import run_batched
 from harness.engine.cache import CacheFull
 from harness.engine.engine import Engine
-from harness.engine.kept_prefix import KeptPrefixes
-from harness.engine.session import Session, pin
+from harness.engine.kept_prefix import KeptPrefixes, pin
+from harness.engine.session import Session
 from harness.errors import Unsupported, UserError
 from harness.models.loading import Model
 from harness.models.prompts import warm_up

@@ -7,7 +7,16 @@ from torch import Tensor
 
 from harness.engine.engine import Engine
 from harness.engine.forward import SharedPrefix
-from harness.engine.session import pin
+from harness.engine.session import Session
+
+
+def pin(engine: Engine, tokens: Sequence[int]) -> SharedPrefix:
+    """Prefill a prefix that many sequences share, `tokens` of the target; sessions copy it until `engine.unpin`."""
+    session = Session(engine, remember=engine.remembered(engine.heads))
+    session.follow(engine.translation.to_draft(tokens)[:engine.max_len] if engine.translation else tokens)
+    session.read()
+    engine.prefixes.append(SharedPrefix(session.tokens, session.row, session.remembered))
+    return engine.prefixes[-1]
 
 
 class Kept(NamedTuple):

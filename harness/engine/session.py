@@ -12,14 +12,14 @@ from harness.engine.cache_policy import CachePolicy
 from harness.engine.cached_sequence import CachedSequence
 from harness.engine.candidates import Candidates
 from harness.engine.engine import PREFILL, Engine
-from harness.engine.forward import ForwardRequest, ForwardRows, Row, SharedPrefix
+from harness.engine.forward import ForwardRequest, ForwardRows, Row
 from harness.engine.hooks import HIDDEN, ForwardHook
 from harness.engine.logit_warps import Warp, compose, identity
 from harness.engine.reading import Reading, Work
 from harness.engine.tree import EMPTY, Prefixes, TokenTree, additive, depths, tree_mask
 from harness.errors import Unsupported, UserError
 
-__all__ = ["Reading", "Session", "Work", "pin"]
+__all__ = ["Reading", "Session", "Work"]
 
 T = TypeVar("T")
 
@@ -392,12 +392,3 @@ class Session:
         rows = Prefixes(list(self.tokens), TokenTree(tuple(tree.tokens), tuple(tree.parents)))
         sequences, warp = [rows[0], *(rows[1 + node] for node in nodes)], self._warp
         return Reading(parts, lambda logits: warp(logits, sequences))
-
-
-def pin(engine: Engine, tokens: Sequence[int]) -> SharedPrefix:
-    """Prefill a prefix that many sequences share, `tokens` of the target; sessions copy it until `engine.unpin`."""
-    session = Session(engine, remember=engine.remembered(engine.heads))
-    session.follow(engine.translation.to_draft(tokens)[:engine.max_len] if engine.translation else tokens)
-    session.read()
-    engine.prefixes.append(SharedPrefix(session.tokens, session.row, session.remembered))
-    return engine.prefixes[-1]

@@ -13,8 +13,9 @@ from harness.decoding.accept import rejection
 from harness.decoding.loop import one_by_one
 from harness.engine.batching import run_batched
 from harness.engine.cache import CacheFull
+from harness.engine.kept_prefix import pin
 from harness.engine.random_stream import PhiloxStream
-from harness.engine.session import Session, pin
+from harness.engine.session import Session
 from harness.errors import UserError
 from harness.measure.acceptance import tau_pooled
 from harness.models.prompts import encode

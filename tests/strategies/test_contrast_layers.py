@@ -16,7 +16,8 @@ from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 from harness.engine.attention_hooks import MaskedHeads
 from harness.engine.batching import run_batched
 from harness.engine.engine import Engine
-from harness.engine.session import Session, pin
+from harness.engine.kept_prefix import pin
+from harness.engine.session import Session
 from harness.errors import Unsupported, UserError
 from harness.plugins.strategy import Strategy
 from strategies.deco import Deco

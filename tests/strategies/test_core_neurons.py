@@ -7,8 +7,9 @@ import torch
 
 from harness.engine.engine import Engine
 from harness.engine.hooks import Watch, decoder_layers
+from harness.engine.kept_prefix import pin
 from harness.engine.random_stream import PhiloxStream
-from harness.engine.session import Session, pin
+from harness.engine.session import Session
 from harness.engine.tree import EMPTY
 from harness.plugins.strategy import Request
 from strategies.core_neurons import Census, CoreNeurons, OnlyCore, core, size_of, token_cores

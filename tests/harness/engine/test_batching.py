@@ -11,7 +11,8 @@ from harness.engine.batching import run_batched
 from harness.engine.cache import CacheFull
 from harness.engine.engine import Engine
 from harness.engine.forward import ForwardRequest, ForwardRows
-from harness.engine.session import Session, pin
+from harness.engine.kept_prefix import pin
+from harness.engine.session import Session
 from harness.engine.tree import TokenTree
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Strategy

@@ -10,7 +10,7 @@ import pytest
 from harness.engine import kept_prefix
 from harness.engine.engine import Engine
 from harness.engine.forward import SharedPrefix
-from harness.engine.session import pin
+from harness.engine.kept_prefix import pin
 from harness.plugins.registry import STRATEGIES, TASKS
 from harness.run.cells import cells
 from harness.run.plan import make
