@@ -64,7 +64,7 @@ def find(settings: "RunConfig") -> Finished | None:
 def keep(settings: "RunConfig", outcome: "Outcome", store: "Store", page: Path, answer: dict[str, Any],
          shown: Sequence[dict[str, Any]]) -> None:
     """Keep what a run printed if all its samples succeeded and all that decides it is in files."""
-    read = None if outcome.failed or settings.backend != "transformers" else _roots(settings, store)
+    read = None if outcome.failed or outcome.left or settings.backend != "transformers" else _roots(settings, store)
     if read is None:
         return
     roots = sorted({*read, *CODE, str(store.folder), str(page)})

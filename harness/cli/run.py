@@ -14,7 +14,7 @@ from typer import Option
 
 from harness.cli import complete
 from harness.cli import dry_run as planned
-from harness.cli.options import BatchSize, Heads, Rope, Tasks, TemplateArgs, Tokenizer, check_names
+from harness.cli.options import BatchSize, Budget, Heads, Rope, Share, Tasks, TemplateArgs, Tokenizer, check_names
 from harness.cli.report import show, tables_of, written
 from harness.errors import UserError
 from harness.plugins.spec import Spec, separated
@@ -43,8 +43,7 @@ def command(
     template_args: TemplateArgs = None,
     rope: Rope = None,
     strategies: Annotated[Texts, Option("-s", "--strategy", metavar="NAME[:k=v,…]", callback=separated,
-                                        autocompletion=complete.strategies,
-                                        help="strategy and knobs; repeatable [--preset all]")] = None,
+                                        autocompletion=complete.strategies, help="repeatable [--preset all]")] = None,
     preset: Annotated[Text, Option(metavar="NAME", autocompletion=complete.presets,
                                    help="a set of strategies: first, speed, quality or all")] = None,
     tasks: Tasks = None,
@@ -78,7 +77,8 @@ def command(
     texts: Annotated[Flag, Option("--texts/--no-texts", help="text metrics [if open-ended or several samples]")] = None,
     scorer: Annotated[Text, Option(metavar="MODEL", help="model that scores texts [the model itself]")] = None,
     trace: Annotated[Text, Option(metavar="full", help="also keep trees of steps, and ranks of sampled tokens")] = None,
-    shard: Annotated[Text, Option(metavar="I/N", help="share of the examples [that of a Slurm array job]")] = None,
+    shard: Share = None,
+    budget: Budget = None,
     output: Annotated[Path | None, Option("-o", "--output", metavar="DIR", help="folder of the run [runs/…]")] = None,
     force: Annotated[bool, Option("--force", help="start over; an earlier run in the folder is moved aside")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="only say what would run and how long it may take")] = False,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -25,6 +26,7 @@ from harness.plugins.strategy import Request
 from harness.plugins.task import Example, Task
 from harness.plugins.task_names import short_task_names
 from harness.run import text_metrics
+from harness.run.budget import Budget, with_left
 from harness.run.cells import Cell
 from harness.run.divergence import divergences
 from harness.run.failures import Failures, error_text
@@ -33,6 +35,7 @@ from harness.run.plan import Plan, make
 from harness.run.prepared_prompt import prepare
 from harness.run.presets import with_defaults
 from harness.store.config import RunConfig
+from harness.store.duration import seconds
 from harness.store.folder import Store, set_aside
 from harness.store.schema import Expected, Manifest, Record, Turn
 from harness.store.shard import Shard
@@ -56,12 +59,13 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The folder of a run, its numbers of failed and of all samples, and the traceback of the first bug."""
+    """The folder of a run, its numbers of failed, of all and of unfinished samples, and the first bug's traceback."""
 
     folder: Path
     failed: int
     samples: int
     traceback: str = ""
+    left: int = 0
 
 
 def run(config: RunConfig, watcher: Watcher, command: str, clock: Clock = time.perf_counter,
@@ -70,30 +74,39 @@ def run(config: RunConfig, watcher: Watcher, command: str, clock: Clock = time.p
 
     To `start_over`, an earlier run in its folder is renamed first.
     """
+    began = clock()
     with closing(make(with_defaults(config), command)) as plan:
         aside = set_aside(folder_of(plan)) if start_over else None
-        return carry_out(plan, watcher, clock, notes=[f"The earlier run is now in {aside}."] if aside else [])
+        return carry_out(plan, watcher, clock, notes=[f"The earlier run is now in {aside}."] if aside else [],
+                         began=began)
 
 
 def carry_out(plan: Plan, watcher: Watcher, clock: Clock = time.perf_counter, tolerant: bool = False,
-              notes: Sequence[str] = ()) -> Outcome:
+              notes: Sequence[str] = (), began: float | None = None) -> Outcome:
     """Run or resume a plan; raises `UserError` before anything is written when its folder holds another run.
 
     Raises `BackendLost` or `RunStopped` when no further sample can succeed; the same command resumes the run. With
     `tolerant` a strategy that keeps failing does not stop the others. The watcher is told the `notes` besides the
-    plan's warnings.
+    plan's warnings. A budget of time counts from the moment `began`, by default now.
     """
     planned = sum(len(cell.examples) for cell in plan.cells())
     if not planned:
         blocks = len({cell.block for cell in replace(plan, config=replace(plan.config, shard=None)).cells()})
         raise UserError(f"Shard {plan.config.shard} has no examples, because they are {blocks} blocks: give at most "
                         f"{blocks} shards.")
+    if plan.config.budget and not plan.backend.side_by_side:
+        raise UserError("--budget needs all strategies side by side, and here they run one after the other: leave it "
+                        "out, or give fewer strategies.")
     manifest = plan.manifest.model_copy(update={"planned": planned})
     with Store.begin(folder_of(plan), manifest) as store:
-        return _carry_out(plan, store, watcher, Runner(plan, clock, tolerant), notes)
+        runner = Runner(plan, clock, tolerant)
+        budget = Budget(clock, runner.began if began is None else began,
+                        seconds(plan.config.budget) if plan.config.budget else math.inf)
+        return _carry_out(plan, store, watcher, runner, notes, budget)
 
 
-def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner", notes: Sequence[str]) -> Outcome:
+def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner", notes: Sequence[str],
+               budget: Budget) -> Outcome:
     if late := late_tasks(plan, store):
         watcher.started("the scores of stored answers")
         score_stored(plan, store, late)
@@ -107,16 +120,19 @@ def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner", not
                     [*notes, *plan.manifest.warnings])
     left_over = {cell.task.spec() for cell in cells if _left(cell, done)}
     refuse_unscored(plan, store, left_over)
-    todo = bool(left_over)
+    todo, added = bool(left_over), 0
     if todo:
         store.write_expected(_expected(plan))
         runner.warm_up()
     for cell in cells:
         if not (left := _left(cell, done)):
             continue
+        if not budget.allows(cell.block):
+            break
         watcher.started(f"{tasks[cell.task.spec()]} · {names[cell.strategy.spec()]}")
         for record in runner.decode(cell, left):
             store.append(record)
+            added += 1
             failed += record.status == "failed"
             watcher.finished(record)
         runner.check()
@@ -125,7 +141,11 @@ def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner", not
     if text_metrics.need_computing(plan, store.text_metrics()) or (todo and text_metrics.tasks_to_score(plan)):
         watcher.started("the metrics of texts")
         store.write_text_metrics(text_metrics.compute(plan, store.records()))
-    return Outcome(store.folder, failed, sum(len(cell.examples) for cell in cells), runner.failures.first)
+    samples = sum(len(cell.examples) for cell in cells)
+    left_out = samples - len(done) - added
+    if (manifest := with_left(store.manifest, left_out, plan.config.budget)) != store.manifest:
+        store.replace_manifest(manifest)
+    return Outcome(store.folder, failed, samples, runner.failures.first, left_out)
 
 
 class Runner:

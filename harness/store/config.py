@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_
 from pydantic.dataclasses import dataclass
 
 from harness.errors import UserError, suggestion
+from harness.store.duration import seconds
 from harness.store.shard import Shard
 
 BACKENDS = ("transformers", "vllm", "openai")
@@ -59,7 +60,8 @@ class RunConfig:
     requests are sent to it at random times, at this average rate per second, without waiting for answers. `texts`
     computes text metrics in all tasks or in none; when None, in open-ended tasks or with several samples. `scorer`
     is the model that computes them, the evaluated one when None. `trace` "full" keeps the draft or search tree of
-    each step, and the ranks of sampled tokens. `shard` is the share of the blocks to run, as 2/8.
+    each step, and the ranks of sampled tokens. `shard` is the share of the blocks to run, as 2/8, and
+    `budget` the time after which no block begins, as 30m.
     Raises `UserError` for an invalid value.
     """
 
@@ -98,6 +100,7 @@ class RunConfig:
     scorer: str | None = None
     trace: str | None = None
     shard: str | None = None
+    budget: str | None = None
     output: Place | None = None
 
     @model_validator(mode="wrap")
@@ -115,6 +118,15 @@ class RunConfig:
             return None if shard is None or Shard.parse(shard).shards == 1 else shard
         except UserError as error:
             raise Rejected("shard", str(error)) from None
+
+    @field_validator("budget")
+    @classmethod
+    def _time(cls, budget: str | None) -> str | None:
+        try:
+            _ = budget is not None and seconds(budget)
+        except UserError as error:
+            raise Rejected("budget", str(error)) from None
+        return budget
 
     @field_validator("backend")
     @classmethod

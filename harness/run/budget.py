@@ -1,0 +1,42 @@
+"""A time budget: a run ends between two blocks when the next one may not be finished in time."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from harness.backends.trace import Clock
+from harness.store.schema import Manifest
+
+LEFT = "Not finished: "
+
+
+@dataclass
+class Budget:
+    """The time until a run must end; blocks that began tell how long the next one may take."""
+
+    clock: Clock
+    began: float
+    limit: float
+    block: int | None = None
+    longest: float = 0.0
+    since: float = 0.0
+
+    def allows(self, block: int) -> bool:
+        """Return whether a block may go on or begin; the first one always may."""
+        now = self.clock()
+        if self.block == block:
+            return True
+        if self.block is not None:
+            self.longest = max(self.longest, now - self.since)
+            if now + self.longest > self.began + self.limit:
+                return False
+        self.block, self.since = block, now
+        return True
+
+
+def with_left(manifest: Manifest, left: int, budget: str | None) -> Manifest:
+    """Return the manifest with a warning about the samples that are left, if any, in place of an earlier one."""
+    warnings: Iterable[str] = (text for text in manifest.warnings if not text.startswith(LEFT))
+    if left and budget:
+        warnings = [*warnings, f"{LEFT}{left} of {manifest.planned} samples were left when the budget of {budget} was "
+                               "spent; all strategies have the same examples, and the same command goes on."]
+    return manifest.model_copy(update={"warnings": list(warnings)})
