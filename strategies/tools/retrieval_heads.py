@@ -10,18 +10,19 @@ contains more than half of the needle's words, for several lengths of text, dept
 import argparse
 import json
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
 
-from harness.engine.attention_hooks import WatchAttention, head_counts
+from harness.engine.attention_hooks import Head, WatchAttention, head_counts
 from harness.engine.engine import Engine
 from harness.engine.session import Session
 from harness.engine.tree import EMPTY
 from harness.errors import UserError
+from harness.models.loading import Model
 from harness.nano.needles import haystacks as needles_hidden
 from harness.nano.needles import word_recall
 from harness.run.plan import make
@@ -48,7 +49,7 @@ def haystacks(encode: Callable[[str], list[int]], lengths: Sequence[int], depths
         yield Hidden(tokens, range(len(encode(" ".join(text[:place + 1]))), len(encode(" ".join(text[:place + 2])))))
 
 
-def scored(engine: Engine, prompt: Hidden, eos: frozenset[int]) -> tuple[list[int], dict[tuple[int, int], float]]:
+def scored(engine: Engine, prompt: Hidden, eos: frozenset[int]) -> tuple[list[int], dict[Head, float]]:
     """Return the answer (token ids), and the score of every head."""
     layers, heads = head_counts(engine.parts)
     watch, sequence, session = WatchAttention(tuple(range(layers))), list(prompt.tokens), Session(engine)
@@ -69,6 +70,29 @@ def scored(engine: Engine, prompt: Hidden, eos: frozenset[int]) -> tuple[list[in
 def retrieved(answer: str, needle: str) -> bool:
     """Return whether more than half of the words of `needle` are in `answer`."""
     return word_recall(answer, needle) > 0.5
+
+
+def haystacks_of(model: Model, longest: int, lengths: int, depths: int, needles: int) -> list[Hidden]:
+    """Return the prompts of a model for texts of `lengths` sizes, from `SHORTEST` to `longest` tokens."""
+    sizes = [SHORTEST + round((longest - SHORTEST) * i / max(1, lengths - 1)) for i in range(lengths)]
+    return list(haystacks(lambda text: list(model.tokenizer(text)["input_ids"]), sizes, depths, needles))
+
+
+def needle_of(model: Model, prompt: Hidden) -> str:
+    """Return the needle as text."""
+    text: str = model.tokenizer.decode(prompt.tokens[prompt.needle.start:prompt.needle.stop])
+    return text
+
+
+def found_scores(model: Model, prompts: Sequence[Hidden]) -> list[dict[Head, float]]:
+    """Return the scores of every head for each prompt whose needle is retrieved; raises `UserError` if none is."""
+    results = [(prompt, *scored(model.engine, prompt, model.eos)) for prompt in prompts]
+    found = [scores for prompt, answer, scores in results
+             if retrieved(model.tokenizer.decode(answer), needle_of(model, prompt))]
+    if not found:
+        raise UserError(f"{model.name} retrieved none of {len(prompts)} needles, so its retrieval heads are unknown; "
+                        "try shorter texts.")
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,23 +125,13 @@ def _report(o: argparse.Namespace) -> str:
     model = made.target
     if o.longest + 3 * MAX_NEW > longest(made):
         raise UserError(f"--longest must be at most {longest(made) - 3 * MAX_NEW} for {o.model}, not {o.longest}.")
-    lengths = [SHORTEST + round((o.longest - SHORTEST) * i / max(1, o.lengths - 1)) for i in range(o.lengths)]
-    prompts = list(haystacks(lambda text: list(model.tokenizer(text)["input_ids"]), lengths, o.depths, o.needles))
-    sums, runs = Counter[tuple[int, int]](), 0
-    for prompt in prompts:
-        answer, scores = scored(model.engine, prompt, model.eos)
-        needle = model.tokenizer.decode(prompt.tokens[prompt.needle.start:prompt.needle.stop])
-        if retrieved(model.tokenizer.decode(answer), needle):
-            sums, runs = sums + Counter(scores), runs + 1
-    if not runs:
-        raise UserError(f"{o.model} retrieved none of {len(prompts)} needles, so its retrieval heads are unknown; "
-                        "try a shorter --longest.")
-    layers, heads = head_counts(model.engine.parts)
-    means = {f"{i}-{j}": round(sums[i, j] / runs, 4) for i in range(layers) for j in range(heads)}
-    about = {"model": o.model, "prompts": len(prompts), "found": runs, "longest": o.longest}
+    prompts = haystacks_of(model, o.longest, o.lengths, o.depths, o.needles)
+    found = found_scores(model, prompts)
+    means = {f"{i}-{j}": round(fmean(scores[i, j] for scores in found), 4) for i, j in found[0]}
+    about = {"model": o.model, "prompts": len(prompts), "found": len(found), "longest": o.longest}
     o.output.write_text(json.dumps(about | {"scores": means}) + "\n", encoding="utf-8")
     best = sorted(means, key=lambda head: -means[head])[:8]
-    return (f"{o.output}: {runs} of {len(prompts)} needles retrieved; the first heads are "
+    return (f"{o.output}: {len(found)} of {len(prompts)} needles retrieved; the first heads are "
             + ", ".join(f"{head} ({means[head]:.2f})" for head in best))
 
 
