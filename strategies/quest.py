@@ -8,7 +8,7 @@ keys.
 
 `variant=frontier` is the rule of the Sparse Frontier (Nawrot et al. 2025, arXiv 2504.17768): query heads that share
 keys choose together, by the sum of their bounds, and the page of the token itself is always among them. In the paper's
-rule a token may leave out its own page.
+rule a token may leave out its own page. With `share`, the budget is that share of the pages of the text so far.
 
 Bounds are computed anew from the keys that a token may attend to, so drafts are verified as if they were decoded one by
 one. That reads all keys: it shows what the text becomes, not the time that pages save. Counts are those of a kernel
@@ -34,12 +34,16 @@ LEAST = 3  # pages
 
 @dataclass(frozen=True)
 class Pages(CachePolicy):
-    """Attends to the best `count` pages of `size` slots from layer `dense` on; if `shared`, the same in a group."""
+    """Attends to the best `count` pages of `size` slots from layer `dense` on; if `shared`, the same in a group.
+
+    With `share` above 0, a token attends to that share of its pages, rounded up.
+    """
 
     size: int
     count: int
     dense: int
     shared: bool
+    share: float = 0.0
 
     def settle(self, sequence: CachedSequence) -> None:
         """Note that the prompt has been read."""
@@ -53,7 +57,7 @@ class Pages(CachePolicy):
 
         def attend(layer: int, own: Attend, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor,
                    *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-            if layer >= self.dense and mask.shape[-1] > self.size * self.count:
+            if layer >= self.dense and (self.share or mask.shape[-1] > self.size * self.count):
                 chosen = [self._chosen(query[:, :, i], key, mask[:, 0, i] == 0) for i in range(query.shape[2])]
                 kwargs["compared"] = Compared(self._bounds(mask).masked_fill(prompt[:, 0], 0), key.shape[1])
                 mask = torch.where(torch.stack(chosen, 2) | prompt, mask, torch.finfo(mask.dtype).min)
@@ -76,9 +80,17 @@ class Pages(CachePolicy):
             scores = scores.sum(2, keepdim=True).expand_as(scores)
             newest = torch.arange(count, device=page.device) == page[:, -1:]
             scores = scores.masked_fill(newest[:, None, None], torch.inf)
-        best = scores.sort(dim=-1, descending=True, stable=True).indices[..., :self.count]
-        pages = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, best, True).flatten(1, 2)
+        best = scores.sort(dim=-1, descending=True, stable=True).indices
+        pages = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, best, self._kept(page, best)).flatten(1, 2)
         return pages.gather(-1, page.clamp_min(0)[:, None].expand(-1, pages.shape[1], -1))
+
+    def _kept(self, page: Tensor, best: Tensor) -> Tensor:
+        """Return which places of the order of pages `best` (B, G, R, P) are within the budget."""
+        place = torch.arange(best.shape[-1], device=best.device)
+        if not self.share:
+            return (place < self.count).expand_as(best)
+        count = (self.share * (page[:, -1:] + 1)).ceil()
+        return (place < count)[:, None, None].expand_as(best)
 
 
 def bounds(key: Tensor, page: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -101,11 +113,15 @@ def upper(query: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Quest(GovernedCache):
-    """Identity: if `budget` is at least the length of the text, or `dense` the number of layers, the other strategy."""
+    """Identities: if `budget` is at least the length of the text, `dense` the number of layers, or `share` 1, the other
+    strategy.
+    """
 
     budget: int = knob(256, "keys that a query attends to", low=1, high=1000000, sweep=(64, 128, 256, 1024))
     page: int = knob(16, "keys of a page", low=1, high=1024, sweep=(4, 8, 16, 32))
     dense: int = knob(2, "first layers that attend to all keys", low=0, high=1000, sweep=(0, 2))
+    share: float = knob(0.0, "the budget as a share of the pages; 0 for `budget`", low=0, high=1,
+                        sweep=(0.1, 0.25, 0.5))
     variant: str = knob("paper", "pages of each query head, or of query heads that share keys and with the own page",
                         choices=("paper", "frontier"), sweep=("paper", "frontier"))
 
@@ -113,4 +129,5 @@ class Quest(GovernedCache):
 
     def policy(self) -> CachePolicy:
         """Attend to pages."""
-        return Pages(self.page, max(LEAST, self.budget // self.page), self.dense, self.variant == "frontier")
+        return Pages(self.page, max(LEAST, self.budget // self.page), self.dense, self.variant == "frontier",
+                     self.share)

@@ -4,7 +4,8 @@ Li et al. 2024 (arXiv 2404.14469, §4). What an answer attends to can be told fr
 Of each layer, every KV head sums up the attention weights of the last `win` tokens of the prompt, smooths them over
 `kernel` neighbours, so that passages are kept rather than single tokens, and keeps the keys with the highest sums: with
 the window itself, `cap` keys. All later keys are kept. Keys keep the positions that they were written with. A prompt of
-fewer than `cap` tokens keeps all keys. The question must be at the end of the prompt.
+fewer than `cap` tokens keeps all keys. With `share`, `cap` is that share of the prompt. The question must be at the end
+of the prompt.
 
 PyramidKV (Cai et al. 2024, arXiv 2406.02069, `shape=pyramid`) gives lower layers more keys and higher ones fewer, with
 a mean of `cap` but for rounding. Layers of the KV cache are equally long here, so what a layer has less than the
@@ -47,6 +48,7 @@ class Observed(CachePolicy):
     kernel: int
     pool: str
     beta: int  # 1: the same number in all layers
+    share: float = 0.0
 
     heeds: ClassVar[bool] = True
 
@@ -63,9 +65,10 @@ class Observed(CachePolicy):
         if queries is None:
             return
         sequence.row.state = Snap(None)
-        if prompt < self.cap:
+        cap = max(self.win + 1, round(self.share * prompt)) if self.share else self.cap
+        if prompt < cap or self.share == 1:
             return
-        counts = capacities(self.cap, self.win, self.beta, prompt, queries.shape[1])
+        counts = capacities(cap, self.win, self.beta, prompt, queries.shape[1])
         sequence.row.state, kept = Snap(None, tuple(max(counts) - count for count in counts)), list[Tensor]()
         for count, given in zip(counts, weights(sequence, queries), strict=True):
             scores = smoothed(given[..., :prompt - self.win].sum((1, 2)), self.kernel, self.pool)
@@ -112,6 +115,8 @@ class SnapKV(GovernedCache):
 
     win: int = knob(64, "last tokens of the prompt whose attention decides", low=1, high=1000000, sweep=(8, 16, 32, 64))
     cap: int = knob(320, "keys of the prompt that are kept", low=2, high=1000000, sweep=(64, 128, 256, 1024))
+    share: float = knob(0.0, "`cap` as a share of the prompt, at least win + 1; 0 for `cap`", low=0, high=1,
+                        sweep=(0.1, 0.25, 0.5))
     kernel: int = knob(5, "neighbours over which attention is smoothed, an odd number", low=1, high=1001,
                        sweep=(1, 5, 7, 21))
     pool: str = knob("avg", "smooth by the mean or the maximum", choices=("avg", "max"))
@@ -124,11 +129,12 @@ class SnapKV(GovernedCache):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.cap <= self.win:
+        if self.cap <= self.win and not self.share:
             raise UserError(f"snapkv: cap must be more than win, but {self.cap} is not more than {self.win}.")
         if self.kernel % 2 == 0:
             raise UserError(f"snapkv: kernel must be odd, but it is {self.kernel}.")
 
     def policy(self) -> CachePolicy:
         """Keep what the end of the prompt attends to."""
-        return Observed(self.win, self.cap, self.kernel, self.pool, self.beta if self.shape == "pyramid" else 1)
+        return Observed(self.win, self.cap, self.kernel, self.pool, self.beta if self.shape == "pyramid" else 1,
+                        self.share)

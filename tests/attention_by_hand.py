@@ -1,6 +1,7 @@
 """Policies that choose keys by attention, computed by hand: no key is ever dropped, and those left out are masked."""
 
 from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 import torch
@@ -126,9 +127,9 @@ class SnapByHand(Reference):
 class PagesByHand(Reference):
     """Bounds each page by its keys, channel by channel."""
 
-    def __init__(self, on: Engine, size: int, count: int, dense: int, shared: bool) -> None:
+    def __init__(self, on: Engine, size: int, count: int, dense: int, shared: bool, share: float = 0) -> None:
         super().__init__(on)
-        self.size, self.count, self.dense, self.shared = size, count, dense, shared
+        self.size, self.count, self.dense, self.shared, self.share = size, count, dense, shared, share
 
     def see(self, layer: int, scores: Tensor, query: Tensor, key: Tensor) -> Tensor:
         heads, slots = len(key), key.shape[1]
@@ -145,7 +146,8 @@ class PagesByHand(Reference):
                     for number in range(len(pages))}
             if self.shared:
                 rank[len(pages) - 1] = 1e9
-            for number in sorted(rank, key=lambda number: -rank[number])[self.count:]:
+            count = ceil(self.share * len(pages)) if self.share else self.count
+            for number in sorted(rank, key=lambda number: -rank[number])[count:]:
                 seen[head, 0, pages[number]] = False
         return seen
 

@@ -58,11 +58,16 @@ def rule(name: str, on: Engine) -> tuple[CachePolicy, Reference, int]:
         return Observed(4, 14, 5, "avg", 5), SnapByHand(on, 4, (22, 6), 5), 62
     if name == "alisa":
         return SparseWindow(3, 4, 3), StepsByHand(on, 3, 4, 3), 1000
+    if name == "snapkv share":
+        return Observed(4, 99, 3, "avg", 1, 1 / 3), SnapByHand(on, 4, (10, 10), 3), 50
+    if name == "quest share":
+        return Pages(4, 99, 0, False, 0.3), PagesByHand(on, 4, 99, 0, False, 0.3), 1000
     shared = name == "frontier"
     return Pages(4, 3, 1 - shared, shared), PagesByHand(on, 4, 3, 1 - shared, shared), 1000
 
 
-NAMES = ("h2o sum", "h2o mean", "tova", "snapkv", "pyramid", "quest", "frontier", "alisa")
+NAMES = ("h2o sum", "h2o mean", "tova", "snapkv", "pyramid", "quest", "frontier", "alisa", "snapkv share",
+         "quest share")
 
 
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])
@@ -170,7 +175,7 @@ def written(spec: str, new: int = 30) -> list[int]:
 def test_with_room_for_the_whole_text_a_policy_is_the_other_strategy() -> None:
     large = ("h2o:heavy=1,recent=1.5", "h2o:heavy=3,recent=0,norm=mean,share=max", "tova:budget=50",
              "snapkv:cap=21,win=4", "alisa:budget=50", "quest:budget=50,page=5,dense=0",
-             "quest:budget=1,page=1,dense=2")
+             "quest:budget=1,page=1,dense=2", "quest:share=1,page=3,dense=0", "snapkv:share=1,win=4")
     for over in ("greedy", "temperature", "beam:width=3", "prompt_lookup"):
         plain = written(over)
         for spec in large:
