@@ -1,6 +1,6 @@
 """Retrieval heads: which attention heads copy from the prompt, and what masking them does to the needle test.
 
-Wu et al. 2024 (arXiv 2404.15574, §3 and §4). Heads are scored as `python -m strategies.tools.retrieval_heads` scores
+Wu et al. 2024 (arXiv 2404.15574). Heads are scored as `python -m strategies.tools.retrieval_heads` scores
 them: the mean, over the prompts whose needle is found, of the share of the needle's tokens that a head attends to most
 as the model writes them. `active` is the share of these prompts in which a head scores at all. Then the first 1, 2, 3,
 5 and 8 heads are masked, and for comparison as many heads drawn from those below the first third of the ranking, in

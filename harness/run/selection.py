@@ -52,8 +52,9 @@ def check_given(config: RunConfig, strategies: Sequence[Strategy], tasks: Sequen
     if names and config.backend != "transformers":
         raise UserError(f"The task '{names[0]}' scores a given text, which only --backend transformers can.")
     if names and (others := [strategy.spec() for strategy in strategies if not strategy.scores_given]):
-        raise UserError(f"The task '{names[0]}' scores a given text, which {', '.join(others)} cannot; give strategies "
-                        "that can with -s, such as greedy and the cache policies over it (greedy+window).")
+        more = f" and {len(others) - 3} others" if len(others) > 3 else ""
+        raise UserError(f"The task '{names[0]}' scores a given text, which {', '.join(others[:3])}{more} cannot; give "
+                        "strategies that can with -s, such as greedy and the cache policies over it (greedy+window).")
 
 
 def first_examples(chosen: ChosenTask, target: Model, limit: int | None) -> ChosenTask:
