@@ -18,6 +18,7 @@ from harness.plugins.prompt_parts import PLAIN, Edit, PromptParts, Span
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Request, RequestText, Strategy
 from strategies.drafters.store import Store
+from strategies.parts.routers import Routers
 from strategies.tools.knn_datastore import made
 from tests.heads import attach
 from tests.models import EOS, HEADS, HIDDEN, LAYERS, MAX_POSITIONS, prompts, tiny_model
@@ -54,6 +55,10 @@ def built(name: str, vocab: int = 97, more: str = "") -> Strategy:
         more = f"heads=3,scores={path},{more}"
     if name == "clamp":
         path.write_text(dumps([{"site": "hidden:1", "vector": [(-1) ** i for i in range(HIDDEN)]}]))
+        more = f"file={path},{more}"
+    if name == "first":
+        layers = tuple(range(LAYERS))
+        Routers(torch.zeros(LAYERS, HIDDEN), torch.tensor([(-1.0) ** i for i in layers]), layers, "").save(path)
         more = f"file={path},{more}"
     if name == "seal":
         path.write_text("\n".join(" ".join(f"t{token}" for token in prompt * 2) for prompt in prompts(8, vocab, 1)))

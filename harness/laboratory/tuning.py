@@ -71,6 +71,16 @@ class Adapters(nn.Module):
             layer.weight += (up @ down).to(layer.weight.dtype)
 
 
+def last_states(target: TargetParts, tokens: Tensor) -> Tensor:
+    """Return the last hidden states (B, T, D) of sequences (B, T) that are padded on the right, without a KV cache."""
+    (batch, length), model = tokens.shape, target.parts.model
+    causal = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
+    mask = additive(causal, target.head.weight.dtype, tokens.device).expand(batch, 1, -1, -1)
+    found: Tensor = model.get_decoder()(input_ids=tokens, attention_mask=Windows(model).masks(mask),
+                                        use_cache=False).last_hidden_state
+    return found
+
+
 class Tuned(Network):
     """A head together with the model below it: it computes the hidden states itself, from the tokens."""
 
@@ -98,13 +108,8 @@ class Tuned(Network):
 
     def states(self, tokens: Tensor) -> Tensor:
         """Return the last hidden states (B, T, D), as `HIDDEN`, of sequences that are padded on the right."""
-        (batch, length), model = tokens.shape, self.target.parts.model
-        causal = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
-        mask = additive(causal, self.target.head.weight.dtype, tokens.device).expand(batch, 1, -1, -1)
         with self.adapters.applied():
-            found: Tensor = model.get_decoder()(input_ids=tokens, attention_mask=Windows(model).masks(mask),
-                                                use_cache=False).last_hidden_state
-        return found
+            return last_states(self.target, tokens)
 
     def step(self, depth: int, state: Tensor, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """That of the head."""

@@ -96,6 +96,8 @@ KNOWN: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
                    "first": (1, (1, 2)), "every": (1, (1, 2, 4)), "decay": (0.0, (0.0, 4.0)),
                    "keys": ("fill", ("fill", "full"))},
     "exit_draft": {"exit": (0.25, (0.25, 0.5, 0.75)), "gamma": (6, (2, 4, 6))},
+    "first": {"source": ("routers", ("routers", "profile", "random")), "threshold": (0.5, (0.0, 0.3, 0.5, 0.7)),
+              "share": (0.2, (0.0, 0.1, 0.2, 0.3))},
     "lac_skip": {"alpha": (0.8, (0.0, 0.05, 0.1, 0.2, 0.8)), "mode": ("exit", ("exit", "prompt"))},
     "core_neurons": {"alpha": (0.4, (0.2, 0.4, 0.6)), "beta": (0.25, (0.1, 0.25, 0.5, 0.75, 1.0)),
                      "first": (1, (1, 2))},
