@@ -12,10 +12,12 @@ from harness.engine.session import Session
 from harness.engine.tree import EMPTY
 from harness.errors import Unsupported, UserError
 from harness.heads.network import TargetParts
+from harness.laboratory import prompts
 from harness.laboratory.corpus import Answer, answers
 from harness.models.loading import Model, fingerprint, load
 from harness.plugins.strategy import Request
 from strategies.first import First
+from strategies.parts.router_training import Gates, train
 from strategies.parts.routers import Route, Routers, keep_chances
 from strategies.parts.routers import load as load_routers
 from strategies.tools import first_train
@@ -122,7 +124,7 @@ def test_wrong_files(tmp_path: Path) -> None:
 def test_gates_are_what_the_strategy_runs(tmp_path: Path) -> None:
     """Training with hard gates computes the losses of the layers that `first` runs."""
     torch.manual_seed(0)
-    gates = first_train.Gates(TargetParts.of(deep()))
+    gates = Gates(TargetParts.of(deep()))
     with torch.no_grad():
         gates.weight.copy_(torch.randn_like(gates.weight) / 2)
         gates.bias.zero_()
@@ -158,14 +160,14 @@ def test_training_on_nano(tmp_path: Path) -> None:
     """A heavy weight of the layers lowers what routers say, in a frozen model; tuning changes the model."""
     model = load("nano")
     before = fingerprint(model.engine.model)
-    asked = first_train.prompts.of_nano(model, "train", 3)
+    asked = prompts.of_nano(model, "train", 3)
     found = list(answers(model, asked, 12))
-    first = first_train.train(model, found, scaled(4, 20), 0.0, lambda text: None, size=4)
+    first = train(model, found, scaled(4, 20), 0.0, lambda text: None, size=4)
     assert fingerprint(model.engine.model) == before
-    heavy = first_train.train(model, found, scaled(4, 20), 10.0, lambda text: None, size=4)
+    heavy = train(model, found, scaled(4, 20), 10.0, lambda text: None, size=4)
     kept = [float(one.passed(found, hard=True).kept.detach().mean()) for one in (first, heavy)]
     assert kept[1] < kept[0]
-    first_train.train(model, found, 1, 0.0, lambda text: None, size=4, tune_steps=2)
+    train(model, found, 1, 0.0, lambda text: None, size=4, tune_steps=2)
     assert fingerprint(model.engine.model) != before
 
 
