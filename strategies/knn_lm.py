@@ -9,26 +9,23 @@ strategies.tools.knn_datastore`. If its index has cells, `probes` of them are se
 to the keys if `exact`, as in the authors' code, else those to the codes, as in knn-transformers.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from math import inf, log, log1p
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from harness.decoding.accept import at
-from harness.engine import logit_warps
-from harness.engine.session import Reading, Session
-from harness.engine.tree import EMPTY
-from harness.plugins.strategy import Guarantee, Request, Strategy, knob
-from strategies.parts.keys import NAME, WATCH
+from harness.engine.engine import Engine
+from harness.engine.session import Reading
+from harness.plugins.strategy import knob
+from strategies.parts.keys import NAME
+from strategies.parts.mixture import Mixture
 from strategies.parts.neighbours import Datastore
 from strategies.tools.knn_datastore import named
 
 
 @dataclass(frozen=True)
-class KnnLm(Strategy):
+class KnnLm(Mixture[Datastore]):
     """Identities: `lam=0` is `top_p` with the same knobs; `lam=1,k=1` always takes the token after the nearest key."""
 
     k: int = knob(1024, "neighbours", low=1, high=65536, sweep=(8, 64, 1024))
@@ -41,34 +38,9 @@ class KnnLm(Strategy):
     p: float = knob(1.0, "mass of the nucleus", low=0, high=1, sweep=(0.8, 0.9, 1.0), also="top_p")
 
     paper: ClassVar[str] = "Khandelwal et al. 2019, arXiv 1911.00172"
-    family: ClassVar[str] = "memory"
-    guarantee: ClassVar[Guarantee] = "changes-output"
-
-    def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
-        """Yield one token a step; raises `Unsupported` when the datastore is not one of this model."""
-        datastore = named(self.store, self.name, session.engine)
-        warp = logit_warps.drawn_at(self.temperature, logit_warps.top_p(self.p))
-        sequence, accept = list(request.prompt), at(self.temperature)
-        if session.tokens == sequence:
-            session.follow(sequence[:-1])  # run the last token again: its key may not have been recorded
-        while True:
-            session.follow(sequence)
-            logits = warp(self.mixed(session.read(hook=WATCH), datastore), [sequence])
-            sequence.append(accept(EMPTY, logits, request.stream)[1])
-            yield sequence[-1:]
-
-    def mixed(self, reading: Reading, datastore: Datastore) -> Tensor:
-        """Compute log-probabilities (1 + N, V) of the mixture from a forward pass with the hook WATCH.
-
-        Tokens of logit −∞ stay excluded; without neighbours the model's distribution is unchanged.
-        """
-        logits = reading.logits
-        if not self.lam:
-            return logits
-        share, own = self.votes(reading, datastore), logits.log_softmax(-1)
-        both = torch.logaddexp(share.log() + log(self.lam), own + (log1p(-self.lam) if self.lam < 1 else -inf))
-        both = both.masked_fill(logits == -inf, -inf)
-        return torch.where(both.isfinite().any(-1, keepdim=True), both, own).log_softmax(-1)
+    def opened(self, engine: Engine) -> Datastore:
+        """Return the datastore; raises `Unsupported` when it is not one of this model."""
+        return named(self.store, self.name, engine)
 
     def votes(self, reading: Reading, datastore: Datastore) -> Tensor:
         """Compute the neighbours' distribution (1 + N, V) in float32; zeros where there are none."""

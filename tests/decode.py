@@ -14,10 +14,12 @@ from harness.backends.transformers import open_session
 from harness.engine.engine import Engine
 from harness.engine.random_stream import PhiloxStream, Stream
 from harness.engine.session import Work
+from harness.heads.network import TargetParts
 from harness.plugins.prompt_parts import PLAIN, Edit, PromptParts, Span
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Request, RequestText, Strategy
 from strategies.drafters.store import Store
+from strategies.parts.imitation import Imitation
 from strategies.parts.routers import Routers
 from strategies.tools.knn_datastore import made
 from tests.heads import attach
@@ -50,6 +52,12 @@ def built(name: str, vocab: int = 97, more: str = "") -> Strategy:
     if name == "knn_lm":
         made(engine(tiny_model("llama", vocab=vocab)), prompts(20, vocab, 1), path)
         more = f"store={path},{more}"
+    if name == "mlp_memory":
+        own = engine(tiny_model("llama", vocab=vocab))
+        store = made(own, prompts(20, vocab, 1))
+        network = Imitation(TargetParts.of(own), 2, 16)
+        network.save(path, store.start, torch.from_numpy(store.keys[:store.start.positions]))
+        more = f"memory={path},{more}"
     if name == "decore":
         path.write_text(dumps({f"{layer}-{head}": 1 + head for layer in range(LAYERS) for head in range(HEADS)}))
         more = f"heads=3,scores={path},{more}"

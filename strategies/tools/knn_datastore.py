@@ -22,12 +22,11 @@ from harness.errors import Unsupported, UserError, program
 from harness.nano.corpus import KINDS
 from harness.nano.tokenizer import VOCABULARY
 from strategies.drafters import texts
-from strategies.parts.keys import WINDOW, Passage, keys, passages
+from strategies.parts.keys import WINDOW, Passage, keys, made_by, passages
 from strategies.parts.neighbours import COMMAND, Cells, Datastore, Floats, indexed, load
 
 FLAT = 200_000    # keys above which cells are faster
 OF_A_KIND = 50    # texts of each kind of the embedded corpus in the datastore "nano"
-NEAR = 0.1        # maximum relative distance to stored keys; other kernels and dtypes differ by less
 _loaded = WeakKeyDictionary[Engine, dict[str, Datastore]]()
 
 
@@ -49,9 +48,7 @@ def named(name: str, strategy: str, engine: Engine) -> Datastore:
 
 def fits(store: Datastore, engine: Engine) -> bool:
     """Return whether the model computes the stored keys for the store's first passage."""
-    _, rows = next(keys(engine, [store.start]))
-    stored = torch.from_numpy(store.keys[:len(rows)].astype(np.float32))
-    return stored.shape == rows.shape and bool((rows - stored).norm() <= NEAR * stored.norm())
+    return made_by(engine, store.start, torch.from_numpy(store.keys[:store.start.positions].astype(np.float32)))
 
 
 def embedded(engine: Engine) -> Datastore:

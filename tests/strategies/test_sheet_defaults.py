@@ -64,6 +64,7 @@ KNOWN: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "deco": {"alpha": (0.6, (0.1, 0.6, 1.0)), "tau": (0.9, (0.9,)), "k": (20, (20,))},
     "knn_lm": {"k": (1024, (1024,)), "lam": (0.25, (0.25, 0.4, 0.8)), "spread": (1.0, (1.0, 10.0, 100.0)),
                "probes": (32, (8, 32))},
+    "mlp_memory": {"lam": (0.25, (0.0, 0.1, 0.25, 0.4))},
     "icn": {"rounds": (4, (4, 10)), "picks": (1, (1, 10)), "listed": (True, (True, False))},
     "conditional_beam": {"candidates": (10, (50, 100))},
     "uid_beam": {"strength": (0.5, (0.0, 0.1, 0.5, 1.0, 5.0, 10.0)),
