@@ -35,6 +35,7 @@ FEWER = {"best_of_n": "n=4", "mbr": "n=4", "self_consistency": "n=4", "trlm_rera
          "h2o": "heavy=0.3,recent=0.2", "tova": "budget=9", "snapkv": "win=2,cap=6,kernel=3,shape=pyramid",
          "quest": "budget=8,page=2,dense=0", "alisa": "budget=6,steps=2",
          "infllm": "sinks=2,window=6,unit=3,reps=2,top=2,block=4",
+         "hidden_state_search": "rate=0.1,window=4,slots=6,own=True",
          "power_sampling": "moves=3,block=8", "power_rollouts": "candidates=3,rollouts=2,horizon=4",
          "neurologic": "width=8", "neurologic_astar": "width=4"}
 if LAYERS == 1:  # a line through the embeddings leads to PAD

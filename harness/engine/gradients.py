@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import DynamicCache
 
 from harness.engine.engine import Engine
 from harness.engine.hooks import ModelParts, replaced
@@ -84,6 +85,38 @@ def gradient(engine: Engine, weights: Mapping[str, Tensor], tokens: Sequence[int
     engine.forwards += 1
     engine.positions += size
     return Gradient(losses.detach(), dict(zip(leaves, found, strict=True)))
+
+
+def state_gradient(engine: Engine, states: Sequence[tuple[Tensor, Tensor]], first: int, tokens: Sequence[int]
+                   ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Return −log p (N − 1,) of N ≥ 2 tokens but the first, and a gradient for each layer.
+
+    `states` are the keys and values (heads, T, dim) of the T tokens before them. The gradients are those of the mean
+    loss by the keys and values from number `first` on. One forward and one backward, counted as in `gradient`. Raises
+    `Unsupported` as `weights_of` does.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        cache, leaves = DynamicCache(), list[Tensor]()
+        for number, pair in enumerate(states):
+            own = [states[:, first:].clone().requires_grad_() for states in pair]
+            keys, values = (torch.cat([states[:, :first].clone(), leaf], 1)[None]
+                            for states, leaf in zip(pair, own, strict=True))
+            cache.update(keys, values, number)
+            leaves += own
+        count, size = states[0][0].shape[1], len(tokens)
+        ids = torch.tensor([list(tokens)], device=engine.device)
+        causal = additive(torch.ones(size, count + size, dtype=torch.bool).tril(count), engine.dtype, engine.device)
+        fixed = {name: weight.clone() for name, weight in weights_of(engine).items() if weight.is_inference()}
+        with OwnWeights(fixed).applied_to(engine.parts):
+            logits: Any = engine.model(
+                input_ids=ids, attention_mask=engine.windows.masks(causal[None, None]), use_cache=True,
+                position_ids=torch.arange(count, count + size, device=engine.device)[None],
+                **{engine.cache_argument: cache}).logits[0, :-1]
+            losses = functional.cross_entropy(logits.float(), ids[0, 1:], reduction="none")
+            found = torch.autograd.grad(losses.mean(), leaves)
+    engine.forwards += 1
+    engine.positions += size
+    return losses.detach(), list(zip(found[::2], found[1::2], strict=True))
 
 
 def _product(layer: nn.Linear, x: Tensor) -> Tensor:

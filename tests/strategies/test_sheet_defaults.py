@@ -109,6 +109,8 @@ KNOWN: dict[str, dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "dynamic_evaluation": {"rate": (0.01, (0.0, 1e-3, 1e-2, 3e-2)), "decay": (0.0, (0.0, 0.02)),
                            "segment": (64, (16, 32, 64)), "own": (0, (0, 16)),
                            "parts": ("all", ("all", "last", "norms"))},
+    "hidden_state_search": {"rate": (3e-3, (0.0, 1e-3, 3e-3, 1e-2)), "window": (32, (16, 32, 64)),
+                            "steps": (1, (1, 3))},
     "seal": {"width": (15, (1, 5, 15)), "length": (10, (5, 10)), "alpha": (2.0, (1.0, 2.0)), "beta": (0.8, (0.0, 0.8))},
     "extended_decoding": {"window": (2, (0, 2)), "advance": (1, (0, 1))},
     "read_twice": {"copies": (2, (1, 2, 3)), "question_first": (True, (True, False))},
