@@ -152,18 +152,19 @@ def test_what_an_edit_needs() -> None:
 
 @torch.inference_mode()
 def test_a_filled_sequence_is_like_one_that_was_read() -> None:
-    """In a new cache and beside another sequence, whose padding may not be written over it; long ones make room."""
+    """In a new cache and between two sequences, whose padding may not be written over it; long ones make room."""
     for text in (TEXT, TEXT * 8):
         known = opened(text)
         states = target().cache.contents(known.row.index, len(text))
         on = engine(tiny_model("llama", layers=2))
-        filled, beside = Session(on), Session(on)
-        beside.follow(TEXT[:3])
+        before, filled, behind = (Session(on) for _ in range(3))
+        before.follow(TEXT[:3])
+        behind.follow(TEXT[:9])
         filled.follow(TEXT[5:9])
         filled.read()
         filled.fill(text, states)
-        assert run_batched([on], [lambda s=beside: s.read().best, lambda s=filled: s.read(TokenTree.chain([5])).best],
-                           2)[1] == known.read(TokenTree.chain([5])).best
+        run_batched([on], [partial(session.read) for session in (before, behind)], 2)
+        assert filled.read(TokenTree.chain([5])).best == known.read(TokenTree.chain([5])).best
         filled.keep([0])
         assert filled.tokens == [*text, 5]
         wanted = opened([*text, 5])
