@@ -15,7 +15,6 @@ sentences as `RequestText.parts`, and must give one answer only.
 """
 
 import itertools
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from harness.nano.corpus import problems
 from harness.nano.problem import Problem
 from harness.nano.summaries import PRONOUNS, sentences_of, summary
 from harness.plugins.data import DataSource
-from harness.plugins.prompt_parts import PromptParts, Span
+from harness.plugins.prompt_parts import PromptParts, orders, places
 from harness.plugins.task import Example, Task
 
 if TYPE_CHECKING:
@@ -50,10 +49,7 @@ class NanoSets(Task):
 
     def parts(self, example: Example, answers: Sequence[str]) -> PromptParts:
         """Return where the sentences of this turn are; each has a blank before it."""
-        prompt = example.turns[len(answers)]
-        spans = (Span(start - 1, start + len(one)) for one in example.gold["members"]
-                 for start in [prompt.index(f" {one}") + 1])
-        return PromptParts(members=tuple(sorted(spans)))
+        return PromptParts(members=places(example.turns[len(answers)], example.gold["members"]))
 
     def metric(self) -> "SameAnswers":
         """Return the metric, which compares the answers with each other and with the reference."""
@@ -70,8 +66,6 @@ def _example(problem: Problem) -> Example | None:
     members = [one for one in named if one not in about[1:]]
     if len(members) < FEWEST:
         return None
-    orders = list(itertools.permutations(members))
-    rng = random.Random(f"sets/{problem.id}")
-    chosen = [orders[0], orders[-1], *rng.sample(orders[1:-1], ORDERS - 2)]
     return Example(id=problem.id.replace("summary", "sets"), gold={"text": about[0], "members": members},
-                   turns=tuple(f"Text: {' '.join(order)}\nSummary of {name}:" for order in chosen))
+                   turns=tuple(f"Text: {' '.join(order)}\nSummary of {name}:"
+                               for order in orders(members, ORDERS, f"sets/{problem.id}")))

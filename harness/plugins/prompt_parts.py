@@ -1,5 +1,7 @@
 """What a task knows about the make-up of a text prompt, for strategies that use more than its text."""
 
+import itertools
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -39,6 +41,18 @@ class PromptParts:
 
 
 PLAIN = PromptParts()
+
+
+def orders(members: Sequence[str], count: int, seed: str) -> list[tuple[str, ...]]:
+    """Return different orders of at least three members: forward, reversed, and random ones up to `count` in all."""
+    found = list(itertools.permutations(members))
+    return [found[0], found[-1], *random.Random(seed).sample(found[1:-1], count - 2)]
+
+
+def places(prompt: str, members: Sequence[str]) -> tuple[Span, ...]:
+    """Return where different members are in a prompt, from left to right; each has a blank before it."""
+    starts = sorted((prompt.rindex(f" {one}"), len(one)) for one in members)
+    return tuple(Span(start, start + 1 + size) for start, size in starts)
 
 
 def edited(text: str, edits: Sequence[Edit]) -> str:

@@ -74,9 +74,27 @@ class SameAnswers(SampleMetric):
     def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
         """Return all scores."""
         texts = [answer.strip() for answer in answers]
-        right, distinct = [text == gold["text"] for text in texts], len(set(texts))
+        right, distinct = [self.right(text, gold) for text in texts], len(set(texts))
         return {"exact": sum(right) / len(right), "best": float(any(right)), "worst": float(all(right)),
                 "distinct": float(distinct), "same": float(distinct == 1)}
+
+    def right(self, text: str, gold: Gold) -> bool:
+        """Return whether an answer is the reference."""
+        return bool(text == gold["text"])
+
+
+class OptionNamed(SameAnswers):
+    """Compares answers that choose an option, to prompts with the options in different orders, one order a turn.
+
+    An answer is right if it has the right option, in any letter case, and no other one outside of it. Scores are those
+    of `SameAnswers`. Gold is `{"text": ..., "members": [...]}`, where members may be in quotation marks.
+    """
+
+    def right(self, text: str, gold: Gold) -> bool:
+        """Return whether an answer has the right option and no other."""
+        wanted, rest = gold["text"].lower(), text.lower()
+        others = {one.strip('"').lower() for one in gold["members"]} - {wanted}
+        return wanted in rest and not any(one in rest.replace(wanted, "\n") for one in others)
 
 
 class PassageFound(SampleMetric):

@@ -49,6 +49,20 @@ class LongBenchScore(SampleMetric):
         return {"score": max(RULES[gold["rule"]](text, one) for one in gold["answers"])}
 
 
+class NextLine(SampleMetric):
+    """Compares the first line of an answer with the next line of code: `exact`, 0 or 1, and `similarity`, 0 to 1.
+
+    `exact` is as in RepoBench without regard to white space, and `similarity` its `fuzz.ratio` in hundredths. Gold is
+    `{"text": ...}`.
+    """
+
+    def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
+        """Return `exact` and `similarity`."""
+        line, wanted = answers[-1].lstrip("\n").partition("\n")[0], gold["text"]
+        ratio = SequenceMatcher(None, line, wanted).ratio()
+        return {"exact": float(line.split() == wanted.split()), "similarity": round(100 * ratio) / 100}
+
+
 def word_f1(text: str, wanted: str) -> float:
     """Return the F1 of the words of a text, in lower case, without punctuation and articles."""
     counts, wanted_counts = Counter(_plain(text)), Counter(_plain(wanted))

@@ -34,6 +34,16 @@ class Input(NamedTuple):
     others: tuple[str, ...] = ()
 
 
+def code_line(i: int) -> Row:
+    return {"file_path": "a.java", "context": "// b", "import_statement": "import b;", "code": "{",
+            "next_line": f"{i};"}
+
+
+def choice(i: int) -> Row:
+    return {"id": str(i), "answerKey": "A", "question": {
+        "stem": f"{i}?", "choices": [{"label": one, "text": f"{one} {i}"} for one in "ABCDE"]}}
+
+
 def problem(i: int) -> Row:
     return {"question": f"{i}?", "answer": f"#### {i}"}
 
@@ -81,6 +91,9 @@ INPUTS = {
                        "id"),
     "ruler": Input("ruler:part=vt,length=64", "ruler/vt_64.jsonl", output),
     "longbench": Input("longbench", "longbench/hotpotqa.jsonl", document, "_id"),
+    "repobench": Input("repobench:part=java_in_file", "repobench/java_in_file.jsonl", code_line),
+    "jrt": Input("jrt", "jrt/fda.jsonl", lambda i: {"text": f"Form {i}", "key": "Sponsor", "value": str(i)}),
+    "commonsense_qa": Input("commonsense_qa", "commonsense_qa/dev.jsonl", choice, "id"),
 }
 GENERATED = {"passkey"}
 READERS = ("gsm8k", "humaneval", "continuation", "task_file")  # plain, gzip, texts, a user's own; the others read alike
