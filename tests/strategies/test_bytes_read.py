@@ -8,7 +8,9 @@ import pytest
 import torch
 import transformers
 
+from harness.decoding.governed import GovernedCache
 from harness.engine.batching import run_batched
+from harness.engine.cache_policy import CachePolicy
 from harness.engine.compute import difference
 from harness.engine.engine import Engine
 from harness.engine.hooks import Skip
@@ -34,14 +36,20 @@ def target(window: int | None = None, dtype: torch.dtype = torch.float32) -> Eng
     return Engine(transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval(), 512)
 
 
+def policy(spec: str) -> CachePolicy:
+    strategy = STRATEGIES.build(spec)
+    assert isinstance(strategy, GovernedCache)
+    return strategy.policy()
+
+
 def counts(spec: str, ends: Sequence[int], on: Engine | None = None, tree: TokenTree = EMPTY) -> dict[str, float]:
     """What reading the text up to the last of `ends` computes, after it has been read up to each of those before."""
-    session, strategy = Session(on or target()), STRATEGIES.build(spec)
-    with session.with_cache_policy(strategy.policy()), torch.inference_mode():
+    session = Session(on or target())
+    with session.with_cache_policy(policy(spec)), torch.inference_mode():
         for end in ends:
             before = session.work.compute.numbers()
             session.follow(TEXT[:end])
-            session.read(*([tree] if end == ends[-1] and len(tree) else []))
+            session.read(tree if end == ends[-1] else EMPTY)
         found = difference(session.work.compute.numbers(), before)
     session.close()
     return found
@@ -124,7 +132,7 @@ def test_a_batch_counts_what_each_answer_counts_alone(spec: str) -> None:
     on = engine(tiny_model("llama", layers=2))
 
     def read(text: Sequence[int]) -> dict[str, float]:
-        return traced(STRATEGIES.build(f"greedy+{spec}"), on, text, new=12, eos=None)[1].compute.numbers()
+        return traced(STRATEGIES.build(f"greedy+{spec}"), on, list(text), new=12, eos=None)[1].compute.numbers()
     jobs = [partial(read, TEXT[i:i + 3 + 9 * i]) for i in range(5)]
     alone = [job() for job in jobs]
     for batched, one in zip(run_batched([on], jobs), alone, strict=True):
@@ -137,8 +145,7 @@ def test_a_layer_that_is_skipped_reads_no_rounded_keys() -> None:
 
 
     session = Session(target())
-    policy = STRATEGIES.build("kv_quant:bits=4,group=32,residual=0").policy()
-    with session.with_cache_policy(policy), torch.inference_mode():
+    with session.with_cache_policy(policy("kv_quant:bits=4,group=32,residual=0")), torch.inference_mode():
         session.follow(TEXT[:64])
         session.read()
         before = session.work.compute.numbers()

@@ -123,8 +123,8 @@ def test_codes_that_change_nothing_are_top_p(since: str, tmp_path: Path) -> None
     same = Codebook(site="hidden:2", codes=book().codes[:1] * 3, counts={"one": (3, 0, 0)})
     differ = 0
     for prompt in prompts(3, 97, 6):
-        for content, knobs in ((book(), {"code": 2, "alpha": 0.0}), (same, {"code": 1, "alpha": 1.0})):
-            method = Clamp(file=file(tmp_path, content), mode="code", since=since, **knobs)
+        for content, code, alpha in ((book(), 2, 0.0), (same, 1, 1.0)):
+            method = Clamp(file=file(tmp_path, content), mode="code", since=since, code=code, alpha=alpha)
             read.cache_clear()
             assert decode(method, target(), prompt) == decode(Greedy(), target(), prompt)
         read.cache_clear()
