@@ -6,7 +6,8 @@ place behind the text before them, and see that text and themselves, but not eac
 and goes on behind the place where the longest member ends. The marks are not read. Each member is tokenized on its own,
 so it needs the space before it. Numbers or letters of options would tell their order.
 
-A prompt without sets is read as it is. `temperature` and `p` set the distribution.
+A task may say that parts of its prompt are such a set, as `nano_sets` does; marks are then not needed. A prompt without
+sets is read as it is. `temperature` and `p` set the distribution.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from harness.engine.tree import EMPTY
 from harness.errors import Unsupported
 from harness.plugins.strategy import Guarantee, Request, Strategy, knob
 from strategies.parts.own_prompt import check_last
-from strategies.parts.places import START, Layout, Placed, pieces
+from strategies.parts.places import START, Layout, Placed, around, pieces
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class SetBasedPrompting(Strategy):
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
         """Yield one token a step; raises `Unsupported` for a model that does not take places as positions."""
         warp, accept = logit_warps.drawn_at(self.temperature, logit_warps.top_p(self.p)), at(self.temperature)
-        if START not in request.as_text.prompt:
+        if START not in request.as_text.prompt and not request.as_text.parts.members:
             yield from one_by_one(session, accept, request, warp)
             return
         check_last(session, self.name)
@@ -55,7 +56,8 @@ class SetBasedPrompting(Strategy):
     def layout(self, request: Request) -> Layout:
         """Return the tokens of the prompt and their places; special tokens begin only the first text."""
         text, layout = request.as_text, Layout()
-        for number, piece in enumerate(pieces(text.prompt)):
+        parts = pieces(text.prompt) if START in text.prompt else around(text.prompt, text.parts.members)
+        for number, piece in enumerate(parts):
             if isinstance(piece, str):
                 layout.add((text.tokens if number or not piece else text.encode)(piece))
             elif piece:

@@ -18,7 +18,7 @@ FREQUENT = 1500  # occurrences up to which a key proposes passages
 SCORED = 1500    # passages that are scored with all keys
 SMOOTHING = 5
 Key = tuple[int, ...]
-_known: WeakKeyDictionary[Engine, dict[str, "Passages"]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Engine, dict[str | tuple[str, ...], "Passages"]] = WeakKeyDictionary()
 
 
 class Passages:
@@ -107,11 +107,18 @@ def passage_score(keys: Sequence[tuple[Key, float, Sequence[int]]], beta: float)
     return total
 
 
-def passages(engine: Engine, file: str, encode: Callable[[str], list[int]]) -> Passages:
-    """Return the lines of a file as passages, each behind a space, as in an answer; indexed once for each model."""
+def in_file(engine: Engine, file: str, encode: Callable[[str], list[int]]) -> Passages:
+    """Return the lines of a file as passages; raises `UserError` for an empty one."""
     if file not in _known.setdefault(engine, {}):
-        lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+        lines = tuple(line.strip() for line in read_text(file).splitlines() if line.strip())
         if not lines:
             raise UserError(f"seal: {file} has no passages; write one a line.")
-        _known[engine][file] = Passages([encode(f" {line}") for line in lines], engine.vocab)
+        _known[engine][file] = indexed(engine, lines, encode)
     return _known[engine][file]
+
+
+def indexed(engine: Engine, texts: tuple[str, ...], encode: Callable[[str], list[int]]) -> Passages:
+    """Return texts as passages, each behind a space, as in an answer; indexed once for each model."""
+    if texts not in _known.setdefault(engine, {}):
+        _known[engine][texts] = Passages([encode(f" {text}") for text in texts], engine.vocab)
+    return _known[engine][texts]

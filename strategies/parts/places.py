@@ -11,6 +11,7 @@ from torch import Tensor
 
 from harness.engine.hooks import ModelParts, replaced
 from harness.errors import UserError
+from harness.plugins.prompt_parts import Span
 
 START, SPLIT, END = "<|start_2d|>", "<|split_2d|>", "<|end_2d|>"
 Pieces = list[str | list[str]]
@@ -114,3 +115,8 @@ def pieces(prompt: str) -> Pieces:
     if any(mark in piece for piece in found if isinstance(piece, str) for mark in (SPLIT, END)):
         raise UserError(f"The prompt has {SPLIT} or {END} outside of a set; a set begins with {START}.")
     return found
+
+
+def around(prompt: str, members: Sequence[Span]) -> Pieces:
+    """Split a prompt into the set of `members`, which are next to each other, and the texts before and after it."""
+    return [prompt[:members[0].start], [member.of(prompt) for member in members], prompt[members[-1].end:]]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from harness.engine.engine import Engine
 from harness.engine.random_stream import PhiloxStream
 from harness.engine.session import Session
 from harness.errors import Unsupported, UserError
+from harness.plugins.prompt_parts import PromptParts
 from harness.plugins.strategy import Request
 from strategies.beam import Beam
 from strategies.parts.passages import Passages, key_score, passage_score
@@ -159,6 +161,15 @@ def test_several_searches_at_once_are_those_alone(tmp_path: Path) -> None:
     method = Seal(corpus=file_of(random_texts(30, 30, 4), tmp_path / "corpus"), width=3, length=4)
     jobs = [partial(decode, method, target(), prompt) for prompt in prompts(4, 97, 4)]
     assert run_batched([target()], jobs, 4) == [job() for job in jobs]
+
+
+def test_passages_of_the_task_are_those_of_a_file(tmp_path: Path) -> None:
+    texts, prompt = random_texts(40, 8, 3), [5, 6, 7]
+    lines = tuple(" ".join(f"t{token}" for token in text) for text in texts)
+    text = replace(words(prompt, 97), parts=PromptParts(passages=lines))
+    request = Request(tuple(prompt), 30, PhiloxStream(0), frozenset(), text=text)
+    (found,) = Seal(width=3).generate(Session(target()), request)
+    assert list(found) == decode(Seal(width=3, corpus=file_of(texts, tmp_path / "corpus")), target(), prompt, eos=None)
 
 
 def test_errors_say_what_to_do(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from harness.engine.engine import PREFILL, Engine
 from harness.engine.random_stream import PhiloxStream
 from harness.engine.session import Session
 from harness.errors import UserError
+from harness.plugins.prompt_parts import PLAIN, PromptParts, Span
 from harness.plugins.strategy import Request, Strategy
 from strategies.greedy import Greedy
 from strategies.parts.places import Layout, pieces
@@ -40,8 +41,9 @@ def marked(before: Sequence[int], members: Sequence[Sequence[int]], after: Seque
     return f"{text(before)} <|start_2d|>{inside}<|end_2d|> {text(after)}"
 
 
-def written(method: Strategy, target: Engine, prompt: str, new: int = 10, sample: int = 0) -> list[int]:
-    told = replace(words([5], 97), prompt=prompt)
+def written(method: Strategy, target: Engine, prompt: str, new: int = 10, sample: int = 0,
+            parts: PromptParts = PLAIN) -> list[int]:
+    told = replace(words([5], 97), prompt=prompt, parts=parts)
     session, found = Session(target), list[int]()
     request = Request(tuple(told.encode(prompt)), new, PhiloxStream(0, sample), text=told)
     try:
@@ -109,6 +111,16 @@ def test_every_order_has_one_answer_which_is_that_of_the_model(arch: str) -> Non
     found = {tuple(written(SetBasedPrompting(), target(arch), marked(BEFORE, order, AFTER))) for order in orders}
     assert len(found) == 1
     assert {tuple(by_model(arch, BEFORE, order, AFTER, 10)) for order in orders[::2]} == found
+
+
+def test_members_that_the_task_names_need_no_marks() -> None:
+    first, *others = map(text, MEMBERS)
+    plain, places = f"{text(BEFORE)} {first}", [Span(len(text(BEFORE)) + 1, len(text(BEFORE)) + 1 + len(first))]
+    for other in others:
+        places.append(Span(len(plain), len(plain) + 1 + len(other)))
+        plain += f" {other}"
+    found = written(SetBasedPrompting(), target(), f"{plain} {text(AFTER)}", parts=PromptParts(members=tuple(places)))
+    assert found == written(SetBasedPrompting(), target(), marked(BEFORE, MEMBERS, AFTER))
 
 
 def test_in_plain_decoding_orders_have_different_answers() -> None:
