@@ -3,8 +3,8 @@
     python -m benchmarks.memory [RUN]
 
 RUN is a folder with summary.csv, such as the report of a run, and results/memory by default. A row for each strategy:
-its score on each task, then means over all tasks of the layers run, keys read, and multiply-adds a token, and of speed
-against the baseline. Sequences are decoded in batches.
+its score on each task, then means over all tasks of the layers run, keys read, multiply-adds and megabytes of keys and
+values a token, and of speed against the baseline. Sequences are decoded in batches.
 """
 
 import sys
@@ -24,12 +24,12 @@ def memory_table(summary: pd.DataFrame) -> str:
     labels = dict(zip(summary["strategy"], row_labels(summary), strict=True))
     for spec, cells in summary.groupby("strategy", sort=False):
         by_task = cells.set_index("task")
-        means = cells[["layers_run", "kv_read", "flops_per_token", "speedup"]].mean()
+        means = cells[["layers_run", "kv_read", "flops_per_token", "kv_bytes_per_token", "speedup"]].mean()
         rows.append([f"`{labels[spec]}`", *(f"{by_task.loc[task, 'quality']:.2f}" for task in tasks),
                      f"{means['layers_run']:.0%}", f"{means['kv_read']:.0%}", f"{means['flops_per_token'] / 1e6:.1f}",
-                     f"{means['speedup']:.2f}"])
+                     f"{means['kv_bytes_per_token'] / 1e6:.2f}", f"{means['speedup']:.2f}"])
     names = [task.removeprefix("nano_").partition(":")[0] for task in tasks]
-    return table(["strategy", *names, "layers", "keys", "MFLOP", "speed"], rows)
+    return table(["strategy", *names, "layers", "keys", "MFLOP", "KV MB", "speed"], rows)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,11 @@ class Pages(CachePolicy):
     def _bounds(self, mask: Tensor) -> Tensor:
         """Return the bounds (B, Q) that a query is compared with: two of each page, if there are pages to leave out."""
         pages = (mask[:, 0] == 0).sum(-1).add(self.size - 1).div(self.size, rounding_mode="floor")
-        return 2 * pages * (pages > self.count)
+        return 2 * pages * (pages > self._budget(pages))
+
+    def _budget(self, pages: Tensor) -> Tensor:
+        """Return how many of so many pages a token attends to at most."""
+        return (self.share * pages).ceil() if self.share else torch.full_like(pages, self.count)
 
     def _chosen(self, query: Tensor, key: Tensor, seen: Tensor) -> Tensor:
         """Return which slots (B, H, S) are in the pages of a query (B, H, D), given those (B, S) that it may see."""
@@ -87,10 +91,7 @@ class Pages(CachePolicy):
     def _kept(self, page: Tensor, best: Tensor) -> Tensor:
         """Return which places of the order of pages `best` (B, G, R, P) are within the budget."""
         place = torch.arange(best.shape[-1], device=best.device)
-        if not self.share:
-            return (place < self.count).expand_as(best)
-        count = (self.share * (page[:, -1:] + 1)).ceil()
-        return (place < count)[:, None, None].expand_as(best)
+        return (place < self._budget(page[:, -1:] + 1))[:, None, None].expand_as(best)
 
 
 def bounds(key: Tensor, page: Tensor, count: int) -> tuple[Tensor, Tensor]:

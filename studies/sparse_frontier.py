@@ -4,8 +4,8 @@ Nawrot et al. 2025 (arXiv 2504.17768), the analysis at equal FLOPs and the test 
 the models here. Both models (`-m`, and `--draft` as the smaller one) answer the tasks with all keys and at each of the
 sparsities 0.5, 0.75 and 0.9 under each pattern. `quest` leaves out that share of the pages of the text so far, each of
 `page` keys, with the paper's own rule; `snapkv` drops that share of the prompt, and keeps the answer. Prompts are read
-with all keys. `mflop` are the operations of an answer after its prompt, those on the bounds of pages among them, and
-`keys` is the share of keys that was really read.
+with all keys. `mflop` are the operations of an answer after its prompt, and `keys` is the share of keys that was really
+read, both with the bounds of pages.
 
 `p` is that of Welch's t test of the scores against those with all keys. `safe` is the largest sparsity up to which no p
 is below 0.05, in the rows of `all` tasks that of the worst task. With few examples hardly any loss is significant: then
@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import UserError
 from harness.measure.summary import samples
@@ -73,8 +73,8 @@ class SparseFrontier(Study):
 
         specs = self.specs()
         store = answered(setting, model, list(specs))
-        frame, sizes, rows = samples(store), store.manifest.model.sizes, []
-        if sizes is None:
+        frame, rows = samples(store), list[dict[str, Any]]()
+        if store.manifest.model.sizes is None:
             raise UserError(f"sparse_frontier: the operations of {model} are unknown, since its layers differ in size.")
         for task in store.manifest.tasks:
             if (column := f"score_{task.headline}") not in frame:
@@ -84,10 +84,9 @@ class SparseFrontier(Study):
             dense = cells["greedy"]
             for spec, (pattern, sparsity) in specs.items():
                 cell = cells[spec]
-                bounds = 4 * sizes.query * cell["all_keys"] / self.page if pattern == "quest" else 0
                 rows.append({"model": model, "task": Spec.parse(task.spec).name, "pattern": pattern,
                              "sparse": sparsity, "keys": cell["keys"].sum() / cell["all_keys"].sum(),
-                             "mflop": (cell["flops"] + bounds).mean() / 1e6, "score": cell[column].mean(),
+                             "mflop": cell["flops"].mean() / 1e6, "score": cell[column].mean(),
                              "p": NAN if pattern == "dense" else round(welch(cell[column], dense[column]), 4)})
         return with_safe(pd.DataFrame(rows))
 

@@ -106,7 +106,10 @@ def test_pages_are_compared_by_two_bounds_of_each() -> None:
     assert found["kv"] == found["keys"]
     shared = counts("quest:budget=32,page=8,dense=1,variant=frontier", [99, 100])
     assert shared["keys"] == shared["kv"] == 100 + 28 + 13
+    share = counts("quest:share=0.3,page=8,dense=1,variant=frontier", [99, 100])
+    assert share["keys"] == share["kv"] == 100 + 28 + 13, "4 of 13 pages, too"
     assert counts("quest:budget=104,page=8,dense=1", [99, 100])["keys"] == 200, "nothing is left out"
+    assert counts("quest:share=1,page=8,dense=1", [99, 100])["keys"] == 200
     assert counts("quest:budget=32,page=8,dense=1", [100])["keys"] == 100 * 101, "a prompt is read whole"
 
 
