@@ -276,7 +276,10 @@ def generated(reply: Reply) -> Generated | Exception:
 
 
 def place(name: str) -> str:
-    """Return the folder or hub id of a model."""
+    """Return the folder or hub id of a model; raises `UserError` for one that is no folder."""
+    if name == nano.LONG:
+        raise UserError("nano-long is nano with a change of its weights, which vLLM cannot add: leave --backend out, "
+                        "or give another model.")
     return str(nano.weights(name)) if name in nano.NAMES else name
 
 

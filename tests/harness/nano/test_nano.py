@@ -244,8 +244,8 @@ def test_training_by_steps_is_repeatable_and_can_go_on(tokenizer, tmp_path, monk
     found = []
     for name, more in (("one", []), ("two", []), ("three", ["--start", str(tmp_path / "one"), "--rate", "0.5"])):
         train.main(["--out", str(tmp_path / name), "--steps", "2", "--draft-share", "0.5", "--workers", "1", *more])
-        found.append([(tmp_path / name / model / "model.safetensors").read_bytes() for model in NAMES])
-        assert sorted(folder.name for folder in (tmp_path / name).iterdir()) == sorted(NAMES)
+        found.append([(tmp_path / name / model / "model.safetensors").read_bytes() for model in train.SHAPES])
+        assert sorted(folder.name for folder in (tmp_path / name).iterdir()) == sorted(train.SHAPES)
     assert found[0] == found[1] != found[2]
     facts = json.loads((tmp_path / "three" / "nano" / "training.json").read_text())
     assert facts["curve"][-1]["step"] == facts["went_on_from"]["curve"][-1]["step"] == 2
@@ -298,7 +298,7 @@ def test_workers_add_up_and_agree(tmp_path):
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", train.SHAPES)
 def test_shipped_models_load_in_fp32_and_share_a_tokenizer(name):
     model = AutoModelForCausalLM.from_pretrained(weights(name), dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(weights(name))
