@@ -12,8 +12,8 @@ in the tests of Kamradt and of RULER (Hsieh et al. 2024, arXiv:2404.06654), text
 lies at several depths. With `sentences` above 1, that many new sentences about one subject lie at random places.
 
 Results are shown for each length. nano was trained on texts of up to about 400 tokens, so greedy finds less with every
-length; `length=512` is beyond what it can find without a method that extends the context. `nano-long` finds most needles
-in 1,024 and in 2,048 tokens, too.
+length; `length=512` is beyond what it can find without a method that extends the context. `nano-long` finds most
+needles in 1,024 and in 2,048 tokens, too.
 """
 
 from dataclasses import dataclass

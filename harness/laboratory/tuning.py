@@ -22,7 +22,7 @@ from harness.engine.tree import additive
 from harness.engine.windows import Windows
 from harness.errors import UserError
 from harness.heads.layer import Context
-from harness.heads.network import Network, Recipe, product
+from harness.heads.network import Network, Recipe, TargetParts, product
 from harness.laboratory.corpus import Batch, Corpus
 from harness.laboratory.training import loss
 

@@ -104,7 +104,7 @@ def train(model: Model, found: Sequence[Answer], steps: int, weight: float, say:
             seed, say)
     if tune_steps:
         torch.manual_seed(seed)
-        adapters = Adapters(target).to(model.engine.device)
+        adapters = Adapters(target.parts.model.get_decoder()).to(model.engine.device)
         gates.requires_grad_(False)
         descend(found, list(adapters.parameters()), lambda some: loss(some, True, adapters.applied()), tune_steps,
                 TUNE_RATE, size, seed, say)
