@@ -21,6 +21,7 @@ from harness.cli import (
     listing,
     merge,
     plan_jobs,
+    push,
     report,
     run,
     show,
@@ -62,7 +63,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "judge": judge.command, "plan-jobs": plan_jobs.command, "status": status.command,
     "merge": merge.command, "limits": limits.command, "verify": verify.command, "check": check.command,
     "sweep": sweep.command, "study": study.command, "train-head": train_head.command, "list": listing.command,
-    "show": show.command, "export": export.command, "import": export.import_command, "doctor": doctor.command,
+    "show": show.command, "export": export.command, "import": export.import_command, "push": push.command,
+    "doctor": doctor.command,
 }
 for name, command in COMMANDS.items():
     app.command(name, context_settings=plan_jobs.SETTINGS if command is plan_jobs.command else None)(command)

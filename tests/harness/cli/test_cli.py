@@ -71,7 +71,7 @@ def test_help_names_the_commands_and_nothing_else() -> None:
     text = call("--help").stdout
     assert [line.split()[0] for line in text.partition("Commands:")[2].split("\n") if line.strip()] == [
         "run", "report", "view", "compare", "judge", "plan-jobs", "status", "merge", "limits", "verify", "check",
-        "sweep", "study", "train-head", "list", "show", "export", "import", "doctor"]
+        "sweep", "study", "train-head", "list", "show", "export", "import", "push", "doctor"]
     assert max(map(len, text.splitlines())) <= 80
     assert "..." not in text.partition("Commands:")[2], "a command's help does not fit on its line"
 
