@@ -8,7 +8,7 @@ from typer import Argument, Option
 
 from harness.cli import complete
 from harness.cli.options import check_names
-from harness.plugins.registry import STUDIES
+from harness.plugins.registry import STUDIES, add_plugin
 from harness.plugins.spec import Spec, separated
 from harness.plugins.study import Setting, Study
 from harness.store.config import RunConfig
@@ -33,6 +33,8 @@ def command(
     device: Annotated[str, Option(metavar="D", help="cpu, cuda, cuda:1, … [auto]", show_default=False)] = "auto",
     threads: Annotated[int | None, Option(metavar="N", help="CPU threads [1 for a small model]")] = None,
     data: Annotated[Path | None, Option(metavar="DIR", help="data sets [$DECODEBENCH_DATA, then the hub]")] = None,
+    plugins: Annotated[list[Path] | None, Option("--plugin", metavar="FILE.py",
+                                                 help="file with your own study, strategy or task; repeatable")] = None,
     output: Annotated[Path | None, Option("-o", "--output", metavar="DIR",
                                           help="folder of the table and the plot [runs/studies/STUDY]")] = None,
 ) -> int:
@@ -42,6 +44,8 @@ def command(
     """
     config = RunConfig(model=model, draft=draft, tasks=tuple(tasks or ()), limit=limit, seed=seed, dtype=dtype,
                        device=device, threads=threads, data=data)
+    for path in plugins or ():
+        add_plugin(path)
     chosen, folder = STUDIES.build(study), output or Path("runs") / "studies" / Spec.parse(study).name
     check_names(config)
     from rich.console import Console

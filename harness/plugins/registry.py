@@ -135,7 +135,7 @@ class Registry(Generic[P]):
 
 
 def add_plugin(path: Path) -> None:
-    """Register a Python file as a task if one of its classes has the base `Task`, otherwise as a strategy.
+    """Register a Python file as a task or a study if one of its classes has this base, otherwise as a strategy.
 
     The file is parsed, not executed. Raises `UserError` if it is not a Python file or its name is taken.
     """
@@ -143,7 +143,7 @@ def add_plugin(path: Path) -> None:
         raise UserError(f"There is no plugin file {path}.")
     bases = {base.attr if isinstance(base, ast.Attribute) else base.id for node in ast.walk(parsed(path))
              if isinstance(node, ast.ClassDef) for base in node.bases if isinstance(base, ast.Attribute | ast.Name)}
-    registry: Registry[Any] = TASKS if "Task" in bases else STRATEGIES
+    registry: Registry[Any] = TASKS if "Task" in bases else STUDIES if "Study" in bases else STRATEGIES
     registry.add_file(path)
 
 

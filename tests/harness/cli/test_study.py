@@ -34,15 +34,15 @@ class Halves(Study):
 
 
 @pytest.fixture
-def halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "halves.py"
     file.write_text(HALVES)
     monkeypatch.setattr(STUDIES, "_files", {})
-    return STUDIES.add_file(file)
+    return file
 
 
-def test_a_study_prints_a_table_and_writes_it_with_a_plot(halves: str, tmp_path: Path) -> None:
-    done = call("study", f"{halves}:most=2", "-o", tmp_path / "out")
+def test_a_study_prints_a_table_and_writes_it_with_a_plot(halves: Path, tmp_path: Path) -> None:
+    done = call("study", "halves:most=2", "--plugin", halves, "-o", tmp_path / "out")
     assert done.exit_code == 0
     rows = [line.split() for line in done.stdout.splitlines()[3:6]]
     assert rows == [["nano", "0", "1,500"], ["nano", "1", "0.5", "1,500"], ["nano", "2", "0.25", "1,500"]]
@@ -56,7 +56,7 @@ def test_a_study_prints_a_table_and_writes_it_with_a_plot(halves: str, tmp_path:
     (["halves", "-m", "nanoo"], "nanoo"),
 ])
 def test_a_wrong_word_is_refused_before_anything_is_written(
-        arguments: list[str], sentence: str, halves: str, tmp_path: Path) -> None:
-    done = call("study", *arguments, "-o", tmp_path / "out")
+        arguments: list[str], sentence: str, halves: Path, tmp_path: Path) -> None:
+    done = call("study", *arguments, "--plugin", halves, "-o", tmp_path / "out")
     assert (done.exit_code, sentence in done.stderr) == (2, True)
     assert not (tmp_path / "out").exists()
