@@ -1,11 +1,11 @@
 """SEAL: find passages of a corpus by n-grams that the model generates, all of which occur in it.
 
 Bevilacqua et al. 2022 (arXiv 2204.10628). A beam search of `length` tokens may only go on with tokens that follow the
-hypothesis somewhere in the file `corpus`, which has a passage on each line; without one, in the passages that the task
-gives, as `nano_closed_set` does. Their log p are those of the whole vocabulary, not renormalised. Every hypothesis of
-every step is a key: its score compares its log p with how often it occurs, to the power `alpha`; a passage adds up the
-scores of its keys, in which a key counts less, by `beta`, the more of its tokens others have. Sample i is the i-th
-passage, or with `gives=key` the i-th hypothesis.
+hypothesis somewhere in the file `corpus`, which has a passage on each line; with `corpus=task`, in the passages that
+the task gives, as `nano_closed_set` does. Their log p are those of the whole vocabulary, not renormalised. Every
+hypothesis of every step is a key: its score compares its log p with how often it occurs, to the power `alpha`; a
+passage adds up the scores of its keys, in which a key counts less, by `beta`, the more of its tokens others have.
+Sample i is the i-th passage, or with `gives=key` the i-th hypothesis.
 
 The corpus is a suffix array of token ids, which answers the same questions as the paper's FM-index. Of the paper, keys
 from titles and from the query are left out, and so are the scores of single tokens in uncovered places.
@@ -23,6 +23,8 @@ from harness.engine.session import Session
 from harness.errors import UserError
 from harness.plugins.strategy import Request, knob
 from strategies.parts.passages import Key, Passages, in_file, indexed
+
+OF_TASK = "task"
 
 
 @dataclass
@@ -57,7 +59,7 @@ class InCorpus(Beams):
 class Seal(Search):
     """With `gives=key`, and a corpus in which every sequence occurs, this is `beam` of a fixed length."""
 
-    corpus: str = knob("", "file of passages, one a line [those of the task]", file=True)
+    corpus: str = knob("", "file of passages, one a line; task for those of the task", file=True)
     width: int = knob(15, "beams", low=1, high=256, sweep=(1, 5, 15), also="num_beams")
     length: int = knob(10, "tokens of a key", low=1, high=31, sweep=(5, 10))
     alpha: float = knob(2.0, "power of the score of a key", low=0, high=10, sweep=(1.0, 2.0))
@@ -70,11 +72,13 @@ class Seal(Search):
     def searched(self, session: Session, request: Request) -> InCorpus:
         """Return the search at its end; raises `UserError` without passages."""
         text, engine = request.as_text, session.engine
-        if not self.corpus and not text.parts.passages:
-            raise UserError("seal needs passages: give corpus=…, a file with one a line.")
+        of_task = self.corpus == OF_TASK
+        if not self.corpus or (of_task and not text.parts.passages):
+            raise UserError("seal needs passages: give corpus=…, a file with one a line, or corpus=task for those of "
+                            "the task.")
         length = min(self.length, max(1, engine.max_len - len(request.prompt)))
-        found = in_file(engine, self.corpus, text.tokens) if self.corpus else indexed(
-            engine, tuple(text.parts.passages), text.tokens)
+        found = indexed(engine, tuple(text.parts.passages), text.tokens) if of_task else in_file(
+            engine, self.corpus, text.tokens)
         plain = replace(request, max_new_tokens=length, eos=frozenset(), stopped=lambda tokens: False)
         front = InCorpus(self.width, divisor("none", 0.0), "never", plain, corpus=found)
         walk(session, [front])

@@ -32,7 +32,7 @@ class Jrt(Task):
     part: str = knob("fda", "one of the data sets", choices=PARTS, sweep=PARTS)
 
     version = 1
-    source = "Arora et al. 2024, arXiv:2407.05483; HazyResearch/prefix-linear-attention"
+    source = "HazyResearch/prefix-linear-attention, arXiv:2407.05483"
     headline = "recall"
     max_new_tokens = 48
     stop = ("\n",)

@@ -60,7 +60,8 @@ def warm_up(model: Model) -> tuple[Request, StopRule]:
     """Return a request for a few tokens after a prompt of no task, and its stop rule."""
     prompt = encode(model, WARM_UP)
     rule = StopRule(model.tokenizer, prompt, frozenset(), ())
-    text = request_text(model, WARM_UP, rule, lambda answer: answer.strip() or None)
+    text = request_text(model, WARM_UP, rule, lambda answer: answer.strip() or None,
+                        parts=PromptParts(passages=(WARM_UP,)))
     return Request(tuple(prompt), 8, PhiloxStream("warm-up"), text=text), rule
 
 

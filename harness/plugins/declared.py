@@ -78,8 +78,9 @@ def _knobs(node: ast.ClassDef, module: Module) -> Iterator[tuple[str, str]]:
     if not node.bases:
         raise LookupError(node.name)
     for base in node.bases:
-        name = base.id if isinstance(base, ast.Name) else ""
-        if name not in CONTRACTS:
+        plain = base.value if isinstance(base, ast.Subscript) else base
+        name = plain.id if isinstance(plain, ast.Name) else ""
+        if name not in (*CONTRACTS, "Generic"):
             origin = module.origin(name)
             yield from _knobs(origin.classes[name], origin)
     if not any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):

@@ -168,7 +168,7 @@ def test_passages_of_the_task_are_those_of_a_file(tmp_path: Path) -> None:
     lines = tuple(" ".join(f"t{token}" for token in text) for text in texts)
     text = replace(words(prompt, 97), parts=PromptParts(passages=lines))
     request = Request(tuple(prompt), 30, PhiloxStream(0), frozenset(), text=text)
-    (found,) = Seal(width=3).generate(Session(target()), request)
+    (found,) = Seal(width=3, corpus="task").generate(Session(target()), request)
     assert list(found) == decode(Seal(width=3, corpus=file_of(texts, tmp_path / "corpus")), target(), prompt, eos=None)
 
 

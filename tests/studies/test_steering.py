@@ -23,9 +23,8 @@ from strategies.parts.codes import Codebook
 from strategies.parts.steering import Vector, read
 from studies import steering
 from studies.steering import Steering
-from tests.scale import scaled
 
-SMALL = Steering(layers=1, codes=scaled(6, 12), texts=1, prompts=1, new=4)
+SMALL = Steering(layers=1, codes=12, texts=1, prompts=1, new=4)
 
 
 def shipped(count: int) -> dict[str, list[str]]:

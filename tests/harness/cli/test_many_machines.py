@@ -11,8 +11,7 @@ from tests.program import call
 
 RUN = ["-m", "nano", "-t", "nano_math", "-s", "greedy,top_p:p=0.9", "-o", "runs/a b"]
 LOGGED = """#!/bin/bash
-printf '%s|' "$@" >> "$LOG"
-echo "gpu=$CUDA_VISIBLE_DEVICES" >> "$LOG"
+echo "$(printf '%s|' "$@")gpu=$CUDA_VISIBLE_DEVICES" >> "$LOG"
 """
 
 
