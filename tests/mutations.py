@@ -299,6 +299,17 @@ MUTATIONS = (
     Mutation("a hook on attention is lost under a cache policy", "harness/engine/attention_hooks.py",
              "partial(function, _current(attention)), name", "partial(function, _eager(attention)), name",
              "tests/harness/engine/test_cache_policy.py"),
+    Mutation("a merged run keeps the times of other kinds of machines", "harness/store/merge.py",
+             "else _untimed(part.store)", "else _timed(part.store)", "tests/harness/store/test_merge.py"),
+    Mutation("a block is dealt to several shards", "harness/run/cells.py",
+             "== shard.number - 1", "<= shard.number - 1", "tests/harness/store/test_merge.py"),
+    Mutation("a block begins that cannot end within the budget", "harness/run/budget.py",
+             "now + self.longest > self.began", "now > self.began", "tests/harness/run/test_budget.py"),
+    Mutation("bounds of pages are not counted where the budget is a share", "strategies/quest.py",
+             "(pages > self._budget(pages))", "(pages > self.count)", "tests/strategies/test_bytes_read.py"),
+    Mutation("the last draft is verified without its exit state", "strategies/exit_draft.py",
+             "self.read(tree.tokens[-1])", "self.states.append(self.states[-1])",
+             "tests/strategies/test_exit_draft.py"),
 )
 
 
