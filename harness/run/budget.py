@@ -7,11 +7,12 @@ from harness.backends.trace import Clock
 from harness.store.schema import Manifest
 
 LEFT = "Not finished: "
+AFTER = 15.0  # seconds for what follows the last block: metrics of texts, tables, plots and the page
 
 
 @dataclass
 class Budget:
-    """The time until a run must end; blocks that began tell how long the next one may take."""
+    """The time until a run must end, `limit` seconds after it `began`; blocks tell how long the next one may take."""
 
     clock: Clock
     began: float
@@ -27,7 +28,7 @@ class Budget:
             return True
         if self.block is not None:
             self.longest = max(self.longest, now - self.since)
-            if now + self.longest > self.began + self.limit:
+            if now + self.longest > self.began + self.limit - AFTER:
                 return False
         self.block, self.since = block, now
         return True

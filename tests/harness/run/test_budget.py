@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from harness.run.budget import LEFT, Budget
+from harness.run.budget import AFTER, LEFT, Budget
 from harness.run.runner import run
 from harness.store.config import RunConfig
 from harness.store.duration import seconds
@@ -31,7 +31,7 @@ def test_other_durations_are_refused(text: str) -> None:
 
 def test_a_block_begins_if_one_as_long_as_the_longest_would_end_in_time() -> None:
     now = 0.0
-    budget = Budget(lambda: now, began=-2.0, limit=10.0)
+    budget = Budget(lambda: now, began=-2.0, limit=AFTER + 10.0)
     found = list[bool]()
     for block, time in ((0, 0.0), (0, 1.0), (1, 3.0), (1, 4.0), (2, 5.0), (3, 5.5)):
         now = time
