@@ -37,6 +37,7 @@ from harness.models.loading import Model
 from harness.nano.corpus import KINDS
 from harness.nano.documents import documents
 from harness.plugins.study import Setting, Study, knob
+from harness.report.plot_parts import log_scale
 from harness.run.loading import find_device, load_target
 from strategies.ffn_skip import SkipAlike
 
@@ -92,6 +93,7 @@ class OracleGap(Study):
     threshold: float = knob(0.98, "of ffn_skip", low=-1, high=2, sweep=(0.95, 0.98, 0.99))
 
     paper: ClassVar[str] = "Alizadeh et al. 2024, arXiv 2410.10846"
+    heeds: ClassVar[frozenset[str]] = frozenset({"tasks", "limit"})
 
     def table(self, setting: Setting) -> "pd.DataFrame":
         """Measure the model on the ends of texts."""
@@ -109,9 +111,9 @@ class OracleGap(Study):
         else:
             raise UserError(f"Which texts should '{model.name}' read? Give a task with -t.")
         room = min(LONGEST, model.engine.max_len)
-        if texts := [cut for text in found if len(cut := text[:room]) > self.tokens + 1]:
-            return texts
-        raise UserError(f"No text has more than {self.tokens + 1} tokens: score fewer with oracle_gap:tokens=N.")
+        if not (texts := [cut for text in found if len(cut := text[:room]) > self.tokens + 1]):
+            raise UserError(f"No text has more than {self.tokens + 1} tokens: score fewer with oracle_gap:tokens=N.")
+        return texts
 
     def measured(self, engine: Engine, texts: Sequence[Sequence[int]], setting: Setting) -> "pd.DataFrame":
         """Return the table for these texts."""
@@ -138,8 +140,6 @@ class OracleGap(Study):
 
     def plot(self, table: "pd.DataFrame", axes: "Axes") -> None:
         """Draw the loss by the MLPs that a token runs."""
-        from harness.report.plot_parts import log_scale
-
         for name, label in (("random", "random set"), ("lowest", "lowest layers"),
                             ("best", f"best of {self.draws} for a text"), ("oracle", "best for each token")):
             axes.plot(table["MLPs"], table[name], marker="o", markersize=3, label=label)

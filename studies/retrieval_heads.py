@@ -57,6 +57,7 @@ class RetrievalHeads(Study):
     since: str = knob("answer", "what is read without the heads: the answer, or all", choices=("answer", "prompt"))
 
     paper: ClassVar[str] = "Wu et al. 2024, arXiv 2404.15574"
+    heeds: ClassVar[frozenset[str]] = frozenset({"limit"})
 
     @torch.inference_mode()
     def table(self, setting: Setting) -> "pd.DataFrame":

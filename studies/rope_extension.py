@@ -19,6 +19,7 @@ from harness.measure.summary import samples
 from harness.models.rope import LINEAR, NTK, YARN
 from harness.nano.corpus import problems
 from harness.plugins.registry import TASKS
+from harness.plugins.spec import Spec
 from harness.plugins.study import Setting, Study, knob
 from harness.run.loading import find_device, load_target
 from harness.run.runner import run
@@ -41,12 +42,13 @@ class RopeExtension(Study):
     """A row for each rule and factor, and for the second model."""
 
     factor: int = knob(0, "factor of all rules [0 for 4 and 8]", low=0, high=64, sweep=(2, 4, 8, 16))
-    original: int = knob(400, "tokens of the longest text that the model was trained on [400 for nano; 0 for that of "
-                              "its configuration]", low=0, high=1 << 20)
+    original: int | None = knob(None, "tokens of the longest training text [400 for nano, else by its configuration]",
+                                low=8, high=1 << 20)
     length: int = knob(2048, "tokens of a text whose perplexity is measured", low=FIRST, high=1 << 14)
     texts: int = knob(3, "texts whose perplexity is measured", low=1, high=100)
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2309.00071"
+    heeds: ClassVar[frozenset[str]] = frozenset({"draft", "tasks", "limit"})
 
     def table(self, setting: Setting) -> "pd.DataFrame":
         """Measure each rule, and then the second model."""
@@ -58,23 +60,31 @@ class RopeExtension(Study):
         config = replace(setting.config, device=find_device(setting.config.device), draft=None,
                          tasks=tuple(with_length(task, length) for length in LENGTHS))
         second = setting.config.draft or (nano.LONG if config.model == nano.NANO else None)
-        rows = [self._row(setting, replace(config, rope=rope), rope or "as trained") for rope in ("", *self.rules())]
+        rows = [self._row(setting, config, "as trained")]
+        end = self._trained(config)
+        rows += [self._row(setting, replace(config, rope=f"{rule}{end}"), rule) for rule in self.rules()]
         if second:
             rows.append(self._row(setting, replace(config, model=second), second))
         return pd.DataFrame(rows)
 
     def rules(self) -> list[str]:
-        """Return what `--rope` takes, for each rule and factor."""
-        end = f":{self.original}" if self.original else ""
-        return [f"{rule}:{factor}{end}" for rule in RULES for factor in ((self.factor,) if self.factor else FACTORS)]
+        """Return each rule with its factor, as in `--rope`."""
+        return [f"{rule}:{factor}" for rule in RULES for factor in ((self.factor,) if self.factor else FACTORS)]
+
+    def _trained(self, config: RunConfig) -> str:
+        """Return the length of the training texts, as behind a rule; empty for that of the configuration."""
+        original = self.original or (nano.TRAINED if config.model == nano.NANO else None)
+        return f":{original}" if original else ""
 
     def _row(self, setting: Setting, config: RunConfig, label: str) -> dict[str, object]:
         setting.say(f"{label}: perplexity")
-        row: dict[str, object] = {"positions": label.removesuffix(f":{self.original}")}
+        row: dict[str, object] = {"positions": label}
         row |= {f"ppl {end}": value for end, value in self.perplexities(config).items()}
         folder = setting.folder / label.replace(":", "-").replace("/", "-").replace(" ", "-")
         outcome = run(replace(config, strategies=("greedy",), concurrency=BATCH, texts=False,
                               output=folder), Told(label, setting.say), "decodebench study rope_extension")
+        if outcome.failed:
+            raise UserError(f"rope_extension: {outcome.failed} answers failed; see `decodebench report {folder}`.")
         store = Store.open(outcome.folder)
         frame = samples(store)
         for task, length in zip(store.manifest.tasks, LENGTHS, strict=True):
@@ -128,4 +138,6 @@ def blocks(length: int) -> list[int]:
 
 def with_length(spec: str, length: int) -> str:
     """Return the spec of a task at a length; raises `UserError` for one without that knob."""
+    if "length" not in TASKS.get(Spec.parse(spec).name).knobs():
+        raise UserError(f"rope_extension needs a task with a knob 'length', such as nano_needle, not {spec}.")
     return TASKS.build(f"{spec}{',' if ':' in spec else ':'}length={length}").spec()

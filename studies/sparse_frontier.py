@@ -52,6 +52,7 @@ class SparseFrontier(Study):
     win: int = knob(8, "last tokens of the prompt that choose its keys for snapkv", low=1, high=1024, sweep=(8, 16, 32))
 
     paper: ClassVar[str] = "Nawrot et al. 2025, arXiv 2504.17768"
+    heeds: ClassVar[frozenset[str]] = frozenset({"draft", "tasks", "limit"})
 
     def table(self, setting: Setting) -> "pd.DataFrame":
         """Run both models, or one if there is no second one, and compare the scores of each with its own dense ones."""

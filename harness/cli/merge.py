@@ -25,10 +25,11 @@ def command(
     """
     from harness.cli.report import render
     from harness.store.merge import merge
+    from harness.store.schema import UNFINISHED
 
     if output is None and len(folders) > 1:
         raise UserError("Give a folder for the whole run with -o.")
     merged = merge(folders, output or folders[0], shlex.join(["decodebench", *sys.argv[1:]]), machine)
     render([merged.store.folder], merged.store.folder / "report")
     typer.echo(f"Run: {merged.store.folder}")
-    return 3 if any(note.startswith("Not complete") for note in merged.notes) else 0
+    return 3 if any(note.startswith(UNFINISHED) for note in merged.notes) else 0

@@ -8,6 +8,7 @@ from typer import Argument, Option
 
 from harness.cli import complete
 from harness.cli.options import check_names
+from harness.errors import UserError
 from harness.plugins.registry import STUDIES, add_plugin
 from harness.plugins.spec import Spec, separated
 from harness.plugins.study import Setting, Study
@@ -48,6 +49,9 @@ def command(
         add_plugin(path)
     chosen, folder = STUDIES.build(study), output or Path("runs") / "studies" / Spec.parse(study).name
     check_names(config)
+    for setting, option in (("draft", "--draft"), ("tasks", "--task"), ("limit", "--limit")):
+        if getattr(config, setting) and setting not in chosen.heeds:
+            raise UserError(f"The study {chosen.name} has no use for {option}: leave it out.")
     from rich.console import Console
 
     from harness.store.files import replace_file

@@ -24,6 +24,7 @@ from torch.nn import functional
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from harness import nano
+from harness.errors import program
 from harness.laboratory.training import CLIP, REPORT, rate_at
 from harness.laboratory.tuning import Adapters
 from harness.nano import attention, change
@@ -181,4 +182,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 NAMES = NANO, DRAFT, LONG = ("nano", "nano-draft", "nano-long")
-LONG_CONFIG = {  # of nano-long, where it differs from nano's; nano was trained on texts of up to 400 tokens
+TRAINED = 400  # tokens of the longest texts that nano was trained on
+LONG_CONFIG = {  # of nano-long, where it differs from nano's
     "max_position_embeddings": 3200,
     "rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0,
-                        "original_max_position_embeddings": 400},
+                        "original_max_position_embeddings": TRAINED},
 }
-
 
 
 def weights(name: str) -> Path:

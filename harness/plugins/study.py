@@ -30,9 +30,13 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Study(Plugin):
-    """A study; its file has one class, and its knobs are declared like those of strategies."""
+    """A study; its file has one class, and its knobs are declared like those of strategies.
+
+    `heeds` names the settings among draft, tasks and limit that it uses; the others are refused.
+    """
 
     paper: ClassVar[str]
+    heeds: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def table(self, setting: Setting) -> "pd.DataFrame":

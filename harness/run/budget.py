@@ -1,12 +1,10 @@
 """A time budget: a run ends between two blocks when the next one may not be finished in time."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from harness.backends.trace import Clock
-from harness.store.schema import Manifest
+from harness.store.schema import UNFINISHED, Manifest
 
-LEFT = "Not finished: "
 AFTER = 15.0  # seconds for what follows the last block: metrics of texts, tables, plots and the page
 
 
@@ -34,10 +32,10 @@ class Budget:
         return True
 
 
-def with_left(manifest: Manifest, left: int, budget: str | None) -> Manifest:
-    """Return the manifest with a warning about the samples that are left, if any, in place of an earlier one."""
-    warnings: Iterable[str] = (text for text in manifest.warnings if not text.startswith(LEFT))
+def with_left(manifest: Manifest, left: int, samples: int, budget: str | None) -> Manifest:
+    """Return the manifest of a run that ends with so many of its samples left, with a warning if a budget was spent."""
+    warnings = [text for text in manifest.warnings if not text.startswith(UNFINISHED)]
     if left and budget:
-        warnings = [*warnings, f"{LEFT}{left} of {manifest.planned} samples were left when the budget of {budget} was "
-                               "spent; all strategies have the same examples, and the same command goes on."]
-    return manifest.model_copy(update={"warnings": list(warnings)})
+        warnings.append(f"{UNFINISHED}{left} of {samples} samples were left when the budget of {budget} was spent; all "
+                        "strategies have the same examples, and the same command goes on.")
+    return manifest.model_copy(update={"warnings": warnings, "planned": samples})

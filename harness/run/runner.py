@@ -143,7 +143,7 @@ def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner", not
         store.write_text_metrics(text_metrics.compute(plan, store.records()))
     samples = sum(len(cell.examples) for cell in cells)
     left_out = samples - len(done) - added
-    if (manifest := with_left(store.manifest, left_out, plan.config.budget)) != store.manifest:
+    if (manifest := with_left(store.manifest, left_out, samples, plan.config.budget)) != store.manifest:
         store.replace_manifest(manifest)
     return Outcome(store.folder, failed, samples, runner.failures.first, left_out)
 

@@ -11,6 +11,7 @@ from harness.errors import UserError
 from harness.models.loading import Model
 from harness.plugins.data import DataSource
 from harness.plugins.registry import STRATEGIES, TASKS
+from harness.plugins.spec import labels
 from harness.plugins.strategy import Strategy
 from harness.plugins.task import Example, Task
 from harness.store.config import RunConfig
@@ -51,7 +52,8 @@ def check_given(config: RunConfig, strategies: Sequence[Strategy], tasks: Sequen
     names = [chosen.task.name for chosen in tasks if chosen.task.given]
     if names and config.backend != "transformers":
         raise UserError(f"The task '{names[0]}' scores a given text, which only --backend transformers can.")
-    if names and (others := [strategy.spec() for strategy in strategies if not strategy.scores_given]):
+    shown = labels(strategy.spec() for strategy in strategies)
+    if names and (others := [shown[strategy.spec()] for strategy in strategies if not strategy.scores_given]):
         more = f" and {len(others) - 3} others" if len(others) > 3 else ""
         raise UserError(f"The task '{names[0]}' scores a given text, which {', '.join(others[:3])}{more} cannot; give "
                         "strategies that can with -s, such as greedy and the cache policies over it (greedy+window).")

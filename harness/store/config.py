@@ -48,21 +48,19 @@ class Rejected(UserError):
 class RunConfig:
     """A run's settings; empty `strategies` and `tasks` mean the defaults of `harness.run.selection`.
 
-    `preset` names a set of strategies (`harness.run.presets`). `limit` caps the examples of a task, `samples` is
-    the number of answers to each prompt, and `repeats` runs everything several times. `concurrency` is the batch
-    size: the sequences decoded in one batch (continuous batching). `draft` and `device` are chosen when None or
-    "auto", `heads` are trained heads of the model; `dtype` None is float32 on a CPU and bfloat16 on a GPU.
-    `share_prefix` prefills the common prefix of a task's prompts only once, `cache_gb` limits the KV cache (half of
-    the free memory when None), `compile` runs the forward pass through `torch.compile`. `engine` holds options of
-    another backend's engine, and `template_args` variables of the chat template, each as NAME=VALUE. `rope` scales the
-    model's rotary positions (`harness.models.rope`). `base_url` is
-    the address of a server, and `key_variable` the environment variable that holds its key. With `request_rate`,
-    requests are sent to it at random times, at this average rate per second, without waiting for answers. `texts`
-    computes text metrics in all tasks or in none; when None, in open-ended tasks or with several samples. `scorer`
-    is the model that computes them, the evaluated one when None. `trace` "full" keeps the draft or search tree of
-    each step, and the ranks of sampled tokens. `shard` is the share of the blocks to run, as 2/8, and
-    `budget` the time after which no block begins, as 30m.
-    Raises `UserError` for an invalid value.
+    `preset` names a set of strategies (`harness.run.presets`). `limit` caps the examples of a task, `samples` is the
+    number of answers to each prompt, and `repeats` runs everything several times. `concurrency` is the batch size: the
+    sequences decoded in one batch (continuous batching). `draft` and `device` are chosen when None or "auto", `heads`
+    are trained heads of the model; `dtype` None is float32 on a CPU and bfloat16 on a GPU. `share_prefix` prefills the
+    common prefix of a task's prompts only once, `cache_gb` limits the KV cache (half of the free memory when None),
+    `compile` runs the forward pass through `torch.compile`. `engine` holds options of another backend's engine, and
+    `template_args` variables of the chat template, each as NAME=VALUE. `rope` scales the model's rotary positions
+    (`harness.models.rope`). `base_url` is the address of a server, and `key_variable` the environment variable that
+    holds its key. With `request_rate`, requests are sent to it at random times, at this average rate per second,
+    without waiting for answers. `texts` computes text metrics in all tasks or in none; when None, in open-ended tasks
+    or with several samples. `scorer` is the model that computes them, the evaluated one when None. `trace` "full" keeps
+    the draft or search tree of each step, and the ranks of sampled tokens. `shard` is the share of the blocks to run,
+    as 2/8, and `budget` the time until the run ends, as 30m. Raises `UserError` for an invalid value.
     """
 
     model: str = "nano"

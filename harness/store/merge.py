@@ -12,7 +12,7 @@ from harness.errors import UserError
 from harness.store.files import replace_file
 from harness.store.folder import EXPECTED, TREES, Store, difference, refuse_other
 from harness.store.lock import locked
-from harness.store.schema import Manifest, Record, Sample, TextMetrics
+from harness.store.schema import UNFINISHED, Manifest, Record, Sample, TextMetrics
 from harness.store.shard import Shard
 
 MERGED = "merged.jsonl"  # beside the records that `run` adds to a merged run
@@ -116,10 +116,10 @@ def _kind(parts: Sequence[Part], wanted: str | None) -> str:
 def _notes(parts: Sequence[Part], kept: str) -> list[str]:
     notes, shards = list[str](), parts[0].shard.shards
     if missing := [str(n) for n in range(1, shards + 1) if n not in {part.shard.number for part in parts}]:
-        notes.append(f"Not complete: shards {', '.join(missing)} of {shards} are missing.")
+        notes.append(f"{UNFINISHED}shards {', '.join(missing)} of {shards} are missing.")
     if unfinished := [part for part in parts if part.done + part.failed < (part.store.manifest.planned or 0)]:
         names = ", ".join(str(part.shard.number) for part in unfinished)
-        notes.append(f"Not complete: shards {names} of {shards} have samples left.")
+        notes.append(f"{UNFINISHED}shards {names} of {shards} have samples left.")
     if others := sorted({part.machine for part in parts} - {kept}):
         timed = sum(part.done for part in parts if part.machine == kept)
         notes.append(f"Two kinds of machines: quality and counts are of all {sum(part.done for part in parts)} "
@@ -130,7 +130,7 @@ def _notes(parts: Sequence[Part], kept: str) -> list[str]:
 def _manifest(parts: Sequence[Part], kept: str, command: str, notes: Sequence[str]) -> Manifest:
     manifests = [part.store.manifest for part in parts]
     first = next(part.store.manifest for part in parts if part.machine == kept)
-    known = dict.fromkeys(chain.from_iterable(one.warnings for one in manifests))
+    known = dict.fromkeys(text for one in manifests for text in one.warnings if not text.startswith(UNFINISHED))
     complete = len(parts) == parts[0].shard.shards and all(one.planned is not None for one in manifests)
     return first.model_copy(update={
         "command": command, "created": min(one.created for one in manifests), "warnings": [*notes, *known],
@@ -147,7 +147,8 @@ def _write(store: Store, parts: Sequence[Part], kept: str) -> None:
         if any((one.folder / name).exists() for one in stores):
             lines = chain.from_iterable(map(partial(_lines, name=name), stores))
             replace_file(store.folder / name, dict.fromkeys(lines) if name == EXPECTED else lines)
-    if metrics := [found for one in stores if (found := one.text_metrics())]:
+    metrics = [found for one in stores if (found := one.text_metrics())]
+    if len(metrics) == len(stores):  # those of some answers alone would pass for those of all
         store.write_text_metrics(_texts(metrics))
 
 

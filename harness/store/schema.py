@@ -8,6 +8,7 @@ from harness.store.computed import Computed, Sizes
 from harness.store.stored import Stored
 
 SCHEMA = 1
+UNFINISHED = "Not complete: "  # begins a warning about samples that are left
 Stop = Literal["eos", "stop", "length", "context", "ended", "unknown"]
 CODE_NOT_RUN = "code not run: allow it with --allow-code-execution"  # `unscored` of a task whose programs may run later
 Key = tuple[str, str, str, int, int]  # task, example, strategy, sample, repeat

@@ -31,9 +31,11 @@ def test_each_block_is_as_long_as_all_before_it() -> None:
 
 
 def test_rules_are_written_for_the_option() -> None:
-    assert RopeExtension().rules() == [f"{rule}:{factor}:400" for rule in ("ntk", "linear", "yarn")
-                                       for factor in (4, 8)]
-    assert RopeExtension(factor=2, original=0).rules() == ["ntk:2", "linear:2", "yarn:2"]
+    assert RopeExtension().rules() == [f"{rule}:{factor}" for rule in ("ntk", "linear", "yarn") for factor in (4, 8)]
+    assert RopeExtension(factor=2).rules() == ["ntk:2", "linear:2", "yarn:2"]
+    nano, other = RunConfig(model="nano"), RunConfig(model="other")
+    assert [RopeExtension()._trained(each) for each in (nano, other)] == [":400", ""]
+    assert [RopeExtension(original=64)._trained(each) for each in (nano, other)] == [":64", ":64"]
 
 
 def test_a_task_gets_its_length() -> None:
@@ -41,7 +43,7 @@ def test_a_task_gets_its_length() -> None:
     assert with_length("nano_needle:depths=3", 64).startswith("nano_needle:length=64,depths=3,")
     with pytest.raises(UserError, match="give -t once"):
         RopeExtension().table(Setting(RunConfig(tasks=("nano_math", "nano_edit"), device="cpu"), Path(), print))
-    with pytest.raises(UserError, match="nano_math has no knob 'length'"):
+    with pytest.raises(UserError, match="a knob 'length', such as nano_needle, not nano_math"):
         with_length("nano_math", 64)
 
 
@@ -71,7 +73,7 @@ def test_a_factor_of_one_changes_nothing_and_another_model_has_a_row(tmp_path: P
     assert list(table["positions"]) == ["as trained", "ntk:1", "nano-long"]
     plain, scaled, long = (row[1:] for row in table.itertuples(index=False, name=None))
     assert plain == scaled != long
-    assert "ntk:1:400: perplexity" in said
+    assert "ntk:1: perplexity" in said
     axes = Figure().subplots()
     study.plot(table, axes)
     assert [line.get_label() for line in axes.lines] == ["as trained", "ntk:1", "nano-long"]

@@ -126,8 +126,8 @@ def test_a_strategy_that_chooses_other_tokens_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(("spec", "more", "words"), [
-    ("beam", {}, "The task 'stream' scores a given text, which beam:"),
-    ("temperature+window", {}, "The task 'stream' scores a given text, which temperature:"),
+    ("beam", {}, "The task 'stream' scores a given text, which beam cannot;"),
+    ("temperature+window", {}, "The task 'stream' scores a given text, which temperature+window cannot;"),
     ("greedy", {"backend": "vllm"}, "The task 'stream' scores a given text, which only --backend transformers can."),
 ])
 def test_what_cannot_score_is_refused(spec: str, more: dict[str, object], words: str) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from harness.run.budget import AFTER, LEFT, Budget
+from harness.run.budget import AFTER, Budget
 from harness.run.runner import run
 from harness.store.config import RunConfig
 from harness.store.duration import seconds
 from harness.store.folder import Store
+from harness.store.schema import UNFINISHED
 from tests.pair import saved
 from tests.watch import Quiet
 
@@ -58,7 +59,7 @@ def test_a_run_ends_with_balanced_cells_and_goes_on(config: RunConfig) -> None:
     assert 0 < outcome.left < 24
     assert (len(counts), sum(counts.values())) == (4, 24 - outcome.left)
     assert max(counts.values()) - min(counts.values()) <= 1
-    wanted = f"{LEFT}{outcome.left} of 24 samples were left when the budget of 100s was spent"
+    wanted = f"{UNFINISHED}{outcome.left} of 24 samples were left when the budget of 100s was spent"
     assert store.manifest.warnings[-1].startswith(wanted)
     outcome = run(replace(config, budget="1h"), Quiet(), "run", lambda: next(times))
     store = Store.open(outcome.folder)
