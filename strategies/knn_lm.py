@@ -38,6 +38,7 @@ class KnnLm(Mixture[Datastore]):
     p: float = knob(1.0, "mass of the nucleus", low=0, high=1, sweep=(0.8, 0.9, 1.0), also="top_p")
 
     paper: ClassVar[str] = "Khandelwal et al. 2019, arXiv 1911.00172"
+
     def opened(self, engine: Engine) -> Datastore:
         """Return the datastore; raises `Unsupported` when it is not one of this model."""
         return named(self.store, self.name, engine)

@@ -100,12 +100,13 @@ def draft_and_verify(session: Session, drafter: Drafter, accept: Accept, request
 def _steps(session: Session, drafter: Drafter, accept: Accept, request: Request, warp: Warp) -> Iterator[list[int]]:
     sequence, last, tree = list(request.prompt), None, EMPTY
     likeliest = drafter.likeliest if isinstance(drafter, Predicting) else 0
+    resuming = drafter if isinstance(drafter, Resuming) else None
     end = len(sequence) + request.max_new_tokens
     while True:
         if last is not None and (limit := end - len(sequence) - 1) > 0:
             tree = drafter.draft(sequence, last, limit)
         session.follow(sequence)
-        hook = drafter.verifying if len(tree) and isinstance(drafter, Resuming) else None
+        hook = resuming.verifying if resuming and len(tree) else None
         reading, copied = session.read(tree, hook), None
         if accept is greedy and warp is identity:
             path, token = follow(tree, reading.best)
