@@ -38,6 +38,12 @@ class Gates(nn.Module):
         self.weight = nn.Parameter(torch.zeros(target.layers, target.hidden))
         self.bias = nn.Parameter(torch.full((target.layers,), KEEPS))
 
+    def over(self, target: TargetParts) -> "Gates":
+        """Return the same routers over another model of the same size."""
+        gates = Gates(target).to(self.bias.device)
+        gates.load_state_dict(self.state_dict())
+        return gates
+
     def passed(self, found: Sequence[Answer], hard: bool, threshold: float = 0.5) -> Passed:
         """Compute answers with each layer weighted by its router; with `hard`, by whether it reaches `threshold`."""
         tokens, answer = batch(found, self.bias.device)

@@ -21,6 +21,7 @@ from harness.engine.hooks import Skip
 from harness.engine.session import Session
 from harness.engine.tree import TokenTree
 from harness.errors import UserError
+from harness.heads.network import TargetParts
 from harness.laboratory import prompts
 from harness.laboratory.corpus import Answer, answers
 from harness.models.loading import Model, fingerprint
@@ -115,6 +116,7 @@ def run(o: argparse.Namespace, config: RunConfig) -> None:
         model.engine.model.save_pretrained(o.tune)
         model.tokenizer.save_pretrained(o.tune)
         model = load_target(RunConfig(model=str(o.tune), dtype=o.dtype, device=config.device))
+        gates = gates.over(TargetParts.of(model.engine))  # the engine before may have copies of its old weights
     order = profile(model, held_out)
     Routers(gates.weight, gates.bias, order, fingerprint(model.engine.model, rounded=True)).save(o.out)
     print(*report(gates, held_out), f"layers from the least needed on: {' '.join(map(str, order))}", sep="\n")

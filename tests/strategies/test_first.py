@@ -171,6 +171,24 @@ def test_training_on_nano(tmp_path: Path) -> None:
     assert fingerprint(model.engine.model) != before
 
 
+def test_the_report_of_a_tuned_model_is_that_of_the_model_on_disk(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("strategies.parts.router_training.TUNE_RATE", 0.1)
+    out, tuned = tmp_path / "routers", tmp_path / "tuned"
+    arguments = ["--limit", "5", "--new", "24", "--steps", "4", "--tune", str(tuned), "--out", str(out)]
+    assert first_train.main(arguments) == 0
+    printed = capsys.readouterr().out.splitlines()
+    routers, lines = load_routers(out), list[list[str]]()
+    for name in ("nano", str(tuned)):
+        model = load(name)
+        gates = Gates(TargetParts.of(model.engine))
+        gates.load_state_dict({"weight": routers.weight, "bias": routers.bias})
+        found = [one for one in answers(load("nano"), prompts.of_nano(model, "train", 5), 24, 0)
+                 if len(one.tokens) > 1]
+        lines.append(first_train.report(gates, found[::first_train.HELD_OUT]))
+    assert printed[:2] == lines[1] != lines[0]
+
+
 def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, error in ((["--steps", "0"], "--steps must be at least 1"),
                              (["--tune", str(tmp_path)], "give --tune a new folder"),
