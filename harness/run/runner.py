@@ -37,6 +37,7 @@ from harness.run.presets import with_defaults
 from harness.store.config import RunConfig
 from harness.store.duration import seconds
 from harness.store.folder import Store, set_aside
+from harness.store.machine import continued
 from harness.store.schema import Expected, Manifest, Record, Turn
 from harness.store.shard import Shard
 
@@ -116,11 +117,14 @@ def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner", not
         done, failed = store.finished()
     cells, names = list(plan.cells()), labels(strategy.spec() for strategy in plan.strategies)
     tasks = short_task_names(task.spec() for task, _ in plan.tasks)
-    watcher.planned(sum(len(cell.examples) for cell in cells), len(done), store.folder,
-                    [*notes, *plan.manifest.warnings])
     left_over = {cell.task.spec() for cell in cells if _left(cell, done)}
-    refuse_unscored(plan, store, left_over)
     todo, added = bool(left_over), 0
+    moved = [continued(plan.manifest)] if todo and not store.timed else []
+    watcher.planned(sum(len(cell.examples) for cell in cells), len(done), store.folder,
+                    [*notes, *moved, *plan.manifest.warnings])
+    refuse_unscored(plan, store, left_over)
+    for text in moved:
+        store.warn(text)
     if todo:
         store.write_expected(_expected(plan))
         runner.warm_up()

@@ -16,6 +16,7 @@ from harness.errors import UserError
 from harness.store.files import cannot_write, replace_file
 from harness.store.jsonl import append, first, mend, read
 from harness.store.lock import HOLDER, LOCK, locked
+from harness.store.machine import machine_of, without_times
 from harness.store.schema import (
     Divergence,
     Expected,
@@ -35,10 +36,13 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Store:
-    """The folder of one run: `manifest.json`, `records/0000.jsonl`, and files derived from them."""
+    """The folder of one run: `manifest.json`, `records/0000.jsonl`, and files derived from them.
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.folder, self.manifest = folder, manifest
+    Records are appended without times if they are not `timed`: when a run goes on, on a machine of another kind.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, timed: bool = True) -> None:
+        self.folder, self.manifest, self.timed = folder, manifest, timed
 
     @property
     def path(self) -> Path:
@@ -78,6 +82,7 @@ class Store:
         if differs := difference(store.manifest.identity(), manifest.identity()):
             raise UserError(f"{folder} holds another run ({differs} differs); choose another folder with -o, or "
                             "start over with --force.")
+        store.timed = machine_of(store.manifest) == machine_of(manifest)
         return store
 
     @classmethod
@@ -97,7 +102,7 @@ class Store:
             append(self.folder / TREES, [SampleTrees(
                 task=record.task, example=record.example, strategy=record.strategy, sample=record.sample,
                 repeat=record.repeat, turns=[turn.trees for turn in record.turns])])
-        append(self.path, [record])
+        append(self.path, [record if self.timed else without_times(record)])
 
     def trees(self) -> Iterator[SampleTrees]:
         """Yield the trees of the samples that have some; of a sample that was interrupted, there may be two."""
@@ -107,6 +112,11 @@ class Store:
         """Write another manifest in place of the present one."""
         replace_file(self.folder / "manifest.json", manifest.model_dump_json(indent=2) + "\n")
         self.manifest = manifest
+
+    def warn(self, text: str) -> None:
+        """Add a warning to the manifest, once."""
+        if text not in self.manifest.warnings:
+            self.replace_manifest(self.manifest.model_copy(update={"warnings": [*self.manifest.warnings, text]}))
 
     def replace_records(self, change: Callable[[Iterator[Record]], Iterator[Record]]) -> None:
         """Replace the records by what `change` makes of them; a process killed meanwhile leaves them as they were."""

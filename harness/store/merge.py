@@ -12,11 +12,11 @@ from harness.errors import UserError
 from harness.store.files import replace_file
 from harness.store.folder import EXPECTED, TREES, Store, difference, refuse_other
 from harness.store.lock import locked
-from harness.store.schema import UNFINISHED, Manifest, Record, Sample, TextMetrics
+from harness.store.machine import machine_of, without_times
+from harness.store.schema import UNFINISHED, Manifest, Sample, TextMetrics
 from harness.store.shard import Shard
 
 MERGED = "merged.jsonl"  # beside the records that `run` adds to a merged run
-NAN = float("nan")
 
 
 class Part(NamedTuple):
@@ -49,16 +49,6 @@ def parts_in(folders: Sequence[Path]) -> list[Part]:
             found[path.resolve()] = Part(store, Shard.parse(store.manifest.config["shard"]),
                                          machine_of(store.manifest), samples["ok"], samples["failed"])
     return sorted(found.values(), key=lambda part: (part.shard.number, part.store.folder))
-
-
-def machine_of(manifest: Manifest) -> str:
-    """Return what the speed of a run depends on besides its settings, as text: hardware, threads and torch."""
-    about = manifest.environment
-    hardware = {name: value for name, value in dict(about.get("hardware") or {}).items() if value is not None}
-    torch = dict(about.get("packages") or {}).get("torch")
-    facts = [*(f"{name} {value}" for name, value in hardware.items()), f"{about.get('threads')} threads",
-             f"torch {torch}"]
-    return ", ".join(facts)
 
 
 def merge(folders: Sequence[Path], output: Path, command: str, machine: str | None = None) -> Merged:
@@ -168,10 +158,7 @@ def _timed(store: Store) -> Iterator[str]:
 def _untimed(store: Store) -> Iterator[str]:
     """Yield the records without times and memory."""
     for record in store.records():
-        turns = [turn.model_copy(update={"steps": turn.steps.model_copy(
-            update={"seconds": [NAN] * len(turn.steps.seconds)})}) for turn in record.turns]
-        plain: Record = record.model_copy(update={"seconds": NAN, "peak_bytes": None, "turns": turns})
-        yield plain.model_dump_json() + "\n"
+        yield without_times(record).model_dump_json() + "\n"
 
 
 def _texts(metrics: Sequence[TextMetrics]) -> TextMetrics:
