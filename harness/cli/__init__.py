@@ -32,7 +32,7 @@ from harness.cli import (
     verify,
     view,
 )
-from harness.cli.aliases import our_name
+from harness.cli.aliases import WithBareRay, our_name
 from harness.errors import UserError, wrong_input
 
 
@@ -67,7 +67,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "doctor": doctor.command,
 }
 for name, command in COMMANDS.items():
-    app.command(name, context_settings=plan_jobs.SETTINGS if command is plan_jobs.command else None)(command)
+    app.command(name, context_settings=plan_jobs.SETTINGS if command is plan_jobs.command else None,
+                cls=WithBareRay if command is run.command else None)(command)
 
 
 def _version(wanted: bool) -> None:

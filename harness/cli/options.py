@@ -22,6 +22,9 @@ Budget = Annotated[str | None, Option(metavar="TIME", help="begin no block that 
 Rope = Annotated[str | None, Option("--rope", metavar="RULE:FACTOR[:LENGTH]",
                                     help="scale the model's rotary positions, such as yarn:4")]
 Share = Annotated[str | None, Option("--shard", metavar="I/N", help="share of the examples [of a Slurm array job]")]
+Ray = Annotated[str | None, Option("--ray", metavar="[ADDRESS]", help="run on a Ray cluster: auto, HOST:PORT, or one "
+                                                                      "started here")]
+Shards = Annotated[str | None, Option("--shards", metavar="N", help="parts of a run on a Ray cluster [auto]")]
 
 
 def check_names(config: "RunConfig") -> None:

@@ -43,7 +43,7 @@ class Lines:
         self.blocks = set[int]()
         self.total = self.done = self.resumed = self.failed = self.tokens = self.shown = 0
         self.shown_at = self.seconds = self.last = 0.0
-        self.label = ""
+        self.label, self.workers = "", 1
 
     def planned(self, total: int, done: int, folder: Path, warnings: Sequence[str]) -> None:
         """Print the number of samples, of those already done, the folder and the warnings."""
@@ -70,8 +70,11 @@ class Lines:
         self.show()
 
     def left(self) -> float:
-        """Return the seconds to go, at the mean time of the samples so far; those of a batch share its time."""
-        return self.seconds / (self.done - self.resumed) * (self.total - self.done)
+        """Return the seconds to go, at the mean time of the samples so far; those of a batch share its time.
+
+        Several `workers` share what is left.
+        """
+        return self.seconds / (self.done - self.resumed) * (self.total - self.done) / self.workers
 
     def estimate(self) -> None:
         """Print the time to go; a long run asks whether to go on, and `KeyboardInterrupt` stops it."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,19 @@ from typer import Option
 
 from harness.cli import complete
 from harness.cli import dry_run as planned
-from harness.cli.options import BatchSize, Budget, Heads, Rope, Share, Tasks, TemplateArgs, Tokenizer, check_names
+from harness.cli.options import (
+    BatchSize,
+    Budget,
+    Heads,
+    Ray,
+    Rope,
+    Shards,
+    Share,
+    Tasks,
+    TemplateArgs,
+    Tokenizer,
+    check_names,
+)
 from harness.cli.report import show, tables_of, written
 from harness.errors import UserError
 from harness.plugins.spec import Spec, separated
@@ -76,8 +89,8 @@ def command(
     texts: Annotated[Flag, Option("--texts/--no-texts", help="text metrics [if open-ended or several samples]")] = None,
     scorer: Annotated[Text, Option(metavar="MODEL", help="model that scores texts [the model itself]")] = None,
     trace: Annotated[Text, Option(metavar="full", help="also keep trees of steps, and ranks of sampled tokens")] = None,
-    shard: Share = None,
-    budget: Budget = None,
+    shard: Share = None, budget: Budget = None,
+    ray: Ray = None, shards: Shards = None,
     output: Annotated[Path | None, Option("-o", "--output", metavar="DIR", help="folder of the run [runs/…]")] = None,
     force: Annotated[bool, Option("--force", help="start over; an earlier run in the folder is moved aside")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="only say what would run and how long it may take")] = False,
@@ -101,14 +114,22 @@ class Manner(NamedTuple):
     dry_run: bool = False
     quiet: bool = False
     as_json: bool = False
+    ray: str | None = None
+    shards: str | None = None
 
 
 def _run(settings: "RunConfig", manner: Manner) -> int:
     """Run, print the answer and return the exit code."""
     from harness.cli import finished
 
+    if manner.dry_run and manner.ray:
+        raise UserError("--dry-run tells what this machine would run: leave --ray out.")
     if manner.dry_run and (manner.quiet or manner.as_json):
         raise UserError("--dry-run says in words what would run: leave --quiet and --json out.")
+    if manner.shards and not manner.ray:
+        raise UserError("--shards is for --ray: give that, too, or one share of the examples with --shard 1/8.")
+    if manner.shards and not re.fullmatch("auto|[1-9][0-9]*", manner.shards):
+        raise UserError(f"--shards must be a number from 1 on, or auto, not '{manner.shards}'.")
     watchers: list[EarlyPage] = []
     check_names(settings)
     try:
@@ -117,17 +138,28 @@ def _run(settings: "RunConfig", manner: Manner) -> int:
             return 0
         if not manner.force and (known := finished.find(settings)):
             return _again(known, manner)
-        from harness.cli import early_page
-        from harness.cli.progress import watching
-        from harness.run.runner import run
-
-        with watching(ask=settings.limit is None, quiet=manner.quiet) as lines:
-            watchers.append(early_page.EarlyPage(lines))
-            outcome = run(settings, watchers[0], shlex.join(["decodebench", *sys.argv[1:]]), start_over=manner.force)
+        outcome = _decoded(settings, manner, watchers)
         page = _answer(outcome, settings, manner)
     except KeyboardInterrupt:
         return _stopped(watchers)
     return _failures(outcome, page) if outcome.failed else 0
+
+
+def _decoded(settings: "RunConfig", manner: Manner, watchers: "list[EarlyPage]") -> "Outcome":
+    """Run here, with a page from time to time, or on a cluster."""
+    from harness.cli.early_page import EarlyPage
+    from harness.cli.progress import watching
+
+    command = shlex.join(["decodebench", *sys.argv[1:]])
+    with watching(ask=settings.limit is None, quiet=manner.quiet) as lines:
+        if manner.ray:
+            from harness.cluster import driver
+
+            return driver.run(settings, manner.ray, manner.shards or driver.AUTO, lines, command, manner.force)
+        from harness.run.runner import run
+
+        watchers.append(EarlyPage(lines))
+        return run(settings, watchers[0], command, start_over=manner.force)
 
 
 def _answer(outcome: "Outcome", settings: "RunConfig", manner: Manner) -> Path:

@@ -226,7 +226,7 @@ def set_aside(folder: Path) -> Path | None:
     Raises `UserError` when the folder has other contents, cannot be renamed, or is locked by another process.
     """
     refuse_other(folder)
-    if not (folder / "manifest.json").exists():
+    if not (folder / "manifest.json").exists() and not any(folder.glob("shard-*")):
         return None
     names = (folder.resolve().with_name(f"{folder.resolve().name}.old-{number}") for number in count(1))
     aside = next(name for name in names if not name.exists())

@@ -68,7 +68,7 @@ def merge(folders: Sequence[Path], output: Path, command: str, machine: str | No
     notes = _notes(chosen, kept)
     manifest = _manifest(chosen, kept, command, notes)
     refuse_other(output)
-    _refuse_continued(output)
+    refuse_continued(output)
     with locked(output):
         store = Store(output, manifest)
         _write(store, chosen, kept)
@@ -169,7 +169,7 @@ def _texts(metrics: Sequence[TextMetrics]) -> TextMetrics:
                                     "scores": list(scores.values()), "likeness": []})
 
 
-def _refuse_continued(output: Path) -> None:
+def refuse_continued(output: Path) -> None:
     """Raise `UserError` for a folder with records that a merge did not write."""
     if others := sorted(path for path in (output / "records").glob("*.jsonl") if path.name != MERGED):
         raise UserError(f"{output} has samples of its own ({others[0].name}): choose another folder with -o.")

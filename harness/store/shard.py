@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from harness.errors import UserError
@@ -26,6 +27,12 @@ class Shard(NamedTuple):
     def folder(self) -> str:
         """The name of its folder: `shard-2-of-8`."""
         return f"shard-{self.number}-of-{self.shards}"
+
+
+def shards_in(folder: Path) -> set[int]:
+    """Return into how many shards the runs in a folder are split: one number, unless several runs share the folder."""
+    names = (re.fullmatch(r"shard-\d+-of-(\d+)", path.name) for path in folder.glob("shard-*"))
+    return {int(found[1]) for found in names if found}
 
 
 def of_array_job(environment: Mapping[str, str]) -> Shard | None:
