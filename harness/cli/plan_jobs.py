@@ -77,6 +77,8 @@ def _checked(context: typer.Context) -> Path:
     given = run.make_context("run", list(context.args), parent=context.parent).params
     if given["shard"]:
         raise UserError("Leave --shard out: each job gets its own.")
+    if given["ray"]:
+        raise UserError("Leave --ray out: each job runs its shard by itself.")
     if not given["output"]:
         raise UserError("Give the folder of all shards with --output.")
     return Path(given["output"])

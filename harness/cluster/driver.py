@@ -29,9 +29,13 @@ LOADING = "loading the models"
 
 
 class Display(Watcher, Protocol):
-    """A watcher that divides the time to go by the number of `workers`."""
+    """A watcher that divides the time to go by the number of `workers`, and can say a line."""
 
     workers: int
+
+    def say(self, line: str) -> None:
+        """Print one line."""
+        ...
 
 
 class Job(NamedTuple):
@@ -98,6 +102,7 @@ class Driver:
 
     def run(self, command: str) -> Outcome:
         """Run all shards and merge them; returns the outcome of the whole run."""
+        self.watcher.say(f"Loading the models on {workers(self.workers)} of a Ray cluster.")
         try:
             for _ in range(self.workers):
                 self._load()
@@ -186,8 +191,7 @@ class Driver:
                             f"{version_of('decodebench')}: install the same version.")
         folder = described.folder
         refuse_other(folder)
-        if self.start_over:
-            set_aside(folder)
+        aside = set_aside(folder) if self.start_over else None
         refuse_continued(folder)
         number = number_of_shards(self.wanted, folder, described.blocks, self.cluster.capacity)
         self.todo.extend(f"{one}/{number}" for one in range(1, number + 1))
@@ -195,7 +199,8 @@ class Driver:
         done = sum(sample.status == "ok" for store in self._stores(described.manifest)
                    for sample in store.parts_of_records(Sample))
         self.watcher.workers = min(self.workers, number)
-        self.watcher.planned(described.samples, done, folder, described.manifest.warnings)
+        notes = [f"The earlier run is now in {aside}."] if aside else []
+        self.watcher.planned(described.samples, done, folder, [*notes, *described.manifest.warnings])
 
     def _stores(self, manifest: Manifest) -> Iterator[Store]:
         """Yield the shards that are on disk; raises `UserError` for one of another run."""

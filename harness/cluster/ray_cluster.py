@@ -15,8 +15,7 @@ from harness.store.config import RunConfig, named_value
 LOCAL = "local"
 TIMEOUT = 5.0  # seconds for a cluster to answer
 STORE = 500_000_000  # bytes of shared memory for messages in a cluster of our own; Ray would take a third of all memory
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-         "RAY_BACKEND_LOG_LEVEL": "fatal"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,9 @@ class Counting(Quiet):
 
     workers = 0
 
+    def say(self, line: str) -> None:
+        self.line = line
+
 
 class Killing(Counting):
     """Kills a worker with -9 when some samples are finished."""
@@ -97,6 +100,7 @@ def test_the_run_of_one_machine(address: str, plugin: Path, whole: Store, tmp_pa
     watcher = Counting()
     outcome = run_on_cluster(config(plugin, tmp_path / "run"), address, "auto", watcher, "run")
     assert (outcome.samples, outcome.left, outcome.failed) == (33, 0, 0)
+    assert watcher.line == "Loading the models on 2 workers of a Ray cluster."
     assert (watcher.workers, watcher.total, len(watcher.records)) == (2, 33, 33)
     assert len(list((tmp_path / "run").glob("shard-*-of-8/manifest.json"))) == 8
     same(tmp_path / "run", whole)
