@@ -106,7 +106,7 @@ class Driver:
         try:
             for _ in range(self.workers):
                 self._load()
-            while self.active:
+            while self.described is None or self.todo or any(job.kept for job in self.active.values()):
                 for waiting in self._ready():
                     self._hear(waiting)
         finally:
@@ -135,6 +135,7 @@ class Driver:
     def _hear(self, waiting: Any) -> None:
         """Take the next message of a worker; one that is lost is replaced, and its shard goes on elsewhere."""
         import ray
+        from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError
 
         job = self.active[waiting]
         try:
@@ -142,7 +143,7 @@ class Driver:
         except StopIteration:
             self._finish(waiting)
             return self._give(job.worker)
-        except ray.exceptions.RayActorError:
+        except (RayActorError, ObjectLostError, OutOfMemoryError):
             return self._lost(waiting)
         if isinstance(message, Refused):
             raise message.error()
@@ -169,6 +170,9 @@ class Driver:
         return job
 
     def _lost(self, waiting: Any) -> None:
+        """Replace a worker whose process, machine or last message was lost."""
+        import ray
+
         job = self._finish(waiting)
         self.losses[job.shard] += 1
         if self.losses[job.shard] == LOSSES:
@@ -177,6 +181,7 @@ class Driver:
                             "little memory, in Ray's logs; the same command goes on.")
         if job.kept:
             self.todo.appendleft(job.shard)
+        ray.kill(job.worker)
         self._load()
 
     def _begin(self, described: Described) -> None:

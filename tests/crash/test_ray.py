@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -25,19 +26,24 @@ from tests.program import call
 from tests.watch import Quiet
 
 ray = pytest.importorskip("ray")
+NODE = {"num_cpus": 1, "object_store_memory": 100_000_000}
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Return the address of a cluster whose two nodes have room for one worker each."""
+def cluster() -> Iterator[Any]:
+    """Return a cluster whose two nodes have room for one worker each."""
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    node = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
-    cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
-    yield cluster.address
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    cluster.add_node(**NODE)
+    yield cluster
     cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def address(cluster: Any) -> str:
+    return str(cluster.address)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +123,21 @@ def test_a_killed_worker_loses_nothing(address: str, plugin: Path, whole: Store,
     assert len(lost) == 1
     assert outcome.left == 0
     assert len({one.key for one in watcher.records}) == len(watcher.records) == 33, "no sample is told twice"
+    same(tmp_path / "run", whole)
+
+
+def test_a_lost_machine_loses_nothing(cluster: Any, plugin: Path, whole: Store, tmp_path: Path) -> None:
+    node = cluster.add_node(**NODE)
+
+    class Losing(Counting):
+        def finished(self, record: Record) -> None:
+            super().finished(record)
+            if len(self.records) == 10:
+                cluster.remove_node(node, allow_graceful=False)
+
+    watcher = Losing()
+    outcome = run_on_cluster(config(plugin, tmp_path / "run"), cluster.address, "5", watcher, "run")
+    assert (watcher.workers, outcome.left) == (3, 0)
     same(tmp_path / "run", whole)
 
 
