@@ -8,19 +8,20 @@ import torch
 PROCESS = Path("/proc/self")
 
 
-def reset_peak(device: str) -> None:
+def reset_peak(*devices: str) -> None:
     """Reset the peak memory; on systems that cannot, the earlier peak remains."""
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats(device)
+    if all(device.startswith("cuda") for device in devices):
+        for device in devices:
+            torch.cuda.reset_peak_memory_stats(device)
         return
     with suppress(OSError):
         (PROCESS / "clear_refs").write_text("5")  # Linux: resets only the peak of the resident set
 
 
-def peak_bytes(device: str) -> int | None:
-    """Return the peak memory in bytes; None if the system does not report it."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.max_memory_allocated(device))
+def peak_bytes(*devices: str) -> int | None:
+    """Return the peak memory in bytes, the sum of several GPUs; None if the system does not report it."""
+    if all(device.startswith("cuda") for device in devices):
+        return sum(torch.cuda.max_memory_allocated(device) for device in devices)
     try:
         lines = (PROCESS / "status").read_text().splitlines()
     except OSError:

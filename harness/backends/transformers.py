@@ -29,7 +29,7 @@ SHARED = 16  # tokens; a shorter common prefix is prefilled for each prompt rath
 
 def connect(config: RunConfig, target: Model, draft: Model | None) -> "Transformers":
     """Return the reference backend for loaded models."""
-    return Transformers(config.device, target, draft, full=config.trace == "full")
+    return Transformers(target, draft, full=config.trace == "full")
 
 
 def open_session(strategy: Strategy, engines: Sequence[Engine]) -> Session:
@@ -42,9 +42,10 @@ def open_session(strategy: Strategy, engines: Sequence[Engine]) -> Session:
 class Transformers(Backend):
     """The reference: each sample has a session, and several are decoded in one batch; `full` is as in `trace`."""
 
-    def __init__(self, device: str, target: Model, draft: Model | None, full: bool = False) -> None:
-        self.device, self.target, self.full = device, target, full
+    def __init__(self, target: Model, draft: Model | None, full: bool = False) -> None:
+        self.target, self.full = target, full
         self.engines = [model.engine for model in (target, draft) if model]
+        self.devices = sorted({str(device) for engine in self.engines for device in engine.devices})
         self.kept = [KeptPrefixes(engine) for engine in self.engines]
         self.room = (1, 1)  # rows and slots of the KV cache that plain decoding needs
 
@@ -98,12 +99,12 @@ class Transformers(Backend):
     @torch.inference_mode()
     def decode(self, samples: Sequence[Sample[T]], batch_size: int | None, clock: Clock) -> Decoded[T]:
         """Decode samples by continuous batching, and measure memory, batch size and padding."""
-        reset_peak(self.device)
+        reset_peak(*self.devices)
         target, done = self.engines[0], list[int]()
         start, before = clock(), (target.forwards, target.positions, target.padding)
         jobs = [partial(self._decoded, sample, clock, done) for sample in samples]
         results = run_batched(self.engines, jobs, batch_size or 0)
-        seconds, peak = clock() - start, peak_bytes(self.device)
+        seconds, peak = clock() - start, peak_bytes(*self.devices)
         now = target.forwards, target.positions, target.padding
         for engine in self.engines:
             engine.cache.trim(*self.room)

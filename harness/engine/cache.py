@@ -1,6 +1,8 @@
 """The KV cache: rows of slots that are written in place, never concatenated."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import psutil
@@ -59,6 +61,8 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         keys, values, rows, slots = self.key_view, self.value_view, self.owner.index, self.owner.write_slots
+        if slots.device != key_states.device:
+            rows, slots = self.owner.places_on(key_states.device)
         assert keys is not None
         assert values is not None
         if key_states.shape[0] == 1:
@@ -86,7 +90,8 @@ class SlotCache(Cache):  # type: ignore[misc]
     """`rows` × `slots` slots in every layer, at most `budget` bytes in total (0: no limit).
 
     Before a forward, `prepare` sets which rows and slots it attends to and where its new tokens are written. All rows
-    have the same length, so that no forward copies earlier keys and values.
+    have the same length, so that no forward copies earlier keys and values. Each layer's slots are on the device of
+    the layer.
     """
 
     def __init__(self, layers: int, device: torch.device) -> None:
@@ -94,16 +99,24 @@ class SlotCache(Cache):  # type: ignore[misc]
         self.row_range, self.end = (0, 1), 0
         self.index = torch.zeros(1, 1, dtype=torch.long, device=device)
         self.write_slots = self.index
+        self._places = dict[torch.device, tuple[Tensor, Tensor]]()
         self._moves: list[Move] = []
         super().__init__(layers=[SlotLayer(self) for _ in range(layers)])
 
     def prepare(self, first: int, last: int, end: int, write_slots: Tensor) -> None:
         """Prepare a forward over slots 0 … `end` of rows `first` … `last` that writes to `write_slots` (B, Q)."""
         self.write_slots = write_slots
+        self._places.clear()
         if (first, last, end) != (*self.row_range, self.end):
             self.row_range, self.end = (first, last), end
             self.index = torch.arange(last - first, device=write_slots.device)[:, None]
             self._set_views()
+
+    def places_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return `index` and `write_slots` on another device, to which each forward copies them once."""
+        if device not in self._places:
+            self._places[device] = self.index.to(device), self.write_slots.to(device)
+        return self._places[device]
 
     def mark_dynamic(self) -> None:
         """From now on, mark the sizes of views as dynamic for the compiler."""
@@ -112,8 +125,14 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     def slot_bytes(self) -> int:
         """Return the bytes of one slot over all layers; 0 before the first forward."""
-        tensors = [tensor for layer in self._allocated() for tensor in (layer.keys, layer.values)]
-        return sum(tensor[0, :, 0].numel() * tensor.element_size() for tensor in tensors)
+        return sum(self.slot_bytes_by_device().values())
+
+    def slot_bytes_by_device(self) -> Counter[torch.device]:
+        """Return the bytes of one slot over all layers on each device; nothing before the first forward."""
+        found = Counter[torch.device]()
+        for layer in self._allocated():
+            found[layer.keys.device] += sum(tensor[0, :, 0].nbytes for tensor in (layer.keys, layer.values))
+        return found
 
     def reserve(self, rows: int, slots: int) -> None:
         """Grow the cache to at least `rows` × `slots`, which cover all slots in use.
@@ -193,8 +212,10 @@ class SlotCache(Cache):  # type: ignore[misc]
         old = [slot for move in self._moves for slot in move.sources]
         new = [move.start + i for move in self._moves for i in range(len(move.sources))]
         self._moves = []
-        row, source, target = torch.tensor([rows, old, new], device=self.index.device).unbind(0)
+        moves = torch.tensor([rows, old, new], device=self.index.device)
+        on = cache(lambda device: moves.to(device).unbind(0))  # one copy to each device
         for layer in self._allocated():
+            row, source, target = on(layer.keys.device)
             for tensor in (layer.keys, layer.values):
                 tensor[row, :, target] = tensor[row, :, source]
 

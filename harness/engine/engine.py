@@ -14,9 +14,10 @@ from harness.engine.compute import Depth
 from harness.engine.executor import Executor, SerialExecutor
 from harness.engine.forward import ForwardOutput, ForwardRequest, ForwardRows, Row, SharedPrefix
 from harness.engine.grouping import costs_of
-from harness.engine.hooks import HIDDEN, Captured, ForwardHook, ModelParts, View
+from harness.engine.hooks import HIDDEN, Captured, ForwardHook, ModelParts, View, Watch
 from harness.engine.rotary import Rotary
 from harness.engine.windows import Masks, Windows
+from harness.errors import Unsupported
 
 if TYPE_CHECKING:
     from harness.models.translation import Translation
@@ -34,13 +35,15 @@ class Engine:
 
     `forwards` counts forward passes, `positions` the tokens in them and `padding` the padded positions; none of them
     counts what the model drafts for itself. `vocab` is the number of logits, `max_len` the maximum length of a sequence
-    in tokens. `executor` runs requests one at a time or merges them. A draft model with another vocabulary than the
+    in tokens. `device` is that of the inputs and outputs, and `devices` those of the weights. `executor` runs
+    requests one at a time or merges them. A draft model with another vocabulary than the
     target has a `translation`. Raises `UserError` for a model whose state is more than a KV cache.
     """
 
     def __init__(self, model: Any, max_len: int) -> None:
         self.model, self.max_len = model, max_len
         self.device, self.dtype, self.costs = model.device, model.dtype, costs_of(model.device)
+        self.devices = {weight.device for weight in model.parameters() if not weight.is_meta} or {model.device}
         self.forwards = self.positions = self.padding = 0
         self.windows = Windows(model)
         self.vocab = int(model.config.get_text_config().vocab_size)
@@ -79,7 +82,13 @@ class Engine:
     @cached_property
     def rotary(self) -> Rotary:
         """The rotation of the model's queries and keys; raises `Unsupported` if it has none."""
+        self.on_one_device()
         return Rotary(self.parts, self.cache_argument)
+
+    def on_one_device(self) -> None:
+        """Raise `Unsupported` if the layers of the model are on several devices."""
+        if len(self.devices) > 1:
+            raise Unsupported("needs the whole model on one device: leave --device-map out")
 
     @property
     def depth(self) -> Depth:
@@ -175,9 +184,17 @@ class Engine:
                 for request, count in zip(requests, counts, strict=True)]
 
     def _hooked(self, hook: ForwardHook | None, *inputs: Any) -> tuple[Tensor, Tensor, Captured | None]:
-        """Run a forward uncompiled, because compiled forwards have no hooks and no masks for single tokens."""
+        """Run a forward uncompiled, because compiled forwards have no hooks and no masks for single tokens.
+
+        Over several devices, the only hook is `Watch`, and what it records is copied to the device of the outputs.
+        """
+        if hook and not isinstance(hook, Watch):
+            self.on_one_device()
         with hook.applied_to(self.parts) if hook else nullcontext() as captured:
-            return *self._plain(*inputs), captured
+            logits, hidden = self._plain(*inputs)
+        if captured and len(self.devices) > 1:
+            captured = {name: states.to(self.device) for name, states in captured.items()}
+        return logits, hidden, captured
 
     def _plain(self, tokens: Tensor, positions: Tensor, masks: Masks, kept: int) -> tuple[Tensor, Tensor]:
         out = self.model(input_ids=tokens, attention_mask=masks, position_ids=positions, use_cache=True,

@@ -55,9 +55,10 @@ class OwnWeights:
 def weights_of(engine: Engine, modules: Collection[nn.Module] | None = None) -> dict[str, Tensor]:
     """Return the model's weights by name, or only those of some modules.
 
-    Raises `Unsupported` where the model keeps none that can be trained.
+    Raises `Unsupported` where the model keeps none that can be trained, or is on several devices.
     """
     wanted = None if modules is None else {id(weight) for module in modules for weight in module.parameters()}
+    engine.on_one_device()
     found = {name: weight.detach() for name, weight in engine.model.named_parameters()
              if wanted is None or id(weight) in wanted}
     if not found or any(weight.is_meta or not weight.is_floating_point() for weight in found.values()):

@@ -297,7 +297,7 @@ def test_spec_bench_checks_something_at_each_step() -> None:
 def test_what_is_learnt_in_warm_up_is_forgotten() -> None:
     learnt, model = list[str](), load("nano")
     plan: Any = SimpleNamespace(manifest=SimpleNamespace(tasks=[]), strategies=LEARNERS,
-                                config=SimpleNamespace(batch_size=1), backend=Transformers("cpu", model, None))
+                                config=SimpleNamespace(batch_size=1), backend=Transformers(model, None))
 
     class Noted(dict[str, Any]):
         def clear(self) -> None:
