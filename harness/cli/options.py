@@ -18,6 +18,8 @@ Tokenizer = Annotated[str | None, Option(metavar="MODEL", help="model whose toke
 Heads = Annotated[list[str] | None, Option("--head", metavar="DIR", help="trained head of the model; repeatable")]
 TemplateArgs = Annotated[list[str] | None, Option("--template-arg", metavar="NAME=VALUE",
                                                   help="variable of the chat template; repeatable")]
+DeviceMap = Annotated[str | None, Option(metavar="KIND", help="spread the model over all GPUs: auto, balanced or "
+                                                              "sequential")]
 Budget = Annotated[str | None, Option(metavar="TIME", help="begin no block that would end later, such as 30m")]
 Rope = Annotated[str | None, Option("--rope", metavar="RULE:FACTOR[:LENGTH]",
                                     help="scale the model's rotary positions, such as yarn:4")]

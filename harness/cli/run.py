@@ -18,6 +18,7 @@ from harness.cli import dry_run as planned
 from harness.cli.options import (
     BatchSize,
     Budget,
+    DeviceMap,
     Heads,
     Ray,
     Rope,
@@ -75,6 +76,7 @@ def command(
     request_rate: Annotated[float | None, Option(metavar="R", help="requests per second (Poisson arrivals)")] = None,
     dtype: Annotated[Text, Option(metavar="D", help="float32, bfloat16 or float16 [bfloat16 on a GPU]")] = None,
     device: Annotated[Text, Option(metavar="D", help="cpu, cuda, cuda:1, … [auto]")] = None,
+    device_map: DeviceMap = None,
     threads: Annotated[Number, Option(metavar="N", help="CPU threads [1 for a small model]")] = None,
     data: Annotated[Path | None, Option(metavar="DIR", help="data sets [$DECODEBENCH_DATA, then the hub]")] = None,
     config: Annotated[Path | None, Option(metavar="FILE.toml", help="settings; options here override them")] = None,

@@ -104,10 +104,12 @@ def needs(config: RunConfig, nodes: list[dict[str, float]]) -> Needs:
     """Return what one worker takes: `--threads` cores, and a GPU if nodes have some and `--device` is not cpu.
 
     Without a GPU and `--threads` it takes a whole node, since workers side by side would slow each other down. An
-    engine with `tensor_parallel_size` takes as many GPUs.
+    engine with `tensor_parallel_size` takes as many GPUs, and a model with `--device-map` all those of a node.
     """
     gpus = max(node.get("GPU", 0) for node in nodes)
     if config.device == "cpu" or not gpus:
         return Needs(config.threads or int(max(1, min(node["CPU"] for node in nodes if node.get("CPU")))), 0)
+    if config.device_map:
+        return Needs(config.threads or 1, int(min(node["GPU"] for node in nodes if node.get("GPU"))))
     options = dict(named_value("--engine", text) for text in config.engine)
     return Needs(config.threads or 1, int(options.get("tensor_parallel_size", 1)))

@@ -13,15 +13,16 @@ from typing import Any
 import torch
 
 from harness import nano
+from harness.engine.cache import free_bytes
 from harness.engine.engine import Engine
 from harness.engine.session import Session
 from harness.engine.tree import TokenTree
 from harness.errors import UserError, first_sentence
-from harness.models import gguf
+from harness.models import gguf, spread
 from harness.models.attention import use_fast_attention
 from harness.models.products import SMALL, use_fast_products
 from harness.models.rope import Scaling
-from harness.models.size import check_memory, meta_model
+from harness.models.size import check_memory, max_len, meta_model
 from harness.models.source import Source, check_dtype, source, split_dtype
 from harness.models.tokenizer import check_vocabulary, eos_ids, load_tokenizer, text_identity
 from harness.nano import change
@@ -72,11 +73,12 @@ def torch_dtype(name: str) -> torch.dtype:
     return precision
 
 
-def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: str | None = None,
-         compiled: bool = False, threads: int = 0, rope: str = "") -> Model:
+def load(name: str, *, dtype: str = "float32", device: str = "cpu", device_map: str = "",
+         tokenizer: str | None = None, compiled: bool = False, threads: int = 0, rope: str = "") -> Model:
     """Load an embedded model, a folder, a .gguf file or a hub id; raises `UserError` if it cannot be found or used.
 
-    `name` may end in its precision, such as `:bfloat16`, which then goes before `dtype`. `compiled` runs its forwards
+    `name` may end in its precision, such as `:bfloat16`, which then goes before `dtype`. `device_map` spreads its
+    layers over all GPUs if `device` is "cuda" (`harness.models.spread`). `compiled` runs its forwards
     through `torch.compile`, which is slow at the first forward of each shape. Torch uses `threads` from then on; 0
     means one for a small model and torch's default for others. `rope` scales its positions (`harness.models.rope`).
     """
@@ -89,10 +91,12 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: s
     if compiled and not (device.startswith("cuda") or any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++")))):
         raise UserError("--compile needs a C++ compiler; install one such as g++, or leave --compile out.")
     place, config = find(name)
+    room = spread.free_of_each(device) if device_map else {device: free_bytes(device)}
     try:
         if name not in nano.NAMES:
-            check_memory(name, config, precision, device)
-        model = _load_weights(place, precision)
+            check_memory(name, config, precision, room)
+        model = _load_weights(place, precision, device_map and spread.placed(
+            meta_model(config, precision), device_map, room))
     except UserError:
         raise
     except Exception as error:  # the library raises many kinds of errors for a folder without a model
@@ -101,8 +105,11 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", tokenizer: s
     check_vocabulary(name, model, words)
     if place.gguf and not tokenizer:
         gguf.keep(place, model, words)
-    model = model.to(device)
-    identity, longest = fingerprint(model), _max_len(model)
+    if device_map:
+        spread.join(model)
+    else:
+        model = model.to(device)
+    identity, longest = fingerprint(model), max_len(model)
     if scaling:
         identity, longest = hash_of({"weights": identity, "rope": str(scaling)}, {}), scaling.apply(model)
     torch.set_num_threads(threads or usual_threads(model))
@@ -138,7 +145,7 @@ def outline(name: str) -> Model:
         model.generation_config = GenerationConfig.from_pretrained(place.place)
     words = load_tokenizer(name, place)
     eos = eos_ids(model, words)
-    return Model(name, Engine(model, _max_len(model)), words, eos, "", text_identity(words, eos))
+    return Model(name, Engine(model, max_len(model)), words, eos, "", text_identity(words, eos))
 
 
 def find(name: str) -> tuple[Source, Any]:
@@ -155,11 +162,13 @@ def find(name: str) -> tuple[Source, Any]:
     return place, config
 
 
-def _load_weights(place: Source, dtype: torch.dtype) -> Any:
+def _load_weights(place: Source, dtype: torch.dtype, devices: Mapping[str, str] | str = "") -> Any:
     from transformers import AutoModelForCausalLM
 
     name = place.gguf or place.place
     options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, **place.options, **place.config}
+    if devices:
+        options["device_map"] = devices
     with gguf.without_bar() if place.gguf else contextlib.nullcontext():
         try:
             model, info = AutoModelForCausalLM.from_pretrained(place.place, attn_implementation="sdpa", **options)
@@ -209,10 +218,6 @@ def _plain(engine: Engine, tokens: Sequence[int]) -> torch.Tensor:
     positions = torch.arange(len(tokens), device=engine.device)[None]
     logits: torch.Tensor = engine.model(input_ids=ids, position_ids=positions, use_cache=False).logits[0, -1].float()
     return logits
-
-
-def _max_len(model: Any) -> int:
-    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 1 << 20)
 
 
 def fingerprint(model: Any, rounded: bool = False) -> str:

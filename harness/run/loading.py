@@ -1,7 +1,9 @@
 """Loads the models of a run, and sets device, precision and the memory of KV caches."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -38,11 +40,13 @@ def reference_device(config: RunConfig) -> str:
     return config.device if config.backend == "transformers" else "cpu"
 
 
-def check_models(config: RunConfig) -> None:
-    """Raise `UserError` for a model that does not exist, before weights are loaded or data sets downloaded."""
+def check_models(config: RunConfig) -> dict[str, Any]:
+    """Return the configurations of the models by name, before weights are loaded or data sets downloaded.
+
+    Raises `UserError` for a model that does not exist.
+    """
     local = () if config.backend == "openai" else (config.model, config.draft)
-    for name in filter(None, (*local, config.scorer)):
-        find(name)
+    return {name: find(name)[1] for name in (*local, config.scorer) if name}
 
 
 def load_target(config: RunConfig) -> Model:
@@ -50,8 +54,8 @@ def load_target(config: RunConfig) -> Model:
     arguments = dict(named_value("--template-arg", text) for text in config.template_args)
     if config.backend != "openai":
         model = load(config.model, dtype=model_dtype(config), device=reference_device(config),
-                    tokenizer=config.tokenizer, compiled=config.compile, threads=config.threads or 0,
-                     rope=config.rope)
+                     device_map=config.device_map, tokenizer=config.tokenizer, compiled=config.compile,
+                     threads=config.threads or 0, rope=config.rope)
         return replace(model, template_args=arguments)
     name = config.tokenizer or config.model
     model = load(name, device="cpu") if name in nano.NAMES else outline(name)
@@ -63,20 +67,23 @@ def draft_name(config: RunConfig) -> str | None:
     return config.draft or (nano.DRAFT if config.model in (nano.NANO, nano.LONG) else None)
 
 
+def used_draft(config: RunConfig, strategies: Sequence[Strategy]) -> str | None:
+    """Return the draft model if one of the strategies runs it here, else None."""
+    drafts = config.backend != "openai" and any("draft" in strategy.needs for strategy in strategies)
+    return draft_name(config) if drafts else None
+
+
 def load_draft(config: RunConfig, target: Model, strategies: Sequence[Strategy]) -> Model | None:
-    """Load the draft model if a strategy needs it and one is given.
+    """Load the draft model if a strategy needs it and one is given, to the device of the target's inputs.
 
     Raises `UserError` for one with another vocabulary, unless all of these strategies translate; then it has its own
     tokenizer, whatever `config.tokenizer` is.
     """
-    drafting = [strategy for strategy in strategies if "draft" in strategy.needs]
-    if config.backend == "openai" or not drafting:
-        return None
-    name = draft_name(config)
+    name = used_draft(config, strategies)
     if name is None:
         return None
-    translates = all(strategy.translates for strategy in drafting)
-    draft = load(name, dtype=model_dtype(config), device=reference_device(config),
+    translates = all(strategy.translates for strategy in strategies if "draft" in strategy.needs)
+    draft = load(name, dtype=model_dtype(config), device=str(target.engine.device),
                  tokenizer=None if translates else config.tokenizer, compiled=config.compile,
                  threads=torch.get_num_threads())
     if draft.tokenizer.get_vocab() == target.tokenizer.get_vocab():
@@ -115,8 +122,17 @@ def load_heads(config: RunConfig, target: Model, strategies: Sequence[Strategy])
 
 
 def limit_caches(config: RunConfig, engines: Sequence[Engine]) -> None:
-    """Divide the memory for KV caches among the models, in proportion to their bytes per token."""
-    total = int(config.cache_gb * 1e9) if config.cache_gb else free_bytes(config.device) // 2
+    """Divide the memory for KV caches among the models, in proportion to their bytes per token.
+
+    On several devices, all layers have as many slots as the fullest device has room for.
+    """
     sizes = [engine.cache.slot_bytes() for engine in engines]
+    if not sizes:
+        return
+    if config.cache_gb:
+        total = int(config.cache_gb * 1e9)
+    else:
+        each = sum((engine.cache.slot_bytes_by_device() for engine in engines), Counter[torch.device]())
+        total = min(free_bytes(str(device)) // 2 * sum(sizes) // size for device, size in each.items())
     for engine, size in zip(engines, sizes, strict=True):
         engine.cache.budget = total * size // sum(sizes)

@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def describe(config: RunConfig, command: str, strategies: Sequence[StrategyEntry
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), command=command,
         baseline=strategies[0].spec, config=_identity(config) | server, strategies=list(strategies), tasks=entries,
         model=model_entry(target, config), draft=model_entry(draft, config) if draft else None,
-        environment=environment(config.device, torch.get_num_threads()) | _products(models) | sandbox
+        environment=environment(config.device, torch.get_num_threads()) | _products(models) | _layers(models) | sandbox
         | ({"backend": facts} if facts else {}),
         warnings=[*dict.fromkeys(warning for chosen in tasks for warning in chosen.data.warnings), *warnings,
                   *_sandbox_warnings(sandbox), *backend.warnings])
@@ -123,6 +124,13 @@ def _products(models: Sequence[Model | None]) -> dict[str, Any]:
     """Return what multiplies with the weights of each model, where that was measured."""
     measured = {model.name: dict(model.products) for model in models if model and model.products}
     return {"products": measured} if measured else {}
+
+
+def _layers(models: Sequence[Model | None]) -> dict[str, Any]:
+    """Return the number of layers on each device, for models on several."""
+    spread = {model.name: dict(Counter(str(layer.keys.device) for layer in model.engine.cache.layers))
+              for model in models if model and len(model.engine.devices) > 1}
+    return {"layers": spread} if spread else {}
 
 
 def _sandbox(tasks: Sequence[Task], entries: Sequence[TaskEntry]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from harness.run.loading import (
 )
 from harness.run.manifest import describe, prompt_warnings, strategy_entry
 from harness.run.presets import preset
+from harness.run.room import check_room, room_warnings
 from harness.run.selection import (
     check_given,
     choose_strategies,
@@ -71,20 +72,23 @@ def make(config: RunConfig, command: str) -> Plan:
     if config.preset:
         config = replace(config, preset=None, strategies=tuple(preset(config.preset, bool(draft_name(config)))))
     strategies = choose_strategies(config)
-    check_models(config)
+    found = check_models(config)
     chosen = choose_tasks(config)
     check_given(config, strategies, chosen)
+    check_room(config, found, strategies, [one.task for one in chosen])
     torch.set_num_threads(1)  # until the size of the model is known
     target = load_target(config)
     chosen = [first_examples(task, target, config.limit) for task in chosen]
     draft = load_draft(config, target, strategies)
     load_heads(config, target, strategies)
-    limit_caches(config, [model.engine for model in (target, draft) if model and model.has_weights])
+    engines = [model.engine for model in (target, draft) if model and model.has_weights]
+    limit_caches(config, engines)
     backend = connect(config, target, draft)
     entries = [strategy_entry(strategy, unsupported(strategy, config, draft, backend), target.engine.heads)
                for strategy in strategies]
     manifest = describe(config, command, entries, chosen, (target, draft), backend,
-                        prompt_warnings(target, chosen, strategies))
+                        [*prompt_warnings(target, chosen, strategies),
+                         *room_warnings(config, engines, chosen)])
     runnable = tuple(strategy for strategy, entry in zip(strategies, entries, strict=True) if not entry.unsupported)
     tasks = tuple((one.task, one.examples) for one in chosen)
     return Plan(config, manifest, runnable, tasks, target, draft, backend)

@@ -14,6 +14,7 @@ from harness.store.duration import seconds
 from harness.store.shard import Shard
 
 BACKENDS = ("transformers", "vllm", "openai")
+DEVICE_MAPS = ("auto", "balanced", "sequential")
 ALIASES = {"batch_size": "concurrency", "max_tokens": "max_new_tokens", "draft_model": "draft",
            "num_samples": "samples", "api_key_env": "key_variable"}
 KINDS = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false",
@@ -51,16 +52,17 @@ class RunConfig:
     `preset` names a set of strategies (`harness.run.presets`). `limit` caps the examples of a task, `samples` is the
     number of answers to each prompt, and `repeats` runs everything several times. `concurrency` is the batch size: the
     sequences decoded in one batch (continuous batching). `draft` and `device` are chosen when None or "auto", `heads`
-    are trained heads of the model; `dtype` None is float32 on a CPU and bfloat16 on a GPU. `share_prefix` prefills the
-    common prefix of a task's prompts only once, `cache_gb` limits the KV cache (half of the free memory when None),
-    `compile` runs the forward pass through `torch.compile`. `engine` holds options of another backend's engine, and
-    `template_args` variables of the chat template, each as NAME=VALUE. `rope` scales the model's rotary positions
-    (`harness.models.rope`). `base_url` is the address of a server, and `key_variable` the environment variable that
-    holds its key. With `request_rate`, requests are sent to it at random times, at this average rate per second,
-    without waiting for answers. `texts` computes text metrics in all tasks or in none; when None, in open-ended tasks
-    or with several samples. `scorer` is the model that computes them, the evaluated one when None. `trace` "full" keeps
-    the draft or search tree of each step, and the ranks of sampled tokens. `shard` is the share of the blocks to run,
-    as 2/8, and `budget` the time until the run ends, as 30m. Raises `UserError` for an invalid value.
+    are trained heads of the model; `dtype` None is float32 on a CPU and bfloat16 on a GPU. `device_map` spreads the
+    layers of the model over all GPUs (`harness.models.spread`). `share_prefix` prefills the common prefix of a task's
+    prompts only once, `cache_gb` limits the KV cache (half of the free memory when None), `compile` runs the forward
+    pass through `torch.compile`. `engine` holds options of another backend's engine, and `template_args` variables of
+    the chat template, each as NAME=VALUE. `rope` scales the model's rotary positions (`harness.models.rope`).
+    `base_url` is the address of a server, and `key_variable` the environment variable that holds its key. With
+    `request_rate`, requests are sent to it at random times, at this average rate per second, without waiting for
+    answers. `texts` computes text metrics in all tasks or in none; when None, in open-ended tasks or with several
+    samples. `scorer` is the model that computes them, the evaluated one when None. `trace` "full" keeps the draft or
+    search tree of each step, and the ranks of sampled tokens. `shard` is the share of the blocks to run, as 2/8, and
+    `budget` the time until the run ends, as 30m. Raises `UserError` for an invalid value.
     """
 
     model: str = "nano"
@@ -85,6 +87,7 @@ class RunConfig:
     request_rate: Positive | None = None
     dtype: str | None = None
     device: str = "auto"
+    device_map: str = ""
     threads: Count | None = None
     data: Place | None = None
     plugins: Places = ()
@@ -149,12 +152,27 @@ class RunConfig:
         if self.rope and self.backend != "transformers":
             raise Rejected("rope", "--rope needs --backend transformers: leave it out, or give the engine its "
                                    "own option.")
+        if self.device_map:
+            self._check_device_map()
         if self.preset and self.strategies:
             raise Rejected("preset", "--preset chooses the strategies: leave it out, or leave out --strategy.")
         if self.backend == "transformers" and self.engine:
             raise Rejected("engine", "--engine is for another backend's engine; name one with --backend, or leave it "
                                      "out.")
         return self
+
+    def _check_device_map(self) -> None:
+        if self.device_map not in DEVICE_MAPS:
+            raise Rejected("device_map", f"There is no device map '{self.device_map}'."
+                                         f"{suggestion(self.device_map, DEVICE_MAPS)}")
+        if self.backend != "transformers":
+            raise Rejected("device_map", "--device-map needs --backend transformers: leave it out, or give the engine "
+                                         "its own option, as --engine tensor_parallel_size=2 for vllm.")
+        if ":" in self.device:
+            raise Rejected("device_map", "--device-map takes all GPUs: leave --device out, and set "
+                                         "CUDA_VISIBLE_DEVICES to choose among them.")
+        if self.compile:
+            raise Rejected("device_map", "--compile needs the whole model on one device: leave it or --device-map out.")
 
     @property
     def batch_size(self) -> int | None:

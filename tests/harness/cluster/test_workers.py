@@ -80,6 +80,7 @@ def test_needs_of_a_worker() -> None:
     assert needs(config(device="auto", threads=4), NODES) == Needs(4, 1)
     assert needs(config(device="cpu"), NODES) == Needs(1, 0)
     assert needs(config(device="auto", threads=None), NODES[1:]) == Needs(8, 0), "a whole node"
+    assert needs(config(device="auto", threads=None, device_map="auto"), NODES) == Needs(1, 4)
     parallel = RunConfig(backend="vllm", engine=("tensor_parallel_size=2",))
     assert needs(parallel, NODES) == Needs(1, 2)
 

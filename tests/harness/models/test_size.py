@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from harness.errors import UserError
-from harness.models import size
 from harness.models.loading import find, load
-from harness.models.size import Size, meta_model, size_of
+from harness.models.size import Size, meta_model, shortage, size_of
 from tests.models import ARCHS
 from tests.pair import saved
 from tests.program import call
@@ -35,9 +34,39 @@ def test_rows_share_half_of_what_the_weights_leave() -> None:
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = saved("llama")
     monkeypatch.setattr("harness.models.loading._load_weights", lambda *_: pytest.fail("it was loaded"))
-    monkeypatch.setattr(size, "free_bytes", lambda device: 1000)
-    with pytest.raises(UserError, match=r"needs [\d.e+-]+ GB for its weights but 1e-06 GB are free; give --dty"):
+    monkeypatch.setattr("harness.models.loading.free_bytes", lambda device: 1000)
+    with pytest.raises(UserError, match=r"needs [\d.e+-]+ GB for its weights, but 1e-06 GB are free: give a smaller"):
         load(str(folder))
+
+
+GB = 10 ** 9
+LARGE = Size(parameters=7 * GB // 4, weights=7 * GB, token=500_000, longest=4096)
+DRAFT = Size(parameters=GB // 2, weights=GB, token=100_000, longest=512)  # in bfloat16
+
+
+def test_what_fits_needs_no_sentence() -> None:
+    assert not shortage({"X": LARGE}, 7 * GB)
+    assert not shortage({"X": LARGE}, 7 * GB + 500_000 * 4096, tokens=10_000), "no longer than the context"
+    assert not shortage({"X": LARGE, "Y": DRAFT}, 8 * GB + 600_000 * 512, tokens=512)
+
+
+@pytest.mark.parametrize(("models", "free", "tokens", "gpus", "sentence"), [
+    ({"X": LARGE}, 6 * GB, 0, {}, "'X' needs 7 GB for its weights, but 6 GB are free: give --dtype bfloat16 (3.5 GB)."),
+    ({"X": LARGE}, 3 * GB, 0, {}, "'X' needs 7 GB for its weights, but 3 GB are free: give a smaller model."),
+    ({"X": LARGE}, 3 * GB, 0, {"a": 3 * GB, "b": 4 * GB},
+     "'X' needs 7 GB for its weights, but 3 GB are free: give --device-map auto (2 GPUs with 7 GB)."),
+    ({"X": LARGE}, 3 * GB, 0, {"a": 3 * GB, "b": 3 * GB},
+     "'X' needs 7 GB for its weights, but 3 GB are free: give a smaller model."),
+    ({"X": LARGE}, 8 * GB, 4000, {}, "'X' needs 7 GB for its weights and 2 GB for a sequence of 4,000 tokens, but 8 GB "
+                                     "are free: give --dtype bfloat16 (4.5 GB) or a lower --max-new-tokens."),
+    ({"X": LARGE, "Y": DRAFT}, 8 * GB, 500, {"a": 9 * GB, "b": 9 * GB},
+     "'X' and 'Y' need 8 GB for their weights and 0.3 GB for a sequence of 500 tokens, but 8 GB are free: give --dtype "
+     "bfloat16 (4.67 GB) or --device-map auto (2 GPUs with 18 GB)."),
+    ({"Y": DRAFT}, GB // 2, 0, {}, "'Y' needs 1 GB for its weights, but 0.5 GB are free: give a smaller model."),
+])
+def test_a_shortage_names_only_what_fits(models: dict[str, Size], free: int, tokens: int, gpus: dict[str, int],
+                                         sentence: str) -> None:
+    assert shortage(models, free, tokens, gpus) == sentence
 
 
 def test_doctor_tells_the_size_and_the_speed_of_a_model(tmp_path: Path) -> None:
