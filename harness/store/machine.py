@@ -12,8 +12,9 @@ def machine_of(manifest: Manifest) -> str:
     hardware = {name: value for name, value in dict(about.get("hardware") or {}).items()
                 if value is not None and name not in UNIMPORTANT}
     torch = dict(about.get("packages") or {}).get("torch")
+    spread = dict(about.get("layers") or {})
     facts = [*(f"{name} {value}" for name, value in hardware.items()), f"{about.get('threads')} threads",
-             f"torch {torch}"]
+             f"torch {torch}", *(f"layers of {model} on {devices}" for model, devices in spread.items())]
     return ", ".join(facts)
 
 
