@@ -55,6 +55,13 @@ def test_the_interval_stays_inside_the_sample_and_is_reproducible() -> None:
     assert 0 <= found.low < found.mean < found.high <= 1
 
 
+def test_every_cluster_is_drawn() -> None:
+    for place in range(6):
+        values = [0.0] * 6
+        values[place] = 1.0
+        assert mean_interval(values, range(6)).high > 0.3, place
+
+
 def test_one_cluster_has_no_interval_and_nothing_has_no_mean() -> None:
     assert mean_interval([1, 2], ["a", "a"]).mean == 1.5
     assert math.isnan(mean_interval([1, 2], ["a", "a"]).low)
