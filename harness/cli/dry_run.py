@@ -56,7 +56,8 @@ def _planned(plan: "Plan") -> list[str]:
         lines.append(f"{'' if number else 'tasks':12}{names[spec]}: {several} × {examples} examples{answers} = "
                      f"{counts[spec]} samples")
     share = f", those of shard {config.shard}" if config.shard else ""
-    return [*lines, f"samples     {sum(counts.values())}{share}"]
+    fewer = ", fewer if --precision is reached" if config.precision else ""
+    return [*lines, f"samples     {sum(counts.values())}{share}{fewer}"]
 
 
 def _time(plan: "Plan") -> str:

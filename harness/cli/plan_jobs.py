@@ -79,6 +79,8 @@ def _checked(context: typer.Context) -> Path:
         raise UserError("Leave --shard out: each job gets its own.")
     if given["ray"]:
         raise UserError("Leave --ray out: each job runs its shard by itself.")
+    if given["precision"]:
+        raise UserError("Leave --precision out: it looks at all examples of a task, and each job has only some.")
     if not given["output"]:
         raise UserError("Give the folder of all shards with --output.")
     return Path(given["output"])

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict
 from harness.errors import UserError
 from harness.measure.judged import tasks as judged_tasks
 from harness.measure.raw import COUNTS
-from harness.measure.significance import repeats
+from harness.measure.significance import gain, repeats
 from harness.measure.summary import first_difference, pair_with_baseline, run_labels, samples
 from harness.stats.bootstrap import Interval, ratio_interval
 from harness.stats.multiple import holm
-from harness.stats.paired import difference_interval, mean_test, paired_test
+from harness.stats.paired import mean_test
 from harness.stats.power import smallest_effect
 from harness.store.folder import Store
 from harness.store.schema import Manifest
@@ -131,7 +131,7 @@ def compare(a: Store, b: Store, *, force: bool = False, texts: int = 0) -> Compa
         a=labels[0], b=labels[1], baseline=a.manifest.baseline, forced=forced,
         settings=list(settings(a.manifest, b.manifest)),
         machine=_speed(base["log_speed_b"] - base["log_speed_a"], base["task"] + " " + base["example"]),
-        cells=_corrected(_cells(pairs, both, a.manifest)),
+        cells=_corrected(_cells(pairs, both, a.manifest, a.manifest.precision or b.manifest.precision)),
         only_a=[cell for cell in present[0] if cell not in present[1]],
         only_b=[cell for cell in present[1] if cell not in present[0]], prompts=_prompts(a, b, both, texts))
 
@@ -185,7 +185,8 @@ def relative(store: Store) -> pd.DataFrame:
     return frame.merge(pd.concat(paired)[[*KEY, "log_relative"]], on=KEY, how="left")
 
 
-def _cells(pairs: pd.DataFrame, both: pd.DataFrame, manifest: Manifest) -> Iterator[CellChange]:
+def _cells(pairs: pd.DataFrame, both: pd.DataFrame, manifest: Manifest, precision: float | None
+           ) -> Iterator[CellChange]:
     fine, every = (dict(iter(frame.groupby(["task", "strategy"], sort=False))) for frame in (both, pairs))
     for task, strategy in product([task.spec for task in manifest.tasks], [one.spec for one in manifest.strategies]):
         if (all_ := every.get((task, strategy))) is None:
@@ -198,7 +199,7 @@ def _cells(pairs: pd.DataFrame, both: pd.DataFrame, manifest: Manifest) -> Itera
             changed=int(cell["at"].notna().sum()), recounted=int(cell["recounted"].sum()),
             counts={name: (int(cell[f"{name}_a"].sum()), int(cell[f"{name}_b"].sum())) for name in COUNTED},
             quality=(float(cell.loc[scores.index, "score_a"].mean()), float(cell.loc[scores.index, "score_b"].mean())),
-            score=_score(scores, cell.loc[scores.index, "example"]),
+            score=_score(scores, cell.loc[scores.index, "example"], precision),
             speed=None if strategy == manifest.baseline else _speed(cell["log_relative_b"] - cell["log_relative_a"],
                                                                      cell["example"]),
             absolute=_speed(cell["log_speed_b"] - cell["log_speed_a"], cell["example"]),
@@ -212,9 +213,9 @@ def _speed(logs: "pd.Series[float]", examples: "pd.Series[str]") -> Effect | Non
                    float(np.expm1(smallest_effect(logs, examples)))) if len(logs) else None
 
 
-def _score(differences: "pd.Series[float]", examples: "pd.Series[str]") -> Effect | None:
-    return _effect(difference_interval(differences, examples), paired_test(differences, examples),
-                   smallest_effect(differences, examples)) if len(differences) else None
+def _score(differences: "pd.Series[float]", examples: "pd.Series[str]", precision: float | None) -> Effect | None:
+    return _effect(*gain(differences, examples, precision), smallest_effect(differences, examples)) \
+        if len(differences) else None
 
 
 def _effect(interval: Interval, p_value: float, findable: float) -> Effect:

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.stats.bootstrap import NOTHING
+from harness.stats.bootstrap import NOTHING, Interval
+from harness.stats.confidence_sequence import anytime_difference, means_in_order
 from harness.stats.multiple import holm
 from harness.stats.noise import Noise, drift, noise, outliers
 from harness.stats.paired import difference_interval, mean_test, paired_test
@@ -18,12 +19,12 @@ TESTS = ("quality", "speedup")
 GAIN = ("quality_gain", "quality_gain_low", "quality_gain_high")
 
 
-def against_baseline(pairs: pd.DataFrame, is_base: bool) -> dict[str, float]:
+def against_baseline(pairs: pd.DataFrame, is_base: bool, precision: float | None = None) -> dict[str, float]:
     """Return p-values of quality and speed against the baseline on the same examples, and smallest detectable effects.
 
     `pairs` has `example`, `score` and `log_speed`, the latter two also with the suffix `_base`. `quality_gain` is the
     mean difference in quality, with its 95 % interval. `quality_findable` is in units of the score, `speedup_findable`
-    a share: 0.05 is 5 % faster.
+    a share: 0.05 is 5 % faster. For `precision` see `gain`.
     """
     if is_base:
         nothing = {f"{name}_{figure}": NAN for name in TESTS for figure in ("p", "findable")}
@@ -31,11 +32,22 @@ def against_baseline(pairs: pd.DataFrame, is_base: bool) -> dict[str, float]:
     logs = (pairs["log_speed"] - pairs["log_speed_base"]).dropna()
     scores = (pairs["score"] - pairs["score_base"]).dropna()
     speed, quality = pairs.loc[logs.index, "example"], pairs.loc[scores.index, "example"]
-    gain = difference_interval(scores, quality) if len(scores) else NOTHING
-    return {**dict(zip(GAIN, gain, strict=True)),
-            "quality_p": paired_test(scores, quality), "quality_findable": smallest_effect(scores, quality),
+    interval, p_value = gain(scores, quality, precision) if len(scores) else (NOTHING, NAN)
+    return {**dict(zip(GAIN, interval, strict=True)),
+            "quality_p": p_value, "quality_findable": smallest_effect(scores, quality),
             "speedup_p": mean_test(logs, speed),
             "speedup_findable": float(np.expm1(smallest_effect(logs, speed)))}
+
+
+def gain(differences: "pd.Series[float]", examples: "pd.Series[str]", precision: float | None
+         ) -> tuple[Interval, float]:
+    """Return the mean difference of scores with its 95 % interval, and the p-value that it is zero.
+
+    If a `precision` decided when the run stopped, both hold at any stop, provided that no difference exceeds 1.
+    """
+    if precision and (differences.abs() <= 1).all():
+        return anytime_difference(means_in_order(differences, examples), precision)
+    return difference_interval(differences, examples), paired_test(differences, examples)
 
 
 def corrected(summary: pd.DataFrame) -> pd.DataFrame:

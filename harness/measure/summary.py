@@ -12,6 +12,7 @@ from harness.measure.judged import BEST, SCORE, score_interval, tasks
 from harness.measure.raw import END_OF_TURN, NAN, NUMBERS, Raw, read
 from harness.measure.significance import against_baseline, corrected, steadiness, unknown
 from harness.stats.bootstrap import NOTHING, ratio_interval, share_interval
+from harness.stats.confidence_sequence import anytime_interval, means_in_order
 from harness.stats.pass_at_k import pass_at_k
 from harness.store.folder import Store
 from harness.store.schema import Manifest, StrategyEntry, TaskEntry
@@ -37,7 +38,8 @@ def samples(store: Store) -> pd.DataFrame:
 def summarise(store: Store, raw: Raw | None = None) -> pd.DataFrame:
     """Return one row per (task, strategy) cell of the manifest, even if it could not run; unknown values are NaN.
 
-    `samples` counts successful samples. Intervals are 95 % and resample whole examples. Speeds are tokens per second,
+    `samples` counts successful samples. Intervals are 95 % and resample whole examples; those of quality hold at any
+    stop if the run has a precision. Speeds are tokens per second,
     end to end or (`decode_`) after the first step; `speedup` is the geometric mean over the `paired` samples of the
     speed divided by the baseline's on the same example, sample and repeat. `truncated` and `same_as_baseline` are
     shares of samples, `first_difference` the median position of the first different token among those that differ.
@@ -57,7 +59,8 @@ def summarise(store: Store, raw: Raw | None = None) -> pd.DataFrame:
         for strategy in manifest.strategies:
             cell = cells.get((task.spec, strategy.spec), frame.iloc[:0])
             margins = [d.margin for d in parted if (d.task, d.strategy) == (task.spec, strategy.spec)]
-            rows.append(_cell(task, strategy, cell, base, strategy.spec == manifest.baseline) | _divergences(margins)
+            is_base = strategy.spec == manifest.baseline
+            rows.append(_cell(task, strategy, cell, base, is_base, manifest.precision) | _divergences(margins)
                         | steady.get(strategy.spec, unknown()))
     return _only_where_they_differ(corrected(pd.DataFrame(rows)))
 
@@ -132,7 +135,8 @@ def _share(flags: "pd.Series[Any]") -> float:
 
 
 def _cell(
-    task: TaskEntry, strategy: StrategyEntry, cell: pd.DataFrame, base: pd.DataFrame, is_base: bool
+    task: TaskEntry, strategy: StrategyEntry, cell: pd.DataFrame, base: pd.DataFrame, is_base: bool,
+    precision: float | None,
 ) -> dict[str, Any]:
     ok = _ok(cell)
     pairs = pair_with_baseline(_scored(ok, task), _scored(base, task))
@@ -140,7 +144,8 @@ def _cell(
         "task": task.spec, "strategy": strategy.spec, "name": strategy.name, "family": strategy.family,
         "guarantee": strategy.guarantee, "unsupported": strategy.unsupported or "",
         "samples": len(ok), "failed": len(cell) - len(ok),
-        **_quality(task, ok), **_speed(ok), **_speedup(pairs, is_base), **against_baseline(pairs, is_base),
+        **_quality(task, ok, precision), **_speed(ok), **_speedup(pairs, is_base),
+        **against_baseline(pairs, is_base, precision),
         "ttft_median": float(ok["ttft"].median()), "tokens_mean": float(ok["tokens"].mean()),
         "truncated": _share(ok["truncated"]), "cut": _share(ok["cut"]),
         **_cost(ok, strategy), **_computation(ok), **_batching(ok), **_sameness(pairs), **_passes(task, ok),
@@ -168,10 +173,14 @@ def _batching(ok: pd.DataFrame) -> dict[str, float]:
     return {"batch": float(several["batch"].mean()), "padding": float(several["padding"].mean())}
 
 
-def _quality(task: TaskEntry, ok: pd.DataFrame) -> dict[str, Any]:
+def _quality(task: TaskEntry, ok: pd.DataFrame, precision: float | None) -> dict[str, Any]:
     scored = ok.dropna(subset=[column]) if (column := f"score_{task.headline}") in ok else ok.iloc[:0]
-    interval = NOTHING if scored.empty else score_interval(ok) if task.headline == SCORE else \
-        share_interval(scored[column], scored["example"])
+    if scored.empty or task.headline == SCORE:
+        interval = NOTHING if scored.empty else score_interval(ok)
+    elif precision and scored[column].between(0, 1).all():
+        interval = anytime_interval(means_in_order(scored[column], scored["example"]), precision)
+    else:
+        interval = share_interval(scored[column], scored["example"])
     return {"quality": interval.mean, "quality_low": interval.low, "quality_high": interval.high,
             "quality_metric": task.headline, "quality_note": task.unscored or ""}
 

@@ -166,7 +166,7 @@ def _cell_pairs(run: Snapshot, against: Snapshot, differences: Sequence[Divergen
     strategies = {entry.spec: entry for entry in (*against.about.strategies, *run.about.strategies)}
     order = [entry.spec for entry in run.about.strategies]
     order += [spec for spec in strategies if spec not in order]
-    due, base = run.samples_due() | against.samples_due(), run.about.baseline
+    due, base = against.samples_due() | run.samples_due(), run.about.baseline
     for task in tasks.values():
         for spec in order:
             if (task.spec, spec) in due:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from harness.errors import UserError
 from harness.measure.raw import COUNTS
@@ -36,6 +36,7 @@ class About(Stored):
     model: ModelEntry
     draft: ModelEntry | None
     hardware: Any
+    spared: dict[str, dict[str, int]] = Field(default_factory=dict)
 
     @classmethod
     def of(cls, manifest: Manifest) -> "About":
@@ -43,7 +44,7 @@ class About(Stored):
         tasks = [task.model_copy(update={"data": ""}) for task in manifest.tasks]
         return cls(created=manifest.created, baseline=manifest.baseline, config=manifest.config,
                    strategies=manifest.strategies, tasks=tasks, model=manifest.model, draft=manifest.draft,
-                   hardware=manifest.environment.get("hardware"))
+                   hardware=manifest.environment.get("hardware"), spared=manifest.spared)
 
 
 class Cell(Stored):
@@ -123,8 +124,9 @@ class Snapshot:
     def samples_due(self) -> dict[tuple[str, str], int]:
         """Return the expected number of samples of each (task, strategy) that can run."""
         per_example = int(self.about.config.get("samples", 1)) * int(self.about.config.get("repeats", 1))
-        return {(task.spec, strategy.spec): task.examples * per_example for task in self.about.tasks
-                for strategy in self.about.strategies if not strategy.unsupported}
+        return {(task.spec, strategy.spec):
+                task.examples * per_example - self.about.spared.get(task.spec, {}).get(strategy.spec, 0)
+                for task in self.about.tasks for strategy in self.about.strategies if not strategy.unsupported}
 
 
 def _plain(name: str, value: Any) -> str | bool | int | float | None:

@@ -49,13 +49,14 @@ def _blocks(config: RunConfig, tasks: Tasks, strategies: Sequence[Strategy]) -> 
     """Yield the cells of the first block of each task, then those of the second block of each, and so on.
 
     Blocks are numbered task by task, so that a run resumes with the same numbers whatever the order of its blocks was.
-    A shard of a run has some of its blocks, with the same numbers.
+    A shard of a run has some of its blocks, with the same numbers. With a precision they come in the order of a hash,
+    because the first ones of a file may be easier than the rest.
     """
     numbers = count()
     shard = Shard.parse(config.shard or "1/1")
     for repeat in range(config.repeats):
         blocks = [[(task, group, next(numbers)) for group in _groups(config, examples)] for task, examples in tasks]
-        blocks = _of_shard(blocks, shard)
+        blocks = [sorted(of_task, key=_hash) if config.precision else of_task for of_task in _of_shard(blocks, shard)]
         for task, group, block in filter(None, chain.from_iterable(zip_longest(*blocks))):
             order = shuffled(range(len(strategies)), config.seed, repeat, task.spec(), group[0].id)
             for rank, index in enumerate(order):

@@ -24,7 +24,7 @@ from harness.store.schema import CODE_NOT_RUN, Manifest, ModelEntry, StrategyEnt
 
 NOT_IN_IDENTITY = {"output", "plugins", "data", "strategies", "preset", "tasks", "model", "draft", "heads",
                    "allow_code_execution", "baseline", "threads", "cache_gb", "texts", "scorer", "base_url",
-                   "key_variable", "trace", "budget"}
+                   "key_variable", "trace", "budget", "precision"}
 
 
 def describe(config: RunConfig, command: str, strategies: Sequence[StrategyEntry],

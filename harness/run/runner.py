@@ -32,6 +32,7 @@ from harness.run.divergence import divergences
 from harness.run.failures import Failures, error_text
 from harness.run.late_scores import PROGRAMS, late_tasks, refuse_unscored, score_stored, scored
 from harness.run.plan import Plan, make
+from harness.run.precision import Leavers, begun_with, refuse_unscored_tasks, with_spared
 from harness.run.prepared_prompt import prepare
 from harness.run.presets import with_defaults
 from harness.store.config import RunConfig
@@ -90,14 +91,16 @@ def carry_out(plan: Plan, watcher: Watcher, clock: Clock = time.perf_counter, to
     `tolerant` a strategy that keeps failing does not stop the others. The watcher is told the `notes` besides the
     plan's warnings. A budget of time counts from the moment `began`, by default now.
     """
+    refuse_unscored_tasks(plan)
     planned = sum(len(cell.examples) for cell in plan.cells())
     if not planned:
         blocks = len({cell.block for cell in replace(plan, config=replace(plan.config, shard=None)).cells()})
         raise UserError(f"Shard {plan.config.shard} has no examples, because they are {blocks} blocks: give at most "
                         f"{blocks} shards.")
-    if plan.config.budget and not plan.backend.side_by_side:
-        raise UserError("--budget needs all strategies side by side, and here they run one after the other: leave it "
-                        "out, or give fewer strategies.")
+    for given in ("budget", "precision"):
+        if getattr(plan.config, given) and not plan.backend.side_by_side:
+            raise UserError(f"--{given} needs all strategies side by side, and here they run one after the other: "
+                            "leave it out, or give fewer strategies.")
     manifest = plan.manifest.model_copy(update={"planned": planned})
     with Store.begin(folder_of(plan), manifest) as store:
         runner = Runner(plan, clock, tolerant)
@@ -111,6 +114,7 @@ def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner", not
     if late := late_tasks(plan, store):
         watcher.started("the scores of stored answers")
         score_stored(plan, store, late)
+    leavers = Leavers(plan, store)
     done, failed = store.finished()
     if failed and not runner.failures.tolerant:
         store.set_failed_aside()
@@ -118,7 +122,7 @@ def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner", not
     cells, names = list(plan.cells()), labels(strategy.spec() for strategy in plan.strategies)
     tasks = short_task_names(task.spec() for task, _ in plan.tasks)
     left_over = {cell.task.spec() for cell in cells if _left(cell, done)}
-    todo, added = bool(left_over), 0
+    todo, added = any(_left(cell, done) and leavers.stays(cell) for cell in cells), 0
     moved = [continued(plan.manifest)] if todo and not store.timed else []
     watcher.planned(sum(len(cell.examples) for cell in cells), len(done), store.folder,
                     [*notes, *moved, *plan.manifest.warnings])
@@ -126,16 +130,21 @@ def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner", not
     for text in moved:
         store.warn(text)
     if todo:
+        store.replace_manifest(begun_with(store.manifest, plan.config.precision))
         store.write_expected(_expected(plan))
         runner.warm_up()
     for cell in cells:
         if not (left := _left(cell, done)):
             continue
+        if not leavers.stays(cell):
+            leavers.spare(cell, len(left))
+            continue
         if not budget.allows(cell.block):
-            break
+            continue
         watcher.started(f"{tasks[cell.task.spec()]} · {names[cell.strategy.spec()]}")
         for record in runner.decode(cell, left):
             store.append(record)
+            leavers.add(record)
             added += 1
             failed += record.status == "failed"
             watcher.finished(record)
@@ -146,8 +155,10 @@ def _carry_out(plan: Plan, store: Store, watcher: Watcher, runner: "Runner", not
         watcher.started("the metrics of texts")
         store.write_text_metrics(text_metrics.compute(plan, store.records()))
     samples = sum(len(cell.examples) for cell in cells)
-    left_out = samples - len(done) - added
-    if (manifest := with_left(store.manifest, left_out, samples, plan.config.budget)) != store.manifest:
+    left_out = samples - len(done) - added - leavers.samples
+    manifest = with_left(store.manifest, left_out, samples, plan.config.budget)
+    manifest = with_spared(manifest, leavers.spared, left_out, samples, plan.config.precision)
+    if manifest != store.manifest:
         store.replace_manifest(manifest)
     return Outcome(store.folder, failed, samples, runner.failures.first, left_out)
 

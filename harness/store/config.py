@@ -32,6 +32,7 @@ def _listed(value: Any) -> Any:
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Precision = Annotated[float, Field(gt=0, lt=0.5)]
 Place = Annotated[Path, BeforeValidator(_home)]
 Strings = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Places = Annotated[tuple[Place, ...], BeforeValidator(_listed)]
@@ -62,7 +63,8 @@ class RunConfig:
     answers. `texts` computes text metrics in all tasks or in none; when None, in open-ended tasks or with several
     samples. `scorer` is the model that computes them, the evaluated one when None. `trace` "full" keeps the draft or
     search tree of each step, and the ranks of sampled tokens. `shard` is the share of the blocks to run, as 2/8, and
-    `budget` the time until the run ends, as 30m. Raises `UserError` for an invalid value.
+    `budget` the time until the run ends, as 30m. A strategy leaves a task when the 95 % interval of its score is within
+    `precision`. Raises `UserError` for an invalid value.
     """
 
     model: str = "nano"
@@ -102,6 +104,7 @@ class RunConfig:
     trace: str | None = None
     shard: str | None = None
     budget: str | None = None
+    precision: Precision | None = None
     output: Place | None = None
 
     @model_validator(mode="wrap")
@@ -154,6 +157,12 @@ class RunConfig:
                                    "own option.")
         if self.device_map:
             self._check_device_map()
+        if self.precision and self.shard:
+            raise Rejected("precision", "--precision looks at all examples of a task, and a shard has only some: leave "
+                                        "it out, or give --shard 1/1.")
+        if self.precision and self.request_rate is not None:
+            raise Rejected("precision", "--precision stops between blocks of examples, and --request-rate makes all of "
+                                        "them one: leave one of the two out.")
         if self.preset and self.strategies:
             raise Rejected("preset", "--preset chooses the strategies: leave it out, or leave out --strategy.")
         if self.backend == "transformers" and self.engine:
@@ -225,6 +234,7 @@ def _rejected(errors: ValidationError) -> Rejected:
     name, *inner = map(str, error["loc"])
     limits = error.get("ctx", {})
     wanted = (f"at least {limits['ge']:g}" if "ge" in limits else f"above {limits['gt']:g}" if "gt" in limits else
+              f"below {limits['lt']:g}" if "lt" in limits else
               "a list of strings" if inner else KINDS.get(error["type"], "valid"))
     value = error["input"]
     return Rejected(name, f"{option(name)} must be {wanted}, not {value if isinstance(value, float) else repr(value)}.")

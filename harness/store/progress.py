@@ -46,7 +46,7 @@ def progress(store: Store) -> Progress:
         done, failed = done + (sample.status == "ok"), failed + (sample.status == "failed")
         seconds += sample.seconds if sample.seconds == sample.seconds else 0.0
     planned, holder = store.manifest.planned, held_by(store.folder)
-    left = None if planned is None else planned - done - failed
+    left = None if planned is None else planned - store.manifest.spared_samples - done - failed
     state = f"running: {holder}" if holder else "" if left is None else "stopped" if left else "done"
     place = store.folder.resolve()
     name = f"{place.parent.name}/{place.name}" if store.manifest.config.get("shard") else place.name

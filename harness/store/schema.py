@@ -347,7 +347,8 @@ class Manifest(Stored):
     """The description of a run; a run is resumed only if its `identity` is unchanged.
 
     `planned` is the number of its samples, None in older runs. `config["shard"]` names its share of a run, and
-    `merged` the shards of a merged run.
+    `merged` the shards of a merged run. A strategy left a task when the interval of its score was within `precision`;
+    `spared` has the samples that were left out so, by task and strategy.
     """
 
     schema_version: int = SCHEMA
@@ -363,6 +364,13 @@ class Manifest(Stored):
     warnings: list[str] = Field(default_factory=list)
     planned: int | None = None
     merged: list[str] = Field(default_factory=list)
+    precision: float | None = None
+    spared: dict[str, dict[str, int]] = Field(default_factory=dict)
+
+    @property
+    def spared_samples(self) -> int:
+        """The number of all spared samples."""
+        return sum(sum(of_task.values()) for of_task in self.spared.values())
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that identify a run.

@@ -55,6 +55,7 @@ def test_a_skypilot_node_runs_its_shard(tmp_path: Path) -> None:
     (["--slurm", "2", "-m", "nano"], "Give the folder of all shards with --output."),
     (["--slurm", "2", *RUN, "--shard", "1/2"], "Leave --shard out"),
     (["--slurm", "2", *RUN, "--ray"], "Leave --ray out"),
+    (["--slurm", "2", *RUN, "--precision", "0.1"], "Leave --precision out"),
     (["--slurm", "2", *RUN, "--limt", "3"], "No such option: --limt"),
     (["--slurm", "0", *RUN], "--slurm"),
 ])

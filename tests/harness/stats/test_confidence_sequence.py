@@ -42,7 +42,7 @@ def test_the_ends_are_those_of_a_slow_computation(scores: list[float], precision
 
 
 def test_with_the_bets_of_the_paper_the_ends_are_those_of_confseq(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The values are those of `confseq.betting.betting_cs`, version 0.0.11, with 10,000 breaks and running intersection."""
+    """The values are those of `betting_cs` of `confseq` 0.0.11, with 10,000 breaks and running intersection."""
     def of_the_paper(numbers: np.ndarray, precision: float) -> np.ndarray:
         times = np.arange(1, len(numbers) + 1)
         means = (0.5 + np.cumsum(numbers)) / (times + 1)
