@@ -83,7 +83,8 @@ def run(config: RunConfig, address: str, shards: str, watcher: Display, command:
     if config.shard:
         raise UserError("--ray makes all shards of the run: give their number with --shards, and leave --shard out.")
     if config.precision:
-        raise UserError("--precision looks at all examples of a task, and a worker has only some: leave it or --ray out.")
+        raise UserError("--precision looks at all examples of a task, and a worker has only some: leave it or --ray "
+                        "out.")
     if config.device.startswith("cuda:"):
         raise UserError("--ray gives each worker a GPU of its own: give --device cuda, or leave it out.")
     with connected(address, config, command) as cluster:

@@ -112,7 +112,7 @@ def test_the_number_of_shards(tmp_path: Path) -> None:
     (["--ray", "127.0.0.1:9"], "No Ray cluster answers at '127.0.0.1:9'"),
     (["--ray", "127.0.0.1:999999"], "No Ray cluster answers"),
     (["--ray", "node"], "must be auto, HOST:PORT, or come without an address"),
-    (["--ray", "--precision", "0.1"], "leave it or --ray out"),
+    (["--ray", "--precision", "0.1"], "leave it or --ray"),
     (["--ray", "--dry-run"], "leave --ray out"),
     (["--ray", "--backend", "openai", "-m", "x", "--base-url", "http://localhost:1"], "loaded by a server"),
 ])
