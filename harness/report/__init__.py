@@ -38,9 +38,8 @@ def write(stores: "Sequence[Store]", folder: Path, contents: "Contents | None" =
     for task, title in task_names(summary["task"].unique()).items():
         name = re.sub(r"[^\w.=+-]+", "-", title)
         for kind, figure in plots.of_task(contents, task, samples[0]).items():
-            replace_file(folder / "plots" / f"{name}.{kind}.svg", plots.svg(figure))
-            replace_file(folder / "plots" / f"{name}.{kind}.png", plots.png(figure))
-            replace_file(folder / "plots" / f"{name}.{kind}.pdf", plots.pdf(figure))
+            for ending, content in plots.files(figure).items():
+                replace_file(folder / "plots" / f"{name}.{kind}.{ending}", content)
     index = replace_file(folder / "index.html", page.render(stores, contents, samples))
     beside.tidy()
     return index

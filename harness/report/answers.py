@@ -2,18 +2,19 @@
 
 import base64
 import gzip
-import json
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic_core import to_json
 
 from harness.measure.raw import has_text_only
 from harness.report.story import story
 from harness.store.schema import Record, StepTree, Turn
 
 BLOCK = 1000  # samples of a block, about
+LEVEL = 6  # of gzip: 9 takes three times as long for 4 % less
 EMBEDDED = 8_000_000  # letters of compressed answers in the page; further blocks are beside it
 Beside = Callable[[str], str]  # writes a block beside the page, and returns its name
 Answer = tuple[int, str, int, int]  # number of the cell, example, sample, repeat
@@ -116,18 +117,17 @@ def compressed(data: Mapping[str, Any]) -> str:
 
 
 def _packed(text: str) -> str:
-    return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), mtime=0)).decode()
+    return base64.b64encode(gzip.compress(text.encode(), LEVEL, mtime=0)).decode()
 
 
 def _json(data: Any) -> str:
-    return json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return to_json(data, inf_nan_mode="null").decode()
 
 
 def _answer(record: Record, texts: Texts, drafts: bool, trees: Sequence[Sequence[StepTree]]) -> dict[str, Any]:
     return {
         "example": record.example, "sample": record.sample, "repeat": record.repeat, "error": record.error,
-        "reason": record.reason,
-        "scores": {name: value if math.isfinite(value) else None for name, value in record.scores.items()},
+        "reason": record.reason, "scores": record.scores,
         "turns": [_turn(turn, texts, drafts, trees[number] if number < len(trees) else ())
                   for number, turn in enumerate(record.turns)],
     }
@@ -136,10 +136,9 @@ def _answer(record: Record, texts: Texts, drafts: bool, trees: Sequence[Sequence
 def _turn(turn: Turn, texts: Texts, drafts: bool, trees: Sequence[StepTree]) -> dict[str, Any]:
     """Return an answer: its whole text, of which the first `end` characters count, or only the text that counts."""
     begins = turn.raw.startswith(turn.text)
-    seconds = sum(turn.steps.seconds)
     drawn = {tree.step: [[texts.number(text) for text in tree.texts], tree.parents, tree.path] for tree in trees}
     return {"prompt": texts.number(turn.prompt), "text": texts.number(turn.raw if begins else turn.text),
             "end": len(turn.text), "stop": turn.stop, "story": story(turn, drafts) if begins else {},
             **({"trees": drawn} if drawn else {}),
             "tokens": None if has_text_only(turn) else sum(turn.steps.tokens),
-            "seconds": round(seconds, 6) if math.isfinite(seconds) else None}
+            "seconds": round(sum(turn.steps.seconds), 6)}

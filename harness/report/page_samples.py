@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from harness.measure.acceptance import drafts
@@ -30,7 +29,7 @@ POSITIONS = 12  # of a draft
 class Rows:
     """The samples of a cell by column: example, sample, repeat, score, and tokens per second, None if unknown.
 
-    `drafts` counts the steps by the lengths of their draft and of its accepted part, `POSITIONS` at most.
+    `drafts` counts the steps by the lengths of their draft and of its accepted part.
     """
 
     keys: list[Answer] = field(default_factory=list)
@@ -51,8 +50,8 @@ class Rows:
         if record.error is not None:
             self.failed.add(key)
         for turn in record.turns:
-            self.drafts.update(zip(np.minimum(turn.steps.drafted, POSITIONS).tolist(),
-                                   np.minimum(turn.steps.accepted, POSITIONS).tolist(), strict=False))
+            if any(turn.steps.drafted):
+                self.drafts.update(zip(turn.steps.drafted, turn.steps.accepted, strict=False))
 
     def columns(self, places: dict[str, int]) -> dict[str, Any]:
         """Return the columns in the order of `places`, which has the place of each example; a set by its rows."""
@@ -66,11 +65,15 @@ class Rows:
                 "differing": [row for row, key in enumerate(keys) if key in self.differing]}
 
     def positions(self) -> list[list[int]]:
-        """Return for k = 1, 2, … the steps with at least k drafted tokens, and those with the first k accepted."""
+        """Return for k = 1, 2, … the steps with at least k drafted tokens, and those with the first k accepted.
+
+        There are at most `POSITIONS`.
+        """
         steps = [(drafted, min(drafted, accepted), count) for (drafted, accepted), count in self.drafts.items()]
         deepest = max((accepted for _, accepted, _ in steps), default=0)
         return [[sum(count for drafted, _, count in steps if drafted >= k),
-                 sum(count for _, accepted, count in steps if accepted >= k)] for k in range(1, deepest + 1)]
+                 sum(count for _, accepted, count in steps if accepted >= k)]
+                for k in range(1, min(deepest, POSITIONS) + 1)]
 
 
 def samples_of(stores: Sequence[Store], contents: Contents, beside: Beside | None = None) -> Samples:

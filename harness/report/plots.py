@@ -1,7 +1,7 @@
 """Plots of a task as files: quality against speed, and speed-ups with their intervals; others are in plot_*.py."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 from harness.plugins.task_names import task_names
 from harness.report import pictured
@@ -21,6 +22,9 @@ from harness.report.plot_loops import loops
 from harness.report.plot_parts import FAR, INK, STYLE, family_legend, log_scale, new_axes
 from harness.report.plot_samples import positions, prompts
 from harness.report.tables import row_labels
+
+DPI = 150
+UNDATED = {"svg": ("Date", "Creator"), "png": ("Software",), "pdf": ("CreationDate", "Creator", "Producer")}
 
 
 def front(x: pd.Series, y: pd.Series) -> list[int]:
@@ -107,25 +111,21 @@ def speedups(summary: pd.DataFrame, task: str) -> Figure:
         return figure
 
 
-def png(figure: Figure) -> bytes:
-    """Return a figure as PNG at 150 dpi, with the same bytes for the same figure."""
-    return _saved(figure, "png", metadata={"Software": None})
+def files(figure: Figure) -> dict[str, bytes]:
+    """Return a figure as `svg` whose text can be selected, `png` at 150 dpi, and `pdf` with embedded fonts.
 
-
-def svg(figure: Figure) -> str:
-    """Return a figure as an SVG file whose text can be selected; the same text for the same figure."""
-    return _saved(figure, "svg", metadata={"Date": None, "Creator": None}).decode()
-
-
-def pdf(figure: Figure) -> bytes:
-    """Return a figure as PDF with embedded fonts, with the same bytes for the same figure."""
-    return _saved(figure, "pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
-
-
-def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
-    file = io.BytesIO()
+    The same figure gives the same bytes.
+    """
     with matplotlib.rc_context(STYLE):
-        figure.savefig(file, format=kind, dpi=150, bbox_inches="tight", **options)
+        figure.set_dpi(DPI)
+        figure.draw_without_rendering()  # once for all formats, as savefig does for each of them if its box is "tight"
+        box = figure.get_tightbbox().padded(matplotlib.rcParams["savefig.pad_inches"])
+        return {kind: _saved(figure, kind, box) for kind in UNDATED}
+
+
+def _saved(figure: Figure, kind: str, box: Bbox) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format=kind, dpi=DPI, bbox_inches=box, metadata=dict.fromkeys(UNDATED[kind]))
     return file.getvalue()
 
 
@@ -181,21 +181,21 @@ def _label(figure: Figure, axes: Axes, rows: pd.DataFrame, path: list[tuple[floa
     """Write each label near its data point, where it covers no point, no other label and few lines."""
     scale = figure.dpi / 72  # pixels per typographic point
     dots = axes.transData.transform(rows[["speedup", "quality"]].to_numpy(dtype=float))
-    occupied = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in dots]
+    occupied = [(x - 6, y - 6, x + 6, y + 6) for x, y in dots]
     lines = _lines(axes, rows, path)
     for (x, y), (_, row) in zip(dots, rows.iterrows(), strict=True):
         probe = axes.text(0, 0, row["label"], fontsize=8)
         width, height = probe.get_window_extent().size
         probe.remove()
-        choices = []
+        choices, taken = [], np.array(occupied)
         for dx, dy in _label_offsets():
             left = x + dx * scale - width * (0 if dx > 1 else 1 if dx < -1 else 0.5)
             bottom = y + dy * scale - height * (0 if dy > 5 else 1 if dy < -5 else 0.5)
             box = Bbox.from_bounds(left, bottom, width, height)
-            never = _covered(box.padded(3), occupied) + _outside(box, axes.bbox)
+            never = _covered(box.padded(3), taken) + _outside(box, axes.bbox)
             choices.append(((100 * never + _covered(box, lines)) / height + np.hypot(dx, dy), dx, dy, box))
         _, dx, dy, box = min(choices, key=lambda choice: choice[0])
-        occupied.append(box)
+        occupied.append(box.extents)
         leader = {"arrowstyle": "-", "color": INK, "lw": 0.5, "alpha": 0.6, "shrinkB": 4, "shrinkA": 0}
         axes.annotate(row["label"], (row["speedup"], row["quality"]), (dx, dy), textcoords="offset points", fontsize=8,
                       ha="left" if dx > 1 else "right" if dx < -1 else "center",
@@ -203,21 +203,21 @@ def _label(figure: Figure, axes: Axes, rows: pd.DataFrame, path: list[tuple[floa
                       zorder=4, arrowprops=leader if np.hypot(dx, dy) > 10 else None)
 
 
-def _lines(axes: Axes, rows: pd.DataFrame, path: list[tuple[float, float]]) -> list[Bbox]:
-    """Return the drawn lines as thin boxes in pixels: the front, the error bars and the line at 1."""
+def _lines(axes: Axes, rows: pd.DataFrame, path: list[tuple[float, float]]) -> NDArray[np.float64]:
+    """Return the drawn lines as thin boxes (left, bottom, right, top) in pixels: the front, the error bars and the line
+    at 1.
+    """
     ends = [*pairwise(path), ((1, axes.get_ylim()[0]), (1, axes.get_ylim()[1]))]
     for row in rows[["speedup", "speedup_low", "speedup_high", "quality", "quality_low", "quality_high"]].to_numpy():
         x, x_low, x_high, y, y_low, y_high = (float(value) for value in row)
         ends += [((x_low, y), (x_high, y)), ((x, y_low), (x, y_high))]
     boxes = [axes.transData.transform(pair) for pair in ends if np.isfinite(pair).all()]
-    return [Bbox([box.min(axis=0) - 1.5, box.max(axis=0) + 1.5]) for box in boxes]
+    return np.array([(*(box.min(axis=0) - 1.5), *(box.max(axis=0) + 1.5)) for box in boxes])
 
 
-def _covered(box: Bbox, others: Sequence[Bbox]) -> float:
-    """Return the area of `box` that overlaps with others; areas of several overlaps add up."""
-    if not others:
-        return 0.0
-    left, bottom, right, top = np.array([other.extents for other in others]).T
+def _covered(box: Bbox, others: NDArray[np.float64]) -> float:
+    """Return the area of `box` that overlaps with others (left, bottom, right, top); several overlaps add up."""
+    left, bottom, right, top = others.T
     width = np.minimum(box.x1, right) - np.maximum(box.x0, left)
     height = np.minimum(box.y1, top) - np.maximum(box.y0, bottom)
     return float((width.clip(0) * height.clip(0)).sum())
@@ -225,4 +225,4 @@ def _covered(box: Bbox, others: Sequence[Bbox]) -> float:
 
 def _outside(box: Bbox, frame: Bbox) -> float:
     """Return the area of `box` that is outside `frame`."""
-    return box.width * box.height - _covered(box, [frame])
+    return box.width * box.height - _covered(box, np.array([frame.extents]))

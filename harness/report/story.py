@@ -18,7 +18,7 @@ def kinds(steps: Steps, drafts: bool = True) -> str:
     draft, which older runs do not tell: then it is one if all drafted tokens were accepted. Unless the strategy
     `drafts`, drafted tokens are candidates among which it chooses.
     """
-    if not drafts:
+    if not (drafts and any(map(any, (steps.drafted, steps.accepted, steps.whole)))):
         return ("s" if any(steps.drafted) else "o") * sum(steps.tokens)
     count = len(steps.tokens)
     drafted, accepted = (column or [0] * count for column in (steps.drafted, steps.accepted))

@@ -74,7 +74,7 @@ def test_speed_ups_by_batch_size_are_named_and_do_not_collide(tmp_path: Path) ->
 def test_a_strategy_without_a_crossing_has_no_ring_and_only_its_name(tmp_path: Path) -> None:
     figure = drawn(by_batch(tmp_path, {"swift": {1: 1.5, 4: 1.2}}), "math")["batch"]
     assert [text.get_text() for text in figure.axes[0].texts] == ["swift"]
-    assert plots.png(figure).startswith(b"\x89PNG")
+    assert plots.files(figure)["png"].startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("places", [[0.5, 0.5, 0.5], [0.95, 0.1, 0.96, 0.97], [0.2, 0.9, 0.5], [0.0]])

@@ -18,6 +18,10 @@ def test_without_leaves_a_draft_that_was_accepted_whole_gives_a_bonus() -> None:
     assert kinds(STEPS.model_copy(update={"whole": []})) == "o" "aaaab" "aac" "c" "o" "aac" "aa"
 
 
+def test_drafts_of_unknown_length_tell_what_was_accepted() -> None:
+    assert kinds(Steps(tokens=[1, 3, 1], accepted=[0, 2, 0])) == "o" "aao" "o"
+
+
 def test_a_search_chooses_all_of_its_tokens() -> None:
     assert kinds(Steps(tokens=[4], drafted=[16], accepted=[4], whole=[1]), drafts=False) == "ssss"
     assert kinds(Steps(tokens=[1, 1], drafted=[4, 4], accepted=[1, 1], whole=[1, 1]), drafts=False) == "ss"
