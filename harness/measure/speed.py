@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from harness.measure.acceptance import mean_ratio, ratio
 from harness.measure.raw import NAN, Cell, Raw
-from harness.measure.summary import pair_with_baseline
+from harness.measure.summary import KEYS, pair_with_baseline
 from harness.store.folder import Store
 from harness.store.schema import TaskEntry
 
 PERCENTILES = (50, 90, 99)
 STOPS = ("eos", "stop", "length", "context", "ended", "unknown")
+PAIRED = ["tokens", "seconds", "decode_tokens", "decode_seconds"]  # columns that are compared with the baseline's
 FIGURES = ("ttft", "tpot", "itl_token", "itl_burst")
 
 
@@ -33,15 +34,16 @@ def speed_table(store: Store, raw: Raw) -> pd.DataFrame:
     cells = dict(iter(frame[frame["status"] == "ok"].groupby(["task", "strategy"], sort=False)))
     for task in store.manifest.tasks:
         base_key = task.spec, store.manifest.baseline
+        base, base_cell = cells.get(base_key, frame.iloc[:0]), raw.cell(*base_key)
         for strategy in store.manifest.strategies:
             key = task.spec, strategy.spec
             if key in cells:
-                pairs = pair_with_baseline(cells[key], cells.get(base_key, frame.iloc[:0]))
+                cell = raw.cell(*key)
+                pairs = pair_with_baseline(cells[key][[*KEYS, *PAIRED]], base, [*PAIRED, "row"])
                 rows.append({
                     "task": task.spec, "strategy": strategy.spec, "samples": len(cells[key]),
-                    **_latency(raw.cell(*key)), **_rates(cells[key]), **_ratios(pairs),
-                    **_matched(pairs, raw.cell(*key), raw.cell(*base_key)),
-                    **_stops(raw.cell(*key)), **_correct(task, cells[key]),
+                    **_latency(cell), **_rates(cells[key]), **_ratios(pairs),
+                    **_matched(pairs, cell, base_cell), **_stops(cell), **_correct(task, cells[key]),
                     "tokens_mean": cells[key]["tokens"].mean(), "peak_bytes": cells[key]["peak_bytes"].max()})
     return pd.DataFrame(rows)
 

@@ -17,6 +17,8 @@ from harness.stats.pass_at_k import pass_at_k
 from harness.store.folder import Store
 from harness.store.schema import Manifest, StrategyEntry, TaskEntry
 
+KEYS = ["example", "sample", "repeat"]  # of a sample in its cell
+PAIRED = ["log_speed", "ids", "score"]  # columns that a cell compares with the baseline's
 OF_BASELINE = ["log_speed", "tokens", "seconds", "decode_tokens", "decode_seconds", "ids", "row", "score"]
 FIGURES = ["layers_run", "kv_read", "flops_per_token", "weight_bytes_per_token", "kv_bytes_per_token"]
 BYTES_READ = "kv_bytes_read"  # a share, which only tells whether a strategy reads other bytes
@@ -139,7 +141,7 @@ def _cell(
     precision: float | None,
 ) -> dict[str, Any]:
     ok = _ok(cell)
-    pairs = pair_with_baseline(_scored(ok, task), _scored(base, task))
+    pairs = pair_with_baseline(_scored(ok, task)[[*KEYS, *PAIRED]], _scored(base, task), PAIRED)
     return {
         "task": task.spec, "strategy": strategy.spec, "name": strategy.name, "family": strategy.family,
         "guarantee": strategy.guarantee, "unsupported": strategy.unsupported or "",
@@ -208,9 +210,9 @@ def pair_with_baseline(ok: pd.DataFrame, base: pd.DataFrame, columns: Sequence[s
     Both are rows of `samples`, perhaps with a `score`; `row` is their index there. The `columns` of the baseline get
     this `suffix`.
     """
-    keys = ["example", "sample", "repeat"]
+    keys = KEYS
     if not base.empty and base["sample"].max() == 0:
-        keys.remove("sample")
+        keys = [name for name in KEYS if name != "sample"]
     ok, base = ok.assign(row=ok.index), base.assign(row=base.index)
     paired = base[[*keys, *(name for name in columns if name in base)]]
     return ok.merge(paired, on=keys, suffixes=("", suffix))

@@ -1,10 +1,16 @@
 """How the tokens of an answer came to be, from the counts of its steps."""
 
-from itertools import pairwise
+from functools import cache
+from itertools import starmap
+from operator import sub
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from harness.store.schema import Steps, Turn
 
+SMALLEST = 1e-9  # milliseconds
 KINDS = {
     "a": "accepted draft", "b": "bonus after a draft that was accepted whole", "c": "the model's token where the draft "
     "was rejected", "o": "without a draft", "s": "chosen among candidates, as in a search",
@@ -23,8 +29,12 @@ def kinds(steps: Steps, drafts: bool = True) -> str:
     count = len(steps.tokens)
     drafted, accepted = (column or [0] * count for column in (steps.drafted, steps.accepted))
     whole = steps.whole or [int(0 < one == other) for one, other in zip(accepted, drafted, strict=True)]
-    return "".join("a" * min(kept, taken) + ("b" if leaf else "c" if tried else "o") * max(0, kept - taken)
-                   for kept, tried, taken, leaf in zip(steps.tokens, drafted, accepted, whole, strict=True))
+    return "".join(starmap(_letters, zip(steps.tokens, drafted, accepted, whole, strict=True)))
+
+
+@cache
+def _letters(kept: int, tried: int, taken: int, leaf: int) -> str:
+    return "a" * min(kept, taken) + ("b" if leaf else "c" if tried else "o") * max(0, kept - taken)
 
 
 def story(turn: Turn, drafts: bool) -> dict[str, Any]:
@@ -38,12 +48,20 @@ def story(turn: Turn, drafts: bool) -> dict[str, Any]:
         return told
     told["kinds"] = kinds(steps, drafts)
     if turn.ends:
-        told["lengths"] = [end - start for start, end in pairwise([0, *turn.ends])]
+        told["lengths"] = list(map(sub, turn.ends, [0, *turn.ends]))
     if set(steps.tokens) != {1}:
         told["tokens"] = steps.tokens
     for name, column in (("drafted", steps.drafted), ("accepted", steps.accepted), ("ranks", turn.ranks)):
         if any(column):
             told[name] = column
-    if all(second == second for second in steps.seconds):
-        told["ms"] = [float(f"{1000 * second:.3g}") for second in steps.seconds]
+    seconds = np.array(steps.seconds)
+    if not np.isnan(seconds).any():
+        told["ms"] = _three_digits(1000 * seconds)
     return told
+
+
+def _three_digits(numbers: NDArray[np.float64]) -> list[float]:
+    """Return numbers from 0 to 10⁷ with three significant digits, as the floats nearest to these."""
+    units = 10 ** (2 - np.floor(np.log10(np.maximum(numbers, SMALLEST))))
+    found: list[float] = (np.rint(numbers * units) / units).tolist()
+    return found

@@ -10,7 +10,7 @@ from harness.errors import UserError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def replace_file(path: Path, content: str | bytes | Iterable[str]) -> Path:
+def replace_file(path: Path, content: str | bytes | Iterable[str | bytes]) -> Path:
     """Replace a file atomically, by renaming a temporary file in its folder; returns `path`.
 
     Content in pieces is written one by one, so it need not fit in memory.

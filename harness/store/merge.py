@@ -142,23 +142,23 @@ def _write(store: Store, parts: Sequence[Part], kept: str) -> None:
         store.write_text_metrics(_texts(metrics))
 
 
-def _lines(store: Store, name: str) -> Iterator[str]:
+def _lines(store: Store, name: str) -> Iterator[bytes]:
     """Yield the complete lines of a file of a run, if it exists."""
     path = store.folder / name
     if path.exists():
-        with path.open(encoding="utf-8", newline="\n") as file:
-            yield from (line for line in file if line.endswith("\n"))
+        with path.open("rb") as file:
+            yield from (line for line in file if line.endswith(b"\n"))
 
 
-def _timed(store: Store) -> Iterator[str]:
+def _timed(store: Store) -> Iterator[bytes]:
     for path in store.record_files():
         yield from _lines(store, str(path.relative_to(store.folder)))
 
 
-def _untimed(store: Store) -> Iterator[str]:
+def _untimed(store: Store) -> Iterator[bytes]:
     """Yield the records without times and memory."""
     for record in store.records():
-        yield without_times(record).model_dump_json() + "\n"
+        yield without_times(record).model_dump_json().encode() + b"\n"
 
 
 def _texts(metrics: Sequence[TextMetrics]) -> TextMetrics:

@@ -1,5 +1,8 @@
 """How the tokens of an answer came to be, against lists made by hand."""
 
+import math
+import random
+
 from harness.report.story import kinds, story
 from harness.store.schema import Steps, Turn
 
@@ -37,6 +40,16 @@ def test_the_story_leaves_out_what_is_plain() -> None:
     turn = Turn(prompt="", prompt_tokens=1, text="abc", raw="abc", tokens=[1, 2], ends=[1, 3], stop="eos",
                 steps=Steps(tokens=[1, 1], seconds=[0.0123456, 0.5], drafted=[0, 0], accepted=[0, 0]))
     assert story(turn, True) == {"kinds": "oo", "lengths": [1, 2], "ms": [12.3, 500.0]}
+
+
+def test_milliseconds_have_three_digits() -> None:
+    rng = random.Random(0)
+    seconds = [0.0, 0.001, 0.9996, 1.0, 9999.0, *(10 ** rng.uniform(-7, 3.9) for _ in range(3000))]
+    turn = Turn(prompt="", prompt_tokens=1, text="", raw="", tokens=[1] * len(seconds), stop="eos",
+                steps=Steps(tokens=[1] * len(seconds), seconds=seconds))
+    assert story(turn, True)["ms"] == [float(f"{1000 * second:.3g}") for second in seconds]
+    assert "ms" not in story(turn.model_copy(update={"steps": turn.steps.model_copy(
+        update={"seconds": [math.nan] * len(seconds)})}), True)
 
 
 def test_the_story_tells_the_ranks_of_sampled_tokens() -> None:
