@@ -7,6 +7,7 @@ NAN = float("nan")
 PARTS = ("attention", "mlp", "fills", "logits")
 COLUMNS = ("sublayers", "all_sublayers", "flops", "weight_bytes", "kv_bytes", "keys", "all_keys", "kv")
 """Sums of a sample over the steps after the first of each turn, in the table of samples."""
+UNKNOWN = dict.fromkeys(COLUMNS, NAN)
 
 
 def sums(record: Record, sizes: Sizes | None) -> dict[str, float]:
@@ -15,10 +16,9 @@ def sums(record: Record, sizes: Sizes | None) -> dict[str, float]:
     A multiplication and an addition are two operations: 2 for each weight and token, and for each key 4 for each number
     of a query, with which scores and the weighted sum of values are computed.
     """
-    turns = [(turn.computed, sum(turn.steps.positions[1:])) for turn in record.turns]
-    if sizes is None or record.status != "ok" or not all(computed for computed, _ in turns):
-        return dict.fromkeys(COLUMNS, NAN)
-    found = [_sums(computed, positions, sizes) for computed, positions in turns if computed]
+    if sizes is None or record.status != "ok" or not all(turn.computed for turn in record.turns):
+        return UNKNOWN
+    found = [_sums(turn.computed, sum(turn.steps.positions[1:]), sizes) for turn in record.turns if turn.computed]
     return {name: sum(each[name] for each in found) for name in COLUMNS}
 
 

@@ -27,6 +27,7 @@ NUMBERS = ["seconds", "prompt_tokens", "prompt_shared", "batch", "padding", "sta
 END_OF_TURN = -1  # separates the token ids of two turns
 UNKNOWN = -1  # a count that another tool did not record
 OF_TURNS = ("prompt_tokens", "prompt_shared")  # numbers of turns, added up
+LIMITS = ("length", "context")  # reasons of an end that cuts an answer
 WHOLE = (*OF_TURNS, "block", "peak_bytes")
 PACKED = 4096  # steps that are packed together
 
@@ -211,11 +212,9 @@ class SampleColumns:
         self._add_numbers(record if ok else None)
         for name, value in sums(record, self.sizes).items():
             self.computed[name].append(value)
-        turns = record.turns
-        unknown = any(turn.stop == "unknown" for turn in turns)
-        truncated = any(turn.stop in ("length", "context") for turn in turns)
+        turns, stops = record.turns, {turn.stop for turn in record.turns}
         self.flags["cut"].append(any(turn.prompt_cut for turn in turns) if ok else NAN)
-        self.flags["truncated"].append(NAN if unknown or not ok else truncated)
+        self.flags["truncated"].append(NAN if "unknown" in stops or not ok else not stops.isdisjoint(LIMITS))
         self.text_only.append(ok and any(map(has_text_only, turns)))
         self.ids.append(_ids(turns) if ok else NAN)
         named = {f"counted_{name}": value for name, value in record.counted.items()}
