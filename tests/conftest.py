@@ -64,7 +64,8 @@ def without_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     """Leave the figures out of the reports of `make test`, which draws them in tests/golden alone."""
     if scale.QUICK and request.path.relative_to(HERE).parts[0] in ("harness", "tasks"):
         from harness.report import plots  # imports matplotlib, which other folders do not need
-        monkeypatch.setattr(plots, "of_task", lambda *given: {})
+        monkeypatch.setattr(plots, "of_tables", lambda *given: {})
+        monkeypatch.setattr(plots, "of_samples", lambda *given: {})
 
 
 @pytest.fixture(params=["token", pytest.param("continuation", marks=pytest.mark.slow)])

@@ -1,11 +1,9 @@
 """Writes the report of one or several runs: CSV, Markdown, plots and an HTML page."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.plugins.task_names import task_names
 from harness.store.files import replace_file
 
 if TYPE_CHECKING:
@@ -21,7 +19,7 @@ def write(stores: "Sequence[Store]", folder: Path, contents: "Contents | None" =
     Every other table is also a CSV file. `contents` is `collect(stores)`, if it is already computed. With several runs,
     rows have a column `run`. Files are replaced atomically.
     """
-    from harness.report import detail, page, plots, ranking, tables, texts
+    from harness.report import detail, figures, page, ranking, tables, texts
     from harness.report.beside import Beside
     from harness.report.page_samples import samples_of
 
@@ -34,12 +32,9 @@ def write(stores: "Sequence[Store]", folder: Path, contents: "Contents | None" =
                  + ranking.markdown(stores, contents.summaries) + tables.markdown(summary)
                  + texts.markdown(contents.sections))
     beside = Beside(folder)
-    samples = samples_of(stores, contents, beside)
-    for task, title in task_names(summary["task"].unique()).items():
-        name = re.sub(r"[^\w.=+-]+", "-", title)
-        for kind, figure in plots.of_task(contents, task, samples[0]).items():
-            for ending, content in plots.files(figure).items():
-                replace_file(folder / "plots" / f"{name}.{kind}.{ending}", content)
-    index = replace_file(folder / "index.html", page.render(stores, contents, samples))
+    with figures.drawing(contents, folder) as draw:
+        samples = samples_of(stores, contents, beside)
+        draw(samples[0])
+        index = replace_file(folder / "index.html", page.render(stores, contents, samples))
     beside.tidy()
     return index

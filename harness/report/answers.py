@@ -4,6 +4,7 @@ import base64
 import gzip
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +83,8 @@ class Blocks:
         self.numbers = dict[tuple[str, str], int]()  # of the block of an example
         self.open, self.named, self.beside = dict[int, Block](), dict[int, str](), beside
         self.embedded, self.letters, left = dict[str, str](), 0, 0
+        self.packing = ThreadPoolExecutor(1)  # beside the reading of records
+        self.closed = list[Future[None]]()
         before = None
         for (task, example), count in counts.items():
             if left <= 0 or task != before:
@@ -96,9 +99,18 @@ class Blocks:
         return self.open[self.numbers[record.task, record.example]]
 
     def close(self, record: Record) -> None:
-        """Compress the block of a record, and put it into the page or beside it."""
+        """Compress the block of a record, and put it into the page or beside it, one block after the other."""
         number = self.numbers[record.task, record.example]
-        packed = self.open.pop(number).packed()
+        self.closed.append(self.packing.submit(self._place, number, self.open.pop(number)))
+
+    def finish(self) -> None:
+        """Wait until all blocks that were closed are in their places."""
+        for one in self.closed:
+            one.result()
+        self.packing.shutdown()
+
+    def _place(self, number: int, block: Block) -> None:
+        packed = block.packed()
         self.letters += len(packed)
         if self.beside is None or self.letters <= EMBEDDED:
             self.named[number] = f"block-{number}"

@@ -105,6 +105,7 @@ def samples_of(stores: Sequence[Store], contents: Contents, beside: Beside | Non
                 for answer in block.differing(baselines):
                     rows[answer[0]].differing.add(answer)
                 blocks.close(record)
+    blocks.finish()
     index = {"tasks": {name: {"examples": list(places.get(task, {})), "blocks": blocks.names(task)}
                        for task, name in names.items()},
              "cells": [cell | {"task": names[cell["task"]], "rows": one.columns(places.get(cell["task"], {})),

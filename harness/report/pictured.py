@@ -50,7 +50,7 @@ def bars(contents: Contents, task: str) -> list[Bar]:
     """Return a bar for each strategy of a task and for the references, most loops first; empty if no strategy loops."""
     family = _families(contents)
     found = [Bar(row["label"], family.get(row["strategy"], REFERENCE), row["loops"], row["rep_4"])
-             for section in contents.sections if section.kind is TEXTS
+             for section in contents.sections if section.kind.name == TEXTS.name
              for row in section.rows[section.rows["task"] == task].to_dict("records") if not math.isnan(row["loops"])]
     if not any(bar.loops > 0 for bar in found if bar.family != REFERENCE):
         return []

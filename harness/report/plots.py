@@ -38,11 +38,10 @@ def front(x: pd.Series, y: pd.Series) -> list[int]:
     return kept[::-1]
 
 
-def of_task(contents: Contents, task: str, index: Mapping[str, Any]) -> dict[str, Figure]:
-    """Return the figures of a task by kind; `index` is that of the page.
+def of_tables(contents: Contents, task: str) -> dict[str, Figure]:
+    """Return the figures of a task by kind that its tables tell.
 
-    `speedup` always, `pareto` if it has a quality, `batch` if runs differ in batch size, `loops` if a strategy loops,
-    `prompts` if speed-ups of single prompts are known, `positions` if a strategy drafts.
+    `speedup` always, `pareto` if it has a quality, `batch` if runs differ in batch size, `loops` if a strategy loops.
     """
     summary = contents.summary
     scored = bool(summary.loc[summary["task"] == task, "quality"].notna().any())
@@ -52,11 +51,18 @@ def of_task(contents: Contents, task: str, index: Mapping[str, Any]) -> dict[str
         found["batch"] = batches(name, lines)
     if bars := pictured.bars(contents, task):
         found["loops"] = loops(name, bars)
-    cells = [cell for cell in index["cells"] if cell["task"] == name]
-    for kind, figure in (("prompts", prompts(name, cells, index["cells"])), ("positions", positions(name, cells))):
-        if figure:
-            found[kind] = figure
     return found
+
+
+def of_samples(contents: Contents, task: str, index: Mapping[str, Any]) -> dict[str, Figure]:
+    """Return the figures of a task by kind that the `index` of a page tells.
+
+    `prompts` if speed-ups of single prompts are known, `positions` if a strategy drafts.
+    """
+    name = _name(contents.summary, task)
+    cells = [cell for cell in index["cells"] if cell["task"] == name]
+    found = {"prompts": prompts(name, cells, index["cells"]), "positions": positions(name, cells)}
+    return {kind: figure for kind, figure in found.items() if figure}
 
 
 def pareto(summary: pd.DataFrame, task: str) -> Figure:

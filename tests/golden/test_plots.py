@@ -31,7 +31,7 @@ def collisions(figure: Figure) -> list[tuple[str, str]]:
 
 def drawn(stores: Sequence[Store], task: str, contents: detail.Contents | None = None) -> dict[str, Figure]:
     contents = contents or detail.collect(stores)
-    return plots.of_task(contents, task, samples_of(stores, contents)[0])
+    return {**plots.of_tables(contents, task), **plots.of_samples(contents, task, samples_of(stores, contents)[0])}
 
 
 def test_the_names_of_many_strategies_do_not_collide(tmp_path: Path) -> None:
