@@ -72,7 +72,8 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def unpictured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the figures out, which take a second."""
-    monkeypatch.setattr(plots, "of_task", lambda *given: {})
+    monkeypatch.setattr(plots, "of_tables", lambda *given: {})
+    monkeypatch.setattr(plots, "of_samples", lambda *given: {})
 
 
 def data(text: str, name: str = "data") -> Any:

@@ -17,7 +17,8 @@ from tests.program import call
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr(plots, "of_task", lambda *given: {})
+    monkeypatch.setattr(plots, "of_tables", lambda *given: {})
+    monkeypatch.setattr(plots, "of_samples", lambda *given: {})
     return runs.write(tmp_path / "run", runs.manifest([runs.strategy("greedy")], [runs.task("words")]),
                       [runs.record("words", "1", "greedy", [runs.turn([1, 1], [0.5, 0.5])], score=1.0)])
 
