@@ -63,9 +63,8 @@ def same_threads() -> Iterator[None]:
 def without_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the figures out of the reports of `make test`, which draws them in tests/golden alone."""
     if scale.QUICK and request.path.relative_to(HERE).parts[0] in ("harness", "tasks"):
-        from harness.report import plots  # imports matplotlib, which other folders do not need
-        monkeypatch.setattr(plots, "of_tables", lambda *given: {})
-        monkeypatch.setattr(plots, "of_samples", lambda *given: {})
+        from tests import figures  # imports matplotlib, which other folders do not need
+        figures.leave_out(monkeypatch)
 
 
 @pytest.fixture(params=["token", pytest.param("continuation", marks=pytest.mark.slow)])

@@ -61,9 +61,10 @@ class Kept:
             self.store.append(message)
             return
         write_files(self.folder, message.files)
-        self.store = Store.open(self.folder)
-        self.store.path.parent.mkdir(exist_ok=True)
-        self.store.timed = not isinstance(message, Begun) or message.timed
+        if isinstance(message, Begun):
+            self.store = Store.open(self.folder)
+            self.store.path.parent.mkdir(exist_ok=True)
+            self.store.timed = message.timed
 
     def close(self) -> None:
         """Release the folder."""

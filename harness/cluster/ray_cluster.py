@@ -51,7 +51,8 @@ def connected(address: str, config: RunConfig, command: str) -> Iterator[Cluster
         raise UserError("--ray needs Ray: pip install 'decodebench[ray]'.") from None
     _check(address)
     own: dict[str, Any] = {"object_store_memory": STORE, "include_dashboard": False} if address == LOCAL else {}
-    os.environ.update(QUIET)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)

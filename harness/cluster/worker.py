@@ -135,7 +135,7 @@ class _Teller:
         self.tell(record)
 
 
-def shard_of(plan: Plan, shard: str, output: Path | None) -> Plan:
+def shard_of(plan: Plan, shard: str, output: Path) -> Plan:
     """Return the plan of one shard of a run, whose folder lies in `output`."""
     config = replace(plan.config, shard=shard, output=output)
     described = plan.manifest.model_copy(update={"config": {**plan.manifest.config, "shard": config.shard}})

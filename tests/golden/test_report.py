@@ -13,6 +13,7 @@ from harness.measure.summary import summarise
 from harness.plugins.spec import labels
 from harness.report import page, plots, tables
 from harness.store.folder import Store
+from tests.figures import leave_out
 from tests.pages import unpacked
 from tests.program import call
 from tests.runs import manifest, record, strategy, task, turn, write
@@ -72,8 +73,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def unpictured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the figures out, which take a second."""
-    monkeypatch.setattr(plots, "of_tables", lambda *given: {})
-    monkeypatch.setattr(plots, "of_samples", lambda *given: {})
+    leave_out(monkeypatch)
 
 
 def data(text: str, name: str = "data") -> Any:

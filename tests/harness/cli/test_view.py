@@ -9,16 +9,15 @@ from pathlib import Path
 import pytest
 
 from harness.cli import complete, view
-from harness.report import plots
 from harness.store.folder import Store
 from tests import runs
+from tests.figures import leave_out
 from tests.program import call
 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr(plots, "of_tables", lambda *given: {})
-    monkeypatch.setattr(plots, "of_samples", lambda *given: {})
+    leave_out(monkeypatch)
     return runs.write(tmp_path / "run", runs.manifest([runs.strategy("greedy")], [runs.task("words")]),
                       [runs.record("words", "1", "greedy", [runs.turn([1, 1], [0.5, 0.5])], score=1.0)])
 

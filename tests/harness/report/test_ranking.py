@@ -8,10 +8,11 @@ import pytest
 from harness.measure.leaderboard import RULE, leaderboard
 from harness.measure.significance import FEW
 from harness.measure.summary import summarise
-from harness.report import plots, ranking, tables
+from harness.report import ranking, tables
 from harness.report.page import render
 from harness.store.folder import Store
 from tests import runs
+from tests.figures import leave_out
 from tests.harness.report.test_terminal import lines
 from tests.program import call
 
@@ -70,8 +71,7 @@ def test_the_table_of_a_single_task_is_the_leaderboard(single: Store) -> None:
 def test_the_leaderboard_and_the_verdict_come_last(store: Store, single: Store, tmp_path: Path,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(plots, "of_tables", lambda *given: {})
-    monkeypatch.setattr(plots, "of_samples", lambda *given: {})
+    leave_out(monkeypatch)
     several, one = (call("report", each.folder, "-o", tmp_path / str(number)).stdout
                     for number, each in enumerate((store, single)))
     order = [several.index(title) for title in ("nano (float32)", "\nLeaderboard", "\nVerdict", "\nReport: ")]
@@ -131,8 +131,7 @@ def test_the_baseline_has_no_interval_beside_others(single: Store) -> None:
 
 def test_tables_of_several_runs_name_their_runs(store: Store, single: Store, tmp_path: Path,
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "of_tables", lambda *given: {})
-    monkeypatch.setattr(plots, "of_samples", lambda *given: {})
+    leave_out(monkeypatch)
     shown = call("report", store.folder, single.folder, "-o", tmp_path / "both").stdout
     assert [line for line in shown.splitlines() if line.startswith(("nano (float32)", "Leaderboard"))] == [
         "nano (float32) in run", "nano (float32) in single", "Leaderboard of run"]
