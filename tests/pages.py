@@ -6,8 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from harness.report.detail import collect
-from harness.report.page_samples import samples_of
+from harness.report.page_samples import Samples, samples_of
 from harness.store.folder import Store
 
 
@@ -18,4 +17,9 @@ def unpacked(packed: str) -> Any:
 
 def block_of(stores: Sequence[Store], name: str = "block-0") -> Any:
     """Return a block of answers of the page of these runs."""
-    return unpacked(samples_of(stores, collect(stores))[1][name])
+    return unpacked(index_and_blocks(stores)[1][name])
+
+
+def index_and_blocks(stores: Sequence[Store]) -> Samples:
+    """Return the samples of the page of these runs."""
+    return samples_of(stores, [store.length() for store in stores])

@@ -39,5 +39,5 @@ def looping(stores: list[Store], shares: Mapping[str, tuple[float, float]], run:
     contents, named = detail.collect(stores), f" ({run})" if run else ""
     rows = pd.DataFrame([{"task": "math", "strategy": spec, "label": spec.replace(",temperature=0", "") + named,
                           "loops": share, "rep_4": rep} for spec, (share, rep) in shares.items()])
-    return Contents(contents.summaries, contents.summary, [*contents.sections, Section(TEXTS, rows)], contents.keys,
+    return Contents(contents.summaries, contents.summary, [*contents.sections, Section(TEXTS, rows)],
                     contents.verdict)

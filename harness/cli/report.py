@@ -26,12 +26,10 @@ def written(runs: Sequence[Path], folder: Path) -> "tuple[list[Store], Contents,
     """Write the report of `runs` to `folder`; returns the runs, the contents of the report, and the path of the page.
     """
     from harness import report
-    from harness.report import detail
     from harness.store.folder import Store
 
     stores = [Store.open(run) for run in runs]
-    contents = detail.collect(stores)
-    return stores, contents, report.write(stores, folder, contents)
+    return stores, *report.write(stores, folder)
 
 
 def render(runs: Sequence[Path], folder: Path, details: bool = False) -> Path:

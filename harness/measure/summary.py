@@ -87,6 +87,16 @@ def overall(summary: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def cells_of(stores: Sequence[Store]) -> pd.DataFrame:
+    """Return the rows of `combine` with what the manifests tell of each cell: what it is, its family, and its metric.
+
+    No record is read.
+    """
+    return concat_runs(stores, [pd.DataFrame([
+        {"task": task.spec, "strategy": entry.spec, "family": entry.family, "quality_metric": task.headline}
+        for task in tasks(store) for entry in store.manifest.strategies]) for store in stores])
+
+
 def combine(stores: Sequence[Store]) -> pd.DataFrame:
     """Concatenate the summaries of several runs, with a column `run` if there are several."""
     return concat_runs(stores, [summarise(store) for store in stores])

@@ -1,6 +1,8 @@
 """Writes the answers that a page has no room for as scripts beside it, which the page loads when it needs them."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from harness.store.files import replace_file
@@ -15,7 +17,7 @@ class Beside:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.names = folder / FOLDER, set[str]()
+        self.folder = folder / FOLDER
 
     def __call__(self, packed: str) -> str:
         """Write a block in base64, and return its name."""
@@ -23,13 +25,23 @@ class Beside:
         path = self.folder / f"{name}.js"
         if not path.exists():
             replace_file(path, f'decodebench("{name}","{packed}");\n')
-        self.names.add(name)
         return name
 
-    def tidy(self) -> None:
-        """Remove the blocks of earlier pages, once the new page is written."""
+    @contextmanager
+    def tidy(self) -> Iterator[set[str]]:
+        """Yield a set for the names of the new page's blocks, and keep only these; if it fails, those of the old page.
+        """
+        old, new = {path.stem for path in self.folder.glob("*.js")}, set[str]()
+        try:
+            yield new
+        except BaseException:
+            self._keep(old)
+            raise
+        self._keep(new)
+
+    def _keep(self, names: set[str]) -> None:
         for path in self.folder.glob("*.js"):
-            if path.stem not in self.names:
+            if path.stem not in names:
                 path.unlink()
-        if self.folder.exists() and not self.names:
+        if self.folder.exists() and not any(self.folder.iterdir()):
             self.folder.rmdir()

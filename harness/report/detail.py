@@ -149,25 +149,22 @@ ON_REQUEST = (ACCEPTANCE, BINS, SPEED)  # tables that are too long for a termina
 class Contents:
     """The contents of a report: the summary of each run, the joint summary, and the tables below it.
 
-    `keys` has a frame per run with the task, example and sample number of each record in order, `verdict` the sentences
-    of all runs.
+    `verdict` has the sentences of all runs.
     """
 
     summaries: list[pd.DataFrame]
     summary: pd.DataFrame
     sections: list[Section]
-    keys: list[pd.DataFrame]
     verdict: list[str]
 
 
-def collect(stores: Sequence[Store]) -> Contents:
-    """Compute all tables of a report, reading the records of each run once."""
-    summaries, sections, keys = _tables(stores, (PARTS, *ON_REQUEST, LIMITS))
-    several = [bool((frame["sample"] > 0).any()) for frame in keys]
+def collect(stores: Sequence[Store], lengths: Sequence[int] | None = None) -> Contents:
+    """Compute all tables of a report, reading the records of each run once: all, or the first of them by `lengths`."""
+    summaries, sections, several = _tables(stores, (PARTS, *ON_REQUEST, LIMITS), lengths)
     for kind, mode in judge.KINDS:
         notes = dict.fromkeys(note for store in stores for note in judge_notes(store, mode))
         sections += section_of(kind, stores, [kind.make(store) for store in stores], list(notes))
-    return Contents(summaries, concat_runs(stores, summaries), [*sections, *texts.sections(stores, several)], keys,
+    return Contents(summaries, concat_runs(stores, summaries), [*sections, *texts.sections(stores, several)],
                     verdicts(stores, summaries))
 
 
@@ -176,21 +173,23 @@ def limits(stores: Sequence[Store]) -> list[Section]:
     return _tables(stores, (LIMITS,))[1]
 
 
-def _tables(stores: Sequence[Store], kinds: Sequence[Kind]
-            ) -> tuple[list[pd.DataFrame], list[Section], list[pd.DataFrame]]:
-    """Return the summary of each run, the non-empty tables of `kinds` and of break-even, and the keys."""
-    summaries, frames, keys = list[pd.DataFrame](), list[list[pd.DataFrame]](), list[pd.DataFrame]()
-    for store in stores:
-        raw = read(store)
+def _tables(stores: Sequence[Store], kinds: Sequence[Kind], lengths: Sequence[int] | None = None
+            ) -> tuple[list[pd.DataFrame], list[Section], list[bool]]:
+    """Return the summary of each run, the non-empty tables of `kinds` and of break-even, and which runs draw samples.
+    """
+    summaries, frames, several = list[pd.DataFrame](), list[list[pd.DataFrame]](), list[bool]()
+    first: Sequence[int | None] = lengths or [None] * len(stores)
+    for store, length in zip(stores, first, strict=True):
+        raw = read(store, length)
         summaries.append(summarise(store, raw))
         frames.append([kind.make(store, raw) for kind in kinds])
-        keys.append(raw.samples[["task", "example", "sample"]].copy())
+        several.append(bool((raw.samples["sample"] > 0).any()))
     sections = [section for index, kind in enumerate(kinds)
                 for section in section_of(kind, stores, [tables[index] for tables in frames],
                                           _inflated(stores) if kind is LIMITS else ())]
     sections = [replace(one, notes=(*one.notes, *_loops(one.rows))) if one.kind is ACCEPTANCE else one
                 for one in sections]
-    return summaries, [*sections, *_break_even(stores, summaries)], keys
+    return summaries, [*sections, *_break_even(stores, summaries)], several
 
 
 def _loops(rows: pd.DataFrame) -> list[str]:

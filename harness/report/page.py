@@ -35,12 +35,13 @@ IMPORTANT = ("quality", "speedup", "tau_pooled", "forwards_per_token", "truncate
 def render(stores: Sequence[Store], contents: Contents | None = None, samples: Samples | None = None) -> str:
     """Return the page of one or several runs.
 
-    `contents` is `collect(stores)` and `samples` is `samples_of(stores, contents)`, if they are already computed.
+    `contents` is `collect(stores)` and `samples` is what `samples_of` returns, if they are already computed.
     """
-    contents = contents or collect(stores)
+    lengths = [store.length() for store in stores]
+    contents = contents or collect(stores, lengths)
     summary, marks = contents.summary, Marks.of(stores, contents.summary)
     overview = _overview(stores, summary, marks)
-    index, blocks = samples or samples_of(stores, contents)
+    index, blocks = samples or samples_of(stores, lengths)
     return template("index.html.j2").render(
         css=css(), js=_script(), badges=BADGES,
         runs=[_run(store.manifest, label) for store, label in zip(stores, run_labels(stores), strict=True)],

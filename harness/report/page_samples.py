@@ -12,14 +12,13 @@ import pandas as pd
 from harness.measure.acceptance import drafts
 from harness.measure.judged import records
 from harness.measure.raw import has_text_only
-from harness.measure.summary import manifests_of
+from harness.measure.summary import cells_of, manifests_of
 from harness.plugins.task_names import task_names
 from harness.report import tables
 from harness.report.answers import Answer, Beside, Blocks
-from harness.report.detail import Contents
 from harness.report.families import look
 from harness.store.folder import Store
-from harness.store.schema import Record
+from harness.store.schema import Record, Sample
 
 Samples = tuple[dict[str, Any], dict[str, str]]  # the index, and the blocks in the page
 POSITIONS = 12  # of a draft
@@ -76,25 +75,25 @@ class Rows:
                 for k in range(1, min(deepest, POSITIONS) + 1)]
 
 
-def samples_of(stores: Sequence[Store], contents: Contents, beside: Beside | None = None) -> Samples:
-    """Return the index of all samples, and the compressed blocks in the page by name.
+def samples_of(stores: Sequence[Store], lengths: Sequence[int], beside: Beside | None = None) -> Samples:
+    """Return the index of the first samples of each run, as many as `lengths` says, and the blocks in the page by name.
 
-    Blocks beyond `EMBEDDED` letters are given to `beside`, if there is one.
+    Blocks are compressed; those beyond `EMBEDDED` letters are given to `beside`, if there is one.
     """
-    summary = contents.summary
-    cells, names = _cells(stores, summary), task_names(summary["task"].unique())
+    table = cells_of(stores)
+    cells, names = _cells(stores, table), task_names(table["task"].unique())
     numbers = {(row.get("run", ""), row["task"], row["strategy"]): number
-               for number, row in enumerate(summary.to_dict("records"))}
-    counts = _counts(contents.keys)
+               for number, row in enumerate(table.to_dict("records"))}
+    counts = _counts(stores, lengths)
     places: dict[str, dict[str, int]] = {}
     for task, example in counts:
         places.setdefault(task, {})[example] = len(places.get(task, {}))
     blocks = Blocks(counts, beside)
     rows = [Rows() for _ in cells]
     baselines = {number: cell["baseline"] for number, cell in enumerate(cells)}
-    for store, run, keys in zip(stores, manifests_of(stores), contents.keys, strict=True):
+    for store, run, length in zip(stores, manifests_of(stores), lengths, strict=True):
         known, trees = store.expected(), {one.key: one.turns for one in store.trees()}
-        for record in records(store, range(len(keys))):  # no more than the tables have
+        for record in records(store, range(length)):
             number = numbers[run, record.task, record.strategy]
             rows[number].add(number, record, cells[number]["metric"])
             block = blocks.of(record)
@@ -114,26 +113,26 @@ def samples_of(stores: Sequence[Store], contents: Contents, beside: Beside | Non
     return index, blocks.embedded
 
 
-def _cells(stores: Sequence[Store], summary: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return a cell for each row of the summary, with the number of its baseline's cell."""
+def _cells(stores: Sequence[Store], table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a cell for each row of `cells_of`, with the number of its baseline's cell."""
     manifests = manifests_of(stores)
     baselines = {(run, manifest.baseline) for run, manifest in manifests.items()}
     drafting = {(run, entry.spec) for run, manifest in manifests.items() for entry in manifest.strategies
                 if drafts(entry)}
-    rows = [(str(row.get("run", "")), row) for row in summary.to_dict("records")]
+    rows = [(str(row.get("run", "")), row) for row in table.to_dict("records")]
     found = {(run, row["task"]): number
              for number, (run, row) in enumerate(rows) if (run, row["strategy"]) in baselines}
     return [{"task": row["task"], "label": label, "metric": row["quality_metric"], "colour": look(row["family"]).colour,
              "drafts": (run, row["strategy"]) in drafting, "baseline": found.get((run, row["task"]))}
-            for label, (run, row) in zip(tables.row_labels(summary), rows, strict=True)]
+            for label, (run, row) in zip(tables.row_labels(table), rows, strict=True)]
 
 
-def _counts(keys: Sequence[pd.DataFrame]) -> dict[tuple[str, str], int]:
+def _counts(stores: Sequence[Store], lengths: Sequence[int]) -> dict[tuple[str, str], int]:
     """Return the number of samples of each (task, example): tasks in order, examples by name, numbers in it by value.
     """
     counts = Counter[tuple[str, str]]()
-    for frame in keys:
-        counts.update(zip(frame["task"], frame["example"], strict=True))
+    for store, length in zip(stores, lengths, strict=True):
+        counts.update((one.task, one.example) for one in store.parts_of_records(Sample, range(length)))
     tasks = {task: place for place, task in enumerate(dict.fromkeys(task for task, _ in counts))}
     return dict(sorted(counts.items(), key=lambda one: (tasks[one[0][0]], _natural(one[0][1]))))
 

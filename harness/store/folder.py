@@ -142,6 +142,14 @@ class Store:
         for path in self.record_files():
             yield from self._rows(path, kind, numbers, wanted)
 
+    def length(self) -> int:
+        """Return the number of records, which are not parsed."""
+        count = 0
+        for path in self.record_files():
+            with path.open("rb") as file:
+                count += sum(line.endswith(b"\n") for line in file)
+        return count
+
     def record_files(self) -> list[Path]:
         """Return the files with the records, in order."""
         return sorted((self.folder / "records").glob("*.jsonl"))

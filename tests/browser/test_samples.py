@@ -160,7 +160,7 @@ def test_answers_beside_the_page_are_loaded_when_one_is_opened(tmp_path: Path, v
     monkeypatch.setattr(answers, "EMBEDDED", 0)
     store = write(tmp_path / "run", manifest([strategy("greedy"), strategy("beam", "search")],
                                              [task("math", examples=5)]), records_of(5))
-    index = report.write([store], tmp_path / "report")
+    index = report.write([store], tmp_path / "report").page
     beside = index.parent / "answers"
     assert len(list(beside.iterdir())) == 3
     seen = visit(index, "#math/e3/greedy/beam")
@@ -180,6 +180,6 @@ def test_answers_that_are_missing_are_asked_for_in_words(tmp_path: Path, visit: 
     monkeypatch.setattr(answers, "EMBEDDED", 0)
     store = write(tmp_path / "run", manifest([strategy("greedy"), strategy("beam", "search")],
                                              [task("math", examples=2)]), records_of(2))
-    html = report.write([store], tmp_path / "report").read_text(encoding="utf-8")
+    html = report.write([store], tmp_path / "report").page.read_text(encoding="utf-8")
     seen = visit(html, "#math/e1/greedy", missing=True)
     expect(seen.locator("#sample .warning")).to_contain_text('copy the folder "answers" with the page')

@@ -9,11 +9,11 @@ from matplotlib.text import Text
 
 from harness import report
 from harness.report import detail, pictured, plots
-from harness.report.page_samples import samples_of
 from harness.report.pictured import Bar
 from harness.report.plot_loops import loops
 from harness.report.plot_parts import spread
 from harness.store.folder import Store
+from tests.pages import index_and_blocks
 from tests.pictures import MANY, by_batch, looping, many
 from tests.runs import STRATEGIES, manifest, realistic, record, strategy, task, turn, write
 
@@ -31,7 +31,7 @@ def collisions(figure: Figure) -> list[tuple[str, str]]:
 
 def drawn(stores: Sequence[Store], task: str, contents: detail.Contents | None = None) -> dict[str, Figure]:
     contents = contents or detail.collect(stores)
-    return {**plots.of_tables(contents, task), **plots.of_samples(contents, task, samples_of(stores, contents)[0])}
+    return {**plots.of_tables(contents, task), **plots.of_samples(contents, task, index_and_blocks(stores)[0])}
 
 
 def test_the_names_of_many_strategies_do_not_collide(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_loops_are_drawn_only_where_a_strategy_loops(tmp_path: Path) -> None:
 
 def test_the_new_plots_are_files_of_the_report(tmp_path: Path) -> None:
     stores = by_batch(tmp_path, {"swift": {1: 1.5, 4: 0.8}})
-    folder = report.write(stores, tmp_path / "report", looping(stores, {"swift": (0.5, 0.1)}, "b1")).parent
+    folder = report.write(stores, tmp_path / "report", looping(stores, {"swift": (0.5, 0.1)}, "b1")).page.parent
     names = {path.name for path in (folder / "plots").iterdir()}
     assert names >= {f"math.{kind}.{end}" for kind in ("batch", "loops") for end in ("png", "svg", "pdf")}
 

@@ -177,7 +177,7 @@ def test_the_index_has_a_row_for_each_sample_in_order(tmp_path: Path) -> None:
 
 
 def test_a_report_is_complete_and_the_same_every_time(store: Store, tmp_path: Path) -> None:
-    index = report.write([store], tmp_path / "one")
+    index = report.write([store], tmp_path / "one").page
     files = {path.relative_to(index.parent): path.read_bytes() for path in index.parent.rglob("*") if path.is_file()}
     assert sorted(map(str, files)) == [
         "acceptance.csv", "index.html",
@@ -193,7 +193,7 @@ def test_a_report_is_complete_and_the_same_every_time(store: Store, tmp_path: Pa
 def test_several_runs_share_a_report(store: Store, tmp_path: Path) -> None:
     other = tmp_path / "later"
     shutil.copytree(store.folder, other)
-    index = report.write([store, Store.open(other)], tmp_path / "both")
+    index = report.write([store, Store.open(other)], tmp_path / "both").page
     assert "greedy (run)" in index.read_text()
     assert "greedy (later)" in index.read_text()
     assert (tmp_path / "both" / "summary.csv").read_text().startswith("run,task,strategy")
@@ -205,7 +205,7 @@ def test_runs_of_different_tasks_and_strategies_share_a_report(store: Store, tmp
     described = manifest([strategy("greedy"), strategy("speculative:k=2", "speculative")], [task("$x_ & <y>")])
     other = write(tmp_path / "other", described, [
         record("$x_ & <y>", "a", spec, [turn([1], [0.1])], 1) for spec in ("greedy", "speculative:k=2")])
-    index = report.write([store, other], tmp_path / "both")
+    index = report.write([store, other], tmp_path / "both").page
     assert "speculative:\u200bk=2 (other)" in index.read_text()
     assert (index.parent / "plots" / "-x_-y-.pareto.svg").exists()
     assert "<h2>$x_ &amp; &lt;y&gt;</h2>" in index.read_text()
@@ -214,5 +214,5 @@ def test_runs_of_different_tasks_and_strategies_share_a_report(store: Store, tmp
 
 def test_an_empty_run_still_has_a_report(tmp_path: Path) -> None:
     store = write(tmp_path / "run", manifest([strategy("greedy")], [task("math")]), [])
-    assert "not run" in report.write([store], tmp_path / "report").read_text()
+    assert "not run" in report.write([store], tmp_path / "report").page.read_text()
     assert Console(width=80).render_lines(tables.terminal(summarise(store), store.manifest))

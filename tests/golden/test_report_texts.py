@@ -176,7 +176,7 @@ def test_short_texts_are_noted(store: Store) -> None:
 
 
 def test_a_report_has_the_tables_everywhere(store: Store, tmp_path: Path) -> None:
-    index = report.write([store], tmp_path / "report")
+    index = report.write([store], tmp_path / "report").page
     files = {path.name for path in index.parent.iterdir()}
     assert files >= {"texts.csv", "samples.csv", "utility.csv"}
     assert (index.parent / "summary.md").read_text().endswith(MARKDOWN)

@@ -161,7 +161,7 @@ def test_one_sub_task_alone_has_no_such_table(store: Store) -> None:
 
 
 def test_every_report_shows_the_sub_tasks(store: Store, tmp_path: Path) -> None:
-    page = report.write([store], tmp_path / "report")
+    page = report.write([store], tmp_path / "report").page
     found = detail.collect([store]).sections
     assert found[0].kind is detail.PARTS
     console = Console(file=io.StringIO(), width=80)

@@ -1,7 +1,7 @@
 """How often `compare` finds a planted slowdown and how often it cries wolf: drawn runs, and a scripted clock."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class Drawn(Store):
         super().__init__(Path(f"run-{planted.seed}"), described(planted))
         self.drawn = records(planted)
 
-    def records(self) -> Iterator[Record]:
+    def records(self, wanted: Container[int] | None = None) -> Iterator[Record]:
         return iter(self.drawn)
 
 

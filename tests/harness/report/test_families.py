@@ -13,11 +13,10 @@ from harness.measure.leaderboard import leaderboard
 from harness.measure.summary import summarise
 from harness.plugins.registry import STRATEGIES
 from harness.report import page, plots, ranking, tables
-from harness.report.detail import collect
 from harness.report.families import LOOKS, look
-from harness.report.page_samples import samples_of
 from harness.report.terminal import FittedTable
 from harness.store.folder import Store
+from tests.pages import index_and_blocks
 from tests.runs import manifest, record, strategy, task, turn, write
 
 ALL = {"greedy": "baseline", "beam": "search", "top_p": "sampling", "new": "of a plugin"}
@@ -59,7 +58,7 @@ def test_a_family_of_a_plugin_has_one_look_too() -> None:
 def test_colours_are_those_of_the_family_in_all_reports(names: tuple[str, ...], tmp_path: Path) -> None:
     store = run(tmp_path / "run", names)
     summary, wanted = summarise(store), {name: look(ALL[name]).colour for name in names}
-    cells = samples_of([store], collect([store]))[0]["cells"]
+    cells = index_and_blocks([store])[0]["cells"]
     assert {cell["label"]: cell["colour"] for cell in cells} == wanted
     points = re.search(r'<script[^>]*id="pictures"[^>]*>(.*?)</script>', page.render([store]), re.S)
     assert points

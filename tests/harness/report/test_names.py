@@ -16,12 +16,12 @@ from harness.measure.summary import summarise
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.task_names import task_names
 from harness.report import compare as compared
-from harness.report import page_samples, plots, tables, verify
-from harness.report.detail import collect
+from harness.report import plots, tables, verify
 from harness.report.names import narrowest, of_strategy, wrapped
 from harness.store.folder import Store
 from harness.store.schema import Stop
 from harness.verify.results import Report, StrategyResult
+from tests.pages import index_and_blocks
 from tests.runs import manifest, record, strategy, task, turn, write
 
 FILE = "task_file:file=deep/prompts.jsonl"
@@ -57,12 +57,12 @@ def printed(table: object, width: int = 80) -> str:
 
 def test_every_report_shows_the_name_and_keeps_the_spec_for_commands(tmp_path: Path) -> None:
     store = run(tmp_path / "run", ["eos"] * 4)
-    index = report.write([store], tmp_path / "report")
+    index = report.write([store], tmp_path / "report").page
     page = index.read_text(encoding="utf-8")
     assert "<h2>prompts</h2>" in page
     assert f"-t {FILE}" in page
     assert all(f"-t {FILE}" in line or "command" in line for line in page.splitlines() if "task_file" in line)
-    assert page_samples.samples_of([store], collect([store]))[0]["cells"][0]["task"] == "prompts"
+    assert index_and_blocks([store])[0]["cells"][0]["task"] == "prompts"
     assert "### prompts\n" in (index.parent / "summary.md").read_text(encoding="utf-8")
     assert f"{FILE},greedy" in (index.parent / "summary.csv").read_text(encoding="utf-8")
     assert plots.speedups(summarise(store), FILE).axes[0].get_title("left") == "prompts: speed-up"
