@@ -219,6 +219,8 @@ class SampleColumns:
         self.ids.append(_ids(turns) if ok else NAN)
         named = {f"counted_{name}": value for name, value in record.counted.items()}
         named |= {f"score_{name}": value for name, value in record.scores.items()}
+        named |= {f"{sums_column(name)}{place}": value for name, values in record.sums.items()
+                  for place, value in enumerate(values)}
         for name, value in named.items() if ok else ():
             column = self.scores.setdefault(name, array("d"))
             column.extend([NAN] * (len(self.ids) - 1 - len(column)))
@@ -241,6 +243,11 @@ class SampleColumns:
         scores = {name: np.append(column, [NAN] * (rows - len(column))) for name, column in self.scores.items()}
         frame = pd.DataFrame({**columns, **self.flags, **scores}).assign(ids=pd.Series(self.ids, dtype=object))
         return frame.reindex(columns=order)
+
+
+def sums_column(name: str) -> str:
+    """Return the start of the names of the columns that hold the statistics of a corpus metric."""
+    return f"sum_{name}_"
 
 
 def _whole(name: str, column: NDArray[np.float64]) -> NDArray[Any]:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from harness.measure.acceptance import drafts, mean_ratio, tau_drafts, tau_pooled
 from harness.measure.computation import COLUMNS as COMPUTED
+from harness.measure.corpora import corpus_scores
 from harness.measure.judged import BEST, SCORE, score_interval, tasks
 from harness.measure.raw import END_OF_TURN, NAN, NUMBERS, Raw, read
 from harness.measure.significance import against_baseline, corrected, steadiness, unknown
@@ -47,7 +48,8 @@ def summarise(store: Store, raw: Raw | None = None) -> pd.DataFrame:
     shares of samples, `first_difference` the median position of the first different token among those that differ.
     `parted` counts answers that differ from the baseline's although the strategy is lossless, and `margin` is the
     largest difference between the logits of the two tokens at the first difference. `batch` and `padding` are means
-    over the samples of a run with a batch size above 1. `score_NAME` is the mean of a score that is not the headline.
+    over the samples of a run with a batch size above 1. `score_NAME` is the mean of a score that is not the headline,
+    `corpus_NAME` the score of all answers together (see `corpus_scores`).
     `layers_run` to `kv_bytes_per_token` are there if some strategy does not run the whole model: see `_computation`.
     For `_p`, `_p_holm` and `_findable` see `against_baseline` and `corrected`, for `drift`, `far_times` and
     `noise_floor` see `steadiness`. With `raw`, the records are not read again.
@@ -161,7 +163,7 @@ def _cell(
         "ttft_median": float(ok["ttft"].median()), "tokens_mean": float(ok["tokens"].mean()),
         "truncated": _share(ok["truncated"]), "cut": _share(ok["cut"]),
         **_cost(ok, strategy), **_computation(ok), **_batching(ok), **_sameness(pairs), **_passes(task, ok),
-        **_others(task, ok), **_counted(ok),
+        **_others(task, ok), **corpus_scores(task, ok), **_counted(ok),
     }
 
 

@@ -19,7 +19,7 @@ __all__ = ["Example", "Message", "Task", "data_hash", "knob"]
 
 Message = dict[str, str]
 # What `gold` may call the text that answers are compared with.
-COMPARED = ("answer", "text", "reference", "test", "values", "answers")
+COMPARED = ("answer", "text", "reference", "test", "values", "answers", "references")
 NO_JUDGE = "no judge"  # `unscored` of a task whose answers `decodebench judge` can rate
 
 
@@ -56,6 +56,8 @@ class Task(Plugin):
     categories to the sub-tasks that reports show separately; a category that is not in it is its own sub-task.
     `as_chat` is the name of the task that asks the same in the chat template, if there is one. The answer to a `given`
     task is the example's `reference`: strategies do not choose it, they compute how likely it is.
+    `corpus` maps the metrics of a whole corpus (`harness.scoring.corpus`) that are computed from `sums` to how they are
+    computed, such as sacrebleu's signature.
     """
 
     version: ClassVar[int]
@@ -71,6 +73,7 @@ class Task(Plugin):
     sub_tasks: ClassVar[dict[str, str] | None] = None
     unscored: ClassVar[str | None] = None
     given: ClassVar[bool] = False
+    corpus: ClassVar[dict[str, str]] = {}
 
     @abstractmethod
     def examples(self, data: "DataSource") -> list[Example]:
@@ -142,6 +145,10 @@ class Task(Plugin):
         """
         own = type(self).score is not Task.score
         return (self.score(example, answers), "") if own else self._measured(example, answers)
+
+    def sums(self, example: Example, answers: Sequence[str]) -> dict[str, list[int]]:
+        """Return the statistics of a sample whose sums over samples give each of the `corpus` metrics."""
+        return {}
 
     def score_given(self, example: Example, surprisal: Sequence[float]) -> dict[str, float]:
         """Return the scores of a `given` text by -log p of its tokens, in nats."""

@@ -13,6 +13,7 @@ from harness.plugins.spec import Spec, labels
 from harness.plugins.task_names import short_task_names, task_names
 from harness.report.names import of_strategy
 from harness.report.terminal import FittedTable, Head, figures
+from harness.scoring.corpus import TITLES
 from harness.store.schema import Manifest
 
 DASH = "–"  # an unknown value
@@ -150,9 +151,16 @@ def score_columns(summary: pd.DataFrame) -> list[Column]:
                    digits=3) for name in names]
 
 
+def corpus_columns(summary: pd.DataFrame) -> list[Column]:
+    """Return the columns of the metrics of a whole corpus."""
+    return [Column(f"corpus_{name}", title, f"{title} of all answers together, on its usual scale, with the 95 % "
+                   "interval of a bootstrap over whole problems. A note says how it is computed.", ends=True, digits=1)
+            for name, title in TITLES.items() if f"corpus_{name}" in summary]
+
+
 def all_columns(summary: pd.DataFrame) -> list[Column]:
     """Return all columns of a summary."""
-    return [QUALITY, *score_columns(summary), *COLUMNS[1:],
+    return [QUALITY, *corpus_columns(summary), *score_columns(summary), *COLUMNS[1:],
             *computation_columns(summary), *pass_columns(summary)]
 
 
@@ -200,6 +208,7 @@ def notes(summary: pd.DataFrame) -> list[str]:
         *(f"{row['label']} on {row['task']}: {row['parted']} of {row['samples']} answers differ from the "
           f"baseline's although they must be equal; the two tokens' logits are at most {row['margin']:.3g} apart"
           for _, row in different.iterrows()),
+        *_corpus_notes(named),
         *_flip_notes(named),
         *_limit_notes(named),
         *_server_notes(named),
@@ -231,6 +240,13 @@ def _limit_notes(named: pd.DataFrame) -> list[str]:
         lines += [f"{task}: every answer of {whose} ended at the token or context limit; raise --max-new-tokens to see "
                   "whole answers"] if len(cut) else []
     return lines
+
+
+def _corpus_notes(named: pd.DataFrame) -> list[str]:
+    """Return a note on how each corpus metric of a task is computed."""
+    columns = [(title, f"corpus_{name}_how") for name, title in TITLES.items() if f"corpus_{name}_how" in named]
+    return [f"{task}: {title} = {rows[column].dropna().iloc[0]}" for task, rows in named.groupby("task", sort=False)
+            for title, column in columns if rows[column].notna().any()]
 
 
 def _flip_notes(named: pd.DataFrame) -> list[str]:
@@ -302,7 +318,8 @@ def terminal(summary: pd.DataFrame, manifest: Manifest, ranked: pd.DataFrame | N
     short, shown = labels(summary["strategy"].unique()), [QUALITY, SPEED, SPEEDUP, TAU, FORWARDS]
     heads = figures([column.title for column in shown], important=[QUALITY.title, SPEEDUP.title],
                     left=[column.title for column in shown if column.ends])
-    first, more, places = list[Head](), computation_columns(summary), dict[str, str]()
+    first, places = list[Head](), dict[str, str]()
+    more = [*corpus_columns(summary), *computation_columns(summary)]
     if ranked is not None:
         summary = summary.set_index("strategy", drop=False).loc[ranked["strategy"]].reset_index(drop=True)
         summary = summary.assign(**{name: ranked[name].tolist() for name in ("gain", "gain_low", "gain_high")})

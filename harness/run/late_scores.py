@@ -19,12 +19,13 @@ def scored(record: Record, task: Task, example: Example) -> tuple[Record, Except
     """Return an answered record with its scores, or as a failed one and the error if the task cannot score it."""
     try:
         if task.given:
-            scores, reason = task.score_given(example, record.turns[-1].surprisal), ""
+            scores, reason, sums = task.score_given(example, record.turns[-1].surprisal), "", {}
         else:
-            scores, reason = task.score_and_reason(example, [turn.text for turn in record.turns])
+            answers = [turn.text for turn in record.turns]
+            (scores, reason), sums = task.score_and_reason(example, answers), task.sums(example, answers)
     except Exception as error:  # scoring runs foreign code: its errors belong to the sample
         return record.model_copy(update={"status": "failed", "error": error_text(error), "turns": []}), error
-    return record.model_copy(update={"scores": scores, "reason": reason}), None
+    return record.model_copy(update={"scores": scores, "reason": reason, "sums": sums}), None
 
 
 def late_tasks(plan: Plan, store: Store) -> set[str]:

@@ -76,7 +76,7 @@ def task_entry(task: Task, examples: Sequence[Example], data: DataSource, config
     return TaskEntry(spec=task.spec(), version=task.version, headline=task.headline, unscored=unscored,
                      data="; ".join(data.origins.values()) or "embedded", data_hash=data_hash(examples),
                      examples=len(examples), max_new_tokens=config.max_new_tokens or task.max_new_tokens,
-                     sub_tasks=task.sub_tasks)
+                     sub_tasks=task.sub_tasks, corpus=task.corpus)
 
 
 def model_entry(model: Model, config: RunConfig) -> ModelEntry:

@@ -72,8 +72,9 @@ def word_f1(text: str, wanted: str) -> float:
 def rouge_l(text: str, wanted: str) -> float:
     """Return the F1 of ROUGE-L as the package `rouge` 1.0.1 defines it, which LongBench uses; 0 without a word.
 
-    Sentences end with a full stop. The longest common subsequences of each sentence of `wanted` with each of `text`
-    are united, and their different words are counted, out of all different words of either text.
+    The package rouge-score differs: it counts a word as often as it occurs, and stems. Here sentences end with a full
+    stop. The longest common subsequences of each sentence of `wanted` with each of `text` are united, and their
+    different words are counted, out of all different words of either text.
     """
     sentences, wanted_sentences = ([one.split() or [""] for one in part.split(".") if one] for part in (text, wanted))
     words, wanted_words = ({word for one in part for word in one} for part in (sentences, wanted_sentences))

@@ -1,5 +1,6 @@
 """Intervals for means and ratios of clustered measurements: by resampling whole clusters, or Student's t."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -39,11 +40,28 @@ def mean_interval(
     if len(sums) >= MANY:
         ends = np.array(interval[1:])
     else:  # with few clusters plain percentiles give intervals that are too short
-        reach = float(t.ppf((1 + level) / 2, len(sums) - 1))
-        tail = float(norm.cdf(-reach * np.sqrt(len(sums) / (len(sums) - 1))))
-        ends = np.quantile(_resampled(sums, counts, resamples, seed), [tail, 1 - tail])
+        ends = np.quantile(_resampled(sums, counts, resamples, seed), _tails(len(sums), level))
     low, high = np.clip(ends, np.min(values), np.max(values))
     return Interval(interval.mean, float(low), float(high))
+
+
+def sums_interval(statistics: ArrayLike, clusters: ArrayLike, score: Callable[[Numbers], float], *,
+                  level: float = 0.95, resamples: int = 1000, seed: int = 0) -> Interval:
+    """Return the `score` of the sum of the rows of `statistics`, with the interval of resampled whole clusters.
+
+    The percentiles are those of `mean_interval`. The result is NaN without rows. Raises ValueError unless `clusters`
+    has one entry per row.
+    """
+    columns = np.asarray(statistics, dtype=float).T
+    if not columns.size:
+        return NOTHING
+    sums = np.stack([cluster_sums(column, clusters)[0] for column in columns], axis=1)
+    size, rng, whole = len(sums), np.random.default_rng(seed), float(score(sums.sum(axis=0)))
+    if size < 2:
+        return Interval(whole, np.nan, np.nan)
+    draws = (np.bincount(rng.choice(size, size), minlength=size) for _ in range(resamples))
+    low, high = np.quantile([score(times @ sums) for times in draws], _tails(size, level))
+    return Interval(whole, float(low), float(high))
 
 
 def share_interval(values: ArrayLike, clusters: ArrayLike, *, level: float = 0.95) -> Interval:
@@ -105,6 +123,13 @@ def standard_error(sums: Numbers, counts: Numbers) -> float:
     residuals, size = sums - counts * (sums.sum() / counts.sum()), len(sums)
     error = float(np.sqrt(size / (size - 1) * (residuals ** 2).sum()) / counts.sum())
     return error if error > 1e-12 * float(np.abs(sums).max() / counts.mean()) else 0.0
+
+
+def _tails(clusters: int, level: float) -> list[float]:
+    """Return the shares of resamples below and above which an interval ends, smaller with few clusters."""
+    reach = float(t.ppf((1 + level) / 2, clusters - 1))
+    tail = float(norm.cdf(-reach * np.sqrt(clusters / (clusters - 1))))
+    return [tail, 1 - tail]
 
 
 def _resampled(sums: Numbers, counts: Numbers, resamples: int, seed: int) -> Numbers:

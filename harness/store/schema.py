@@ -92,7 +92,7 @@ class Record(Stored):
     peak memory meanwhile, torch's on a GPU, else the whole process's; None if unknown. `temperature` is set if the
     strategy used the task's temperature. `counted` is the increase of the server's own counters meanwhile, by all its
     clients, shared equally. `reason` tells why the scores are what they are: the answer that was read from
-    the text, or the error of its program.
+    the text, or the error of its program. `sums` are the statistics of the task's corpus metrics.
     """
 
     task: str
@@ -114,6 +114,7 @@ class Record(Stored):
     turns: list[Turn] = Field(default_factory=list)
     scores: dict[str, float] = Field(default_factory=dict)
     reason: str = ""
+    sums: dict[str, list[int]] = Field(default_factory=dict)
     counted: dict[str, float] = Field(default_factory=dict)
 
     @property
@@ -274,7 +275,7 @@ class Limits(Stored):
 
 
 class TaskEntry(Stored):
-    """A task of a run: its identity, its data, and its headline metric."""
+    """A task of a run: its identity, its data, its headline metric, and how its `corpus` metrics are computed."""
 
     spec: str
     version: int
@@ -285,6 +286,7 @@ class TaskEntry(Stored):
     examples: int
     max_new_tokens: int
     sub_tasks: dict[str, str] | None = None
+    corpus: dict[str, str] = Field(default_factory=dict)
 
 
 class HeadEntry(Stored):
@@ -385,6 +387,6 @@ class Manifest(Stored):
         for strategy in identity["strategies"]:
             del strategy["needs"]
         for task in identity["tasks"]:
-            del task["data"]
+            del task["data"], task["corpus"]
             task["unscored"] = None if task["unscored"] == CODE_NOT_RUN else task["unscored"]
         return identity

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from harness.stats import bootstrap
-from harness.stats.bootstrap import mean_interval, ratio_interval, share_interval
+from harness.stats.bootstrap import mean_interval, ratio_interval, share_interval, sums_interval
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_promised() -> None:
@@ -60,6 +60,24 @@ def test_every_cluster_is_drawn() -> None:
         values = [0.0] * 6
         values[place] = 1.0
         assert mean_interval(values, range(6)).high > 0.3, place
+
+
+def test_a_score_of_sums_is_resampled_as_a_mean_is() -> None:
+    rng = np.random.default_rng(5)
+    clusters = rng.integers(40, size=200)
+    values = rng.exponential(size=200) + rng.normal(size=40)[clusters]
+    table = np.column_stack([values, np.ones(200)])
+    found = sums_interval(table, clusters, lambda sums: sums[0] / sums[1], resamples=4000)
+    wanted = mean_interval(values, clusters, resamples=4000)
+    slack = 0.04 * (wanted.high - wanted.low)
+    assert found == pytest.approx(wanted, abs=slack)
+    assert found.mean == pytest.approx(wanted.mean)
+    squared = sums_interval(table, clusters, lambda sums: (sums[0] / sums[1]) ** 3, resamples=500)
+    assert squared.mean == pytest.approx(wanted.mean ** 3)
+    one = sums_interval(table[:3], [1, 1, 1], lambda sums: sums[0])
+    assert one.mean == pytest.approx(values[:3].sum())
+    assert math.isnan(one.low)
+    assert math.isnan(sums_interval(np.empty((0, 2)), [], lambda sums: sums[0]).mean)
 
 
 def test_one_cluster_has_no_interval_and_nothing_has_no_mean() -> None:
