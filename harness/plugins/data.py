@@ -93,12 +93,16 @@ class DataSource:
         self._note(name, origin, valid, hub)
         return valid
 
-    def file(self, path: Path) -> Path:
-        """Return the path of a user's file, as given or below a data folder; raises `UserError` if there is none."""
-        candidates = [path, *(folder / path for folder in self.folders)]
-        if existing := next((candidate for candidate in candidates if candidate.is_file()), None):
+    def file(self, *paths: Path) -> Path:
+        """Return the first of a user's files that exists, as given or below a data folder, perhaps gzipped.
+
+        Raises `UserError` if there is none.
+        """
+        places = (place / one for path in paths for place in (Path(), *self.folders) for one in _with_twin(path))
+        if existing := next((place for place in places if place.is_file()), None):
             return existing
-        raise UserError(f"There is no file {path}, neither in the current folder nor below --data or ${VARIABLE}.")
+        raise UserError(f"There is no file {' or '.join(map(str, paths))}, neither in the current folder nor below "
+                        f"--data or ${VARIABLE}.")
 
     def _add(self, folder: Path, source: str) -> None:
         if not folder.is_dir():
@@ -107,8 +111,7 @@ class DataSource:
         self.folders.append(folder)
 
     def _find(self, name: str, file: str) -> Path | None:
-        twin = file.removesuffix(".gz") if file.endswith(".gz") else f"{file}.gz"
-        paths = (folder / name / one for folder in self.folders for one in (file, twin))
+        paths = (folder / one for folder in self.folders for one in _with_twin(Path(name) / file))
         return next((path for path in paths if path.is_file()), None)
 
     def _note(self, name: str, origin: str, rows: list[Row], hub: Hub | Download | None) -> None:
@@ -116,6 +119,11 @@ class DataSource:
         if hub and hub.rows_sha256 not in (None, digest(rows)):
             self.warnings.append(f"The {len(rows)} rows of {name} from {origin} differ from the published ones: "
                                  "do not compare its scores with published figures.")
+
+
+def _with_twin(path: Path) -> tuple[Path, Path]:
+    """Return a path, and that of its gzipped version, or of the plain one if it is gzipped."""
+    return path, path.with_suffix("") if path.suffix == ".gz" else Path(f"{path}.gz")
 
 
 def digest(rows: list[Row]) -> str:

@@ -28,7 +28,7 @@ def read(path: Path, checker: str) -> tuple[Row, list[Example]]:
 
     Raises `UserError` with the file and line of an invalid row.
     """
-    rows, unit = _rows(path)
+    rows, unit = numbered_rows(path)
     first = next(rows, None)
     header: Row = {}
     if first and isinstance(first[1], dict) and "task" in first[1] and not set(INPUTS) & set(first[1]):
@@ -46,7 +46,7 @@ def own_name(path: Path) -> str:
     return path.name.partition(".")[0] or path.name
 
 
-def _rows(path: Path) -> tuple[Iterator[tuple[int, Any]], str]:
+def numbered_rows(path: Path) -> tuple[Iterator[tuple[int, Any]], str]:
     """Return the numbered rows of a file in any of the formats, and what the numbers count: lines or rows."""
     kind = Path(path.name.removesuffix(".gz")).suffix
     if kind == ".csv":

@@ -70,6 +70,18 @@ def document(i: int) -> Row:
     return {"_id": str(i), "context": "The sky is blue.", "answers": ["blue"]}
 
 
+def sentence(i: int) -> Row:
+    return {"translation": {"en": f"Tom has {i}.", "de": f"Tom hat {i}."}}
+
+
+def article(i: int) -> Row:
+    return {"document": f"Tom has {i}.", "summary": "Tom has some.", "id": str(i)}
+
+
+def facts(i: int) -> Row:
+    return {"mr": f"name[Mill {i}], food[Thai]", "ref": "The Mill is Thai."}
+
+
 INPUTS = {
     "gsm8k": Input("gsm8k", "gsm8k/test.jsonl", problem),
     "gsm8k_5shot": Input("gsm8k_5shot", "gsm8k/test.jsonl", problem, others=("gsm8k/train.jsonl",)),
@@ -94,6 +106,9 @@ INPUTS = {
     "repobench": Input("repobench:part=java_in_file", "repobench/java_in_file.jsonl", code_line),
     "jrt": Input("jrt", "jrt/fda.jsonl", lambda i: {"text": f"Form {i}", "key": "Sponsor", "value": str(i)}),
     "commonsense_qa": Input("commonsense_qa", "commonsense_qa/dev.jsonl", choice, "id"),
+    "translation": Input("translation", "wmt/test.jsonl", sentence),
+    "summarisation": Input("summarisation", "xsum/test.jsonl", article, "id"),
+    "e2e": Input("e2e:file=my/rows.jsonl", "my/rows.jsonl", facts),
 }
 GENERATED = {"passkey"}
 READERS = ("gsm8k", "humaneval", "continuation", "task_file")  # plain, gzip, texts, a user's own; the others read alike
