@@ -24,7 +24,7 @@ from harness.engine import logit_warps
 from harness.engine.session import Session
 from harness.engine.tree import EMPTY
 from harness.errors import UserError
-from harness.plugins.strategy import Guarantee, Request, Strategy, knob
+from harness.plugins.strategy import Guarantee, Need, Request, Strategy, knob
 from strategies.parts.learner import PARTS, Learner, Rule, root_mean_squares
 
 
@@ -45,6 +45,7 @@ class DynamicEvaluation(Strategy):
     p: float = knob(1.0, "mass of the nucleus", low=0, high=1, sweep=(0.9, 1.0), also="top_p")
 
     paper: ClassVar[str] = "Krause et al. 2017, arXiv 1709.07432"
+    needs: ClassVar[frozenset[Need]] = frozenset({"prompt"})
     family: ClassVar[str] = "memory"
     guarantee: ClassVar[Guarantee] = "changes-output"
     scores_given: ClassVar[bool] = True

@@ -18,7 +18,7 @@ from typing import ClassVar
 from harness.decoding.samples import whole
 from harness.engine.session import Session
 from harness.errors import Unsupported
-from harness.plugins.strategy import Over, Request, knob
+from harness.plugins.strategy import Need, Over, Request, knob
 from strategies.parts.own_prompt import check_last
 
 
@@ -33,6 +33,7 @@ class ExtendedDecoding(Over):
     arrow: str = knob("", "text between the window and the answer, such as ->")
 
     paper: ClassVar[str] = "Schuurmans et al. 2024, arXiv 2410.03170"
+    needs: ClassVar[frozenset[Need]] = frozenset({"prompt"})
     family: ClassVar[str] = "memory"
 
     def generate(self, session: Session, request: Request) -> Iterator[Sequence[int]]:

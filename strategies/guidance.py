@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.decoding.contrast import Contrast, Scorer, away
 from harness.engine.session import Session
-from harness.plugins.strategy import Request, knob
+from harness.plugins.strategy import Need, Request, knob
 from strategies.parts.second_prompt import NOISES, against, second
 
 
@@ -26,6 +26,7 @@ class Guidance(Contrast):
     dropped: float = knob(0.6, "share of the words that negative=shuffled leaves out", low=0, high=1)
 
     paper: ClassVar[str] = "Sanchez et al. 2023, arXiv 2306.17806"
+    needs: ClassVar[frozenset[Need]] = frozenset({"prompt"})
 
     def scores(self, plus: Tensor, minus: Tensor) -> Tensor:
         """Compute (V,) scores from the logits after either prompt."""

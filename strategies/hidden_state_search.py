@@ -23,7 +23,7 @@ from typing import ClassVar
 from harness.engine.cached_sequence import shared_start
 from harness.engine.session import Session
 from harness.plugins.plugin import per_instance
-from harness.plugins.strategy import Over, Request, knob
+from harness.plugins.strategy import Need, Over, Request, knob
 from strategies.parts.optimised import Optimised
 
 
@@ -39,6 +39,7 @@ class HiddenStateSearch(Over):
     own: bool = knob(False, "learn from the answer, too", sweep=(False, True))
 
     paper: ClassVar[str] = "Yoshida and Gimpel 2021, arXiv 2112.08653"
+    needs: ClassVar[frozenset[Need]] = frozenset({"prompt"})
     family: ClassVar[str] = "memory"
     scores_given: ClassVar[bool] = per_instance(False, lambda self: self.over.scores_given)
 

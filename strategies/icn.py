@@ -19,7 +19,7 @@ from typing import ClassVar
 
 from harness.decoding.samples import completed, elected
 from harness.engine.session import Session
-from harness.plugins.strategy import Over, Request, knob
+from harness.plugins.strategy import Need, Over, Request, knob
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Icn(Over):
     gives: str = knob("vote", "the elected answer, or one answer per sample", choices=("vote", "ways"))
 
     paper: ClassVar[str] = "Peng et al. 2024, arXiv 2410.02284"
+    needs: ClassVar[frozenset[Need]] = frozenset({"prompt"})
     family: ClassVar[str] = "many-samples"
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:

@@ -1,9 +1,9 @@
 """Input copy: if the last tokens of the output occur in the prompt exactly once, draft what follows there.
 
-Input-guided aggressive decoding, Ge et al. 2022 (arXiv 2205.10350), for models without an encoder: the prompt is the
-input. The last `min_ngram` … `max_ngram` tokens of the output are looked up; the shortest n-gram that occurs exactly
-once decides, and up to `length` tokens after it are drafted. After a rejection decoding is token by token until the
-next such match. `temperature` and `p` set the distribution, which is exact.
+Input-guided aggressive decoding, Ge et al. 2022 (arXiv 2205.10350); also for models without an encoder, where the
+prompt is the input. The last `min_ngram` … `max_ngram` tokens of the output are looked up; the shortest n-gram that
+occurs exactly once decides, and up to `length` tokens after it are drafted. After a rejection decoding is token by
+token until the next such match. `temperature` and `p` set the distribution, which is exact.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from harness.engine.session import Session
 from harness.engine.tree import TokenTree
 from harness.errors import UserError
 from harness.plugins.strategy import Request, knob
+from strategies.drafters.source_first import TextDrafter, with_source
 
 
 class SourceCopy:
@@ -61,6 +62,7 @@ class InputCopy(Verified):
         if self.min_ngram > self.max_ngram:
             raise UserError(f"input_copy: min_ngram={self.min_ngram} is more than max_ngram={self.max_ngram}.")
 
-    def drafter(self, session: Session, request: Request) -> SourceCopy:
-        """Return the drafter that copies from the prompt."""
-        return SourceCopy(request.prompt, self.min_ngram, self.max_ngram, self.length)
+    def drafter(self, session: Session, request: Request) -> TextDrafter:
+        """Return the drafter that copies from the prompt, or from what an encoder reads of it."""
+        source = session.source or request.prompt
+        return with_source(session, SourceCopy(source, self.min_ngram, self.max_ngram, self.length))

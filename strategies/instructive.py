@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from harness.decoding.contrast import Contrast, Scorer, away
 from harness.engine.session import Session
-from harness.plugins.strategy import Request, knob
+from harness.plugins.strategy import Need, Request, knob
 from strategies.parts.second_prompt import NOISES, against, second
 
 
@@ -26,6 +26,7 @@ class Instructive(Contrast):
     dropped: float = knob(0.6, "share of the words that noise=shuffled leaves out", low=0, high=1)
 
     paper: ClassVar[str] = "Kim et al. 2023, arXiv 2311.00233"
+    needs: ClassVar[frozenset[Need]] = frozenset({"prompt"})
 
     def scorer(self, session: Session, request: Request) -> Scorer:
         """Return the scorer of one sequence after both prompts."""

@@ -19,7 +19,7 @@ from harness.engine.cached_sequence import shared_start
 from harness.engine.session import Session
 from harness.errors import Unsupported
 from harness.plugins.prompt_parts import edited
-from harness.plugins.strategy import Over, Request, RequestText, knob
+from harness.plugins.strategy import Need, Over, Request, RequestText, knob
 
 
 class TokenEdit(NamedTuple):
@@ -38,6 +38,7 @@ class Pie(Over):
                      choices=("turned", "conflict", "stale"), sweep=("turned", "conflict", "stale"))
 
     paper: ClassVar[str] = "He et al. 2024, arXiv 2407.03157"
+    needs: ClassVar[frozenset[Need]] = frozenset({"prompt"})
     family: ClassVar[str] = "cache"
 
     def generate(self, session: Session, request: Request) -> Iterator[Sequence[int]]:

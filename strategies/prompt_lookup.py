@@ -21,6 +21,7 @@ from harness.engine.session import Session
 from harness.errors import UserError
 from harness.plugins.strategy import Request, knob
 from strategies.drafters.ngram import NgramLookup
+from strategies.drafters.source_first import TextDrafter, with_source
 
 FILLER = 100  # the draft of Spec-Bench without a match
 
@@ -46,8 +47,9 @@ class PromptLookup(Verified):
         if self.min_ngram > self.max_ngram:
             raise UserError(f"prompt_lookup: min_ngram={self.min_ngram} is more than max_ngram={self.max_ngram}.")
 
-    def drafter(self, session: Session, request: Request) -> NgramLookup:
+    def drafter(self, session: Session, request: Request) -> TextDrafter:
         """Return the lookup in prompt and output."""
         last = session.engine.vocab - 1
-        return NgramLookup(self.max_ngram, self.length, self.latest, self.min_ngram, self.variant != "longest",
-                           [min(FILLER, last)] if self.variant == "spec_bench" else ())
+        return with_source(session, NgramLookup(
+            self.max_ngram, self.length, self.latest, self.min_ngram, self.variant != "longest",
+            [min(FILLER, last)] if self.variant == "spec_bench" else ()))

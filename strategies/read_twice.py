@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from harness.engine.session import Session
 from harness.errors import UserError
-from harness.plugins.strategy import Over, Request, knob
+from harness.plugins.strategy import Need, Over, Request, knob
 from strategies.parts.own_prompt import check_last
 
 
@@ -28,6 +28,7 @@ class ReadTwice(Over):
     question_first: bool = knob(True, "also put the question before the copies", sweep=(True, False))
 
     paper: ClassVar[str] = "Arora et al. 2024, arXiv 2407.05483"
+    needs: ClassVar[frozenset[Need]] = frozenset({"prompt"})
     family: ClassVar[str] = "memory"
 
     def generate(self, session: Session, request: Request) -> Iterator[Sequence[int]]:

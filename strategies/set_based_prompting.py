@@ -20,7 +20,7 @@ from harness.engine import logit_warps
 from harness.engine.session import Session
 from harness.engine.tree import EMPTY
 from harness.errors import Unsupported
-from harness.plugins.strategy import Guarantee, Request, Strategy, knob
+from harness.plugins.strategy import Guarantee, Need, Request, Strategy, knob
 from strategies.parts.own_prompt import check_last
 from strategies.parts.places import START, Layout, Placed, around, pieces
 
@@ -33,6 +33,7 @@ class SetBasedPrompting(Strategy):
     p: float = knob(1.0, "mass of the nucleus", low=0, high=1, sweep=(0.9, 1.0), also="top_p")
 
     paper: ClassVar[str] = "McIlroy-Young et al. 2024, arXiv 2406.06581"
+    needs: ClassVar[frozenset[Need]] = frozenset({"prompt"})
     family: ClassVar[str] = "memory"
     guarantee: ClassVar[Guarantee] = "changes-output"
 

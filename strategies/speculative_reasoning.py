@@ -59,7 +59,7 @@ class SpeculativeReasoning(Strategy):
     paper: ClassVar[str] = "Pan et al. 2025, arXiv 2504.07891"
     family: ClassVar[str] = "speculative"
     guarantee: ClassVar[Guarantee] = "changes-output"
-    needs: ClassVar[frozenset[Need]] = frozenset({"draft"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"draft", "prompt"})
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
         """Yield each step of the draft model that stands whole, and the target's own token by token."""

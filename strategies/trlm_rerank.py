@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from harness.decoding.samples import Chosen, first_best, log_p, mean
 from harness.engine.session import Session
-from harness.plugins.strategy import Request, knob
+from harness.plugins.strategy import Need, Request, knob
 
 BEFORE, AFTER = "Answer: ", "\nThe question that this answers is:"
 PHRASE = 4  # words
@@ -33,6 +33,7 @@ class TrlmRerank(Chosen):
 
     default_over: ClassVar[str] = "temperature"
     paper: ClassVar[str] = "Yerram et al. 2024, arXiv 2412.02626"
+    needs: ClassVar[frozenset[Need]] = frozenset({"prompt"})
 
     def choose(self, session: Session, request: Request, answers: Sequence[list[int]]) -> int:
         """Return the index of the answer with the best score that is not an echo; ties go to the first."""

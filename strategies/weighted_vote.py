@@ -31,6 +31,7 @@ import torch
 from harness.decoding.confidence import CONFIDENCES, least
 from harness.decoding.samples import Chosen, log_p, voted
 from harness.engine.session import Session
+from harness.errors import Unsupported
 from harness.plugins.strategy import Request, knob
 
 QUESTION, YES, NO = "\nIs this answer right? Reply with yes or no:", " yes", " no"
@@ -92,6 +93,8 @@ class WeightedVote(Chosen):
 
 def p_true(session: Session, request: Request, text: list[int]) -> float:
     """Return the probability with which the model says after its text that it is right, rather than wrong."""
+    if session.source:
+        raise Unsupported("asks the model behind its answer, which a decoder with an encoder has not learnt")
     question = request.as_text.tokens(QUESTION)
     words = [request.as_text.tokens(word) for word in (YES, NO)]
     room = session.engine.max_len - max(map(len, words))

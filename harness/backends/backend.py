@@ -42,7 +42,7 @@ class Generated:
     token ids gives `text` in place of `tokens`. `shared` counts the prompt tokens that came from a cache. `sent` is the
     time when the request was sent, in seconds after the batch began. `trees` are those of the steps and
     `ranks` those of the tokens, if wanted; `computed` is what the steps computed, if known, and `surprisal` is that of
-    the tokens if they were given.
+    the tokens if they were given. `encoded` counts the tokens that an encoder read.
     """
 
     tokens: list[int]
@@ -55,6 +55,7 @@ class Generated:
     ranks: Sequence[int] = ()
     surprisal: Sequence[float] = ()
     computed: Computed | None = None
+    encoded: int = 0
 
 
 @dataclass(frozen=True)

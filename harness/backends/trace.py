@@ -45,10 +45,12 @@ def trace(strategy: Strategy, session: Session, request: Request, rule: StopRule
     are NaN: argmax would choose tokens from them all the same.
     """
     session.kept_trees, session.kept_ranks = ([], []) if full else (None, None)
-    before = session.work.compute.numbers()
+    before, forced = session.work.compute.numbers(), session.engine.forced.warp(request.start, request.max_new_tokens)
+    session.begin(request.source)
     try:
         text = GivenText(request.start, given)
-        with session.with_logit_warp(text.warp) if given else nullcontext():
+        warp = text.warp if given else forced
+        with session.with_logit_warp(warp) if warp else nullcontext():
             result = _trace(strategy, session, request, rule, clock)
     except Exception as error:
         if session.has_nan:

@@ -60,8 +60,10 @@ class Transformers(Backend):
         The run records any other failure with its sample.
         """
         try:
+            request = warm_up(self.target)[0]
             with closing(open_session(strategy, self.engines)) as session:
-                for _ in islice(strategy.generate(session, warm_up(self.target)[0]), 2):
+                session.begin(request.source)
+                for _ in islice(strategy.generate(session, request), 2):
                     pass
         except Unsupported as error:
             return str(error)
@@ -88,8 +90,9 @@ class Transformers(Backend):
 
     @torch.inference_mode()
     def share(self, prompt: Sequence[int]) -> None:
-        """Prefill the prompt once for all sequences that begin with it, if the cache has room."""
-        for engine in self.engines:
+        """Prefill the prompt once for all sequences that begin with it, if the cache has room and no encoder reads it.
+        """
+        for engine in self.engines if "prompt" in self.engines[0].offers else ():
             engine.unpin()
             try:
                 pin(engine, list(prompt))
@@ -129,14 +132,14 @@ class Transformers(Backend):
             turns = sample.turns()
             turn = next(turns)
             while True:
-                shared = session.work.shared
+                shared, encoded = session.work.shared, session.work.encoded
                 answer = trace(sample.strategy, session, turn.request, turn.rule, clock, self.full,
                                turn.given)
                 forwards += sum(answer.steps.forwards)
                 turn = turns.send(Generated(answer.tokens, answer.steps, answer.stop,
                                             shared=session.work.shared - shared, trees=answer.trees,
                                             ranks=answer.ranks, computed=answer.computed,
-                                            surprisal=answer.surprisal))
+                                            surprisal=answer.surprisal, encoded=session.work.encoded - encoded))
         except StopIteration as end:
             done.append(forwards)
             result: T = end.value

@@ -8,7 +8,7 @@ from typing import ClassVar
 from harness.engine.cache_policy import CachePolicy
 from harness.engine.session import Session
 from harness.plugins.plugin import per_instance
-from harness.plugins.strategy import Over, Request
+from harness.plugins.strategy import Need, Over, Request
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class GovernedCache(Over):
     """Decodes as the wrapped strategy does, with the keys and values that a policy keeps; drafts keep all of theirs."""
 
     family: ClassVar[str] = "cache"
+    needs: ClassVar[frozenset[Need]] = frozenset({"prompt"})
     scores_given: ClassVar[bool] = per_instance(False, lambda self: self.over.scores_given)
 
     @abstractmethod

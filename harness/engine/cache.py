@@ -176,12 +176,12 @@ class SlotCache(Cache):  # type: ignore[misc]
         # One layer at a time, so that peak memory is the larger cache plus one layer, not two caches. After a failure,
         # the layers that were already copied are sliced back to size, which needs no memory.
         try:
-            for layer in self._allocated():
+            for layer in self._moved():
                 layer.keys, layer.values = _resized(layer.keys, rows, slots), _resized(layer.values, rows, slots)
         except (RuntimeError, MemoryError) as error:  # on a CPU, torch raises no error of a narrower class
             size = rows * slots * self.slot_bytes()
             self.rows, self.slots = min(rows, self.rows), min(slots, self.slots)
-            for layer in self._allocated():
+            for layer in self._moved():
                 layer.keys, layer.values = (tensor[:self.rows, :, :self.slots] for tensor in (layer.keys, layer.values))
             self._set_views()
             raise CacheFull(f"the device has no memory for a KV cache of {size / 1e9:.3g} GB; lower --cache-gb, "
@@ -192,6 +192,10 @@ class SlotCache(Cache):  # type: ignore[misc]
     def _allocated(self) -> list[SlotLayer]:
         """Return the layers that have been allocated."""
         return [layer for layer in self.layers if layer.is_initialized]
+
+    def _moved(self) -> list[SlotLayer]:
+        """Return what has a value in each slot, which moves with the slot."""
+        return self._allocated()
 
     def _set_views(self) -> None:
         for layer in self.layers:
@@ -214,7 +218,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         self._moves = []
         moves = torch.tensor([rows, old, new], device=self.index.device)
         on = cache(lambda device: moves.to(device).unbind(0))  # one copy to each device
-        for layer in self._allocated():
+        for layer in self._moved():
             row, source, target = on(layer.keys.device)
             for tensor in (layer.keys, layer.values):
                 tensor[row, :, target] = tensor[row, :, source]
@@ -267,7 +271,7 @@ class SlotCache(Cache):  # type: ignore[misc]
     def copy(self, source: int, target: int, count: int) -> None:
         """Copy the first `count` slots of row `source` to row `target`."""
         self.apply_moves()
-        for layer in self._allocated():
+        for layer in self._moved():
             for tensor in (layer.keys, layer.values):
                 tensor[target, :, :count] = tensor[source, :, :count]
 

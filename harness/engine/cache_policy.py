@@ -12,6 +12,8 @@ from torch import Tensor
 from harness.engine.attention_hooks import Attend, attending
 from harness.engine.compute import ADDED, KV, SPARED
 from harness.engine.hooks import Captured, ModelParts, View
+from harness.engine.offers import MISSING
+from harness.errors import Unsupported
 
 if TYPE_CHECKING:
     from harness.engine.cached_sequence import CachedSequence
@@ -42,6 +44,20 @@ class CachePolicy:
     whole: bool = True
     rotates: ClassVar[bool] = False
     heeds: ClassVar[bool] = False
+
+    def check(self, sequence: "CachedSequence") -> None:
+        """Raise `Unsupported` if another policy governs the sequence, or its model cannot be governed by this one."""
+        engine = sequence.engine
+        if sequence.policy:
+            raise Unsupported("cannot be combined with another strategy that governs the KV cache")
+        if "prompt" not in engine.offers:
+            raise Unsupported(MISSING["prompt"])
+        if self.rotates:
+            _ = engine.rotary
+        if self.heeds and engine.windows.size:
+            raise Unsupported("needs a model whose layers all attend to all tokens")
+        if self.heeds and sequence.unheard:
+            raise Unsupported("must see the attention of the whole prompt: write it behind all other strategies")
 
     def learn(self, sequence: "CachedSequence") -> None:
         """Learn of the tokens committed since the last call, before each forward, also within a `whole` prompt."""

@@ -12,9 +12,11 @@ from torch import Tensor
 from harness.engine.cache import SlotCache
 from harness.engine.compute import Depth
 from harness.engine.executor import Executor, SerialExecutor
+from harness.engine.forced import Forced
 from harness.engine.forward import ForwardOutput, ForwardRequest, ForwardRows, Row, SharedPrefix
 from harness.engine.grouping import costs_of
-from harness.engine.hooks import HIDDEN, Captured, ForwardHook, ModelParts, View, Watch
+from harness.engine.hooks import HIDDEN, Captured, ForwardHook, ModelParts, View, Watch, layer_count
+from harness.engine.offers import DECODER, Capability
 from harness.engine.rotary import Rotary
 from harness.engine.windows import Masks, Windows
 from harness.errors import Unsupported
@@ -34,22 +36,26 @@ class Engine:
     """Runs the forward passes of many sequences on one model; sessions hold its rows.
 
     `forwards` counts forward passes, `positions` the tokens in them and `padding` the padded positions; none of them
-    counts what the model drafts for itself. `vocab` is the number of logits, `max_len` the maximum length of a sequence
-    in tokens. `device` is that of the inputs and outputs, and `devices` those of the weights. `executor` runs
-    requests one at a time or merges them. A draft model with another vocabulary than the
-    target has a `translation`. Raises `UserError` for a model whose state is more than a KV cache.
+    counts what the model drafts for itself; `encodings` and `encoded` are those of an encoder. `vocab` is the number of
+    logits, `max_len` the maximum length of a sequence in tokens. `device` is that of the inputs and outputs, and
+    `devices` those of the weights. `executor` runs requests one at a time or merges them. `offers` is what the model
+    can do, `forced` are tokens that every answer must have, and `prefix` those before it if an encoder reads the
+    prompt. A draft model with another vocabulary than the target has a `translation`. Raises `UserError` for a model
+    whose state is more than a KV cache.
     """
 
     def __init__(self, model: Any, max_len: int) -> None:
         self.model, self.max_len = model, max_len
         self.device, self.dtype, self.costs = model.device, model.dtype, costs_of(model.device)
         self.devices = {weight.device for weight in model.parameters() if not weight.is_meta} or {model.device}
-        self.forwards = self.positions = self.padding = 0
+        self.clear_counts()
         self.windows = Windows(model)
         self.vocab = int(model.config.get_text_config().vocab_size)
-        self.cache = SlotCache(int(model.config.get_text_config().num_hidden_layers), self.device)
+        self.cache = SlotCache(layer_count(model), self.device)
         self.cache_argument = cache_argument(model)
         self.executor: Executor = SerialExecutor()
+        self.offers: frozenset[Capability] = DECODER
+        self.forced, self.prefix = Forced(), tuple[int, ...]()
         self.prefixes = list[SharedPrefix]()
         self.translation: Translation | None = None
         self.learnt = dict[str, Any]()  # state of strategies that learn across prompts, by spec
@@ -62,6 +68,10 @@ class Engine:
         self._edge = self._zero  # (1, 1, 1, 2n): n open slots, then n blocked ones
         self._forward: Callable[..., tuple[Tensor, Tensor]] = self._plain
         model.get_decoder().register_forward_hook(self._keep_hidden)
+
+    def clear_counts(self) -> None:
+        """Set all counts to zero."""
+        self.forwards = self.positions = self.padding = self.encodings = self.encoded = 0
 
     def compile(self) -> None:
         """Run forwards through `torch.compile` from now on; the first forward of each kind takes long.

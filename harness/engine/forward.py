@@ -1,7 +1,7 @@
 """The data of one forward pass: the request of each sequence, the output of the batch, and each sequence's part."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -9,18 +9,35 @@ from torch import Tensor
 from harness.engine.hooks import Captured, ForwardHook, ModelParts
 
 
+class Encoded(Protocol):
+    """Counts forwards of an encoder and the tokens in them."""
+
+    encodings: int
+    encoded: int
+
+
+class Source(NamedTuple):
+    """The text that an encoder reads for some sequences, as token ids, and where its cost is counted."""
+
+    tokens: Sequence[int]
+    work: Encoded
+
+
 class Row:
     """The row of the KV cache that one sequence holds.
 
     `index` changes when other rows are closed; `end` is the first slot that has never been written. `state` is what the
-    cache policy of the sequence knows of it, None while the prompt is read as without a policy.
+    cache policy of the sequence knows of it, None while the prompt is read as without a policy. `source` is what an
+    encoder reads for it, and `placed` the source whose keys and values are in the cross-attention cache.
     """
 
-    __slots__ = ("end", "index", "state")
+    __slots__ = ("end", "index", "placed", "source", "state")
 
     def __init__(self, index: int) -> None:
         self.index, self.end = index, 0
         self.state: Any = None
+        self.source: Source | None = None
+        self.placed: Source | None = None
 
 
 class SharedPrefix(NamedTuple):

@@ -96,22 +96,22 @@ class ForwardHook(Protocol):
 
 
 @contextmanager
-def replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Replace the `forward` of modules by these functions until the end of the context.
+def replaced(forwards: Mapping[nn.Module, Callable[..., Any]], name: str = "forward") -> Iterator[None]:
+    """Replace the `forward` of modules, or another method, by these functions until the end of the context.
 
     Hooks change a model only through this function; contexts may be nested.
     """
-    before = {module: module.__dict__.get("forward") for module in forwards}
+    before = {module: module.__dict__.get(name) for module in forwards}
     for module, forward in forwards.items():
-        module.__dict__["forward"] = forward
+        module.__dict__[name] = forward
     try:
         yield
     finally:
         for module, forward_before in before.items():
             if forward_before is None:
-                del module.__dict__["forward"]
+                del module.__dict__[name]
             else:
-                module.__dict__["forward"] = forward_before
+                module.__dict__[name] = forward_before
 
 
 @dataclass(frozen=True)
@@ -243,9 +243,16 @@ def with_states(result: Any, states: Tensor) -> Any:
     return (states, *result[1:]) if isinstance(result, tuple) else states
 
 
+def layer_count(model: Any) -> int:
+    """Return the number of decoder layers; the configuration of an encoder-decoder may name those of its encoder."""
+    if not getattr(model.config, "is_encoder_decoder", False):
+        return int(model.config.get_text_config().num_hidden_layers)
+    return max((len(child) for child in model.get_decoder().children() if isinstance(child, nn.ModuleList)), default=0)
+
+
 def decoder_layers(model: Any) -> list[Layer]:
     """Return the decoder layers of a transformers model; raises `Unsupported` when their part names are unknown."""
-    count = int(model.config.get_text_config().num_hidden_layers)
+    count = layer_count(model)
     stack = next((module for module in model.get_decoder().modules()
                   if isinstance(module, nn.ModuleList) and len(module) == count), None)
     layers = [layer for layer in map(_layer, stack) if layer] if stack is not None else []

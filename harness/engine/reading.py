@@ -17,7 +17,8 @@ class Work:
     """The cost of one sequence: its forward passes, their tokens, and the tree nodes computed and accepted.
 
     `whole` counts the accepted paths that ended at a leaf of the tree, `shared` the tokens of the prompt that were
-    copied from a shared prefix instead of computed. `compute` is what the forwards computed.
+    copied from a shared prefix instead of computed. `compute` is what the forwards computed. `encodings` are the
+    forwards of an encoder, and `encoded` the tokens of the source in them.
     """
 
     forwards: int = 0
@@ -26,6 +27,8 @@ class Work:
     accepted: int = 0
     whole: int = 0
     shared: int = 0
+    encodings: int = 0
+    encoded: int = 0
     compute: Compute = field(default_factory=Compute)
 
 

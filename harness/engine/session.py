@@ -12,7 +12,7 @@ from harness.engine.cache_policy import CachePolicy
 from harness.engine.cached_sequence import CachedSequence
 from harness.engine.candidates import Candidates
 from harness.engine.engine import PREFILL, Engine
-from harness.engine.forward import ForwardRequest, ForwardRows, Row
+from harness.engine.forward import ForwardRequest, ForwardRows, Row, Source
 from harness.engine.hooks import HIDDEN, ForwardHook
 from harness.engine.logit_warps import Warp, compose, identity
 from harness.engine.reading import Reading, Work
@@ -58,6 +58,20 @@ class Session:
     def tokens(self) -> list[int]:
         """The token ids of the committed sequence."""
         return self._sequence.tokens
+
+    @property
+    def source(self) -> Sequence[int]:
+        """The token ids that the encoder reads; empty for a model without an encoder."""
+        return self.row.source.tokens if self.row.source else ()
+
+    def begin(self, source: Sequence[int]) -> None:
+        """Begin an empty sequence, for which the encoders of the model and of its draft model read `source`, if any."""
+        if not source:
+            return
+        self.row.source, self.shares_prefixes = Source(tuple(source), self.work), False
+        self.follow([])
+        if self._draft:
+            self._draft.begin(source)
 
     @property
     def draft(self) -> "Session":
@@ -149,7 +163,7 @@ class Session:
         other = Session(self.engine, self._draft and self._draft.new_sequence(), tuple(self._sequence.memory))
         other.work, other.draft_work, other._warp = self.work, self.draft_work, self._warp
         other.shares_prefixes, other._sequence.policy = self.shares_prefixes, self._sequence.policy
-        other._opener, other._undefined = self, self._undefined
+        other._opener, other._undefined, other.row.source = self, self._undefined, self.row.source
         self._others = [*(session for session in self._others if not session._closed), other]
         return other
 
@@ -198,14 +212,7 @@ class Session:
 
         Raises `Unsupported` if another policy does, or the model cannot be governed by this one.
         """
-        if self._sequence.policy:
-            raise Unsupported("cannot be combined with another strategy that governs the KV cache")
-        if policy.rotates:
-            _ = self.engine.rotary
-        if policy.heeds and self.engine.windows.size:
-            raise Unsupported("needs a model whose layers all attend to all tokens")
-        if policy.heeds and self._sequence.unheard:
-            raise Unsupported("must see the attention of the whole prompt: write it behind all other strategies")
+        policy.check(self._sequence)
         shared, self.shares_prefixes, self._sequence.policy = self.shares_prefixes, False, policy
         try:
             yield
@@ -322,9 +329,8 @@ class Session:
         if turned and count != last - first:
             _ = self.engine.rotary
         if count:
-            before = sequence.cached - first
-            seen = torch.cat([torch.zeros(count, before, dtype=torch.bool),
-                              torch.ones(count, count, dtype=torch.bool).tril()], 1)
+            seen = torch.ones(count, count, dtype=torch.bool).tril()
+            seen = torch.nn.functional.pad(seen, (sequence.cached - first, 0))
             self._forward(ForwardRequest(sequence.row, sequence.cached, tokens, sequence.positions(first, count),
                                          additive(seen, self.engine.dtype, self.engine.device), 1))
         sequence.splice(first, last, tokens, turned=turned)

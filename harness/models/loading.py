@@ -20,6 +20,7 @@ from harness.engine.tree import TokenTree
 from harness.errors import UserError, first_sentence
 from harness.models import gguf, spread
 from harness.models.attention import use_fast_attention
+from harness.models.encoder_decoder import auto_class, make_engine, refuse_encoder, tree_and_plain
 from harness.models.products import SMALL, use_fast_products
 from harness.models.rope import Scaling
 from harness.models.size import check_memory, max_len, meta_model
@@ -91,11 +92,13 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", device_map: 
     if compiled and not (device.startswith("cuda") or any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++")))):
         raise UserError("--compile needs a C++ compiler; install one such as g++, or leave --compile out.")
     place, config = find(name)
+    if device_map or compiled or rope:
+        refuse_encoder(name, config)
     room = spread.free_of_each(device) if device_map else {device: free_bytes(device)}
     try:
         if name not in nano.NAMES:
             check_memory(name, config, precision, room)
-        model = _load_weights(place, precision, device_map and spread.placed(
+        model = _load_weights(place, config, precision, device_map and spread.placed(
             meta_model(config, precision), device_map, room))
     except UserError:
         raise
@@ -115,7 +118,7 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", device_map: 
     torch.set_num_threads(threads or usual_threads(model))
     use_fast_attention(model)
     products = use_fast_products(model, both=compiled)
-    engine = Engine(model, longest)
+    engine = make_engine(model, longest)
     check(engine)
     if compiled:
         engine.compile()
@@ -145,11 +148,11 @@ def outline(name: str) -> Model:
         model.generation_config = GenerationConfig.from_pretrained(place.place)
     words = load_tokenizer(name, place)
     eos = eos_ids(model, words)
-    return Model(name, Engine(model, max_len(model)), words, eos, "", text_identity(words, eos))
+    return Model(name, make_engine(model, max_len(model)), words, eos, "", text_identity(words, eos))
 
 
 def find(name: str) -> tuple[Source, Any]:
-    """Return where a model is, and its configuration; raises `UserError` unless it exists and is decoder-only."""
+    """Return where a model is, and its configuration; raises `UserError` unless it exists."""
     from transformers import AutoConfig
 
     place = gguf.kept(source(split_dtype(name)[0]))
@@ -157,25 +160,22 @@ def find(name: str) -> tuple[Source, Any]:
         config = AutoConfig.from_pretrained(place.place, **place.options, **place.config)
     except Exception as error:
         raise UserError(f"The model '{name}' cannot be loaded: {first_sentence(error)}.") from error
-    if getattr(config, "is_encoder_decoder", False):
-        raise UserError(f"{name} is an encoder-decoder model ({config.model_type}); give a decoder-only one.")
     return place, config
 
 
-def _load_weights(place: Source, dtype: torch.dtype, devices: Mapping[str, str] | str = "") -> Any:
-    from transformers import AutoModelForCausalLM
-
+def _load_weights(place: Source, config: Any, dtype: torch.dtype, devices: Mapping[str, str] | str = "") -> Any:
+    loader = auto_class(config)
     name = place.gguf or place.place
     options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, **place.options, **place.config}
     if devices:
         options["device_map"] = devices
     with gguf.without_bar() if place.gguf else contextlib.nullcontext():
         try:
-            model, info = AutoModelForCausalLM.from_pretrained(place.place, attn_implementation="sdpa", **options)
+            model, info = loader.from_pretrained(place.place, attn_implementation="sdpa", **options)
         except ValueError as error:
             if "scaled_dot_product_attention" not in str(error):
                 raise
-            model, info = AutoModelForCausalLM.from_pretrained(place.place, attn_implementation="eager", **options)
+            model, info = loader.from_pretrained(place.place, attn_implementation="eager", **options)
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{name} lacks {len(missing)} of the model's weights ({missing[0]} for one), "
                         "which would be random; give a complete model.")
@@ -188,27 +188,32 @@ def _load_weights(place: Source, dtype: torch.dtype, devices: Mapping[str, str] 
 
 def check(engine: Engine) -> None:
     """Compare a tree forward through the slot cache with plain forwards; raises `UserError` if they differ."""
-    model, size = engine.model, engine.vocab
-    prompt = [token % size for token in (5, 11, 3, 7)]
-    tree = TokenTree(tuple(token % size for token in (2, 9, 4)), (-1, 0, -1))
+    model = engine.model
+    read = tree_and_plain if "source" in engine.offers else _tree_and_plain
     try:
         with engine.windows.of_size(3):  # so that the check reaches beyond them
-            session = Session(engine)
-            session.follow(prompt)
-            rows = session.read(tree).logits
-            session.close()
-            paths = [[], [tree.tokens[0]], list(tree.tokens[:2]), [tree.tokens[2]]]
-            plain = [_plain(engine, prompt + path) for path in paths]
+            rows, plain = read(engine)
     except Exception as error:
         raise UserError(f"{type(model).__name__} cannot run with the KV cache of decodebench "
-                        f"({first_sentence(error)}); give a decoder-only model whose layers all use "
-                        "attention.") from error
-    worst = float((rows - torch.stack(plain)).abs().max())
+                        f"({first_sentence(error)}); give a model whose layers all use attention.") from error
+    worst = float((rows - plain).abs().max())
     scale = max(1.0, float(rows.abs().max()))
     if not worst <= TOLERANCE[model.dtype] * scale:
         raise UserError(f"{type(model).__name__} does not follow tree masks: its logits are off by {worst:.2g}, "
                         "so no result could be trusted; give another model.")
-    engine.forwards = engine.positions = engine.padding = 0
+    engine.clear_counts()
+
+
+def _tree_and_plain(engine: Engine) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits (4, V) of a tree below a prompt, and those of plain forwards."""
+    prompt = [token % engine.vocab for token in (5, 11, 3, 7)]
+    tree = TokenTree(tuple(token % engine.vocab for token in (2, 9, 4)), (-1, 0, -1))
+    session = Session(engine)
+    session.follow(prompt)
+    rows = session.read(tree).logits
+    session.close()
+    paths = [[], [tree.tokens[0]], list(tree.tokens[:2]), [tree.tokens[2]]]
+    return rows, torch.stack([_plain(engine, prompt + path) for path in paths])
 
 
 @torch.inference_mode()

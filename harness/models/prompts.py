@@ -43,8 +43,10 @@ def request_text(model: Model, prompt: str | list[Message], rule: StopRule, answ
     """Return the text view of a request; `rule` decodes the generated tokens, `answer` extracts the task's answer."""
     special = _special(model, prompt)
 
+    kind = "text_target" if "source" in model.engine.offers else "text"  # some have a vocabulary for each language
+
     def plain_tokens(text: str) -> list[int]:
-        return list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(model.tokenizer(**{kind: text}, add_special_tokens=False)["input_ids"])
 
     def render(edit: Callable[[str], str]) -> str:
         if isinstance(prompt, str):
@@ -58,11 +60,16 @@ def request_text(model: Model, prompt: str | list[Message], rule: StopRule, answ
 
 def warm_up(model: Model) -> tuple[Request, StopRule]:
     """Return a request for a few tokens after a prompt of no task, and its stop rule."""
-    prompt = encode(model, WARM_UP)
-    rule = StopRule(model.tokenizer, prompt, frozenset(), ())
+    prompt, source = placed(model, encode(model, WARM_UP))
+    rule = StopRule(model.tokenizer, () if source else prompt, frozenset(), ())
     text = request_text(model, WARM_UP, rule, lambda answer: answer.strip() or None,
                         parts=PromptParts(passages=(WARM_UP,)))
-    return Request(tuple(prompt), 8, PhiloxStream("warm-up"), text=text), rule
+    return Request(prompt, 8, PhiloxStream("warm-up"), text=text, source=source), rule
+
+
+def placed(model: Model, tokens: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the tokens before the answer, and those that an encoder reads, of a prompt with these token ids."""
+    return (model.engine.prefix, tuple(tokens)) if "source" in model.engine.offers else (tuple(tokens), ())
 
 
 def _special(model: Model, prompt: str | list[Message]) -> bool:

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from harness.engine.engine import Engine
 from harness.engine.session import Session
 from harness.errors import UserError
+from harness.models.encoder_decoder import auto_class, make_engine
 
 CONTEXT = 1024  # tokens of the sequences whose number is told
 
@@ -34,16 +34,15 @@ class Size:
 
 def meta_model(config: Any, dtype: torch.dtype = torch.float32) -> Any:
     """Return a model of this configuration without weights."""
-    from transformers import AutoModelForCausalLM
-
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+        return auto_class(config).from_config(config, dtype=dtype).eval()
 
 
 @torch.inference_mode()
 def size_of(model: Any, longest: int) -> Size:
     """Return the size of a model, which may have no weights: one token is written to a KV cache without contents."""
-    session = Session(engine := Engine(model, longest))
+    session = Session(engine := make_engine(model, longest))
+    session.begin([1] if "source" in engine.offers else ())
     session.follow([1])
     session.read()
     session.close()

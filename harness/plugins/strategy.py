@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from harness.engine.offers import Capability
 from harness.errors import Unsupported
 from harness.plugins.native import NativeCall, NativeOptions
 from harness.plugins.plugin import Knob, Plugin, knob, per_instance
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Guarantee", "Need", "Over", "Request", "RequestText", "Strategy", "knob"]
 
 Guarantee = Literal["lossless", "distribution-preserving", "changes-output"]
-Need = Literal["draft", "hidden"]
+Need = Literal["draft", "hidden"] | Capability
 
 
 def _never(sequence: Sequence[int]) -> bool:
@@ -73,7 +74,8 @@ class Request:
     `stream` is the random stream of this sample, `shared` one for all samples of the prompt. The runner cuts off what
     a strategy yields after the end, so only searches, which must know where a hypothesis ends, call `ends`. `forced`
     returns the tokens that must follow an answer because a grammar leaves no choice; none without a grammar. The last
-    `kept` tokens of `prompt` already belong to the answer, if a strategy lets another one go on behind them.
+    `kept` tokens of `prompt` already belong to the answer, if a strategy lets another one go on behind them. Of a model
+    with an encoder, `source` is what the encoder reads, and `prompt` only the tokens with which each answer begins.
     """
 
     prompt: tuple[int, ...]
@@ -86,6 +88,7 @@ class Request:
     shared: "Stream | None" = None
     forced: Callable[[Sequence[int]], list[int]] = field(default=_none)
     kept: int = 0
+    source: tuple[int, ...] = ()
 
     @property
     def start(self) -> int:

@@ -4,6 +4,7 @@ import re
 from dataclasses import fields
 
 from harness.decoding.trained import Trained
+from harness.engine.offers import DECODER
 from harness.plugins.plugin import Plugin, knob_rows
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Over, Strategy
@@ -48,7 +49,7 @@ def catalogue() -> str:
 
 def _row(name: str, cls: type[Strategy]) -> str:
     paper = ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", cls.paper)
-    needs = ", ".join(sorted({*cls.needs, *(["a trained head"] if cls.head_kind else [])})) or "–"
+    needs = ", ".join(sorted({*(cls.needs - DECODER), *(["a trained head"] if cls.head_kind else [])})) or "–"
     return f"| [`{name}`](#{name}) | {STRATEGIES.idea(name)} | {cls.guarantee} | {needs} | {paper} |"
 
 

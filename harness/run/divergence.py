@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from harness.engine.batching import run_batched
 from harness.engine.cache import CacheFull
 from harness.engine.session import Session
+from harness.models.prompts import placed
 from harness.plugins.task import Example, Task
 from harness.run.plan import Plan
 from harness.run.prepared_prompt import recorded_ids
@@ -112,8 +113,9 @@ def margin(plan: Plan, task: Task, example: Example, one: Record | Answer, other
     answer, baseline = one.turns[turn], other.turns[turn]
     if at >= min(len(answer.tokens), len(baseline.tokens)) or not plan.target.has_weights:
         return None
-    prompt = recorded_ids(plan.target, task, example, one.turns, turn)
+    prompt, source = placed(plan.target, recorded_ids(plan.target, task, example, one.turns, turn))
     with closing(Session(plan.target.engine)) as session:
+        session.begin(source)
         session.follow([*prompt, *answer.tokens[:at]])
         logits = session.read().logits[0]
         return abs(float(logits[answer.tokens[at]] - logits[baseline.tokens[at]]))

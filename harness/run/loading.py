@@ -11,6 +11,7 @@ from harness import nano
 from harness.engine.cache import free_bytes
 from harness.engine.engine import Engine
 from harness.errors import UserError
+from harness.models.encoder_decoder import refuse_encoder
 from harness.models.loading import Model, find, load, outline
 from harness.models.translation import Translation
 from harness.models.vocabulary import share
@@ -43,10 +44,14 @@ def reference_device(config: RunConfig) -> str:
 def check_models(config: RunConfig) -> dict[str, Any]:
     """Return the configurations of the models by name, before weights are loaded or data sets downloaded.
 
-    Raises `UserError` for a model that does not exist.
+    Raises `UserError` for a model that does not exist, or that has an encoder where only others can run.
     """
     local = () if config.backend == "openai" else (config.model, config.draft)
-    return {name: find(name)[1] for name in (*local, config.scorer) if name}
+    found = {name: find(name)[1] for name in (*local, config.scorer) if name}
+    for name, of_model in found.items():
+        if config.backend != "transformers" or name == config.scorer or config.heads:
+            refuse_encoder(name, of_model)
+    return found
 
 
 def load_target(config: RunConfig) -> Model:
@@ -58,6 +63,7 @@ def load_target(config: RunConfig) -> Model:
                      threads=config.threads or 0, rope=config.rope)
         return replace(model, template_args=arguments)
     name = config.tokenizer or config.model
+    refuse_encoder(name, find(name)[1])
     model = load(name, device="cpu") if name in nano.NAMES else outline(name)
     return replace(model, name=config.model, template_args=arguments)
 
@@ -86,9 +92,11 @@ def load_draft(config: RunConfig, target: Model, strategies: Sequence[Strategy])
     draft = load(name, dtype=model_dtype(config), device=str(target.engine.device),
                  tokenizer=None if translates else config.tokenizer, compiled=config.compile,
                  threads=torch.get_num_threads())
+    if ("source" in draft.engine.offers) != ("source" in target.engine.offers):
+        raise UserError(f"Only one of '{name}' and '{target.name}' has an encoder; give a draft model of its kind.")
     if draft.tokenizer.get_vocab() == target.tokenizer.get_vocab():
         share(target.engine, draft.engine)
-    elif translates:
+    elif translates and "prompt" in target.engine.offers:
         draft.engine.translation = Translation(target.tokenizer, draft.tokenizer, (target.vocab, draft.vocab),
                                                target.engine.device)
     else:

@@ -8,7 +8,7 @@ from typing import Protocol
 from harness.backends.backend import Generated
 from harness.errors import UserError
 from harness.models.loading import Model
-from harness.models.prompts import encode, request_text
+from harness.models.prompts import encode, placed, request_text
 from harness.models.stop_rule import StopRule
 from harness.plugins.strategy import RequestText
 from harness.plugins.task import Example, Message, Task
@@ -29,6 +29,7 @@ class PreparedPrompt:
 
     The answer has at most `max_tokens` tokens, which are `limited` if the context allows fewer than configured. `rule`
     ends the answer, and `text` is the request as text. `given` are the tokens of an answer that is not to be chosen.
+    If the model has an encoder, it reads `source`, which has lost the `cut` tokens.
     """
 
     prompt: tuple[int, ...]
@@ -38,16 +39,18 @@ class PreparedPrompt:
     rule: StopRule
     text: RequestText
     given: tuple[int, ...] = ()
+    source: tuple[int, ...] = ()
 
     def turn(self, answer: Generated) -> Turn:
         """Return the turn to record for an answer."""
         raw = self.rule.text(answer.tokens) if answer.text is None else answer.text
         text = self.rule.answer(answer.tokens) if answer.text is None else self.rule.before_stop(answer.text)
         stop = "context" if answer.stop == "length" and self.limited else answer.stop
-        return Turn(prompt=self.text.prompt, prompt_tokens=len(self.prompt), prompt_cut=self.cut,
+        return Turn(prompt=self.text.prompt, prompt_tokens=len(self.source or self.prompt), prompt_cut=self.cut,
                     prompt_shared=answer.shared, raw=raw, text=text, tokens=answer.tokens,
                     stop=stop, steps=answer.steps, trees=list(answer.trees),
-                    ranks=list(answer.ranks), computed=answer.computed, surprisal=list(answer.surprisal))
+                    ranks=list(answer.ranks), computed=answer.computed, surprisal=list(answer.surprisal),
+                    encoded=answer.encoded)
 
 
 def prepare(config: RunConfig, target: Model, longest: int, task: Task, example: Example,
@@ -58,23 +61,25 @@ def prepare(config: RunConfig, target: Model, longest: int, task: Task, example:
     answer gets shorter. Raises `UserError` for a prompt that is too long without them, unless its start may be cut.
     """
     limit, whole = config.max_new_tokens or task.max_new_tokens, 0
+    beside = 0 if "source" in target.engine.offers else limit  # an encoder reads the prompt without the answer
     for rendered in _shorter(task, example, answers):
         prompt = encode(target, rendered)
         whole = whole or len(prompt)
-        if len(prompt) + limit <= longest:
+        if len(prompt) + beside <= longest:
             break
-    if len(prompt) >= longest:
+    if len(prompt) >= longest + (not beside):
         if not config.truncate_prompts:
             raise UserError(f"the prompt has {len(prompt)} tokens but the context of the model is {longest}; "
                             "`run --truncate-prompts` cuts the start of long prompts")
-        prompt = end_of(target, prompt, max(longest - limit, (longest + 1) // 2))
-    room = longest - len(prompt)
-    rule = StopRule(target.tokenizer, prompt, target.eos, task.stop)
+        prompt = end_of(target, prompt, max(longest - beside, (longest + 1) // 2))
+    cut, (before, source) = whole - len(prompt), placed(target, prompt)
+    room = longest - len(before)
+    rule = StopRule(target.tokenizer, () if source else before, target.eos, task.stop)
     text = request_text(target, rendered, rule, partial(task.answer, example),
                         task.wanted(example), task.banned(example), task.schema(example), task.parts(example, answers))
     given = tuple(text.tokens(example.reference))[:limit] if task.given else ()
     limit = len(given) or limit
-    return PreparedPrompt(tuple(prompt), whole - len(prompt), min(limit, room), room < limit, rule, text, given)
+    return PreparedPrompt(before, cut, min(limit, room), room < limit, rule, text, given, source)
 
 
 def recorded_ids(target: Model, task: Task, example: Example, turns: Sequence[RecordedTurn], number: int

@@ -238,7 +238,7 @@ class Runner:
             own, common = (PhiloxStream(config.seed, cell.task.spec(), example.id, stream, cell.repeat, len(turns))
                            for stream in (cell.sample, "all"))
             request = Request(prepared.prompt, prepared.max_tokens, own, target.eos, cell.sample,
-                              prepared.rule.stopped, prepared.text, common)
+                              prepared.rule.stopped, prepared.text, common, source=prepared.source)
             generated = yield TurnRequest(request, prepared.rule, own.number, prepared.given)
             turns.append(prepared.turn(generated))
         return turns

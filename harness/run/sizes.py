@@ -7,6 +7,7 @@ from torch import nn
 
 from harness.engine.hooks import decoder_layers
 from harness.errors import Unsupported
+from harness.models.encoder_decoder import has_encoder
 from harness.store.computed import Sizes
 
 OTHER = ("num_experts", "num_local_experts", "n_routed_experts", "kv_lora_rank")
@@ -14,8 +15,13 @@ OTHER = ("num_experts", "num_local_experts", "n_routed_experts", "kv_lora_rank")
 
 
 def sizes_of(model: Any) -> Sizes | None:
-    """Return the sizes of a model; None if its layers differ, are unknown, or are not all used by every token."""
+    """Return the sizes of a model; None if its layers differ, are unknown, or are not all used by every token.
+
+    None also for a model with an encoder, whose decoder attends to two sequences.
+    """
     config, head = model.config.get_text_config(), model.get_output_embeddings()
+    if has_encoder(model.config):
+        return None
     try:
         layers = decoder_layers(model)
     except Unsupported:

@@ -38,10 +38,11 @@ class ScoredAnswer:
 def tasks_to_score(plan: Plan) -> list[Task]:
     """Return the tasks with text metrics: as configured, else open-ended tasks, or all if there are several samples.
 
-    The list is empty if the model's weights are not loaded.
+    The list is empty if the model's weights are not loaded, or if an encoder reads its prompts.
     """
     config = plan.config
     return [task for task, _ in plan.tasks if plan.target.has_weights and
+            "prompt" in plan.target.engine.offers and
             (task.open_ended or config.samples > 1 if config.texts is None else config.texts)]
 
 

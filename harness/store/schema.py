@@ -63,7 +63,8 @@ class Turn(Stored):
     `raw` after each token; of a character of several tokens, the last one has all. It is empty if unknown. `ranks` are
     those of sampled tokens in the model's distributions before any warp, 1 for the likeliest; empty if unknown.
     `surprisal` is -log p of each token of a given text, in nats; empty for a text that the strategy chose. `trees` are
-    written to a file of their own. Older runs do not tell what was `computed`.
+    written to a file of their own. Older runs do not tell what was `computed`. `encoded` counts the prompt tokens that
+    an encoder read, in the first step; 0 for a model without one.
     """
 
     prompt: str
@@ -79,6 +80,7 @@ class Turn(Stored):
     ranks: list[int] = Field(default_factory=list)
     surprisal: list[float] = Field(default_factory=list)
     computed: Computed | None = None
+    encoded: int = 0
     trees: list[StepTree] = Field(default_factory=list, exclude=True)
 
 

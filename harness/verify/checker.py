@@ -18,6 +18,8 @@ from harness.engine.random_stream import PhiloxStream
 from harness.engine.session import Session
 from harness.errors import UserError
 from harness.measure.acceptance import tau_pooled
+from harness.models.encoder_decoder import refuse_encoder
+from harness.models.loading import find
 from harness.models.prompts import encode
 from harness.models.stop_rule import StopRule
 from harness.plugins.registry import STRATEGIES, add_plugin
@@ -66,6 +68,7 @@ def verify(config: RunConfig, distributions: Sequence[Distribution] | None = Non
     """
     checks, skipped = _strategies_to_test(config, distributions)
     specs = tuple(strategy.spec() for check in checks for strategy in check.variants())
+    refuse_encoder(config.model, find(config.model)[1])
     with closing(make(replace(config, strategies=specs or (config.baseline,)), "decodebench verify")) as plan:
         return _verified(plan, checks, skipped, draws, note)
 

@@ -54,6 +54,7 @@ def forward_seconds(engines: Sequence[Engine], context: Sequence[int], widths: S
 
 def _opened(engine: Engine, context: Sequence[int]) -> Session:
     session = Session(engine)
+    session.begin(context if "source" in engine.offers else ())  # as long as the answer so far
     session.follow(context)
     session.read()
     return session

@@ -38,8 +38,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         vocab_size=VOCAB, hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=2, attn_layer_period=2, attn_layer_offset=1, num_experts=2, expert_layer_period=2,
         use_mamba_kernels=False)), "cannot be rolled back"),
-    "encoder-decoder": (lambda: transformers.T5ForConditionalGeneration(transformers.T5Config(
-        vocab_size=VOCAB, d_model=32, d_ff=64, num_layers=2, num_heads=2, d_kv=16)), "encoder-decoder"),
+    "no start": (lambda: transformers.T5ForConditionalGeneration(transformers.T5Config(
+        vocab_size=VOCAB, d_model=32, d_ff=64, num_layers=2, num_heads=2, d_kv=16)), "no decoder_start_token_id"),
+    "unknown encoder-decoder": (lambda: transformers.PegasusXForConditionalGeneration(transformers.PegasusXConfig(
+        vocab_size=VOCAB, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, decoder_start_token_id=0)),
+        "cannot tell how positions enter its decoder"),
     "own positions": (lambda: transformers.BloomForCausalLM(transformers.BloomConfig(
         vocab_size=VOCAB, hidden_size=64, n_layer=2, n_head=4)), "KV cache|tree masks"),
 }

@@ -1,0 +1,51 @@
+"""Every strategy on models whose encoder reads the prompt: it decodes, exactly if it promises to, or says why not."""
+
+from functools import cache
+
+import pytest
+
+from harness.engine.offers import missing
+from harness.errors import Unsupported
+from harness.plugins.registry import STRATEGIES
+from strategies.greedy import Greedy
+from strategies.input_copy import InputCopy
+from strategies.prompt_lookup import PromptLookup
+from tests.decode import built
+from tests.models import prompts
+from tests.seq2seq import EOS, decode, engine, traced
+
+NEW = 10
+SOURCE = [*prompts(3, 97, 1)[0] * 2, EOS]
+PROMPT_CHANGING = {"read_twice", "guidance", "instructive", "pie", "icn", "set_based_prompting", "window", "h2o",
+                   "trlm_rerank", "kv_prediction", "extended_decoding", "dynamic_evaluation"}
+
+
+@cache
+def expected(kind: str) -> list[int]:
+    return decode(Greedy(), engine(kind), SOURCE, new=NEW)
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+@pytest.mark.parametrize("name", sorted(STRATEGIES.built_in()))
+def test_every_strategy_decodes_or_says_why_not(name: str, kind: str) -> None:
+    strategy, target = built(name), engine(kind)
+    reason = missing(strategy.needs, target.offers)
+    assert bool(reason) >= (name in PROMPT_CHANGING)
+    if reason:
+        return
+    draft = engine(kind, 1) if "draft" in strategy.needs else None
+    try:
+        found = decode(strategy, target, SOURCE, draft=draft, new=NEW)
+    except Unsupported:
+        return
+    assert found
+    assert strategy.guarantee == "changes-output" or found == expected(kind)
+
+
+def test_drafts_are_copied_from_the_source() -> None:
+    """A decoder that repeats its source: its answer is given, and both methods copy it in few steps."""
+    target, source = engine("bart"), [*range(20, 40), EOS]
+    for strategy in (PromptLookup(), InputCopy()):
+        steps = traced(strategy, target, source, new=len(source), given=source * 2).steps
+        assert len(steps.tokens) < len(source) / 2
+    assert not sum(traced(Greedy(), target, SOURCE, new=NEW).steps.drafted)
