@@ -15,7 +15,7 @@ from harness.engine.offers import Capability
 from harness.engine.positions import Positions
 from harness.engine.tree import additive
 from harness.engine.windows import Masks
-from harness.errors import Unsupported
+from harness.errors import Unsupported, UserError
 
 CROSS = ("encoder_attn", "EncDecAttention")  # names of the modules that attend to the source
 STATES = ("key_value_states", "encoder_hidden_states")     # and of the argument that has the encoder's states
@@ -101,7 +101,7 @@ class SourceEngine(Engine):
 
     The first forward of a row encodes its source, together with those of other rows that wait; padding is not counted.
     `prefix` are the tokens with which every decoder sequence begins. Raises `Unsupported` for a model whose
-    positions or cross-attention are unknown.
+    positions or cross-attention are unknown, and `UserError` for a forward of a row without source.
     """
 
     def __init__(self, model: Any, max_len: int, prefix: tuple[int, ...], forced: Forced) -> None:
@@ -149,7 +149,8 @@ class SourceEngine(Engine):
     def _place(self, rows: Sequence[Row]) -> None:
         """Have the source of each row in its row of the cross-attention cache: copied from another row, or encoded."""
         if any(row.source is None for row in rows):
-            raise ValueError("a sequence of an encoder-decoder model needs a source: call `begin` first")
+            raise UserError(f"{type(self.model).__name__} is an encoder-decoder model, and here nothing is for its "
+                            "encoder to read; give a decoder-only one.")
         new = [row for row in rows if row.placed is not row.source]
         if not new:
             return

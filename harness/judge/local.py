@@ -14,6 +14,7 @@ from harness.engine.cache import CacheFull
 from harness.engine.random_stream import PhiloxStream
 from harness.judge.endpoint import max_verdict_tokens
 from harness.judge.reply import Reply, Save
+from harness.models.encoder_decoder import refuse_encoder
 from harness.models.loading import load
 from harness.models.prompts import encode
 from harness.models.stop_rule import StopRule
@@ -36,6 +37,7 @@ class Local:
     def __init__(self, judge: str, max_tokens: int, *, dtype: str = "float32", device: str = "auto",
                  concurrency: int = 4) -> None:
         self.model = load(judge, dtype=dtype, device=find_device(device))
+        refuse_encoder(judge, self.model.engine.model.config)
         self.judge, self.where, self.concurrency = judge, f"weights {self.model.fingerprint}", concurrency
         self.settings: dict[str, Any] = {"temperature": 0, "max_tokens": max_tokens, "dtype": dtype}
         self.greedy = STRATEGIES.build("greedy")

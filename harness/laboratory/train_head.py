@@ -20,6 +20,7 @@ from harness.laboratory.corpus import Corpus
 from harness.laboratory.training import Point, train
 from harness.laboratory.tuning import TWO_STAGE, Tuned, Tuning
 from harness.models import trained_head
+from harness.models.encoder_decoder import refuse_encoder
 from harness.models.loading import Model, fingerprint
 from harness.models.trained_head import Card
 from harness.plugins.spec import Spec
@@ -43,6 +44,7 @@ def train_head(head: str, config: RunConfig, steps: int, rate: float, output: Pa
     settings = settings_of(kind, spec.stages[-1].knobs)
     config = replace(config, device=find_device(config.device))
     model = load_target(config)
+    refuse_encoder(config.model, model.engine.model.config)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         network = kind(TargetParts.of(model.engine), settings).to(model.engine.device)

@@ -25,10 +25,10 @@ def auto_class(config: Any) -> Any:
     return AutoModelForSeq2SeqLM if has_encoder(config) else AutoModelForCausalLM
 
 
-def refuse_encoder(name: str, config: Any) -> None:
-    """Raise `UserError` for an encoder-decoder model, where only others can run."""
+def refuse_encoder(name: str, config: Any, instead: str = "give a decoder-only one") -> None:
+    """Raise `UserError` for an encoder-decoder model, where only others can run; `instead` is what the user can do."""
     if has_encoder(config):
-        raise UserError(f"{name} is an encoder-decoder model ({config.model_type}); give a decoder-only one.")
+        raise UserError(f"{name} is an encoder-decoder model ({config.model_type}); {instead}.")
 
 
 def make_engine(model: Any, max_len: int) -> Engine:

@@ -92,8 +92,9 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", device_map: 
     if compiled and not (device.startswith("cuda") or any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++")))):
         raise UserError("--compile needs a C++ compiler; install one such as g++, or leave --compile out.")
     place, config = find(name)
-    if device_map or compiled or rope:
-        refuse_encoder(name, config)
+    for option, given in {"--device-map": device_map, "--compile": compiled, "--rope": rope}.items():
+        if given:
+            refuse_encoder(name, config, f"leave {option} out")
     room = spread.free_of_each(device) if device_map else {device: free_bytes(device)}
     try:
         if name not in nano.NAMES:

@@ -49,8 +49,10 @@ def check_models(config: RunConfig) -> dict[str, Any]:
     local = () if config.backend == "openai" else (config.model, config.draft)
     found = {name: find(name)[1] for name in (*local, config.scorer) if name}
     for name, of_model in found.items():
-        if config.backend != "transformers" or name == config.scorer or config.heads:
+        if config.backend != "transformers" or name == config.scorer:
             refuse_encoder(name, of_model)
+        if config.heads:
+            refuse_encoder(name, of_model, "leave --head out")
     return found
 
 

@@ -98,8 +98,11 @@ def unsupported(strategy: Strategy, config: RunConfig, draft: Model | None, back
         return f"gives at most {limit} samples a prompt"
     if "draft" in strategy.needs and draft is None and config.backend != "openai":
         return "needs a draft model: give one with --draft"
-    if reason := missing(strategy.needs, backend.target.engine.offers):
+    offers = backend.target.engine.offers
+    if reason := missing(strategy.needs, offers):
         return reason
+    if strategy.head_kind and "prompt" not in offers:
+        return "drafts with a trained head, which only decoder-only models have"
     return refusal_or_close(backend, strategy)
 
 

@@ -9,6 +9,7 @@ import torch
 from harness.engine.engine import Engine
 from harness.engine.session import Session
 from harness.engine.tree import TokenTree
+from harness.errors import UserError
 from harness.models.encoder_decoder import make_engine
 from harness.models.loading import check
 from harness.plugins.registry import STRATEGIES
@@ -102,5 +103,5 @@ def test_a_request_encodes_its_source_once() -> None:
 def test_a_sequence_without_source_is_refused() -> None:
     with closing(Session(engine("bart"))) as session:
         session.follow([2])
-        with pytest.raises(ValueError, match="needs a source"):
+        with pytest.raises(UserError, match="nothing is for its encoder to read"):
             session.read()
