@@ -347,6 +347,22 @@ MUTATIONS = (
     Mutation("the last draft is verified without its exit state", "strategies/exit_draft.py",
              "self.read(tree.tokens[-1])", "self.states.append(self.states[-1])",
              "tests/strategies/test_exit_draft.py"),
+    Mutation("positions of keys stay behind when their slots move", "harness/engine/positions.py",
+             "return [*super()._moved(), *([self._place] if self._place.is_initialized else [])]",
+             "return super()._moved()", "tests/harness/engine/test_source.py -k ragged"),
+    Mutation("a row that is moved keeps the source of the closed one", "harness/engine/source.py",
+             "self.cross.copy(last.index, row.index)", "pass", "tests/harness/engine/test_source.py -k fresh"),
+    Mutation("a later row of the same source encodes it again", "harness/engine/source.py",
+             "for row in self._rows:  # also", "for row in new:  # also",
+             "tests/harness/engine/test_source.py -k once"),
+    Mutation("the padding of a shorter source is attended to", "harness/engine/source.py",
+             "read = self._read(self._lengths)", "read = self._read([max(self._lengths)] * len(self._lengths))",
+             "tests/harness/engine/test_source.py -k ragged"),
+    Mutation("the last token is forced one place too late", "harness/engine/forced.py",
+             "count == limit - 1", "count == limit", "tests/parity/test_seq2seq.py -k forced"),
+    Mutation("a next turn goes on with the source of the last one", "harness/engine/source.py",
+             "if row.placed is not row.source]", "if row.placed is None]",
+             "tests/harness/engine/test_source.py -k fresh"),
 )
 
 

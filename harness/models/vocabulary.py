@@ -26,3 +26,5 @@ def share(target: Engine, draft: Engine) -> None:
         if engine.vocab > size:
             engine.model.set_output_embeddings(CutHead(engine.model.get_output_embeddings(), size))
             engine.vocab = size
+            if (bias := getattr(engine.model, "final_logits_bias", None)) is not None:  # of BART and its kin
+                engine.model.final_logits_bias = bias[..., :size]

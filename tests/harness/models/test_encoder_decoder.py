@@ -13,11 +13,13 @@ from harness.errors import UserError
 from harness.models.encoder_decoder import make_engine
 from harness.models.loading import check, load
 from harness.models.size import max_len, size_of
+from harness.models.vocabulary import share
 from harness.run.loading import load_draft
 from harness.store.config import RunConfig
+from strategies.greedy import Greedy
 from strategies.speculative import Speculative
 from tests.pair import saved as decoder
-from tests.seq2seq import BART, EOS, LONGEST, PAD, T5, saved, tiny
+from tests.seq2seq import BART, EOS, LONGEST, PAD, T5, decode, engine, saved, tiny
 
 LIKE_BART = ("Bart", "MBart", "PLBart", "Marian", "Pegasus", "Blenderbot", "BlenderbotSmall", "M2M100")
 LIKE_T5 = ("T5", "MT5", "UMT5", "LongT5")
@@ -88,3 +90,10 @@ def test_a_draft_model_has_an_encoder_too() -> None:
     draft = load_draft(other(draft=str(saved("bart", 1))), target, [Speculative()])
     assert draft
     assert draft.vocab == target.vocab
+
+
+def test_families_pad_their_vocabularies_to_different_sizes() -> None:
+    target, draft, source = engine("bart"), make_engine(tiny("bart", 1, 101), LONGEST), [*range(20, 29), EOS]
+    share(target, draft)
+    assert draft.vocab == target.vocab == 97
+    assert decode(Speculative(gamma=3), target, source, draft=draft) == decode(Greedy(), target, source)
