@@ -11,6 +11,7 @@ from zlib import crc32
 import torch
 
 from harness.backends.transformers import open_session
+from harness.engine.canvas_settings import CanvasSettings
 from harness.engine.engine import Engine
 from harness.engine.random_stream import PhiloxStream, Stream
 from harness.engine.session import Work
@@ -23,7 +24,7 @@ from strategies.parts.imitation import Imitation
 from strategies.parts.routers import Routers
 from strategies.tools.knn_datastore import made
 from tests.heads import attach
-from tests.models import EOS, HEADS, HIDDEN, LAYERS, MAX_POSITIONS, prompts, tiny_model
+from tests.models import EOS, HEADS, HIDDEN, LAYERS, MAX_POSITIONS, PAD, prompts, tiny_model
 from tests.pair import tokenizer
 
 torch.set_num_threads(1)
@@ -80,8 +81,10 @@ def built(name: str, vocab: int = 97, more: str = "") -> Strategy:
 
 
 def engine(model: Any) -> Engine:
-    """Create an engine over a tiny model, with untrained heads."""
-    return attach(Engine(model, MAX_POSITIONS))
+    """Create an engine over a tiny model, with untrained heads; PAD is its mask."""
+    made = attach(Engine(model, MAX_POSITIONS))
+    made.canvas = CanvasSettings(PAD)
+    return made
 
 
 def words(prompt: Sequence[int], vocab: int) -> RequestText:

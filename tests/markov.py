@@ -13,7 +13,7 @@ LETTERS = {A: "a", B: "b", END: "$"}
 TABLE = torch.tensor([[0.0, 0.45, 0.35, 0.20], [0.0, 0.10, 0.50, 0.40], [0.0, 0.55, 0.05, 0.40], [0.0, 0.0, 0.0, 1.0]])
 
 
-class _Decoder(nn.Module):
+class Decoder(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
@@ -30,7 +30,7 @@ class Markov(nn.Module):
         text = SimpleNamespace(num_hidden_layers=0, layer_types=None, vocab_size=len(table))
         self.config = SimpleNamespace(get_text_config=lambda: text, is_encoder_decoder=False)
         self.device, self.dtype = torch.device("cpu"), torch.float32
-        self.table, self.decoder = table.log(), _Decoder(len(table))
+        self.table, self.decoder = table.log(), Decoder(len(table))
 
     def get_decoder(self) -> nn.Module:
         return self.decoder

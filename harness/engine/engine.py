@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from harness.engine.cache import SlotCache
+from harness.engine.canvas_settings import canvas_settings
 from harness.engine.compute import Depth
 from harness.engine.executor import Executor, SerialExecutor
 from harness.engine.forced import Forced
 from harness.engine.forward import ForwardOutput, ForwardRequest, ForwardRows, Row, SharedPrefix
 from harness.engine.grouping import costs_of
 from harness.engine.hooks import HIDDEN, Captured, ForwardHook, ModelParts, View, Watch, layer_count
-from harness.engine.offers import DECODER, Capability
+from harness.engine.offers import CANVAS, DECODER, Capability
 from harness.engine.rotary import Rotary
 from harness.engine.windows import Masks, Windows
 from harness.errors import Unsupported
@@ -40,7 +41,8 @@ class Engine:
     logits, `max_len` the maximum length of a sequence in tokens. `device` is that of the inputs and outputs, and
     `devices` those of the weights. `executor` runs requests one at a time or merges them. `offers` is what the model
     can do, `forced` are tokens that every answer must have, and `prefix` those before it if an encoder reads the
-    prompt. A draft model with another vocabulary than the target has a `translation`. Raises `UserError` for a model
+    prompt. A draft model with another vocabulary than the target has a `translation`. `canvas` says how the model fills
+    masks, if it does. Raises `UserError` for a model
     whose state is more than a KV cache.
     """
 
@@ -49,12 +51,12 @@ class Engine:
         self.device, self.dtype, self.costs = model.device, model.dtype, costs_of(model.device)
         self.devices = {weight.device for weight in model.parameters() if not weight.is_meta} or {model.device}
         self.clear_counts()
-        self.windows = Windows(model)
+        self.windows, self.canvas = Windows(model), canvas_settings(model.config)
         self.vocab = int(model.config.get_text_config().vocab_size)
         self.cache = SlotCache(layer_count(model), self.device)
         self.cache_argument = cache_argument(model)
         self.executor: Executor = SerialExecutor()
-        self.offers: frozenset[Capability] = DECODER
+        self.offers: frozenset[Capability] = CANVAS if self.canvas else DECODER
         self.forced, self.prefix = Forced(), tuple[int, ...]()
         self.prefixes = list[SharedPrefix]()
         self.translation: Translation | None = None

@@ -9,6 +9,7 @@ was read. prompt: the prompt is the beginning of the sequence. source: the promp
 are filled in any order. causal: text is written from left to right."""
 
 DECODER: frozenset[Capability] = frozenset({"tree", "rollback", "attention", "prompt", "causal"})
+CANVAS: frozenset[Capability] = frozenset({"canvas", "prompt"})
 MISSING: dict[Capability, str] = {
     "tree": "reads several continuations at once, and the state of this model can only move along one of them",
     "rollback": "takes drafts back, and the state of this model cannot go back",
@@ -21,9 +22,5 @@ MISSING: dict[Capability, str] = {
 
 
 def missing(needs: Collection[str], offers: Collection[str]) -> str | None:
-    """Return why a strategy with these needs cannot run on a model with these offers, None if it can.
-
-    A strategy that does not fill a canvas writes from left to right.
-    """
-    wanted = {*needs, *(() if "canvas" in needs else ("causal",))}
-    return next((MISSING[name] for name in get_args(Capability) if name in wanted and name not in offers), None)
+    """Return why a strategy with these needs cannot run on a model with these offers, None if it can."""
+    return next((MISSING[name] for name in get_args(Capability) if name in needs and name not in offers), None)

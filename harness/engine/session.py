@@ -384,6 +384,11 @@ class Session:
         """Return whether the logits after the sequence are NaN, without a wait for the device."""
         return [self._last.logits[-1].isnan().any()] if self._last else []
 
+    def look(self, request: ForwardRequest) -> ForwardRows:
+        """Run a forward of a canvas on the row of this session, and count it; nothing is committed."""
+        self._last = self._forward(request)
+        return self._last
+
     def _forward(self, request: ForwardRequest) -> ForwardRows:
         output = self._sequence.forward(request)
         self.work.forwards += 1

@@ -20,6 +20,7 @@ from harness.engine.tree import TokenTree
 from harness.errors import UserError, first_sentence
 from harness.models import gguf, spread
 from harness.models.attention import use_fast_attention
+from harness.models.canvas_check import canvas_rows
 from harness.models.encoder_decoder import auto_class, make_engine, refuse_encoder, tree_and_plain
 from harness.models.products import SMALL, use_fast_products
 from harness.models.rope import Scaling
@@ -188,9 +189,12 @@ def _load_weights(place: Source, config: Any, dtype: torch.dtype, devices: Mappi
 
 
 def check(engine: Engine) -> None:
-    """Compare a tree forward through the slot cache with plain forwards; raises `UserError` if they differ."""
+    """Compare forwards through the slot cache with plain forwards; raises `UserError` if they differ.
+
+    They are those of a tree, or those of a canvas if the model fills masks.
+    """
     model = engine.model
-    read = tree_and_plain if "source" in engine.offers else _tree_and_plain
+    read = (tree_and_plain if "source" in engine.offers else canvas_rows if engine.canvas else _tree_and_plain)
     try:
         with engine.windows.of_size(3):  # so that the check reaches beyond them
             rows, plain = read(engine)
@@ -200,7 +204,8 @@ def check(engine: Engine) -> None:
     worst = float((rows - plain).abs().max())
     scale = max(1.0, float(rows.abs().max()))
     if not worst <= TOLERANCE[model.dtype] * scale:
-        raise UserError(f"{type(model).__name__} does not follow tree masks: its logits are off by {worst:.2g}, "
+        masks = "the masks of a canvas" if engine.canvas else "tree masks"
+        raise UserError(f"{type(model).__name__} does not follow {masks}: its logits are off by {worst:.2g}, "
                         "so no result could be trusted; give another model.")
     engine.clear_counts()
 

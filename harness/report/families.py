@@ -23,6 +23,7 @@ LOOKS = {
     "adaptive-compute": Look("#1690A8", "<"),
     "memory": Look("#6F8B1E", "*"),
     "cache": Look("#5F74E6", ">"),
+    "diffusion": Look("#C0504D", "h"),
 }
 
 

@@ -50,7 +50,7 @@ def test_every_colour_can_be_read_on_light_and_dark_paper(paper: str) -> None:
 
 
 def test_a_family_of_a_plugin_has_one_look_too() -> None:
-    assert look("of a plugin") == LOOKS["search"], "in every process"
+    assert look("of a plugin") == LOOKS["adaptive-compute"], "in every process"
     assert len({look(f"family {number}") for number in range(40)}) > 5
 
 
