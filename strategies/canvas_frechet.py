@@ -1,6 +1,6 @@
 """Fréchet bound: a step fills as many masks as are likely right together, however they depend on each other.
 
-The rule of Fast-dLLM++ (arXiv 2606.02955). The chance that n tokens are all right is at least Σ c_i − (n − 1); a step
+The rule of arXiv 2606.02955. The chance that n tokens are all right is at least Σ c_i − (n − 1); a step
 fills the most masks for which this, less 1 − c_n, is above `margin`. For equal probabilities, a margin of 0 is
 `canvas_factor:factor=1`.
 """

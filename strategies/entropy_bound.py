@@ -1,6 +1,6 @@
 """Entropy-bounded unmasking: a step fills masks until their entropies add up to a bound.
 
-Ben-Hamu et al. 2025 (EB-Sampler, arXiv 2505.24857, §4). The masks with the lowest entropy go first, and the last one
+Ben-Hamu et al. 2025 (EB-Sampler, arXiv 2505.24857). The masks with the lowest entropy go first, and the last one
 does not count: the sum bounds how much the tokens can depend on each other. `gamma` is the bound in nats; 0.1 is that
 of transformers, and SGLang has 0.15.
 """

@@ -40,7 +40,7 @@ def frechet(chances: Sequence[float], margin: float) -> int:
 
 
 def entropy_bound(entropies: Sequence[float], most: float) -> int:
-    """Close the most places whose entropies, without the last one's, add up to `most` (EB-Sampler, 2505.24857, §4)."""
+    """Close the most places whose entropies, less the last one's, add up to `most` (EB-Sampler, arXiv 2505.24857)."""
     sums = zip(accumulate(entropies), entropies, strict=True)
     return max([1, *(n for n, (total, entropy) in enumerate(sums, 1) if total - entropy <= most)])
 
