@@ -363,6 +363,20 @@ MUTATIONS = (
     Mutation("a next turn goes on with the source of the last one", "harness/engine/source.py",
              "if row.placed is not row.source]", "if row.placed is None]",
              "tests/harness/engine/test_source.py -k fresh"),
+    Mutation("the keys of a block count as final while it has masks", "harness/decoding/canvas.py",
+             "self._final = own", "self._final = last", "tests/harness/decoding/test_canvas.py"),
+    Mutation("a window is written over the keys behind it", "harness/decoding/canvas.py",
+             "*range(last, len(self.tokens)), *range(lead, last)]", "*range(lead, len(self.tokens))]",
+             "tests/harness/decoding/test_canvas.py"),
+    Mutation("tokens are given away that may still be edited", "harness/decoding/canvas_loop.py",
+             "if not self.rounds() and (new", "if (new", "tests/strategies/test_diffusion.py"),
+    Mutation("a masked place is closed by the token of the place before", "harness/decoding/canvas_loop.py",
+             "self.tokens[place - self.canvas.window[0]]", "self.tokens[place - self.canvas.window[0] - 1]",
+             "tests/law/test_canvas_law.py"),
+    Mutation("the last entropy counts against the bound", "harness/decoding/closing.py",
+             "if total - entropy <= most", "if total <= most", "tests/harness/decoding/test_closing.py"),
+    Mutation("a strategy over one that fills masks may run where masks are filled", "harness/run/selection.py",
+             " and not isinstance(strategy, Over)", "", "tests/harness/run/test_canvas_models.py"),
 )
 
 
