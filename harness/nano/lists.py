@@ -38,7 +38,7 @@ def right(check: Mapping[str, Any], answer: Sequence[str]) -> bool:
         return sorted(found) == sorted(names)
     if check["kind"] == "replace_any":
         return len(found) == len(names) and [a for a, b in zip(found, names, strict=True) if a != b] == [check["new"]]
-    return found == check["text"].split(", ")
+    return found == str(check["text"]).split(", ")
 
 
 def _answer(check: Mapping[str, Any], rng: random.Random) -> list[str]:
