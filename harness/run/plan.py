@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from harness.backends.backend import Backend, connect
+from harness.errors import UserError
 from harness.models.loading import Model
 from harness.models.source import split_dtype
 from harness.plugins.registry import STRATEGIES, add_plugin
@@ -90,6 +91,9 @@ def make(config: RunConfig, command: str) -> Plan:
                         [*prompt_warnings(target, chosen, strategies),
                          *room_warnings(config, engines, chosen)])
     runnable = tuple(strategy for strategy, entry in zip(strategies, entries, strict=True) if not entry.unsupported)
+    if not runnable:
+        backend.close()
+        raise UserError(f"No strategy can run with this model: {entries[0].spec} {entries[0].unsupported}.")
     tasks = tuple((one.task, one.examples) for one in chosen)
     return Plan(config, manifest, runnable, tasks, target, draft, backend)
 

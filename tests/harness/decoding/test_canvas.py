@@ -1,10 +1,12 @@
 """Canvases: what each cache mode computes, what it takes from earlier forwards, and which models they are for."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from harness.decoding.canvas import Canvas
-from harness.engine.canvas_settings import CanvasSettings
+from harness.engine.canvas_settings import CanvasSettings, canvas_settings
 from harness.engine.engine import Engine
 from harness.engine.logit_warps import temperature
 from harness.engine.session import Session
@@ -163,4 +165,6 @@ def test_settings_come_from_the_configuration() -> None:
     assert engine.canvas == CanvasSettings(96, shift=True, block=16)
     assert "causal" not in engine.offers
     assert engine.canvas.caches == ("none", "block")
+    assert canvas_settings(SimpleNamespace(model_type="llada", mask_token_id=126336)) == CanvasSettings(126336)
+    assert canvas_settings(SimpleNamespace(model_type="Dream", mask_token_id=151666)) == CanvasSettings(151666, True)
     assert CanvasSettings(1, block=4, both=True).caches == ("none", "prefix", "dual", "block")

@@ -89,6 +89,12 @@ def test_a_strategy_over_one_that_fills_masks_has_no_model(tmp_path: Path) -> No
         assert set(found.values()) == {None, LEFT_TO_RIGHT if not number else ANY_ORDER}
 
 
+def test_a_run_without_a_strategy_that_can_run_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"^No strategy can run with this model: greedy {LEFT_TO_RIGHT}\\.$"):
+        decoded(tmp_path / "run", canvas_model(), ("top_p",))
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_batch_size_changes_no_token(tmp_path: Path) -> None:
     names = ("canvas_threshold:threshold=0.3,cache=block", "joint_threshold:cache=block", "canvas_origin:tokens=2")
     one, many = ({(record.strategy, record.example): record.turns[0].tokens for record in decoded(
