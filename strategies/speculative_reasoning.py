@@ -24,6 +24,7 @@ import torch
 
 from harness.decoding.accept import at
 from harness.decoding.loop import one_by_one
+from harness.decoding.unverified import commit_draft
 from harness.engine import logit_warps
 from harness.engine.random_stream import Stream
 from harness.engine.session import Session
@@ -137,7 +138,7 @@ class _Judge:
             self.session.keep(range(len(step) if stands else 0))
             return stands
         stands = self.kind == "entropy" or self.value(sequence, step) >= self.least
-        self.session.commit_draft(sequence, step, stands)
+        commit_draft(self.session, sequence, step, stands)
         return stands
 
     def value(self, sequence: Sequence[int], step: Sequence[int]) -> float:

@@ -348,19 +348,6 @@ class Session:
         self._candidates, self._drafted, self._last = Candidates(), 0, None
         self.work.compute.fill(self.engine.depth, len(tokens))
 
-    def commit_draft(self, tokens: Sequence[int], drafted: Sequence[int], accepted: bool) -> None:
-        """Set the committed sequence to `tokens` and, if `accepted`, the draft model's tokens `drafted` after them.
-
-        They are not verified: a strategy decided about them in another way. They count like a chain that was.
-        """
-        self.follow([*tokens, *drafted] if accepted else tokens)
-        self.work.drafted += len(drafted)
-        if self.kept_trees is not None and drafted:
-            self.kept_trees.append((TokenTree.chain(drafted), list(range(len(drafted) if accepted else 0))))
-        if accepted:
-            self.work.accepted += len(drafted)
-            self.work.whole += 1
-
     def _extend(self, new: Sequence[int], tree: TokenTree, hook: ForwardHook | None) -> Reading:
         """Compute the next tokens of the sequence, `new`, and `tree` below them."""
         sequence, count = self._sequence, len(new)

@@ -129,23 +129,6 @@ def test_counts_are_exact() -> None:
     session.close()
 
 
-def test_a_draft_is_committed_without_a_forward() -> None:
-    """It is computed by the next read; a rejected one counts as drafted and leaves the sequence as it was."""
-    session, text = Session(target("llama")), [5, 6, 7]
-    session.kept_trees = []
-    session.follow(text)
-    session.read()
-    session.commit_draft(text, [8, 9], accepted=False)
-    assert session.tokens == text
-    session.commit_draft(text, [10, 11], accepted=True)
-    work = session.work
-    assert (work.forwards, work.positions, work.drafted, work.accepted, work.whole) == (1, 3, 4, 2, 1)
-    assert [(tree.tokens, path) for tree, path in session.kept_trees] == [((8, 9), []), ((10, 11), [0, 1])]
-    assert close(session.read().logits[0], fresh("llama", [*text, 10, 11]))
-    assert (work.forwards, work.positions) == (2, 5)
-    session.close()
-
-
 def test_long_prompts_are_read_in_chunks() -> None:
     model = tiny_model("llama")
     model.config.max_position_embeddings = 2048
