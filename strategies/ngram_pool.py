@@ -22,6 +22,7 @@ from harness.engine.session import Session
 from harness.engine.tree import EMPTY, TokenTree
 from harness.errors import UserError
 from harness.plugins.strategy import Request, knob
+from strategies.drafters.source_first import TextDrafter, with_source
 
 FACTOR = 6364136223846793005  # of the hash, modulo 2⁶⁴
 Table = dict[int, int]
@@ -58,10 +59,10 @@ class NgramPool(Verified):
         if self.n_min > self.n_max:
             raise UserError(f"ngram_pool: n_min={self.n_min} is more than n_max={self.n_max}.")
 
-    def drafter(self, session: Session, request: Request) -> "Pooled":
+    def drafter(self, session: Session, request: Request) -> TextDrafter:
         """The table, empty unless `warm`."""
         table: Table = session.engine.learnt.setdefault(self.spec(), {}) if self.warm else {}
-        return Pooled(self, table)
+        return with_source(session, Pooled(self, table))
 
 
 class Pooled:

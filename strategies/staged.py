@@ -20,6 +20,7 @@ from harness.engine.session import Session
 from harness.engine.tree import Prefixes, TokenTree
 from harness.plugins.strategy import Need, Request, knob
 from strategies.drafters.ngram import NgramLookup
+from strategies.drafters.source_first import with_source
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class _Stage:
     def __init__(self, owner: Staged, session: Session, request: Request) -> None:
         self.session, self.gamma, self.law, self.request = session, owner.gamma, owner.logit_warp(), request
         self.drawn = owner.draws(request) is not None
-        self.lookup, self.check = NgramLookup(owner.max_ngram, owner.gamma), at(owner.temperature, delta)
+        self.lookup = with_source(session, NgramLookup(owner.max_ngram, owner.gamma))
+        self.check = at(owner.temperature, delta)
 
     def draft(self, text: Sequence[int], last: Step, limit: int) -> TokenTree:
         """A chain of `gamma` tokens in as few forwards of the draft model as the n-grams allow."""

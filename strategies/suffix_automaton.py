@@ -42,16 +42,21 @@ class Corpus:
 
 
 class Continuation:
-    """Drafts the tokens after the first occurrence of the longest match; without a match, `other` drafts."""
+    """Drafts the tokens after the first occurrence of the longest match; without a match, `other` drafts.
 
-    def __init__(self, length: int, threshold: int, other: Recycler | None, corpus: Corpus | None = None) -> None:
+    The `source` that an encoder reads counts as the beginning of the sequence.
+    """
+
+    def __init__(self, length: int, threshold: int, other: Recycler | None, corpus: Corpus | None = None,
+                 source: Sequence[int] = ()) -> None:
         self.length, self.threshold, self.other, self.corpus = length, threshold, other, corpus
+        self.source = list(source)
         self.likeliest = other.likeliest if other else 0
         self.automaton = SuffixAutomaton()
 
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
         """Draft a chain of at most `limit` tokens, or the other drafter's tree."""
-        if tokens := self.continuation(sequence):
+        if tokens := self.continuation([*self.source, *sequence]):
             if self.other:
                 self.other.learn(sequence, last)
             return TokenTree.chain(tokens[:limit])
@@ -90,4 +95,4 @@ class SuffixAutomatonDecoding(Verified):
         """Return the drafter over this sequence and the store, if any; raises `Unsupported` for another vocabulary."""
         other = Recycler(80, 8, {}) if self.fallback == "token_recycling" else None
         corpus = None if self.store == "none" else Corpus(store.named(self.store, self.name, session), self.len_bias)
-        return Continuation(self.n_predicts, self.len_threshold, other, corpus)
+        return Continuation(self.n_predicts, self.len_threshold, other, corpus, session.source)

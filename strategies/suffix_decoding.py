@@ -40,7 +40,7 @@ class SuffixDecoding(Verified):
     def drafter(self, session: Session, request: Request) -> "Counted":
         """Return the drafter over the tree of this sequence, and of earlier outputs when `warm`."""
         earlier = session.engine.learnt.setdefault(self.spec(), SuffixTree(self.max_depth)) if self.warm else None
-        return Counted(self, len(request.prompt), earlier)
+        return Counted(self, len(request.prompt), earlier, session.source)
 
     def budget(self, match: int) -> int:
         """Return the maximum number of tokens drafted after a match of `match` tokens."""
@@ -48,15 +48,19 @@ class SuffixDecoding(Verified):
 
 
 class Counted:
-    """Drafts from the tree of one sequence and, if there is one, the tree of earlier outputs."""
+    """Drafts from the tree of one sequence and, if there is one, the tree of earlier outputs.
 
-    def __init__(self, knobs: SuffixDecoding, start: int, earlier: SuffixTree | None) -> None:
-        self.knobs, self.start, self.earlier = knobs, start, earlier
+    The answer begins at index `start`; the `source` that an encoder reads counts as the beginning of the sequence.
+    """
+
+    def __init__(self, knobs: SuffixDecoding, start: int, earlier: SuffixTree | None,
+                 source: Sequence[int] = ()) -> None:
+        self.knobs, self.start, self.earlier, self.source = knobs, len(source) + start, earlier, list(source)
         self.own, self._matches = SuffixTree(knobs.max_depth), list[Substring]()
 
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
         """Return the best draft of at most `limit` levels; empty when no suffix occurred before."""
-        new = sequence[len(self.own.sequence):]
+        new = [*self.source, *sequence][len(self.own.sequence):]
         self.own.feed(new)
         best = self.best(self.own, self.own.repeated(), limit)
         if self.earlier:

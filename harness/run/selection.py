@@ -99,14 +99,14 @@ def unsupported(strategy: Strategy, config: RunConfig, draft: Model | None, back
     if "draft" in strategy.needs and draft is None and config.backend != "openai":
         return "needs a draft model: give one with --draft"
     offers = backend.target.engine.offers
-    if reason := missing(_needs(strategy), offers):
+    if reason := missing(needs(strategy), offers):
         return reason
     if strategy.head_kind and "prompt" not in offers:
         return "drafts with a trained head, which only decoder-only models have"
     return refusal_or_close(backend, strategy)
 
 
-def _needs(strategy: Strategy) -> frozenset[str]:
+def needs(strategy: Strategy) -> frozenset[str]:
     """Return what a strategy needs: one that fills no masks writes from left to right, and so does one over another."""
     fills = "canvas" in strategy.needs and not isinstance(strategy, Over)
     return strategy.needs if fills else strategy.needs | {"causal"}
