@@ -11,7 +11,7 @@ Two problems, and a right answer to each:
 They follow ParallelBench (arXiv 2510.04767). The names of a copied, reversed or sorted list, or of one with a name
 replaced at a given place, follow from the prompt. In one that may have any order, or any name replaced, each depends
 on the others, so that names chosen at once fit together by chance only. Any right answer counts. The embedded models
-were not trained on lists.
+were not trained on lists, so it is no part of a run that names no task.
 """
 
 import itertools

@@ -17,6 +17,8 @@ from harness.plugins.strategy import Over, Strategy
 from harness.plugins.task import Example, Task
 from harness.store.config import RunConfig
 
+UNTRAINED = ("nano_parallel",)  # embedded tasks that no embedded model was trained on
+
 
 @dataclass(frozen=True)
 class ChosenTask:
@@ -34,8 +36,11 @@ def choose_strategies(config: RunConfig) -> list[Strategy]:
 
 
 def choose_tasks(config: RunConfig) -> list[ChosenTask]:
-    """Return the tasks of the run with all their examples; raises `UserError` for a task without examples."""
-    default = [name for name in sorted(TASKS.built_in()) if name.startswith("nano_")]
+    """Return the tasks of the run with all their examples, by default the embedded ones that models were trained on.
+
+    Raises `UserError` for a task without examples.
+    """
+    default = [name for name in sorted(TASKS.built_in()) if name.startswith("nano_") and name not in UNTRAINED]
     chosen = []
     for task in unique([TASKS.build(spec) for spec in config.tasks or default]):
         data = DataSource(config.data)  # one per task, because it records the origin of rows

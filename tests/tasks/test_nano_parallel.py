@@ -9,8 +9,16 @@ from harness.models.loading import load
 from harness.nano.lists import ASKED, ONE_ANSWER, right
 from harness.plugins.data import DataSource
 from harness.plugins.registry import TASKS
+from harness.run.selection import choose_tasks
+from harness.store.config import RunConfig
 
 TASK = TASKS.build("nano_parallel")
+
+
+def test_a_run_that_names_no_task_leaves_it_out() -> None:
+    """No embedded model was trained on it; the other embedded tasks are those of such a run."""
+    embedded = {name for name in TASKS.built_in() if name.startswith("nano_")}
+    assert {chosen.task.name for chosen in choose_tasks(RunConfig())} == embedded - {TASK.name}
 
 
 def test_every_kind_has_as_many_examples_and_a_right_answer() -> None:
