@@ -15,7 +15,7 @@ MEASURING = (
     Mutation("GSM8K's flexible filter takes the first number", "harness/scoring/metrics.py",
              "cls.normal(numbers[-1])", "cls.normal(numbers[0])", "tests/harness/scoring/test_metrics.py"),
     Mutation("sentence BLEU counts n-grams that a short sentence cannot have", "harness/scoring/corpus.py",
-             "effective_order=sentence", "effective_order=False", "tests/harness/scoring/test_corpus.py"),
+             "effective_order=sentence", "effective_order=False", "tests/harness/scoring/test_corpus_scores.py"),
     Mutation("a slot with a wrong value is missing too", "harness/scoring/slots.py",
              "name in wanted and not found", "name in wanted and wanted[name] not in found",
              "tests/harness/scoring/test_slots.py"),
