@@ -15,9 +15,9 @@ is:
 Models that were trained with a prefix get it before the sentence: `-t "translation:prefix=translate English to
 German:"` (T5); those that were trained on sentences alone `-t translation:form=source` (Marian).
 
-`chrf`, the headline, and `sentence_bleu` are sacrebleu's scores of a sentence, 0 to 1, in the mean over sentences, so
-that strategies are compared sentence by sentence. BLEU and chrF, 0 to 100, are those of the whole corpus, which papers
-report; their signatures stand below the table.
+`chrf`, the headline, and `sentence_bleu` are sacrebleu's scores (Post 2018, arXiv 1804.08771) of a sentence, 0 to 1, in
+the mean over sentences, so that strategies are compared sentence by sentence. BLEU and chrF, 0 to 100, are those of the
+whole corpus, which papers report; their signatures stand below the table.
 """
 
 from collections.abc import Iterator, Sequence
@@ -55,7 +55,7 @@ class Translation(SourceTask):
                           choices=TOKENIZERS)
 
     version = 1
-    source = "the user's own file; scores of sacrebleu (Post 2018, arXiv:1804.08771)"
+    source = "the user's own file; scores of sacrebleu (Post 2018)"
     headline = "chrf"
     max_new_tokens = 256
     corpus: ClassVar[dict[str, str]] = per_instance({}, lambda task: signatures(task._tokenizer))

@@ -21,6 +21,8 @@ TemplateArgs = Annotated[list[str] | None, Option("--template-arg", metavar="NAM
 DeviceMap = Annotated[str | None, Option(metavar="KIND", help="spread the model over all GPUs: auto, balanced or "
                                                               "sequential")]
 Budget = Annotated[str | None, Option(metavar="TIME", help="begin no block that would end later, such as 30m")]
+Baseline = Annotated[str | None, Option(metavar="NAME[:k=v,…]", autocompletion=complete.strategies,
+                                        help="strategy that the others are compared with [greedy]")]
 Precision = Annotated[float | None, Option(metavar="P", help="a strategy leaves a task when its score is known to "
                                                              "within ±P, such as 0.02")]
 Rope = Annotated[str | None, Option("--rope", metavar="RULE:FACTOR[:LENGTH]",

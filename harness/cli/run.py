@@ -16,6 +16,7 @@ from typer import Option
 from harness.cli import complete
 from harness.cli import dry_run as planned
 from harness.cli.options import (
+    Baseline,
     BatchSize,
     Budget,
     DeviceMap,
@@ -53,11 +54,11 @@ def command(
     model: Annotated[Text, Option("-m", "--model", metavar="MODEL", help="nano, smollm2, a folder, a .gguf file or "
                                                                      "a hub id [nano]")] = None,
     draft: Annotated[Text, Option(metavar="MODEL", help="draft model for speculative decoding")] = None,
-    heads: Heads = None,
-    tokenizer: Tokenizer = None,
+    heads: Heads = None, tokenizer: Tokenizer = None,
     template_args: TemplateArgs = None, rope: Rope = None,
     strategies: Annotated[Texts, Option("-s", "--strategy", metavar="NAME[:k=v,…]", callback=separated,
                                         autocompletion=complete.strategies, help="repeatable [--preset all]")] = None,
+    baseline: Baseline = None,
     preset: Annotated[Text, Option(metavar="NAME", autocompletion=complete.presets,
                                    help="a set of strategies: first, speed, quality or all")] = None,
     tasks: Tasks = None,

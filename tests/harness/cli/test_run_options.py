@@ -53,9 +53,8 @@ def test_a_dry_run_refuses_what_a_run_refuses(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_says_why_it_cannot_tell_the_time(tmp_path: Path) -> None:
-    (tmp_path / "run.toml").write_text('baseline = "broken"\n')
     broken = plugin(tmp_path, "broken", BROKEN)
-    done = call(*options(tmp_path, "--config", tmp_path / "run.toml", "--plugin", broken, "--dry-run"))
+    done = call(*options(tmp_path, "--baseline", "broken", "--plugin", broken, "--dry-run"))
     assert done.exit_code == 0, done.stderr
     assert "time        unknown: RuntimeError: " in done.stdout
 
