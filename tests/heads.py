@@ -34,7 +34,7 @@ def expander(kind: str, session: Session, network: Network) -> Expander:
 def untrained(kind: str, engine: Engine, **settings: bool | int | float | str) -> Head:
     """Return a head with random weights, the same at each call; its ranks are made up."""
     parts = TargetParts.of(engine)
-    with torch.random.fork_rng():
+    with torch.inference_mode(False), torch.random.fork_rng():  # the first test to ask may be in inference mode
         torch.manual_seed(0)
         network = kinds()[kind](parts, settings_of(kinds()[kind], settings))
     network.to(engine.device, engine.dtype).eval().requires_grad_(False)

@@ -28,7 +28,7 @@ def texts(seed: int, count: int = 1500) -> Iterator[tuple[random.Random, Ids]]:
 
 def drafted(text: Ids, limit: int = 1000, **knobs: Any) -> Ids:
     """Return the strategy's draft after `text`."""
-    session: Any = type("Session", (), {"engine": TINY})
+    session: Any = type("Session", (), {"engine": TINY, "source": ()})
     request: Any = None
     tree = PromptLookup(**knobs).drafter(session, request).draft(text, STEP, limit)
     assert tree == TokenTree.chain(tree.tokens)
