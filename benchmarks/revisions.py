@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("other", type=Path)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
+    if not (options.other / "harness").is_dir():
+        parser.error(f"{options.other} is no checkout of the project.")
     folders = [HERE, options.other.resolve()]
     rounds = list[tuple[dict[str, Any], dict[str, Any]]]()
     for number in range(options.rounds):

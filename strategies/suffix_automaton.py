@@ -56,7 +56,7 @@ class Continuation:
 
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
         """Draft a chain of at most `limit` tokens, or the other drafter's tree."""
-        if tokens := self.continuation([*self.source, *sequence]):
+        if tokens := self.continuation([*self.source, *sequence] if self.source else sequence):
             if self.other:
                 self.other.learn(sequence, last)
             return TokenTree.chain(tokens[:limit])

@@ -60,7 +60,8 @@ class Counted:
 
     def draft(self, sequence: Sequence[int], last: Step, limit: int) -> TokenTree:
         """Return the best draft of at most `limit` levels; empty when no suffix occurred before."""
-        new = [*self.source, *sequence][len(self.own.sequence):]
+        known = len(self.own.sequence)
+        new = sequence[known - len(self.source):] if known else [*self.source, *sequence]
         self.own.feed(new)
         best = self.best(self.own, self.own.repeated(), limit)
         if self.earlier:

@@ -42,8 +42,7 @@ class Engine:
     `devices` those of the weights. `executor` runs requests one at a time or merges them. `offers` is what the model
     can do, `forced` are tokens that every answer must have, and `prefix` those before it if an encoder reads the
     prompt. A draft model with another vocabulary than the target has a `translation`. `canvas` says how the model fills
-    masks, if it does. Raises `UserError` for a model
-    whose state is more than a KV cache.
+    masks, if it does. Raises `UserError` for a model whose state is more than a KV cache.
     """
 
     def __init__(self, model: Any, max_len: int) -> None:

@@ -37,11 +37,10 @@ def render(stores: Sequence[Store], contents: Contents | None = None, samples: S
 
     `contents` is `collect(stores)` and `samples` is what `samples_of` returns, if they are already computed.
     """
-    lengths = [store.length() for store in stores]
-    contents = contents or collect(stores, lengths)
+    contents = contents or collect(stores)
     summary, marks = contents.summary, Marks.of(stores, contents.summary)
     overview = _overview(stores, summary, marks)
-    index, blocks = samples or samples_of(stores, lengths)
+    index, blocks = samples or samples_of(stores, [store.length() for store in stores])
     return template("index.html.j2").render(
         css=css(), js=_script(), badges=BADGES,
         runs=[_run(store.manifest, label) for store, label in zip(stores, run_labels(stores), strict=True)],

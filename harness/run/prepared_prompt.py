@@ -67,7 +67,7 @@ def prepare(config: RunConfig, target: Model, longest: int, task: Task, example:
         whole = whole or len(prompt)
         if len(prompt) + beside <= longest:
             break
-    if len(prompt) >= longest + (not beside):
+    if len(prompt) + min(beside, 1) > longest:  # no token of the answer would fit
         if not config.truncate_prompts:
             raise UserError(f"the prompt has {len(prompt)} tokens but the context of the model is {longest}; "
                             "`run --truncate-prompts` cuts the start of long prompts")
