@@ -3,6 +3,7 @@
 import gc
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -51,12 +52,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def same_threads() -> Iterator[None]:
-    """Fail a test that leaves torch with more threads than before: every later test would be several times slower."""
+def same_torch() -> Iterator[None]:
+    """Fail a test that leaves torch with more threads than before, which makes later tests slow, or without gradients.
+    """
     torch = sys.modules.get("torch")  # the process that only hands out the tests does without
     before = torch and torch.get_num_threads()
-    yield
-    assert torch is None or torch.get_num_threads() <= before
+    with torch.inference_mode(False) if torch else nullcontext():
+        yield
+        assert torch is None or (torch.is_grad_enabled() and torch.get_num_threads() <= before)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """Runs a strategy on one prompt until its stop rule ends it, and records counts and time of every step."""
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -71,12 +71,19 @@ def _computed(*numbers: dict[str, float]) -> Computed:
 
 
 def _trace(strategy: Strategy, session: Session, request: Request, rule: StopRule, clock: Clock) -> Trace:
+    blocks = iter(strategy.generate(session, request))
+    # A strategy that is broken off ends here; later, when its memory is freed, Python would ignore Ctrl-C.
+    with closing(blocks) if isinstance(blocks, Generator) else nullcontext():
+        return _followed(blocks, session, request, rule, clock)
+
+
+def _followed(blocks: Iterator[Sequence[int]], session: Session, request: Request, rule: StopRule,
+              clock: Clock) -> Trace:
     result = Trace()
-    generator = iter(strategy.generate(session, request))
     counts = _counts(session)
     while True:
         start = clock()
-        block = next(generator, None)
+        block = next(blocks, None)
         seconds = clock() - start
         if session.kept_trees is not None:
             _take_trees(session, result, block or [])
