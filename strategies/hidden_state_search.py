@@ -39,7 +39,7 @@ class HiddenStateSearch(Over):
     own: bool = knob(False, "learn from the answer, too", sweep=(False, True))
 
     paper: ClassVar[str] = "Yoshida and Gimpel 2021, arXiv 2112.08653"
-    needs: ClassVar[frozenset[Need]] = frozenset({"prompt"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"prompt", "attention"})
     family: ClassVar[str] = "memory"
     scores_given: ClassVar[bool] = per_instance(False, lambda self: self.over.scores_given)
 

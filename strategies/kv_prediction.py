@@ -38,7 +38,7 @@ class KvPrediction(Over):
 
     paper: ClassVar[str] = "Horton et al. 2024, arXiv 2410.08391"
     family: ClassVar[str] = "cache"
-    needs: ClassVar[frozenset[Need]] = frozenset({"draft", "prompt"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"draft", "prompt", "attention"})
 
     def generate(self, session: Session, request: Request) -> Iterator[Sequence[int]]:
         """Yield what the wrapped strategy yields after a prompt that the draft model has read."""

@@ -38,7 +38,7 @@ class Pie(Over):
                      choices=("turned", "conflict", "stale"), sweep=("turned", "conflict", "stale"))
 
     paper: ClassVar[str] = "He et al. 2024, arXiv 2407.03157"
-    needs: ClassVar[frozenset[Need]] = frozenset({"prompt"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"prompt", "attention"})
     family: ClassVar[str] = "cache"
 
     def generate(self, session: Session, request: Request) -> Iterator[Sequence[int]]:

@@ -33,7 +33,7 @@ class SetBasedPrompting(Strategy):
     p: float = knob(1.0, "mass of the nucleus", low=0, high=1, sweep=(0.9, 1.0), also="top_p")
 
     paper: ClassVar[str] = "McIlroy-Young et al. 2024, arXiv 2406.06581"
-    needs: ClassVar[frozenset[Need]] = frozenset({"prompt"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"prompt", "attention"})
     family: ClassVar[str] = "memory"
     guarantee: ClassVar[Guarantee] = "changes-output"
 

@@ -16,7 +16,7 @@ class GovernedCache(Over):
     """Decodes as the wrapped strategy does, with the keys and values that a policy keeps; drafts keep all of theirs."""
 
     family: ClassVar[str] = "cache"
-    needs: ClassVar[frozenset[Need]] = frozenset({"prompt"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"prompt", "attention"})
     scores_given: ClassVar[bool] = per_instance(False, lambda self: self.over.scores_given)
 
     @abstractmethod

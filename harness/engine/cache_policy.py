@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.engine.attention_hooks import Attend, attending
 from harness.engine.compute import ADDED, KV, SPARED
 from harness.engine.hooks import Captured, ModelParts, View
-from harness.engine.offers import MISSING
+from harness.engine.offers import missing
 from harness.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class CachePolicy:
         engine = sequence.engine
         if sequence.policy:
             raise Unsupported("cannot be combined with another strategy that governs the KV cache")
-        if "prompt" not in engine.offers:
-            raise Unsupported(MISSING["prompt"])
+        if reason := missing({"prompt", "attention"}, engine.offers):
+            raise Unsupported(reason)
         if self.rotates:
             _ = engine.rotary
         if self.heeds and engine.windows.size:

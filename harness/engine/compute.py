@@ -20,11 +20,12 @@ Count = float | Tensor
 
 
 class Depth(NamedTuple):
-    """The number of layers of a model, how many of them have a sliding window, and its size."""
+    """The number of layers of a model, how many of them have a sliding window, its size, and how many have no keys."""
 
     layers: int
     sliding: int
     window: int
+    keyless: int = 0
 
     @classmethod
     def of(cls, layers: int, windows: Windows) -> "Depth":
@@ -33,12 +34,13 @@ class Depth(NamedTuple):
 
     def keys(self, visible: Sequence[int]) -> list[int]:
         """Return the keys that all layers read for each of the tokens, which may attend to so many slots."""
-        return [self.layers * slots - self.sliding * max(0, slots - self.window) for slots in visible]
+        return [(self.layers - self.keyless) * slots - self.sliding * max(0, slots - self.window) for slots in visible]
 
     def of_first(self, count: Tensor, visible: Tensor) -> Tensor:
         """Return how many of these keys are of the first `count` slots; windows are over the last of the visible ones.
         """
-        return self.layers * count - self.sliding * torch.minimum(count, (visible - self.window).clamp_min(0))
+        beyond = torch.minimum(count, (visible - self.window).clamp_min(0))
+        return (self.layers - self.keyless) * count - self.sliding * beyond
 
 
 @dataclass
@@ -129,4 +131,4 @@ def _keys(depth: Depth, request: ForwardRequest) -> list[int] | Tensor:
     if mask is None:
         return depth.keys(range(request.start + 1, end + 1))
     slots = end - mask.shape[1] + (mask == 0).sum(-1)
-    return depth.layers * slots - depth.sliding * (slots - depth.window).clamp_min(0)
+    return (depth.layers - depth.keyless) * slots - depth.sliding * (slots - depth.window).clamp_min(0)

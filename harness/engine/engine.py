@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from functools import cached_property, partial
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -45,12 +45,14 @@ class Engine:
     masks, if it does. Raises `UserError` for a model whose state is more than a KV cache.
     """
 
+    others: ClassVar[frozenset[str]] = frozenset()  # kinds of layers beside those with attention
+
     def __init__(self, model: Any, max_len: int) -> None:
         self.model, self.max_len = model, max_len
         self.device, self.dtype, self.costs = model.device, model.dtype, costs_of(model.device)
         self.devices = {weight.device for weight in model.parameters() if not weight.is_meta} or {model.device}
         self.clear_counts()
-        self.windows, self.canvas = Windows(model), canvas_settings(model.config)
+        self.windows, self.canvas = Windows(model, self.others), canvas_settings(model.config)
         self.vocab = int(model.config.get_text_config().vocab_size)
         self.cache = SlotCache(layer_count(model), self.device)
         self.cache_argument = cache_argument(model)

@@ -53,7 +53,8 @@ class ForwardRequest(NamedTuple):
 
     Each token attends to every slot up to its own, unless the additive `mask` (Q, Q') is given for the last Q'
     slots. Logits are computed for the last `logits_to_keep` tokens. `hook` changes or records the forward;
-    `draft` marks tokens that the model drafts for itself, which the engine does not count.
+    `draft` marks tokens that the model drafts for itself, which the engine does not count. The last `candidates` of the
+    tokens are not committed.
     """
 
     row: Row
@@ -64,6 +65,7 @@ class ForwardRequest(NamedTuple):
     logits_to_keep: int
     hook: ForwardHook | None = None
     draft: bool = False
+    candidates: int = 0
 
 
 class ForwardOutput:

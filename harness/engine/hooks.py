@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ATTENTION = ("self_attn", "attn", "self_attention", "attention")
 MLP = (("mlp",), ("feed_forward",), ("fc1", "fc2"))
 DOWN = ("down_proj", "c_proj", "fc2", "dense_4h_to_h", "w2", "output_linear")  # the last product of an MLP
-NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f", "ln_out")
 HIDDEN = "hidden"  # the name of the last states, after the final norm, which are recorded without a hook
 Captured = Mapping[str, Tensor]
 """The recordings of a hook in a forward over B sequences of W tokens: name → (B, W, …)."""

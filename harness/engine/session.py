@@ -266,7 +266,7 @@ class Session:
                             self.engine.device)
             mask[:, :back] = torch.finfo(self.engine.dtype).min
         positions = sequence.positions(start + sequence.gone - back, len(tokens))
-        request = ForwardRequest(sequence.row, start, tokens, positions, mask, len(tokens), hook, draft=True)
+        request = ForwardRequest(sequence.row, start, tokens, positions, mask, len(tokens), hook, True, len(tokens))
         output = sequence.forward(request)
         self.draft_work.compute.add(self.engine.depth, request, output)
         self._drafted = 0 if back else self._drafted + len(tokens)
@@ -288,7 +288,7 @@ class Session:
         positions = [last + int(depth) for depth in visible.sum(1).tolist()]
         start = self._sequence.start + len(candidates.slots)
         output = self._forward(ForwardRequest(self.row, start, tokens, positions, additive(
-            visible, self.engine.dtype, self.engine.device), len(tokens)))
+            visible, self.engine.dtype, self.engine.device), len(tokens), candidates=len(tokens)))
         self.work.drafted += len(tokens)
         nodes = candidates.add(tokens, parents, visible, output)
         assert self._last is not None
@@ -355,7 +355,7 @@ class Session:
         positions = [*sequence.positions(sequence.cached, count), *[last + depth for depth in depths(tree.parents)]]
         mask = tree_mask(count, tree.parents, self.engine.dtype, self.engine.device)
         output = self._forward(ForwardRequest(sequence.row, sequence.start, [*new, *tree.tokens], positions, mask,
-                                              len(tree) + bool(new), hook))
+                                              len(tree) + bool(new), hook, candidates=len(tree)))
         sequence.cached += count
         if new:
             self._last = output.part(count - 1, count)

@@ -10,6 +10,7 @@ from torch import Tensor
 from harness.errors import UserError
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # kinds of layers, as transformers names them
+STATELESS = frozenset({"mlp", "moe"})                  # and those that look at no other token
 Masks = Tensor | dict[str, Tensor]
 """One additive mask for all layers, or one for each kind of layer."""
 
@@ -17,31 +18,31 @@ Masks = Tensor | dict[str, Tensor]
 class Windows:
     """The kinds of layers of a model, and the `size` of the window of those that slide, in tokens (0: none slides).
 
-    Raises `UserError` for a model with layers that neither attend to all tokens nor slide.
+    Raises `UserError` for a model with layers that neither attend to all tokens nor slide, nor are of kinds `others`.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, others: frozenset[str] = frozenset()) -> None:
         self._config = model.config.get_text_config()
         size = getattr(self._config, "sliding_window", None) or 0
         slides = size and getattr(self._config, "use_sliding_window", True)
-        self._layers = list(getattr(self._config, "layer_types", None) or [SLIDING if slides else FULL])
-        self.kinds = set(self._layers)
-        if others := self.kinds - {FULL, SLIDING}:
+        self.layers = list(getattr(self._config, "layer_types", None) or [SLIDING if slides else FULL])
+        self.kinds = set(self.layers) - others
+        if unknown := self.kinds - {FULL, SLIDING}:
             raise UserError(f"{type(model).__name__} has layers that cannot be rolled back "
-                            f"({', '.join(sorted(others))}); give a model whose layers all use full or sliding "
+                            f"({', '.join(sorted(unknown))}); give a model whose layers all use full or sliding "
                             "attention.")
         self.size = int(size) if SLIDING in self.kinds else 0
 
     def sliding(self, layers: int) -> int:
         """Return how many of the model's `layers` have a window."""
-        return layers * (self.kinds == {SLIDING}) if len(self.kinds) == 1 else self._layers.count(SLIDING)
+        return layers * (self.kinds == {SLIDING}) if len(set(self.layers)) == 1 else self.layers.count(SLIDING)
 
     def masks(self, full: Tensor) -> Masks:
         """Return what the model takes as its mask: `full`, additive (B, 1, Q, S), and what is left of it in a window.
 
         A window holds the last `size` slots that a token attends to, its own among them.
         """
-        if self.kinds == {FULL}:
+        if SLIDING not in self.kinds:
             return full
         narrow = narrowed(full, self.size)
         return narrow if self.kinds == {SLIDING} else {FULL: full, SLIDING: narrow}

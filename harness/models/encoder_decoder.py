@@ -11,6 +11,7 @@ from harness.engine.session import Session
 from harness.engine.source import SourceEngine
 from harness.engine.tree import TokenTree
 from harness.errors import Unsupported, UserError
+from harness.models.recurrent import carries_state, make_state_engine
 
 
 def has_encoder(config: Any) -> bool:
@@ -34,7 +35,7 @@ def refuse_encoder(name: str, config: Any, instead: str = "give a decoder-only o
 def make_engine(model: Any, max_len: int) -> Engine:
     """Return the engine for a model of any kind; raises `UserError` for one that cannot be used."""
     if not has_encoder(model.config):
-        return Engine(model, max_len)
+        return make_state_engine(model, max_len) if carries_state(model) else Engine(model, max_len)
     try:
         return SourceEngine(model, max_len, (_start(model),), _forced(model))
     except Unsupported as error:

@@ -22,6 +22,7 @@ WIDTHS = (1, 2, 4, 8, 16)  # numbers of tokens at which the products are timed
 COLD = 1 << 26           # bytes of weights that are read in turn, so that a core does not find them in its cache
 ROUNDS = 3
 NEVER = sys.maxsize
+READ = "dt_proj"         # Mamba reads the weights of this layer and does not call it
 
 ROWS, VECTOR, COLUMNS, ONEDNN = "torch", "torch mv", "torch transposed", "oneDNN"
 BASES = (ROWS, VECTOR, COLUMNS)
@@ -89,7 +90,7 @@ def use_fast_products(model: nn.Module, *, both: bool = False) -> dict[str, str]
     """
     first = next(model.parameters())
     layers = {name: layer for name, layer in model.named_modules()
-              if type(layer) is nn.Linear and layer.weight.dtype == first.dtype}
+              if type(layer) is nn.Linear and layer.weight.dtype == first.dtype and not name.endswith(READ)}
     if first.device.type != "cpu" or not layers or not _packs(first.dtype):
         return {}
     shapes = dict[tuple[int, int], list[nn.Linear]]()

@@ -32,12 +32,11 @@ USABLE: dict[str, Callable[[], Any]] = {
         max_position_embeddings=256)),
 }
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "recurrent": (lambda: transformers.MambaForCausalLM(transformers.MambaConfig(
-        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, state_size=8)), "cannot be rolled back"),
-    "hybrid": (lambda: transformers.JambaForCausalLM(transformers.JambaConfig(
-        vocab_size=VOCAB, hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, attn_layer_period=2, attn_layer_offset=1, num_experts=2, expert_layer_period=2,
-        use_mamba_kernels=False)), "cannot be rolled back"),
+    "a state in the modules": (lambda: transformers.RecurrentGemmaForCausalLM(transformers.RecurrentGemmaConfig(
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=1, lru_width=32)), "carries a state, and decodebench cannot tell"),
+    "an unknown state": (lambda: transformers.MiniMaxForCausalLM(transformers.MiniMaxConfig(
+        **SIZES, head_dim=16, num_local_experts=2)), "carries a state, and decodebench cannot tell"),
     "no start": (lambda: transformers.T5ForConditionalGeneration(transformers.T5Config(
         vocab_size=VOCAB, d_model=32, d_ff=64, num_layers=2, num_heads=2, d_kv=16)), "no decoder_start_token_id"),
     "unknown encoder-decoder": (lambda: transformers.PegasusXForConditionalGeneration(transformers.PegasusXConfig(
