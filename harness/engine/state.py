@@ -184,6 +184,11 @@ class StateEngine(Engine):
         """Call a mixer for all segments of the forward, those of one shape together, and keep the states after them."""
         x, result = states_in(args, kwargs), None
         held, _ = self.cache.inputs[number].update(x[:, None], x.new_empty(x.shape[0], 1, x.shape[1], 0))
+        first = self._groups[0]
+        if first.tokens.shape == x.shape[:2] and not first.slots.numel():  # all there is: decoding token by token
+            result, states = self._after(mixer, forward, x, first.states(number))
+            first.keep(number, states)
+            return result
         output = torch.zeros_like(x)
         for group in self._groups:
             some, again = x[group.rows, group.tokens], group.slots.shape[1]
