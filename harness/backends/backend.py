@@ -42,7 +42,7 @@ class Generated:
     token ids gives `text` in place of `tokens`. `shared` counts the prompt tokens that came from a cache. `sent` is the
     time when the request was sent, in seconds after the batch began. `trees` are those of the steps and
     `ranks` those of the tokens, if wanted; `computed` is what the steps computed, if known, and `surprisal` is that of
-    the tokens if they were given. `encoded` counts the tokens that an encoder read.
+    the tokens if they were given. `encoded` counts the tokens that an encoder read, and `filled` is that of the record.
     """
 
     tokens: list[int]
@@ -56,6 +56,7 @@ class Generated:
     surprisal: Sequence[float] = ()
     computed: Computed | None = None
     encoded: int = 0
+    filled: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ class Trace:
     """The token ids of an answer, the reason of its end, its steps, and what they computed.
 
     If wanted, also the trees of the steps and the ranks of the tokens; of a given answer, the surprisal of its tokens.
+    Of a canvas, `filled` has the number of the forward that filled the place of each token.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -32,6 +33,7 @@ class Trace:
     trees: list[StepTree] = field(default_factory=list)
     ranks: list[int] = field(default_factory=list)
     surprisal: list[float] = field(default_factory=list)
+    filled: list[int] = field(default_factory=list)
     first: dict[str, float] | None = None  # the sums of what had been computed after the first step
 
 
@@ -45,6 +47,7 @@ def trace(strategy: Strategy, session: Session, request: Request, rule: StopRule
     are NaN: argmax would choose tokens from them all the same.
     """
     session.kept_trees, session.kept_ranks = ([], []) if full else (None, None)
+    session.work.filled.clear()
     before, forced = session.work.compute.numbers(), session.engine.forced.warp(request.start, request.max_new_tokens)
     session.begin(request.source)
     try:
@@ -60,6 +63,7 @@ def trace(strategy: Strategy, session: Session, request: Request, rule: StopRule
         raise FloatingPointError(NAN)
     result.ranks = _ranks(session, result.tokens)
     result.surprisal = text.surprisal(result.tokens) if given else []
+    result.filled = session.work.filled[:len(result.tokens)]
     result.computed = _computed(before, result.first or before, session.work.compute.numbers())
     return result
 

@@ -139,7 +139,8 @@ class Transformers(Backend):
                 turn = turns.send(Generated(answer.tokens, answer.steps, answer.stop,
                                             shared=session.work.shared - shared, trees=answer.trees,
                                             ranks=answer.ranks, computed=answer.computed,
-                                            surprisal=answer.surprisal, encoded=session.work.encoded - encoded))
+                                            surprisal=answer.surprisal, encoded=session.work.encoded - encoded,
+                                            filled=answer.filled))
         except StopIteration as end:
             done.append(forwards)
             result: T = end.value

@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from harness.engine.cached_sequence import shared_start
 from harness.engine.forward import ForwardRequest
 from harness.engine.logit_warps import identity
 from harness.engine.session import Session
@@ -19,7 +20,7 @@ class Canvas:
 
     `extend` adds masks, `advance` moves the window to the next block of them, `look` runs a forward and returns what
     the model predicts for every place of the window, `write` fills places, and `cut` drops all behind one. `take`
-    returns the new tokens of the prefix without masks.
+    returns the new tokens of the prefix without masks, and `restart` begins with another prompt.
 
     The cache mode says which keys and values a forward takes from earlier ones (Fast-dLLM, arXiv 2505.22618, §3). With
     `none`, it computes the whole canvas. With `prefix`, it takes those of all tokens before the window from the first
@@ -44,7 +45,7 @@ class Canvas:
         self._session, self._settings, self._cache = session, settings, cache
         self._block = settings.blocks(cache)
         self.tokens, self.window = list(prompt), (len(prompt), len(prompt))
-        self._open, self._taken = set[int](), len(prompt)
+        self._open, self._taken, self._filled = set[int](), len(prompt), dict[int, int]()  # by which forward
         self._final, self._fresh = 0, True  # the tokens whose keys never change; whether the window has not been seen
         self.full = self.partial = self.edits = 0
         self.ended = False
@@ -54,10 +55,22 @@ class Canvas:
         """The places of the window that are masks."""
         return [place for place in range(*self.window) if place in self._open]
 
+    @property
+    def room(self) -> int:
+        """The number of masks for which the context of the model has room."""
+        return self._session.engine.max_len - len(self.tokens)
+
+    def restart(self, tokens: Sequence[int]) -> None:
+        """Take another prompt; the keys of what it shares with the canvas stay."""
+        if self._block:  # the tokens of a block have seen all of it
+            self._final = min(self._final, shared_start(self.tokens, tokens) // self._block * self._block)
+        self.tokens, self.window = list(tokens), (len(tokens), len(tokens))
+        self._open, self._taken, self._fresh, self.ended = set(), len(tokens), True, False
+
     def extend(self, count: int) -> None:
         """Add masks at the end; raises `UserError` if the context of the model has no room for them."""
         size = len(self.tokens) + count
-        if size > self._session.engine.max_len:
+        if count > self.room:
             raise UserError(f"the canvas has {size} tokens but the context of the model is "
                             f"{self._session.engine.max_len}; lower --max-new-tokens.")
         self._open |= set(range(len(self.tokens), size))
@@ -104,6 +117,7 @@ class Canvas:
             self.edits += place not in self._open
             self.tokens[place] = token
             self._open.discard(place)
+            self._filled[place] = self.full + self.partial
 
     def cut(self, place: int) -> None:
         """Drop everything behind a place of the window, where the text ends."""
@@ -115,6 +129,7 @@ class Canvas:
     def take(self) -> list[int]:
         """Return the tokens before the first mask that no earlier call has returned."""
         end = min(self._open, default=len(self.tokens))
+        self._session.work.filled += [self._filled[place] for place in range(self._taken, end)]
         new, self._taken = self.tokens[self._taken:end], max(self._taken, end)
         return new
 

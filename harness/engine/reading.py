@@ -18,7 +18,8 @@ class Work:
 
     `whole` counts the accepted paths that ended at a leaf of the tree, `shared` the tokens of the prompt that were
     copied from a shared prefix instead of computed. `compute` is what the forwards computed. `encodings` are the
-    forwards of an encoder, and `encoded` the tokens of the source in them.
+    forwards of an encoder, and `encoded` the tokens of the source in them. `filled` has, for each new token of a
+    canvas, the number of the forward from which it came.
     """
 
     forwards: int = 0
@@ -30,6 +31,7 @@ class Work:
     encodings: int = 0
     encoded: int = 0
     compute: Compute = field(default_factory=Compute)
+    filled: list[int] = field(default_factory=list)
 
 
 class Reading:

@@ -51,6 +51,7 @@ def summarise(store: Store, raw: Raw | None = None) -> pd.DataFrame:
     over the samples of a run with a batch size above 1. `score_NAME` is the mean of a score that is not the headline,
     `corpus_NAME` the score of all answers together (see `corpus_scores`).
     `layers_run` to `kv_bytes_per_token` are there if some strategy does not run the whole model: see `_computation`.
+    `tokens_per_forward` and `forward_width` are there if some strategy fills masks: see `_parallel`.
     For `_p`, `_p_holm` and `_findable` see `against_baseline` and `corrected`, for `drift`, `far_times` and
     `noise_floor` see `steadiness`. With `raw`, the records are not read again.
     """
@@ -164,7 +165,19 @@ def _cell(
         "truncated": _share(ok["truncated"]), "cut": _share(ok["cut"]),
         **_cost(ok, strategy), **_computation(ok), **_batching(ok), **_sameness(pairs), **_passes(task, ok),
         **_others(task, ok), **corpus_scores(task, ok), **_counted(ok),
+        **(_parallel(ok) if strategy.family == "diffusion" else {}),
     }
+
+
+def _parallel(ok: pd.DataFrame) -> dict[str, float]:
+    """Return figures of forwards that fill masks: tokens of the answer per forward (TPF), and positions per forward.
+
+    They have no tau: a step ends when the first open place is filled, after any number of forwards.
+    """
+    total = ok[["tokens", "forwards", "positions"]].sum(skipna=False)
+    return {"tau_pooled": NAN, "tau_answer_mean": NAN,
+            "tokens_per_forward": _ratio(total["tokens"], total["forwards"]),
+            "forward_width": _ratio(total["positions"], total["forwards"])}
 
 
 def _counted(ok: pd.DataFrame) -> dict[str, float]:

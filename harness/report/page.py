@@ -27,8 +27,8 @@ from harness.store.folder import Store
 from harness.store.schema import Manifest
 
 TEMPLATES = Path(__file__).parent / "templates"
-SCRIPTS = ("core", "board", "pictures", "batches", "loops", "distributions", "answers", "tree", "playback", "sample",
-           "start")
+SCRIPTS = ("core", "board", "pictures", "batches", "loops", "distributions", "orders", "answers", "tree", "playback",
+           "sample", "start")
 IMPORTANT = ("quality", "speedup", "tau_pooled", "forwards_per_token", "truncated")  # columns that always show
 
 

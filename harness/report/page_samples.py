@@ -28,7 +28,8 @@ POSITIONS = 12  # of a draft
 class Rows:
     """The samples of a cell by column: example, sample, repeat, score, and tokens per second, None if unknown.
 
-    `drafts` counts the steps by the lengths of their draft and of its accepted part.
+    `drafts` counts the steps by the lengths of their draft and of its accepted part. `order` has the first answer with
+    masks: its example, and for each token the forward that filled its place.
     """
 
     keys: list[Answer] = field(default_factory=list)
@@ -37,6 +38,7 @@ class Rows:
     failed: set[Answer] = field(default_factory=set)
     differing: set[Answer] = field(default_factory=set)
     drafts: Counter[tuple[int, int]] = field(default_factory=Counter)
+    order: dict[str, Any] = field(default_factory=dict)
 
     def add(self, cell: int, record: Record, metric: str) -> None:
         """Add the row of a sample."""
@@ -49,6 +51,8 @@ class Rows:
         if record.error is not None:
             self.failed.add(key)
         for turn in record.turns:
+            if turn.filled and not self.order:
+                self.order = {"example": record.example, "filled": turn.filled}
             if any(turn.steps.drafted):
                 self.drafts.update(zip(turn.steps.drafted, turn.steps.accepted, strict=False))
 
@@ -108,7 +112,7 @@ def samples_of(stores: Sequence[Store], lengths: Sequence[int], beside: Beside |
     index = {"tasks": {name: {"examples": list(places.get(task, {})), "blocks": blocks.names(task)}
                        for task, name in names.items()},
              "cells": [cell | {"task": names[cell["task"]], "rows": one.columns(places.get(cell["task"], {})),
-                               "positions": one.positions() if cell["drafts"] else []}
+                               "positions": one.positions() if cell["drafts"] else [], "order": one.order}
                        for cell, one in zip(cells, rows, strict=True)]}
     return index, blocks.embedded
 

@@ -19,6 +19,7 @@ from harness.report.detail import Contents
 from harness.report.families import look
 from harness.report.plot_batches import batches
 from harness.report.plot_loops import loops
+from harness.report.plot_orders import orders
 from harness.report.plot_parts import FAR, INK, STYLE, family_legend, log_scale, new_axes
 from harness.report.plot_samples import positions, prompts
 from harness.report.tables import row_labels
@@ -57,11 +58,12 @@ def of_tables(contents: Contents, task: str) -> dict[str, Figure]:
 def of_samples(contents: Contents, task: str, index: Mapping[str, Any]) -> dict[str, Figure]:
     """Return the figures of a task by kind that the `index` of a page tells.
 
-    `prompts` if speed-ups of single prompts are known, `positions` if a strategy drafts.
+    `prompts` if speed-ups of single prompts are known, `positions` if a strategy drafts, `order` if one fills masks.
     """
     name = _name(contents.summary, task)
     cells = [cell for cell in index["cells"] if cell["task"] == name]
-    found = {"prompts": prompts(name, cells, index["cells"]), "positions": positions(name, cells)}
+    found = {"prompts": prompts(name, cells, index["cells"]), "positions": positions(name, cells),
+             "order": orders(name, cells)}
     return {kind: figure for kind, figure in found.items() if figure}
 
 

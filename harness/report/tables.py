@@ -131,6 +131,16 @@ COMPUTATION = (
            "a kernel of the method would read them: rounded ones in their few bits.", "millions"),
 )
 
+PARALLEL = (
+    Column("tokens_per_forward", "TPF", "Tokens of the answers per forward pass, of strategies that fill masks."),
+    Column("forward_width", "pos/fwd", "Positions in one of their forward passes: wide ones take longer.", "count"),
+)
+
+
+def parallel_columns(summary: pd.DataFrame) -> list[Column]:
+    """Return the columns of strategies that fill masks, if there are some in the summary."""
+    return [column for column in PARALLEL if column.key in summary]
+
 
 def computation_columns(summary: pd.DataFrame) -> list[Column]:
     """Return the columns of computation, if a strategy of the summary does not run the whole model."""
@@ -161,7 +171,7 @@ def corpus_columns(summary: pd.DataFrame) -> list[Column]:
 def all_columns(summary: pd.DataFrame) -> list[Column]:
     """Return all columns of a summary."""
     return [QUALITY, *corpus_columns(summary), *score_columns(summary), *COLUMNS[1:],
-            *computation_columns(summary), *pass_columns(summary)]
+            *parallel_columns(summary), *computation_columns(summary), *pass_columns(summary)]
 
 
 def filled_columns(rows: pd.DataFrame) -> list[Column]:

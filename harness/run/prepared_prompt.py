@@ -50,7 +50,7 @@ class PreparedPrompt:
                     prompt_shared=answer.shared, raw=raw, text=text, tokens=answer.tokens,
                     stop=stop, steps=answer.steps, trees=list(answer.trees),
                     ranks=list(answer.ranks), computed=answer.computed, surprisal=list(answer.surprisal),
-                    encoded=answer.encoded)
+                    encoded=answer.encoded, filled=list(answer.filled))
 
 
 def prepare(config: RunConfig, target: Model, longest: int, task: Task, example: Example,

@@ -64,7 +64,8 @@ class Turn(Stored):
     those of sampled tokens in the model's distributions before any warp, 1 for the likeliest; empty if unknown.
     `surprisal` is -log p of each token of a given text, in nats; empty for a text that the strategy chose. `trees` are
     written to a file of their own. Older runs do not tell what was `computed`. `encoded` counts the prompt tokens that
-    an encoder read, in the first step; 0 for a model without one.
+    an encoder read, in the first step; 0 for a model without one. `filled` is, for each token of a canvas, the number
+    of the forward from which it came; empty where text was written from left to right.
     """
 
     prompt: str
@@ -81,6 +82,7 @@ class Turn(Stored):
     surprisal: list[float] = Field(default_factory=list)
     computed: Computed | None = None
     encoded: int = 0
+    filled: list[int] = Field(default_factory=list)
     trees: list[StepTree] = Field(default_factory=list, exclude=True)
 
 

@@ -43,7 +43,7 @@ const answers = async (section, options) => {
       place.append(button);
     }
   };
-  one(".distributions", section).replaceChildren(...[byPrompt(data, cells, options), byPosition(cells)].filter(Boolean));
+  one(".distributions", section).replaceChildren(...[byPrompt(data, cells, options), byPosition(cells), byForward(cells, options)].filter(Boolean));
   place.replaceChildren(
     make("p", { class: "note" }, `${examples.length} of ${total} examples. ✓ right, ✗ wrong, · no score, ! failed, ≠ not the baseline's answer.`),
     make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Answers of ${task}` },
