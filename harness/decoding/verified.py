@@ -9,6 +9,7 @@ from typing import ClassVar
 from harness.decoding.accept import Accept, at, delta
 from harness.decoding.loop import Drafter, draft_and_verify
 from harness.engine import logit_warps
+from harness.engine.offers import Capability
 from harness.engine.random_stream import Likeliest, Stream
 from harness.engine.session import Session
 from harness.errors import UserError
@@ -68,6 +69,7 @@ class Lossy(Verified):
     stateful: ClassVar[bool] = per_instance(False, lambda self: self._exact().stateful)
     head_kind: ClassVar[str] = per_instance("", lambda self: self._exact().head_kind)
     translates: ClassVar[bool] = per_instance(False, lambda self: self._exact().translates)
+    drafts_with: ClassVar[Capability] = per_instance("causal", lambda self: self._exact().drafts_with)
     compares: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -19,6 +19,10 @@ MISSING: dict[Capability, str] = {
     "rollback": "takes drafts back, and the state of this model cannot go back",
     "attention": "watches or changes attention or what it reads, and this model knows earlier tokens by more than that",
 }
+DRAFT_MISSING: dict[Capability, str] = {
+    "canvas": "needs a draft model that fills masks, such as nano-diffusion",
+    "causal": "needs a draft model that writes from left to right",
+}
 
 
 def missing(needs: Collection[str], offers: Collection[str]) -> str | None:

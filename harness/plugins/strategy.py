@@ -130,9 +130,9 @@ class Strategy(Plugin):
 
     `paper` is its source, `family` its group in reports, and `guarantee` what holds for its output. `needs` lists what
     the set-up must provide. A `stateful` strategy learns across prompts. `head_kind` is the kind of the trained head
-    that it drafts with, if it does. A strategy that `translates` can draft with a model of another vocabulary. One that
-    `scores_given` chooses each token by the distribution after the tokens before it, without drafts, so that a given
-    text can take the place of its choices.
+    that it drafts with, if it does, and `drafts_with` what a draft model must offer. A strategy that `translates` can
+    draft with a model of another vocabulary. One that `scores_given` chooses each token by the distribution after the
+    tokens before it, without drafts, so that a given text can take the place of its choices.
     """
 
     paper: ClassVar[str]
@@ -141,6 +141,7 @@ class Strategy(Plugin):
     needs: ClassVar[frozenset[Need]] = frozenset()
     stateful: ClassVar[bool] = False
     head_kind: ClassVar[str] = ""
+    drafts_with: ClassVar[Capability] = "causal"
     translates: ClassVar[bool] = False
     scores_given: ClassVar[bool] = False
 
@@ -182,6 +183,7 @@ class Over(Strategy):
         cls.stateful = per_instance(stateful, lambda self: stateful or self.over.stateful)
         cls.head_kind = per_instance(kind, lambda self: kind or self.over.head_kind)
         cls.translates = per_instance(False, lambda self: self.over.translates)
+        cls.drafts_with = per_instance(cls.drafts_with, lambda self: self.over.drafts_with)
 
     @classmethod
     def knobs(cls) -> dict[str, Knob]:

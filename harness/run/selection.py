@@ -7,7 +7,7 @@ from operator import itemgetter
 from typing import Any
 
 from harness.backends.backend import Backend, refusal_or_close
-from harness.engine.offers import missing
+from harness.engine.offers import DRAFT_MISSING, missing
 from harness.errors import UserError
 from harness.models.loading import Model
 from harness.plugins.data import DataSource
@@ -103,6 +103,8 @@ def unsupported(strategy: Strategy, config: RunConfig, draft: Model | None, back
         return f"gives at most {limit} samples a prompt"
     if "draft" in strategy.needs and draft is None and config.backend != "openai":
         return "needs a draft model: give one with --draft"
+    if "draft" in strategy.needs and draft and strategy.drafts_with not in draft.engine.offers:
+        return DRAFT_MISSING[strategy.drafts_with]
     offers = backend.target.engine.offers
     if reason := missing(needs(strategy), offers):
         return reason

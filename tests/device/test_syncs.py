@@ -50,7 +50,7 @@ def most_syncs(strategy: Strategy, between: Callable[[], Any] = lambda: None) ->
         moved(head.network)
     with strict() as rules, torch.inference_mode():
         target, draft = (Engine(moved(tiny_model("llama", seed=seed)), MAX_POSITIONS) for seed in (0, 1))
-        target.canvas = CanvasSettings(PAD)
+        target.canvas = draft.canvas = CanvasSettings(PAD)
         if head:
             head.network.target = TargetParts.of(target)
             target.heads[strategy.head_kind] = head

@@ -8,6 +8,7 @@ from harness.engine.offers import MISSING, missing
 from harness.errors import Unsupported
 from harness.plugins.registry import STRATEGIES
 from strategies.greedy import Greedy
+from tests.canvases import random_canvas
 from tests.decode import built, decode
 from tests.models import prompts
 from tests.recurrent import engine
@@ -34,10 +35,10 @@ def test_every_strategy_decodes_or_says_why_not(name: str, kind: str) -> None:
     assert (reason == MISSING["attention"]) == (name in ATTENTIVE)
     if reason:
         return
-    draft = engine(kind, 1) if "draft" in strategy.needs else None
+    draft = random_canvas() if strategy.drafts_with == "canvas" else engine(kind, 1)
     found = list[int]()
     try:
-        found = decode(strategy, target, PROMPT, draft=draft, new=NEW)
+        found = decode(strategy, target, PROMPT, draft=draft if "draft" in strategy.needs else None, new=NEW)
     except Unsupported as error:
         reason = str(error)
     if reason:
