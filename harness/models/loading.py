@@ -23,7 +23,7 @@ from harness.models.attention import use_fast_attention
 from harness.models.canvas_check import canvas_rows
 from harness.models.encoder_decoder import auto_class, make_engine, refuse_encoder, tree_and_plain
 from harness.models.products import SMALL, use_fast_products
-from harness.models.recurrent import carries_state
+from harness.models.recurrent import refuse_state
 from harness.models.rope import Scaling
 from harness.models.size import check_memory, max_len, meta_model
 from harness.models.source import Source, check_dtype, source, split_dtype
@@ -97,6 +97,8 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", device_map: 
     for option, given in {"--device-map": device_map, "--compile": compiled, "--rope": rope}.items():
         if given:
             refuse_encoder(name, config, f"leave {option} out")
+        if given and option != "--rope":
+            refuse_state(name, meta_model(config, precision), f"leave {option} out")
     room = spread.free_of_each(device) if device_map else {device: free_bytes(device)}
     try:
         if name not in nano.NAMES:
@@ -109,9 +111,6 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", device_map: 
         raise UserError(f"The model '{name}' cannot be loaded: {first_sentence(error)}.") from error
     words = load_tokenizer(tokenizer, gguf.kept(source(tokenizer))) if tokenizer else load_tokenizer(name, place)
     check_vocabulary(name, model, words)
-    for option, given in {"--device-map": device_map, "--compile": compiled}.items():
-        if given and carries_state(model):
-            raise UserError(f"{name} carries a state from token to token ({type(model).__name__}); leave {option} out.")
     if place.gguf and not tokenizer:
         gguf.keep(place, model, words)
     if device_map:

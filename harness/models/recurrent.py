@@ -13,6 +13,12 @@ def carries_state(model: Any) -> bool:
     return bool(kinds & RECURRENT or getattr(model, "_is_stateful", False) or find_mixers(model))
 
 
+def refuse_state(name: str, model: Any, instead: str) -> None:
+    """Raise `UserError` for a model that carries a state, where only others can run; `instead` is what one can do."""
+    if carries_state(model):
+        raise UserError(f"{name} carries a state from token to token ({type(model).__name__}); {instead}.")
+
+
 def make_state_engine(model: Any, max_len: int) -> StateEngine:
     """Return the engine for such a model; raises `UserError` if it is of an unknown kind."""
     try:
