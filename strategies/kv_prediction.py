@@ -43,8 +43,8 @@ class KvPrediction(Over):
     def generate(self, session: Session, request: Request) -> Iterator[Sequence[int]]:
         """Yield what the wrapped strategy yields after a prompt that the draft model has read."""
         draft, tokens = session.draft, request.prompt[:request.start - 1]
-        if draft.engine.translation:
-            raise Unsupported("needs a draft model with the vocabulary of the target")
+        if draft.engine.translation or draft.engine.blind:
+            raise Unsupported("needs a draft model that reads the tokens of the target")
         if tokens:
             maps = known(self.map, self.inputs, session.engine, draft.engine, lambda text: request.as_text.encode(text))
             draft.follow(tokens)

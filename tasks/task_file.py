@@ -13,7 +13,9 @@ A row of a JSONL file:
 
 (`question` beside one of the others is ignored.) `answer` is a string, a number, or a list of alternatives. A row
 without an answer is measured for speed, and its text is shown. `id` (otherwise rows are counted from 1), `category` and
-`reference` (the original continuation) are optional; other fields are ignored. The checkers:
+`reference` (the original continuation) are optional; other fields are ignored. For models that read images, a
+row may have an `image`, a path from the folder of the file, which comes first or where the text says <image>. The
+checkers:
 
     exact     the whole answer, without white space at its ends (the default)
     contains  the answer contains it
@@ -39,6 +41,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness.errors import UserError
 from harness.plugins.data import DataSource, Row
+from harness.plugins.image_rows import WITH_IMAGES
 from harness.plugins.plugin import per_instance
 from harness.plugins.task import Example, Message, Task, knob
 from harness.plugins.task_file import CHECKERS, read
@@ -91,7 +94,8 @@ class TaskFile(Task):
         if not self.file:
             raise UserError("task_file needs a file: --task-file FILE.jsonl")
         problems, checkers = self._read[1], sorted(self._checkers)
-        data.origins[self.spec()] = f"{self.file}, checker {' and '.join(checkers)}"
+        images = WITH_IMAGES if any(one.images for one in problems) else ""
+        data.origins[self.spec()] = f"{self.file}, checker {' and '.join(checkers)}{images}"
         if len(checkers) > 1 and (count := sum(one.gold["checker"] == "none" for one in problems)):
             data.warnings.append(f"{self.file}: {count} of {len(problems)} rows have no score, because they have no "
                                  "answer or the checker none.")

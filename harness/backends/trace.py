@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from harness.decoding.given_text import GivenText
 from harness.engine.compute import difference
+from harness.engine.images import read_for
 from harness.engine.session import Session
 from harness.models.stop_rule import Cut, StopRule
 from harness.plugins.strategy import Request, Strategy
@@ -53,7 +54,7 @@ def trace(strategy: Strategy, session: Session, request: Request, rule: StopRule
     try:
         text = GivenText(request.start, given)
         warp = text.warp if given else forced
-        with session.with_logit_warp(warp) if warp else nullcontext():
+        with read_for(request.prompt, session.work), session.with_logit_warp(warp) if warp else nullcontext():
             result = _trace(strategy, session, request, rule, clock)
     except Exception as error:
         if session.has_nan:

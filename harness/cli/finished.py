@@ -86,6 +86,7 @@ def _roots(settings: "RunConfig", store: "Store") -> set[str] | None:
     """Return the files and folders that a run reads; None if it may read others, such as those of a user's task."""
     from harness.models.source import source, split_dtype
     from harness.plugins.data import VARIABLE
+    from harness.plugins.image_rows import WITH_IMAGES
     from harness.plugins.registry import STRATEGIES, TASKS
     from harness.plugins.spec import Spec
 
@@ -103,7 +104,7 @@ def _roots(settings: "RunConfig", store: "Store") -> set[str] | None:
         return None
     folders = [Path(), *(Path(place) for place in (settings.data, os.environ.get(VARIABLE)) if place)]
     for entry in manifest.tasks:
-        if Spec.parse(entry.spec).name not in TASKS.built_in():  # it may read any file
+        if Spec.parse(entry.spec).name not in TASKS.built_in() or entry.data.endswith(WITH_IMAGES):  # it reads others
             return None
         for origin in entry.data.split("; "):
             if Path(origin).exists():

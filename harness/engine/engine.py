@@ -61,6 +61,7 @@ class Engine:
         self.forced, self.prefix = Forced(), tuple[int, ...]()
         self.prefixes = list[SharedPrefix]()
         self.translation: Translation | None = None
+        self.blind = False  # whether it drafts for a model that reads images, and leaves these out
         self.learnt = dict[str, Any]()  # state of strategies that learn across prompts, by spec
         self.heads = dict[str, Any]()   # trained heads of the model, by the name of their strategy
         self._rows = list[Row]()

@@ -55,8 +55,10 @@ class OwnWeights:
 def weights_of(engine: Engine, modules: Collection[nn.Module] | None = None) -> dict[str, Tensor]:
     """Return the model's weights by name, or only those of some modules.
 
-    Raises `Unsupported` where the model keeps none that can be trained, or is on several devices.
+    Raises `Unsupported` where the model keeps none that can be trained, is on several devices, or reads images.
     """
+    if "images" in engine.offers:
+        raise Unsupported("computes gradients of the model, which one that reads images does not give here")
     wanted = None if modules is None else {id(weight) for module in modules for weight in module.parameters()}
     engine.on_one_device()
     found = {name: weight.detach() for name, weight in engine.model.named_parameters()

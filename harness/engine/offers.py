@@ -3,10 +3,10 @@
 from collections.abc import Collection
 from typing import Literal, get_args
 
-Capability = Literal["canvas", "causal", "source", "prompt", "tree", "rollback", "attention"]
+Capability = Literal["canvas", "causal", "source", "prompt", "tree", "rollback", "attention", "images"]
 """canvas: masks are filled in any order. causal: text is written from left to right. source: the prompt is read by an
 encoder. prompt: the prompt is the beginning of the sequence. tree: several continuations in one forward. rollback:
-drafts are taken back. attention: self-attention over all that was read."""
+drafts are taken back. attention: self-attention over all that was read. images: the prompt may have images in it."""
 
 DECODER: frozenset[Capability] = frozenset({"tree", "rollback", "attention", "prompt", "causal"})
 CANVAS: frozenset[Capability] = frozenset({"canvas", "prompt"})
@@ -18,6 +18,7 @@ MISSING: dict[Capability, str] = {
     "tree": "reads several continuations at once, and the state of this model can only move along one of them",
     "rollback": "takes drafts back, and the state of this model cannot go back",
     "attention": "watches or changes attention or what it reads, and this model knows earlier tokens by more than that",
+    "images": "needs a model that reads images",
 }
 DRAFT_MISSING: dict[Capability, str] = {
     "canvas": "needs a draft model that fills masks, such as nano-diffusion",

@@ -14,6 +14,7 @@ from harness.engine.candidates import Candidates
 from harness.engine.engine import PREFILL, Engine
 from harness.engine.forward import ForwardRequest, ForwardRows, Row, Source
 from harness.engine.hooks import HIDDEN, ForwardHook
+from harness.engine.images import without_images
 from harness.engine.logit_warps import Warp, compose, identity
 from harness.engine.reading import Reading, Work
 from harness.engine.tree import EMPTY, Prefixes, TokenTree, additive, depths, tree_mask
@@ -194,9 +195,10 @@ class Session:
     def with_logit_warp(self, warp: Warp) -> Iterator[None]:
         """Apply `warp` to all logits of this session until the end of the context.
 
-        It is applied to those of the draft model too, unless that has another vocabulary.
+        It is applied to those of the draft model too, unless that reads other tokens.
         """
-        sessions = [self, *([self._draft] if self._draft and not self._draft.engine.translation else [])]
+        alike = self._draft and not (self._draft.engine.translation or self._draft.engine.blind)
+        sessions = [self, *([self._draft] if self._draft and alike else [])]
         before = [session._warp for session in sessions]
         for session in sessions:
             session._warp = compose(session._warp, warp)
@@ -221,6 +223,8 @@ class Session:
 
     def follow(self, tokens: Sequence[int]) -> None:
         """Set the committed sequence to `tokens`; the KV cache is rolled back to the common prefix."""
+        if self.engine.blind:
+            tokens = without_images(tokens, self.engine.vocab)
         if len(tokens) - self._sequence.shift > self.engine.max_len:
             raise UserError(f"the sequence has {len(tokens)} tokens but the context of the model is "
                             f"{self.engine.max_len}.")

@@ -7,10 +7,12 @@ import torch
 
 from harness.engine.engine import Engine
 from harness.engine.forced import Forced
+from harness.engine.images import ImageEngine
 from harness.engine.session import Session
 from harness.engine.source import SourceEngine
 from harness.engine.tree import TokenTree
 from harness.errors import Unsupported, UserError
+from harness.models.images import reads_images
 from harness.models.recurrent import carries_state, make_state_engine
 
 
@@ -21,8 +23,10 @@ def has_encoder(config: Any) -> bool:
 
 def auto_class(config: Any) -> Any:
     """Return the class of transformers that loads a model of this configuration."""
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 
+    if reads_images(config):
+        return AutoModelForImageTextToText
     return AutoModelForSeq2SeqLM if has_encoder(config) else AutoModelForCausalLM
 
 
@@ -35,7 +39,9 @@ def refuse_encoder(name: str, config: Any, instead: str = "give a decoder-only o
 def make_engine(model: Any, max_len: int) -> Engine:
     """Return the engine for a model of any kind; raises `UserError` for one that cannot be used."""
     if not has_encoder(model.config):
-        return make_state_engine(model, max_len) if carries_state(model) else Engine(model, max_len)
+        if carries_state(model):
+            return make_state_engine(model, max_len)
+        return (ImageEngine if reads_images(model.config) else Engine)(model, max_len)
     try:
         return SourceEngine(model, max_len, (_start(model),), _forced(model))
     except Unsupported as error:

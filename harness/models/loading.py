@@ -22,6 +22,7 @@ from harness.models import gguf, spread
 from harness.models.attention import use_fast_attention
 from harness.models.canvas_check import canvas_rows
 from harness.models.encoder_decoder import auto_class, make_engine, refuse_encoder, tree_and_plain
+from harness.models.images import ImageReader, check_class, image_reader, image_rows, refuse_images
 from harness.models.products import SMALL, use_fast_products
 from harness.models.recurrent import refuse_state
 from harness.models.rope import Scaling
@@ -41,7 +42,7 @@ class Model:
 
     `fingerprint` is the identity of the weights, `text_identity` that of tokenizer, chat template and EOS. `products`
     names the library that multiplies with the weights of each shape, where that was measured. `template_args` are
-    variables of the chat template.
+    variables of the chat template. `images` is how it reads those of a prompt, if it does.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Model:
     text_identity: str = ""
     products: Mapping[str, str] = field(default_factory=dict)
     template_args: Mapping[str, Any] = field(default_factory=dict)
+    images: ImageReader | None = None
 
     @property
     def vocab(self) -> int:
@@ -99,6 +101,7 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", device_map: 
             refuse_encoder(name, config, f"leave {option} out")
         if given and option != "--rope":
             refuse_state(name, meta_model(config, precision), f"leave {option} out")
+            refuse_images(name, config, f"leave {option} out")
     room = spread.free_of_each(device) if device_map else {device: free_bytes(device)}
     try:
         if name not in nano.NAMES:
@@ -128,8 +131,12 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", device_map: 
     if compiled:
         engine.compile()
         check(engine)
-    eos = eos_ids(model, words)
-    return Model(name, engine, words, eos, identity, text_identity(words, eos), products)
+    eos, images = eos_ids(model, words), image_reader(name, place, engine, words)
+    engine.clear_counts()
+    text = text_identity(words, eos)
+    if images:
+        text = hash_of({"text": text, "images": images.processor.to_dict()}, {})
+    return Model(name, engine, words, eos, identity, text, products, images=images)
 
 
 def usual_threads(model: Any) -> int:
@@ -165,6 +172,7 @@ def find(name: str) -> tuple[Source, Any]:
         config = AutoConfig.from_pretrained(place.place, **place.options, **place.config)
     except Exception as error:
         raise UserError(f"The model '{name}' cannot be loaded: {first_sentence(error)}.") from error
+    check_class(name, config)
     return place, config
 
 
@@ -197,7 +205,8 @@ def check(engine: Engine) -> None:
     They are those of a tree, or those of a canvas if the model fills masks.
     """
     model = engine.model
-    read = (tree_and_plain if "source" in engine.offers else canvas_rows if engine.canvas else _tree_and_plain)
+    read = (tree_and_plain if "source" in engine.offers else canvas_rows if engine.canvas else
+            image_rows if "images" in engine.offers else _tree_and_plain)
     try:
         with engine.windows.of_size(3):  # so that the check reaches beyond them
             rows, plain = read(engine)

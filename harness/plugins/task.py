@@ -5,7 +5,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from harness.plugins.plugin import Plugin, knob
 from harness.plugins.prompt_parts import PLAIN, PromptParts
@@ -18,9 +18,17 @@ if TYPE_CHECKING:
 __all__ = ["Example", "Message", "Task", "data_hash", "knob"]
 
 Message = dict[str, str]
+IMAGE = "<image>"  # where a prompt has an image, whatever the model calls it
 # What `gold` may call the text that answers are compared with.
 COMPARED = ("answer", "text", "reference", "test", "values", "answers", "references")
 NO_JUDGE = "no judge"  # `unscored` of a task whose answers `decodebench judge` can rate
+
+
+class ImageFile(NamedTuple):
+    """A file with an image, and the hash of its contents."""
+
+    path: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,8 @@ class Example:
     """One problem: the user's `turns` as text, and `gold`, the JSON object that the scorer needs.
 
     `reference` is the original continuation, for tasks whose output is compared with human text. `temperature` is set
-    by the task for plain sampling, see `Strategy.at`.
+    by the task for plain sampling, see `Strategy.at`. `images` are those of the prompt, one for each `IMAGE` in it, and
+    their hashes belong to `gold`.
     """
 
     id: str
@@ -37,6 +46,7 @@ class Example:
     category: str = ""
     reference: str = ""
     temperature: float | None = None
+    images: tuple[ImageFile, ...] = ()
 
 
 def data_hash(examples: Sequence[Example]) -> str:

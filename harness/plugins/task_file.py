@@ -4,12 +4,14 @@ import ast
 import re
 from collections.abc import Iterator
 from decimal import Decimal
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError, suggestion
 from harness.plugins.data import ANSWER, Row, checked, read_csv, read_jsonl, read_lines, read_parquet, select_fields
+from harness.plugins.image_rows import image_file, image_problem, with_image
 from harness.plugins.task import Example
 
 CHECKERS = ("exact", "contains", "regex", "number", "choice", "code", "none")
@@ -18,7 +20,7 @@ TEXT = (".txt", ".text", ".md")  # one question a line
 JSON = (".jsonl", ".ndjson", ".json")  # in files with other suffixes, the first line decides
 HEADER = {"checker": str, "max_new_tokens": int, "stop": list[str], "open_ended": bool, "sub_tasks": bool}
 FIELDS = {"question": str, "prompt": str, "turns": list[str], "messages": list, "answer": ANSWER, "entry_point": str,
-          "category": str, "reference": str}
+          "category": str, "reference": str, "image": str}
 ROLES = ("system", "user", "assistant")
 GROUPED = r"\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)"  # 1,200 and, in LaTeX, 1{,}200; in 3,4 the comma separates two numbers
 
@@ -36,9 +38,9 @@ def read(path: Path, checker: str) -> tuple[Row, list[Example]]:
     elif first:
         rows = chain([first], rows)
     complete = _with_defaults(rows, checker or header.pop("checker", ""))
-    valid = checked(complete, str(path), {"id": str, "checker": str}, optional=FIELDS, key="id", check=_problem,
-                    unit=unit)
-    return header, [_example(own_name(path), row, header) for row in valid]
+    valid = checked(complete, str(path), {"id": str, "checker": str}, optional=FIELDS, key="id",
+                    check=partial(_problem, path.parent), unit=unit)
+    return header, [_example(own_name(path), row, header, path.parent) for row in valid]
 
 
 def own_name(path: Path) -> str:
@@ -93,8 +95,8 @@ def _with_defaults(rows: Iterator[tuple[int, Any]], checker: str) -> Iterator[tu
         yield number, row
 
 
-def _problem(row: Row) -> str | None:
-    """Return the error of an invalid row, else None."""
+def _problem(folder: Path, row: Row) -> str | None:
+    """Return the error of an invalid row, else None; images are searched from `folder`."""
     inputs = [name for name in INPUTS if name in row]
     if len(inputs) != 1:
         return f"give one of {', '.join(map(repr, INPUTS[:-1]))} and {INPUTS[-1]!r}" \
@@ -103,6 +105,8 @@ def _problem(row: Row) -> str | None:
     if not texts or not all(text.strip() for text in texts if isinstance(text, str)):
         return f"the field '{inputs[0]}' is empty"
     if inputs == ["messages"] and (problem := _messages(texts)):
+        return problem
+    if "image" in row and (problem := image_problem(folder / row["image"], row[inputs[0]])):
         return problem
     if row["checker"] not in CHECKERS:
         return _unknown(row["checker"])
@@ -165,8 +169,13 @@ def number(text: str) -> Decimal:
     return value.normalize() + 0  # no trailing zeros, and no negative zero
 
 
-def _example(name: str, row: Row, header: Row) -> Example:
-    """Convert a row to an example; `gold` includes header and reference, so that any change alters the data hash."""
+def _example(name: str, row: Row, header: Row, folder: Path) -> Example:
+    """Convert a row to an example; `gold` includes header, reference and the hash of the image in `folder`.
+
+    So any change alters the data hash.
+    """
+    images = (image_file(folder / row["image"]),) if "image" in row else ()
+    row = row | {field: with_image(row[field]) for field in INPUTS if images and field in row}
     messages, written = _split(row.get("messages", []))
     if messages:
         row = row | {"messages": messages}
@@ -174,6 +183,7 @@ def _example(name: str, row: Row, header: Row) -> Example:
         row = {"reference": "\n".join(one["content"] for one in written)} | row
     turns = row.get("turns") or [messages[-1]["content"] if messages else row.get("question") or row["prompt"]]
     extra: Row = {key: row[key] for key in ("messages", "reference", "entry_point") if key in row}
+    extra |= {"image": images[0].sha256} if images else {}
     gold: Row = {"checker": row["checker"], "answer": _answers(row), "prompt": row.get("prompt", ""), **extra}
     return Example(id=f"{name}/{row['id']}", turns=tuple(turns), gold=gold | ({"task": header} if header else {}),
-                   category=row.get("category", ""), reference=row.get("reference", ""))
+                   category=row.get("category", ""), reference=row.get("reference", ""), images=images)

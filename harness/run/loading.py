@@ -12,6 +12,7 @@ from harness.engine.cache import free_bytes
 from harness.engine.engine import Engine
 from harness.errors import UserError
 from harness.models.encoder_decoder import refuse_encoder
+from harness.models.images import refuse_images, same_words
 from harness.models.loading import Model, find, load, outline
 from harness.models.translation import Translation
 from harness.models.vocabulary import share
@@ -51,8 +52,10 @@ def check_models(config: RunConfig) -> dict[str, Any]:
     for name, of_model in found.items():
         if config.backend != "transformers" or name == config.scorer:
             refuse_encoder(name, of_model)
+            refuse_images(name, of_model, "give one for text")
         if config.heads:
             refuse_encoder(name, of_model, "leave --head out")
+            refuse_images(name, of_model, "leave --head out")
     return found
 
 
@@ -96,7 +99,11 @@ def load_draft(config: RunConfig, target: Model, strategies: Sequence[Strategy])
                  threads=torch.get_num_threads())
     if ("source" in draft.engine.offers) != ("source" in target.engine.offers):
         raise UserError(f"Only one of '{name}' and '{target.name}' has an encoder; give a draft model of its kind.")
-    if draft.tokenizer.get_vocab() == target.tokenizer.get_vocab():
+    if "images" in draft.engine.offers:
+        raise UserError(f"'{name}' reads images, and a draft model cannot; give one for text.")
+    draft.engine.blind = "images" in target.engine.offers
+    if draft.tokenizer.get_vocab() == target.tokenizer.get_vocab() or (
+            draft.engine.blind and same_words(target.tokenizer, draft.tokenizer, target.eos)):
         share(target.engine, draft.engine)
     elif translates and "prompt" in target.engine.offers:
         draft.engine.translation = Translation(target.tokenizer, draft.tokenizer, (target.vocab, draft.vocab),

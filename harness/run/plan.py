@@ -29,6 +29,7 @@ from harness.run.presets import preset
 from harness.run.room import check_room, room_warnings
 from harness.run.selection import (
     check_given,
+    check_images,
     choose_strategies,
     choose_tasks,
     first_examples,
@@ -79,6 +80,7 @@ def make(config: RunConfig, command: str) -> Plan:
     check_room(config, found, strategies, [one.task for one in chosen])
     torch.set_num_threads(1)  # until the size of the model is known
     target = load_target(config)
+    check_images(target, chosen)
     chosen = [first_examples(task, target, config.limit) for task in chosen]
     draft = load_draft(config, target, strategies)
     load_heads(config, target, strategies)

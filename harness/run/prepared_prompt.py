@@ -8,7 +8,7 @@ from typing import Protocol
 from harness.backends.backend import Generated
 from harness.errors import UserError
 from harness.models.loading import Model
-from harness.models.prompts import encode, placed, request_text
+from harness.models.prompts import encode, pictures, placed, request_text
 from harness.models.stop_rule import StopRule
 from harness.plugins.strategy import RequestText
 from harness.plugins.task import Example, Message, Task
@@ -60,10 +60,10 @@ def prepare(config: RunConfig, target: Model, longest: int, task: Task, example:
     Prompt and answer have at most `longest` tokens. Where they do not fit, the prompt loses worked examples; then the
     answer gets shorter. Raises `UserError` for a prompt that is too long without them, unless its start may be cut.
     """
-    limit, whole = config.max_new_tokens or task.max_new_tokens, 0
+    limit, whole, images = config.max_new_tokens or task.max_new_tokens, 0, pictures(target, example)
     beside = 0 if "source" in target.engine.offers else limit  # an encoder reads the prompt without the answer
     for rendered in _shorter(task, example, answers):
-        prompt = encode(target, rendered)
+        prompt = encode(target, rendered, images)
         whole = whole or len(prompt)
         if len(prompt) + beside <= longest:
             break
@@ -76,7 +76,8 @@ def prepare(config: RunConfig, target: Model, longest: int, task: Task, example:
     room = longest - len(before)
     rule = StopRule(target.tokenizer, () if source else before, target.eos, task.stop)
     text = request_text(target, rendered, rule, partial(task.answer, example),
-                        task.wanted(example), task.banned(example), task.schema(example), task.parts(example, answers))
+                        task.wanted(example), task.banned(example), task.schema(example), task.parts(example, answers),
+                        images)
     given = tuple(text.tokens(example.reference))[:limit] if task.given else ()
     limit = len(given) or limit
     return PreparedPrompt(before, cut, min(limit, room), room < limit, rule, text, given, source)
@@ -85,9 +86,9 @@ def prepare(config: RunConfig, target: Model, longest: int, task: Task, example:
 def recorded_ids(target: Model, task: Task, example: Example, turns: Sequence[RecordedTurn], number: int
                  ) -> list[int]:
     """Return the token ids of the prompt of the recorded turn `number` as `prepare` made it."""
-    count = turns[number].prompt_tokens
+    count, images = turns[number].prompt_tokens, pictures(target, example)
     for rendered in _shorter(task, example, [turn.text for turn in turns[:number]]):
-        prompt = encode(target, rendered)
+        prompt = encode(target, rendered, images)
         if len(prompt) == count:
             break
     return end_of(target, prompt, count)

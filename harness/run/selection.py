@@ -9,6 +9,7 @@ from typing import Any
 from harness.backends.backend import Backend, refusal_or_close
 from harness.engine.offers import DRAFT_MISSING, missing
 from harness.errors import UserError
+from harness.models.images import why_not
 from harness.models.loading import Model
 from harness.plugins.data import DataSource
 from harness.plugins.registry import STRATEGIES, TASKS
@@ -63,6 +64,17 @@ def check_given(config: RunConfig, strategies: Sequence[Strategy], tasks: Sequen
         more = f" and {len(others) - 3} others" if len(others) > 3 else ""
         raise UserError(f"The task '{names[0]}' scores a given text, which {', '.join(others[:3])}{more} cannot; give "
                         "strategies that can with -s, such as greedy and the cache policies over it (greedy+window).")
+
+
+def check_images(target: Model, tasks: Sequence[ChosenTask]) -> None:
+    """Raise `UserError` if a task has images and the model does not read them, or texts are to be measured with them.
+    """
+    for task in (one.task for one in tasks if any(example.images for example in one.examples)):
+        if target.images is None:
+            raise UserError(f"The task '{task.name}' has images: {why_not(target.name, target.engine.model.config)}")
+        if task.open_ended:
+            raise UserError(f"The task '{task.name}' has images, which text metrics cannot take into account; "
+                            "leave open_ended out.")
 
 
 def first_examples(chosen: ChosenTask, target: Model, limit: int | None) -> ChosenTask:
