@@ -99,9 +99,9 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu", device_map: 
     for option, given in {"--device-map": device_map, "--compile": compiled, "--rope": rope}.items():
         if given:
             refuse_encoder(name, config, f"leave {option} out")
+            refuse_images(name, config, f"leave {option} out")
         if given and option != "--rope":
             refuse_state(name, meta_model(config, precision), f"leave {option} out")
-            refuse_images(name, config, f"leave {option} out")
     room = spread.free_of_each(device) if device_map else {device: free_bytes(device)}
     try:
         if name not in nano.NAMES:
