@@ -27,7 +27,7 @@ class Template:
     (SimpleNamespace(chat_template=None), "User: Hi?\nAssistant:", "User: Hi?\nAssistant: Well, "),
 ])
 def test_a_chat_ends_in_the_answer_that_has_begun(tokenizer: Any, asked: str, begun: str) -> None:
-    model: Any = SimpleNamespace(tokenizer=tokenizer, template_args={"polite": True})
+    model: Any = SimpleNamespace(tokenizer=tokenizer, template_args={"polite": True}, images=None)
     assert rendered(model, CHAT[:1]) == asked
     assert rendered(model, CHAT) == begun
     assert rendered(model, CHAT) == begun, "the messages are unchanged"
