@@ -1,8 +1,8 @@
 """A diffusion language model drafts: one forward fills a window of masks behind the text, and the target verifies it.
 
 The pair is that of `LinearSpec` in SGLang, which has one set of weights for both; here they are two models with the
-same tokenizer (`--draft nano-diffusion` for nano). The draft is a chain of the likeliest token of each mask, `gamma` at
-most, up to the first whose probability is below `least`. A draft model with blocks fills the rest of a block.
+same tokenizer. The draft is a chain of the likeliest token of each mask, `gamma` at most, up to the first whose
+probability is below `least`. A draft model with blocks fills the rest of a block.
 """
 
 from collections.abc import Sequence

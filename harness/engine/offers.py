@@ -21,7 +21,7 @@ MISSING: dict[Capability, str] = {
     "images": "needs a model that reads images",
 }
 DRAFT_MISSING: dict[Capability, str] = {
-    "canvas": "needs a draft model that fills masks, such as nano-diffusion",
+    "canvas": "needs a draft model that fills masks in any order",
     "causal": "needs a draft model that writes from left to right",
 }
 
