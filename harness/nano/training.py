@@ -73,16 +73,16 @@ def train(
     `data` holds the batches and, by kind, the documents whose loss is reported.
     """
     stream, held_out = data
-    optimizers = _optimizers(model, run.rate)
-    peaks = [[group["lr"] for group in one.param_groups] for one in optimizers]
+    both = optimizers(model, run.rate)
+    peaks = [[group["lr"] for group in one.param_groups] for one in both]
     step, recent, saved = 0, 0.0, time.monotonic()
     while (done := team.agreed(run.progress(step))) < 1:
-        for optimizer, rates in zip(optimizers, peaks, strict=True):
+        for optimizer, rates in zip(both, peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = peak * (1 - done) * min(1.0, (step + 1) / WARM_UP)
         current = _gradients(model, run, stream, loss, team)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
+        for optimizer in both:
             optimizer.step()
         recent, step = (current if step == 0 else 0.98 * recent + 0.02 * current), step + 1
         if step % REPORT_STEPS == 0 and team.first:
@@ -95,11 +95,16 @@ def train(
         save()
 
 
-def _optimizers(model: LlamaForCausalLM, rate: float) -> tuple[torch.optim.Optimizer, ...]:
-    """Muon (Jordan 2024; scaled as in Liu et al. 2025, arXiv 2502.16982) and AdamW for embeddings and norms."""
-    inner = {id(weight) for weight in model.model.layers.parameters() if weight.dim() == 2}
-    matrices = [weight for weight in model.parameters() if id(weight) in inner]
-    others = [weight for weight in model.parameters() if id(weight) not in inner]
+def optimizers(model: torch.nn.Module, rate: float) -> tuple[torch.optim.Optimizer, ...]:
+    """Return Muon for matrices and AdamW for embeddings, norms and all else that is trained, at a peak `rate`.
+
+    Muon: Jordan 2024; scaled as in Liu et al. 2025, arXiv 2502.16982.
+    """
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    embeddings = {id(one.weight) for one in model.modules() if isinstance(one, torch.nn.Embedding)}
+    matrices = [weight for weight in trained if weight.dim() == 2 and id(weight) not in embeddings]
+    inner = {id(weight) for weight in matrices}
+    others = [weight for weight in trained if id(weight) not in inner]
     muon = torch.optim.Muon(matrices, lr=rate, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
     return muon, torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.0, foreach=True)
 

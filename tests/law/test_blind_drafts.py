@@ -73,6 +73,7 @@ def test_grammar_is_accepted_and_content_as_often_as_it_is_guessed() -> None:
     assert abs((12 * grammar + 2 * colour + 2 * form) / 16 - 0.802) < 0.03
 
 
+@torch.inference_mode()
 def test_the_distribution_is_that_of_the_target_with_its_image() -> None:
     target, small, draws = engine(2, VOCAB), blind(1, VOCAB), scaled(300, 600)
     seen, other = (prompt_with(seed, [3, 4], [3], VOCAB) for seed in (0, 1))
