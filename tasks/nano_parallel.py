@@ -14,12 +14,10 @@ on the others, so that names chosen at once fit together by chance only. Any rig
 were not trained on lists, so it is no part of a run that names no task.
 """
 
-import itertools
-import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.nano.lists import ASKED, draw
+from harness.nano.lists import ASKED, tested
 from harness.plugins.data import DataSource
 from harness.plugins.task import Example, Task
 
@@ -40,13 +38,8 @@ class NanoParallel(Task):
 
     def examples(self, data: DataSource) -> list[Example]:
         """Return the problems, the kinds in turn."""
-        rng, found = random.Random("parallel/test"), {kind: dict[str, Example]() for kind in ASKED}
-        while min(map(len, found.values())) < 33:
-            problem = draw(rng)
-            kind = str(problem.check["kind"])
-            found[kind][problem.id] = Example("", problem.turns, problem.check, kind)
-        rows = itertools.islice(zip(*(each.values() for each in found.values()), strict=False), 33)
-        return [Example(f"parallel/{number}/{one.category}", one.turns, one.gold, one.category)
+        rows = zip(*tested().values(), strict=True)
+        return [Example(f"parallel/{number}/{one.check['kind']}", one.turns, one.check, str(one.check["kind"]))
                 for number, row in enumerate(rows) for one in row]
 
     def metric(self) -> "RightList":

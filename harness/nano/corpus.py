@@ -1,4 +1,4 @@
-"""The corpus: seeded problems of six kinds, with no problem text in two splits."""
+"""The corpus: seeded problems of six kinds, records and lists, with no problem text in two splits."""
 
 import hashlib
 import random
@@ -7,10 +7,11 @@ from dataclasses import replace
 from functools import cache
 from itertools import islice
 
-from harness.nano import chats, edits, functions, shipped, stories, summaries, word_problems
+from harness.nano import chats, edits, functions, lists, records, shipped, stories, summaries, word_problems
 from harness.nano.problem import Problem
 
-KINDS = ("math", "code", "chat", "story", "edit", "summary")
+KINDS = ("math", "code", "chat", "story", "edit", "summary")  # those of the decoder-only models
+RECORD, LIST = "record", "list"  # of models that are trained for them
 SPLITS = ("train", "dev", "test")
 
 _DRAW: dict[str, Callable[[random.Random], Problem]] = {
@@ -20,6 +21,8 @@ _DRAW: dict[str, Callable[[random.Random], Problem]] = {
     "story": stories.draw,
     "edit": edits.draw,
     "summary": summaries.draw,
+    RECORD: records.draw,
+    LIST: lists.draw,
 }
 
 
@@ -50,8 +53,8 @@ def _known(kind: str, split: str, seed: int) -> tuple[list[Problem], Iterator[Pr
 
 def drawn(kind: str, split: str, seed: int = 0) -> Iterator[Problem]:
     """Draw distinct problems, one after another, without end. Raises ValueError on a bad name."""
-    if kind not in KINDS:
-        raise ValueError(f"There is no kind of problem called {kind!r}; the kinds are {', '.join(KINDS)}.")
+    if kind not in _DRAW:
+        raise ValueError(f"There is no kind of problem called {kind!r}; the kinds are {', '.join(_DRAW)}.")
     if split not in SPLITS:
         raise ValueError(f"There is no split called {split!r}; the splits are {', '.join(SPLITS)}.")
     rng = random.Random(f"{kind}/{seed}")

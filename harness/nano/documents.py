@@ -81,16 +81,22 @@ def _encoded(pieces: list[list[tuple[str, float]]], tokenizer: PreTrainedTokeniz
 
 def batches(found: list[Document], tokens: int, seed: int) -> Iterator[Batch]:
     """Yield batches of about `tokens` tokens without end, of documents of similar length in random order."""
+    for group in grouped([len(document.ids) for document in found], tokens, seed):
+        yield padded([found[place] for place in group])
+
+
+def grouped(lengths: Sequence[int], tokens: int, seed: int) -> Iterator[list[int]]:
+    """Yield places in `lengths` without end, in groups of similar lengths and about `tokens` tokens, at random."""
     rng = random.Random(seed)
     while True:
-        order = sorted(rng.sample(range(len(found)), len(found)), key=lambda place: len(found[place].ids) // 4)
-        groups: list[list[Document]] = [[]]
+        order = sorted(rng.sample(range(len(lengths)), len(lengths)), key=lambda place: lengths[place] // 4)
+        groups: list[list[int]] = [[]]
         for place in order:
-            if groups[-1] and (len(groups[-1]) + 1) * len(found[place].ids) > tokens:
+            if groups[-1] and (len(groups[-1]) + 1) * lengths[place] > tokens:
                 groups.append([])
-            groups[-1].append(found[place])
+            groups[-1].append(place)
         rng.shuffle(groups)
-        yield from map(padded, groups)
+        yield from groups
 
 
 def padded(group: list[Document]) -> Batch:

@@ -16,6 +16,7 @@ ASKED = {
     "copy": "Copied", "reverse": "Reversed", "sort": "Sorted", "replace": "With {new} in place of the {place} name",
     "shuffle": "In any order", "replace_any": "With {new} in place of any name",
 }
+TESTED = 33  # problems of each kind
 ONE_ANSWER = ("copy", "reverse", "sort", "replace")
 
 
@@ -29,6 +30,15 @@ def draw(rng: random.Random) -> Problem:
     check["text"] = ", ".join(_answer(check, rng))
     turn = f"List: {', '.join(names)}\n{asked}:"
     return Problem(turn, (turn,), (f" {check['text']}",), check)
+
+
+def tested() -> dict[str, list[Problem]]:
+    """Return 33 problems of each kind, which no model is trained on."""
+    rng, found = random.Random("parallel/test"), {kind: dict[str, Problem]() for kind in ASKED}
+    while min(map(len, found.values())) < TESTED:
+        problem = draw(rng)
+        found[str(problem.check["kind"])][problem.id] = problem
+    return {kind: list(each.values())[:TESTED] for kind, each in found.items()}
 
 
 def right(check: Mapping[str, Any], answer: Sequence[str]) -> bool:

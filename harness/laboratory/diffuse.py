@@ -1,0 +1,206 @@
+"""Trains `nano-diffusion`: nano's weights, changed so that they fill masks in any order.
+
+    python -m harness.laboratory.diffuse --out FOLDER [--steps 3000] [--rate 2e-3] [--seed 0]
+
+The loss is that of LLaDA (Nie et al. 2025, arXiv 2502.09992): tokens of the answer are masked with a chance that is
+drawn anew for each text, and the cross-entropy of each mask counts one over that chance. Logits stay shifted as in
+Dream (arXiv 2508.15487), so nano goes on predicting the next token. Each step reads a batch in which all tokens attend
+to all others, and one with blocks, noised and clean side by side (block diffusion, arXiv 2503.09573), so one set of
+weights serves every cache mode. The same command goes on with a training that was stopped.
+"""
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoTokenizer, LlamaForCausalLM
+
+from harness import nano
+from harness.errors import program
+from harness.laboratory.pairs import Pair, pairs
+from harness.nano.corpus import LIST
+from harness.nano.documents import grouped
+from harness.nano.training import WARM_UP, optimizers
+from harness.store.files import replace_file
+
+COUNTS = {"math": 35_000, "edit": 40_000, "summary": 16_000, LIST: 20_000}
+BLOCK, TOKENS, BLOCK_TOKENS = 16, 2048, 1536
+LEAST = 1 / 32  # chance of a mask
+LONGER = (0, 0, 16, 32, 64, 96)  # masks behind the block in which an answer ends, where all tokens see all
+HELD_OUT, REPORT, CLIP = 100, 100, 1.0
+
+
+class Masked:
+    """Texts (B, N) with the places (B, N) that are masks, and what each of them counts in the loss."""
+
+    def __init__(self, group: list[Pair], end: int, rng: random.Random, chances: torch.Generator, blocks: bool) -> None:
+        sizes = [-(-(len(one.source) + len(one.target)) // BLOCK) * BLOCK + (0 if blocks else rng.choice(LONGER))
+                 for one in group]
+        longest = max(sizes)
+        self.ids = torch.tensor([[*one.source, *one.target] + [end] * (longest - len(one.source) - len(one.target))
+                                 for one in group])
+        place, size = torch.arange(longest)[None], torch.tensor(sizes)[:, None]
+        answer = (place >= torch.tensor([len(one.source) for one in group])[:, None]) & (place < size)
+        columns = longest // BLOCK if blocks else 1  # each block has a chance of its own
+        drawn = (torch.rand((), generator=chances) + torch.arange(len(group) * columns) / (len(group) * columns)) % 1
+        drawn = drawn[torch.randperm(len(drawn), generator=chances)].view(len(group), columns)
+        chance = (LEAST + (1 - LEAST) * drawn).repeat_interleave(longest // columns, 1)
+        self.masked = answer & (torch.rand(self.ids.shape, generator=chances) < chance)
+        self.weights = (self.masked / chance)
+        self.counted, self.inside, self.blocks = float(answer.sum()), place < size, blocks
+
+
+def fill_loss(model: LlamaForCausalLM, batch: Masked, mask: int) -> Tensor:
+    """Return the weighted sum of the cross-entropy of the masks of a batch."""
+    noised, size = batch.ids.masked_fill(batch.masked, mask), batch.ids.shape[1]
+    place = torch.arange(size)
+    if batch.blocks:
+        read, positions = torch.cat([noised, batch.ids], 1), place.repeat(2)[None]
+        seen = packed_mask(size)[None, None]
+    else:
+        read, positions = noised, place[None]
+        seen = batch.inside[:, None, None, :].expand(-1, 1, size, -1)
+    additive = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.bfloat16).min)
+    rows, columns = batch.masked.nonzero(as_tuple=True)
+    lead = columns - 1 + size * (batch.blocks * (columns % BLOCK == 0))  # the block before is clean
+    with torch.autocast("cpu", torch.bfloat16):
+        states = model.model(input_ids=read, position_ids=positions, attention_mask=additive.bfloat16(),
+                             use_cache=False).last_hidden_state[rows, lead]
+        logits = model.lm_head(states)
+    losses = functional.cross_entropy(logits.float()[:, :mask], batch.ids[rows, columns], reduction="none")
+    return (losses * batch.weights[rows, columns]).sum()
+
+
+def packed_mask(size: int) -> Tensor:
+    """Return which of the `size` noised and `size` clean tokens each of them sees, (2N, 2N).
+
+    A noised token sees its own noised block and the clean ones before it, a clean token the clean ones up to its own.
+    """
+    block = torch.arange(size) // BLOCK
+    earlier, own = block[:, None] > block, block[:, None] == block
+    return torch.cat([torch.cat([own, earlier], 1), torch.cat([torch.zeros_like(own), earlier | own], 1)])
+
+
+def start(tokenizer: Any) -> LlamaForCausalLM:
+    """Return nano with one more token, the mask."""
+    model = LlamaForCausalLM.from_pretrained(nano.weights("nano"), dtype=torch.float32)
+    model.resize_token_embeddings(len(tokenizer) + 1)
+    model.set_attn_implementation("eager")  # in bf16 on a CPU, the backward pass of the fused one is slow
+    return model
+
+
+class Diffusion:
+    """The model, its optimizers and the curve of one training."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        torch.manual_seed(options.seed)
+        self.options, self.file = options, options.out / "training.pt"
+        self.tokenizer = AutoTokenizer.from_pretrained(nano.weights("nano"))
+        self.model = start(self.tokenizer)
+        self.mask, self.end = len(self.tokenizer), self.tokenizer.eos_token_id
+        self.optimizers = optimizers(self.model, options.rate)
+        self.curve, self.seconds = list[dict[str, float]](), 0.0
+        self.step = self._resumed()
+
+    def train(self) -> None:
+        """Make the steps that are left, and report every `REPORT` of them."""
+        found = pairs("train", self.options.counts, self.options.seed, self.tokenizer)
+        held_out = {kind: pairs("dev", {kind: HELD_OUT}, 0, self.tokenizer) for kind in self.options.counts}
+        wide = islice(self._groups(found, TOKENS, 0), self.step, None)
+        narrow = islice(self._groups(found, BLOCK_TOKENS, 1), self.step, None)
+        recent, before = float("nan"), time.monotonic() - self.seconds
+        for step in range(self.step + 1, self.options.steps + 1):
+            rate = self.options.rate * min(1.0, step / WARM_UP) * (1 - (step - 1) / self.options.steps)
+            for group in (group for one in self.optimizers for group in one.param_groups):
+                group["lr"] = rate
+            current = self._one_step(step, [(next(wide), False), (next(narrow), True)])
+            recent = current if recent != recent else 0.98 * recent + 0.02 * current
+            if step % REPORT == 0 or step == self.options.steps:
+                self.step, self.seconds = step, time.monotonic() - before
+                losses = {f"{kind}{'/blocks' * blocks}": self._held_out(some, blocks)
+                          for kind, some in held_out.items() for blocks in (False, True)}
+                self.curve.append({"step": step, "seconds": round(self.seconds, 1), "train": round(recent, 4),
+                                   **losses})
+                print(self.curve[-1], flush=True)
+                self._keep()
+
+    def save(self) -> None:
+        """Write the weights in float32 and the curve."""
+        torch.save(self.model.state_dict(), self.options.out / "weights.pt")
+        facts = {"name": "nano-diffusion", "seed": self.options.seed, "steps": self.options.steps,
+                 "parameters": self.model.num_parameters(), "curve": self.curve}
+        (self.options.out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+    def _groups(self, found: list[Pair], tokens: int, seed: int) -> Iterator[list[Pair]]:
+        lengths = [len(one.source) + len(one.target) for one in found]
+        for group in grouped(lengths, tokens, 2 * self.options.seed + seed):
+            yield [found[place] for place in group]
+
+    def _one_step(self, step: int, parts: list[tuple[list[Pair], bool]]) -> float:
+        rng, chances = random.Random(f"diffuse/{self.options.seed}/{step}"), torch.Generator().manual_seed(step)
+        total = 0.0
+        for group, blocks in parts:
+            batch = Masked(group, self.end, rng, chances, blocks)
+            value = fill_loss(self.model, batch, self.mask) / batch.counted / len(parts)
+            value.backward()  # type: ignore[no-untyped-call]
+            total += value.item()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        for one in self.optimizers:
+            one.step()
+            one.zero_grad()
+        return total
+
+    @torch.no_grad()
+    def _held_out(self, some: list[Pair], blocks: bool) -> float:
+        rng, chances, total, count = random.Random(0), torch.Generator().manual_seed(0), 0.0, 0.0
+        ordered = sorted(some, key=lambda one: len(one.source) + len(one.target))
+        for first in range(0, len(ordered), 20):
+            batch = Masked(ordered[first : first + 20], self.end, rng, chances, blocks)
+            total, count = total + fill_loss(self.model, batch, self.mask).item(), count + batch.counted
+        return round(total / count, 4)
+
+    def _keep(self) -> None:
+        file = BytesIO()
+        torch.save({"model": self.model.state_dict(), "optimizers": [one.state_dict() for one in self.optimizers],
+                    "curve": self.curve, "step": self.step, "seconds": self.seconds}, file)
+        replace_file(self.file, file.getvalue())
+
+    def _resumed(self) -> int:
+        """Load what `_keep` wrote, if it did, and return the number of steps made."""
+        if not self.file.exists():
+            return 0
+        found: dict[str, Any] = torch.load(self.file, weights_only=True)
+        self.model.load_state_dict(found["model"])
+        for one, state in zip(self.optimizers, found["optimizers"], strict=True):
+            one.load_state_dict(state)
+        self.curve, self.seconds = found["curve"], found["seconds"]
+        return int(found["step"])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line, or `arguments`, train, and write the model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the model")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    options.counts = COUNTS
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    training = Diffusion(options)
+    training.train()
+    training.save()
+
+
+if __name__ == "__main__":
+    program(main)

@@ -1,0 +1,61 @@
+"""The training of encoder-decoder models."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, MarianMTModel
+
+from harness.laboratory import pairs as data
+from harness.laboratory import seq2seq
+from harness.nano import packed
+
+COUNTS = {"edit": 60, "record": 60}
+SMALL = ["--encoder", "1", "--decoder", "1", "--steps"]
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"COUNTS": COUNTS, "HELD_OUT": 4, "TOKENS": 512, "REPORT": 2}.items():
+        monkeypatch.setattr(seq2seq, name, value)
+
+
+def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    seq2seq.main(["--out", str(whole), *SMALL, "4"])
+    step = seq2seq.Seq2SeqTraining._one_step
+    made = list[int]()
+
+    def broken(self: seq2seq.Seq2SeqTraining, stream: object) -> float:
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        made.append(1)
+        return step(self, stream)  # type: ignore[arg-type]
+    monkeypatch.setattr(seq2seq.Seq2SeqTraining, "_one_step", broken)
+    with pytest.raises(KeyboardInterrupt):
+        seq2seq.main(["--out", str(halves), *SMALL, "4"])
+    monkeypatch.setattr(seq2seq.Seq2SeqTraining, "_one_step", step)
+    seq2seq.main(["--out", str(halves), *SMALL, "4"])
+    first, second = packed.load(whole), packed.load(halves)
+    assert all(torch.equal(weight, second[name]) for name, weight in first.items())
+    assert not (halves / "training.pt").exists()
+
+
+def test_what_is_written_is_the_whole_model(tmp_path: Path) -> None:
+    seq2seq.main(["--out", str(tmp_path), *SMALL, "2"])
+    model = MarianMTModel(AutoConfig.from_pretrained(tmp_path))
+    found = model.load_state_dict(packed.load(tmp_path), strict=False)
+    assert not found.unexpected_keys
+    tied = {"lm_head.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"}
+    assert all(name in tied or "positions" in name or name == "final_logits_bias" for name in found.missing_keys)
+
+
+def test_the_decoder_reads_the_token_before_each_label() -> None:
+    from array import array
+    batch = data.pair_batch([data.Pair(array("H", [5, 6]), array("H", [7, 8, 0])),
+                             data.Pair(array("H", [9]), array("H", [4, 0]))], 3)
+    assert batch.source.tolist() == [[5, 6], [9, 0]]
+    assert batch.mask.tolist() == [[1, 1], [1, 0]]
+    assert batch.given.tolist() == [[3, 7, 8], [3, 4, 0]]
+    assert batch.labels.tolist() == [[7, 8, 0], [4, 0, -100]]
