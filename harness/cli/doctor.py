@@ -83,11 +83,11 @@ def _nano() -> str:
     from harness.plugins.strategy import Request
 
     answers = []
-    for model in map(load, nano.NAMES):
+    for model in map(load, nano.CAUSAL):
         request = Request(tuple(model.tokenizer("Question: Sam has 2")["input_ids"]), 4, PhiloxStream(0))
         steps = islice(STRATEGIES.build("greedy").generate(Session(model.engine), request), 4)
         answers.append(model.tokenizer.decode([token for step in steps for token in step]).strip())
-    return " and ".join(f"{name} says {text!r}" for name, text in zip(nano.NAMES, answers, strict=True))
+    return " and ".join(f"{name} says {text!r}" for name, text in zip(nano.CAUSAL, answers, strict=True))
 
 
 def _evaluate() -> str:

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from harness.models.rope import Scaling
 from harness.models.size import check_memory, max_len, meta_model
 from harness.models.source import Source, check_dtype, source, split_dtype
 from harness.models.tokenizer import check_vocabulary, eos_ids, load_tokenizer, text_identity
-from harness.nano import change
+from harness.nano import change, packed
 
 NOT_IN_FINGERPRINT = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}  # keys of a configuration
 THREADS = torch.get_num_threads()
@@ -178,6 +179,8 @@ def find(name: str) -> tuple[Source, Any]:
 
 def _load_weights(place: Source, config: Any, dtype: torch.dtype, devices: Mapping[str, str] | str = "") -> Any:
     loader = auto_class(config)
+    if place.packed:
+        return _unpacked(loader, config, Path(place.place), dtype)
     name = place.gguf or place.place
     options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, **place.options, **place.config}
     if devices:
@@ -196,6 +199,13 @@ def _load_weights(place: Source, config: Any, dtype: torch.dtype, devices: Mappi
         gguf.as_plain(model)
     if place.change:
         change.add(model, place.change)
+    return model.eval()
+
+
+def _unpacked(loader: Any, config: Any, folder: Path, dtype: torch.dtype) -> Any:
+    model = loader.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    model.load_state_dict(packed.load(folder), strict=False)
+    model.tie_weights()
     return model.eval()
 
 

@@ -24,6 +24,7 @@ class Source:
     """A folder or hub id, and the GGUF file in it if the model is one; `sha256` is that of a file on this machine.
 
     `config` is what differs from the configuration there, and `change` a folder with what is added to the weights.
+    `words` is the place of the tokenizer if it is another one, and `packed` means weights in 8 bits.
     """
 
     place: str
@@ -31,6 +32,8 @@ class Source:
     sha256: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     change: Path | None = None
+    words: str = ""
+    packed: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -67,6 +70,8 @@ def located(name: str) -> Source:
     """Return what `source` does at once, because without the hash; raises `UserError` if a model can be nowhere."""
     if name == nano.LONG:
         return Source(str(nano.weights(nano.NANO)), config=nano.LONG_CONFIG, change=nano.weights(name))
+    if name in nano.PACKED:
+        return Source(str(nano.weights(name)), words=str(nano.weights(nano.NANO)), packed=True)
     if name in nano.NAMES:
         return Source(str(nano.weights(name)))
     if name == SMOLLM2:

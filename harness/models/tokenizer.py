@@ -13,7 +13,7 @@ def load_tokenizer(name: str, source: Source) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source.place, **source.options)
+        return AutoTokenizer.from_pretrained(source.words or source.place, **source.options)
     except Exception as error:  # the library raises many kinds of errors for a folder without a tokenizer
         raise UserError(f"'{name}' has no tokenizer that can be loaded ({first_sentence(error)}); "
                         "save one beside the model, or name one with --tokenizer.") from error

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-NAMES = NANO, DRAFT, LONG = ("nano", "nano-draft", "nano-long")
+NAMES = NANO, DRAFT, LONG, SEQ2SEQ = ("nano", "nano-draft", "nano-long", "nano-seq2seq")
+CAUSAL = (NANO, DRAFT, LONG)  # write from left to right
+PACKED = (SEQ2SEQ,)  # with a configuration, and weights in 8 bits (`harness.nano.packed`)
 TRAINED = 400  # tokens of the longest texts that nano was trained on
 LONG_CONFIG = {  # of nano-long, where it differs from nano's
     "max_position_embeddings": 3200,
@@ -14,7 +16,8 @@ LONG_CONFIG = {  # of nano-long, where it differs from nano's
 def weights(name: str) -> Path:
     """Return the folder of the shipped model `name`; raises ValueError for a name that is not in NAMES.
 
-    That of `nano-long` has no whole model, but what is added to the weights of `nano` (`harness.nano.change`).
+    That of `nano-long` has no whole model, but what is added to the weights of `nano` (`harness.nano.change`), and
+    those of `PACKED` have no tokenizer, because it is that of `nano`.
     """
     if name not in NAMES:
         raise ValueError(f"There is no shipped model called {name!r}; the shipped models are {', '.join(NAMES)}.")

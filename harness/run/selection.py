@@ -18,7 +18,7 @@ from harness.plugins.strategy import Over, Strategy
 from harness.plugins.task import Example, Task
 from harness.store.config import RunConfig
 
-UNTRAINED = ("nano_parallel",)  # embedded tasks that no embedded model was trained on
+NAMED_ONLY = ("nano_parallel", "nano_record")  # embedded tasks that nano was not trained on
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ def choose_strategies(config: RunConfig) -> list[Strategy]:
 
 
 def choose_tasks(config: RunConfig) -> list[ChosenTask]:
-    """Return the tasks of the run with all their examples, by default the embedded ones that models were trained on.
+    """Return the tasks of the run with all their examples, by default the embedded ones that nano was trained on.
 
     Raises `UserError` for a task without examples.
     """
-    default = [name for name in sorted(TASKS.built_in()) if name.startswith("nano_") and name not in UNTRAINED]
+    default = [name for name in sorted(TASKS.built_in()) if name.startswith("nano_") and name not in NAMED_ONLY]
     chosen = []
     for task in unique([TASKS.build(spec) for spec in config.tasks or default]):
         data = DataSource(config.data)  # one per task, because it records the origin of rows
