@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from harness.engine.hooks import Captured, ModelParts, replaced
 from harness.errors import Unsupported
 
+CROSS = ("encoder_attn", "EncDecAttention")  # names of the modules that attend to the source
 Head = tuple[int, int]
 """(layer, query head), both counted from 0."""
 Attend = Callable[..., tuple[Tensor, Tensor | None]]
@@ -62,6 +63,23 @@ class WatchAttention:
 
 
 @dataclass(frozen=True)
+class WatchSource:
+    """Records the attention of all decoder layers to the source: `source` (B, W, layers, H, S) over its S tokens.
+
+    Raises `Unsupported` for a model whose attention functions are unknown.
+    """
+
+    @contextmanager
+    def applied_to(self, parts: ModelParts) -> Iterator[Captured]:
+        """Record the weights in one forward pass."""
+        captured, layers = dict[str, Tensor](), dict[str, Tensor]()
+        with with_functions({module: partial(_recorded, layers, str(layer))
+                             for layer, module in enumerate(source_attention(parts.model))}):
+            yield captured
+        captured["source"] = torch.stack(list(layers.values()), 2)
+
+
+@dataclass(frozen=True)
 class AttendToEnds:
     """Lets every layer attend to the `first` tokens of the sequence and to its `last` ones, the current one among them.
 
@@ -91,11 +109,19 @@ def attending(parts: ModelParts, functions: Mapping[int, Callable[..., tuple[Ten
 
     Contexts may be nested: the function of the outer one gets that of the inner one as `attend`.
     """
-    forwards = dict[nn.Module, Callable[..., Any]]()
-    for layer, function in functions.items():
-        attention: Any = parts.layers[layer].attention
-        forwards[attention] = partial(_with_function, attention.forward, attention, function)
-    return replaced(forwards)
+    return with_functions({parts.layers[layer].attention: function for layer, function in functions.items()})
+
+
+def with_functions(functions: Mapping[nn.Module, Callable[..., tuple[Tensor, Tensor | None]]]
+                   ) -> AbstractContextManager[None]:
+    """Replace the attention functions of modules, as `attending` does."""
+    return replaced({module: partial(_with_function, module.forward, module, function)
+                     for module, function in functions.items()})
+
+
+def source_attention(model: Any) -> list[nn.Module]:
+    """Return the modules that attend to the source, one for each decoder layer."""
+    return [module for name, module in model.get_decoder().named_modules() if name.rsplit(".", 1)[-1] in CROSS]
 
 
 def _with_function(forward: Callable[..., Any], attention: Any, function: Callable[..., Any], *args: Any,

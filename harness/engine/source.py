@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, EncoderDecoderCache
 
+from harness.engine.attention_hooks import source_attention
 from harness.engine.engine import Engine
 from harness.engine.forced import Forced
 from harness.engine.forward import ForwardRequest, ForwardRows, Row, Source
@@ -17,7 +18,6 @@ from harness.engine.tree import additive
 from harness.engine.windows import Masks
 from harness.errors import Unsupported, UserError
 
-CROSS = ("encoder_attn", "EncDecAttention")  # names of the modules that attend to the source
 STATES = ("key_value_states", "encoder_hidden_states")     # and of the argument that has the encoder's states
 OFFERS: frozenset[Capability] = frozenset({"tree", "rollback", "source", "causal"})
 
@@ -109,7 +109,7 @@ class SourceEngine(Engine):
         self.vocab = int(model.get_output_embeddings().weight.shape[0])
         self.prefix, self.forced, decoder = prefix, forced, model.get_decoder()
         self.known = Positions(decoder)
-        self.crossing = [module for name, module in decoder.named_modules() if name.rsplit(".", 1)[-1] in CROSS]
+        self.crossing = source_attention(model)
         layers = len(self.cache.layers)
         if len(self.crossing) != layers:
             raise Unsupported("cannot tell which parts of its decoder attend to the source")

@@ -1,7 +1,7 @@
 """Data-to-text problems: facts about a restaurant in random order, and one to three sentences that tell them."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from harness.nano.problem import Problem
 from harness.nano.words import split
@@ -34,6 +34,15 @@ VALUES: Mapping[str, Sequence[str]] = {
 }
 
 
+_TOLD: Mapping[str, Callable[[str], tuple[str, str]]] = {  # what comes after "It"
+    "rating": lambda value: (f"has {_stars(value)}", f"was given {_stars(value)}"),
+    "family": lambda value: (("welcomes children", "is for families") if value == "yes" else
+                             ("is for adults only", "is not for children")),
+    "hours": lambda value: (f"is open from {value}", f"serves food from {value}"),
+    "seats": lambda value: (f"has {value} seats", f"has room for {value} guests"),
+}
+
+
 def draw(rng: random.Random) -> Problem:
     """Return random facts, the name among them, and a text that tells each of them once."""
     names = rng.sample(list(VALUES), rng.randint(*SLOTS) - 1)
@@ -51,22 +60,20 @@ def told(rng: random.Random, facts: Mapping[str, str]) -> str:
     place += f" near {facts['near']}" if "near" in facts else ""
     article = "an" if kind[:1].lower() in "aeiou" and kind else "a"
     sentences = [f"{facts['name']} is {article} {kind + ' ' if kind else ''}restaurant{place}."]
-    rest = [_clause(rng, name, facts[name]) for name in ("rating", "family", "hours", "seats") if name in facts]
+    rest = [rng.choice(_TOLD[name](facts[name])) for name in _TOLD if name in facts]
     rng.shuffle(rest)
     for start in range(0, len(rest), 2):
         sentences.append(f"It {' and '.join(rest[start : start + 2])}.")
     return " ".join(sentences)
 
 
-def _clause(rng: random.Random, name: str, value: str) -> str:
-    stars = "star" if value == "1" else "stars"
-    return rng.choice({
-        "rating": (f"has {value} {stars}", f"was given {value} {stars}"),
-        "family": ("welcomes children", "is for families") if value == "yes" else ("is for adults only",
-                                                                                   "is not for children"),
-        "hours": (f"is open from {value}", f"serves food from {value}"),
-        "seats": (f"has {value} seats", f"has room for {value} guests"),
-    }[name])
+def wanted(name: str, value: str) -> tuple[str, ...]:
+    """Return the phrases of which a text that tells a fact has one."""
+    return _TOLD[name](value) if name in _TOLD else (_PRICES[value],) if name == "price" else (value,)
+
+
+def _stars(value: str) -> str:
+    return f"{value} star" if value == "1" else f"{value} stars"
 
 
 def slots(problem: Problem) -> list[list[str]]:
