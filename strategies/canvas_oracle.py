@@ -26,11 +26,11 @@ class CanvasOracle(Diffusion):
         """Yield the tokens of the schedule, which another session computes first."""
         with closing(Session(session.engine)) as other:
             final = [token for step in self.fill(other, request, self.writes) for token in step]
-        return self.fill(session, request, partial(_right, [*request.prompt, *final]))
+        return self.fill(session, request, partial(right, [*request.prompt, *final]))
 
 
-def _right(final: Sequence[int], seen: Predicted, request: Request) -> Mapping[int, int]:
-    """Return the tokens of the final text at all open places where they are predicted."""
+def right(final: Sequence[int], seen: Predicted, request: Request) -> Mapping[int, int]:
+    """Return the tokens of the `final` text, prompt included, at all open places where they are predicted."""
     places = [place for place in seen.ranked if place < len(final)]
     found = agreeing(list(seen.written(places).values()), [final[place] for place in places])
     return {places[index]: final[places[index]] for index in found}

@@ -1,6 +1,6 @@
 """The prompts to which a target writes the answers that its heads are trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from harness.errors import UserError
@@ -14,10 +14,10 @@ from harness.store.config import RunConfig
 HELD_OUT = 10  # one prompt in so many is held out
 
 
-def of_nano(model: Model, split: str, count: int) -> list[list[int]]:
-    """Return the first turns of `count` problems of each kind of nano's corpus as token ids."""
+def of_nano(model: Model, split: str, count: int, kinds: Iterable[str] = KINDS) -> list[list[int]]:
+    """Return the first turns of `count` problems of these kinds of nano's corpus as token ids."""
     return [list(model.tokenizer(prompt_text(one.turns[0], kind)).input_ids)
-            for kind in KINDS for one in problems(kind, split, count)]
+            for kind in kinds for one in problems(kind, split, count)]
 
 
 def of_tasks(model: Model, config: RunConfig) -> list[list[int]]:
