@@ -130,5 +130,5 @@ def _step(attention: Tensor, last: bool, spans: Sequence[Span]) -> Step:
     top = int(attention[0].argmax())
     slot = next((slot for slot, (start, end) in enumerate(spans) if start <= top < end), None)
     lower, whole = attention[:max(1, len(attention) // 2)].mean(0), attention.mean(0)
-    highest = [[float(mean[start:end].max()) for start, end in spans] for mean in (lower, whole)]
-    return Step(slot, float(attention[0, top]), *highest, last)
+    of_lower, of_all = ([float(mean[start:end].max()) for start, end in spans] for mean in (lower, whole))
+    return Step(slot, float(attention[0, top]), of_lower, of_all, last)

@@ -108,7 +108,7 @@ class Canvas:
                                                    places, mask, rows))
         self.full, self.partial = self.full + (not start), self.partial + bool(start)
         logits = output.part(len(places) - rows, len(places) - shift).logits.clone()
-        logits[:, self._settings.mask] = -math.inf
+        logits[:, self._settings.mask:self._settings.mask + 1] = -math.inf  # a draft model's may be cut off
         return logits
 
     def write(self, tokens: Mapping[int, int]) -> None:

@@ -20,6 +20,7 @@ from harness.errors import Unsupported, UserError
 
 STATES = ("key_value_states", "encoder_hidden_states")     # and of the argument that has the encoder's states
 OFFERS: frozenset[Capability] = frozenset({"tree", "rollback", "source", "causal"})
+CANVAS_OFFERS: frozenset[Capability] = frozenset({"canvas", "source"})
 
 
 class CrossLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
@@ -117,7 +118,7 @@ class SourceEngine(Engine):
         self.cross = CrossCache(layers)
         self.both = EncoderDecoderCache(self.cache, self.cross)
         self._lengths = list[int]()
-        self.offers = OFFERS | ({"attention"} if self._has_parts() else set())
+        self.offers = CANVAS_OFFERS if self.canvas else OFFERS | ({"attention"} if self._has_parts() else set())
 
     def _has_parts(self) -> bool:
         try:

@@ -80,15 +80,15 @@ def mixed(mixer: Any, hidden_states: Tensor, **_: Any) -> Tensor:
     Equation 6 of Dao and Gu 2024 (arXiv 2405.21060). For short texts it is several times faster than the scan.
     """
     width, heads, groups = mixer.intermediate_size, mixer.num_heads, mixer.n_groups * mixer.ssm_state_size
-    gate, content, steps = mixer.in_proj(hidden_states).split([width, width + 2 * groups, heads], -1)
+    gate, content, steps = torch.split(mixer.in_proj(hidden_states), [width, width + 2 * groups, heads], -1)
     content = functional.silu(mixer.conv1d(content.mT)[..., : content.shape[1]].mT)
-    values, keys, queries = content.split([width, groups, groups], -1)
+    values, keys, queries = torch.split(content, [width, groups, groups], -1)
     steps = functional.softplus(steps.float() + mixer.dt_bias)                                # (B, T, H)
     decay = (-steps * mixer.A_log.float().exp()).cumsum(1).mT                                 # (B, H, T)
     between = (decay[..., :, None] - decay[..., None, :])
     future = torch.ones(between.shape[-2:], dtype=torch.bool).triu(1)
     pairs = (queries @ keys.mT)[:, None] * between.masked_fill(future, float("-inf")).exp().to(queries.dtype)
-    split = values.unflatten(-1, (heads, -1)).transpose(1, 2)                                 # (B, H, T, P)
+    split = values.view(*values.shape[:2], heads, -1).transpose(1, 2)                               # (B, H, T, P)
     found = pairs @ (split * steps.mT[..., None].to(split.dtype)) + split * mixer.D[:, None, None].to(split.dtype)
     return mixer.out_proj(mixer.norm(found.transpose(1, 2).flatten(2), gate))  # type: ignore[no-any-return]
 

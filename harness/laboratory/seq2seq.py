@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, MarianConfig, MarianMTModel
 
 from harness import nano
 from harness.errors import program
-from harness.laboratory.pairs import COUNTS, IGNORED, PairBatch, pair_batch, pair_batches, pairs
+from harness.laboratory.pairs import COUNTS, IGNORED, Pair, PairBatch, pair_batch, pair_batches, pairs
 from harness.nano import packed
 from harness.nano.training import WARM_UP, optimizers
 from harness.store.files import replace_file
@@ -33,11 +33,11 @@ WIDTH = {"d_model": 128, "encoder_ffn_dim": 344, "decoder_ffn_dim": 344, "encode
 LONGEST = 512  # tokens of a source or a target
 
 
-def build(tokenizer: Any, encoder: int, decoder: int) -> MarianMTModel:
-    """Return an untrained model with so many layers."""
+def build(tokenizer: Any, encoder: int, decoder: int, extra: int = 0) -> MarianMTModel:
+    """Return an untrained model with so many layers, and `extra` tokens that the tokenizer lacks."""
     end = tokenizer.eos_token_id
     config = MarianConfig.from_dict(WIDTH | {
-        "vocab_size": len(tokenizer), "encoder_layers": encoder, "decoder_layers": decoder,
+        "vocab_size": len(tokenizer) + extra, "encoder_layers": encoder, "decoder_layers": decoder,
         "max_position_embeddings": LONGEST, "activation_function": "silu", "scale_embedding": True, "dropout": 0.0,
         "attention_dropout": 0.0, "activation_dropout": 0.0, "eos_token_id": end, "pad_token_id": end,
         "decoder_start_token_id": end, "forced_eos_token_id": None, "tie_word_embeddings": True})
@@ -63,15 +63,27 @@ class Seq2SeqTraining:
         torch.manual_seed(options.seed)
         self.options, self.file = options, options.out / "training.pt"
         self.tokenizer = AutoTokenizer.from_pretrained(nano.weights("nano"))
-        self.model = build(self.tokenizer, options.encoder, options.decoder)
+        self.model = self.made()
         self.optimizers = optimizers(self.model, options.rate)
         self.curve, self.seconds = list[dict[str, float]](), 0.0
         self.step = self._resumed()
 
+    def made(self) -> MarianMTModel:
+        """Return the model that is trained."""
+        return build(self.tokenizer, self.options.encoder, self.options.decoder)
+
+    def found(self) -> list[Pair]:
+        """Return what it learns from."""
+        return pairs("train", self.options.counts, self.options.seed, self.tokenizer)
+
+    def loss(self, batch: PairBatch, share: float) -> torch.Tensor:
+        """Return the sum of the losses of the counted tokens of a batch, after a `share` of all steps."""
+        return pair_loss(self.model, batch)
+
     def train(self) -> None:
         """Make the steps that are left, and report every `REPORT` of them."""
         start, end, counts = self.model.config.decoder_start_token_id, self.options.steps, self.options.counts
-        found = pairs("train", counts, self.options.seed, self.tokenizer)
+        found = self.found()
         held_out = {kind: pairs("dev", {kind: HELD_OUT}, 0, self.tokenizer) for kind in counts}
         stream = islice(pair_batches(found, TOKENS, self.options.seed, start), MICRO_BATCHES * self.step, None)
         recent, before = float("nan"), time.monotonic() - self.seconds
@@ -79,7 +91,7 @@ class Seq2SeqTraining:
             rate = self.options.rate * min(1.0, step / WARM_UP) * (1 - (step - 1) / end)
             for group in (group for one in self.optimizers for group in one.param_groups):
                 group["lr"] = rate
-            current = self._one_step(stream)
+            current = self._one_step(stream, step / end)
             recent = current if recent != recent else 0.98 * recent + 0.02 * current
             if step % REPORT == 0 or step == end:
                 self.step, self.seconds = step, time.monotonic() - before
@@ -90,17 +102,21 @@ class Seq2SeqTraining:
                 self._keep()
 
     def save(self) -> None:
-        """Write the model, its configuration and the curve, in place of what the training needs to go on."""
+        """Write the model, its configuration and the curve."""
         save(self.model, self.options.out)
+        self.finish()
+
+    def finish(self) -> None:
+        """Write the curve, in place of what the training needs to go on."""
         facts = {"name": self.options.out.name, "seed": self.options.seed, "steps": self.options.steps,
                  "parameters": self.model.num_parameters(), "curve": self.curve}
         (self.options.out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
         self.file.unlink(missing_ok=True)
 
-    def _one_step(self, stream: Iterator[PairBatch]) -> float:
+    def _one_step(self, stream: Iterator[PairBatch], share: float) -> float:
         total = count = 0.0
         for batch in islice(stream, MICRO_BATCHES):
-            value = pair_loss(self.model, batch)
+            value = self.loss(batch, share)
             value.backward()  # type: ignore[no-untyped-call]
             total, count = total + value.item(), count + float((batch.labels != IGNORED).sum())
         for weight in self.model.parameters():
@@ -117,7 +133,7 @@ class Seq2SeqTraining:
         total = count = 0.0
         for start in range(0, len(some), 50):
             batch = pair_batch(some[start : start + 50], self.model.config.decoder_start_token_id)
-            total, count = total + pair_loss(self.model, batch).item(), count + float((batch.labels != IGNORED).sum())
+            total, count = total + self.loss(batch, 1.0).item(), count + float((batch.labels != IGNORED).sum())
         return round(total / count, 4)
 
     def _keep(self) -> None:

@@ -10,6 +10,7 @@ from harness.engine.engine import Engine
 from harness.engine.session import Session
 
 SIZE = 3  # of the windows that are compared
+SOURCE = (8, 2, 9, 4)  # what an encoder reads
 
 
 def canvas_rows(engine: Engine) -> tuple[Tensor, Tensor]:
@@ -23,7 +24,8 @@ def canvas_rows(engine: Engine) -> tuple[Tensor, Tensor]:
     wanted = torch.arange(size, device=engine.device) != engine.canvas.mask
     for cache in engine.canvas.caches:
         with closing(Session(engine)) as session:
-            canvas = Canvas(session, [token % size for token in (5, 11, 3, 7)], cache)
+            session.begin([token % size for token in SOURCE])
+            canvas = Canvas(session, [*engine.prefix, *(token % size for token in (5, 11, 3, 7))], cache)
             canvas.extend(2 * max(SIZE, engine.canvas.block))
             for _ in range(2 if engine.canvas.blocks(cache) else 1):
                 canvas.advance(SIZE)
@@ -42,6 +44,9 @@ def _plain(engine: Engine, canvas: Canvas, cache: str) -> Tensor:
     mask = block_mask(0, count, engine.canvas.blocks(cache) or count, engine.dtype, engine.device)
     positions = torch.arange(count, device=engine.device)[None]
     ids = torch.tensor([canvas.tokens], device=engine.device)
-    logits: Tensor = engine.model(input_ids=ids, position_ids=positions, attention_mask=mask[None, None],
-                                  use_cache=False).logits[0, first - shift:last - shift].float()
+    read = {"input_ids": ids, "position_ids": positions, "attention_mask": mask[None, None]}
+    if "source" in engine.offers:
+        source = torch.tensor([[token % engine.vocab for token in SOURCE]], device=engine.device)
+        read = {"input_ids": source, "decoder_input_ids": ids, "decoder_attention_mask": mask[None, None]}
+    logits: Tensor = engine.model(**read, use_cache=False).logits[0, first - shift:last - shift].float()
     return logits

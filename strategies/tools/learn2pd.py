@@ -71,7 +71,8 @@ def collected(model: Model, asked: Sequence[list[int]], oracle: CanvasOracle, ne
     """Return the steps of all prompts."""
     jobs = [partial(shown, model.engine, Request(tuple(one), new, PhiloxStream(0, *one), model.eos), oracle)
             for one in asked]
-    rows = [row for found in run_batched([model.engine], jobs, TOGETHER) for row in found]
+    found = run_batched([model.engine], jobs, TOGETHER)
+    rows = [row for steps in found if isinstance(steps, list) for row in steps]
     return Shown(*(torch.tensor(part) for part in zip(*rows, strict=True)))
 
 

@@ -70,9 +70,9 @@ def rate(some: Sequence[Candidates], strategy: SeaGuide) -> float:
 
 def report(some: Sequence[Candidates], strategy: SeaGuide) -> list[str]:
     """Return lines with the slot error rate of beam search, of the defaults, of the best thresholds, and the least."""
-    off = replace(strategy, **dict.fromkeys(GRID, OFF))
-    rates = {values: rate(some, replace(strategy, **dict(zip(GRID, values, strict=True))))
-             for values in itertools.product(*GRID.values())}
+    off = replace(strategy, sure=OFF, likely=OFF, left=OFF)
+    rates = {(sure, likely, left): rate(some, replace(strategy, sure=sure, likely=likely, left=left))
+             for sure, likely, left in itertools.product(*GRID.values())}
     best = min(rates, key=rates.__getitem__)
     least = 100 * sum(min(one.errors) for one in some) / sum(one.slots for one in some)
     chosen = ",".join(f"{name}={value:g}" for name, value in zip(GRID, best, strict=True))
@@ -98,10 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "source" not in model.engine.offers:
             raise UserError(f"{o.model} has no encoder; give nano-seq2seq, or another encoder-decoder model.")
         chosen = first_examples(choose_tasks(config)[0], model, o.limit)
-        found = run_batched([model.engine], [partial(candidates, model, config, chosen.task, example, strategy)
-                                             for example in chosen.examples], TOGETHER)
-        for line in report(found, strategy):
-            print(line)
+        jobs = [partial(candidates, model, config, chosen.task, example, strategy) for example in chosen.examples]
+        found = [one for one in run_batched([model.engine], jobs, TOGETHER) if isinstance(one, Candidates)]
+        print(*report(found, strategy), sep="\n")
     except (UserError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

@@ -27,11 +27,11 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Pat
     step = seq2seq.Seq2SeqTraining._one_step
     made = list[int]()
 
-    def broken(self: seq2seq.Seq2SeqTraining, stream: object) -> float:
+    def broken(self: seq2seq.Seq2SeqTraining, stream: object, share: float) -> float:
         if len(made) == 3:
             raise KeyboardInterrupt
         made.append(1)
-        return step(self, stream)  # type: ignore[arg-type]
+        return step(self, stream, share)  # type: ignore[arg-type]
     monkeypatch.setattr(seq2seq.Seq2SeqTraining, "_one_step", broken)
     with pytest.raises(KeyboardInterrupt):
         seq2seq.main(["--out", str(halves), *SMALL, "4"])
