@@ -148,4 +148,4 @@ class ForwardRows:
 
     def _kept(self) -> slice:
         without_logits = self._output.hidden.shape[1] - self._output.logits.shape[1]
-        return slice(self._first - without_logits, self._last - without_logits)
+        return slice(max(0, self._first - without_logits), max(0, self._last - without_logits))
