@@ -18,7 +18,7 @@ from harness.plugins.strategy import Over, Strategy
 from harness.plugins.task import Example, Task
 from harness.store.config import RunConfig
 
-NAMED_ONLY = ("nano_parallel", "nano_record")  # embedded tasks that nano was not trained on
+NAMED_ONLY = ("nano_parallel", "nano_recall", "nano_record")  # embedded tasks that nano was not trained on
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from functools import cache
 
 from harness.nano.closed_set import passages
 from harness.nano.needles import word_recall
+from harness.nano.recall import first_named
 from harness.scoring.metrics import Gold, SampleMetric
 from harness.scoring.ranking import Bm25
 
@@ -95,6 +96,18 @@ class OptionNamed(SameAnswers):
         wanted, rest = gold["text"].lower(), text.lower()
         others = {one.strip('"').lower() for one in gold["members"]} - {wanted}
         return wanted in rest and not any(one in rest.replace(wanted, "\n") for one in others)
+
+
+class FirstWord(SampleMetric):
+    """Looks for words of the prompt in an answer: `right` is 1 if the first of them is the reference, else 0.
+
+    `named` is 1 if there is one at all. Gold is `{"text": ..., "words": [...]}`.
+    """
+
+    def sample(self, answers: list[str], gold: Gold) -> dict[str, float]:
+        """Return `right` and `named`."""
+        found = first_named(answers[-1], gold["words"])
+        return {"right": float(found == gold["text"]), "named": float(found is not None)}
 
 
 class PassageFound(SampleMetric):
