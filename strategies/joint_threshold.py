@@ -42,7 +42,7 @@ class JointThreshold(Diffusion):
         """Return the steps without masks; none if nothing can be edited."""
         return self.edit_rounds if self.edit_threshold < 1 else 0
 
-    def changed(self, logits: Tensor, canvas: Canvas) -> Tensor:
+    def changed(self, logits: Tensor, canvas: Canvas, step: int) -> Tensor:
         """Return the logits with the penalty."""
         if not self.penalty:
             return logits

@@ -10,6 +10,7 @@ from torch import Tensor
 from harness.engine.cached_sequence import shared_start
 from harness.engine.forward import ForwardRequest
 from harness.engine.logit_warps import identity
+from harness.engine.random_stream import Stream
 from harness.engine.session import Session
 from harness.engine.tree import additive
 from harness.errors import Unsupported, UserError
@@ -19,8 +20,8 @@ class Canvas:
     """A prompt and the masks behind it, of which only those in the `window` can be filled at present.
 
     `extend` adds masks, `advance` moves the window to the next block of them, `look` runs a forward and returns what
-    the model predicts for every place of the window, `write` fills places, and `cut` drops all behind one. `take`
-    returns the new tokens of the prefix without masks, and `restart` begins with another prompt.
+    the model predicts for every place of the window, `write` fills places, `reopen` undoes that, and `cut` drops all
+    behind one. `take` returns the new tokens of the prefix without masks, and `restart` begins with another prompt.
 
     The cache mode says which keys and values a forward takes from earlier ones (Fast-dLLM, arXiv 2505.22618, §3). With
     `none`, it computes the whole canvas. With `prefix`, it takes those of all tokens before the window from the first
@@ -52,7 +53,7 @@ class Canvas:
 
     @property
     def open(self) -> list[int]:
-        """The places of the window that are masks."""
+        """The places of the window that are not filled."""
         return [place for place in range(*self.window) if place in self._open]
 
     @property
@@ -112,12 +113,28 @@ class Canvas:
         return logits
 
     def write(self, tokens: Mapping[int, int]) -> None:
-        """Write tokens to places of the window, over masks or over other tokens."""
+        """Write tokens to places of the window, over masks or over other tokens; the same token is no edit."""
         for place, token in tokens.items():
-            self.edits += place not in self._open
+            if place not in self._open:
+                if token == self.tokens[place]:
+                    continue
+                self.edits += 1
             self.tokens[place] = token
             self._open.discard(place)
             self._filled[place] = self.full + self.partial
+
+    def reopen(self, places: Sequence[int], noise: Stream | None = None) -> None:
+        """Open places of the window, again if they were filled, and show the model masks there, or random tokens.
+
+        A place that `take` has returned must not be opened again.
+        """
+        mask, drawn = self._settings.mask, [0.0] * len(places)
+        if noise:
+            drawn = noise.uniform(len(places)).tolist()
+        for place, uniform in zip(places, drawn, strict=True):
+            token = int(uniform * (self._session.engine.vocab - 1))
+            self.tokens[place] = token + (token >= mask) if noise else mask
+            self._open.add(place)
 
     def cut(self, place: int) -> None:
         """Drop everything behind a place of the window, where the text ends."""

@@ -24,10 +24,12 @@ class Predicted:
     """What the model predicts in one step: a token for each place of the window of a `canvas`, and its `score`.
 
     `step` counts the steps of this window before, and `size` is the number of its places that were open at its start.
+    `best` are the likeliest tokens, which `tokens` are too unless these were drawn.
     """
 
     canvas: Canvas
     tokens: Sequence[int]
+    best: Sequence[int]
     scores: Sequence[float]
     step: int
     size: int
@@ -83,9 +85,17 @@ class Diffusion(Strategy):
         """Whether a written EOS ends the text at once; one that may still be edited does not."""
         return self.cut and not self.rounds()
 
-    def changed(self, logits: Tensor, canvas: Canvas) -> Tensor:
-        """Return the logits (W, V) from which tokens are taken; by default unchanged."""
+    def changed(self, logits: Tensor, canvas: Canvas, step: int) -> Tensor:
+        """Return the logits (W, V) from which a step of a window takes its tokens; by default unchanged."""
         return logits
+
+    @property
+    def heat(self) -> float:
+        """The temperature at which tokens are drawn from the `changed` logits."""
+        return self.temperature
+
+    def begin(self, canvas: Canvas, request: Request) -> None:
+        """Prepare a window before its first forward; by default it has masks."""
 
     def generate(self, session: Session, request: Request) -> Iterator[list[int]]:
         """Yield the tokens before the first mask, as soon as they can no longer be edited."""
@@ -104,6 +114,7 @@ class Diffusion(Strategy):
 
     def _window(self, canvas: Canvas, request: Request, writes: Writes) -> Iterator[list[int]]:
         size, step, rounds = len(canvas.open), 0, self.rounds()
+        self.begin(canvas, request)
         while canvas.open or rounds:
             rounds -= not canvas.open
             tokens = writes(self._predicted(canvas, request, step, size), request)
@@ -119,11 +130,12 @@ class Diffusion(Strategy):
             yield new
 
     def _predicted(self, canvas: Canvas, request: Request, step: int, size: int) -> Predicted:
-        logits = self.changed(canvas.look(), canvas)
-        tokens = drawn(logits, self.temperature, request.stream)
+        logits = self.changed(canvas.look(), canvas, step)
+        tokens = drawn(logits, self.heat, request.stream)
+        best = logits.argmax(-1) if self.heat else tokens
         scores = scored(logits, tokens, self.order, request.stream)
-        found, values = torch.stack([tokens.double(), scores.double()]).tolist()  # one transfer
-        return Predicted(canvas, [int(token) for token in found], values, step, size)
+        rows = torch.stack([tokens.double(), best.double(), scores.double()]).tolist()  # one transfer
+        return Predicted(canvas, list(map(int, rows[0])), list(map(int, rows[1])), rows[2], step, size)
 
 
 def drawn(logits: Tensor, temperature: float, stream: Stream) -> Tensor:

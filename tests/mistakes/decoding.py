@@ -129,6 +129,11 @@ DECODING = (
     Mutation("a masked place is closed by the token of the place before", "harness/decoding/canvas_loop.py",
              "self.tokens[place - self.canvas.window[0]]", "self.tokens[place - self.canvas.window[0] - 1]",
              "tests/law/test_canvas_law.py"),
+    Mutation("a token that is not accepted again stays in the text", "harness/decoding/canvas.py",
+             "self.tokens[place] = token + (token >= mask) if noise else mask", "pass",
+             "tests/strategies/test_canvas_renoise.py -k published"),
+    Mutation("a window ends when it was sure, though it changes", "strategies/canvas_renoise.py",
+             "before == self.before and entropy", "entropy", "tests/strategies/test_canvas_renoise.py -k published"),
     Mutation("the last entropy counts against the bound", "harness/decoding/closing.py",
              "if total - entropy <= most", "if total <= most", "tests/harness/decoding/test_closing.py"),
 )
