@@ -35,7 +35,7 @@ class CanvasRenoise(Diffusion):
     steps: int = knob(48, "steps of a window at most", low=1, high=4096, sweep=(12, 24, 48))
     sure: float = knob(0.005, "mean entropy in nats below which a window may end", low=0, high=100,
                        sweep=(0.005, 0.05, 0.5))
-    temperature: float = knob(0.8, "of the first step; 0 takes the likeliest", low=0, high=10,  # type: ignore[misc]
+    temperature: float = knob(0.8, "of the first step; 0 takes the likeliest", low=0, high=10,
                               sweep=(0.0, 0.4, 0.8))
     cooled: float = knob(0.5, "share of the temperature after all steps", low=0.01, high=1, sweep=(0.1, 0.5, 1.0))
 

@@ -21,11 +21,9 @@ from harness.nano.corpus import problems
 from harness.plugins.registry import TASKS
 from harness.plugins.spec import Spec
 from harness.plugins.study import Setting, Study, knob
+from harness.run.answered import answered, score_column
 from harness.run.loading import find_device, load_target
-from harness.run.runner import run
-from harness.run.told import Told
 from harness.store.config import RunConfig
-from harness.store.folder import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,17 +78,10 @@ class RopeExtension(Study):
         setting.say(f"{label}: perplexity")
         row: dict[str, object] = {"positions": label}
         row |= {f"ppl {end}": value for end, value in self.perplexities(config).items()}
-        folder = setting.folder / label.replace(":", "-").replace("/", "-").replace(" ", "-")
-        outcome = run(replace(config, strategies=("greedy",), concurrency=BATCH, texts=False,
-                              output=folder), Told(label, setting.say), "decodebench study rope_extension")
-        if outcome.failed:
-            raise UserError(f"rope_extension: {outcome.failed} answers failed; see `decodebench report {folder}`.")
-        store = Store.open(outcome.folder)
+        store = answered(setting._replace(config=config), self.name, label, strategies=("greedy",), concurrency=BATCH)
         frame = samples(store)
         for task, length in zip(store.manifest.tasks, LENGTHS, strict=True):
-            if (column := f"score_{task.headline}") not in frame:
-                raise UserError(f"rope_extension needs a task with a score, and {task.spec} has none.")
-            row[f"at {length}"] = frame[frame["task"] == task.spec][column].mean()
+            row[f"at {length}"] = frame[frame["task"] == task.spec][score_column(self.name, task, frame)].mean()
         return row
 
     def perplexities(self, config: RunConfig) -> dict[int, float]:

@@ -12,7 +12,6 @@ is below 0.05, in the rows of `all` tasks that of the worst task. With few examp
 `safe` says that no loss was shown, not that there is none. The runs are in the study's folder, and are resumed.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -24,12 +23,9 @@ from harness.plugins.registry import STRATEGIES
 from harness.plugins.spec import Spec
 from harness.plugins.study import Setting, Study, knob
 from harness.report.plot_parts import log_scale
+from harness.run.answered import answered, score_column
 from harness.run.loading import draft_name
-from harness.run.runner import run
-from harness.run.told import Told
 from harness.stats.welch import welch
-from harness.store.config import RunConfig
-from harness.store.folder import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +35,7 @@ SPARSITIES = (0.5, 0.75, 0.9)
 PATTERNS = {"quest": "greedy+quest:share={share:g},page={page},dense=0,variant=frontier",
             "snapkv": "greedy+snapkv:share={share:g},win={win}"}
 TASKS = ("nano_needle", "nano_summary", "nano_math")
-EXAMPLES, BATCH, SURE = 12, 16, 0.05  # examples of each task, sequences of a batch, level of the test
+EXAMPLES, SURE = 12, 0.05  # examples of each task, level of the test
 NAN = float("nan")
 COLUMNS = ["model", "task", "pattern", "sparse", "keys", "mflop", "score", "p", "safe"]
 
@@ -73,14 +69,13 @@ class SparseFrontier(Study):
         import pandas as pd
 
         specs = self.specs()
-        store = answered(setting, model, list(specs))
+        store = answered(setting, self.name, model, model=model, draft=None, strategies=tuple(specs),
+                         tasks=setting.config.tasks or TASKS, limit=setting.config.limit or EXAMPLES)
         frame, rows = samples(store), list[dict[str, Any]]()
         if store.manifest.model.sizes is None:
             raise UserError(f"sparse_frontier: the operations of {model} are unknown, since its layers differ in size.")
         for task in store.manifest.tasks:
-            if (column := f"score_{task.headline}") not in frame:
-                raise UserError(f"sparse_frontier needs tasks with a score, and {task.spec} has none: choose others "
-                                "with -t.")
+            column = score_column(self.name, task, frame)
             cells = dict(iter(frame[frame["task"] == task.spec].groupby("strategy")))
             dense = cells["greedy"]
             for spec, (pattern, sparsity) in specs.items():
@@ -104,19 +99,6 @@ class SparseFrontier(Study):
         axes.set(xlabel="million operations of an answer after its prompt", ylabel="mean score")
         log_scale(axes)
         axes.legend(frameon=False)
-
-
-def answered(setting: Setting, model: str, strategies: Sequence[str]) -> Store:
-    """Run the strategies with one of the models, or resume its run."""
-    config = RunConfig(**vars(setting.config) | {
-        "model": model, "draft": None, "strategies": tuple(strategies), "tasks": setting.config.tasks or TASKS,
-        "limit": setting.config.limit or EXAMPLES, "concurrency": BATCH, "texts": False,
-        "output": setting.folder / re.sub(r"[^A-Za-z0-9.-]+", "-", model).strip("-")})
-    outcome = run(config, Told(model, setting.say), "decodebench study sparse_frontier")
-    if outcome.failed:
-        raise UserError(f"sparse_frontier: {outcome.failed} answers of {model} failed; see `decodebench report "
-                        f"{outcome.folder}`.")
-    return Store.open(outcome.folder)
 
 
 def with_safe(rows: "pd.DataFrame") -> "pd.DataFrame":

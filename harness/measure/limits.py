@@ -60,14 +60,14 @@ def _batch(raw: Raw, row: Mapping[Any, Any]) -> float:
 def _cell(limits: Limits, cell: Cell, speed: Mapping[Any, Any], batch: float) -> dict[str, float]:
     later, one = cell.later[cell.later["seconds"].notna()], limits.target.seconds[0]
     tokens, steps = float(later["tokens"].sum()), len(later)
-    target = _seconds(limits.target, later["forwards"], later["positions"])
+    target = seconds_of(limits.target, later["forwards"], later["positions"])
     draft = 0.0
     if later["draft_forwards"].any():
         if head := limits.heads.get(speed["strategy"]):
             draft = _head_seconds(head, later)
         else:
             known = limits.draft is not None and speed["strategy"] in limits.drafting
-            draft = _seconds(limits.draft, later["draft_forwards"], later["draft_positions"]) if known else NAN
+            draft = seconds_of(limits.draft, later["draft_forwards"], later["draft_positions"]) if known else NAN
     cost, tau = (target + draft) / (steps * one), tau_pooled(tokens, steps)
     drafted, deepest = later["drafted"], later["accepted"].max()
     alone = limits.texts == 1
@@ -85,7 +85,7 @@ def _cell(limits: Limits, cell: Cell, speed: Mapping[Any, Any], batch: float) ->
     }
 
 
-def _seconds(curve: ForwardTimes | None, forwards: "pd.Series[Any]", positions: "pd.Series[Any]") -> float:
+def seconds_of(curve: ForwardTimes | None, forwards: "pd.Series[Any]", positions: "pd.Series[Any]") -> float:
     """Return the seconds of these forward passes, interpolated at the mean tokens per forward pass of each step."""
     assert curve is not None
     some = forwards > 0

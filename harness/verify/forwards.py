@@ -90,7 +90,7 @@ def measure(store: Store, say: Callable[[str], None], clock: Clock = time.perf_c
     say(f"forwards over {', '.join(map(str, widths))} tokens")
     tokens = list(islice(cycle(TOKENS), context))
     taken = forward_seconds([model.engine for model in models], tokens, widths, ROUNDS, texts, clock)
-    curves = [_curve(model, seconds) for model, seconds in zip(models, taken, strict=True)]
+    curves = [curve_of(model, seconds) for model, seconds in zip(models, taken, strict=True)]
     heads = _heads(manifest, models[0], tokens, widths, say, clock)
     say("copies of the weights")
     return Limits(context=context, texts=texts, hardware=hardware, target=curves[0],
@@ -129,7 +129,8 @@ def _typical(store: Store, longest: int) -> tuple[int, int]:
     return max(1, min(int(np.median(np.concatenate(halves))), longest - reserved)), widest
 
 
-def _curve(model: Model, seconds: dict[int, list[float]]) -> ForwardTimes:
+def curve_of(model: Model, seconds: dict[int, list[float]]) -> ForwardTimes:
+    """Return the medians of what `forward_seconds` timed for a model."""
     net = model.engine.model
     size, table = sum(weight.nbytes for weight in net.parameters()), net.get_input_embeddings().weight
     if table is not net.get_output_embeddings().weight:  # a forward pass reads only a few of its rows
