@@ -22,11 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from harness import nano
 from harness.errors import program
 from harness.laboratory.pairs import Pair, pairs
+from harness.nano import packed
 from harness.nano.corpus import LIST
 from harness.nano.documents import grouped
 from harness.nano.training import WARM_UP, optimizers
@@ -134,11 +135,12 @@ class Diffusion:
                 self._keep()
 
     def save(self) -> None:
-        """Write the weights in float32 and the curve."""
-        torch.save(self.model.state_dict(), self.options.out / "weights.pt")
+        """Write the change of nano's weights in 4 bits, the configuration and the curve."""
+        save(self.model, self.options.out)
         facts = {"name": "nano-diffusion", "seed": self.options.seed, "steps": self.options.steps,
                  "parameters": self.model.num_parameters(), "curve": self.curve}
         (self.options.out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+        self.file.unlink(missing_ok=True)
 
     def _groups(self, found: list[Pair], tokens: int, seed: int) -> Iterator[list[Pair]]:
         lengths = [len(one.source) + len(one.target) for one in found]
@@ -184,6 +186,19 @@ class Diffusion:
             one.load_state_dict(state)
         self.curve, self.seconds = found["curve"], found["seconds"]
         return int(found["step"])
+
+
+def save(model: LlamaForCausalLM, folder: Path) -> None:
+    """Write what was added to nano's weights in 4 bits, and the configuration."""
+    plain = LlamaForCausalLM.from_pretrained(nano.weights(nano.NANO), dtype=torch.float32).state_dict()
+    change = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    for name, one in change.items():
+        one[:len(plain[name])] -= plain[name]
+    packed.save(change, folder, bits=4)
+    config = LlamaConfig.from_dict(model.config.to_dict())
+    config.canvas = {"mask": config.vocab_size - 1, "shift": True, "block": BLOCK, "both": True}
+    config.nano = packed.PLUS
+    config.save_pretrained(folder)
 
 
 def main(arguments: list[str] | None = None) -> None:

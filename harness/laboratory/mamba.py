@@ -49,20 +49,10 @@ def config(plain: Any) -> GraniteMoeHybridConfig:
         eos_token_id=plain.eos_token_id, pad_token_id=plain.pad_token_id)
 
 
-def rest_of(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of nano under the names that they have here: all but those of its attention."""
-    found = {name.replace(".mlp.down_proj.", ".shared_mlp.output_linear."): weight for name, weight in weights.items()
-             if ".self_attn." not in name and ".gate_proj." not in name and ".up_proj." not in name}
-    for name in (name for name in weights if ".gate_proj." in name):
-        both = weights[name], weights[name.replace(".gate_proj.", ".up_proj.")]
-        found[name.replace(".mlp.gate_proj.", ".shared_mlp.input_linear.")] = torch.cat(both)
-    return found
-
-
 def start(plain: LlamaForCausalLM) -> GraniteMoeHybridForCausalLM:
     """Return nano with mixers that start from its attention; only they are trained."""
     model = GraniteMoeHybridForCausalLM(config(plain.config))
-    model.load_state_dict(rest_of(plain.state_dict()), strict=False)
+    model.load_state_dict(packed.but_attention(plain.state_dict()), strict=False)
     model.requires_grad_(False)
     for layer, old in zip(model.model.layers, plain.model.layers, strict=True):
         mixer, width = layer.mamba.requires_grad_(True), plain.config.hidden_size
@@ -131,7 +121,9 @@ class MambaTraining:
         """Write the mixers in 8 bits, the configuration and the curve, in place of what is needed to go on."""
         packed.save({name: weight for name, weight in self.model.named_parameters() if ".mamba." in name},
                     self.options.out)
-        config(self.plain.config).save_pretrained(self.options.out)
+        written = config(self.plain.config)
+        written.nano = packed.MIXERS
+        written.save_pretrained(self.options.out)
         facts = {"name": "nano-mamba", "seed": self.options.seed, "steps": self.options.steps,
                  "align": self.options.align, "parameters": self.model.num_parameters(),
                  "trained": sum(weight.numel() for weight in self.model.parameters() if weight.requires_grad),

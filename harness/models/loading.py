@@ -204,7 +204,7 @@ def _load_weights(place: Source, config: Any, dtype: torch.dtype, devices: Mappi
 
 def _unpacked(loader: Any, config: Any, folder: Path, dtype: torch.dtype) -> Any:
     model = loader.from_config(config, dtype=dtype, attn_implementation="sdpa")
-    model.load_state_dict(packed.load(folder), strict=False)
+    model.load_state_dict(packed.complete(packed.load(folder), config), strict=False)
     model.tie_weights()
     return model.eval()
 
@@ -215,7 +215,7 @@ def check(engine: Engine) -> None:
     They are those of a tree, or those of a canvas if the model fills masks.
     """
     model = engine.model
-    read = (tree_and_plain if "source" in engine.offers else canvas_rows if engine.canvas else
+    read = (canvas_rows if engine.canvas else tree_and_plain if "source" in engine.offers else
             image_rows if "images" in engine.offers else _tree_and_plain)
     try:
         with engine.windows.of_size(3):  # so that the check reaches beyond them

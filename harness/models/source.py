@@ -24,7 +24,7 @@ class Source:
     """A folder or hub id, and the GGUF file in it if the model is one; `sha256` is that of a file on this machine.
 
     `config` is what differs from the configuration there, and `change` a folder with what is added to the weights.
-    `words` is the place of the tokenizer if it is another one, and `packed` means weights in 8 bits.
+    `words` is the place of the tokenizer if it is another one, and `packed` means weights in few bits.
     """
 
     place: str
@@ -71,7 +71,7 @@ def located(name: str) -> Source:
     if name == nano.LONG:
         return Source(str(nano.weights(nano.NANO)), config=nano.LONG_CONFIG, change=nano.weights(name))
     if name in nano.PACKED:
-        return Source(str(nano.weights(name)), words=str(nano.weights(nano.NANO)), packed=True)
+        return _packed(nano.weights(name))
     if name in nano.NAMES:
         return Source(str(nano.weights(name)))
     if name == SMOLLM2:
@@ -80,7 +80,7 @@ def located(name: str) -> Source:
     if name and path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"The folder {name} holds no model: config.json is missing.")
-        return Source(name)
+        return _packed(path) if (path / nano.PACKED_FILE).is_file() else Source(name)
     if path.suffix == ".gguf":
         return _gguf(path)
     if ":" in name and not path.exists():
@@ -89,6 +89,11 @@ def located(name: str) -> Source:
         raise UserError(f"There is no model '{name}': give a folder, a .gguf file, a hub id such as 'owner/name', or "
                         f"one of {', '.join(NAMES)}.{suggestion(name, NAMES) if '/' not in name else ''}")
     return Source(name)
+
+
+def _packed(folder: Path) -> Source:
+    """Return a model that was trained for the family of nano, with its tokenizer."""
+    return Source(str(folder), words=str(nano.weights(nano.NANO)), packed=True)
 
 
 def _gguf(path: Path) -> Source:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 NAMES = NANO, DRAFT, LONG, SEQ2SEQ = ("nano", "nano-draft", "nano-long", "nano-seq2seq")
 CAUSAL = (NANO, DRAFT, LONG)  # write from left to right
-PACKED = (SEQ2SEQ,)  # with a configuration, and weights in 8 bits (`harness.nano.packed`)
+PACKED_FILE = "packed.safetensors"
+PACKED = (SEQ2SEQ,)  # with a configuration, and weights in few bits (`harness.nano.packed`)
 TRAINED = 400  # tokens of the longest texts that nano was trained on
 LONG_CONFIG = {  # of nano-long, where it differs from nano's
     "max_position_embeddings": 3200,

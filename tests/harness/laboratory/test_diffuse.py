@@ -10,8 +10,11 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from harness import nano
 from harness.decoding.canvas import block_mask
+from harness.engine.canvas_settings import CanvasSettings
 from harness.laboratory import diffuse
 from harness.laboratory.pairs import Pair
+from harness.models.loading import load
+from harness.nano import packed
 
 MASK, SIZE = 60, 3 * diffuse.BLOCK
 
@@ -69,4 +72,10 @@ def test_nano_goes_on_predicting_the_next_token_before_it_is_trained(tmp_path: P
     for name, value in {"COUNTS": {"list": 40}, "HELD_OUT": 4, "TOKENS": 256, "BLOCK_TOKENS": 256, "REPORT": 1}.items():
         monkeypatch.setattr(diffuse, name, value)
     diffuse.main(["--out", str(tmp_path), "--steps", "2"])
-    assert (tmp_path / "weights.pt").exists()
+    assert {one.name for one in tmp_path.iterdir()} == {"config.json", packed.FILE, "training.json"}
+    made = load(str(tmp_path))
+    assert made.engine.canvas == CanvasSettings(2048, shift=True, block=diffuse.BLOCK, both=True)
+    name = "model.layers.4.mlp.down_proj.weight"
+    change = made.engine.model.state_dict()[name] - plain.state_dict()[name]
+    assert torch.allclose(change, packed.load(tmp_path)[name], atol=1e-6)
+    assert change.abs().max() > 0

@@ -10,6 +10,7 @@ from transformers import LlamaForCausalLM
 from harness import nano
 from harness.engine.hooks import replaced
 from harness.laboratory import mamba
+from harness.models.loading import load
 from harness.nano import packed
 
 
@@ -52,3 +53,10 @@ def test_mixers_learn_what_attention_gives(tmp_path: Path, monkeypatch: pytest.M
     assert {name.split(".")[3] for name in packed.load(tmp_path)} == {"mamba"}
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 1.5e6
     assert not (tmp_path / "training.pt").exists()
+    model, trained = load(str(tmp_path)), packed.load(tmp_path)
+    weights, plain = model.engine.model.state_dict(), load("nano").engine.model.state_dict()
+    assert model.tokenizer.get_vocab() == load("nano").tokenizer.get_vocab()
+    assert all(torch.equal(weights[name], one) for name, one in trained.items())
+    assert torch.equal(weights["model.layers.4.shared_mlp.output_linear.weight"],
+                       plain["model.layers.4.mlp.down_proj.weight"])
+    assert torch.equal(weights["lm_head.weight"], plain["lm_head.weight"])

@@ -29,3 +29,18 @@ def test_packed_weights_stay_when_they_are_packed_again(tmp_path: Path) -> None:
 def test_matrices_take_one_byte_a_number(tmp_path: Path) -> None:
     packed.save({"matrix": torch.randn(256, 256)}, tmp_path)
     assert (tmp_path / packed.FILE).stat().st_size < 256 * 256 * 1.02
+
+
+def test_four_bits_are_off_by_half_a_step_at_most(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = torch.tensor([[1e-3], [0.1], [1.0], [7.0], [0.0]])
+    weights = {"matrix": torch.randn(5, 192) * sizes, "norm": torch.rand(9)}
+    packed.save(weights, tmp_path, bits=4)
+    found = packed.load(tmp_path)
+    steps = weights["matrix"].unflatten(1, (-1, packed.GROUP)).abs().amax(2) / packed.FEW
+    assert ((found["matrix"] - weights["matrix"]).abs() <= 0.55 * steps.repeat_interleave(packed.GROUP, 1)).all()
+    assert (found["norm"] - weights["norm"]).abs().max() < 1e-3
+    packed.save(found, tmp_path, bits=4)
+    assert torch.equal(packed.load(tmp_path)["matrix"], found["matrix"])
+    packed.save({"matrix": torch.randn(256, 256)}, tmp_path, bits=4)
+    assert (tmp_path / packed.FILE).stat().st_size < 256 * 256 * 0.54
