@@ -21,8 +21,9 @@ MASK, SIZE = 60, 3 * diffuse.BLOCK
 
 def tiny() -> LlamaForCausalLM:
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(vocab_size=MASK + 1, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                                        num_attention_heads=2, attn_implementation="eager")).eval()
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=MASK + 1, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        attn_implementation="eager", initializer_range=0.4)).eval()
 
 
 def masked(blocks: bool, seed: int = 0) -> diffuse.Masked:
