@@ -9,12 +9,8 @@ to all others, and one with blocks, noised and clean side by side (block diffusi
 weights serves every cache mode. The same command goes on with a training that was stopped.
 """
 
-import argparse
-import json
 import random
-import time
 from collections.abc import Iterator
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,22 +18,21 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness import nano
 from harness.errors import program
 from harness.laboratory.pairs import Pair, pairs
+from harness.laboratory.resumable import Training, parser, run
 from harness.nano import packed
 from harness.nano.corpus import LIST
 from harness.nano.documents import grouped
-from harness.nano.training import WARM_UP, optimizers
-from harness.store.files import replace_file
 
 COUNTS = {"math": 35_000, "edit": 40_000, "summary": 16_000, LIST: 20_000}
 BLOCK, TOKENS, BLOCK_TOKENS = 16, 2048, 1536
 LEAST = 1 / 32  # chance of a mask
 LONGER = (0, 0, 16, 32, 64, 96)  # masks behind the block in which an answer ends, where all tokens see all
-HELD_OUT, REPORT, CLIP = 100, 100, 1.0
+HELD_OUT = 100  # texts of each kind
 
 
 class Masked:
@@ -99,93 +94,54 @@ def start(tokenizer: Any) -> LlamaForCausalLM:
     return model
 
 
-class Diffusion:
-    """The model, its optimizers and the curve of one training."""
+class Diffusion(Training):
+    """The training of nano to fill masks."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        torch.manual_seed(options.seed)
-        self.options, self.file = options, options.out / "training.pt"
-        self.tokenizer = AutoTokenizer.from_pretrained(nano.weights("nano"))
-        self.model = start(self.tokenizer)
+    def made(self) -> LlamaForCausalLM:
+        """Return nano with one more token, the mask."""
         self.mask, self.end = len(self.tokenizer), self.tokenizer.eos_token_id
-        self.optimizers = optimizers(self.model, options.rate)
-        self.curve, self.seconds = list[dict[str, float]](), 0.0
-        self.step = self._resumed()
+        return start(self.tokenizer)
 
-    def train(self) -> None:
-        """Make the steps that are left, and report every `REPORT` of them."""
+    def prepare(self) -> None:
+        """Get the groups of texts of both kinds of batches, and the held-out texts."""
         found = pairs("train", self.options.counts, self.options.seed, self.tokenizer)
-        held_out = {kind: pairs("dev", {kind: HELD_OUT}, 0, self.tokenizer) for kind in self.options.counts}
-        wide = islice(self._groups(found, TOKENS, 0), self.step, None)
-        narrow = islice(self._groups(found, BLOCK_TOKENS, 1), self.step, None)
-        recent, before = float("nan"), time.monotonic() - self.seconds
-        for step in range(self.step + 1, self.options.steps + 1):
-            rate = self.options.rate * min(1.0, step / WARM_UP) * (1 - (step - 1) / self.options.steps)
-            for group in (group for one in self.optimizers for group in one.param_groups):
-                group["lr"] = rate
-            current = self._one_step(step, [(next(wide), False), (next(narrow), True)])
-            recent = current if recent != recent else 0.98 * recent + 0.02 * current
-            if step % REPORT == 0 or step == self.options.steps:
-                self.step, self.seconds = step, time.monotonic() - before
-                losses = {f"{kind}{'/blocks' * blocks}": self._held_out(some, blocks)
-                          for kind, some in held_out.items() for blocks in (False, True)}
-                self.curve.append({"step": step, "seconds": round(self.seconds, 1), "train": round(recent, 4),
-                                   **losses})
-                print(self.curve[-1], flush=True)
-                self._keep()
+        self.dev = {kind: pairs("dev", {kind: HELD_OUT}, 0, self.tokenizer) for kind in self.options.counts}
+        self.wide = islice(self._groups(found, TOKENS, 0), self.step, None)
+        self.narrow = islice(self._groups(found, BLOCK_TOKENS, 1), self.step, None)
+
+    def gradients(self, step: int) -> float:
+        """Read a batch in which all tokens see all others, and one with blocks."""
+        rng, chances = random.Random(f"diffuse/{self.options.seed}/{step}"), torch.Generator().manual_seed(step)
+        total = 0.0
+        for group, blocks in ((next(self.wide), False), (next(self.narrow), True)):
+            batch = Masked(group, self.end, rng, chances, blocks)
+            value = fill_loss(self.model, batch, self.mask) / batch.counted / 2
+            value.backward()  # type: ignore[no-untyped-call]
+            total += value.item()
+        return total
+
+    def held_out(self) -> dict[str, float]:
+        """Return the mean loss of a token of the answers by kind, with and without blocks."""
+        return {f"{kind}{'/blocks' * blocks}": self._mean(some, blocks)
+                for kind, some in self.dev.items() for blocks in (False, True)}
 
     def save(self) -> None:
         """Write the change of nano's weights in 4 bits, the configuration and the curve."""
         save(self.model, self.options.out)
-        facts = {"name": "nano-diffusion", "seed": self.options.seed, "steps": self.options.steps,
-                 "parameters": self.model.num_parameters(), "curve": self.curve}
-        (self.options.out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
-        self.file.unlink(missing_ok=True)
+        self.finish()
 
     def _groups(self, found: list[Pair], tokens: int, seed: int) -> Iterator[list[Pair]]:
         lengths = [len(one.source) + len(one.target) for one in found]
         for group in grouped(lengths, tokens, 2 * self.options.seed + seed):
             yield [found[place] for place in group]
 
-    def _one_step(self, step: int, parts: list[tuple[list[Pair], bool]]) -> float:
-        rng, chances = random.Random(f"diffuse/{self.options.seed}/{step}"), torch.Generator().manual_seed(step)
-        total = 0.0
-        for group, blocks in parts:
-            batch = Masked(group, self.end, rng, chances, blocks)
-            value = fill_loss(self.model, batch, self.mask) / batch.counted / len(parts)
-            value.backward()  # type: ignore[no-untyped-call]
-            total += value.item()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-        for one in self.optimizers:
-            one.step()
-            one.zero_grad()
-        return total
-
-    @torch.no_grad()
-    def _held_out(self, some: list[Pair], blocks: bool) -> float:
+    def _mean(self, some: list[Pair], blocks: bool) -> float:
         rng, chances, total, count = random.Random(0), torch.Generator().manual_seed(0), 0.0, 0.0
         ordered = sorted(some, key=lambda one: len(one.source) + len(one.target))
         for first in range(0, len(ordered), 20):
             batch = Masked(ordered[first : first + 20], self.end, rng, chances, blocks)
             total, count = total + fill_loss(self.model, batch, self.mask).item(), count + batch.counted
-        return round(total / count, 4)
-
-    def _keep(self) -> None:
-        file = BytesIO()
-        torch.save({"model": self.model.state_dict(), "optimizers": [one.state_dict() for one in self.optimizers],
-                    "curve": self.curve, "step": self.step, "seconds": self.seconds}, file)
-        replace_file(self.file, file.getvalue())
-
-    def _resumed(self) -> int:
-        """Load what `_keep` wrote, if it did, and return the number of steps made."""
-        if not self.file.exists():
-            return 0
-        found: dict[str, Any] = torch.load(self.file, weights_only=True)
-        self.model.load_state_dict(found["model"])
-        for one, state in zip(self.optimizers, found["optimizers"], strict=True):
-            one.load_state_dict(state)
-        self.curve, self.seconds = found["curve"], found["seconds"]
-        return int(found["step"])
+        return total / count
 
 
 def save(model: LlamaForCausalLM, folder: Path) -> None:
@@ -202,19 +158,8 @@ def save(model: LlamaForCausalLM, folder: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Read the command line, or `arguments`, train, and write the model."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the model")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    options.counts = COUNTS
-    options.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    training = Diffusion(options)
-    training.train()
-    training.save()
+    """Train and write the model."""
+    run(Diffusion, parser(__doc__, steps=3000, rate=2e-3), arguments, counts=COUNTS)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,9 @@ what it fills wrong at first decides how many of the masks are shown their token
 command goes on with a training that was stopped.
 """
 
-import argparse
 from array import array
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +20,7 @@ from transformers import GenerationConfig, MarianMTModel
 from harness import nano
 from harness.errors import program
 from harness.laboratory.pairs import COUNTS, IGNORED, Pair, PairBatch, pair_batch, pairs
+from harness.laboratory.resumable import parser, run
 from harness.laboratory.seq2seq import Seq2SeqTraining, build
 from harness.nano import packed
 
@@ -128,21 +127,10 @@ class GadTraining(Seq2SeqTraining):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Read the command line, or `arguments`, train, and write the drafter."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the drafter")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
-    parser.add_argument("--answers", type=int, default=12_000, help="answers of nano-seq2seq to learn from")
-    parser.add_argument("--seed", type=int, default=0)
-    options: Any = parser.parse_args(arguments)
-    options.encoder, options.decoder = 6, 2
-    options.counts = COUNTS
-    options.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    training = GadTraining(options)
-    training.train()
-    training.save()
+    """Train and write the drafter."""
+    options = parser(__doc__, steps=1500, rate=2e-3)
+    options.add_argument("--answers", type=int, default=12_000, help="answers of nano-seq2seq to learn from")
+    run(GadTraining, options, arguments, encoder=6, decoder=2, counts=COUNTS)
 
 
 if __name__ == "__main__":

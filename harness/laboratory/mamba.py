@@ -8,33 +8,27 @@ give what the attention of its layer gives. After that the whole model learns na
 turns. The same command goes on with a training that was stopped.
 """
 
-import argparse
-import json
-import time
-from collections.abc import Iterator
 from functools import partial
-from io import BytesIO
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoTokenizer, GraniteMoeHybridConfig, GraniteMoeHybridForCausalLM, LlamaForCausalLM
+from transformers import GraniteMoeHybridConfig, GraniteMoeHybridForCausalLM, LlamaForCausalLM
 
 from harness import nano
 from harness.engine.hooks import replaced
 from harness.errors import program
+from harness.laboratory.resumable import Training, parser, run
 from harness.nano import attention, packed
-from harness.nano.documents import Batch, Document, batches, documents
-from harness.nano.training import WARM_UP, distillation_loss, held_out_loss, optimizers, text_loss
-from harness.store.files import replace_file
+from harness.nano.documents import Batch, batches, documents
+from harness.nano.training import distillation_loss, held_out_loss, text_loss
 
 HEADS, STATE = 6, 64
 COUNTS = {"math": 24_000, "code": 16_000, "chat": 20_000, "story": 2_000, "edit": 30_000, "summary": 16_000}
 HELD_OUT = {"math": 60, "code": 60, "edit": 40, "summary": 40}
-TOKENS, MICRO_BATCHES, REPORT, CLIP = 1536, 2, 100, 1.0
+TOKENS, MICRO_BATCHES = 1536, 2
 
 
 def config(plain: Any) -> GraniteMoeHybridConfig:
@@ -83,57 +77,33 @@ def mixed(mixer: Any, hidden_states: Tensor, **_: Any) -> Tensor:
     return mixer.out_proj(mixer.norm(found.transpose(1, 2).flatten(2), gate))  # type: ignore[no-any-return]
 
 
-class MambaTraining:
-    """The model, its optimizers and the curve of one training."""
+class MambaTraining(Training):
+    """The training of the mixers."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        torch.manual_seed(options.seed)
-        self.options, self.file = options, options.out / "training.pt"
-        self.tokenizer = AutoTokenizer.from_pretrained(nano.weights("nano"))
+    def made(self) -> GraniteMoeHybridForCausalLM:
+        """Return nano with mixers that start from its attention."""
         self.plain = LlamaForCausalLM.from_pretrained(nano.weights("nano"), dtype=torch.float32).requires_grad_(False)
         self.plain.set_attn_implementation(attention.NAME)
-        self.model = start(self.plain)
-        self.model.config.use_cache = False
-        self.mixers: list[nn.Module] = [layer.mamba for layer in self.model.model.layers]
-        self.optimizers = optimizers(self.model, options.rate)
-        self.curve, self.seconds = list[dict[str, float]](), 0.0
-        self.step = self._resumed()
+        model = start(self.plain)
+        model.config.use_cache = False
+        self.mixers: list[nn.Module] = [layer.mamba for layer in model.model.layers]
+        return model
+
+    def prepare(self) -> None:
+        """Get the batches and the held-out documents."""
+        found = documents("train", self.options.counts, self.options.seed, self.tokenizer)
+        self.dev = {kind: documents("dev", {kind: count}, 0, self.tokenizer) for kind, count in HELD_OUT.items()}
+        self.stream = islice(batches(found, TOKENS, self.options.seed), MICRO_BATCHES * self.step, None)
 
     def train(self) -> None:
-        """Make the steps that are left, and report every `REPORT` of them."""
-        found = documents("train", self.options.counts, self.options.seed, self.tokenizer)
-        held_out = {kind: documents("dev", {kind: count}, 0, self.tokenizer) for kind, count in HELD_OUT.items()}
-        stream = islice(batches(found, TOKENS, self.options.seed), MICRO_BATCHES * self.step, None)
-        recent, before, steps = float("nan"), time.monotonic() - self.seconds, self.options.steps
+        """Make the steps that are left, with mixers that read all tokens at once."""
         with replaced({mixer: partial(mixed, mixer) for mixer in self.mixers}):
-            for step in range(self.step + 1, steps + 1):
-                rate = self.options.rate * min(1.0, step / WARM_UP) * (1 - (step - 1) / steps)
-                for group in (group for one in self.optimizers for group in one.param_groups):
-                    group["lr"] = rate
-                current = self._one_step(step, stream)
-                recent = current if recent != recent else 0.95 * recent + 0.05 * current
-                if step % REPORT == 0 or step == steps:
-                    self.step, self.seconds = step, time.monotonic() - before
-                    self._report(recent, held_out)
-                    self._keep()
+            super().train()
 
-    def save(self) -> None:
-        """Write the mixers in 8 bits, the configuration and the curve, in place of what is needed to go on."""
-        packed.save({name: weight for name, weight in self.model.named_parameters() if ".mamba." in name},
-                    self.options.out)
-        written = config(self.plain.config)
-        written.nano = packed.MIXERS
-        written.save_pretrained(self.options.out)
-        facts = {"name": "nano-mamba", "seed": self.options.seed, "steps": self.options.steps,
-                 "align": self.options.align, "parameters": self.model.num_parameters(),
-                 "trained": sum(weight.numel() for weight in self.model.parameters() if weight.requires_grad),
-                 "curve": self.curve}
-        (self.options.out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
-        self.file.unlink(missing_ok=True)
-
-    def _one_step(self, step: int, stream: Iterator[Batch]) -> float:
+    def gradients(self, step: int) -> float:
+        """Read two batches: for what attention gives, or for nano's distributions and for the text."""
         total = 0.0
-        for turn, batch in enumerate(islice(stream, MICRO_BATCHES)):
+        for turn, batch in enumerate(islice(self.stream, MICRO_BATCHES)):
             with torch.autocast("cpu", torch.bfloat16):
                 if step <= self.options.align:
                     value = self._alignment(batch)
@@ -142,11 +112,20 @@ class MambaTraining:
                     value = loss(self.model(batch.ids[:, :-1]).logits, batch) / batch.weights[:, 1:].sum()
             (value / MICRO_BATCHES).backward()  # type: ignore[no-untyped-call]
             total += value.item() / MICRO_BATCHES
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-        for one in self.optimizers:
-            one.step()
-            one.zero_grad()
         return total
+
+    def held_out(self) -> dict[str, float]:
+        """Return the mean loss of a token by kind."""
+        return {kind: held_out_loss(self.model, some) for kind, some in self.dev.items()}
+
+    def save(self) -> None:
+        """Write the mixers in 8 bits, the configuration and the curve."""
+        trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        packed.save(trained, self.options.out)
+        written = config(self.plain.config)
+        written.nano = packed.MIXERS
+        written.save_pretrained(self.options.out)
+        self.finish(align=self.options.align, trained=sum(weight.numel() for weight in trained.values()))
 
     def _alignment(self, batch: Batch) -> Tensor:
         """Return how far mixers are from the attention of their layers, given the same states: a share of its size."""
@@ -165,46 +144,12 @@ class MambaTraining:
                  for mixer, (states, wanted) in zip(self.mixers, seen, strict=True)]
         return torch.stack(parts).mean()
 
-    def _report(self, recent: float, held_out: dict[str, list[Document]]) -> None:
-        losses = {kind: round(held_out_loss(self.model, some), 4) for kind, some in held_out.items()}
-        self.curve.append({"step": self.step, "seconds": round(self.seconds, 1), "train": round(recent, 4), **losses})
-        print(self.curve[-1], flush=True)
-
-    def _keep(self) -> None:
-        file = BytesIO()
-        torch.save({"mixers": [mixer.state_dict() for mixer in self.mixers],
-                    "optimizers": [one.state_dict() for one in self.optimizers],
-                    "curve": self.curve, "step": self.step, "seconds": self.seconds}, file)
-        replace_file(self.file, file.getvalue())
-
-    def _resumed(self) -> int:
-        """Load what `_keep` wrote, if it did, and return the number of steps made."""
-        if not self.file.exists():
-            return 0
-        found: dict[str, Any] = torch.load(self.file, weights_only=True)
-        for mixer, weights in zip(self.mixers, found["mixers"], strict=True):
-            mixer.load_state_dict(weights)
-        for one, state in zip(self.optimizers, found["optimizers"], strict=True):
-            one.load_state_dict(state)
-        self.curve, self.seconds = found["curve"], found["seconds"]
-        return int(found["step"])
-
 
 def main(arguments: list[str] | None = None) -> None:
-    """Read the command line, or `arguments`, train, and write the mixers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the model")
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--align", type=int, default=200, help="steps in which each mixer learns from its layer")
-    parser.add_argument("--rate", type=float, default=4e-3, help="peak learning rate")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    options.counts = COUNTS
-    options.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    training = MambaTraining(options)
-    training.train()
-    training.save()
+    """Train and write the mixers."""
+    options = parser(__doc__, steps=2400, rate=4e-3)
+    options.add_argument("--align", type=int, default=200, help="steps in which each mixer learns from its layer")
+    run(MambaTraining, options, arguments, counts=COUNTS)
 
 
 if __name__ == "__main__":

@@ -6,28 +6,21 @@ The model is a `MarianMTModel` with nano's tokenizer. A step reads two batches o
 targets. The same command goes on with a training that was stopped.
 """
 
-import argparse
-import json
-import time
-from collections.abc import Iterator
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import AutoTokenizer, MarianConfig, MarianMTModel
+from transformers import MarianConfig, MarianMTModel
 
-from harness import nano
 from harness.errors import program
 from harness.laboratory.pairs import COUNTS, IGNORED, Pair, PairBatch, pair_batch, pair_batches, pairs
+from harness.laboratory.resumable import Training, parser, run
 from harness.nano import packed
-from harness.nano.training import WARM_UP, optimizers
-from harness.store.files import replace_file
 
 TOKENS, MICRO_BATCHES = 3072, 2
-HELD_OUT, REPORT = 200, 100  # problems of each kind; steps
+HELD_OUT = 200  # problems of each kind
 WIDTH = {"d_model": 128, "encoder_ffn_dim": 344, "decoder_ffn_dim": 344, "encoder_attention_heads": 2,
          "decoder_attention_heads": 2}
 LONGEST = 512  # tokens of a source or a target
@@ -56,20 +49,11 @@ def pair_loss(model: MarianMTModel, batch: PairBatch) -> torch.Tensor:
     return functional.cross_entropy(logits.float(), batch.labels[counted], reduction="sum")
 
 
-class Seq2SeqTraining:
-    """The model, its optimizers and the curve of one training."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        torch.manual_seed(options.seed)
-        self.options, self.file = options, options.out / "training.pt"
-        self.tokenizer = AutoTokenizer.from_pretrained(nano.weights("nano"))
-        self.model = self.made()
-        self.optimizers = optimizers(self.model, options.rate)
-        self.curve, self.seconds = list[dict[str, float]](), 0.0
-        self.step = self._resumed()
+class Seq2SeqTraining(Training):
+    """The training of an encoder-decoder model."""
 
     def made(self) -> MarianMTModel:
-        """Return the model that is trained."""
+        """Return an untrained model."""
         return build(self.tokenizer, self.options.encoder, self.options.decoder)
 
     def found(self) -> list[Pair]:
@@ -80,78 +64,40 @@ class Seq2SeqTraining:
         """Return the sum of the losses of the counted tokens of a batch, after a `share` of all steps."""
         return pair_loss(self.model, batch)
 
-    def train(self) -> None:
-        """Make the steps that are left, and report every `REPORT` of them."""
-        start, end, counts = self.model.config.decoder_start_token_id, self.options.steps, self.options.counts
-        found = self.found()
-        held_out = {kind: pairs("dev", {kind: HELD_OUT}, 0, self.tokenizer) for kind in counts}
-        stream = islice(pair_batches(found, TOKENS, self.options.seed, start), MICRO_BATCHES * self.step, None)
-        recent, before = float("nan"), time.monotonic() - self.seconds
-        for step in range(self.step + 1, end + 1):
-            rate = self.options.rate * min(1.0, step / WARM_UP) * (1 - (step - 1) / end)
-            for group in (group for one in self.optimizers for group in one.param_groups):
-                group["lr"] = rate
-            current = self._one_step(stream, step / end)
-            recent = current if recent != recent else 0.98 * recent + 0.02 * current
-            if step % REPORT == 0 or step == end:
-                self.step, self.seconds = step, time.monotonic() - before
-                losses = {kind: self._held_out(some) for kind, some in held_out.items()}
-                self.curve.append({"step": step, "seconds": round(self.seconds, 1), "train": round(recent, 4),
-                                   **losses})
-                print(self.curve[-1], flush=True)
-                self._keep()
+    def prepare(self) -> None:
+        """Get the batches and the held-out pairs."""
+        self.start = self.model.config.decoder_start_token_id
+        batches = pair_batches(self.found(), TOKENS, self.options.seed, self.start)
+        self.stream = islice(batches, MICRO_BATCHES * self.step, None)
+        self.dev = {kind: pairs("dev", {kind: HELD_OUT}, 0, self.tokenizer) for kind in self.options.counts}
+
+    def gradients(self, step: int) -> float:
+        """Read two batches, in which each token counts as much."""
+        total = count = 0.0
+        for batch in islice(self.stream, MICRO_BATCHES):
+            value = self.loss(batch, step / self.options.steps)
+            value.backward()  # type: ignore[no-untyped-call]
+            total, count = total + value.item(), count + float((batch.labels != IGNORED).sum())
+        for weight in self.model.parameters():
+            if weight.grad is not None:
+                weight.grad /= count
+        return total / count
+
+    def held_out(self) -> dict[str, float]:
+        """Return the mean loss of a token by kind."""
+        return {kind: self._mean(some) for kind, some in self.dev.items()}
 
     def save(self) -> None:
         """Write the model, its configuration and the curve."""
         save(self.model, self.options.out)
         self.finish()
 
-    def finish(self) -> None:
-        """Write the curve, in place of what the training needs to go on."""
-        facts = {"name": self.options.out.name, "seed": self.options.seed, "steps": self.options.steps,
-                 "parameters": self.model.num_parameters(), "curve": self.curve}
-        (self.options.out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
-        self.file.unlink(missing_ok=True)
-
-    def _one_step(self, stream: Iterator[PairBatch], share: float) -> float:
-        total = count = 0.0
-        for batch in islice(stream, MICRO_BATCHES):
-            value = self.loss(batch, share)
-            value.backward()  # type: ignore[no-untyped-call]
-            total, count = total + value.item(), count + float((batch.labels != IGNORED).sum())
-        for weight in self.model.parameters():
-            if weight.grad is not None:
-                weight.grad /= count
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for one in self.optimizers:
-            one.step()
-            one.zero_grad()
-        return total / count
-
-    @torch.no_grad()
-    def _held_out(self, some: list[Any]) -> float:
+    def _mean(self, some: list[Pair]) -> float:
         total = count = 0.0
         for start in range(0, len(some), 50):
-            batch = pair_batch(some[start : start + 50], self.model.config.decoder_start_token_id)
+            batch = pair_batch(some[start : start + 50], self.start)
             total, count = total + self.loss(batch, 1.0).item(), count + float((batch.labels != IGNORED).sum())
-        return round(total / count, 4)
-
-    def _keep(self) -> None:
-        file = BytesIO()
-        torch.save({"model": self.model.state_dict(), "optimizers": [one.state_dict() for one in self.optimizers],
-                    "curve": self.curve, "step": self.step, "seconds": self.seconds}, file)
-        replace_file(self.file, file.getvalue())
-
-    def _resumed(self) -> int:
-        """Load what `_keep` wrote, if it did, and return the number of steps made."""
-        if not self.file.exists():
-            return 0
-        found: dict[str, Any] = torch.load(self.file, weights_only=True)
-        self.model.load_state_dict(found["model"])
-        for one, state in zip(self.optimizers, found["optimizers"], strict=True):
-            one.load_state_dict(state)
-        self.curve, self.seconds = found["curve"], found["seconds"]
-        return int(found["step"])
+        return total / count
 
 
 def save(model: MarianMTModel, folder: Path) -> None:
@@ -161,21 +107,11 @@ def save(model: MarianMTModel, folder: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Read the command line, or `arguments`, train, and write the model."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the model")
-    parser.add_argument("--steps", type=int, default=3200)
-    parser.add_argument("--rate", type=float, default=4e-3, help="peak learning rate")
-    parser.add_argument("--encoder", type=int, default=6, help="layers of the encoder")
-    parser.add_argument("--decoder", type=int, default=2, help="layers of the decoder")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    options.counts = COUNTS
-    options.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    training = Seq2SeqTraining(options)
-    training.train()
-    training.save()
+    """Train and write the model."""
+    options = parser(__doc__, steps=3200, rate=4e-3)
+    options.add_argument("--encoder", type=int, default=6, help="layers of the encoder")
+    options.add_argument("--decoder", type=int, default=2, help="layers of the decoder")
+    run(Seq2SeqTraining, options, arguments, counts=COUNTS)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def test_nano_goes_on_predicting_the_next_token_before_it_is_trained(tmp_path: P
     ids = tokenizer("Text: Tom is tired.", return_tensors="pt").input_ids
     with torch.no_grad():
         assert torch.allclose(model(ids).logits[..., :-1], plain(ids).logits, atol=1e-4)
-    for name, value in {"COUNTS": {"list": 40}, "HELD_OUT": 4, "TOKENS": 256, "BLOCK_TOKENS": 256, "REPORT": 1}.items():
+    for name, value in {"COUNTS": {"list": 40}, "HELD_OUT": 4, "TOKENS": 256, "BLOCK_TOKENS": 256}.items():
         monkeypatch.setattr(diffuse, name, value)
     diffuse.main(["--out", str(tmp_path), "--steps", "2"])
     assert {one.name for one in tmp_path.iterdir()} == {"config.json", packed.FILE, "training.json"}

@@ -55,7 +55,7 @@ def test_glancing_shows_as_many_tokens_as_a_share_of_the_wrong_ones() -> None:
 def test_the_drafter_is_a_model_that_fills_masks_and_drafts_for_nano_seq2seq(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gad, "COUNTS", {"edit": 30, "record": 30})
-    for name, value in {"HELD_OUT": 4, "TOKENS": 512, "REPORT": 1}.items():
+    for name, value in {"HELD_OUT": 4, "TOKENS": 512}.items():
         monkeypatch.setattr(seq2seq, name, value)
     gad.main(["--out", str(tmp_path / "drafter"), "--steps", "2", "--answers", "60"])
     drafter = load(str(tmp_path / "drafter"))

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, MarianMTModel
 
 from harness.laboratory import pairs as data
-from harness.laboratory import seq2seq
+from harness.laboratory import resumable, seq2seq
 from harness.nano import packed
 
 COUNTS = {"edit": 60, "record": 60}
@@ -16,26 +16,27 @@ SMALL = ["--encoder", "1", "--decoder", "1", "--steps"]
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"COUNTS": COUNTS, "HELD_OUT": 4, "TOKENS": 512, "REPORT": 2}.items():
+    for name, value in {"COUNTS": COUNTS, "HELD_OUT": 4, "TOKENS": 512}.items():
         monkeypatch.setattr(seq2seq, name, value)
+    monkeypatch.setattr(resumable, "REPORT", 2)
 
 
 def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path,
                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     seq2seq.main(["--out", str(whole), *SMALL, "4"])
-    step = seq2seq.Seq2SeqTraining._one_step
+    step = seq2seq.Seq2SeqTraining.gradients
     made = list[int]()
 
-    def broken(self: seq2seq.Seq2SeqTraining, stream: object, share: float) -> float:
+    def broken(self: seq2seq.Seq2SeqTraining, number: int) -> float:
         if len(made) == 3:
             raise KeyboardInterrupt
         made.append(1)
-        return step(self, stream, share)  # type: ignore[arg-type]
-    monkeypatch.setattr(seq2seq.Seq2SeqTraining, "_one_step", broken)
+        return step(self, number)
+    monkeypatch.setattr(seq2seq.Seq2SeqTraining, "gradients", broken)
     with pytest.raises(KeyboardInterrupt):
         seq2seq.main(["--out", str(halves), *SMALL, "4"])
-    monkeypatch.setattr(seq2seq.Seq2SeqTraining, "_one_step", step)
+    monkeypatch.setattr(seq2seq.Seq2SeqTraining, "gradients", step)
     seq2seq.main(["--out", str(halves), *SMALL, "4"])
     first, second = packed.load(whole), packed.load(halves)
     assert all(torch.equal(weight, second[name]) for name, weight in first.items())
