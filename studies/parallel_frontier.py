@@ -145,6 +145,6 @@ def with_areas(rows: "pd.DataFrame") -> "pd.DataFrame":
             points = set(pd.concat([plain, own])[["tpf", "score"]].itertuples(index=False, name=None))
             rows.loc[own.index, "aup"] = aup(sorted(points), top["score"]) if top["score"] else 0.0
         rows.loc[of_task.index, "y_max"] = top["score"]
-        rows.loc[of_task.index, "of"] = " ".join(filter(None, (top["model"], top["method"], top["setting"])))
+        rows.loc[of_task.index, "of"] = f"{top['method']} {top['setting']}".strip()
     means = rows.groupby(["model", "method", "setting"], sort=False)[FIGURES].mean().reset_index()
     return pd.concat([rows, means.assign(task="all", of="")], ignore_index=True)

@@ -50,7 +50,7 @@ def test_areas_have_the_best_score_of_the_task_and_begin_at_plain_decoding() -> 
     assert table.loc[("a", "drafts", "4"), "aup"] == pytest.approx(3 * 74.98)
     assert table.loc[("a", "greedy", ""), "aup"] == 74.98
     assert set(table.loc["a", "y_max"]) == {74.98}
-    assert set(table.loc["a", "of"]) == {"ar greedy"}
+    assert set(table.loc["a", "of"]) == {"greedy"}
     assert set(table.loc["b", "aup"]) == {0}, "nothing was right"
     mean = table.loc[("all", "threshold", ".9")]
     assert list(mean[["score", "tpf", "cost"]]) == pytest.approx([74.68 / 2, (2.77 + 4) / 2, 1.0])
