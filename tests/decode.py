@@ -21,6 +21,7 @@ from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Request, RequestText, Strategy
 from strategies.drafters.store import Store
 from strategies.parts.imitation import Imitation
+from strategies.parts.parallel_filter import WIDTH, Filter
 from strategies.parts.routers import Routers
 from strategies.tools.knn_datastore import made
 from tests.heads import attach
@@ -69,6 +70,9 @@ def built(name: str, vocab: int = 97, more: str = "") -> Strategy:
     if name == "first":
         layers = tuple(range(LAYERS))
         Routers(torch.zeros(LAYERS, HIDDEN), torch.tensor([(-1.0) ** i for i in layers]), layers, "").save(path)
+        more = f"file={path},{more}"
+    if name == "learn2pd":
+        Filter(torch.eye(WIDTH), torch.zeros(WIDTH), 4 * torch.eye(WIDTH), torch.zeros(WIDTH)).save(path)
         more = f"file={path},{more}"
     if name == "seal":
         path.write_text("\n".join(" ".join(f"t{token}" for token in prompt * 2) for prompt in prompts(8, vocab, 1)))

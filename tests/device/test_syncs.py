@@ -27,7 +27,7 @@ ABOVE = {
     "beam": 5, "beam_sample": 7, "canvas_oracle": 4, "conditional_beam": 13, "constrained_beam": 12,
     "contrastive_decoding": 4, "contrastive_search": 3, "dba": 12, "diverse_beam": 10, "extended_decoding": 8, "fsd": 3,
     "fsd_vec": 3, "grid_beam": 6, "momentum": 3, "neurologic": 51, "neurologic_astar": 23, "power_rollouts": 9,
-    "seal": 5, "stochastic_beam": 9, "superposed": 3, "uid_beam": 10,
+    "sea_guide": 5, "seal": 5, "stochastic_beam": 9, "superposed": 3, "uid_beam": 10,
 }
 """Syncs a step beyond draft forwards where they are more than USUAL; a forward, where an answer comes whole or masks
 are filled."""
