@@ -16,15 +16,13 @@ from harness.errors import Unsupported
 from harness.plugins.strategy import Request, knob
 from strategies.parts.parallel_filter import COMMAND, WIDTH, confidences, load
 
-SHIPPED = Path(__file__).parent / "data" / "learn2pd_nano.safetensors"  # for nano-diffusion
-
 
 @dataclass(frozen=True)
 class Learn2PD(Diffusion):
     """Identity: a threshold of 1 is `canvas_schedule`."""
 
     threshold: float = knob(0.96, "chance above which a mask is filled", low=0, high=1, sweep=(0.5, 0.8, 0.9, 0.96))
-    file: str = knob("", "the filter, as the tool writes it; by default that of nano-diffusion", file=True)
+    file: str = knob("", "the filter, as the tool writes it", file=True)
 
     paper: ClassVar[str] = "Bao et al. 2025, arXiv 2509.25188"
 
@@ -38,12 +36,8 @@ class Learn2PD(Diffusion):
         """Fill the masks that the filter approves, and the best one."""
         if len(seen.scores) > WIDTH:
             raise Unsupported(f"has a filter for windows of {WIDTH} places at most; lower block")
-        ranked, first = seen.ranked, seen.canvas.window[0]
-        chances = self._filter(confidences(seen.scores, first, ranked))
-        return seen.written([ranked[0], *(place for place in ranked[1:] if chances[place - first] > self.threshold)])
-
-    def _filter(self, values: list[float]) -> list[float]:
-        file = Path(self.file) if self.file else SHIPPED
-        if not file.exists():
+        if not self.file:
             raise Unsupported(f"needs a filter: train one with {COMMAND}, and give learn2pd:file=FILE")
-        return load(file).chances(values)
+        ranked, first = seen.ranked, seen.canvas.window[0]
+        chances = load(Path(self.file)).chances(confidences(seen.scores, first, ranked))
+        return seen.written([ranked[0], *(place for place in ranked[1:] if chances[place - first] > self.threshold)])

@@ -280,7 +280,7 @@ def place(name: str) -> str:
     if name == nano.LONG:
         raise UserError("nano-long is nano with a change of its weights, which vLLM cannot add: leave --backend out, "
                         "or give another model.")
-    if name in nano.PACKED:
+    if name in nano.PACKED or Path(name, nano.PACKED_FILE).is_file():
         raise UserError(f"{name} has weights in a form that vLLM cannot read: leave --backend out, or give another "
                         "model.")
     return str(nano.weights(name)) if name in nano.NAMES else name

@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import GenerationConfig, MarianMTModel
 
 from harness import nano
-from harness.errors import program
+from harness.errors import UserError, program
 from harness.laboratory.pairs import COUNTS, IGNORED, Pair, PairBatch, pair_batch, pairs
 from harness.laboratory.resumable import parser, run
 from harness.laboratory.seq2seq import Seq2SeqTraining, build
@@ -79,6 +79,8 @@ class GadTraining(Seq2SeqTraining):
         """Return prompts with the answers of nano-seq2seq, which are kept in a file."""
         file = self.options.out / "answers.pt"
         if not file.exists():
+            if self.options.answers < sum(COUNTS.values()) / min(COUNTS.values()):
+                raise UserError(f"--answers {self.options.answers} are too few to learn from; give a hundred or more.")
             counts = {kind: count * self.options.answers // sum(COUNTS.values()) for kind, count in COUNTS.items()}
             some = pairs("train", counts, self.options.seed, self.tokenizer)
             answers = zip(some, self._answers(some), strict=True)

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from harness import nano
+from harness.errors import UserError
 from harness.nano.training import WARM_UP, optimizers
 from harness.store.files import replace_file
 
@@ -97,9 +98,12 @@ class Training(ABC):
         if not self.file.exists():
             return 0
         found: dict[str, Any] = torch.load(self.file, weights_only=True)
-        self.model.load_state_dict(found["model"], strict=False)
-        for one, state in zip(self.optimizers, found["optimizers"], strict=True):
-            one.load_state_dict(state)
+        try:
+            self.model.load_state_dict(found["model"], strict=False)
+            for one, state in zip(self.optimizers, found["optimizers"], strict=True):
+                one.load_state_dict(state)
+        except (KeyError, RuntimeError, ValueError) as error:  # of another shape
+            raise UserError(f"{self.file} is of the training of another model; give another --out.") from error
         self.curve, self.seconds = found["curve"], found["seconds"]
         return int(found["step"])
 

@@ -192,9 +192,7 @@ def _load_weights(place: Source, config: Any, dtype: torch.dtype, devices: Mappi
             if "scaled_dot_product_attention" not in str(error):
                 raise
             model, info = loader.from_pretrained(place.place, attn_implementation="eager", **options)
-    if missing := sorted(info["missing_keys"]):
-        raise UserError(f"{name} lacks {len(missing)} of the model's weights ({missing[0]} for one), "
-                        "which would be random; give a complete model.")
+    _refuse_missing(name, sorted(info["missing_keys"]))
     if place.gguf:
         gguf.as_plain(model)
     if place.change:
@@ -204,9 +202,17 @@ def _load_weights(place: Source, config: Any, dtype: torch.dtype, devices: Mappi
 
 def _unpacked(loader: Any, config: Any, folder: Path, dtype: torch.dtype) -> Any:
     model = loader.from_config(config, dtype=dtype, attn_implementation="sdpa")
-    model.load_state_dict(packed.complete(packed.load(folder), config), strict=False)
-    model.tie_weights()
+    weights = packed.complete(packed.load(folder), config)
+    needed = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    _refuse_missing(str(folder), sorted(needed - weights.keys()))
+    model.load_state_dict(weights, strict=False)
     return model.eval()
+
+
+def _refuse_missing(name: str, missing: Sequence[str]) -> None:
+    if missing:
+        raise UserError(f"{name} lacks {len(missing)} of the model's weights ({missing[0]} for one), "
+                        "which would be random; give a complete model.")
 
 
 def check(engine: Engine) -> None:

@@ -24,7 +24,7 @@ class Source:
     """A folder or hub id, and the GGUF file in it if the model is one; `sha256` is that of a file on this machine.
 
     `config` is what differs from the configuration there, and `change` a folder with what is added to the weights.
-    `words` is the place of the tokenizer if it is another one, and `packed` means weights in few bits.
+    Weights that are `packed` are in few bits, and their tokenizer is nano's.
     """
 
     place: str
@@ -32,7 +32,6 @@ class Source:
     sha256: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     change: Path | None = None
-    words: str = ""
     packed: bool = False
 
     @property
@@ -71,7 +70,7 @@ def located(name: str) -> Source:
     if name == nano.LONG:
         return Source(str(nano.weights(nano.NANO)), config=nano.LONG_CONFIG, change=nano.weights(name))
     if name in nano.PACKED:
-        return _packed(nano.weights(name))
+        return Source(str(nano.weights(name)), packed=True)
     if name in nano.NAMES:
         return Source(str(nano.weights(name)))
     if name == SMOLLM2:
@@ -80,7 +79,7 @@ def located(name: str) -> Source:
     if name and path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"The folder {name} holds no model: config.json is missing.")
-        return _packed(path) if (path / nano.PACKED_FILE).is_file() else Source(name)
+        return Source(name, packed=(path / nano.PACKED_FILE).is_file())
     if path.suffix == ".gguf":
         return _gguf(path)
     if ":" in name and not path.exists():
@@ -89,11 +88,6 @@ def located(name: str) -> Source:
         raise UserError(f"There is no model '{name}': give a folder, a .gguf file, a hub id such as 'owner/name', or "
                         f"one of {', '.join(NAMES)}.{suggestion(name, NAMES) if '/' not in name else ''}")
     return Source(name)
-
-
-def _packed(folder: Path) -> Source:
-    """Return a model that was trained for the family of nano, with its tokenizer."""
-    return Source(str(folder), words=str(nano.weights(nano.NANO)), packed=True)
 
 
 def _gguf(path: Path) -> Source:

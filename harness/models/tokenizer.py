@@ -4,6 +4,7 @@ import hashlib
 import json
 from typing import Any
 
+from harness import nano
 from harness.errors import UserError, first_sentence
 from harness.models.source import Source
 
@@ -13,7 +14,8 @@ def load_tokenizer(name: str, source: Source) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source.words or source.place, **source.options)
+        place = nano.weights(nano.NANO) if source.packed else source.place
+        return AutoTokenizer.from_pretrained(place, **source.options)
     except Exception as error:  # the library raises many kinds of errors for a folder without a tokenizer
         raise UserError(f"'{name}' has no tokenizer that can be loaded ({first_sentence(error)}); "
                         "save one beside the model, or name one with --tokenizer.") from error

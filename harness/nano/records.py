@@ -33,7 +33,6 @@ VALUES: Mapping[str, Sequence[str]] = {
     "near": NEAR, "hours": HOURS, "seats": SEATS,
 }
 
-
 _TOLD: Mapping[str, Callable[[str], tuple[str, str]]] = {  # what comes after "It"
     "rating": lambda value: (f"has {_stars(value)}", f"was given {_stars(value)}"),
     "family": lambda value: (("welcomes children", "is for families") if value == "yes" else

@@ -1,6 +1,6 @@
 """Trains the filter of the strategy `learn2pd` for a model that fills masks.
 
-    python -m strategies.tools.learn2pd --model nano-diffusion --out FILE [--limit 50] [--knobs cache=block]
+    python -m strategies.tools.learn2pd --model FOLDER --out FILE [--limit 50] [--knobs cache=block]
 
 The model answers prompts with one mask a step, and then again with all masks at once whose token is that of this
 answer. Each of these steps shows the confidences of a window and which of its tokens are right (Bao et al. 2025,
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from harness import nano
 from harness.decoding.canvas_loop import Predicted
 from harness.engine.batching import run_batched
 from harness.engine.engine import Engine
@@ -103,23 +104,29 @@ def report(made: Filter, some: Shown, threshold: float) -> Iterator[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Answer, fit, report and save; the exit code is 2 when the input is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="nano-diffusion, or a folder")
+    parser.add_argument("--model", required=True, help="a model that fills masks: a folder or a hub id")
     parser.add_argument("--task", action="append", default=[], help="task with the prompts; repeatable [nano's corpus]")
-    parser.add_argument("--limit", type=int, default=50, help="prompts of a task, or of each kind of nano's corpus")
+    parser.add_argument("--limit", type=int, default=50, help="prompts of a task, or of a kind of nano's corpus")
     parser.add_argument("--new", type=int, default=96, help="masks of an answer")
     parser.add_argument("--knobs", default="", help="knobs of all strategies for masks, such as cache=block")
     parser.add_argument("--epochs", type=int, default=4000)
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
     try:
         o = parser.parse_args(arguments)
+        if not o.out.parent.is_dir():
+            raise UserError(f"There is no folder {o.out.parent} for --out; make it first.")
         oracle = STRATEGIES.build(f"canvas_oracle:{o.knobs}" if o.knobs else "canvas_oracle")
         assert isinstance(oracle, CanvasOracle)
         config = RunConfig(model=o.model, tasks=tuple(o.task), limit=o.limit, device="cpu")
         model = load_target(config) if o.task else load(o.model)
         if "canvas" not in model.engine.offers:
-            raise UserError(f"{o.model} fills no masks; give nano-diffusion, or another model that does.")
+            raise UserError(f"{o.model} fills no masks; give a model that does.")
+        if not o.task and not Path(o.model, nano.PACKED_FILE).is_file():  # which was trained for nano's corpus
+            raise UserError(f"Which prompts should '{o.model}' answer? Give a task with --task.")
         asked = (prompts.of_tasks(model, config) if o.task else
                  prompts.of_nano(model, "train", o.limit, diffuse.COUNTS))
+        if len(asked) < HELD_OUT:
+            raise UserError(f"{len(asked)} prompts are too few to train a filter; give more with --limit.")
         rest = [one for place, one in enumerate(asked) if place % HELD_OUT]
         made = fitted(collected(model, rest, oracle, o.new), o.epochs)
         made.save(o.out)

@@ -1,6 +1,7 @@
 """Learn2PD: what its filter is shown, what it learns, and how many masks it fills."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,11 +11,11 @@ from harness.engine.random_stream import PhiloxStream
 from harness.errors import Unsupported, UserError
 from harness.plugins.registry import STRATEGIES
 from harness.plugins.strategy import Request
-from strategies import learn2pd
 from strategies.canvas_oracle import CanvasOracle
 from strategies.canvas_schedule import CanvasSchedule
 from strategies.learn2pd import Learn2PD
 from strategies.parts.parallel_filter import CLOSED, WIDTH, Filter
+from strategies.tools import learn2pd as tool
 from strategies.tools.learn2pd import Shown, fitted, main, report, shown
 from tests.canvases import random_canvas
 from tests.decode import decode, traced
@@ -45,7 +46,7 @@ def test_a_threshold_of_zero_fills_a_window_at_once(made: str) -> None:
 
 def test_the_filter_decides_place_by_place(made: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A filter that is sure of every other place fills these first, and the best one in any case."""
-    monkeypatch.setattr(Learn2PD, "_filter", lambda self, values: [float(place % 2) for place in range(len(values))])
+    monkeypatch.setattr(Filter, "chances", lambda self, values: [float(place % 2) for place in range(len(values))])
     _, work, _ = traced(Learn2PD(block=8, file=made), random_canvas(), PROMPT, new=8, eos=None)
     assert work.filled.count(1) in (4, 5)
     assert {place for place, step in enumerate(work.filled) if step == 1} >= {1, 3, 5, 7}
@@ -79,8 +80,7 @@ def test_it_learns_from_which_confidence_on_tokens_are_right() -> None:
     assert len(list(report(made, held_out, 0.96))) == 2
 
 
-def test_without_a_filter_it_says_how_to_train_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(learn2pd, "SHIPPED", tmp_path / "none")
+def test_without_a_filter_it_says_how_to_train_one(tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match="needs a filter: train one with python"):
         decode(Learn2PD(), random_canvas(), PROMPT, new=4)
     file = tmp_path / "text.safetensors"
@@ -97,3 +97,16 @@ def test_windows_that_are_too_wide_are_refused(made: str) -> None:
 def test_a_model_that_fills_no_masks_is_refused(capsys: Any, tmp_path: Path) -> None:
     assert main(["--model", "nano-draft", "--out", str(tmp_path / "filter")]) == 2
     assert "nano-draft fills no masks" in capsys.readouterr().err
+
+
+def test_too_few_prompts_and_a_missing_folder_are_told_before_any_work(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    assert main(["--model", "nano-draft", "--out", str(tmp_path / "missing" / "filter")]) == 2
+    assert "There is no folder" in capsys.readouterr().err
+    monkeypatch.setattr(tool, "load", lambda name: SimpleNamespace(engine=SimpleNamespace(offers={"canvas"})))
+    monkeypatch.setattr(tool.prompts, "of_nano", lambda *_: [PROMPT] * 3)
+    (tmp_path / "packed.safetensors").touch()
+    assert main(["--model", str(tmp_path), "--out", str(tmp_path / "filter")]) == 2
+    assert "3 prompts are too few" in capsys.readouterr().err
+    assert main(["--model", "owner/name", "--out", str(tmp_path / "filter")]) == 2
+    assert "Which prompts should 'owner/name' answer?" in capsys.readouterr().err

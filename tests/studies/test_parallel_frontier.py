@@ -62,7 +62,6 @@ def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel_frontier, "RULES", {"canvas_schedule": "tokens", "learn2pd": "threshold",
                                                      "canvas_oracle": ""})
     monkeypatch.setattr(parallel_frontier, "ROUNDS", 1)
-    monkeypatch.setattr("strategies.learn2pd.SHIPPED", Path("none"))
 
 
 def setting(folder: Path, draft: str | None) -> Setting:

@@ -1,13 +1,17 @@
 """The training of encoder-decoder models."""
 
+import argparse
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoConfig, MarianMTModel
 
+from harness.backends.vllm import place
+from harness.errors import UserError
 from harness.laboratory import pairs as data
 from harness.laboratory import resumable, seq2seq
+from harness.models.loading import load
 from harness.nano import packed
 
 COUNTS = {"edit": 60, "record": 60}
@@ -50,6 +54,19 @@ def test_what_is_written_is_the_whole_model(tmp_path: Path) -> None:
     assert not found.unexpected_keys
     tied = {"lm_head.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"}
     assert all(name in tied or "positions" in name or name == "final_logits_bias" for name in found.missing_keys)
+
+
+def test_a_folder_that_cannot_be_used_is_told_in_a_sentence(tmp_path: Path) -> None:
+    seq2seq.main(["--out", str(tmp_path), *SMALL, "1"])
+    with pytest.raises(UserError, match=r"weights in a form that vLLM cannot read"):
+        place(str(tmp_path))
+    weights = packed.load(tmp_path)
+    packed.save({name: one for name, one in weights.items() if "fc1" not in name}, tmp_path)
+    with pytest.raises(UserError, match=r"lacks 4 of the model's weights \(model.decoder.layers.0.fc1.bias for one\)"):
+        load(str(tmp_path))
+    torch.save({"model": {"model.shared.weight": torch.zeros(3, 3)}}, tmp_path / "training.pt")
+    with pytest.raises(UserError, match=r"of another model; give another --out"):
+        seq2seq.Seq2SeqTraining(argparse.Namespace(out=tmp_path, seed=0, rate=1e-3, encoder=1, decoder=1))
 
 
 def test_the_decoder_reads_the_token_before_each_label() -> None:
